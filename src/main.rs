@@ -1,0 +1,2 @@
+//! The `tokenweir` binary.
+fn main() {}
