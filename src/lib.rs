@@ -3,5 +3,8 @@
 //! Built in floors; a file may use its own floor and lower ones, never a higher one, and the folders of a floor never
 //! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
 
+pub mod balance;
 pub mod clock;
+pub mod eject;
+pub mod fleet;
 pub mod units;

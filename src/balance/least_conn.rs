@@ -1,0 +1,73 @@
+//! `least_conn`: nginx's least connections.
+
+use super::smooth::Smooth;
+use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use crate::units::Slot;
+
+/// Chooses the replica with the fewest requests in flight per weight; equals take turns by smooth round robin.
+struct LeastConn(Smooth);
+
+/// Compares requests per weight by cross-multiplying, so no division and no rounding.
+fn lighter(a: &Candidate, b: &Candidate) -> bool {
+    u64::from(a.in_flight) * u64::from(b.weight.get()) < u64::from(b.in_flight) * u64::from(a.weight.get())
+}
+
+impl Policy for LeastConn {
+    /// Source: nginx `ngx_http_upstream_least_conn_module.c`. O(n).
+    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
+        let mut least = candidates.first()?;
+        let mut ties = false;
+        for candidate in &candidates[1..] {
+            if lighter(candidate, least) {
+                least = candidate;
+                ties = false;
+            } else if !lighter(least, candidate) {
+                ties = true;
+            }
+        }
+        // A lone winner takes no turn: nginx leaves the rotation as it was.
+        if !ties {
+            return Some(least.at);
+        }
+        self.0.turn(candidates.iter().filter(|c| !lighter(c, least) && !lighter(least, c)))
+    }
+
+    fn failed(&mut self, at: Slot) {
+        self.0.failed(at);
+    }
+}
+
+pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+    BadPolicy::unless_empty(args)?;
+    Ok(Box::new(LeastConn(Smooth::new(members))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::laws::{candidates, job, members};
+    use super::*;
+
+    fn choose(weights: &[u32], in_flight: &[u32]) -> u32 {
+        let mut offered = candidates(weights);
+        offered.iter_mut().zip(in_flight).for_each(|(c, n)| c.in_flight = *n);
+        let mut policy = build(&members(weights), &[]).unwrap();
+        policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0
+    }
+
+    #[test]
+    fn requests_are_compared_per_weight() {
+        assert_eq!(choose(&[1, 1, 1], &[2, 1, 3]), 1);
+        assert_eq!(choose(&[1, 4], &[1, 3]), 1);
+        assert_eq!(choose(&[1, 4], &[1, 5]), 0);
+    }
+
+    #[test]
+    fn ties_go_to_the_heavier_then_take_turns() {
+        let weights = [1, 2];
+        let mut policy = build(&members(&weights), &[]).unwrap();
+        let mut dice = Dice::seeded(0);
+        let offered = candidates(&weights);
+        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&job(), &offered, &mut dice).unwrap().0).collect();
+        assert_eq!(picks, [1, 0, 1]);
+    }
+}

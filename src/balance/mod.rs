@@ -1,0 +1,67 @@
+//! Floor 1: which replica a request goes to. Pure choice: candidates and a job in, a slot out.
+//!
+//! A policy never owns membership, health or retries, and is never offered a replica that may not be chosen.
+
+mod dice;
+#[cfg(test)]
+mod laws;
+mod least_conn;
+mod random;
+mod round_robin;
+mod smooth;
+mod table;
+
+use std::net::IpAddr;
+
+pub use dice::Dice;
+pub use table::{BadPolicy, Build, Entry, Spec, table};
+
+use crate::units::{Slot, Tokens, Weight};
+
+/// What a policy may know of a request. Plain data.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The size of the prompt, estimated from its bytes.
+    pub prompt: Tokens,
+    /// What the request names itself by (its `prompt_cache_key`, else its `user`); empty if nothing.
+    pub key: &'a [u8],
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// One replica that may be chosen now.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its place in the pool.
+    pub at: Slot,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// Requests on it that are chosen and not settled, from every pool that has it.
+    pub in_flight: u32,
+}
+
+/// One member of a pool as a policy is told of it when it is built: chosen or not, up or down.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its place in the pool.
+    pub at: Slot,
+    /// Its name as configured, by default `host:port`.
+    pub name: String,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// nginx's `max_fails`; 0 means that failures are not counted.
+    pub max_fails: u32,
+}
+
+/// A way to choose among replicas.
+///
+/// No clock, no I/O, no global randomness: the same calls with the same dice give the same choices.
+pub trait Policy: Send {
+    /// Returns the slot of one of `candidates`, which are sorted by slot; `None` only if there are none.
+    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot>;
+
+    /// Is told that a request to the replica at `at` failed by that replica's fault.
+    ///
+    /// Only nginx's effective weight listens.
+    fn failed(&mut self, _at: Slot) {}
+}

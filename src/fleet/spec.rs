@@ -1,0 +1,109 @@
+//! What a fleet is made from: the configuration's view of pools and replicas, as plain data.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Origin;
+use crate::balance;
+use crate::eject;
+use crate::units::{ModelName, Weight};
+
+/// The replicas of one model, or of the models they say they have, and how requests reach them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// The pool's name in metrics, logs and `fallback`; unique in a fleet.
+    pub name: Arc<str>,
+    /// The names clients may ask for. Empty: learned from the replicas' `/v1/models`.
+    pub models: Vec<ModelName>,
+    /// How a replica is chosen.
+    pub policy: PolicySpec,
+    /// The replicas, in configuration order.
+    pub members: Vec<MemberSpec>,
+    /// Which requests are looked at for this pool at all.
+    pub route: Route,
+    /// Which paths reach the replicas.
+    pub paths: Paths,
+    /// The pool that takes over when this one has no replica for a request.
+    pub fallback: Option<Arc<str>>,
+    /// Sent as `Authorization: Bearer` in place of the client's.
+    pub api_key: Option<ApiKey>,
+}
+
+/// A pool's policy; equal by what it is called and given.
+pub type PolicySpec = balance::Spec;
+
+impl Eq for balance::Spec {}
+
+/// One replica as a member of one pool: nginx's `server` line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSpec {
+    /// The name in logs, metrics and `X-Upstream`; by default `host:port`.
+    pub name: Arc<str>,
+    /// Where it is reached. Two members with one origin are one replica with one load.
+    pub origin: Origin,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// `max_fails` and `fail_timeout`.
+    pub eject: eject::Limits,
+    /// The most requests at once; `None` for no limit (nginx writes 0).
+    pub max_conns: Option<u32>,
+    /// Chosen only when no other member can be.
+    pub backup: bool,
+    /// Never chosen.
+    pub down: bool,
+}
+
+/// Which requests a pool is looked at for: first by host, then by the longest path, then by model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The `Host` without port, lower case; `None` for every host that no other pool names.
+    pub host: Option<String>,
+    /// The path's beginning, whole segments, `/` in front and none behind; `None` for every path.
+    pub path: Option<String>,
+}
+
+/// Which paths of a pool's replicas can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// The API's paths, and these.
+    Listed(Vec<String>),
+    /// Every path, control endpoints included, whatever the model: the plain nginx case.
+    Any,
+}
+
+/// A key that a replica asks for. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Keeps `key` from being printed.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    /// The key itself, for the request that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+impl MemberSpec {
+    /// A member with nginx's defaults.
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            name: origin.authority().into(),
+            origin,
+            weight: Weight::ONE,
+            eject: eject::Limits::default(),
+            max_conns: None,
+            backup: false,
+            down: false,
+        }
+    }
+}
