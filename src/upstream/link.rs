@@ -14,15 +14,15 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Pieces;
+use super::OutboundBody;
 use crate::fleet::Origin;
 use crate::units::Moment;
 
-type Wire = Connection<TokioIo<TcpStream>, Pieces>;
+type Wire = Connection<TokioIo<TcpStream>, OutboundBody>;
 
 /// A connection with at most one request on it.
 pub(super) struct Link {
-    sender: SendRequest<Pieces>,
+    sender: SendRequest<OutboundBody>,
     /// `None` once the connection has ended.
     wire: Option<Pin<Box<Wire>>>,
     /// Whether it has carried a request before the present one.
@@ -59,7 +59,7 @@ impl Link {
     }
 
     /// Sends a request and waits for the answer's head.
-    pub(super) async fn exchange(&mut self, request: Request<Pieces>) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn exchange(&mut self, request: Request<OutboundBody>) -> hyper::Result<Response<Incoming>> {
         let mut answer = std::pin::pin!(self.sender.send_request(request));
         let wire = &mut self.wire;
         std::future::poll_fn(|cx| {

@@ -3,7 +3,7 @@
 mod answer;
 mod idle;
 mod link;
-mod pieces;
+mod body;
 mod relay;
 
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::time::{error::Elapsed, timeout};
 
 pub use answer::{Answer, AnswerBody};
-pub use pieces::Pieces;
+pub use body::OutboundBody;
 pub use relay::{Ending, Relayed, is_stream};
 
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ pub struct Outbound {
     /// Headers, hop-by-hop ones taken out; `Host` and `Content-Length` are set on sending.
     pub headers: HeaderMap,
     /// The body.
-    pub body: Pieces,
+    pub body: OutboundBody,
 }
 
 /// Why a replica gave no answer. No byte of one has been seen.
@@ -130,7 +130,7 @@ struct Refused {
     stale: bool,
 }
 
-fn compose(out: &Outbound, origin: &Origin) -> Request<Pieces> {
+fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
     let mut request = Request::new(out.body.clone());
     *request.method_mut() = out.method.clone();
     *request.headers_mut() = out.headers.clone();

@@ -1,5 +1,6 @@
 //! An outgoing body: a short list of pieces of the client's own bytes, with the router's edits between them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,20 +10,20 @@ use http_body::{Body, Frame, SizeHint};
 
 /// A request body of known length. Clones share the bytes.
 #[derive(Clone, Debug, Default)]
-pub struct Pieces {
-    pieces: std::collections::VecDeque<Bytes>,
+pub struct OutboundBody {
+    pieces: VecDeque<Bytes>,
     left_bytes: u64,
 }
 
-impl FromIterator<Bytes> for Pieces {
+impl FromIterator<Bytes> for OutboundBody {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
-        let pieces: std::collections::VecDeque<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+        let pieces: VecDeque<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
         let left_bytes = pieces.iter().map(|p| p.len() as u64).sum();
         Self { pieces, left_bytes }
     }
 }
 
-impl Body for Pieces {
+impl Body for OutboundBody {
     type Data = Bytes;
     type Error = Infallible;
 
