@@ -9,6 +9,8 @@ pub mod config;
 pub mod discover;
 pub mod eject;
 pub mod fleet;
+pub mod prompt;
+pub mod serve;
 pub mod sse;
 pub mod telemetry;
 pub mod units;
