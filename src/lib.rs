@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod clock;
+pub mod config;
 pub mod eject;
 pub mod fleet;
 pub mod units;
