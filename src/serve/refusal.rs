@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
 use thiserror::Error;
 
 use crate::fleet::{NoPool, NoReplica, Phase};
 use crate::prompt::BadBody;
 use crate::units::Dialect;
+use crate::upstream::Failure;
 
 /// Why a request is not answered by a replica.
 #[derive(Debug, Error)]
@@ -25,8 +26,8 @@ pub(super) enum Refusal {
     UriTooLong { limit_bytes: usize },
     #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
     UnknownPath(String),
-    #[error("{method} is not allowed on this path; allowed: {allow}")]
-    Method { method: String, allow: &'static str },
+    #[error("{method} is not allowed on this path; allowed: {}", joined(allow))]
+    Method { method: String, allow: Vec<Method> },
     #[error("The model `{0}` does not exist. GET /v1/models lists those that do.")]
     UnknownModel(String),
     #[error("you must provide a `model`: this router serves several")]
@@ -66,12 +67,12 @@ struct ErrorObject<'a> {
 }
 
 impl Refusal {
-    /// Why a lost attempt cannot be made good. `waited` tells a timeout from a closed connection.
-    pub(super) const fn lost(phase: Phase, waited: bool) -> Self {
-        match (phase, waited) {
-            (Phase::Connect, _) => Self::Unreachable,
-            (_, true) => Self::Late,
-            (_, false) => Self::Closed,
+    /// Why a lost attempt cannot be made good.
+    pub(super) const fn lost(failure: &Failure) -> Self {
+        match failure {
+            Failure { phase: Phase::Connect, .. } => Self::Unreachable,
+            Failure { timed_out: true, .. } => Self::Late,
+            Failure { .. } => Self::Closed,
         }
     }
 
@@ -140,11 +141,17 @@ impl Refusal {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Self::Method { allow, .. } = self {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        if let Self::Method { allow, .. } = self
+            && let Ok(allow) = HeaderValue::try_from(joined(allow))
+        {
+            headers.insert(header::ALLOW, allow);
         }
         answer
     }
+}
+
+fn joined(methods: &[Method]) -> String {
+    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl From<(NoPool, Option<&str>)> for Refusal {

@@ -1,9 +1,9 @@
 //! Floor 3: from a lease to its replica and back: connections, sending, and relaying the answer.
 
 mod answer;
+mod body;
 mod idle;
 mod link;
-mod body;
 mod relay;
 
 use std::rc::Rc;
@@ -43,6 +43,8 @@ pub struct Outbound {
 pub struct Failure {
     /// How far the request had come.
     pub phase: Phase,
+    /// The replica was given all the time there is.
+    pub timed_out: bool,
     what: &'static str,
     cause: String,
 }
@@ -51,11 +53,11 @@ impl Failure {
     fn new(phase: Phase, what: &'static str, error: &dyn std::error::Error) -> Self {
         // hyper and io keep the telling part in the source.
         let cause = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        Self { phase, what, cause }
+        Self { phase, timed_out: false, what, cause }
     }
 
     fn late(phase: Phase, what: &'static str, waited: Duration) -> Self {
-        Self { phase, what, cause: format!("nothing within {waited:?}") }
+        Self { phase, timed_out: true, what, cause: format!("nothing within {waited:?}") }
     }
 }
 
