@@ -60,10 +60,10 @@ fn api_key(draft: &Draft, env: &BTreeMap<String, String>) -> Result<Option<ApiKe
         (key, None) => Ok(key.as_ref().map(|key| key.value.clone())),
         (None, Some(name)) => match env.get(&name.value) {
             Some(key) if fits_header(key) => Ok(Some(ApiKey::new(key))),
-            Some(_) => {
-                Err(name.at.issue(format!("the variable `{}` holds no key of visible ASCII characters", name.value)))
-            }
-            None => Err(name.at.issue(format!("the variable `{}` is not set", name.value))),
+            Some(_) => Err(name
+                .at
+                .issue(format!("the environment variable `{}` holds no key of visible ASCII characters", name.value))),
+            None => Err(name.at.issue(format!("the environment variable `{}` is not set", name.value))),
         },
     }
 }
@@ -117,24 +117,23 @@ const EXAMPLE: &str = "for example replicas = [\"http://10.0.0.1:8000\", \"http:
 
 /// A request must lead to one pool.
 fn models(drafts: &[Draft], found: &mut Found) {
-    let mut seen: BTreeMap<(Option<&str>, Option<&str>, &str), (Arc<str>, &Place)> = BTreeMap::new();
-    let mut any: BTreeMap<(Option<&str>, Option<&str>), Arc<str>> = BTreeMap::new();
+    let mut seen: BTreeMap<_, (Arc<str>, Place)> = BTreeMap::new();
+    let mut any = BTreeMap::new();
     for draft in drafts {
-        let (host, path) = (draft.host.as_deref(), draft.path.as_deref());
+        let route = (draft.host.as_deref(), draft.path.as_deref());
         for At { value: model, at } in &draft.models {
-            if let Some((pool, first)) = seen.get(&(host, path, model.as_str())) {
+            if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
                 let first = first.seen_from(at);
                 let issue = at.issue(format!("the model `{model}` is already served by pool `{pool}` ({first})"));
                 found.issues.push(issue.help("name it once, or give the pools different `host`s or `path`s"));
             } else {
-                seen.insert((host, path, model.as_str()), (draft.called().value, at));
+                seen.insert((route, model.as_str()), (draft.called().value, at.clone()));
             }
         }
-        if let Some(At { value: Paths::Any, at }) = &draft.paths {
-            if let Some(pool) = any.insert((host, path), draft.called().value) {
-                let issue = at.issue(format!("pool `{pool}` takes any path already"));
-                found.issues.push(issue.help("give the pools different `host`s or `path`s"));
-            }
+        let Some(At { value: Paths::Any, at }) = &draft.paths else { continue };
+        if let Some(pool) = any.insert(route, draft.called().value) {
+            let issue = at.issue(format!("pool `{pool}` takes any path already"));
+            found.issues.push(issue.help("give the pools different `host`s or `path`s"));
         }
     }
 }

@@ -202,9 +202,9 @@ fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
     if value.given.as_str() == Some("off") {
         return Ok(None);
     }
-    match address(value)? {
-        Listen::Tcp(address) => Ok(Some(address)),
-        Listen::Unix(_) => Err(value.wrong()),
+    match address(value) {
+        Ok(Listen::Tcp(address)) => Ok(Some(address)),
+        _ => Err(value.wrong()),
     }
 }
 
@@ -224,9 +224,9 @@ fn sink(value: &Value<'_>) -> Read<Sink> {
         "stderr" => Ok(Sink::Stderr),
         path if path.contains('/') && !path.ends_with('/') => Ok(Sink::File(path.into())),
         word => {
-            let issue = value.wrong();
-            let Some(near) = nearest(word, ["stdout", "stderr", "off"]) else { return Err(issue) };
-            Err(issue.into_iter().map(|issue| issue.help(format!("did you mean `{near}`?"))).collect())
+            let Some(near) = nearest(word, ["stdout", "stderr", "off"]) else { return Err(value.wrong()) };
+            let issue = value.issue(format!("`{}` cannot be `{word}`", value.key));
+            Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
         }
     }
 }

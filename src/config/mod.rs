@@ -41,8 +41,9 @@ pub struct Loaded {
 pub fn load(text: &str, file: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Report> {
     let env: BTreeMap<String, String> = env.into_iter().collect();
     let whole = Place::whole(file, text);
-    let root = syntax::parse(&whole).map_err(|issues| Report::new(file, issues))?;
+    let (root, doubled) = syntax::parse(&whole).map_err(|issues| Report::new(file, issues))?;
     let mut reading = Reading::new(&whole);
+    reading.report(doubled);
     reading.root(&root, &whole);
     reading.overrides(&env);
     reading.finish(file, &env)
@@ -50,7 +51,7 @@ pub fn load(text: &str, file: &str, env: impl IntoIterator<Item = (String, Strin
 
 /// Reads the replicas of one pool from command-line arguments, each what a string in `replicas` is.
 ///
-/// Everything else has its default or comes from `env`, as in [`load`].
+/// Everything else has its default or comes from `env`, as in [`load`]; the arguments win over a variable's replicas.
 /// *Errors*: all that is wrong; the argument is named where [`load`] names the file.
 pub fn from_urls(urls: &[String], env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Report> {
     let env: BTreeMap<String, String> = env.into_iter().collect();
@@ -69,9 +70,9 @@ pub fn from_urls(urls: &[String], env: impl IntoIterator<Item = (String, String)
             Err(issues) => reading.report(issues),
         }
     }
+    reading.overrides(&env);
     reading.short.given.push(At::new("replicas", whole));
     reading.short.members = Some(members).filter(|members| urls.is_empty() || !members.is_empty());
-    reading.overrides(&env);
     reading.finish("arguments", &env)
 }
 

@@ -17,8 +17,8 @@ pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
 pub(super) fn suggest(typed: &str, what: &str, known: &[&str]) -> String {
     let all = format!("{what}: {}", known.join(", "));
     match nearest(typed, known.iter().copied()) {
-        Some(word) => format!("did you mean `{word}`? {all}"),
-        None => all,
+        Some(word) if word != typed => format!("did you mean `{word}`? {all}"),
+        _ => all,
     }
 }
 

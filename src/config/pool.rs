@@ -34,60 +34,60 @@ pub(super) struct Draft {
 pub(super) const SHORT: [&str; 6] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env"];
 
 pub(super) static POOL: &[Key<Draft>] = &[
-    Key { path: "name", wants: "a name", default: "", set: |d, v| Ok(d.name = Some(At::new(name(v)?, v.at.clone()))) },
+    Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
     Key {
         path: "model",
         wants: "a model's name, or a list of names",
         default: "[]",
-        set: |d, v| Ok(d.models = v.each(|item| Ok(At::new(ModelName::from(&*name(item)?), item.at.clone())))?),
+        set: |d, v| v.each(|item| Ok(item.here((&*name(item)?).into()))).map(|models| d.models = models),
     },
     Key {
         path: "policy",
         wants: "a policy's name",
         default: "\"least_conn\"",
-        set: |d, v| Ok(d.policy = Some(policy(v)?)),
+        set: |d, v| policy(v).map(|policy| d.policy = Some(policy)),
     },
     Key {
         path: "replicas",
         wants: "a list of replicas, each a string or a table",
         default: "",
-        set: |d, v| Ok(d.members = Some(v.each(replica)?)),
+        set: |d, v| v.each(replica).map(|members| d.members = Some(members)),
     },
     Key {
         path: "host",
         wants: "a host name without scheme, port or wildcard",
         default: "",
-        set: |d, v| Ok(d.host = Some(host(v)?)),
+        set: |d, v| host(v).map(|host| d.host = Some(host)),
     },
     Key {
         path: "path",
         wants: "the beginning of a path, with `/` in front",
         default: "",
-        set: |d, v| Ok(d.path = Some(path(v)?.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty())),
+        set: |d, v| prefix(v).map(|prefix| d.path = prefix),
     },
     Key {
         path: "fallback",
         wants: "another pool's name",
         default: "",
-        set: |d, v| Ok(d.fallback = Some(At::new(name(v)?, v.at.clone()))),
+        set: |d, v| name(v).map(|name| d.fallback = Some(v.here(name))),
     },
     Key {
         path: "paths",
         wants: "\"any\", or a list of paths with `/` in front",
         default: "[]",
-        set: |d, v| Ok(d.paths = Some(At::new(paths(v)?, v.at.clone()))),
+        set: |d, v| paths(v).map(|paths| d.paths = Some(v.here(paths))),
     },
     Key {
         path: "api_key",
         wants: "a key of visible ASCII characters",
         default: "",
-        set: |d, v| Ok(d.api_key = Some(At::new(ApiKey::new(key(v)?), v.at.clone()))),
+        set: |d, v| key(v).map(|key| d.api_key = Some(v.here(key))),
     },
     Key {
         path: "api_key_env",
         wants: "the name of an environment variable",
         default: "",
-        set: |d, v| Ok(d.api_key_env = Some(At::new(name(v)?.to_string(), v.at.clone()))),
+        set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
     },
 ];
 
@@ -153,6 +153,13 @@ fn path(value: &Value<'_>) -> Read<String> {
     if fits { Ok(text.into_owned()) } else { Err(value.wrong()) }
 }
 
+/// A path without its last slash; nothing is left of `/`.
+fn prefix(value: &Value<'_>) -> Read<Option<String>> {
+    let path = path(value)?;
+    let path = path.trim_end_matches('/');
+    Ok((!path.is_empty()).then(|| path.to_owned()))
+}
+
 fn paths(value: &Value<'_>) -> Read<Paths> {
     match value.given.as_str() {
         Some("any") => Ok(Paths::Any),
@@ -161,13 +168,12 @@ fn paths(value: &Value<'_>) -> Read<Paths> {
     }
 }
 
-fn key(value: &Value<'_>) -> Read<String> {
+fn key(value: &Value<'_>) -> Read<ApiKey> {
     let text = value.text()?;
     if fits_header(&text) {
-        Ok(text.into_owned())
-    } else {
-        Err(value.issue("`api_key` takes a key of visible ASCII characters").into())
+        return Ok(ApiKey::new(text));
     }
+    Err(value.issue("`api_key` takes a key of visible ASCII characters").into())
 }
 
 /// Whether a key can be sent in a header.

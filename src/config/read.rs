@@ -45,7 +45,7 @@ impl Reading {
                 DeValue::Table(inner) if TABLES.contains(&name) => {
                     for (key, value) in inner {
                         let (given, spot) = (value.get_ref(), whole.at(value.span()));
-                        self.assign(name, At::new(key.get_ref(), whole.at(key.span())), At::new(given, spot));
+                        self.assign(name, &At::new(key.get_ref(), whole.at(key.span())), At::new(given, spot));
                     }
                 }
                 _ if TABLES.contains(&name) => {
@@ -54,10 +54,11 @@ impl Reading {
                 DeValue::Array(pools) if name == "pool" => {
                     pools.iter().for_each(|pool| self.pool(pool.get_ref(), &whole.at(pool.span())));
                 }
-                _ if name == "pool" => {
+                given if name == "pool" => {
                     self.issues.push(spot.issue("pools are a list").help("write `[[pool]]`, one for each pool"));
+                    self.pool(given, &spot);
                 }
-                given => self.assign("", At::new(name, at), At::new(given, spot)),
+                given => self.assign("", &At::new(name, at), At::new(given, spot)),
             }
         }
     }
@@ -66,6 +67,8 @@ impl Reading {
         let mut draft = Draft::new(at.clone());
         let DeValue::Table(table) = given else {
             self.issues.push(at.issue(format!("a pool is a table, not {}", kind(given))).help("write `[[pool]]`"));
+            draft.given.push(At::new("replicas", at.clone()));
+            self.pools.push(draft);
             return;
         };
         for (key, value) in table {
@@ -78,17 +81,16 @@ impl Reading {
         self.pools.push(draft);
     }
 
-    /// Sets what stands outside `[[pool]]`: in a file where it was written, `table` being empty at the top.
-    fn assign(&mut self, table: &str, key: At<&str>, given: At<&DeValue<'_>>) {
+    /// Sets a key outside `[[pool]]`; `table` is empty at the top.
+    fn assign(&mut self, table: &str, key: &At<&str>, given: At<&DeValue<'_>>) {
         if !self.take(table, key.value, given, false) {
-            self.issues.push(unknown(table, &key));
+            self.issues.push(unknown(table, key));
         }
     }
 
     /// Tells whether there is such a key.
     fn take(&mut self, table: &str, name: &str, given: At<&DeValue<'_>>, unquoted: bool) -> bool {
-        let path = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
-        if let Some(row) = SETTINGS.iter().find(|row| row.path == path) {
+        if let Some(row) = SETTINGS.iter().find(|row| split(row.path) == (table, name)) {
             self.given.insert(row.path, given.at.clone());
             let value = Value { key: name, wants: row.wants, given: given.value, at: given.at, unquoted };
             self.issues.extend((row.set)(&mut self.settings, &value).err().unwrap_or_default());
@@ -150,6 +152,7 @@ impl Reading {
         Ok(Loaded { settings: self.settings, warnings: Report::new(file, found.warnings).into_issues() })
     }
 
+    /// What only shows when limits are seen together.
     fn limits(&mut self) {
         let limits = &self.settings.limits;
         if limits.in_flight_bytes >= limits.body_bytes {
@@ -161,6 +164,11 @@ impl Reading {
             self.issues.push(issue);
         }
     }
+}
+
+/// A key's table, empty at the top, and its name there.
+fn split(path: &str) -> (&str, &str) {
+    path.split_once('.').unwrap_or(("", path))
 }
 
 /// Sets a pool's key, which must be one.
@@ -176,7 +184,7 @@ fn put(draft: &mut Draft, name: &str, given: At<&DeValue<'_>>, unquoted: bool) -
 fn unknown(table: &str, key: &At<&str>) -> Issue {
     let At { value: name, at } = key;
     let settings = |table: &str| -> Vec<&'static str> {
-        let paths = SETTINGS.iter().map(|row| row.path.rsplit_once('.').unwrap_or(("", row.path)));
+        let paths = SETTINGS.iter().map(|row| split(row.path));
         paths.filter(|(of, _)| *of == table).map(|(_, name)| name).collect()
     };
     let pool: Vec<&str> = POOL.iter().map(|row| row.path).collect();

@@ -86,12 +86,19 @@ pub(super) fn replica(value: &Value<'_>) -> Read<At<MemberSpec>> {
 /// Reads a URL and the words behind it; `whole` is where all of them are.
 pub(super) fn from_words(whole: &Place, words: Vec<At<String>>) -> Read<At<MemberSpec>> {
     let mut words = words.into_iter();
+    if let [At { value, at }, _, ..] = words.as_slice()
+        && value == "server"
+    {
+        return Err(at.issue("a replica begins with its URL").help("leave out nginx's `server`").into());
+    }
     let url = words.next().ok_or_else(|| whole.issue("a replica needs a URL").help(EXAMPLE));
-    let given = words.map(|At { value: word, at }| match word.split_once('=') {
-        Some((name, value)) => Given { name: name.to_owned(), value: Some(value.to_owned()), at },
-        None => Given { name: word, value: None, at },
-    });
-    member(url, given.collect(), Vec::new())
+    let given: Vec<Given> = words
+        .map(|At { value: word, at }| match word.split_once('=') {
+            Some((name, value)) => Given { name: name.to_owned(), value: Some(value.to_owned()), at },
+            None => Given { name: word, value: None, at },
+        })
+        .collect();
+    member(url, &given, Vec::new())
 }
 
 fn from_table(value: &Value<'_>, table: &DeTable<'_>) -> Read<At<MemberSpec>> {
@@ -105,18 +112,25 @@ fn from_table(value: &Value<'_>, table: &DeTable<'_>) -> Read<At<MemberSpec>> {
             DeValue::String(text) => Some(text.to_string()),
             DeValue::Integer(number) => Some(number.as_str().to_owned()),
             DeValue::Float(number) => Some(number.as_str().to_owned()),
-            DeValue::Boolean(true) => None,
+            DeValue::Boolean(true) if name != "url" => None,
             DeValue::Boolean(false) if word.is_some_and(|word| word.wants.is_empty()) => continue,
-            other => Some(kind(other).to_owned()),
+            other => {
+                let issue = at.issue(format!("`{name}` cannot be {}", kind(other))).help(EXAMPLE_TABLE);
+                if name == "url" {
+                    url = Err(issue);
+                } else {
+                    issues.push(issue);
+                }
+                continue;
+            }
         };
         match (name.as_str(), text) {
             ("url", Some(text)) => url = Ok(At::new(text, at)),
-            ("url", None) => url = Err(at.issue("`url` takes a string, not a boolean").help(EXAMPLE_TABLE)),
-            (_, _) if word.is_none() => issues.push(unknown(&name, &value.at.at(key.span()))),
+            _ if word.is_none() => issues.push(unknown(&name, &value.at.at(key.span()), &["url"])),
             (_, text) => given.push(Given { name, value: text, at }),
         }
     }
-    member(url, given, issues)
+    member(url, &given, issues)
 }
 
 const EXAMPLE: &str = "for example \"http://10.0.0.1:8000 weight=2\"";
@@ -130,15 +144,16 @@ struct Given {
     at: Place,
 }
 
-fn member(url: Result<At<String>, Issue>, given: Vec<Given>, mut issues: Vec<Issue>) -> Read<At<MemberSpec>> {
+fn member(url: Result<At<String>, Issue>, given: &[Given], mut issues: Vec<Issue>) -> Read<At<MemberSpec>> {
     let origin = url.and_then(|url| Ok(At::new(origin(&url)?, url.at)));
     // The words are checked whatever the URL is, so that all that is wrong is said at once.
     let stand_in = || "http://stand-in".parse::<Origin>().expect("a URL with a host");
     let mut member = MemberSpec::new(origin.as_ref().map_or_else(|_| stand_in(), |origin| origin.value.clone()));
     let mut seen: Vec<&str> = Vec::new();
-    for word in &given {
+    for word in given {
         if seen.contains(&word.name.as_str()) {
-            issues.push(word.at.issue(format!("`{}` is given twice", word.name)));
+            issues.push(word.at.issue(format!("`{}` is given twice", word.name)).help("keep one"));
+            continue;
         }
         seen.push(&word.name);
         issues.extend(apply(word, &mut member).err());
@@ -155,35 +170,40 @@ fn member(url: Result<At<String>, Issue>, given: Vec<Given>, mut issues: Vec<Iss
 
 fn apply(given: &Given, member: &mut MemberSpec) -> Result<(), Issue> {
     let Given { name, value, at } = given;
-    let word = WORDS.iter().find(|word| word.name == name).ok_or_else(|| unknown(name, at))?;
-    match (value, word.wants) {
-        (Some(value), "") => Err(at.issue(format!("`{name}` stands alone and takes no `{value}`"))),
-        (None, "") => (word.set)(member, "").ok_or_else(|| at.issue(format!("`{name}` cannot be set"))),
-        (None, wants) => Err(at.issue(format!("`{name}` takes {wants}")).help(format!("write `{name}=...`"))),
-        (Some(value), wants) => {
-            (word.set)(member, value).ok_or_else(|| at.issue(format!("`{name}` takes {wants}, not `{value}`")))
+    let word = WORDS.iter().find(|word| word.name == name).ok_or_else(|| unknown(name, at, &[]))?;
+    let takes = if word.wants.is_empty() { "no value" } else { word.wants };
+    let help = format!("`{name}` takes {takes}");
+    match value {
+        Some(value) if value.ends_with(';') => Err(at.issue("a `;` has no place here").help("leave it out")),
+        Some(value) if word.wants.is_empty() => Err(at.issue(format!("`{name}` cannot be `{value}`")).help(help)),
+        None if !word.wants.is_empty() => Err(at.issue(format!("`{name}` needs a value")).help(help)),
+        value => {
+            let value = value.as_deref().unwrap_or_default();
+            (word.set)(member, value).ok_or_else(|| at.issue(format!("`{name}` cannot be `{value}`")).help(help))
         }
     }
 }
 
-fn unknown(name: &str, at: &Place) -> Issue {
+/// A word that is none; `more` are the keys that go with the words in a table.
+fn unknown(name: &str, at: &Place, more: &[&str]) -> Issue {
     if let Some(later) = LATER.iter().find(|later| **later == name) {
         return at.issue(format!("nginx's `{later}` is not supported yet"));
     }
-    let names: Vec<&str> = WORDS.iter().map(|word| word.name).collect();
-    let issue = at.issue(format!("unknown word `{name}` for a replica"));
     if name.ends_with(';') {
-        return issue.help("there is no `;` at the end here");
+        return at.issue("a `;` has no place here").help("leave it out");
     }
-    issue.help(suggest(name, "words", &names))
+    let names: Vec<&str> = more.iter().copied().chain(WORDS.iter().map(|word| word.name)).collect();
+    at.issue(format!("unknown word `{name}` for a replica")).help(suggest(name, "words", &names))
 }
 
 fn origin(url: &At<String>) -> Result<Origin, Issue> {
     let text = url.value.as_str();
     url.value.parse().map_err(|bad: BadOrigin| {
-        let issue = url.at.issue(format!("bad URL `{text}`: {bad}"));
+        let issue = url.at.issue(match &bad {
+            BadOrigin::NotUrl(_) => bad.to_string(),
+            _ => format!("bad URL `{text}`: {bad}"),
+        });
         match bad {
-            BadOrigin::Scheme if text == "server" => issue.help("leave out nginx's `server` and start with the URL"),
             BadOrigin::Scheme if !text.contains("://") && format!("http://{text}").parse::<Origin>().is_ok() => {
                 issue.help(format!("did you mean `http://{text}`?"))
             }

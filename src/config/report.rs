@@ -50,10 +50,7 @@ pub(super) struct At<T> {
 impl Report {
     /// Sorts the issues: `file` first, each source by line.
     pub(super) fn new(file: &str, mut issues: Vec<Issue>) -> Self {
-        issues.sort_by(|a, b| {
-            let key = |issue: &Issue| (issue.file != file, issue.line, issue.column);
-            (key(a).0, &a.file).cmp(&(key(b).0, &b.file)).then_with(|| key(a).cmp(&key(b)))
-        });
+        issues.sort_by_cached_key(|issue| (issue.file != file, issue.file.clone(), issue.line, issue.column));
         issues.dedup();
         Self { issues }
     }
@@ -110,7 +107,7 @@ impl fmt::Display for Issue {
         let gutter = " ".repeat(number.len());
         if let Some((line, width)) = &self.excerpt {
             let before: String =
-                line.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+                line.chars().take(self.column.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             write!(f, "\n{gutter} |\n{number} |")?;
             if !line.is_empty() {
                 write!(f, " {}", harmless(line))?;
@@ -150,6 +147,11 @@ impl Place {
         self.source.text.get(self.span.clone()).unwrap_or_default()
     }
 
+    /// The line it is on.
+    pub(super) fn line(&self) -> &str {
+        self.position().2
+    }
+
     /// Where it is, to be read inside a message about another place.
     pub(super) fn seen_from(&self, other: &Self) -> String {
         let line = self.position().0;
@@ -158,7 +160,7 @@ impl Place {
 
     pub(super) fn issue(&self, message: impl Into<String>) -> Issue {
         let (line, column, text) = self.position();
-        let secret = text.contains("api_key") || self.source.file.ends_with("API_KEY");
+        let secret = text.replace("api_key_env", "").contains("api_key") || self.source.file.ends_with("API_KEY");
         let width = self.written().lines().next().map_or(0, |first| first.chars().count());
         Issue {
             file: self.source.file.clone(),

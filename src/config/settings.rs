@@ -30,7 +30,7 @@ pub struct Settings {
     pub log: Log,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
-    /// The replicas behind us, in configuration order.
+    /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
 }
 
@@ -132,6 +132,12 @@ pub enum BadListen {
     /// An address without a port.
     #[error("the port is missing: write `{0}:8080`")]
     Port(&'static str),
+    /// A port above 65535.
+    #[error("ports go up to 65535")]
+    Range,
+    /// Only a port, with a colon.
+    #[error("the address is missing: `*` is every IPv4 interface, `[::]` every interface")]
+    Address,
     /// nginx's `ssl` and other words behind the address.
     #[error("words after the address, such as `ssl`, are not supported yet")]
     Words,
@@ -176,12 +182,16 @@ impl FromStr for Listen {
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
-        let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        match port {
-            Some(("*", port)) => Ok(Self::Tcp((Ipv4Addr::UNSPECIFIED, port).into())),
-            Some(("localhost", port)) => Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into())),
-            Some((host, _)) if !host.contains(':') => Err(BadListen::Name),
-            _ => Err(BadListen::Port(if text.contains(':') { "[::]" } else { "127.0.0.1" })),
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        if port.is_empty() || text.ends_with(']') || !port.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadListen::Port(if text.contains(':') { "[::]" } else { "127.0.0.1" }));
+        }
+        let port = port.parse::<u16>().map_err(|_| BadListen::Range)?;
+        match host {
+            "*" => Ok(Self::Tcp((Ipv4Addr::UNSPECIFIED, port).into())),
+            "localhost" => Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into())),
+            "" => Err(BadListen::Address),
+            _ => Err(BadListen::Name),
         }
     }
 }
@@ -259,7 +269,9 @@ mod tests {
             ("127.0.0.1", BadListen::Port("127.0.0.1")),
             ("[::]", BadListen::Port("[::]")),
             ("", BadListen::Port("127.0.0.1")),
-            ("99999", BadListen::Port("127.0.0.1")),
+            ("99999", BadListen::Range),
+            ("127.0.0.1:99999", BadListen::Range),
+            (":80", BadListen::Address),
             ("443 ssl", BadListen::Words),
             ("gpu1:80", BadListen::Name),
             ("unix:", BadListen::Unix),

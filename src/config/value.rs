@@ -115,11 +115,16 @@ impl<'a> Value<'a> {
         Ok(text.split_whitespace().map(|word| At::new(word.to_owned(), place(word))).collect())
     }
 
+    /// What was read, and where.
+    pub(super) fn here<T>(&self, value: T) -> At<T> {
+        At::new(value, self.at.clone())
+    }
+
     pub(super) fn issue(&self, message: impl Into<String>) -> Issue {
         self.at.issue(message)
     }
 
-    /// Says what the key takes and what it was given.
+    /// Says what the key was given, and what it takes.
     pub(super) fn wrong(&self) -> Vec<Issue> {
         let secret = self.key.contains("api_key");
         let given = match self.given {
@@ -128,7 +133,8 @@ impl<'a> Value<'a> {
             DeValue::Float(number) if !secret => format!("`{number}`"),
             other => kind(other).to_owned(),
         };
-        self.issue(format!("`{}` takes {}, not {given}", self.key, self.wants)).into()
+        let issue = self.issue(format!("`{}` cannot be {given}", self.key));
+        issue.help(format!("`{}` takes {}", self.key, self.wants)).into()
     }
 
     /// The text that times and sizes are read from, numbers included.
