@@ -137,20 +137,13 @@ fn parameter<'h>(header: &'h str, name: &str) -> Option<Cow<'h, str>> {
 
 /// The string up to the closing quote, its backslashes taken away, and what follows it.
 fn unquoted(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
-    let end = quoted.find(['"', '\\'])?;
-    if quoted[end..].starts_with('"') {
-        return Some((Cow::Borrowed(&quoted[..end]), &quoted[end + 1..]));
-    }
     let mut value = String::new();
-    let mut escaped = false;
-    for (at, c) in quoted.char_indices() {
+    let mut chars = quoted.chars();
+    while let Some(c) = chars.next() {
         match c {
-            '\\' if !escaped => escaped = true,
-            '"' if !escaped => return Some((Cow::Owned(value), &quoted[at + 1..])),
-            _ => {
-                value.push(c);
-                escaped = false;
-            }
+            '"' => return Some((Cow::Owned(value), chars.as_str())),
+            '\\' => value.extend(chars.next()),
+            _ => value.push(c),
         }
     }
     None
