@@ -96,7 +96,7 @@ fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: &Opti
         attempt.model = None;
     }
     // The client is better served by what happened to its request than by "all tried".
-    Err(lost.as_ref().map_or(Refusal::NoReplica(none), |failure| Refusal::lost(failure)))
+    Err(lost.as_ref().map_or(Refusal::NoReplica(none), Refusal::lost))
 }
 
 /// Settles a lost attempt and decides whether another replica is asked: after a failed connection as long as there is

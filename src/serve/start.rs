@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::acceptor::{self, Desk, Listener};
+use super::acceptor::{Acceptor, Desk, Listener};
 use super::body::Budget;
 use super::owners::Owners;
 use super::worker::{self, Tally};
@@ -70,6 +70,7 @@ pub struct Server {
     app: Arc<App>,
     stage: watch::Sender<Stage>,
     control: Option<Controlled>,
+    acceptor: Option<(JoinHandle<()>, mio::Waker)>,
     serving: Vec<JoinHandle<()>>,
     listening: Vec<Listen>,
     admin: Option<SocketAddr>,
@@ -81,12 +82,14 @@ impl Server {
     /// *Errors*: an address is taken or may not be used, a log cannot be opened, a policy cannot be made.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::start();
-        let bound: Vec<(Listener, Listen)> = settings.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let bound = settings.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+        let (listeners, listening) = bound.into_iter().unzip();
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
         let app = Arc::new(build(settings, clock)?);
         let (stage, watching) = watch::channel(Stage::Running);
         let mut server = Self {
-            listening: bound.iter().map(|(_, listen)| listen.clone()).collect(),
+            listening,
+            acceptor: None,
             admin: admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?,
             control: Some(control(app.clone(), admin)?),
             serving: Vec::new(),
@@ -103,7 +106,9 @@ impl Server {
             let (app, stage) = (server.app.clone(), watching.clone());
             server.serving.push(thread("worker", move || worker::run(app, tally, arriving, stage))?);
         }
-        server.serving.push(accept(server.app.clone(), bound, desks.into(), watching)?);
+        let (acceptor, waker) = Acceptor::new(server.app.clone(), listeners, desks)?;
+        let thread = Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
+        server.acceptor = Some((thread, waker));
         Ok(server)
     }
 
@@ -123,7 +128,12 @@ impl Server {
     }
 
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
-    pub fn drain(&self) {
+    pub fn drain(&mut self) {
+        if let Some((thread, waker)) = self.acceptor.take() {
+            // Both fail only if the thread has ended already.
+            let _ = waker.wake();
+            drop(thread.join());
+        }
         self.app.draining.store(true, Ordering::Relaxed);
         self.stage.send_if_modified(|stage| {
             let running = *stage == Stage::Running;
@@ -207,11 +217,12 @@ fn bind(listen: &Listen) -> Result<(Listener, Listen), StartError> {
         Listen::Tcp(address) => {
             let listener = bind_tcp(*address, "listen")?;
             let bound = listener.local_addr()?;
-            Ok((Listener::Tcp(listener), Listen::Tcp(bound)))
+            Ok((Listener::Tcp(mio::net::TcpListener::from_std(listener)), Listen::Tcp(bound)))
         }
         Listen::Unix(path) => {
             let refused = |error| StartError::Listen { address: listen.to_string(), key: "listen", error, hint: "" };
-            Ok((Listener::Unix(bind_unix(path).map_err(refused)?), listen.clone()))
+            let listener = mio::net::UnixListener::from_std(bind_unix(path).map_err(refused)?);
+            Ok((Listener::Unix(listener), listen.clone()))
         }
     }
 }
@@ -268,19 +279,6 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
         }
     };
     Ok(Controlled { thread: thread("control", work)?, quit })
-}
-
-/// The acceptor's thread.
-fn accept(
-    app: Arc<App>,
-    bound: Vec<(Listener, Listen)>,
-    desks: Arc<[Desk]>,
-    stage: watch::Receiver<Stage>,
-) -> io::Result<JoinHandle<()>> {
-    thread("acceptor", move || async move {
-        let each = bound.into_iter().map(|(l, _)| acceptor::run(app.clone(), l, desks.clone(), stage.clone()));
-        futures_util::future::join_all(each).await;
-    })
 }
 
 /// Runs the work that `begin` makes on a thread with a runtime of its own.
