@@ -4,4 +4,5 @@
 //! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
 
 pub mod clock;
+pub mod engine;
 pub mod units;

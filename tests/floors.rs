@@ -149,9 +149,8 @@ fn third_party_crates_stay_behind_their_fences_and_are_used_there() {
         let direct = format!("{name}::");
         let mut used = false;
         for source in &sources {
-            let boundary = |at: usize| {
-                !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-            };
+            let boundary =
+                |at: usize| !source.code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
             if source.code.match_indices(&direct).any(|(at, _)| boundary(at)) {
                 used = true;
                 let allowed = places.contains(&source.module.as_str());
