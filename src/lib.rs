@@ -4,5 +4,6 @@
 //! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
 
 pub mod clock;
+pub mod emulate;
 pub mod engine;
 pub mod units;
