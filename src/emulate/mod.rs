@@ -90,11 +90,14 @@ impl Replica {
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared::new(settings, clock));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = shared.clone();
         let serve = move || {
             runtime.block_on(async move {
-                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
                 tokio::select! {
                     never = service::serve(listener, serving) => match never {},
                     _ = stopped => {}
