@@ -609,3 +609,25 @@ async fn emulated_clients_count_what_they_see() {
     let stopped = LoadSettings { requests: None, ..settings };
     load::run(stopped, counters, tokio::time::sleep(Duration::from_millis(20))).await.unwrap();
 }
+
+#[tokio::test]
+async fn replicas_are_served_on_consecutive_ports_or_not_at_all() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let serve =
+        |port, count| async move { tokenweir::emulate::run(addr.ip(), port, count, &fast(), Clock::start()).await };
+    assert_eq!(serve(addr.port(), 1).await.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    assert!(serve(u16::MAX, 2).await.is_err());
+    drop(taken);
+    let health = async {
+        let client = load::client().unwrap();
+        let url = format!("http://{addr}/health");
+        // The replica listens once its future was polled for the first time.
+        while client.get(&url).send().await.is_err() {}
+        client.get(&url).send().await.unwrap().status()
+    };
+    tokio::select! {
+        ended = serve(addr.port(), 1) => panic!("served no longer: {ended:?}"),
+        status = health => assert_eq!(status, 200),
+    }
+}
