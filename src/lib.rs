@@ -7,4 +7,5 @@ pub mod balance;
 pub mod clock;
 pub mod eject;
 pub mod fleet;
+pub mod sse;
 pub mod units;

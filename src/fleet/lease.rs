@@ -1,0 +1,183 @@
+//! One request's charge on one replica, from the choice to the end of the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Pool, Replica};
+use crate::units::{Moment, Slot, Usage};
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No connection to the replica.
+    Connect,
+    /// Sent, and no byte of an answer.
+    FirstByte,
+    /// The answer broke off.
+    Stream,
+}
+
+impl Phase {
+    /// The phase's name in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::FirstByte => "first_byte",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// How a request on a replica ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered whole.
+    Completed,
+    /// The client left first.
+    ClientGone,
+    /// The replica answered 4xx: the client's fault.
+    Refused,
+    /// The replica answered 429 or 503: it has too much to do.
+    Busy {
+        /// What it said in `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// The replica's fault; the only outcome that ejects.
+    Failed {
+        /// How far it had come.
+        phase: Phase,
+    },
+    /// The router's own fault or limit.
+    Ours,
+}
+
+impl Outcome {
+    /// The outcome's name in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientGone => "client_gone",
+            Self::Refused => "refused",
+            Self::Busy { .. } => "busy",
+            Self::Failed { .. } => "failed",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+/// What a part of the answer has shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Whether it brought generated content.
+    pub content: bool,
+    /// The token counts, if it carried them.
+    pub usage: Option<Usage>,
+}
+
+/// What one lease came to, told to the [`Observer`] when it settles.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// The pool that chose.
+    pub pool: &'a Pool,
+    /// The replica that was chosen.
+    pub replica: &'a Replica,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When the replica was chosen.
+    pub chosen: Moment,
+    /// When the first generated content came.
+    pub first_token: Option<Moment>,
+    /// When it ended.
+    pub ended: Moment,
+    /// The token counts the replica reported.
+    pub usage: Option<Usage>,
+}
+
+/// Is told of every settled lease, after the pool's lock is released.
+pub trait Observer: Send + Sync {
+    /// Takes note of one settled lease. Called on the data path: it must not block.
+    fn settled(&self, report: &Report<'_>);
+}
+
+/// A charge on a replica that is taken back exactly once: by [`Lease::settle`], or as [`Outcome::ClientGone`] when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    replica: Arc<Replica>,
+    at: Slot,
+    chosen: Moment,
+    first_token: Option<Moment>,
+    last_progress: Moment,
+    usage: Option<Usage>,
+    settled: bool,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, replica: Arc<Replica>, at: Slot, now: Moment) -> Self {
+        Self { pool, replica, at, chosen: now, first_token: None, last_progress: now, usage: None, settled: false }
+    }
+
+    /// The replica that was chosen.
+    pub const fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// The pool that chose it.
+    pub const fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// When the replica was chosen.
+    pub const fn chosen(&self) -> Moment {
+        self.chosen
+    }
+
+    /// When the first generated content came.
+    pub const fn first_token(&self) -> Option<Moment> {
+        self.first_token
+    }
+
+    /// The token counts seen so far.
+    pub const fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Follows the answer.
+    pub const fn progress(&mut self, seen: Progress, now: Moment) {
+        self.last_progress = now;
+        if seen.content && self.first_token.is_none() {
+            self.first_token = Some(now);
+        }
+        if seen.usage.is_some() {
+            self.usage = seen.usage;
+        }
+    }
+
+    /// Takes the charge back and tells how the request ended.
+    pub fn settle(mut self, outcome: Outcome, now: Moment) {
+        self.end(outcome, now);
+    }
+
+    fn end(&mut self, outcome: Outcome, now: Moment) {
+        self.settled = true;
+        self.replica.discharge();
+        self.pool.judge(self.at, outcome, now);
+        self.pool.observer().settled(&Report {
+            pool: &self.pool,
+            replica: &self.replica,
+            outcome,
+            chosen: self.chosen,
+            first_token: self.first_token,
+            ended: now,
+            usage: self.usage,
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.end(Outcome::ClientGone, self.last_progress);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The replicas that can stand in for each other, and the choice among them.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::{ApiKey, Lease, MemberSpec, Models, Observer, Outcome, Paths, PoolSpec, Replica};
+use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Policy};
+use crate::eject::{Admission, Ejector};
+use crate::units::{ModelName, Moment, ReplicaId, Slot};
+
+/// One try at finding a replica for a request.
+#[derive(Clone, Debug)]
+pub struct Attempt<'a> {
+    /// What the policy may know.
+    pub job: Job<'a>,
+    /// The model asked for; only replicas that list it are eligible where the pool learns its models.
+    pub model: Option<&'a str>,
+    /// The only replica that will do.
+    pub pinned: Option<ReplicaId>,
+    /// Replicas that have failed this request.
+    pub tried: Vec<ReplicaId>,
+}
+
+/// Why no replica could be chosen.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NoReplica {
+    /// None has answered `/v1/models` yet.
+    #[error("no replica is ready: none has answered /v1/models yet")]
+    NotReady,
+    /// All are resting after failures.
+    #[error("every replica has failed and is left alone for a while")]
+    AllEjected {
+        /// When the first may be asked again.
+        retry_after: Duration,
+    },
+    /// All have reached `max_conns`.
+    #[error("every replica has as many requests as `max_conns` allows")]
+    AllFull,
+    /// All have failed this request.
+    #[error("every replica has failed this request")]
+    AllTried,
+    /// All are marked `down`, or the pool is empty.
+    #[error("every replica is marked `down`")]
+    AllDown,
+    /// The one replica that would do is gone or cannot be chosen.
+    #[error("the replica that holds this conversation is not available")]
+    PinnedGone,
+}
+
+/// What a pool's lock guards.
+struct Inner {
+    policy: Box<dyn Policy>,
+    dice: Dice,
+    ejectors: Vec<Ejector>,
+    /// Kept to spare an allocation a choice.
+    offered: Vec<Candidate>,
+}
+
+struct Member {
+    replica: Arc<Replica>,
+    spec: MemberSpec,
+}
+
+/// Replicas that can stand in for each other.
+pub struct Pool {
+    spec: PoolSpec,
+    members: Vec<Member>,
+    observer: Arc<dyn Observer>,
+    inner: Mutex<Inner>,
+}
+
+/// One look at the members at one moment; notes why some were passed over, to say so when all were.
+struct Screening {
+    now: Moment,
+    not_ready: bool,
+    ejected_until: Option<Moment>,
+    full: bool,
+    tried: bool,
+}
+
+impl Pool {
+    pub(super) fn new(
+        spec: PoolSpec,
+        replicas: Vec<Arc<Replica>>,
+        observer: Arc<dyn Observer>,
+        seed: u64,
+    ) -> Result<Self, BadPolicy> {
+        let described: Vec<balance::Member> = spec.members.iter().enumerate().map(describe).collect();
+        let inner = Inner {
+            policy: spec.policy.build(&described)?,
+            dice: Dice::seeded(seed),
+            ejectors: spec.members.iter().map(|m| Ejector::new(m.eject)).collect(),
+            offered: Vec::with_capacity(spec.members.len()),
+        };
+        let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
+        let members = spec.members.iter().zip(replicas).map(member).collect();
+        Ok(Self { spec, members, observer, inner: Mutex::new(inner) })
+    }
+
+    /// The pool's name.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+
+    /// The policy's name in the table.
+    pub fn policy(&self) -> &'static str {
+        self.spec.policy.name()
+    }
+
+    /// The names clients may ask for; empty if they are learned.
+    pub fn configured_models(&self) -> &[ModelName] {
+        &self.spec.models
+    }
+
+    /// Which of the replicas' paths can be reached.
+    pub const fn paths(&self) -> &Paths {
+        &self.spec.paths
+    }
+
+    /// The pool that takes over when this one has no replica.
+    pub const fn fallback(&self) -> Option<&Arc<str>> {
+        self.spec.fallback.as_ref()
+    }
+
+    /// The key its replicas ask for.
+    pub const fn api_key(&self) -> Option<&ApiKey> {
+        self.spec.api_key.as_ref()
+    }
+
+    /// The replicas, in configuration order.
+    pub fn replicas(&self) -> impl ExactSizeIterator<Item = &Arc<Replica>> {
+        self.members.iter().map(|m| &m.replica)
+    }
+
+    /// The models the pool can be asked for now: its configured names, else what its replicas list. Sorted, no doubles.
+    pub fn models(&self) -> Vec<ModelName> {
+        let mut names = self.spec.models.clone();
+        if names.is_empty() {
+            for replica in self.replicas() {
+                if let Models::Listed(listed) = &*replica.models() {
+                    names.extend(listed.iter().cloned());
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Tells whether the pool is asked for `model`.
+    pub fn serves(&self, model: &str) -> bool {
+        match (&self.spec.paths, self.spec.models.as_slice()) {
+            (Paths::Any, []) => true,
+            (_, []) => self.replicas().any(|r| r.serves(model)),
+            (_, names) => names.iter().any(|n| n.as_str() == model),
+        }
+    }
+
+    /// Tells whether some member could be chosen now.
+    pub fn ready(&self, now: Moment) -> bool {
+        let inner = self.lock();
+        let mut screening = Screening::at(now);
+        self.members.iter().zip(&inner.ejectors).any(|(m, e)| self.admitted(m, e, &mut screening))
+    }
+
+    /// Tells whether a member has never answered `/v1/models`.
+    pub fn is_waiting(&self) -> bool {
+        self.waits_for_models() && self.members.iter().any(|m| !m.spec.down && !m.replica.answered())
+    }
+
+    /// Chooses a replica and charges it, in one step.
+    ///
+    /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members).
+    pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
+        let mut screening = Screening::at(now);
+        let mut inner = self.lock();
+        let Inner { policy, dice, ejectors, offered } = &mut *inner;
+        for backup in [false, true] {
+            offered.clear();
+            for (slot, (member, ejector)) in (0u32..).zip(self.members.iter().zip(ejectors.iter())) {
+                if member.spec.backup == backup && self.eligible(member, ejector, attempt, &mut screening) {
+                    offered.push(Candidate {
+                        at: Slot(slot),
+                        weight: member.spec.weight,
+                        in_flight: member.replica.in_flight(),
+                    });
+                }
+            }
+            let Some(at) = policy.choose(&attempt.job, offered, dice) else { continue };
+            // Only what was offered is taken: a faulty policy of one's own must not reach an ejected replica.
+            let Some(chosen) = offered.iter().find(|c| c.at == at).or(offered.first()) else { continue };
+            let at = chosen.at;
+            let member = &self.members[at.index()];
+            ejectors[at.index()].chosen(now);
+            member.replica.charge();
+            drop(inner);
+            return Ok(Lease::new(self.clone(), member.replica.clone(), at, now));
+        }
+        drop(inner);
+        Err(if attempt.pinned.is_some() { NoReplica::PinnedGone } else { screening.reason() })
+    }
+
+    /// Feeds a settled request's outcome to the ejector and the policy.
+    pub(super) fn judge(&self, at: Slot, outcome: Outcome, now: Moment) {
+        let mut inner = self.lock();
+        let Inner { policy, ejectors, .. } = &mut *inner;
+        match outcome {
+            Outcome::Failed { .. } => {
+                ejectors[at.index()].failed(now);
+                policy.failed(at);
+            }
+            Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => ejectors[at.index()].served(),
+            Outcome::ClientGone | Outcome::Ours => {}
+        }
+    }
+
+    pub(super) const fn observer(&self) -> &Arc<dyn Observer> {
+        &self.observer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing under the lock can leave it half-changed, so a panic elsewhere does not make the pool unusable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waits_for_models(&self) -> bool {
+        self.spec.paths != Paths::Any
+    }
+
+    /// The one eligibility test: what holds for every request, then what this one asks for.
+    fn eligible(&self, member: &Member, ejector: &Ejector, attempt: &Attempt<'_>, screening: &mut Screening) -> bool {
+        let replica = &member.replica;
+        if attempt.pinned.is_some_and(|id| id != replica.id()) {
+            return false;
+        }
+        if attempt.tried.contains(&replica.id()) {
+            screening.tried = true;
+            return false;
+        }
+        let lists = |model: &str| replica.serves(model);
+        let learns = self.waits_for_models() && self.spec.models.is_empty();
+        self.admitted(member, ejector, screening) && (!learns || attempt.model.is_none_or(lists))
+    }
+
+    fn admitted(&self, member: &Member, ejector: &Ejector, screening: &mut Screening) -> bool {
+        if member.spec.down {
+            return false;
+        }
+        if self.waits_for_models() && !member.replica.answered() {
+            screening.not_ready = true;
+            return false;
+        }
+        if member.spec.max_conns.is_some_and(|most| member.replica.in_flight() >= most) {
+            screening.full = true;
+            return false;
+        }
+        match ejector.admits(screening.now) {
+            // Like nginx: the only server of a pool is always tried.
+            Admission::Ejected { until } if self.members.len() > 1 => {
+                screening.ejected_until = Some(screening.ejected_until.map_or(until, |first| first.min(until)));
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Screening {
+    const fn at(now: Moment) -> Self {
+        Self { now, not_ready: false, ejected_until: None, full: false, tried: false }
+    }
+
+    fn reason(&self) -> NoReplica {
+        match self {
+            Self { tried: true, .. } => NoReplica::AllTried,
+            Self { full: true, .. } => NoReplica::AllFull,
+            Self { ejected_until: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(self.now) },
+            Self { not_ready: true, .. } => NoReplica::NotReady,
+            _ => NoReplica::AllDown,
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.spec.name).finish_non_exhaustive()
+    }
+}
+
+fn describe((at, spec): (usize, &MemberSpec)) -> balance::Member {
+    balance::Member {
+        at: Slot(u32::try_from(at).unwrap_or(u32::MAX)),
+        name: spec.name.to_string(),
+        weight: spec.weight,
+        max_fails: spec.eject.max_fails,
+    }
+}

@@ -1,0 +1,18 @@
+//! Floor 1: reading answers. An observer of an answer's body, event stream or plain JSON, that is shown every chunk on
+//! its way to the client and never alters, holds or copies it.
+//!
+//! [`Scanner`] knows the framing (which bytes are an event), [`Observer`] the meaning (content, usage, end, failure).
+//! Whatever the bytes are and however they are cut into chunks, what is seen is the same, and nothing panics.
+
+mod event;
+mod observe;
+mod said;
+mod scan;
+mod usage;
+mod whole;
+
+#[cfg(test)]
+mod tests;
+
+pub use observe::{Judged, Kind, Observer, Seen};
+pub use scan::{Frame, HEAD_BYTES, Scanner, TAIL_BYTES};

@@ -1,0 +1,434 @@
+//! Captured answers of real servers, and made-up ones, cut in every way; eventsource-stream is the oracle.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+
+use eventsource_stream::Eventsource;
+use futures_util::{StreamExt, stream};
+use memchr::memmem;
+use proptest::prelude::*;
+
+use super::*;
+use crate::units::{Dialect, Usage};
+
+struct Capture {
+    name: String,
+    dialect: Dialect,
+    kind: Kind,
+    body: Vec<u8>,
+}
+
+/// All that an observer can tell of a whole answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Observed {
+    events: u32,
+    content_events: u32,
+    judged: Vec<Judged>,
+    usage: Option<Usage>,
+    id: Option<String>,
+    first_content: bool,
+    error: bool,
+    aborted: bool,
+    done: bool,
+}
+
+fn captures() -> Vec<Capture> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures");
+    let mut paths: Vec<_> = fs::read_dir(root)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.path().is_dir())
+        .flat_map(|folder| fs::read_dir(folder.path()).unwrap().flatten().map(|file| file.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "http"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| capture(path)).collect()
+}
+
+fn capture(path: &Path) -> Capture {
+    let raw = fs::read(path).unwrap();
+    let end = memmem::find(&raw, b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&raw[..end]).to_lowercase();
+    let body = raw[end + 4..].to_vec();
+    let server = path.parent().unwrap().file_name().unwrap().to_string_lossy();
+    let name = path.file_stem().unwrap().to_string_lossy();
+    let dialect = match name.split(['-', '.']).next().unwrap() {
+        "chat" | "midstream" | "plain" => Dialect::Chat,
+        "completions" => Dialect::Completions,
+        "responses" => Dialect::Responses,
+        "messages" if !name.contains("count") => Dialect::Messages,
+        _ => Dialect::Other,
+    };
+    Capture {
+        name: format!("{server}/{name}"),
+        dialect,
+        kind: if head.contains("text/event-stream") { Kind::Stream } else { Kind::Whole },
+        body: if head.contains("transfer-encoding: chunked") { dechunked(&body) } else { body },
+    }
+}
+
+/// The body without its chunk framing; where its middle was removed, without the chunks that were cut through.
+fn dechunked(mut framed: &[u8]) -> Vec<u8> {
+    const MARK: &[u8] = b"\n...cut...\n";
+    let mut body = Vec::new();
+    if let Some(cut) = memmem::find(framed, MARK) {
+        body = dechunked(&framed[..cut]);
+        framed = &framed[cut + MARK.len()..];
+        framed = &framed[memmem::find(framed, b"\n\n\r\n").unwrap() + 4..];
+    }
+    while let Some(line) = memmem::find(framed, b"\r\n") {
+        let size = usize::from_str_radix(str::from_utf8(&framed[..line]).unwrap(), 16).unwrap();
+        let Some(chunk) = framed.get(line + 2..line + 2 + size) else { break };
+        body.extend_from_slice(chunk);
+        framed = framed.get(line + 2 + size + 2..).unwrap_or_default();
+    }
+    body
+}
+
+fn observed<'a>(dialect: Dialect, kind: Kind, chunks: impl IntoIterator<Item = &'a [u8]>) -> Observed {
+    let mut observer = Observer::new(dialect, kind);
+    let mut all = Observed::default();
+    let mut add = |seen: Seen| {
+        all.events += seen.events;
+        all.content_events += seen.content_events;
+    };
+    let mut judged = Vec::new();
+    for chunk in chunks {
+        add(observer.judge(chunk, |j| judged.push(j)));
+    }
+    add(observer.finish_judging(|j| judged.push(j)));
+    Observed {
+        judged,
+        usage: observer.usage(),
+        id: observer.id().map(str::to_owned),
+        first_content: observer.first_content_seen(),
+        error: observer.error(),
+        aborted: observer.aborted(),
+        done: observer.done(),
+        ..all
+    }
+}
+
+fn stream_of(dialect: Dialect, text: &str) -> Observed {
+    observed(dialect, Kind::Stream, [text.as_bytes()])
+}
+
+#[test]
+fn captured_answers_are_understood() {
+    // Content events, then prompt, cached and completion tokens, then done, error, aborted.
+    let rows = [
+        ("vllm-0.32.0/chat-stream", 8, None, [true, false, false]),
+        ("vllm-0.32.0/chat-stream-usage", 8, Some((12, Some(0), 8)), [true, false, false]),
+        ("vllm-0.32.0/chat-stream-n2-usage", 9, Some((12, Some(0), 10)), [true, false, false]),
+        ("vllm-0.32.0/chat-long-2-cached", 1, Some((491, Some(480), 2)), [true, false, false]),
+        ("vllm-0.32.0/completions-stream-usage", 6, Some((2, Some(0), 6)), [true, false, false]),
+        ("vllm-0.32.0/responses-stream", 2, Some((7, Some(0), 4)), [true, false, false]),
+        ("vllm-0.32.0/responses-plain", 1, Some((7, Some(0), 8)), [true, false, false]),
+        ("vllm-0.32.0/messages-stream", 4, Some((12, Some(0), 4)), [true, false, false]),
+        ("vllm-0.32.0/messages-plain", 1, Some((12, Some(0), 4)), [true, false, false]),
+        ("vllm-0.32.0/midstream-engine-killed.cut", 19, None, [true, true, false]),
+        ("vllm-0.32.0/midstream-sigterm.cut", 17, Some((6, Some(0), 382)), [true, false, true]),
+        ("vllm-0.32.0/plain-engine-killed", 1, None, [true, true, false]),
+        ("vllm-0.32.0/plain-sigterm", 1, Some((6, Some(0), 381)), [true, false, true]),
+        ("transformers-serve-5.19.0/chat-stream-usage", 6, Some((12, None, 8)), [false, false, false]),
+        ("transformers-serve-5.19.0/responses-stream", 1, Some((7, Some(0), 4)), [true, false, false]),
+    ];
+    let captures = captures();
+    for (name, content_events, usage, [done, error, aborted]) in rows {
+        let c = captures.iter().find(|c| c.name == name).unwrap();
+        let all = observed(c.dialect, c.kind, [c.body.as_slice()]);
+        let counts = all.usage.map(|u| (u.prompt.0, u.cached.map(|t| t.0), u.completion.0));
+        let state = (all.content_events, counts, [all.done, all.error, all.aborted]);
+        assert_eq!(state, (content_events, usage, [done, error, aborted]), "{name}");
+    }
+}
+
+#[test]
+fn response_ids_are_found_in_events_and_documents() {
+    let captures = captures();
+    let id = |name: &str| {
+        let c = captures.iter().find(|c| c.name == name).unwrap();
+        observed(c.dialect, c.kind, [c.body.as_slice()]).id.unwrap()
+    };
+    assert_eq!(id("vllm-0.32.0/responses-stream"), "resp_827892ec908166f0");
+    assert_eq!(id("vllm-0.32.0/responses-plain"), "resp_9e1bc2f3873d2793");
+    assert_eq!(id("transformers-serve-5.19.0/responses-stream"), "resp_cap-responses-stream");
+    assert_eq!(id("vllm-0.32.0/chat-stream"), "chatcmpl-cap-chat-stream");
+    assert_eq!(id("vllm-0.32.0/messages-stream"), "chatcmpl-cap-messages-stream");
+}
+
+#[test]
+fn captures_cut_at_every_byte_are_seen_the_same() {
+    for c in captures() {
+        let whole = observed(c.dialect, c.kind, [c.body.as_slice()]);
+        for at in 0..=c.body.len() {
+            let (left, right) = c.body.split_at(at);
+            assert_eq!(observed(c.dialect, c.kind, [left, right]), whole, "{} cut at {at}", c.name);
+        }
+        assert_eq!(observed(c.dialect, c.kind, c.body.chunks(1)), whole, "{} byte by byte", c.name);
+    }
+}
+
+#[test]
+fn ranges_of_captured_streams_tile_them() {
+    for c in captures().iter().filter(|c| c.kind == Kind::Stream) {
+        let all = observed(c.dialect, c.kind, [c.body.as_slice()]);
+        tiles(all.judged.iter().map(|j| j.range.clone()), &c.body);
+    }
+}
+
+fn tiles(ranges: impl Iterator<Item = std::ops::Range<u64>>, stream: &[u8]) {
+    let end = ranges.fold(0, |end, range| {
+        assert_eq!(range.start, end);
+        assert!(range.end > end);
+        range.end
+    });
+    assert_eq!(end, stream.len() as u64);
+}
+
+#[test]
+fn usage_event_is_told_from_content_that_carries_usage() {
+    let judged = |name: &str| {
+        let captures = captures();
+        let c = captures.iter().find(|c| c.name == name).unwrap();
+        observed(c.dialect, c.kind, [c.body.as_slice()]).judged
+    };
+    let alone = judged("vllm-0.32.0/chat-stream-usage");
+    let at: Vec<_> = (0..alone.len()).filter(|i| alone[*i].usage_only).collect();
+    assert_eq!(at, [alone.len() - 2]);
+    assert!(alone.last().unwrap().done);
+    assert!(judged("transformers-serve-5.19.0/chat-stream-usage").iter().all(|j| !j.usage_only));
+    let continuous = judged("vllm-0.32.0/chat-stream-continuous-usage");
+    assert_eq!(continuous.iter().filter(|j| j.usage_only).count(), 1);
+}
+
+#[test]
+fn keys_in_text_fake_nothing() {
+    let text = serde_json::to_string(r#""usage":{"prompt_tokens":9},"finish_reason":"abort","error":{}"#).unwrap();
+    let first = r#"data: {"choices":[{"delta":{"content":"a"}}]}"#;
+    for word in [text.as_str(), r#""usage""#, r#""abort""#, r#""error""#] {
+        for dialect in [Dialect::Chat, Dialect::Completions, Dialect::Other] {
+            let all = stream_of(
+                dialect,
+                &format!("{first}\n\ndata: {{\"choices\":[{{\"delta\":{{\"content\":{word}}}}}]}}\n\n"),
+            );
+            assert_eq!((all.content_events, all.usage, all.error, all.aborted), (2, None, false, false), "{word}");
+        }
+        let delta = format!("event: response.output_text.delta\ndata: {{\"delta\":{word}}}\n\n");
+        let all = stream_of(Dialect::Responses, &delta);
+        assert_eq!((all.content_events, all.usage, all.error, all.done), (1, None, false, false));
+    }
+}
+
+#[test]
+fn first_content_is_judged_exactly() {
+    let content =
+        |dialect, choice: &str| stream_of(dialect, &format!("data: {{\"choices\": [ {choice} ]}}\n\n")).first_content;
+    for empty in [
+        "{}",
+        r#"{"delta":{"role":"assistant","content":""}}"#,
+        r#"{"delta":{"content":null,"tool_calls":[]}}"#,
+        r#"{"text":""}"#,
+        r#"{"text":"","token_ids":[]}"#,
+        r#"{"text":"","token_ids":null}"#,
+    ] {
+        assert!(!content(Dialect::Chat, empty), "{empty}");
+    }
+    for full in [
+        r#"{"delta":{"content":"a"}}"#,
+        r#"{"delta":{"reasoning":"a"}}"#,
+        r#"{"delta":{"reasoning_content":"a"}}"#,
+        r#"{"delta":{"tool_calls":[{"index":0}]}}"#,
+        r#"{"delta":{"refusal":"no"}}"#,
+        r#"{"delta":{"function_call":{"name":"f"}}}"#,
+        r#"{"text":"a"}"#,
+        r#"{"text":"","token_ids":[5]}"#,
+        r#"{"delta":{"content":""}}, {"delta":{"content":"a"}}"#,
+    ] {
+        assert!(content(Dialect::Completions, full), "{full}");
+    }
+    assert!(!stream_of(Dialect::Chat, "data: {\"choices\":[],\"usage\":null}\n\n").first_content);
+}
+
+#[test]
+fn failures_are_seen_in_every_dialect() {
+    for (dialect, text, expected) in [
+        (Dialect::Chat, "data: {\"error\": {\"message\": \"x\"}}\n\ndata: [DONE]\n\n", (true, true)),
+        (Dialect::Chat, "data: {\"object\":\"error\",\"message\":\"x\"}\n\n", (true, false)),
+        (Dialect::Chat, "data: {\"error\":{\"message\": not json\n\n", (true, false)),
+        (Dialect::Chat, "data: {\"error\":null,\"choices\":[]}\n\n", (false, false)),
+        (Dialect::Responses, "data: {\"error\": {\"message\": \"x\"}}\n\n", (true, false)),
+        (Dialect::Responses, "event: error\ndata: {\"message\":\"x\"}\n\n", (true, false)),
+        (Dialect::Responses, "data: {\"type\":\"response.failed\",\"response\":{\"id\":\"a\"}}\n\n", (true, true)),
+        (Dialect::Responses, "event: response.incomplete\ndata: {}\n\n", (false, true)),
+        (Dialect::Messages, "event: error\ndata: {\"type\":\"error\",\"error\":{}}\n\n", (true, false)),
+        (Dialect::Messages, "data: {\"type\": \"message_stop\"}", (false, true)),
+    ] {
+        let all = stream_of(dialect, text);
+        assert_eq!((all.error, all.done), expected, "{text}");
+    }
+}
+
+#[test]
+fn latest_usage_wins_and_null_is_none() {
+    let event = |usage: &str| format!("data: {{\"choices\":[{{\"text\":\"a\"}}],\"usage\": {usage}}}\n\n");
+    let usage = |n: u32| format!("{{\"prompt_tokens\":3,\"completion_tokens\":{n}}}");
+    let completion = |text: String| stream_of(Dialect::Completions, &text).usage.map(|u| u.completion.0);
+    assert_eq!(completion(event("null") + &event("null")), None);
+    assert_eq!(completion(event(&usage(1)) + &event(&usage(2)) + &event("null")), Some(2));
+}
+
+#[test]
+fn usage_is_found_at_the_end_of_a_very_long_event() {
+    let output = "x".repeat(200_000);
+    let usage = r#""usage":{"input_tokens":7,"output_tokens":9}"#;
+    let id = r#""id":"resp_1""#;
+    let named =
+        format!("event: response.completed\ndata: {{\"response\":{{{id},\"output\":\"{output}\",{usage}}}}}\n\n");
+    let typed =
+        format!("data: {{\"response\":{{{id},\"output\":\"{output}\",{usage}}},\"type\":\"response.completed\"}}\n\n");
+    for text in [named, typed] {
+        for size in [1000, 4096, text.len()] {
+            let all = observed(Dialect::Responses, Kind::Stream, text.as_bytes().chunks(size));
+            assert_eq!((all.done, all.id.as_deref()), (true, Some("resp_1")));
+            assert_eq!(all.usage.map(|u| (u.prompt.0, u.completion.0)), Some((7, 9)));
+        }
+    }
+    let long = |delta: &str| {
+        let ids = "1,".repeat(20_000);
+        let text = format!("data: {{\"choices\":[{{\"delta\":{delta}}}],\"prompt_token_ids\":[{ids}0],{usage}}}\n\n");
+        let all = stream_of(Dialect::Chat, &text);
+        (all.first_content, all.usage.is_some())
+    };
+    assert_eq!(long(r#"{"role":"assistant","content":""}"#), (false, true));
+    assert_eq!(long(&format!("{{\"content\":\"{output}\"}}")), (true, true));
+}
+
+#[test]
+fn overlong_ids_are_none() {
+    let id = |len: usize| stream_of(Dialect::Chat, &format!("data: {{\"id\":\"{}\"}}\n\n", "x".repeat(len))).id;
+    assert_eq!(id(256).map(|id| id.len()), Some(256));
+    assert_eq!(id(257), None);
+}
+
+/// Name and data of every event, by our scanner.
+fn scanned<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
+    let mut scanner = Scanner::new();
+    let mut found = Vec::new();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let mut each = |f: Frame<'_>| found.extend(f.data.map(|data| (text(f.event), text(data))));
+    chunks.into_iter().for_each(|chunk| scanner.scan(chunk, &mut each));
+    scanner.finish(&mut each);
+    found
+}
+
+/// The same by eventsource-stream.
+fn oracle(stream: &[u8]) -> Vec<(String, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let one = stream::iter([Ok::<_, Infallible>(stream.to_vec())]).eventsource();
+    let events: Vec<_> = runtime.block_on(one.collect());
+    let name = |event: String| if event == "message" { String::new() } else { event };
+    events.into_iter().map(Result::unwrap).map(|e| (name(e.event), e.data)).collect()
+}
+
+#[test]
+fn captured_streams_are_framed_as_the_oracle_frames_them() {
+    for c in captures().iter().filter(|c| c.kind == Kind::Stream) {
+        let ours = scanned([c.body.as_slice()]);
+        assert_eq!(ours, oracle(&c.body), "{}", c.name);
+        assert!(!ours.is_empty());
+    }
+}
+
+/// Bytes that are likely to mean something to a scanner, and some that are not.
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    let words: Vec<&[u8]> = vec![
+        b"data: ",
+        b"data:",
+        b"event: ",
+        b"error",
+        b"\n",
+        b"\n\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\r",
+        b": c",
+        b"\xef\xbb\xbf",
+        b"{\"choices\":[{",
+        b"\"delta\":{\"content\":\"a\"}",
+        b"}]}",
+        b"\"usage\":{\"prompt_tokens\":3}",
+        b"{",
+        b"}",
+        b"\"",
+        b"\\",
+        b"\"error\":",
+        b"null",
+        b"[DONE]",
+        b"response.completed",
+        b"\"type\":\"message_start\"",
+        b"\xff",
+        b"\"id\":\"x\"",
+        b"\"finish_reason\":\"abort\"",
+        b",",
+        b"[",
+        b"]",
+        b" ",
+        b"content_block_delta",
+        b"\"choices\":",
+    ];
+    let word = prop_oneof![9 => prop::sample::select(words).prop_map(<[u8]>::to_vec), 1 => any::<Vec<u8>>()];
+    prop::collection::vec(word, 0..40).prop_map(|words| words.concat())
+}
+
+/// A well-formed stream, in which all lines end the same way.
+fn well_formed() -> impl Strategy<Value = String> {
+    let line = prop_oneof![
+        4 => "[ -~é]{0,12}".prop_map(|text| format!("data: {text}")),
+        1 => "[a-z.]{1,9}".prop_map(|text| format!("event: {text}")),
+        1 => "[a-z ]{0,9}".prop_map(|text| format!(": {text}")),
+    ];
+    let event = prop::collection::vec(line, 1..5).prop_filter("has data", |lines| {
+        lines.iter().any(|line| line.strip_prefix("data: ").is_some_and(|data| !data.is_empty()))
+    });
+    let end = prop::sample::select(vec!["\n", "\r\n"]);
+    (prop::collection::vec(event, 0..6), end)
+        .prop_map(|(events, end)| events.into_iter().map(|lines| lines.join(end) + end + end).collect())
+}
+
+/// `stream` cut at `cuts`, taken modulo its length.
+fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    at.push(0);
+    at.push(stream.len());
+    at.sort_unstable();
+    at.windows(2).map(|ends| &stream[ends[0]..ends[1]]).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_seen_the_same_however_cut(
+        stream in noise(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        for dialect in [Dialect::Chat, Dialect::Responses, Dialect::Messages] {
+            for kind in [Kind::Stream, Kind::Whole] {
+                let whole = observed(dialect, kind, [stream.as_slice()]);
+                prop_assert_eq!(&observed(dialect, kind, cut(&stream, &cuts)), &whole);
+                prop_assert_eq!(&observed(dialect, kind, stream.chunks(1)), &whole);
+                if kind == Kind::Stream {
+                    tiles(whole.judged.iter().map(|j| j.range.clone()), &stream);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn well_formed_streams_are_framed_as_the_oracle_frames_them(
+        stream in well_formed(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        prop_assert_eq!(scanned(cut(stream.as_bytes(), &cuts)), oracle(stream.as_bytes()));
+    }
+}
