@@ -51,18 +51,20 @@ pub(crate) fn find_nginx() -> Option<&'static str> {
 /// Starts nginx with two workers. Settings are in its favour: no access log, upstream connections kept as long as it
 /// can, bodies kept in memory.
 pub(crate) fn nginx(path: &str, name: &str, scratch: &Scratch, origin: [u16; 2]) -> Result<Contender, Box<dyn Error>> {
-    let dir = scratch.0.join(name);
+    let dir = scratch.0.join(name.replace(" ", "-"));
     fs::create_dir_all(&dir)?;
     let (port, stream_port) = (free_port()?, free_port()?);
     let file = dir.join("nginx.conf");
     fs::write(&file, nginx_conf(&dir, [port, stream_port], origin))?;
     let command = |more: &[&str]| {
         let mut command = Command::new(path);
-        command.arg("-p").arg(&dir).arg("-c").arg(&file).args(more).stderr(Stdio::null());
+        command.arg("-p").arg(&dir).arg("-c").arg(&file).args(more);
         command
     };
     let child = command(&[]).spawn()?;
-    let contender = Contender { name: name.into(), port, stream_port, child, stop: Some(command(&["-s", "stop"])) };
+    let mut stop = command(&["-s", "stop"]);
+    stop.stderr(Stdio::null()); // it would say that it signals
+    let contender = Contender { name: name.into(), port, stream_port, child, stop: Some(stop) };
     contender.ready("/v1/models")?;
     Ok(contender)
 }
@@ -73,9 +75,8 @@ pub(crate) fn tokenweir(scratch: &Scratch, origin: [u16; 2]) -> Result<Contender
     let file = scratch.0.join("tokenweir.toml");
     let [one, two] = origin;
     let text = format!(
-        "listen = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:{admin}\"\n\n[log]\naccess = \"off\"\n\n\
-         [[pool]]\nmodel = \"m\"\npolicy = \"round_robin\"\n\
-         replicas = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{two}\"]\n"
+        "listen = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:{admin}\"\npolicy = \"round_robin\"\nmodel = \"m\"\n\
+         replicas = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{two}\"]\n\n[log]\naccess = \"off\"\n"
     );
     fs::write(&file, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));

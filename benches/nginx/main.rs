@@ -95,7 +95,9 @@ impl Options {
                 "--noise" => options.noise = true,
                 "--bench" => {} // cargo adds it
                 other => {
-                    return Err(format!("unknown argument `{other}`: small, stream, prompt, --rounds N, --noise").into());
+                    return Err(
+                        format!("unknown argument `{other}`: small, stream, prompt, --rounds N, --noise").into()
+                    );
                 }
             }
         }
@@ -129,9 +131,9 @@ impl Work {
 
     async fn run(self, proxy: &Contender) -> Result<Cost, Box<dyn Error>> {
         match self {
-            Self::Small => requests(proxy, CONNECTIONS, 40_000, &load::small()).await,
+            Self::Small => requests(proxy, CONNECTIONS, 100_000, &load::small()).await,
             Self::Stream => streams(proxy).await,
-            Self::Prompt => requests(proxy, 8, 800, &load::long()).await,
+            Self::Prompt => requests(proxy, 8, 1_600, &load::long()).await,
         }
     }
 }
