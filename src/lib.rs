@@ -5,7 +5,13 @@
 
 pub mod balance;
 pub mod clock;
+pub mod config;
+pub mod discover;
 pub mod eject;
 pub mod fleet;
+pub mod prompt;
+pub mod serve;
 pub mod sse;
+pub mod telemetry;
 pub mod units;
+pub mod upstream;

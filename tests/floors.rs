@@ -24,6 +24,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("hyper_util", &["serve", "upstream", "emulate"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
+    ("mio", &["serve"]),
     ("reqwest", &["discover", "emulate"]),
     ("serde", &["prompt", "sse", "serve", "config", "discover", "emulate"]),
     ("serde_json", &["prompt", "sse", "serve", "emulate", "telemetry"]),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Pool, Replica};
-use crate::units::{Moment, Slot, Usage};
+use super::{Models, Pool, Replica};
+use crate::units::{ModelName, Moment, Slot, Usage};
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +127,19 @@ impl Lease {
         &self.pool
     }
 
-    /// When the replica was chosen.
-    pub const fn chosen(&self) -> Moment {
-        self.chosen
+    /// The replica's own name for `model`; `None` if that is what it is called there, or nothing better is known.
+    ///
+    /// An alias becomes the first of the pool's names that the replica lists, else the first it lists. A replica that
+    /// lists nothing is taken to use the pool's first name.
+    pub fn model_for(&self, model: &str) -> Option<ModelName> {
+        let names = self.pool.configured_models();
+        let listed = self.replica.models();
+        let own = match &*listed {
+            Models::Listed(_) if listed.list(model) => None,
+            Models::Listed(theirs) => names.iter().find(|name| theirs.contains(name)).or(theirs.first()),
+            Models::Unlisted | Models::Unknown => names.first(),
+        };
+        own.filter(|own| own.as_str() != model).cloned()
     }
 
     /// When the first generated content came.

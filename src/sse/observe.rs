@@ -46,7 +46,7 @@ pub struct Judged {
 /// Watches the body of one answer go by.
 ///
 /// *Shape*: what is seen does not depend on how the body is cut into chunks; any bytes are allowed.
-/// *Cost*: about 0.1 us for an ordinary event; JSON is parsed only up to the first content event and where an event
+/// *Cost*: about 70 ns for an ordinary event; JSON is parsed only up to the first content event and where an event
 /// has a `usage` object or looks like a failure. Memory is bounded (see [`Scanner`]).
 #[derive(Debug)]
 pub struct Observer {

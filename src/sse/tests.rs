@@ -204,6 +204,23 @@ fn usage_event_is_told_from_content_that_carries_usage() {
 }
 
 #[test]
+fn stream_without_the_usage_event_is_otherwise_the_same() {
+    for end in ["\n", "\r\n", "\r"] {
+        let event = |data: &str| format!("event: x{end}data: {data}{end}{end}");
+        let (content, usage) = (r#"{"choices":[{"text":"a"}]}"#, r#"{"choices":[],"usage":{"prompt_tokens":3}}"#);
+        let stream = event(content) + &event(usage) + &event("[DONE]");
+        for at in 0..=stream.len() {
+            let (left, right) = stream.as_bytes().split_at(at);
+            let all = observed(Dialect::Completions, Kind::Stream, [left, right]);
+            let kept =
+                all.judged.iter().filter(|j| !j.usage_only).map(|j| j.range.start as usize..j.range.end as usize);
+            let trimmed: String = kept.map(|range| &stream[range]).collect();
+            assert_eq!(trimmed, event(content) + &event("[DONE]"), "{end:?} cut at {at}");
+        }
+    }
+}
+
+#[test]
 fn keys_in_text_fake_nothing() {
     let text = serde_json::to_string(r#""usage":{"prompt_tokens":9},"finish_reason":"abort","error":{}"#).unwrap();
     let first = r#"data: {"choices":[{"delta":{"content":"a"}}]}"#;

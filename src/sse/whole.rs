@@ -73,8 +73,10 @@ impl Whole {
                     self.place = Place::String;
                     at += 1;
                 }
-                Place::Outside if self.kept.is_none() && quiet(rest) > 0 => at += quiet(rest),
                 Place::Outside | Place::AfterString => {
+                    if matches!(self.place, Place::Outside) && self.kept.is_none() {
+                        at += quiet(rest);
+                    }
                     self.structure(chunk, at, said);
                     at += 1;
                 }
@@ -104,7 +106,7 @@ impl Whole {
         end + 1
     }
 
-    /// Reads the byte `chunk[at]`, which is in no string.
+    /// Reads the byte `chunk[at]`, if there is one; it is in no string.
     fn structure(&mut self, chunk: &[u8], at: usize, said: &mut Said) {
         let Some(&byte) = chunk.get(at) else { return };
         match byte {

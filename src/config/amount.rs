@@ -1,0 +1,96 @@
+//! Times and sizes as nginx writes them.
+
+use std::time::Duration;
+
+/// The longest time that can be configured; longer ones are slips, and overflow timers.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+const TIMES: [(&str, u64); 6] =
+    [("ms", 1_000_000), ("s", NANOS), ("m", 60 * NANOS), ("h", 3_600 * NANOS), ("d", 86_400 * NANOS), ("", NANOS)];
+const NANOS: u64 = 1_000_000_000;
+
+const SIZES: [(&str, usize); 7] =
+    [("", 1), ("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30)];
+
+/// Reads `30s`, `500ms`, `3.5s`, `1h30m` or a plain number of seconds; at most 365 days.
+pub(super) fn time(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let (number, after) = split(rest, |c| c.is_ascii_digit() || c == '.');
+        let (unit, after) = split(after, |c| c.is_ascii_alphabetic());
+        let (_, scale) = TIMES.iter().find(|(name, _)| *name == unit)?;
+        total = total.checked_add(scaled(number, *scale)?)?;
+        rest = after.trim_start();
+        if unit.is_empty() && !rest.is_empty() {
+            return None;
+        }
+    }
+    (total <= LONGEST).then_some(total)
+}
+
+/// Reads `1024`, `64k`, `32m`, `1g`, `32MiB`: powers of 1024, as in nginx.
+pub(super) fn size(text: &str) -> Option<usize> {
+    let (number, unit) = split(text.trim(), |c| c.is_ascii_digit());
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let (_, scale) = SIZES.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<usize>().ok()?.checked_mul(*scale)
+}
+
+/// `number` with an optional fraction, times `nanos`.
+fn scaled(number: &str, nanos: u64) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').map_or((number, "0"), |parts| parts);
+    if fraction.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let nanos = u128::from(nanos);
+    let part = u128::from(fraction.parse::<u64>().ok()?) * nanos / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    let all = u128::from(whole.parse::<u64>().ok()?).checked_mul(nanos)?.checked_add(part)?;
+    Some(Duration::from_nanos(u64::try_from(all).ok()?))
+}
+
+fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_in_nginx() {
+        for (text, millis) in [
+            ("30s", 30_000),
+            ("500ms", 500),
+            ("3.5s", 3_500),
+            ("1h30m", 5_400_000),
+            ("1h 30m", 5_400_000),
+            ("1m30", 90_000),
+            ("5", 5_000),
+            ("0.25", 250),
+            ("2d", 172_800_000),
+            ("0", 0),
+        ] {
+            assert_eq!(time(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "5x", "-1s", "1.s", ".5s", "1 2", "366d", "99999999999999999999s", "1.2.3s", "5S", "inf"]
+        {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        for (text, bytes) in
+            [("1024", 1024), ("64k", 65_536), ("32m", 32 << 20), ("32MiB", 32 << 20), ("1 GiB", 1 << 30)]
+        {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "k", "32MB", "1.5m", "-1", "99999999999999999999", "9999999999999g"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+}

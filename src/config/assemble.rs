@@ -1,0 +1,167 @@
+//! From drafts to pools: what only shows when pools are seen together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::nearest::suggest;
+use super::pool::{Draft, fits_header};
+use super::report::{At, Issue, Place};
+use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
+
+/// What was found while assembling.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) issues: Vec<Issue>,
+    pub(super) warnings: Vec<Issue>,
+}
+
+/// Makes the pools; `policy` is for those that name none. The pools mean something only if no issue was found.
+pub(super) fn assemble(
+    drafts: Vec<Draft>,
+    policy: &PolicySpec,
+    env: &BTreeMap<String, String>,
+    found: &mut Found,
+) -> Vec<PoolSpec> {
+    names(&drafts, found);
+    replicas(&drafts, found);
+    models(&drafts, found);
+    fallbacks(&drafts, found);
+    drafts.into_iter().map(|draft| pool(draft, policy, env, found)).collect()
+}
+
+fn pool(draft: Draft, policy: &PolicySpec, env: &BTreeMap<String, String>, found: &mut Found) -> PoolSpec {
+    if let Some(At { value: Paths::Any, at }) = &draft.paths {
+        let warning = at.issue("warning: every path of these replicas can be reached, control endpoints included");
+        found.warnings.push(warning.help("list the paths you need, for example paths = [\"/v1/images/generations\"]"));
+    }
+    let api_key = api_key(&draft, env).unwrap_or_else(|issue| {
+        found.issues.push(issue);
+        None
+    });
+    let name = draft.called().value;
+    PoolSpec {
+        name,
+        models: draft.models.into_iter().map(|model| model.value).collect(),
+        policy: draft.policy.unwrap_or_else(|| policy.clone()),
+        members: draft.members.unwrap_or_default().into_iter().map(|member| member.value).collect(),
+        route: Route { host: draft.host, path: draft.path },
+        paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
+        fallback: draft.fallback.map(|fallback| fallback.value),
+        api_key,
+    }
+}
+
+fn api_key(draft: &Draft, env: &BTreeMap<String, String>) -> Result<Option<ApiKey>, Issue> {
+    match (&draft.api_key, &draft.api_key_env) {
+        (Some(key), Some(name)) => {
+            let other = key.at.seen_from(&name.at);
+            Err(name.at.issue(format!("`api_key` ({other}) and `api_key_env` are both given")).help("keep one"))
+        }
+        (key, None) => Ok(key.as_ref().map(|key| key.value.clone())),
+        (None, Some(name)) => match env.get(&name.value) {
+            Some(key) if fits_header(key) => Ok(Some(ApiKey::new(key))),
+            Some(_) => Err(name
+                .at
+                .issue(format!("the environment variable `{}` holds no key of visible ASCII characters", name.value))),
+            None => Err(name.at.issue(format!("the environment variable `{}` is not set", name.value))),
+        },
+    }
+}
+
+/// Pools are told apart by name, in metrics and over reloads, so a made-up one would not do.
+fn names(drafts: &[Draft], found: &mut Found) {
+    let mut seen: BTreeMap<Arc<str>, Place> = BTreeMap::new();
+    for draft in drafts {
+        let At { value: name, at } = draft.called();
+        if let Some(first) = seen.get(&name) {
+            let issue = at.issue(format!("two pools are called `{name}` (the other: {})", first.seen_from(&at)));
+            found.issues.push(issue.help("give this one a `name` of its own"));
+        } else {
+            seen.insert(name, at);
+        }
+    }
+}
+
+fn replicas(drafts: &[Draft], found: &mut Found) {
+    let mut named: BTreeMap<Arc<str>, (Origin, Place)> = BTreeMap::new();
+    for draft in drafts {
+        let members = draft.members.as_deref().unwrap_or_default();
+        if members.is_empty() && (draft.members.is_some() || draft.given("replicas").is_none()) {
+            let at = draft.given("replicas").unwrap_or(&draft.at);
+            found.issues.push(at.issue("no replicas").help(EXAMPLE));
+        }
+        if !members.is_empty() && members.iter().all(|member| member.value.down) {
+            let at = draft.given("replicas").unwrap_or(&draft.at);
+            found.warnings.push(at.issue("warning: every replica of this pool is `down`"));
+        }
+        let mut seen: BTreeMap<&Origin, &Place> = BTreeMap::new();
+        for At { value: MemberSpec { origin, name, .. }, at } in members {
+            if let Some(first) = seen.get(origin) {
+                let first = first.seen_from(at);
+                let issue = at.issue(format!("the replica `{origin}` is in this pool twice (the other: {first})"));
+                found.issues.push(issue.help("a replica that can do more takes a `weight`"));
+                continue;
+            }
+            seen.insert(origin, at);
+            let (other, first) = named.entry(Arc::clone(name)).or_insert_with(|| (origin.clone(), at.clone()));
+            if other != origin {
+                let first = first.seen_from(at);
+                let issue = at.issue(format!("two replicas are called `{name}` (the other: {first})"));
+                found.issues.push(issue.help("give one of them a name: name=..."));
+            }
+        }
+    }
+}
+
+const EXAMPLE: &str = "for example replicas = [\"http://10.0.0.1:8000\", \"http://10.0.0.2:8000\"]";
+
+/// A request must lead to one pool.
+fn models(drafts: &[Draft], found: &mut Found) {
+    let mut seen: BTreeMap<_, (Arc<str>, Place)> = BTreeMap::new();
+    let mut any = BTreeMap::new();
+    for draft in drafts {
+        let route = (draft.host.as_deref(), draft.path.as_deref());
+        for At { value: model, at } in &draft.models {
+            if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
+                let first = first.seen_from(at);
+                let issue = at.issue(format!("the model `{model}` is already served by pool `{pool}` ({first})"));
+                found.issues.push(issue.help("name it once, or give the pools different `host`s or `path`s"));
+            } else {
+                seen.insert((route, model.as_str()), (draft.called().value, at.clone()));
+            }
+        }
+        let Some(At { value: Paths::Any, at }) = &draft.paths else { continue };
+        if let Some(pool) = any.insert(route, draft.called().value) {
+            let issue = at.issue(format!("pool `{pool}` takes any path already"));
+            found.issues.push(issue.help("give the pools different `host`s or `path`s"));
+        }
+    }
+}
+
+fn fallbacks(drafts: &[Draft], found: &mut Found) {
+    let names: Vec<Arc<str>> = drafts.iter().map(|draft| draft.called().value).collect();
+    let next: BTreeMap<&str, &At<Arc<str>>> =
+        drafts.iter().zip(&names).filter_map(|(draft, name)| Some((&**name, draft.fallback.as_ref()?))).collect();
+    let mut known_circle: Vec<&str> = Vec::new();
+    for (from, At { value: to, at }) in drafts.iter().zip(&names).filter_map(|(d, n)| Some((n, d.fallback.as_ref()?))) {
+        if !names.contains(to) {
+            let others: Vec<&str> = names.iter().map(|name| &**name).filter(|name| **name != **from).collect();
+            found.issues.push(at.issue(format!("there is no pool `{to}`")).help(suggest(to, "pools", &others)));
+            continue;
+        }
+        let mut way: Vec<&str> = vec![from];
+        while let Some(step) = way.last().and_then(|last| next.get(last)) {
+            if way.contains(&&*step.value) {
+                break;
+            }
+            way.push(&step.value);
+        }
+        let back = way.last().and_then(|last| next.get(last)).is_some_and(|step| step.value == *from);
+        if back && !known_circle.contains(&&**from) {
+            let circle = format!("{} -> {from}", way.join(" -> "));
+            let issue = at.issue(format!("fallbacks lead in a circle: {circle}"));
+            found.issues.push(issue.help("take the `fallback` away from one of them"));
+            known_circle.extend(way);
+        }
+    }
+}

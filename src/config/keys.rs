@@ -1,0 +1,240 @@
+//! The table of keys outside pools: one row each. It feeds the reader, the suggestions and the tests that keep
+//! `config/router.toml` complete and its values equal to the code's.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+use super::nearest::nearest;
+use super::settings::{BadListen, Cors, Format, Listen, Settings, Sink};
+use super::value::{Read, Value};
+
+/// One key.
+pub(super) struct Key<T: 'static> {
+    /// Its name, with its table and a dot in front unless it is at the top.
+    pub(super) path: &'static str,
+    /// What it takes, as the end of "`key` takes ...".
+    pub(super) wants: &'static str,
+    /// Its default as TOML; empty where leaving it out is the only way to say so.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tests compare it with the code and config/router.toml"))]
+    pub(super) default: &'static str,
+    /// Reads it.
+    pub(super) set: fn(&mut T, &Value<'_>) -> Read<()>,
+}
+
+/// The tables that hold keys of `SETTINGS`.
+pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
+
+/// What people who come from nginx will look for.
+pub(super) const NGINX: [(&str, &str); 14] = [
+    ("access_log", "`access` in `[log]`"),
+    ("client_body_timeout", "`body` in `[timeouts]`"),
+    ("client_header_timeout", "`header` in `[timeouts]`"),
+    ("client_max_body_size", "`body_bytes` in `[limits]`"),
+    ("error_log", "`error` in `[log]`"),
+    ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
+    ("location", "`path` in a `[[pool]]`"),
+    ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
+    ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("server", "an entry of `replicas`"),
+    ("server_name", "`host` in a `[[pool]]`"),
+    ("upstream", "a `[[pool]]`"),
+    ("worker_connections", "`connections` in `[limits]`"),
+    ("worker_processes", "`workers`"),
+];
+
+const COUNT: &str = "a whole number from 1";
+const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
+const TIME: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
+const SOME_TIME: &str = "a time above 0 such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
+const SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
+
+pub(super) static SETTINGS: &[Key<Settings>] = &[
+    Key {
+        path: "listen",
+        wants: "addresses such as \"127.0.0.1:8080\", \"*:80\", 80, \"[::]:80\" or \"unix:/path\"",
+        default: "\"127.0.0.1:8080\"",
+        set: |s, v| listen(v).map(|all| s.listen = all),
+    },
+    Key {
+        path: "admin",
+        wants: "an address such as \"127.0.0.1:9464\", or \"off\"",
+        default: "\"127.0.0.1:9464\"",
+        set: |s, v| admin(v).map(|admin| s.admin = admin),
+    },
+    Key {
+        path: "workers",
+        wants: "a whole number up to 1024, or 0 for one per core",
+        default: "0",
+        set: |s, v| workers(v).map(|workers| s.workers = workers),
+    },
+    Key {
+        path: "x_upstream",
+        wants: "true or false",
+        default: "true",
+        set: |s, v| v.flag().map(|on| s.x_upstream = on),
+    },
+    Key {
+        path: "limits.body_bytes",
+        wants: SIZE,
+        default: "\"32MiB\"",
+        set: |s, v| v.size(1).map(|n| s.limits.body_bytes = n),
+    },
+    Key {
+        path: "limits.in_flight_bytes",
+        wants: SIZE,
+        default: "\"1GiB\"",
+        set: |s, v| v.size(1).map(|n| s.limits.in_flight_bytes = n),
+    },
+    Key {
+        path: "limits.header_bytes",
+        wants: "a size from 8 KiB such as \"64KiB\", \"64k\" or a number of bytes",
+        default: "\"64KiB\"",
+        set: |s, v| v.size(8 << 10).map(|n| s.limits.header_bytes = n),
+    },
+    Key { path: "limits.headers", wants: COUNT, default: "100", set: |s, v| v.count(1).map(|n| s.limits.headers = n) },
+    Key {
+        path: "limits.uri_bytes",
+        wants: SIZE,
+        default: "\"8KiB\"",
+        set: |s, v| v.size(1).map(|n| s.limits.uri_bytes = n),
+    },
+    Key {
+        path: "limits.connections",
+        wants: COUNT,
+        default: "20_000",
+        set: |s, v| v.count(1).map(|n| s.limits.connections = n),
+    },
+    Key {
+        path: "limits.streams_per_connection",
+        wants: COUNT,
+        default: "128",
+        set: |s, v| v.count(1).map(|n| s.limits.streams_per_connection = u32::try_from(n).unwrap_or(u32::MAX)),
+    },
+    Key {
+        path: "timeouts.connect",
+        wants: SOME_TIME,
+        default: "\"3.5s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.connect = t),
+    },
+    Key {
+        path: "timeouts.first_byte",
+        wants: SOME_TIME,
+        default: "\"300s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.first_byte = t),
+    },
+    Key {
+        path: "timeouts.idle",
+        wants: SOME_TIME,
+        default: "\"120s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.idle = t),
+    },
+    Key {
+        path: "timeouts.header",
+        wants: SOME_TIME,
+        default: "\"10s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.header = t),
+    },
+    Key {
+        path: "timeouts.body",
+        wants: SOME_TIME,
+        default: "\"10s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.body = t),
+    },
+    Key { path: "timeouts.hold", wants: TIME, default: "\"10s\"", set: |s, v| v.time().map(|t| s.timeouts.hold = t) },
+    Key {
+        path: "timeouts.keepalive",
+        wants: TIME,
+        default: "\"75s\"",
+        set: |s, v| v.time().map(|t| s.timeouts.keepalive = t),
+    },
+    Key {
+        path: "timeouts.upstream_keepalive",
+        wants: TIME,
+        default: "\"4s\"",
+        set: |s, v| v.time().map(|t| s.timeouts.upstream_keepalive = t),
+    },
+    Key {
+        path: "timeouts.drain",
+        wants: TIME,
+        default: "\"300s\"",
+        set: |s, v| v.time().map(|t| s.timeouts.drain = t),
+    },
+    Key { path: "log.access", wants: SINK, default: "\"stdout\"", set: |s, v| sink(v).map(|to| s.log.access = to) },
+    Key {
+        path: "log.format",
+        wants: "\"text\" or \"json\"",
+        default: "\"text\"",
+        set: |s, v| {
+            v.one_of("formats", &[("text", Format::Text), ("json", Format::Json)]).map(|format| s.log.format = format)
+        },
+    },
+    Key { path: "log.error", wants: SINK, default: "\"stderr\"", set: |s, v| sink(v).map(|to| s.log.error = to) },
+    Key {
+        path: "cors.origins",
+        wants: "origins such as \"https://chat.example.com\", or \"*\"",
+        default: "[]",
+        set: |s, v| v.each(origin).map(|origins| s.cors = (!origins.is_empty()).then_some(Cors { origins })),
+    },
+];
+
+fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
+    let mut all = Vec::new();
+    for (item, listen) in value.each(|item| Ok((item.at.clone(), address(item)?)))? {
+        if all.contains(&listen) {
+            return Err(item.issue(format!("`{listen}` is listened at twice")).into());
+        }
+        all.push(listen);
+    }
+    if all.is_empty() { Err(value.wrong()) } else { Ok(all) }
+}
+
+/// One address; a bare number is a port on all interfaces, as in nginx.
+fn address(value: &Value<'_>) -> Read<Listen> {
+    let text = match value.given.as_integer() {
+        Some(_) => value.count(0)?.to_string().into(),
+        None => value.text()?,
+    };
+    text.parse()
+        .map_err(|bad: BadListen| value.issue(format!("cannot listen at `{text}`")).help(bad.to_string()).into())
+}
+
+fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
+    if value.given.as_str() == Some("off") {
+        return Ok(None);
+    }
+    match address(value) {
+        Ok(Listen::Tcp(address)) => Ok(Some(address)),
+        _ => Err(value.wrong()),
+    }
+}
+
+fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
+    match value.count(0)? {
+        0..=1024 => value.count(0).map(NonZeroUsize::new),
+        _ => Err(value.wrong()),
+    }
+}
+
+/// A path must have a slash, so that `stdot` is no file.
+fn sink(value: &Value<'_>) -> Read<Sink> {
+    let text = value.text()?;
+    match &*text {
+        "off" => Ok(Sink::Off),
+        "stdout" => Ok(Sink::Stdout),
+        "stderr" => Ok(Sink::Stderr),
+        path if path.contains('/') && !path.ends_with('/') => Ok(Sink::File(path.into())),
+        word => {
+            let Some(near) = nearest(word, ["stdout", "stderr", "off"]) else { return Err(value.wrong()) };
+            let issue = value.issue(format!("`{}` cannot be `{word}`", value.key));
+            Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
+        }
+    }
+}
+
+/// What browsers send as `Origin`: scheme, host and port, nothing behind.
+fn origin(value: &Value<'_>) -> Read<String> {
+    let text = value.text()?;
+    let host = text.split_once("://").map_or("", |(_, host)| host);
+    let plain = !host.is_empty() && !host.contains('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'*');
+    if plain || text == "*" { Ok(text.to_ascii_lowercase()) } else { Err(value.wrong()) }
+}

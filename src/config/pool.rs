@@ -1,0 +1,182 @@
+//! One pool as it is written, before pools are compared with each other.
+
+use std::sync::Arc;
+
+use super::keys::Key;
+use super::nearest::suggest;
+use super::replica::replica;
+use super::report::{At, Place};
+use super::value::{Read, Value};
+use crate::balance;
+use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec};
+use crate::units::ModelName;
+
+/// A pool as far as it was written.
+pub(super) struct Draft {
+    /// Its `[[pool]]`, or the whole file in the short form.
+    pub(super) at: Place,
+    pub(super) name: Option<At<Arc<str>>>,
+    pub(super) models: Vec<At<ModelName>>,
+    pub(super) policy: Option<PolicySpec>,
+    /// `None` if not given, or not readable.
+    pub(super) members: Option<Vec<At<MemberSpec>>>,
+    pub(super) host: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) fallback: Option<At<Arc<str>>>,
+    pub(super) paths: Option<At<Paths>>,
+    pub(super) api_key: Option<At<ApiKey>>,
+    pub(super) api_key_env: Option<At<String>>,
+    /// The keys that were given, readable or not.
+    pub(super) given: Vec<At<&'static str>>,
+}
+
+/// The keys that may stand at the top of the file when there is one pool.
+pub(super) const SHORT: [&str; 6] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env"];
+
+pub(super) static POOL: &[Key<Draft>] = &[
+    Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
+    Key {
+        path: "model",
+        wants: "a model's name, or a list of names",
+        default: "[]",
+        set: |d, v| v.each(|item| Ok(item.here((&*name(item)?).into()))).map(|models| d.models = models),
+    },
+    Key {
+        path: "policy",
+        wants: "a policy's name",
+        default: "\"least_conn\"",
+        set: |d, v| policy(v).map(|policy| d.policy = Some(policy)),
+    },
+    Key {
+        path: "replicas",
+        wants: "a list of replicas, each a string or a table",
+        default: "",
+        set: |d, v| v.each(replica).map(|members| d.members = Some(members)),
+    },
+    Key {
+        path: "host",
+        wants: "a host name without scheme, port or wildcard",
+        default: "",
+        set: |d, v| host(v).map(|host| d.host = Some(host)),
+    },
+    Key {
+        path: "path",
+        wants: "the beginning of a path, with `/` in front",
+        default: "",
+        set: |d, v| prefix(v).map(|prefix| d.path = prefix),
+    },
+    Key {
+        path: "fallback",
+        wants: "another pool's name",
+        default: "",
+        set: |d, v| name(v).map(|name| d.fallback = Some(v.here(name))),
+    },
+    Key {
+        path: "paths",
+        wants: "\"any\", or a list of paths with `/` in front",
+        default: "[]",
+        set: |d, v| paths(v).map(|paths| d.paths = Some(v.here(paths))),
+    },
+    Key {
+        path: "api_key",
+        wants: "a key of visible ASCII characters",
+        default: "",
+        set: |d, v| key(v).map(|key| d.api_key = Some(v.here(key))),
+    },
+    Key {
+        path: "api_key_env",
+        wants: "the name of an environment variable",
+        default: "",
+        set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
+    },
+];
+
+impl Draft {
+    pub(super) fn new(at: Place) -> Self {
+        Self {
+            at,
+            name: None,
+            models: Vec::new(),
+            policy: None,
+            members: None,
+            host: None,
+            path: None,
+            fallback: None,
+            paths: None,
+            api_key: None,
+            api_key_env: None,
+            given: Vec::new(),
+        }
+    }
+
+    /// What the pool is called and where that is said: its name, else its first model, else `default`.
+    pub(super) fn called(&self) -> At<Arc<str>> {
+        match (&self.name, self.models.first()) {
+            (Some(name), _) => name.clone(),
+            (None, Some(model)) => At::new(model.value.as_str().into(), model.at.clone()),
+            (None, None) => At::new("default".into(), self.at.clone()),
+        }
+    }
+
+    /// Where `key` was given, readable or not.
+    pub(super) fn given(&self, key: &str) -> Option<&Place> {
+        self.given.iter().find(|given| given.value == key).map(|given| &given.at)
+    }
+}
+
+fn name(value: &Value<'_>) -> Read<Arc<str>> {
+    let text = value.text()?;
+    let fits = !text.trim().is_empty() && text.trim() == text && !text.contains(char::is_control);
+    if fits { Ok((*text).into()) } else { Err(value.wrong()) }
+}
+
+fn policy(value: &Value<'_>) -> Read<PolicySpec> {
+    let text = value.text()?;
+    balance::Spec::parse(&text).map_err(|bad| {
+        let names: Vec<&str> = balance::table().iter().map(|entry| entry.name).collect();
+        let first = text.split_whitespace().next().unwrap_or_default();
+        value.issue(bad.to_string()).help(suggest(first, "policies", &names)).into()
+    })
+}
+
+fn host(value: &Value<'_>) -> Read<String> {
+    let text = value.text()?.trim_end_matches('.').to_ascii_lowercase();
+    let name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let fits = !text.is_empty() && (name(&text) || address.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()));
+    if fits { Ok(text) } else { Err(value.wrong()) }
+}
+
+fn path(value: &Value<'_>) -> Read<String> {
+    let text = value.text()?;
+    let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
+    if fits { Ok(text.into_owned()) } else { Err(value.wrong()) }
+}
+
+/// A path without its last slash; nothing is left of `/`.
+fn prefix(value: &Value<'_>) -> Read<Option<String>> {
+    let path = path(value)?;
+    let path = path.trim_end_matches('/');
+    Ok((!path.is_empty()).then(|| path.to_owned()))
+}
+
+fn paths(value: &Value<'_>) -> Read<Paths> {
+    match value.given.as_str() {
+        Some("any") => Ok(Paths::Any),
+        Some(text) if !text.starts_with('/') => Err(value.wrong()),
+        _ => value.each(path).map(Paths::Listed),
+    }
+}
+
+fn key(value: &Value<'_>) -> Read<ApiKey> {
+    let text = value.text()?;
+    if fits_header(&text) {
+        return Ok(ApiKey::new(text));
+    }
+    Err(value.issue("`api_key` takes a key of visible ASCII characters").into())
+}
+
+/// Whether a key can be sent in a header.
+pub(super) fn fits_header(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic())
+}

@@ -1,0 +1,282 @@
+//! What a configuration says, as plain data.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::fleet::PoolSpec;
+
+/// Everything that can be configured. `Settings::default()` has every default and no pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where clients are accepted; never empty.
+    pub listen: Vec<Listen>,
+    /// Where metrics, status and administration are served; `None` for nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Worker threads; `None` for one per core.
+    pub workers: Option<NonZeroUsize>,
+    /// Whether answers name their replica in `X-Upstream`.
+    pub x_upstream: bool,
+    /// How much is taken from clients.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Where logs go.
+    pub log: Log,
+    /// Which web pages may call; `None` for none.
+    pub cors: Option<Cors>,
+    /// The replicas behind us, in configuration order; not empty once loaded.
+    pub pools: Vec<PoolSpec>,
+}
+
+/// One address that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// How much is taken from clients. All at least 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request body.
+    pub body_bytes: usize,
+    /// The bytes of request bodies held at once, all requests together; at least `body_bytes`.
+    pub in_flight_bytes: usize,
+    /// The largest request head; at least 8 KiB.
+    pub header_bytes: usize,
+    /// The most header lines of a request.
+    pub headers: usize,
+    /// The longest request target.
+    pub uri_bytes: usize,
+    /// The most client connections at once.
+    pub connections: usize,
+    /// The most requests at once on one HTTP/2 connection.
+    pub streams_per_connection: u32,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting to a replica.
+    pub connect: Duration,
+    /// From the request to the first byte of a replica's answer.
+    pub first_byte: Duration,
+    /// From one piece of a replica's answer to the next.
+    pub idle: Duration,
+    /// Receiving a request's head.
+    pub header: Duration,
+    /// From one piece of a request's body to the next.
+    pub body: Duration,
+    /// How long a 200 without a body byte is held back so that another replica can still be tried; 0 for not at all.
+    pub hold: Duration,
+    /// How long a client's idle connection is kept; 0 for not at all.
+    pub keepalive: Duration,
+    /// How long an idle connection to a replica is kept; 0 for not at all.
+    pub upstream_keepalive: Duration,
+    /// How long a stopping process waits for requests in flight.
+    pub drain: Duration,
+}
+
+/// Where logs go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// One line per request.
+    pub access: Sink,
+    /// How such a line is written.
+    pub format: Format,
+    /// What goes wrong.
+    pub error: Sink,
+}
+
+/// Where one log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which web pages may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// The allowed `Origin`s, `scheme://host[:port]` each, or `*` for all; never empty.
+    pub origins: Vec<String>,
+}
+
+/// Why a text names no address to listen at.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum BadListen {
+    /// An address without a port.
+    #[error("the port is missing: write `{0}:8080`")]
+    Port(&'static str),
+    /// A port above 65535.
+    #[error("ports go up to 65535")]
+    Range,
+    /// Only a port, with a colon.
+    #[error("the address is missing: `*` is every IPv4 interface, `[::]` every interface")]
+    Address,
+    /// nginx's `ssl` and other words behind the address.
+    #[error("words after the address, such as `ssl`, are not supported yet")]
+    Words,
+    /// A host name.
+    #[error("only addresses can be listened at, `localhost` is the one name")]
+    Name,
+    /// Nothing behind `unix:`.
+    #[error("the path after `unix:` is missing")]
+    Unix,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![Listen::Tcp((Ipv4Addr::LOCALHOST, 8080).into())],
+            admin: Some((Ipv4Addr::LOCALHOST, 9464).into()),
+            workers: None,
+            x_upstream: true,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            log: Log::default(),
+            cors: None,
+            pools: Vec::new(),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = BadListen;
+
+    /// Reads what nginx's `listen` takes, ssl and friends aside: `80`, `*:80`, `127.0.0.1:80`, `[::]:80`, `unix:/path`.
+    fn from_str(text: &str) -> Result<Self, BadListen> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(BadListen::Unix) } else { Ok(Self::Unix(path.into())) };
+        }
+        if text.contains(char::is_whitespace) {
+            return Err(BadListen::Words);
+        }
+        if let Ok(port) = text.parse::<u16>() {
+            return Ok(Self::Tcp((Ipv4Addr::UNSPECIFIED, port).into()));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        if port.is_empty() || text.ends_with(']') || !port.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(BadListen::Port(if text.contains(':') { "[::]" } else { "127.0.0.1" }));
+        }
+        let port = port.parse::<u16>().map_err(|_| BadListen::Range)?;
+        match host {
+            "*" => Ok(Self::Tcp((Ipv4Addr::UNSPECIFIED, port).into())),
+            "localhost" => Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into())),
+            "" => Err(BadListen::Address),
+            _ => Err(BadListen::Name),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 32 << 20,
+            in_flight_bytes: 1 << 30,
+            header_bytes: 64 << 10,
+            headers: 100,
+            uri_bytes: 8 << 10,
+            connections: 20_000,
+            streams_per_connection: 128,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(3_500),
+            first_byte: Duration::from_secs(300),
+            idle: Duration::from_secs(120),
+            header: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            hold: Duration::from_secs(10),
+            keepalive: Duration::from_secs(75),
+            upstream_keepalive: Duration::from_secs(4),
+            drain: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { access: Sink::Stdout, format: Format::Text, error: Sink::Stderr }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(text: &str) -> String {
+        text.parse::<Listen>().map_or_else(|bad| bad.to_string(), |listen| listen.to_string())
+    }
+
+    #[test]
+    fn listen_takes_what_nginx_takes() {
+        for (text, wanted) in [
+            ("80", "0.0.0.0:80"),
+            ("*:80", "0.0.0.0:80"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("[::]:80", "[::]:80"),
+            ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ] {
+            assert_eq!(listen(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_listened_at_is_refused_with_a_reason() {
+        for (text, wanted) in [
+            ("127.0.0.1", BadListen::Port("127.0.0.1")),
+            ("[::]", BadListen::Port("[::]")),
+            ("", BadListen::Port("127.0.0.1")),
+            ("99999", BadListen::Range),
+            ("127.0.0.1:99999", BadListen::Range),
+            (":80", BadListen::Address),
+            ("443 ssl", BadListen::Words),
+            ("gpu1:80", BadListen::Name),
+            ("unix:", BadListen::Unix),
+        ] {
+            assert_eq!(text.parse::<Listen>(), Err(wanted), "{text}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::keys::SETTINGS;
+use crate::config::pool::{POOL, SHORT};
+use crate::config::replica::WORDS;
+use crate::fleet::{Paths, PolicySpec};
+use crate::units::ModelName;
+
+const ROUTER: &str = include_str!("../../config/router.toml");
+
+fn read(text: &str) -> Loaded {
+    load(text, "router.toml", []).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, String> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load(text, "router.toml", env).map_err(|report| report.to_string())
+}
+
+#[test]
+fn the_reference_file_is_the_default_of_everything() {
+    let Loaded { mut settings, warnings } = read(ROUTER);
+    let pools = std::mem::take(&mut settings.pools);
+    assert_eq!(settings, Settings::default());
+    assert_eq!(pools, read("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
+    let pool = &pools[0];
+    assert_eq!((&*pool.name, &pool.models, &pool.policy), ("default", &vec![], &PolicySpec::default()));
+    assert_eq!((&pool.paths, &pool.fallback, &pool.api_key), (&Paths::Listed(vec![]), &None, &None));
+    assert_eq!(warnings, []);
+}
+
+#[test]
+fn the_reference_file_has_every_key_at_the_tables_default() {
+    let mut table = String::new();
+    let mut lines = Vec::new();
+    for line in ROUTER.lines() {
+        let bare = line.trim_start_matches("# ");
+        if bare.starts_with('[') && bare.ends_with(']') {
+            table = format!("{}.", bare.trim_matches(['[', ']']));
+        }
+        lines.push(format!("{}{table}{bare}", if line.starts_with('#') { "# " } else { "" }));
+    }
+    for (path, default) in SETTINGS.iter().map(|row| (row.path, row.default)) {
+        let wanted = format!("{path} = {default}");
+        assert!(lines.contains(&wanted), "config/router.toml lacks `{wanted}`");
+    }
+    for row in POOL {
+        let home = if SHORT.contains(&row.path) { "" } else { "pool." };
+        let wanted = match (row.default, row.path) {
+            ("", "replicas") => "replicas = [".to_owned(),
+            ("", path) => format!("# {home}{path} = "),
+            (default, path) => format!("{home}{path} = {default}"),
+        };
+        assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
+    }
+    for word in WORDS {
+        let wanted =
+            if word.default.is_empty() { word.name.to_owned() } else { format!("{}={} ", word.name, word.default) };
+        assert!(ROUTER.contains(&format!("#   {wanted}")), "config/router.toml lacks the word `{wanted}`");
+    }
+}
+
+#[test]
+fn every_shipped_file_loads() {
+    let mut loaded = 0;
+    for folder in ["config", "examples"] {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "toml") {
+                let text = fs::read_to_string(entry.path()).unwrap();
+                with(&text, &[("ENGINE_KEY", "sk-1")]).unwrap_or_else(|e| panic!("{}\n{e}", entry.path().display()));
+                loaded += 1;
+            }
+        }
+    }
+    assert!(loaded >= 3);
+}
+
+#[test]
+fn pools_take_the_policy_at_the_top_unless_they_have_their_own() {
+    let text = "policy = 'random'\n[[pool]]\nname = 'a'\nreplicas = ['http://a:1']\n\
+                [[pool]]\nname = 'b'\npolicy = 'round_robin'\nreplicas = ['http://b:1']";
+    let names: Vec<_> = read(text).settings.pools.iter().map(|pool| pool.policy.name()).collect();
+    assert_eq!(names, ["random", "round_robin"]);
+}
+
+#[test]
+fn a_pool_is_called_after_its_first_model() {
+    let pools = read("model = ['m', 'n']\nreplicas = ['http://a:1']").settings.pools;
+    assert_eq!((&*pools[0].name, &pools[0].models), ("m", &vec![ModelName::from("m"), ModelName::from("n")]));
+}
+
+#[test]
+fn routes_and_tables_of_replicas_are_read() {
+    let text = "[[pool]]\nhost = 'API.example.com.'\npath = '/a/'\npaths = 'any'\n\
+                replicas = [{ url = 'http://a:1', weight = 3, backup = true, down = false, fail_timeout = 2.5 }]";
+    let loaded = read(text);
+    let pool = &loaded.settings.pools[0];
+    assert_eq!(pool.route.host.as_deref(), Some("api.example.com"));
+    assert_eq!(pool.route.path.as_deref(), Some("/a"));
+    let member = &pool.members[0];
+    assert_eq!((member.weight.get(), member.backup, member.down), (3, true, false));
+    assert_eq!(member.eject.fail_timeout.as_millis(), 2_500);
+    assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn variables_override_the_file() {
+    let text = "listen = 'gpu1'\nreplicas = ['http://a:1']\n[log]\naccess = 'stdout'";
+    let text = text.replace("gpu1", "127.0.0.1:1");
+    let env = [
+        ("TOKENWEIR__LISTEN", "0.0.0.0:80"),
+        ("TOKENWEIR__ADMIN", "off"),
+        ("TOKENWEIR__LOG__ACCESS", "/tmp/a.log"),
+        ("TOKENWEIR__LIMITS__HEADERS", "7"),
+        ("TOKENWEIR__TIMEOUTS__IDLE", "1m"),
+        ("TOKENWEIR__TIMEOUTS__BODY", "2.5"),
+        ("TOKENWEIR__CORS__ORIGINS", "*"),
+        ("TOKENWEIR__POLICY", "random"),
+        ("TOKENWEIR__API_KEY", "123"),
+        ("TOKENWEIR__REPLICAS", "[\"http://b:1\", \"http://c:1 weight=2\"]"),
+        ("TOKENWEIR", "not ours"),
+    ];
+    let settings = with(&text, &env).unwrap().settings;
+    assert_eq!(settings.listen, ["80".parse().unwrap()]);
+    assert_eq!((settings.admin, settings.log.access), (None, Sink::File("/tmp/a.log".into())));
+    assert_eq!((settings.limits.headers, settings.timeouts.idle.as_secs()), (7, 60));
+    assert_eq!(settings.timeouts.body.as_millis(), 2_500);
+    assert_eq!(settings.cors.unwrap().origins, ["*"]);
+    let pool = &settings.pools[0];
+    assert_eq!((pool.policy.name(), pool.api_key.as_ref().unwrap().reveal()), ("random", "123"));
+    assert_eq!((pool.members.len(), pool.members[1].weight.get()), (2, 2));
+}
+
+#[test]
+fn wrong_variables_are_named() {
+    let env = [("TOKENWEIR__LISTN", "80"), ("TOKENWEIR__LOG__FORMAT", "jsn"), ("TOKENWEIR__REPLICAS", "http://a wat")];
+    let wanted = "\
+TOKENWEIR__LISTN:1:1: the variable `TOKENWEIR__LISTN` overrides no key
+  = help: did you mean `TOKENWEIR__LISTEN`?
+
+TOKENWEIR__LOG__FORMAT:1:1: unknown format `jsn`
+  |
+1 | jsn
+  | ^^^
+  = help: did you mean `json`? formats: text, json
+
+TOKENWEIR__REPLICAS:1:10: unknown word `wat` for a replica
+  |
+1 | http://a wat
+  |          ^^^
+  = help: words: weight, max_fails, fail_timeout, max_conns, backup, down, name
+";
+    assert_eq!(with("replicas = ['http://a:1']", &env).unwrap_err(), wanted);
+}
+
+#[test]
+fn keys_of_replicas_are_never_printed() {
+    let texts = [
+        "api_key = 'sk-secret\u{1}'",
+        "api_key = ['sk-secret']",
+        "api_key = 'sk-secret",
+        "api_key = 'sk-secret'\napi_key = 'sk-secret'",
+        "api_key_env = 'KEY'",
+    ];
+    for text in texts {
+        let shown = with(&format!("replicas = ['http://a:1']\n{text}"), &[("KEY", "sk-secret\n")]).unwrap_err();
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+    let shown = with("replicas = ['http://a:1']", &[("TOKENWEIR__API_KEY", "[\"sk-secret\"]")]).unwrap_err();
+    assert!(!shown.contains("secret"), "{shown}");
+}
+
+#[test]
+fn urls_on_the_command_line_are_one_pool() {
+    let urls = ["http://a:1 weight=2".to_owned(), "http://b:1".to_owned()];
+    let settings = from_urls(&urls, [("TOKENWEIR__LISTEN".to_owned(), "81".to_owned())]).unwrap().settings;
+    assert_eq!(settings.pools[0].members.len(), 2);
+    assert_eq!(settings.listen[0].to_string(), "0.0.0.0:81");
+}
+
+#[test]
+fn a_wrong_argument_is_named() {
+    let urls = ["http://a:1".to_owned(), "b:1 wieght=2".to_owned(), "http://a:1".to_owned()];
+    let wanted = "\
+argument 2:1:1: bad URL `b:1`: the URL must start with `http://`
+  |
+1 | b:1 wieght=2
+  | ^^^
+  = help: did you mean `http://b:1`?
+
+argument 2:1:5: unknown word `wieght` for a replica
+  |
+1 | b:1 wieght=2
+  |     ^^^^^^^^
+  = help: did you mean `weight`? words: weight, max_fails, fail_timeout, max_conns, backup, down, name
+
+argument 3:1:1: the replica `http://a:1` is in this pool twice (the other: argument 1)
+  |
+1 | http://a:1
+  | ^^^^^^^^^^
+  = help: a replica that can do more takes a `weight`
+";
+    assert_eq!(from_urls(&urls, []).unwrap_err().to_string(), wanted);
+    assert!(from_urls(&[], []).unwrap_err().to_string().contains("no replicas"));
+}
+
+#[test]
+fn depth_and_dots_in_keys_are_only_mistakes() {
+    for text in ["a = [".to_owned() + &"[".repeat(200_000), "a.".repeat(100_000) + "b = 1"] {
+        assert!(with(&text, &[]).is_err());
+    }
+    let shown = with("replicas = ['http://a:1']\n\"limits.headers\" = 5", &[]).unwrap_err();
+    assert!(shown.contains("unknown key `limits.headers`"), "{shown}");
+    assert_eq!(read("replicas = ['http://a:1']\nlimits.headers = 5").settings.limits.headers, 5);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_the_loader_panic(text in "\\PC*", value in "\\PC*") {
+        let shown = load(&text, "f", [("TOKENWEIR__LISTEN".to_owned(), value)]).map_err(|report| report.to_string());
+        prop_assert!(shown.is_ok() || shown.is_err());
+    }
+
+    #[test]
+    fn no_slip_in_a_good_file_makes_the_loader_panic(at in 0..ROUTER.len(), cut in 0..40usize, put in "[\\PC\n\t\"'\\\\]{0,6}") {
+        let near = |mut at: usize| { while !ROUTER.is_char_boundary(at) { at -= 1 } at };
+        let (start, end) = (near(at), near((at + cut).min(ROUTER.len())));
+        let text = format!("{}{put}{}", &ROUTER[..start], &ROUTER[end..]);
+        let _ = load(&text, "f", []).map_err(|report| report.to_string());
+    }
+
+    #[test]
+    fn no_value_makes_the_loader_panic(key in 0..SETTINGS.len() + POOL.len(), value in "[\"'{\\[]?\\PC{0,20}[\"'}\\]]?") {
+        let path = SETTINGS.get(key).map_or_else(|| POOL[key - SETTINGS.len()].path, |row| row.path);
+        let _ = load(&format!("{path} = {value}"), "f", []).map_err(|report| report.to_string());
+        let _ = load(&format!("[[pool]]\n{path} = '''{value}'''"), "f", []).map_err(|report| report.to_string());
+        let _ = load(&format!("[[pool]]\nreplicas = [\"http://a {value}\"]"), "f", []);
+        let _ = from_urls(&[value], []).map_err(|report| report.to_string());
+    }
+}

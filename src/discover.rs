@@ -1,0 +1,174 @@
+//! Floor 3: asking replicas which models they serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::fleet::{ApiKey, Fleet, Models, Paths, Pool, Replica};
+use crate::telemetry::{ErrorLog, Level};
+use crate::units::ModelName;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of a list that are read.
+const LIST_BYTES: usize = 4 << 20;
+
+/// How often replicas are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// While a replica has not answered.
+    pub until_known: Duration,
+    /// Afterwards, so that models loaded later appear.
+    pub once_known: Duration,
+}
+
+impl Default for Pace {
+    /// 5 s, then 60 s.
+    fn default() -> Self {
+        Self { until_known: Duration::from_secs(5), once_known: Duration::from_secs(60) }
+    }
+}
+
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Card>,
+}
+
+#[derive(Deserialize)]
+struct Card {
+    id: String,
+    /// Set on adapters: the model they sit on.
+    #[serde(default)]
+    parent: Option<String>,
+}
+
+/// Asks every replica of every pool that has models, for ever. Ends when dropped.
+pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
+    let client = match reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(PATIENCE)
+        .pool_idle_timeout(Duration::from_secs(4))
+        .build()
+    {
+        Ok(client) => client,
+        Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for models: {error}")),
+    };
+    let mut asking = Vec::new();
+    let mut seen = Vec::new();
+    for pool in fleet.pools().into_iter().filter(|p| *p.paths() != Paths::Any) {
+        for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
+            seen.push(replica.id());
+            asking.push(follow(client.clone(), replica, pool.clone(), log.clone(), pace));
+        }
+    }
+    futures_util::future::join_all(asking).await;
+}
+
+async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {
+    let mut complaint = String::new();
+    loop {
+        let wait = match ask(&client, &replica, pool.api_key()).await {
+            Ok(models) => {
+                note(&replica, models, &pool, &log);
+                complaint.clear();
+                pace.once_known
+            }
+            // What is already known stays: a replica that is down for a while is the ejector's business.
+            Err(why) => {
+                let known = *replica.models() != Models::Unknown;
+                if !known && why != complaint {
+                    log.write(Level::Warn, format_args!("replica {} is not ready: {why}", replica.name()));
+                }
+                complaint = why;
+                if known { pace.once_known } else { pace.until_known }
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
+    if !replica.learn(models) {
+        return;
+    }
+    match &*replica.models() {
+        Models::Listed(names) => {
+            let names: Vec<&str> = names.iter().map(ModelName::as_str).collect();
+            log.write(Level::Info, format_args!("replica {} serves {}", replica.name(), names.join(", ")));
+        }
+        Models::Unlisted if pool.configured_models().is_empty() => log.write(
+            Level::Warn,
+            format_args!(
+                "replica {} has no /v1/models, so no request reaches it: name the pool's `model`, or write \
+                 `paths = \"any\"` if it is no OpenAI-compatible server",
+                replica.name()
+            ),
+        ),
+        Models::Unlisted | Models::Unknown => {}
+    }
+}
+
+/// Asks once.
+///
+/// *Errors*: it cannot be reached, or says it is not ready.
+async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
+    let mut request = client.get(format!("{}/v1/models", replica.origin()));
+    if let Some(key) = key {
+        request = request.bearer_auth(key.reveal());
+    }
+    let mut answer = request.send().await.map_err(|error| innermost(&error))?;
+    let status = answer.status();
+    if status.is_server_error() || status.as_u16() == 429 {
+        return Err(format!("/v1/models answered {status}"));
+    }
+    if !status.is_success() {
+        // 404: an engine without a list; 401: the key comes with each request. It is up either way.
+        return Ok(Models::Unlisted);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| innermost(&error))? {
+        if body.len() + chunk.len() > LIST_BYTES {
+            return Err("/v1/models is larger than 4 MiB".to_owned());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(read(&body))
+}
+
+fn read(body: &[u8]) -> Models {
+    match serde_json::from_slice::<List>(body) {
+        Ok(List { mut data }) => {
+            data.sort_by_key(|card| card.parent.is_some());
+            Models::Listed(data.iter().map(|card| card.id.as_str().into()).collect())
+        }
+        Err(_) => Models::Unlisted,
+    }
+}
+
+/// The telling part of a chain of errors: "connection refused", not "error sending request".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_models_come_before_adapters() {
+        let body = br#"{"object":"list","data":[{"id":"lora","parent":"base"},{"id":"base","parent":null}]}"#;
+        assert_eq!(read(body), Models::Listed(vec!["base".into(), "lora".into()]));
+    }
+
+    #[test]
+    fn what_is_no_list_is_unlisted() {
+        assert_eq!(read(b"<html>"), Models::Unlisted);
+        assert_eq!(read(b"{\"detail\":\"x\"}"), Models::Unlisted);
+    }
+}

@@ -1,0 +1,226 @@
+//! The API paths that the router relays to replicas. What it answers itself (`/v1/models`, health) is not among them.
+
+use http::Method;
+use thiserror::Error;
+
+use crate::units::Dialect;
+
+/// A row of the table of endpoints.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The path. `{id}` stands for a response's id, `{any}` for any one segment, `{rest}` for one or more.
+    pub path: &'static str,
+    /// The methods it takes.
+    pub methods: &'static [Method],
+    /// The shape of requests and answers.
+    pub dialect: Dialect,
+    /// What the request's body is.
+    pub body: BodyKind,
+    /// It generates, and may do so as a stream.
+    pub generates: bool,
+}
+
+/// What a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyKind {
+    /// A JSON object that names the model.
+    Json,
+    /// A form with the model among its fields.
+    Multipart,
+    /// Nothing that the router reads.
+    None,
+}
+
+/// An endpoint found for a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'p> {
+    /// The row of the table.
+    pub endpoint: &'static Endpoint,
+    /// The id in the path of a stored response.
+    pub response_id: Option<&'p str>,
+}
+
+/// Why no endpoint was found.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unlisted {
+    /// There is no such path: 404.
+    #[error("unknown path")]
+    Path,
+    /// The path does not take the method: 405.
+    #[error("method not allowed")]
+    Method {
+        /// The methods it takes, for the `allow` header.
+        allow: Vec<Method>,
+    },
+}
+
+/// The table, in the order in which it is searched.
+pub static ENDPOINTS: &[Endpoint] = &[
+    generating("/v1/chat/completions", Dialect::Chat),
+    generating("/v1/completions", Dialect::Completions),
+    generating("/v1/responses", Dialect::Responses),
+    generating("/v1/messages", Dialect::Messages),
+    stored("/v1/responses/{id}", &[Method::GET, Method::DELETE]),
+    stored("/v1/responses/{id}/cancel", &[Method::POST]),
+    stored("/v1/responses/{id}/{rest}", &[Method::GET, Method::DELETE]),
+    plain("/v1/messages/count_tokens"),
+    plain("/v1/embeddings"),
+    plain("/v1/rerank"),
+    plain("/v2/rerank"),
+    plain("/rerank"),
+    plain("/v1/score"),
+    plain("/score"),
+    plain("/pooling"),
+    plain("/classify"),
+    plain("/tokenize"),
+    plain("/detokenize"),
+    generating("/v1/audio/speech", Dialect::Other),
+    Endpoint { body: BodyKind::Multipart, ..generating("/v1/audio/{any}", Dialect::Other) },
+];
+
+/// Finds the endpoint of a request.
+///
+/// *Shape*: a path must be written exactly as in the table. One with an empty segment, a dot segment, anything
+/// percent-encoded, a backslash or a byte that is not printable ASCII never matches, nor does a trailing slash, so that
+/// router and replica cannot read it differently. *Errors*: for the client, 404 or 405.
+pub fn find<'p>(method: &Method, path: &'p str) -> Result<Found<'p>, Unlisted> {
+    let segments = path.strip_prefix('/').filter(|rest| rest.split('/').all(is_plain)).ok_or(Unlisted::Path)?;
+    let mut allow: Vec<Method> = Vec::new();
+    for endpoint in ENDPOINTS {
+        let Some(response_id) = matched(endpoint.path, segments) else { continue };
+        if endpoint.methods.contains(method) {
+            return Ok(Found { endpoint, response_id });
+        }
+        let new: Vec<Method> = endpoint.methods.iter().filter(|method| !allow.contains(method)).cloned().collect();
+        allow.extend(new);
+    }
+    if allow.is_empty() { Err(Unlisted::Path) } else { Err(Unlisted::Method { allow }) }
+}
+
+const fn generating(path: &'static str, dialect: Dialect) -> Endpoint {
+    Endpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true }
+}
+
+const fn plain(path: &'static str) -> Endpoint {
+    Endpoint { path, methods: &[Method::POST], dialect: Dialect::Other, body: BodyKind::Json, generates: false }
+}
+
+const fn stored(path: &'static str, methods: &'static [Method]) -> Endpoint {
+    Endpoint { path, methods, dialect: Dialect::Responses, body: BodyKind::None, generates: false }
+}
+
+fn is_plain(segment: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#');
+    !matches!(segment, "" | "." | "..") && segment.bytes().all(plain)
+}
+
+/// Whether the path of `segments` is of the `pattern`, and the id in it.
+fn matched<'p>(pattern: &str, segments: &'p str) -> Option<Option<&'p str>> {
+    let mut id = None;
+    let mut given = segments.split('/');
+    for wanted in pattern.split('/').skip(1) {
+        let segment = given.next()?;
+        match wanted {
+            "{id}" => id = Some(segment),
+            "{any}" => {}
+            "{rest}" => return Some(id),
+            _ if wanted == segment => {}
+            _ => return None,
+        }
+    }
+    given.next().is_none().then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_own_path_and_methods_only() {
+        for row in ENDPOINTS {
+            let path = row.path.replace("{id}", "resp_1").replace("{any}", "translations").replace("{rest}", "a/b");
+            for method in row.methods {
+                let found = find(method, &path).unwrap();
+                assert_eq!(found.endpoint.path, row.path, "{method} {path}");
+                assert_eq!(found.response_id, row.path.contains("{id}").then_some("resp_1"));
+            }
+            let refused = find(&Method::PATCH, &path).unwrap_err();
+            let Unlisted::Method { allow } = refused else { panic!("{path}: {refused}") };
+            assert!(row.methods.iter().all(|method| allow.contains(method)));
+        }
+    }
+
+    #[test]
+    fn paths_serve_what_they_are_known_for() {
+        use BodyKind::{Json, Multipart, None};
+        for (method, path, dialect, body, generates) in [
+            (Method::POST, "/v1/chat/completions", Dialect::Chat, Json, true),
+            (Method::POST, "/v1/completions", Dialect::Completions, Json, true),
+            (Method::POST, "/v1/responses", Dialect::Responses, Json, true),
+            (Method::GET, "/v1/responses/resp_1", Dialect::Responses, None, false),
+            (Method::DELETE, "/v1/responses/resp_1", Dialect::Responses, None, false),
+            (Method::POST, "/v1/responses/resp_1/cancel", Dialect::Responses, None, false),
+            (Method::GET, "/v1/responses/resp_1/input_items", Dialect::Responses, None, false),
+            (Method::POST, "/v1/messages", Dialect::Messages, Json, true),
+            (Method::POST, "/v1/messages/count_tokens", Dialect::Other, Json, false),
+            (Method::POST, "/v1/embeddings", Dialect::Other, Json, false),
+            (Method::POST, "/v1/audio/transcriptions", Dialect::Other, Multipart, true),
+            (Method::POST, "/v1/audio/speech", Dialect::Other, Json, true),
+        ] {
+            let row = find(&method, path).unwrap().endpoint;
+            assert_eq!((row.dialect, row.body, row.generates), (dialect, body, generates), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn wrong_methods_are_told_the_right_ones() {
+        let allow = |method: Method, path| find(&method, path).unwrap_err();
+        let post = Unlisted::Method { allow: vec![Method::POST] };
+        assert_eq!(allow(Method::GET, "/v1/chat/completions"), post);
+        assert_eq!(allow(Method::HEAD, "/tokenize"), post);
+        assert_eq!(allow(Method::OPTIONS, "/v1/audio/speech"), post);
+        let get_delete = vec![Method::GET, Method::DELETE];
+        assert_eq!(allow(Method::POST, "/v1/responses/a"), Unlisted::Method { allow: get_delete });
+        let all = vec![Method::POST, Method::GET, Method::DELETE];
+        assert_eq!(allow(Method::PUT, "/v1/responses/a/cancel"), Unlisted::Method { allow: all });
+    }
+
+    #[test]
+    fn sneaky_paths_are_unknown() {
+        for path in [
+            "",
+            "/",
+            "*",
+            "v1/chat/completions",
+            "/v1/chat/completions/",
+            "//v1/chat/completions",
+            "/v1//chat/completions",
+            "/v1/./chat/completions",
+            "/v1/x/../chat/completions",
+            "/V1/chat/completions",
+            "/v1/chat%2fcompletions",
+            "/v1/chat/completion%73",
+            "/v1/responses/",
+            "/v1/responses/..",
+            "/v1/responses/%2e%2e/sleep",
+            "/v1/responses/a%2Fb",
+            "/v1/responses/a/../../../sleep",
+            "/v1/responses/a\\b",
+            "/v1/responses/a b",
+            "/v1/responses/a\u{e9}",
+            "/v1/responses/a?b",
+            "/v1/audio",
+            "/v1/audio/",
+            "/v1/audio/a/b",
+            "/v1/models",
+            "/v1/models/x",
+            "/v1/chat",
+            "/v1",
+            "/sleep",
+            "/reset_prefix_cache",
+            "/metrics",
+        ] {
+            assert_eq!(find(&Method::POST, path).unwrap_err(), Unlisted::Path, "{path}");
+        }
+    }
+}

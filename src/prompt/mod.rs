@@ -1,0 +1,18 @@
+//! Floor 1: reading requests. Which endpoint a path is, what a body says that a router must know, and how a body is
+//! edited without being written anew.
+//!
+//! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
+
+mod bad_body;
+pub mod endpoint;
+mod estimate;
+mod json;
+pub mod multipart;
+mod request;
+mod splice;
+
+pub use bad_body::BadBody;
+pub use endpoint::Endpoint;
+pub use estimate::rough;
+pub use request::{Keys, Model, Request, Text};
+pub use splice::{BadEdit, Edit, Pieces, splice};

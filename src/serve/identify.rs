@@ -1,0 +1,176 @@
+//! Who asks, under which name, and what of their headers goes on.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+
+use crate::balance::Dice;
+
+/// Headers that concern one connection only. Source: RFC 9110, section 7.6.1, and what older software sends.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// The header that names a request to the client, the replica and the logs.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Request ids longer than this are replaced by our own.
+const ID_BYTES: usize = 128;
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Tcp(IpAddr),
+    Unix,
+}
+
+impl Peer {
+    /// The address as policies see it.
+    pub(super) const fn address(self) -> IpAddr {
+        match self {
+            Self::Tcp(address) => address.to_canonical(),
+            Self::Unix => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        }
+    }
+
+    /// The address as nginx writes it: `unix:` for a Unix socket.
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::Tcp(_) => self.address().to_string(),
+            Self::Unix => "unix:".to_owned(),
+        }
+    }
+}
+
+/// The host a request is for: lower case, without port, empty if it names none.
+pub(super) fn host(head: &Parts) -> String {
+    let named = head.uri.host().or_else(|| {
+        let host = head.headers.get(header::HOST)?.to_str().ok()?;
+        let end = host.rfind(':').filter(|colon| !host[*colon..].contains(']')).unwrap_or(host.len());
+        host.get(..end)
+    });
+    named.unwrap_or_default().to_ascii_lowercase()
+}
+
+/// The client's own request id if it is sane, else a new one.
+pub(super) fn request_id(headers: &HeaderMap, dice: &mut Dice) -> String {
+    let sane = |id: &&str| {
+        (1..=ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=~".contains(&b))
+    };
+    match headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane) {
+        Some(id) => id.to_owned(),
+        None => format!("{:016x}{:016x}", dice.bits(), dice.bits()),
+    }
+}
+
+/// Takes out what concerns one connection only, the headers that `Connection` names included.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// The client's headers as a replica gets them: end-to-end ones as they came, ours added.
+///
+/// `plain` asks for an answer that is not compressed, so that its token counts can be read.
+pub(super) fn forward(head: &Parts, peer: Peer, id: &str, plain: bool) -> HeaderMap {
+    let mut headers = head.headers.clone();
+    strip_hop_by_hop(&mut headers);
+    // We have answered it, and set the length ourselves.
+    headers.remove(header::EXPECT);
+    headers.remove(header::CONTENT_LENGTH);
+    if plain {
+        headers.remove(header::ACCEPT_ENCODING);
+    }
+    let host = headers.remove(header::HOST).or_else(|| head.uri.authority()?.as_str().try_into().ok());
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let peer = peer.text();
+    let chain: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
+    let chain = if chain.is_empty() { peer.clone() } else { format!("{}, {peer}", chain.join(", ")) };
+    for (name, value) in [(X_FORWARDED_FOR, chain.as_str()), (X_REAL_IP, &peer), (X_REQUEST_ID, id)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn head(lines: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri("/v1/models");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    const PEER: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
+
+    #[test]
+    fn hop_by_hop_headers_and_those_connection_names_stay_on_their_hop() {
+        let head = head(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("te", "trailers"), ("x-kept", "2")]);
+        let headers = forward(&head, PEER, "id", true);
+        assert_eq!(headers.get("x-kept").unwrap(), "2");
+        for gone in ["connection", "x-secret", "te"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_appended_to_the_chain_and_is_the_real_ip() {
+        let head = head(&[("x-forwarded-for", "1.1.1.1"), ("host", "llm.example:80"), ("x-real-ip", "6.6.6.6")]);
+        let headers = forward(&head, PEER, "id", true);
+        assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
+        assert_eq!(headers["x-real-ip"], "10.0.0.9");
+        assert_eq!(headers["x-forwarded-host"], "llm.example:80");
+        assert!(!headers.contains_key("host"));
+    }
+
+    #[test]
+    fn request_ids_are_kept_if_sane() {
+        let mut dice = Dice::seeded(1);
+        assert_eq!(request_id(&head(&[("x-request-id", "abc-1")]).headers, &mut dice), "abc-1");
+        for odd in ["", "a b", "a\"b", &"x".repeat(129)] {
+            assert_eq!(request_id(&head(&[("x-request-id", odd)]).headers, &mut dice).len(), 32, "{odd}");
+        }
+    }
+
+    #[test]
+    fn hosts_lose_their_port_and_case() {
+        for (line, wanted) in [("GPU.Local:8080", "gpu.local"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a", "a")] {
+            assert_eq!(host(&head(&[("host", line)])), wanted);
+        }
+    }
+}

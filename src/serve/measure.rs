@@ -1,0 +1,81 @@
+//! What a request's body says that routing needs, owned, so that it outlives the look at the body.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+
+use super::Refusal;
+use crate::prompt::endpoint::BodyKind;
+use crate::prompt::{BadBody, Edit, Request, multipart, rough};
+use crate::units::Tokens;
+
+/// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
+const INLINE_BYTES: usize = 256 * 1024;
+
+/// What a body says.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) model: Option<String>,
+    /// Where the model's name lies in the body, and how it is written there.
+    written: Option<(Range<usize>, BodyKind)>,
+    pub(super) prompt: Tokens,
+    pub(super) key: String,
+    pub(super) previous_response: Option<String>,
+}
+
+impl Asked {
+    /// The edit that puts a replica's own name in the place of an alias.
+    pub(super) fn rename(&self, name: &str) -> Option<Edit> {
+        let (range, kind) = self.written.clone()?;
+        Some(match kind {
+            BodyKind::Json => Edit::replace(range, serde_json::Value::from(name).to_string()),
+            BodyKind::Multipart | BodyKind::None => Edit::replace(range, name.to_owned()),
+        })
+    }
+}
+
+/// Reads a body; a large one on another thread, so that the worker's other streams go on.
+///
+/// *Errors*: the body is not what its endpoint takes.
+pub(super) async fn measure(kind: BodyKind, headers: &HeaderMap, body: &Bytes) -> Result<Asked, Refusal> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    if body.len() <= INLINE_BYTES {
+        return Ok(read(kind, &content_type, body)?);
+    }
+    let body = body.clone();
+    match tokio::task::spawn_blocking(move || read(kind, &content_type, &body)).await {
+        Ok(asked) => Ok(asked?),
+        // Only a runtime that is shutting down drops the work.
+        Err(_) => Err(Refusal::BodyBroken),
+    }
+}
+
+fn read(kind: BodyKind, content_type: &str, body: &[u8]) -> Result<Asked, BadBody> {
+    match kind {
+        BodyKind::None => Ok(Asked::default()),
+        BodyKind::Json => json(body),
+        BodyKind::Multipart => form(content_type, body),
+    }
+}
+
+fn json(body: &[u8]) -> Result<Asked, BadBody> {
+    let request = Request::parse(body)?;
+    let key = request.keys.prompt_cache_key.or(request.keys.user).unwrap_or_default();
+    Ok(Asked {
+        written: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
+        prompt: rough(&request.text),
+        key: key.into_owned(),
+        previous_response: request.keys.previous_response_id.map(|id| id.into_owned()),
+        model: request.model.map(|model| model.name.into_owned()),
+    })
+}
+
+fn form(content_type: &str, body: &[u8]) -> Result<Asked, BadBody> {
+    let model = multipart::field(content_type, body, "model")?;
+    Ok(Asked {
+        written: model.as_ref().map(|field| (field.range.clone(), BodyKind::Multipart)),
+        model: model.map(|field| field.value.to_owned()),
+        ..Asked::default()
+    })
+}

@@ -1,0 +1,108 @@
+//! Where a request goes, as far as its head tells: to us, or to which of the replicas' paths.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
+
+use super::Refusal;
+use super::identify;
+use crate::fleet::{Fleet, Paths, Site};
+use crate::prompt::endpoint::{self, BodyKind, Unlisted};
+use crate::units::Dialect;
+
+/// What a request's host, method and path come to.
+pub(super) enum Target {
+    /// One of our own paths, without the site's prefix, and the site if there is one.
+    Own(String, Option<Arc<Site>>),
+    /// A replica's path.
+    Replica(Call),
+}
+
+/// A call of a replica's path.
+pub(super) struct Call {
+    pub(super) site: Arc<Site>,
+    /// Path and query as the replica gets them.
+    pub(super) path: String,
+    pub(super) dialect: Dialect,
+    pub(super) body: BodyKind,
+    /// The stored response the path is about.
+    pub(super) response: Option<String>,
+}
+
+/// Our own paths on the data listener.
+fn is_own(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/health" | "/v1/models")
+        || path.strip_prefix("/v1/models/").is_some_and(|name| !name.is_empty())
+}
+
+/// Finds a request's target.
+///
+/// *Errors*: no pool takes the host and path, or the path is none that may reach a replica.
+pub(super) fn find(fleet: &Fleet, head: &Parts) -> Result<Target, Refusal> {
+    let path = head.uri.path();
+    let unknown = || Refusal::UnknownPath(path.chars().take(256).collect());
+    let Some(site) = fleet.site(&identify::host(head), path) else {
+        return if is_own(path) { Ok(Target::Own(path.to_owned(), None)) } else { Err(unknown()) };
+    };
+    // A pool's prefix is taken off where an API path is left behind it; `/v1/embeddings` as a prefix stays whole.
+    let behind = path.strip_prefix(site.prefix()).unwrap_or(path);
+    let open = site.pools().iter().any(|pool| *pool.paths() == Paths::Any);
+    let only_open = site.pools().iter().all(|pool| *pool.paths() == Paths::Any);
+    if !only_open && (is_own(behind) || is_own(path)) {
+        let own = if is_own(behind) { behind } else { path };
+        return Ok(Target::Own(own.to_owned(), Some(site)));
+    }
+    let mut wrong_method = None;
+    for path in [behind, path] {
+        match endpoint::find(&head.method, path) {
+            Ok(found) => {
+                return Ok(Target::Replica(Call {
+                    path: with_query(if only_open { head.uri.path() } else { path }, head),
+                    dialect: found.endpoint.dialect,
+                    body: if only_open { BodyKind::None } else { found.endpoint.body },
+                    response: found.response_id.filter(|_| !only_open).map(str::to_owned),
+                    site,
+                }));
+            }
+            Err(Unlisted::Method { allow }) => wrong_method = Some(allow),
+            Err(Unlisted::Path) => {}
+        }
+        let opened =
+            site.pools().iter().any(|p| matches!(p.paths(), Paths::Listed(extra) if extra.iter().any(|e| e == path)));
+        if opened {
+            return Ok(Target::Replica(other(site, with_query(path, head), body_kind(head))));
+        }
+    }
+    if open && head.method != Method::CONNECT {
+        return Ok(Target::Replica(other(site, with_query(path, head), BodyKind::None)));
+    }
+    Err(match wrong_method {
+        Some(allow) => Refusal::Method { method: head.method.to_string(), allow },
+        None => unknown(),
+    })
+}
+
+const fn other(site: Arc<Site>, path: String, body: BodyKind) -> Call {
+    Call { site, path, dialect: Dialect::Other, body, response: None }
+}
+
+/// How the body of a path that we know nothing of names its model.
+fn body_kind(head: &Parts) -> BodyKind {
+    let starts = |headers: &HeaderMap, kind: &str| {
+        let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+    };
+    match head.method {
+        Method::POST if starts(&head.headers, "multipart/form-data") => BodyKind::Multipart,
+        Method::POST if starts(&head.headers, "application/json") => BodyKind::Json,
+        _ => BodyKind::None,
+    }
+}
+
+fn with_query(path: &str, head: &Parts) -> String {
+    match head.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}

@@ -1,0 +1,231 @@
+//! A worker: one thread, one runtime, its own connections to the replicas. A client's connection stays on its worker.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+use super::acceptor::Socket;
+use super::identify::{self, Peer};
+use super::proxy::proxy;
+use super::reply::{Reply, Source};
+use super::story::Story;
+use super::target::{self, Target};
+use super::{App, Refusal, Stage, cors, own};
+use crate::balance::Dice;
+use crate::clock;
+use crate::fleet::Site;
+use crate::units::Dialect;
+use crate::upstream::Upstream;
+
+/// How often idle connections to replicas are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How busy a worker is, as the acceptor sees it.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) streams: AtomicUsize,
+    pub(super) connections: AtomicUsize,
+}
+
+/// One request on a worker, until dropped.
+pub(super) struct Load(Arc<Tally>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the requests of one worker share.
+pub(super) struct Worker {
+    pub(super) app: Arc<App>,
+    pub(super) upstream: Upstream,
+    tally: Arc<Tally>,
+    router: axum::Router,
+    dice: RefCell<Dice>,
+}
+
+/// Spawns hyper's own tasks on the worker's thread.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// Serves the connections that come through `inbox` until it is closed and they have ended, or the process stops.
+pub(super) async fn run(
+    app: Arc<App>,
+    tally: Arc<Tally>,
+    mut inbox: mpsc::Receiver<Socket>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let worker = Rc::new(Worker {
+        upstream: Upstream::new(app.settings.timeouts.clone(), app.clock),
+        router: own::data(app.clone()),
+        dice: RefCell::new(Dice::seeded(clock::seed())),
+        tally,
+        app,
+    });
+    let builder = Rc::new(builder(&worker.app));
+    let mut connections = JoinSet::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            accepted = inbox.recv() => match accepted {
+                Some(socket) => {
+                    let served = connection(worker.clone(), builder.clone(), socket, stage.clone());
+                    connections.spawn_local(served);
+                }
+                None => break,
+            },
+            Some(_) = connections.join_next() => {}
+            _ = sweep.tick() => worker.upstream.sweep(),
+        }
+    }
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        _ = stage.wait_for(|stage| *stage == Stage::Ended) => {}
+    }
+}
+
+fn builder(app: &App) -> auto::Builder<OnThisThread> {
+    let settings = &app.settings;
+    let mut builder = auto::Builder::new(OnThisThread);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.timeouts.header)
+        .max_buf_size(settings.limits.header_bytes)
+        .max_headers(settings.limits.headers)
+        .keep_alive(!settings.timeouts.keepalive.is_zero())
+        .preserve_header_case(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.limits.streams_per_connection)
+        .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(Duration::from_secs(20)));
+    builder
+}
+
+async fn connection(
+    worker: Rc<Worker>,
+    builder: Rc<auto::Builder<OnThisThread>>,
+    socket: Socket,
+    stage: watch::Receiver<Stage>,
+) {
+    // The socket belongs to this thread's runtime from here on; a failure means that it is closed already.
+    match socket {
+        Socket::Tcp(stream, peer) => {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                serve(&worker, &builder, stream, Peer::Tcp(peer), stage).await;
+            }
+        }
+        Socket::Unix(stream) => {
+            if let Ok(stream) = UnixStream::from_std(stream) {
+                serve(&worker, &builder, stream, Peer::Unix, stage).await;
+            }
+        }
+    }
+    worker.tally.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn serve(
+    worker: &Rc<Worker>,
+    builder: &auto::Builder<OnThisThread>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let service = service_fn(|request| {
+        let worker = worker.clone();
+        async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // What ends a connection early is the client's doing and is told by the stories of its requests.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        _ = stage.wait_for(|stage| *stage != Stage::Running) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+impl Worker {
+    /// Answers one request, whatever happens.
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Reply> {
+        self.tally.streams.fetch_add(1, Ordering::Relaxed);
+        let load = Load(self.tally.clone());
+        let (head, body) = request.into_parts();
+        let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
+        let mut story = Story::new(self.app.clone(), load, &head, peer, id);
+        let cors = self.app.settings.cors.as_ref();
+        let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
+        let mut answer = if cors.is_some() && cors::is_preflight(&head) {
+            cors::preflight::<axum::body::Body>(&head.headers).map(Source::Own)
+        } else {
+            self.route(Request::from_parts(head, body), &mut story).await
+        };
+        if let Some(origin) = origin {
+            cors::permit(answer.headers_mut(), origin);
+        }
+        Reply::of(answer, story)
+    }
+
+    async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
+        let (head, body) = request.into_parts();
+        let limit_bytes = self.app.settings.limits.uri_bytes;
+        if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
+            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other, story);
+        }
+        match target::find(&self.app.fleet, &head) {
+            Err(refusal) => refuse(&refusal, Dialect::Other, story),
+            Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
+            Ok(Target::Replica(call)) => {
+                let answer = proxy(self, Request::from_parts(head, body), &call, story).await;
+                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect, story))
+            }
+        }
+    }
+
+    async fn own(&self, mut request: Request<Incoming>, path: &str, site: Option<Arc<Site>>) -> Response<Source> {
+        // `path` is a part of the path that came, so it is a valid one.
+        *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
+        request.extensions_mut().insert(site);
+        let is_head = request.method() == Method::HEAD;
+        let mut answer = match self.router.clone().call(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        if is_head {
+            *answer.body_mut() = axum::body::Body::empty();
+        }
+        answer.map(Source::Own)
+    }
+}
+
+fn refuse(refusal: &Refusal, dialect: Dialect, story: &Story) -> Response<Source> {
+    let mut answer = refusal.answer(dialect).map(|text| Source::Own(text.into()));
+    if let Ok(id) = story.id.as_str().try_into() {
+        answer.headers_mut().insert(identify::X_REQUEST_ID, id);
+    }
+    answer
+}

@@ -1,0 +1,87 @@
+//! The error log: what an operator should know, at most a bounded number of lines a second.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::time::rfc3339;
+use super::writer::Writer;
+use crate::clock::Clock;
+
+/// Lines let through each second; the rest are counted and their number is told with the next one.
+const LINES_PER_SECOND: u32 = 20;
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Worth knowing.
+    Info,
+    /// Something is wrong, and the router copes.
+    Warn,
+    /// Something is wrong, and a request was lost by it.
+    Error,
+}
+
+/// Writes error lines, from any thread.
+pub struct ErrorLog {
+    writer: Option<Writer>,
+    clock: Clock,
+    second: AtomicU64,
+    written: AtomicU32,
+    held_back: AtomicU64,
+}
+
+impl ErrorLog {
+    /// A log to `writer`; `None` writes nothing.
+    pub const fn new(writer: Option<Writer>, clock: Clock) -> Self {
+        Self { writer, clock, second: AtomicU64::new(0), written: AtomicU32::new(0), held_back: AtomicU64::new(0) }
+    }
+
+    /// Writes one line. Control characters are taken out.
+    pub fn write(&self, level: Level, message: fmt::Arguments<'_>) {
+        let Some(writer) = &self.writer else { return };
+        let now = self.clock.time_of_day();
+        if !self.lets_through(now) {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let level = match level {
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        };
+        let clean: String = message.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let time = rfc3339(now);
+        let line = match self.held_back.swap(0, Ordering::Relaxed) {
+            0 => format!("{time} {level} {clean}\n"),
+            n => format!("{time} {level} {clean} ({n} lines before this one were held back)\n"),
+        };
+        writer.write(line.as_bytes());
+    }
+
+    /// Lines dropped so far because the log was written too slowly.
+    pub fn lost(&self) -> u64 {
+        self.writer.as_ref().map_or(0, Writer::lost)
+    }
+
+    fn lets_through(&self, now: Duration) -> bool {
+        let second = now.as_secs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.written.store(0, Ordering::Relaxed);
+        }
+        self.written.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_cut_short_and_its_rest_counted() {
+        let log = ErrorLog::new(None, Clock::start());
+        let at = Duration::from_secs(7);
+        assert_eq!((0..100).filter(|_| log.lets_through(at)).count(), LINES_PER_SECOND as usize);
+        assert!(log.lets_through(Duration::from_secs(8)));
+    }
+}

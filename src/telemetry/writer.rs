@@ -1,0 +1,133 @@
+//! A bounded way from many threads to one file: lines are handed over under a short lock and written by one thread.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// The most bytes that wait to be written; a line that finds no room is counted as lost instead of holding up a request.
+const WAITING_BYTES: usize = 1 << 20;
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Guards the lines that are not written yet.
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    lost: AtomicU64,
+}
+
+/// Writes lines to a file or a standard stream on a thread of its own. Dropping it writes what is left.
+pub struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Writes to standard output.
+    pub fn stdout() -> Self {
+        Self::to(io::stdout())
+    }
+
+    /// Writes to standard error.
+    pub fn stderr() -> Self {
+        Self::to(io::stderr())
+    }
+
+    /// Appends to the file at `path`.
+    ///
+    /// *Errors*: it cannot be opened.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        Ok(Self::to(OpenOptions::new().create(true).append(true).open(path)?))
+    }
+
+    fn to(mut out: impl Write + Send + 'static) -> Self {
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_until_closed(&theirs, &mut out))
+            .ok();
+        Self { shared, thread }
+    }
+
+    /// Hands a line over, its newline included. Never blocks on the file.
+    pub fn write(&self, line: &[u8]) {
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.thread.is_none() || waiting.lines.len() + line.len() > WAITING_BYTES {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let was_empty = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(line);
+        drop(waiting);
+        if was_empty {
+            self.shared.filled.notify_one();
+        }
+    }
+
+    /// Lines dropped so far because the file was too slow.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.filled.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // The thread only writes; if it panicked there is nothing left to save.
+            drop(thread.join());
+        }
+    }
+}
+
+fn write_until_closed(shared: &Shared, out: &mut impl Write) {
+    let mut batch = Vec::new();
+    loop {
+        let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while waiting.lines.is_empty() && !waiting.closed {
+            waiting = shared.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if waiting.lines.is_empty() {
+            return;
+        }
+        std::mem::swap(&mut batch, &mut waiting.lines);
+        drop(waiting);
+        // A full disk or a closed pipe must not end the router; the line is lost and counted.
+        if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        batch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_every_thread_is_written_whole() {
+        let path = std::env::temp_dir().join(format!("tokenweir-writer-{}", std::process::id()));
+        let writer = Writer::file(&path).unwrap();
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "c"] {
+                let writer = &writer;
+                scope.spawn(move || (0..1_000).for_each(|_| writer.write(format!("{name}\n").as_bytes())));
+            }
+        });
+        assert_eq!(writer.lost(), 0);
+        drop(writer);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(text.lines().filter(|l| ["a", "b", "c"].contains(l)).count(), 3_000);
+    }
+}

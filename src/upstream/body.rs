@@ -1,0 +1,45 @@
+//! An outgoing body: a short list of pieces of the client's own bytes, with the router's edits between them.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// A request body of known length. Clones share the bytes.
+#[derive(Clone, Debug, Default)]
+pub struct OutboundBody {
+    pieces: VecDeque<Bytes>,
+    left_bytes: u64,
+}
+
+impl FromIterator<Bytes> for OutboundBody {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
+        let pieces: VecDeque<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+        let left_bytes = pieces.iter().map(|p| p.len() as u64).sum();
+        Self { pieces, left_bytes }
+    }
+}
+
+impl Body for OutboundBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        Poll::Ready(this.pieces.pop_front().map(|piece| {
+            this.left_bytes -= piece.len() as u64;
+            Ok(Frame::data(piece))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left_bytes)
+    }
+}

@@ -1,0 +1,64 @@
+//! Connections that wait for their next request.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::is_stale;
+use super::link::Link;
+use crate::units::{Moment, ReplicaId};
+
+/// The most connections kept idle to one replica, per worker.
+const PER_REPLICA: usize = 512;
+
+/// One worker's idle connections, the latest used taken first.
+pub(super) struct IdleLinks {
+    keep: Duration,
+    links: RefCell<BTreeMap<ReplicaId, Vec<Link>>>,
+}
+
+impl IdleLinks {
+    /// `keep` must be shorter than the replicas' own keep-alive: vLLM closes after 5 s.
+    pub(super) const fn new(keep: Duration) -> Self {
+        Self { keep, links: RefCell::new(BTreeMap::new()) }
+    }
+
+    /// Takes a connection that can be used, if there is one.
+    pub(super) async fn take(&self, replica: ReplicaId, now: Moment) -> Option<Link> {
+        poll_fn(|cx| {
+            let mut links = self.links.borrow_mut();
+            let Some(waiting) = links.get_mut(&replica) else { return Poll::Ready(None) };
+            while let Some(mut link) = waiting.pop() {
+                if !is_stale(link.idle_since, now, self.keep) && link.is_free(cx) {
+                    link.reused = true;
+                    return Poll::Ready(Some(link));
+                }
+            }
+            Poll::Ready(None)
+        })
+        .await
+    }
+
+    /// Keeps a connection whose answer has ended.
+    pub(super) fn put(&self, replica: ReplicaId, mut link: Link, now: Moment) {
+        link.idle_since = now;
+        let mut links = self.links.borrow_mut();
+        let waiting = links.entry(replica).or_default();
+        if waiting.len() < PER_REPLICA {
+            waiting.push(link);
+        }
+    }
+
+    /// Closes what has waited too long.
+    pub(super) fn sweep(&self, now: Moment) {
+        let mut links = self.links.borrow_mut();
+        links.retain(|_, waiting| {
+            // Oldest first: they were put in the order they became idle.
+            let fresh = waiting.iter().position(|l| !is_stale(l.idle_since, now, self.keep)).unwrap_or(waiting.len());
+            waiting.drain(..fresh);
+            !waiting.is_empty()
+        });
+    }
+}

@@ -1,0 +1,85 @@
+//! One connection to a replica, driven by the request that borrows it.
+//!
+//! No task of its own: polling the answer drives the connection, and dropping the answer closes the socket at once,
+//! which is how an engine learns that its client has left. It also spares two task switches an event.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::OutboundBody;
+use crate::fleet::Origin;
+use crate::units::Moment;
+
+type Wire = Connection<TokioIo<TcpStream>, OutboundBody>;
+
+/// A connection with at most one request on it.
+pub(super) struct Link {
+    sender: SendRequest<OutboundBody>,
+    /// `None` once the connection has ended.
+    wire: Option<Pin<Box<Wire>>>,
+    /// Whether it has carried a request before the present one.
+    pub(super) reused: bool,
+    /// When its last answer ended.
+    pub(super) idle_since: Moment,
+}
+
+impl Link {
+    /// Connects; no byte is sent yet.
+    pub(super) async fn open(origin: &Origin) -> io::Result<Self> {
+        let stream = TcpStream::connect((origin.host(), origin.port())).await?;
+        stream.set_nodelay(true)?;
+        let mut builder = Builder::new();
+        // Engines answer in HTTP/1.1 as it is written; header names keep the case they came in.
+        builder.preserve_header_case(true).max_buf_size(64 * 1024);
+        let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Self { sender, wire: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
+    }
+
+    /// Moves bytes between the socket and the request or answer under way.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire
+            && wire.as_mut().poll(cx).is_ready()
+        {
+            self.wire = None;
+        }
+    }
+
+    /// Tells whether another request can be sent, after one look at the socket.
+    pub(super) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.wire.is_some() && self.sender.is_ready()
+    }
+
+    /// Sends a request and waits for the answer's head.
+    pub(super) async fn exchange(&mut self, request: Request<OutboundBody>) -> hyper::Result<Response<Incoming>> {
+        let mut answer = std::pin::pin!(self.sender.send_request(request));
+        let wire = &mut self.wire;
+        std::future::poll_fn(|cx| {
+            if let Some(running) = wire
+                && running.as_mut().poll(cx).is_ready()
+            {
+                *wire = None;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Takes the next frame of the answer's body.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<hyper::body::Frame<Bytes>>>> {
+        self.drive(cx);
+        hyper::body::Body::poll_frame(Pin::new(body), cx)
+    }
+}

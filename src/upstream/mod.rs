@@ -1,0 +1,154 @@
+//! Floor 3: from a lease to its replica and back: connections, sending, and relaying the answer.
+
+mod answer;
+mod body;
+mod idle;
+mod link;
+mod relay;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use thiserror::Error;
+use tokio::time::{error::Elapsed, timeout};
+
+pub use answer::{Answer, AnswerBody};
+pub use body::OutboundBody;
+pub use relay::{Ending, Relayed, is_stream};
+
+use crate::clock::Clock;
+use crate::config::Timeouts;
+use crate::fleet::{Origin, Phase, Replica};
+use crate::units::Moment;
+use idle::IdleLinks;
+use link::Link;
+
+/// A request as it goes to a replica. The path is the one behind the replica's prefix.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// The method.
+    pub method: Method,
+    /// Path and query, `/v1/...`.
+    pub path: String,
+    /// Headers, hop-by-hop ones taken out; `Host` and `Content-Length` are set on sending.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: OutboundBody,
+}
+
+/// Why a replica gave no answer. No byte of one has been seen.
+#[derive(Debug, Error)]
+#[error("{what}: {cause}")]
+pub struct Failure {
+    /// How far the request had come.
+    pub phase: Phase,
+    /// The replica was given all the time there is.
+    pub timed_out: bool,
+    what: &'static str,
+    cause: String,
+}
+
+impl Failure {
+    fn new(phase: Phase, what: &'static str, error: &dyn std::error::Error) -> Self {
+        // hyper and io keep the telling part in the source.
+        let cause = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        Self { phase, timed_out: false, what, cause }
+    }
+
+    fn late(phase: Phase, what: &'static str, waited: Duration) -> Self {
+        Self { phase, timed_out: true, what, cause: format!("nothing within {waited:?}") }
+    }
+}
+
+/// One worker's way to the replicas, with its own idle connections. Never shared between threads.
+#[derive(Clone)]
+pub struct Upstream {
+    idle: Rc<IdleLinks>,
+    timeouts: Timeouts,
+    clock: Clock,
+}
+
+impl Upstream {
+    /// No connection is opened before there is a request for it.
+    pub fn new(timeouts: Timeouts, clock: Clock) -> Self {
+        Self { idle: Rc::new(IdleLinks::new(timeouts.upstream_keepalive)), timeouts, clock }
+    }
+
+    /// Closes connections that have been idle for too long; to be called about every second.
+    pub fn sweep(&self) {
+        self.idle.sweep(self.clock.now());
+    }
+
+    /// Sends `out` to `replica` and waits for the answer's head and its first frame.
+    ///
+    /// A head of 200 is held back until the body's first frame or `hold`, so that a replica that dies before its first
+    /// token can still be replaced. A reused connection that turns out to be closed is replaced by a fresh one.
+    ///
+    /// *Errors*: no connection, or no answer: nothing has been seen of one, so the request may go elsewhere.
+    pub async fn send(&self, out: &Outbound, replica: &Replica) -> Result<Answer, Failure> {
+        if let Some(link) = self.idle.take(replica.id(), self.clock.now()).await {
+            match self.ask(link, out, replica).await {
+                // Engines close idle connections whenever they like; that this one was is no fault of the replica.
+                Err(Refused { stale: true, .. }) => {}
+                answered => return answered.map_err(|refused| refused.failure),
+            }
+        }
+        let origin = replica.origin();
+        let link = match timeout(self.timeouts.connect, Link::open(origin)).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
+            Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", self.timeouts.connect)),
+        };
+        self.ask(link, out, replica).await.map_err(|refused| refused.failure)
+    }
+
+    async fn ask(&self, mut link: Link, out: &Outbound, replica: &Replica) -> Result<Answer, Refused> {
+        let request = compose(out, replica.origin());
+        let fail = |what, error: &hyper::Error| Failure::new(Phase::FirstByte, what, error);
+        let head = match timeout(self.timeouts.first_byte, link.exchange(request)).await {
+            Ok(Ok(head)) => head,
+            Ok(Err(error)) => {
+                let stale = link.reused && (error.is_canceled() || error.is_incomplete_message());
+                return Err(Refused { failure: fail("no answer", &error), stale });
+            }
+            Err(Elapsed { .. }) => {
+                let failure = Failure::late(Phase::FirstByte, "no answer", self.timeouts.first_byte);
+                return Err(Refused { failure, stale: false });
+            }
+        };
+        let (head, incoming) = head.into_parts();
+        let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
+        match timeout(self.timeouts.hold, body.prefetch()).await {
+            Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
+            Ok(Ok(())) | Err(Elapsed { .. }) => Ok(Answer { head, body }),
+        }
+    }
+}
+
+struct Refused {
+    failure: Failure,
+    /// Nothing was wrong but the age of the connection.
+    stale: bool,
+}
+
+fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
+    let mut request = Request::new(out.body.clone());
+    *request.method_mut() = out.method.clone();
+    *request.headers_mut() = out.headers.clone();
+    // `path` came in as part of a valid URI and the prefix from a configured one, so neither can fail.
+    *request.uri_mut() = match origin.prefix() {
+        "" => Uri::try_from(out.path.as_str()),
+        prefix => Uri::try_from(format!("{prefix}{}", out.path)),
+    }
+    .unwrap_or_default();
+    if let Ok(host) = HeaderValue::try_from(origin.authority()) {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    request
+}
+
+/// The earliest moment a link counts as too old, for tests and sweeps alike.
+fn is_stale(idle_since: Moment, now: Moment, keep: Duration) -> bool {
+    now.since(idle_since) >= keep
+}
