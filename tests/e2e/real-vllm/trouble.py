@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+"""What goes wrong with real replicas, done to two of them behind the router.
+
+usage: trouble.py ROUTER_URL REPLICA_URL REPLICA_URL [--no-kill] [--only NAME]...
+
+Prints `ok NAME` or `FAIL NAME: why`, with `#` lines that record what was seen, and ends with `N passed, N failed`.
+Replicas are killed by the process ids that start.sh wrote down, and started again with it; `--no-kill` leaves them alone.
+"""
+
+import argparse
+import asyncio
+import collections
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+from openai import AsyncOpenAI
+
+HERE = pathlib.Path(__file__).parent
+HOME = pathlib.Path(os.environ.get("REAL_VLLM_HOME", pathlib.Path.home() / ".cache/real-vllm"))
+BACK_WITHIN_S = 70
+LONG = 3500  # tokens: some seconds, so that a kill falls in the middle
+
+
+class Replica:
+    """One vLLM that start.sh started."""
+
+    def __init__(self, url):
+        self.url = url.rstrip("/")
+        self.address = urllib.parse.urlsplit(url).netloc
+        self.port = int(self.address.rsplit(":", 1)[1])
+
+    def pid(self):
+        """The API server, leader of its process group."""
+        return int((HOME / f"{self.port}.pid").read_text())
+
+    def engine_pid(self):
+        """The engine process under the API server."""
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if "EngineCore" in (entry / "cmdline").read_text() and os.getpgid(int(entry.name)) == self.pid():
+                    return int(entry.name)
+            except OSError:
+                continue
+        raise AssertionError("no engine process")
+
+    def start(self):
+        """Starts it again and returns when it serves."""
+        try:
+            os.killpg(self.pid(), signal.SIGKILL)  # what a partial kill left
+            time.sleep(1)
+        except OSError:
+            pass
+        subprocess.run([HERE / "start.sh", "1", str(self.port)], check=True, stdout=subprocess.DEVNULL)
+
+    def running(self):
+        """How many requests it works on, by its own account."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
+class Scene:
+    """The router, its replicas and a client."""
+
+    def __init__(self, args):
+        self.router = args.router.rstrip("/")
+        self.replicas = [Replica(url) for url in args.replica]
+
+    def client(self):
+        """A client that does not retry: what it sees is what the router did."""
+        return AsyncOpenAI(base_url=f"{self.router}/v1", api_key="unused", timeout=240, max_retries=0)
+
+    async def quick(self, client):
+        """A short request; returns the replica that answered."""
+        raw = await client.chat.completions.with_raw_response.create(**asked("hello", 4))
+        assert raw.parse().choices, "no answer"
+        return raw.headers.get("x-upstream", "?")
+
+    async def spread(self, count):
+        """Sends `count` short requests, eight at a time, and returns how many each replica answered."""
+        seen = collections.Counter()
+        async with self.client() as client:
+            for start in range(0, count, 8):
+                seen.update(await asyncio.gather(*(self.quick(client) for _ in range(min(8, count - start)))))
+        return seen
+
+
+def asked(text, tokens, **more):
+    """A request for exactly `tokens` tokens."""
+    messages = [{"role": "user", "content": text}]
+    return {"model": "tiny", "messages": messages, "max_tokens": tokens, "extra_body": {"ignore_eos": True}} | more
+
+
+Seen = collections.namedtuple("Seen", "kind state events detail")
+
+
+async def whole(client, number, begun):
+    """A long request without a stream: `whole`, `short` or `error`."""
+    try:
+        answer = await client.chat.completions.create(**asked(f"whole {number}", LONG))
+    except Exception as error:  # every class of failure is recorded
+        return Seen("whole", "error", 0, f"{type(error).__name__}: {error}"[:160])
+    full = answer.usage.completion_tokens == LONG and answer.choices[0].finish_reason == "length"
+    return Seen("whole", "whole" if full else "short", 1, answer.choices[0].finish_reason)
+
+
+async def stream(client, number, begun):
+    """A long stream: `whole`, `short` (a clean end before the last token), or `error`. Once it flows it joins `begun`."""
+    events, tokens, reason = 0, None, None
+    try:
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        async for chunk in await client.chat.completions.create(**asked(f"stream {number}", LONG, **options)):
+            events += bool(chunk.choices and chunk.choices[0].delta.content)
+            if events == 5:
+                begun.add(number)
+            tokens = chunk.usage.completion_tokens if chunk.usage else tokens
+            reason = (chunk.choices[0].finish_reason if chunk.choices else None) or reason
+    except Exception as error:  # every class of failure is recorded
+        return Seen("stream", "error", events, f"{type(error).__name__}: {error}"[:160])
+    full = tokens == LONG and reason == "length"
+    return Seen("stream", "whole" if full else "short", events, f"{reason}, {tokens} tokens")
+
+
+async def both_serve(scene):
+    seen = await scene.spread(40)
+    print(f"# {dict(seen)}")
+    assert set(seen) == {r.address for r in scene.replicas}, "one replica got nothing"
+
+
+async def idle_pause(scene):
+    for pause in (6.0, 5.0, 4.98):  # vLLM closes an idle connection after 5 s; at 5.0 the two cross on the wire
+        await scene.spread(16)
+        await asyncio.sleep(pause)
+        seen = await scene.spread(16)
+        print(f"# after {pause} s: {dict(seen)}")
+
+
+async def client_abort(scene):
+    host, port = urllib.parse.urlsplit(scene.router).netloc.rsplit(":", 1)
+    for streaming in (True, False):
+        body = asked("hello", 3000, stream=streaming)
+        body |= body.pop("extra_body")
+        body = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            await until(lambda: sum(r.running() for r in scene.replicas) == 1, 5, "an engine works on it")
+        took = await until(lambda: sum(r.running() for r in scene.replicas) == 0, 1, "the engine is free")
+        print(f"# stream={streaming}: the engine was free {took * 1000:.0f} ms after the client left")
+
+
+async def until(holds, seconds, what):
+    """Waits for a condition and returns how long it took."""
+    began = time.monotonic()
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() - began < seconds, f"not so within {seconds} s: {what}"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+def pair(number):
+    """Both kinds of request, in turns of order, so that a round robin does not send one kind to one replica."""
+    return (whole, stream) if number % 2 else (stream, whole)
+
+
+async def strike(scene, kill):
+    """Runs 20 long requests, kills amid them, and checks how each ended."""
+    for replica in scene.replicas:  # past what a replica compiles on first use, which would hold one of them back
+        async with AsyncOpenAI(base_url=f"{replica.url}/v1", api_key="unused", timeout=240) as client:
+            for size in (1, 4, 8):
+                await asyncio.gather(*(client.chat.completions.create(**asked(f"{n}", 60)) for n in range(size)))
+    await scene.spread(24)  # so that the budget of retries is that of a used router
+    async with scene.client() as client:
+        begun = set()
+        tasks = [asyncio.create_task(run(client, n, begun)) for n in range(7) for run in pair(n)]
+        await until(lambda: len(begun) == 7, 90, "seven streams flow")  # a replica just started compiles first
+        tasks += [asyncio.create_task(run(client, n, begun)) for n in range(7, 10) for run in pair(n)]
+        await asyncio.sleep(0.02)
+        unfinished = sum(not task.done() for task in tasks)
+        kill()
+        assert unfinished == 20, f"only {unfinished} of 20 requests ran when the replica was killed"
+        seen = await asyncio.gather(*tasks)
+        counts = collections.Counter((s.kind, s.state) for s in seen)
+        print("# " + ", ".join(f"{n} {kind} ended {state}" for (kind, state), n in sorted(counts.items())))
+        for detail, n in collections.Counter((s.kind, s.detail) for s in seen if s.state != "whole").items():
+            print(f"#   {n} x {detail}")
+        after = collections.Counter([await scene.quick(client) for _ in range(10)])
+        print(f"# ten requests after it: {dict(after)}")
+    short = [s for s in seen if s.state == "short"]
+    assert not short, f"{len(short)} answers look whole and are not: {short[0]}"
+    lost = [s for s in seen if s.state == "error" and s.events == 0]
+    assert not lost, f"{len(lost)} requests failed that had brought nothing: {lost[0]}"
+
+
+async def comes_back(scene, replica):
+    """Starts the replica again and waits until the router gives it requests."""
+    await asyncio.to_thread(replica.start)
+    began = time.monotonic()
+    while replica.address not in (seen := await scene.spread(8)):
+        assert time.monotonic() - began < BACK_WITHIN_S, f"no request within {BACK_WITHIN_S} s: {dict(seen)}"
+        await asyncio.sleep(0.5)
+    print(f"# it got requests {time.monotonic() - began:.1f} s after it was healthy")
+
+
+async def killed_replica(scene):
+    replica = scene.replicas[1]
+    await strike(scene, lambda: os.killpg(replica.pid(), signal.SIGKILL))
+
+
+async def killed_replica_comes_back(scene):
+    await comes_back(scene, scene.replicas[1])
+
+
+async def killed_engine(scene):
+    """Only the engine dies: the API server in front of it answers 500, or ends streams with an error and [DONE]."""
+    replica = scene.replicas[0]
+    await strike(scene, lambda: os.kill(replica.engine_pid(), signal.SIGKILL))
+
+
+async def killed_engine_comes_back(scene):
+    await comes_back(scene, scene.replicas[0])
+
+
+async def terminated_replica(scene):
+    """A polite end: vLLM ends what runs with 200 and `finish_reason: "abort"`."""
+    replica = scene.replicas[1]
+    await strike(scene, lambda: os.kill(replica.pid(), signal.SIGTERM))
+
+
+async def terminated_replica_comes_back(scene):
+    await comes_back(scene, scene.replicas[1])
+
+
+GENTLE = [both_serve, idle_pause, client_abort]
+ROUGH = [
+    killed_replica,
+    killed_replica_comes_back,
+    killed_engine,
+    killed_engine_comes_back,
+    terminated_replica,
+    terminated_replica_comes_back,
+]
+
+
+def main():
+    """Reads the arguments, runs, prints the closing line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("router", help="http://HOST:PORT")
+    parser.add_argument("replica", nargs=2, help="http://HOST:PORT")
+    parser.add_argument("--no-kill", action="store_true", help="leave the replicas alive")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    args = parser.parse_args()
+    scene = Scene(args)
+    passed = failed = 0
+    for run in GENTLE if args.no_kill else GENTLE + ROUGH:
+        if args.only and run.__name__ not in args.only:
+            continue
+        try:
+            asyncio.run(run(scene))
+            passed += 1
+            print(f"ok {run.__name__}", flush=True)
+        except Exception as error:  # whatever it is, the next one runs
+            failed += 1
+            why = f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
+            print(f"FAIL {run.__name__}: {why}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed or not passed else 0)
+
+
+if __name__ == "__main__":
+    main()

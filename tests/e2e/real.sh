@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# real.sh [URL URL]
+# Two real vLLM replicas behind the router: the SDK scenarios, then trouble (idle connections, callers that leave,
+# replicas that are killed and come back). Without URLs the replicas are installed (6 GB) and started by real-vllm/;
+# replicas given by URL must serve a model called `tiny` and are not killed. About 8 minutes on two cores once installed.
+#
+#   TOKENWEIR           the binary                 (default target/release/tokenweir, built if missing)
+#   TOKENWEIR_E2E_HOME  where packages lie         (default ~/.cache/tokenweir-e2e)
+#   REAL_VLLM_HOME      where vLLM is installed    (default ~/.cache/real-vllm)
+set -euo pipefail
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+vllm=$root/tests/e2e/real-vllm
+options=()
+if (($# == 0)); then
+  "$vllm/setup.sh"
+  base=$(free_run 2)
+  trap '"$vllm/stop.sh" "$base" 2; finish' EXIT
+  "$vllm/start.sh" 2 "$base"
+  set -- "http://127.0.0.1:$base" "http://127.0.0.1:$((base + 1))"
+elif (($# == 2)); then
+  options+=(--no-kill)
+else
+  echo "usage: real.sh [URL URL]" >&2
+  exit 2
+fi
+
+tokenweir=$(binary)
+home=$(sdk_home)
+read -r port admin <<< "$(free_ports 2)"
+router=http://127.0.0.1:$port
+TOKENWEIR__LISTEN=127.0.0.1:$port TOKENWEIR__ADMIN=127.0.0.1:$admin start serve.log "$tokenweir" serve "$@"
+wait_for 20 "$router/readyz" || { cat "$scratch/serve.log" >&2; exit 1; }
+
+# The first logprobs, tools and responses of each replica compile for up to 90 s; that is no one's fault.
+echo "# warming up each replica"
+for url in "$@"; do
+  "$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$url/v1" tiny --engine vllm --skip model_by_name > "$scratch/warm.log" ||
+    { echo "a bare replica fails:"; cat "$scratch/warm.log"; }
+done
+
+failed=0
+echo "# openai for Python"
+"$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$router/v1" tiny --engine vllm \
+  --metrics "$1/metrics" --metrics "$2/metrics" || failed=1
+echo "# openai for JavaScript"
+(cd "$home/node" && node "$root/tests/e2e/sdk/scenarios.mjs" "$router/v1" tiny --engine vllm) || failed=1
+echo "# trouble"
+"$home/venv/bin/python" "$vllm/trouble.py" "$router" "$@" ${options[@]+"${options[@]}"} || failed=1
+python3 "$root/tests/e2e/metrics.py" "http://127.0.0.1:$admin/metrics" tokenweir_ || failed=1
+if grep -n "panicked" "$scratch/serve.log"; then echo "FAIL no panic in the log"; failed=1; else echo "ok no panic in the log"; fi
+exit "$failed"
