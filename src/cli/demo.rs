@@ -76,7 +76,10 @@ fn introduce(base: &str, server: &Server, replicas: &[Replica], with_load: bool)
     tell(&mut out, format_args!("built-in load: {load}. Ctrl-C ends it. Try:"));
     let body =
         format!(r#"{{"model":"{MODEL}","stream":true,"max_tokens":20,"messages":[{{"role":"user","content":"hi"}}]}}"#);
-    tell(&mut out, format_args!("  curl -Ni {base}/v1/chat/completions -d '{body}'"));
+    tell(
+        &mut out,
+        format_args!("  curl -Ni {base}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"),
+    );
     tell(&mut out, format_args!("Or with the OpenAI SDK:"));
     tell(&mut out, format_args!("  from openai import OpenAI"));
     tell(&mut out, format_args!("  client = OpenAI(base_url=\"{base}/v1\", api_key=\"none\")"));
