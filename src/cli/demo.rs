@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{stop, tell};
+use super::{environment, stop, tell};
 use crate::clock::{self, Clock};
 use crate::config::{self, Loaded, Settings, Sink};
 use crate::emulate::load::{self, LoadCounters, LoadSettings};
@@ -48,9 +48,7 @@ fn replica(speed: f64) -> Result<Replica, String> {
 fn settings(replicas: &[Replica]) -> Result<Settings, String> {
     let member = |(replica, (name, _)): (&Replica, (&str, f64))| format!("{} name={name}", replica.url());
     let urls: Vec<String> = replicas.iter().zip(SPEEDS).map(member).collect();
-    let env =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let Loaded { mut settings, .. } = config::from_urls(&urls, env).map_err(|report| report.to_string())?;
+    let Loaded { mut settings, .. } = config::from_urls(&urls, environment()).map_err(|report| report.to_string())?;
     settings.log.access = Sink::Off;
     settings.log.error = Sink::Off;
     Ok(settings)

@@ -124,6 +124,11 @@ fn load(file: &Option<PathBuf>, urls: &[String]) -> Result<Loaded, String> {
     }
 }
 
+/// The environment; variables that are no Unicode cannot be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// Writes a line; a closed pipe is no error.
 fn tell(to: &mut impl Write, line: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{line}");

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::balance::Dice;
+
 /// Sessions that share a beginning of their prompts.
 const SESSIONS: u64 = 8;
 /// Sentence that prompts are made of: 16 tokens at four bytes each.
@@ -50,27 +52,11 @@ pub struct LoadCounters {
     pub tokens: AtomicU64,
 }
 
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    /// Time to the next arrival of a Poisson process; at most a minute.
-    fn gap(&mut self, rate: f64) -> Duration {
-        let unit = ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        let seconds = -unit.ln() / rate.max(1e-3);
-        Duration::from_secs_f64(seconds.clamp(0.0, 60.0))
-    }
+/// Time to the next arrival of a Poisson process; at most a minute.
+fn gap(dice: &mut Dice, rate: f64) -> Duration {
+    let unit = ((dice.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+    let seconds = -unit.ln() / rate.max(1e-3);
+    Duration::from_secs_f64(seconds.clamp(0.0, 60.0))
 }
 
 /// Sends requests until `stop` is ready or all are sent; then waits for open ones to end (a stop drops them).
@@ -97,11 +83,11 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
 }
 
 async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {
-    let mut dice = Dice(settings.seed);
+    let mut dice = Dice::seeded(settings.seed);
     let mut open = JoinSet::new();
     let mut sent = 0;
     while settings.requests.is_none_or(|limit| sent < limit) {
-        sleep(dice.gap(settings.rate)).await;
+        sleep(gap(&mut dice, settings.rate)).await;
         while open.try_join_next().is_some() {}
         let body = chat(settings, &mut dice);
         if open.len() >= settings.max_open.max(1) {
@@ -132,7 +118,7 @@ fn chat(settings: &LoadSettings, dice: &mut Dice) -> Value {
     let session = dice.below(SESSIONS);
     let sentences = [4, 16, 64, 128][(session % 4) as usize];
     let system = format!("session {session}. {}", SENTENCE.repeat(sentences));
-    let question = format!("question {}: {}", dice.next(), SENTENCE.repeat(1 + dice.below(8) as usize));
+    let question = format!("question {}: {}", dice.bits(), SENTENCE.repeat(1 + dice.below(8) as usize));
     json!({
         "model": settings.model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": question}],

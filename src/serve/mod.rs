@@ -8,6 +8,7 @@ mod identify;
 mod measure;
 mod own;
 mod owners;
+mod patience;
 mod proxy;
 mod refusal;
 mod reply;

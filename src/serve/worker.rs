@@ -20,6 +20,7 @@ use tower_service::Service;
 
 use super::acceptor::Socket;
 use super::identify::{self, Peer};
+use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
 use super::story::Story;
@@ -110,12 +111,11 @@ fn builder(app: &App) -> auto::Builder<OnThisThread> {
     let mut builder = auto::Builder::new(OnThisThread);
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.timeouts.header)
         .max_buf_size(settings.limits.header_bytes)
         .max_headers(settings.limits.headers)
         .keep_alive(!settings.timeouts.keepalive.is_zero())
-        .preserve_header_case(true);
+        // Small answers and events are written faster in one piece than as a list of pieces.
+        .writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -158,6 +158,11 @@ async fn serve(
         let worker = worker.clone();
         async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
     });
+    let timeouts = &worker.app.settings.timeouts;
+    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
+    let mut builder = builder.clone();
+    // The timer knows the times; hyper only has to ask it.
+    builder.http1().timer(timer).header_read_timeout(timeouts.header);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     // What ends a connection early is the client's doing and is told by the stories of its requests.
     tokio::select! {

@@ -37,8 +37,7 @@ impl Link {
         let stream = TcpStream::connect((origin.host(), origin.port())).await?;
         stream.set_nodelay(true)?;
         let mut builder = Builder::new();
-        // Engines answer in HTTP/1.1 as it is written; header names keep the case they came in.
-        builder.preserve_header_case(true).max_buf_size(64 * 1024);
+        builder.max_buf_size(64 * 1024);
         let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, wire: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
     }

@@ -1,0 +1,59 @@
+//! A policy of your own: prompts of more than 8,000 tokens go to the first replicas, the rest to the others.
+//!
+//! `cargo run --example custom_policy` runs it in front of two emulated replicas, sends a short and a long prompt, and
+//! prints where they went.
+
+use std::error::Error;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use tokenweir::balance::{BadPolicy, Candidate, Dice, Entry, Job, Member, Policy, Spec};
+use tokenweir::clock::Clock;
+use tokenweir::config::{self, Sink};
+use tokenweir::emulate::{Replica, Settings};
+use tokenweir::serve::Server;
+use tokenweir::units::Slot;
+
+/// Keeps long prompts away from short ones.
+struct LongFirst;
+
+impl Policy for LongFirst {
+    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
+        // Only replicas that may be chosen are offered, so there is nothing else to test.
+        let (long, short) = candidates.split_at(candidates.len().div_ceil(2));
+        let side = if job.prompt.0 > 8_000 || short.is_empty() { long } else { short };
+        side.iter().min_by_key(|candidate| candidate.in_flight).map(|candidate| candidate.at)
+    }
+}
+
+fn build(_: &[Member], _: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+    Ok(Box::new(LongFirst))
+}
+
+static LONG_FIRST: Entry = Entry { name: "long_first", help: "long prompts to the first half", build };
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, Settings::default(), Clock::start());
+    let replicas = [start()?, start()?];
+    let urls = [format!("{} name=long", replicas[0].url()), format!("{} name=short", replicas[1].url())];
+    let mut settings = config::from_urls(&urls, [])?.settings;
+    settings.listen = vec!["127.0.0.1:0".parse()?];
+    settings.admin = None;
+    settings.log.access = Sink::Off;
+    settings.pools[0].policy = Spec::from(&LONG_FIRST);
+
+    let server = Server::start(settings)?;
+    let base = format!("http://{}", server.listening()[0]);
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    while !client.get(format!("{base}/readyz")).send().await?.status().is_success() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for words in [10, 10_000] {
+        let body = serde_json::json!({ "model": "emulated-8b", "max_tokens": 1, "prompt": "word ".repeat(words) });
+        let answer = client.post(format!("{base}/v1/completions")).json(&body).send().await?;
+        println!("{words} words went to {:?}", answer.headers()["x-upstream"]);
+    }
+    server.stop();
+    Ok(())
+}
