@@ -1,0 +1,218 @@
+//! An HTTP/1.1 client that shows what came, and sends whatever it is told.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A connection.
+pub struct Client<S> {
+    input: BufReader<S>,
+    framing: Framing,
+}
+
+/// How the end of the present body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(usize),
+    Chunked,
+    Close,
+    Done,
+    /// The connection ended first.
+    Broken,
+}
+
+/// An answer, or its head.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// Status line and header lines as they came.
+    pub head: String,
+    /// Without chunk framing.
+    pub body: Vec<u8>,
+    /// Whether the body came to its end.
+    pub whole: bool,
+}
+
+/// A request as bytes; `headers` are whole lines.
+pub fn request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let mut head = format!("{method} {path} HTTP/1.1\r\n");
+    let lower = headers.to_ascii_lowercase();
+    if !lower.contains("host:") {
+        head += "host: router.test\r\n";
+    }
+    if !body.is_empty() || method == "POST" {
+        if !lower.contains("content-type:") {
+            head += "content-type: application/json\r\n";
+        }
+        head += &format!("content-length: {}\r\n", body.len());
+    }
+    let head = format!("{head}{headers}\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+impl Client<TcpStream> {
+    pub fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Ends the connection as a killed process does: by RST.
+    pub fn reset(self) {
+        let stream = self.input.into_inner();
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
+    /// Ends the sending side only: by FIN, whatever has not been read.
+    pub fn finish(&self) {
+        self.input.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn over(stream: S) -> Self {
+        Self { input: BufReader::with_capacity(64 * 1024, stream), framing: Framing::Done }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.input.get_mut().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends unless the other side has closed already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.input.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Reads one head; `None` if the connection ends or fails before a whole one.
+    pub fn try_head(&mut self) -> Option<Reply> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.input.read_until(b'\n', &mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap();
+        let reply = Reply { status, head, body: Vec::new(), whole: true };
+        self.framing = match (reply.header("transfer-encoding"), reply.header("content-length")) {
+            _ if matches!(status, 100..=199 | 204 | 304) => Framing::Done,
+            (Some("chunked"), None) => Framing::Chunked,
+            (None, Some(length)) => Framing::Length(length.parse().unwrap()),
+            (None, None) => Framing::Close,
+            both => panic!("unclear framing: {both:?}"),
+        };
+        Some(reply)
+    }
+
+    pub fn head(&mut self) -> Reply {
+        self.try_head().expect("an answer's head")
+    }
+
+    /// Reads the answer to a HEAD request.
+    pub fn headless(&mut self) -> Reply {
+        let reply = self.head();
+        self.framing = Framing::Done;
+        reply
+    }
+
+    /// The next piece of the body: a chunk, or what can be read. `None` at its end, or where the connection breaks.
+    pub fn piece(&mut self) -> Option<Vec<u8>> {
+        let read = match self.framing {
+            Framing::Done | Framing::Broken | Framing::Length(0) => Ok(None),
+            Framing::Chunked => self.chunk(),
+            Framing::Length(left) => self.some(left).and_then(|piece| {
+                self.framing = Framing::Length(left - piece.len());
+                if piece.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(Some(piece)) }
+            }),
+            Framing::Close => self.some(usize::MAX).map(|piece| Some(piece).filter(|piece| !piece.is_empty())),
+        };
+        read.unwrap_or_else(|error| {
+            assert!(error.kind() != io::ErrorKind::WouldBlock, "nothing came for {PATIENCE:?}");
+            self.framing = Framing::Broken;
+            None
+        })
+    }
+
+    /// Reads one answer to its end.
+    pub fn reply(&mut self) -> Reply {
+        let mut reply = self.head();
+        reply.body = self.rest();
+        reply.whole = self.framing != Framing::Broken;
+        reply
+    }
+
+    /// Reads the rest of the present body.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.piece() {
+            body.extend_from_slice(&piece);
+        }
+        body
+    }
+
+    /// Whether the last body was cut.
+    pub fn is_broken(&self) -> bool {
+        self.framing == Framing::Broken
+    }
+
+    /// Waits for the other side to close without another byte.
+    pub fn closes(&mut self) -> bool {
+        match self.input.fill_buf() {
+            Ok(bytes) => bytes.is_empty(),
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    fn some(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.input.fill_buf()?;
+        let piece = bytes[..bytes.len().min(most)].to_vec();
+        self.input.consume(piece.len());
+        Ok(piece)
+    }
+
+    fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = String::new();
+        self.input.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let mut piece = vec![0; size + 2];
+        self.input.read_exact(&mut piece)?;
+        assert!(piece.ends_with(b"\r\n"), "a chunk ends where it said");
+        piece.truncate(size);
+        if size == 0 {
+            self.framing = Framing::Done;
+        }
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+}
+
+impl Reply {
+    /// The value of the first header line of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.head, self.text()))
+    }
+
+    /// The `error` of OpenAI's error object, its shape checked.
+    pub fn error(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);
+        let error = self.json()["error"].clone();
+        assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()) && error["type"].is_string(), "{error}");
+        for key in ["param", "code"] {
+            assert!(error.get(key).is_some_and(|v| v.is_null() || v.is_string()), "{key}: {error}");
+        }
+        error
+    }
+}

@@ -1,0 +1,135 @@
+//! A replica that does to its socket what a test tells it, and remembers what it heard.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Request line and header lines.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+/// A raw replica; it answers `/v1/models` by itself and does not remember that.
+pub struct Scripted {
+    pub addr: SocketAddr,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Whether the connection is kept after an answer.
+pub type Keep = bool;
+
+type Play = dyn Fn(&Heard, &mut TcpStream) -> Keep + Send + Sync;
+
+impl Heard {
+    pub fn target(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap()
+    }
+
+    pub fn method(&self) -> &str {
+        self.head.split(' ').next().unwrap()
+    }
+
+    /// All values of a header, in order.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers(name).first().copied()
+    }
+}
+
+impl Scripted {
+    /// Serves `models`; every other request is `play`ed.
+    pub fn start(models: &[&str], play: impl Fn(&Heard, &mut TcpStream) -> Keep + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (heard, stopped) = (Arc::<Mutex<Vec<Heard>>>::default(), Arc::<AtomicBool>::default());
+        let cards: Vec<String> = models.iter().map(|m| format!(r#"{{"id":"{m}","object":"model"}}"#)).collect();
+        let list = whole(200, "application/json", &format!(r#"{{"object":"list","data":[{}]}}"#, cards.join(",")));
+        let play: Arc<Play> = Arc::new(play);
+        let (hearing, ending) = (heard.clone(), stopped.clone());
+        // Ends with the drop of `Scripted`; its connections' threads end when the router closes them.
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ending.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (list, play, heard) = (list.clone(), play.clone(), hearing.clone());
+                thread::spawn(move || converse(stream, &list, &heard, &*play));
+            }
+        });
+        Self { addr, heard, stopped }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// All requests so far, `/v1/models` aside.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// The last request.
+    pub fn last(&self) -> Heard {
+        self.heard().pop().expect("the replica has heard a request")
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.addr));
+    }
+}
+
+/// A whole answer as bytes.
+pub fn whole(status: u16, kind: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// Answers every request with the same small JSON.
+pub fn friendly(_: &Heard, to: &mut TcpStream) -> Keep {
+    to.write_all(&whole(200, "application/json", "{}")).is_ok()
+}
+
+fn converse(stream: TcpStream, list: &[u8], heard: &Mutex<Vec<Heard>>, play: &Play) {
+    stream.set_nodelay(true).unwrap();
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    let mut output = stream;
+    while let Some(request) = read(&mut input) {
+        if request.target() == "/v1/models" {
+            if output.write_all(list).is_err() {
+                return;
+            }
+            continue;
+        }
+        heard.lock().unwrap().push(request.clone());
+        if !play(&request, &mut output) {
+            return;
+        }
+    }
+}
+
+fn read(input: &mut BufReader<TcpStream>) -> Option<Heard> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if input.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let mut request = Heard { head, body: Vec::new() };
+    let length = request.header("content-length").map_or(0, |n| n.parse().unwrap());
+    request.body.resize(length, 0);
+    input.read_exact(&mut request.body).ok()?;
+    Some(request)
+}

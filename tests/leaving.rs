@@ -1,0 +1,195 @@
+//! A client leaves: its replica is told at once, nothing stays charged, and nobody is ejected.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod harness;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use harness::client::{Client, request};
+use harness::scripted::Scripted;
+use harness::{PATIENCE, Router, chat, wait_until};
+use tokenweir::clock::Clock;
+use tokenweir::units::Moment;
+
+/// The longest a replica may work for nobody.
+const PROMPT: Duration = Duration::from_millis(100);
+/// The machine may be busy: the fastest of so many must keep to it.
+const ROUNDS: usize = 4;
+
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+const EVENT: &[u8] = b"1e\r\ndata: {\"choices\":[{\"inde\":0}]}\n\n\r\n";
+const HALF_JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half\":";
+
+/// What the replica does once it has the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Script {
+    Silent,
+    EventThenSilent,
+    EventsForEver,
+    HalfJson,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Leave {
+    /// FIN: the client's side is shut down.
+    Finish,
+    /// RST.
+    Reset,
+}
+
+/// What the replica tells the test.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Begun,
+    /// Its connection was closed then.
+    Closed(Moment),
+}
+
+/// A replica that plays a script, and a second one that is there to be chosen should the first be ejected.
+fn stage(script: Script, clock: Clock) -> (Router, Scripted, Receiver<Told>) {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let replica = Scripted::start(&["m"], move |_, to| {
+        let tell = tell.lock().unwrap().clone();
+        match script {
+            Script::Silent => {}
+            Script::EventThenSilent | Script::EventsForEver => to.write_all(&[HEAD, EVENT].concat()).unwrap(),
+            Script::HalfJson => to.write_all(HALF_JSON).unwrap(),
+        }
+        tell.send(Told::Begun).unwrap();
+        match script {
+            Script::EventsForEver => while to.write_all(EVENT).is_ok() {},
+            _ => until_closed(to),
+        }
+        // The test may be over.
+        drop(tell.send(Told::Closed(clock.now())));
+        false
+    });
+    (Router::over([&*replica.url()]), replica, told)
+}
+
+fn until_closed(to: &mut TcpStream) {
+    while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+}
+
+/// Lets clients leave in the midst of a script, by FIN and by RST.
+fn leaves(script: Script, stream: bool, until: impl Fn(&mut Client<TcpStream>)) {
+    let clock = Clock::start();
+    let (router, replica, told) = stage(script, clock);
+    let mut count = 0.0;
+    for how in [Leave::Finish, Leave::Reset] {
+        let mut fastest = Duration::MAX;
+        for _ in 0..ROUNDS {
+            let mut client = router.client();
+            client.send(request("POST", "/v1/chat/completions", "", chat("m", 9, stream)));
+            assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Told::Begun);
+            until(&mut client);
+            assert_eq!(router.in_flight(), 1);
+            let left = clock.now();
+            let kept = match how {
+                Leave::Reset => {
+                    client.reset();
+                    None
+                }
+                Leave::Finish => {
+                    client.finish();
+                    Some(client)
+                }
+            };
+            let Told::Closed(closed) = told.recv_timeout(PATIENCE).unwrap() else { panic!("one request at a time") };
+            fastest = fastest.min(closed.since(left));
+            drop(kept);
+            count += 1.0;
+            wait_until("nothing is charged any more", || router.in_flight() == 0);
+        }
+        assert!(fastest < PROMPT, "{script:?} {how:?}: the replica worked on for {fastest:?}");
+    }
+    wait_until("each is counted as gone", || {
+        router.metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]) == count
+    });
+    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
+    assert_eq!(router.metric("tokenweir_attempts_total", &[]), count);
+    assert_eq!(router.get("/readyz").status, 200, "no ejection");
+    assert_eq!(replica.heard().len() as f64, count, "nothing was replayed");
+}
+
+#[test]
+fn a_client_that_leaves_before_the_head_ends_the_replicas_work() {
+    leaves(Script::Silent, true, |_| ());
+    leaves(Script::Silent, false, |_| ());
+}
+
+#[test]
+fn a_client_that_leaves_a_silent_stream_ends_the_replicas_work() {
+    leaves(Script::EventThenSilent, true, |client| {
+        assert_eq!(client.head().status, 200);
+        client.piece().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_a_running_stream_ends_the_replicas_work() {
+    leaves(Script::EventsForEver, true, |client| {
+        assert_eq!(client.head().status, 200);
+        client.piece().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_half_a_json_answer_ends_the_replicas_work() {
+    leaves(Script::HalfJson, false, |client| {
+        assert_eq!(client.head().status, 200);
+        client.piece().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_while_it_sends_its_body_reaches_no_replica() {
+    let (router, replica, _told) = stage(Script::Silent, Clock::start());
+    let whole = request("POST", "/v1/chat/completions", "", chat("m", 9, true));
+    let chunked = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"mod".to_vec();
+    let mut count = 0.0;
+    for sent in [&whole[..whole.len() - 1], &whole[..whole.len() - 40], &chunked] {
+        for how in [Leave::Finish, Leave::Reset] {
+            let mut client = router.client();
+            client.send(sent);
+            match how {
+                Leave::Reset => client.reset(),
+                Leave::Finish => {
+                    client.finish();
+                    while !client.closes() {
+                        client.rest();
+                        client.try_head();
+                    }
+                }
+            }
+            count += 1.0;
+            wait_until("the request is counted", || router.metric("tokenweir_requests_total", &[]) == count);
+        }
+    }
+    assert_eq!(router.metric("tokenweir_attempts_total", &[]), 0.0);
+    assert!(replica.heard().is_empty());
+    assert_eq!(router.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_client_that_leaves_with_more_requests_waiting_ends_the_replicas_work() {
+    for extra in [&b"\r\n"[..], b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        for script in [Script::Silent, Script::EventThenSilent] {
+            let (router, _replica, told) = stage(script, Clock::start());
+            let mut client = router.client();
+            let sent = request("POST", "/v1/chat/completions", "", chat("m", 9, true));
+            client.send([&sent[..], extra].concat());
+            assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Told::Begun);
+            drop(client);
+            let closed = told.recv_timeout(Duration::from_secs(3));
+            assert!(matches!(closed, Ok(Told::Closed(_))), "{script:?}, {extra:?}: {closed:?}");
+            wait_until("nothing is charged any more", || router.in_flight() == 0);
+        }
+    }
+}
