@@ -154,12 +154,14 @@ async fn serve(
     peer: Peer,
     mut stage: watch::Receiver<Stage>,
 ) {
+    let timeouts = &worker.app.settings.timeouts;
+    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
+    let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
+        decided.set(true);
         let worker = worker.clone();
         async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
     });
-    let timeouts = &worker.app.settings.timeouts;
-    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
     let mut builder = builder.clone();
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
@@ -167,6 +169,7 @@ async fn serve(
     // What ends a connection early is the client's doing and is told by the stories of its requests.
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = undecided => {}
         _ = stage.wait_for(|stage| *stage != Stage::Running) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
