@@ -4,10 +4,13 @@
 //! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
 
 pub mod balance;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod discover;
 pub mod eject;
+pub mod emulate;
+pub mod engine;
 pub mod fleet;
 pub mod prompt;
 pub mod serve;

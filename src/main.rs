@@ -1,2 +1,7 @@
 //! The `tokenweir` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tokenweir::cli::main()
+}

@@ -26,8 +26,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("mio", &["serve"]),
     ("reqwest", &["discover", "emulate"]),
-    ("serde", &["prompt", "sse", "serve", "config", "discover", "emulate"]),
-    ("serde_json", &["prompt", "sse", "serve", "emulate", "telemetry"]),
+    ("serde", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
+    ("serde_json", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("socket2", &["serve"]),
     ("toml", &["config"]),
 ];

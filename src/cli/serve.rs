@@ -1,0 +1,19 @@
+//! `tokenweir serve`: the router.
+
+use super::{Serve, load, stop, tell};
+use crate::serve::Server;
+
+/// Serves until told to stop.
+pub(super) fn run(args: &Serve) -> Result<(), String> {
+    let loaded = load(&args.config, &args.urls)?;
+    let mut err = std::io::stderr();
+    for warning in &loaded.warnings {
+        tell(&mut err, format_args!("{warning}"));
+    }
+    let drain = loaded.settings.timeouts.drain;
+    let server = Server::start(loaded.settings).map_err(|error| error.to_string())?;
+    let listening: Vec<String> = server.listening().iter().map(ToString::to_string).collect();
+    let admin = server.admin().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
+    tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
+    stop::block_on(stop::wait(server, drain))
+}

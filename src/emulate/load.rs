@@ -1,0 +1,164 @@
+//! Emulated clients: streamed chats with shared beginnings, at a given rate.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use eventsource_stream::Eventsource;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// Sessions that share a beginning of their prompts.
+const SESSIONS: u64 = 8;
+/// Sentence that prompts are made of: 16 tokens at four bytes each.
+const SENTENCE: &str = "a weir holds water back and gives each channel its even share. ";
+
+/// What clients do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadSettings {
+    /// Without a slash at the end, `/v1` not included.
+    pub base_url: String,
+    /// Model that is asked for.
+    pub model: String,
+    /// Requests per second, on average.
+    pub rate: f64,
+    /// Requests open at once; arrivals above it are skipped.
+    pub max_open: usize,
+    /// Longest answer, in tokens; lengths are even from 1 up.
+    pub max_tokens: u64,
+    /// Requests to send; `None`: until stopped.
+    pub requests: Option<u64>,
+    /// Makes arrivals, prompts and lengths repeatable.
+    pub seed: u64,
+}
+
+/// What clients have seen. Counts only grow.
+#[derive(Debug, Default)]
+pub struct LoadCounters {
+    /// Requests sent.
+    pub sent: AtomicU64,
+    /// Streams that came to their end.
+    pub ok: AtomicU64,
+    /// Requests that were refused, failed or broke off.
+    pub failed: AtomicU64,
+    /// Arrivals that were not sent because `max_open` were open.
+    pub skipped: AtomicU64,
+    /// Tokens generated for complete streams, by their usage.
+    pub tokens: AtomicU64,
+}
+
+/// splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// Time to the next arrival of a Poisson process; at most a minute.
+    fn gap(&mut self, rate: f64) -> Duration {
+        let unit = ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+        let seconds = -unit.ln() / rate.max(1e-3);
+        Duration::from_secs_f64(seconds.clamp(0.0, 60.0))
+    }
+}
+
+/// Sends requests until `stop` is ready or all are sent; then waits for open ones to end (a stop drops them).
+///
+/// *Errors*: the HTTP client cannot be set up; what happens to requests is counted, never an error.
+pub async fn run(
+    settings: LoadSettings,
+    counters: Arc<LoadCounters>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), reqwest::Error> {
+    let client = client()?;
+    tokio::select! {
+        () = send_all(&settings, &counters, &client) => {}
+        () = stop => {}
+    }
+    Ok(())
+}
+
+/// A client that speaks to the address it is given and to no other.
+pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+    // uvicorn closes idle connections after 5 s; a request on one that is just closing would fail.
+    let idle = Duration::from_secs(4);
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).pool_idle_timeout(idle).build()
+}
+
+async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {
+    let mut dice = Dice(settings.seed);
+    let mut open = JoinSet::new();
+    let mut sent = 0;
+    while settings.requests.is_none_or(|limit| sent < limit) {
+        sleep(dice.gap(settings.rate)).await;
+        while open.try_join_next().is_some() {}
+        let body = chat(settings, &mut dice);
+        if open.len() >= settings.max_open.max(1) {
+            counters.skipped.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        sent += 1;
+        counters.sent.fetch_add(1, Ordering::Relaxed);
+        let request = client.post(format!("{}/v1/chat/completions", settings.base_url)).json(&body);
+        let counters = counters.clone();
+        open.spawn(async move {
+            match finish(request).await {
+                Some(tokens) => {
+                    counters.ok.fetch_add(1, Ordering::Relaxed);
+                    counters.tokens.fetch_add(tokens, Ordering::Relaxed);
+                }
+                None => {
+                    counters.failed.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    while open.join_next().await.is_some() {}
+}
+
+/// A chat of one of a few sessions: the session's own beginning of one of four lengths, then a question of its own.
+fn chat(settings: &LoadSettings, dice: &mut Dice) -> Value {
+    let session = dice.below(SESSIONS);
+    let sentences = [4, 16, 64, 128][(session % 4) as usize];
+    let system = format!("session {session}. {}", SENTENCE.repeat(sentences));
+    let question = format!("question {}: {}", dice.next(), SENTENCE.repeat(1 + dice.below(8) as usize));
+    json!({
+        "model": settings.model,
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": question}],
+        "max_tokens": 1 + dice.below(settings.max_tokens),
+        "stream": true,
+        "stream_options": {"include_usage": true},
+    })
+}
+
+/// Reads a stream to its end. `None` if there was no proper one; its tokens, 0 if it did not tell them.
+async fn finish(request: reqwest::RequestBuilder) -> Option<u64> {
+    let response = request.send().await.ok()?.error_for_status().ok()?;
+    let mut events = response.bytes_stream().eventsource();
+    let mut tokens = 0;
+    while let Some(event) = events.next().await {
+        let data = event.ok()?.data;
+        if data == "[DONE]" {
+            return Some(tokens);
+        }
+        let event: Value = serde_json::from_str(&data).ok()?;
+        if event.get("error").is_some() {
+            return None;
+        }
+        if let Some(told) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
+            tokens = told;
+        }
+    }
+    None
+}

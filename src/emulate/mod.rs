@@ -1,0 +1,166 @@
+//! Floor 3: emulated replicas and clients for the demo and the tests.
+//!
+//! A replica here is an HTTP face on [`crate::engine`] in real time that speaks as vLLM 0.32 does, byte for byte where
+//! it matters (field order, event framing, errors). Text is filler: a word per token; a prompt has a token per four
+//! bytes. Beyond vLLM's API it obeys, on any request:
+//!
+//! - `x-emulate-fault: NAME[=ARG]`: misbehave, see [`Fault`];
+//! - `x-emulate-tokens: N`: output length where the body bounds none (default 64);
+//! - `x-emulate-tokens-per-event: N`: put so many tokens into one event;
+//! - `x-emulate-lockstep: 1`: send the first event, and each further one after a `POST /emulate/next/{x-request-id}`.
+//!
+//! `POST /emulate/faults` with `{"fault": NAME, "count": N, "path": PATH}` makes the next N requests (null: all) of the
+//! path (absent: every POST) meet a fault; `DELETE /emulate/faults` ends it.
+
+mod about;
+mod answer;
+mod ask;
+mod body;
+mod endpoints;
+mod fault;
+mod generate;
+pub mod load;
+mod messages;
+mod openai;
+mod problem;
+mod prompt;
+mod responses;
+mod runner;
+mod service;
+mod tasks;
+mod wire;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+pub use body::Counters;
+pub use fault::Fault;
+
+use crate::clock::Clock;
+use crate::engine::{Constants, Stats};
+use service::Shared;
+
+/// What an emulated replica is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Names it serves under; requests without one get the first.
+    pub models: Vec<String>,
+    /// What its engine can do.
+    pub constants: Constants,
+    /// Longest prompt and output together, in tokens.
+    pub max_model_len: u64,
+    /// Time after which an idle connection is closed.
+    pub keep_alive: Duration,
+    /// Answer every request with a description of it, instead of emulating anything.
+    pub echo: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            models: vec!["emulated-8b".to_owned()],
+            constants: Constants::default(),
+            max_model_len: 131_072,
+            keep_alive: Duration::from_secs(5),
+            echo: false,
+        }
+    }
+}
+
+/// An emulated replica on a thread of its own. Dropped, it stops.
+#[derive(Debug)]
+pub struct Replica {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Replica {
+    /// Serves `listener` until stopped. *Errors*: the thread, its runtime or the socket cannot be set up.
+    pub fn start(listener: TcpListener, settings: Settings, clock: Clock) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let shared = Arc::new(Shared::new(settings, clock));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = shared.clone();
+        let serve = move || {
+            runtime.block_on(async move {
+                tokio::select! {
+                    never = service::serve(listener, serving) => match never {},
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new().name(format!("replica-{}", addr.port())).spawn(serve)?;
+        Ok(Self { addr, shared, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its base URL, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// What it has seen.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// What its engine does.
+    pub fn stats(&self) -> Stats {
+        self.shared.runner.stats()
+    }
+
+    /// Stops as if killed: listener and connections are closed at once, answers under way are cut.
+    pub fn stop(&mut self) {
+        // Both are gone if it was stopped before.
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Serves `count` replicas on the ports from `port` upwards, on the runtime it is called in, until SIGINT or SIGTERM.
+///
+/// *Errors*: a port cannot be listened on, or does not exist.
+pub async fn run(host: IpAddr, port: u16, count: u16, settings: &Settings, clock: Clock) -> io::Result<()> {
+    let mut replicas = JoinSet::new();
+    for at in 0..count {
+        let port = port.checked_add(at).ok_or_else(|| io::Error::other("there is no port above 65535"))?;
+        let listener = tokio::net::TcpListener::bind((host, port)).await?;
+        let shared = Arc::new(Shared::new(settings.clone(), clock));
+        replicas.spawn(service::serve(listener, shared));
+    }
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Prompts as text and as the engine sees them.
+
+use serde_json::Value;
+
+use crate::units::Tokens;
+
+/// Bytes of canonical text that count as a token.
+const TOKEN_BYTES: usize = 4;
+/// A prompt as the engine sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Prompt {
+    pub(super) tokens: u64,
+    pub(super) blocks: Vec<u64>,
+}
+
+impl Prompt {
+    /// Counts and hashes canonical text. Equal `seed` and equal leading blocks give equal leading hashes.
+    pub(super) fn of(text: &[u8], seed: u64, block: Tokens) -> Self {
+        let block = usize::try_from(block.0).unwrap_or(usize::MAX).saturating_mul(TOKEN_BYTES);
+        let mut hash = seed;
+        let mut chained = |piece: &[u8]| {
+            hash = fold(piece, hash);
+            hash
+        };
+        let blocks = text.chunks_exact(block.max(1)).map(&mut chained).collect();
+        Self { tokens: (text.len().div_ceil(TOKEN_BYTES) as u64).max(1), blocks }
+    }
+}
+
+/// Mixes bytes into a hash; the same on every machine.
+pub(super) fn fold(bytes: &[u8], seed: u64) -> u64 {
+    let mut hash = seed ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for piece in bytes.chunks(8) {
+        let word = piece.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+        hash = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash ^= hash >> 32;
+    }
+    hash
+}
+
+/// Tools, system text and messages in order, so that equal beginnings of conversations are equal beginnings of text.
+pub(super) fn chat_text(body: &Value, messages: &Value) -> Vec<u8> {
+    let mut text = String::new();
+    for field in ["tools", "instructions", "system"] {
+        if let Some(value) = body.get(field).filter(|v| !v.is_null()) {
+            push_content(&mut text, value);
+            text.push('\n');
+        }
+    }
+    match messages {
+        Value::Array(messages) => messages.iter().for_each(|message| push_message(&mut text, message)),
+        other => push_content(&mut text, other),
+    }
+    text.into_bytes()
+}
+
+fn push_message(text: &mut String, message: &Value) {
+    text.push_str(message.get("role").and_then(Value::as_str).unwrap_or_default());
+    text.push('\n');
+    push_content(text, message.get("content").unwrap_or(message));
+    if let Some(calls) = message.get("tool_calls") {
+        text.push_str(&calls.to_string());
+    }
+    text.push('\n');
+}
+
+fn push_content(text: &mut String, content: &Value) {
+    match content {
+        Value::String(plain) => text.push_str(plain),
+        Value::Array(parts) => {
+            for part in parts {
+                match part.get("text").and_then(Value::as_str) {
+                    Some(plain) => text.push_str(plain),
+                    None => text.push_str(&part.to_string()),
+                }
+            }
+        }
+        other => text.push_str(&other.to_string()),
+    }
+}
+
+/// The texts of a completion's `prompt`: text, token ids, or a list of either.
+pub(super) fn prompt_texts(prompt: &Value) -> Vec<Vec<u8>> {
+    let ids =
+        |ids: &[Value]| ids.iter().flat_map(|id| (id.as_u64().unwrap_or_default() as u32).to_le_bytes()).collect();
+    match prompt {
+        Value::Array(items) if items.iter().all(Value::is_number) => vec![ids(items)],
+        Value::Array(items) => items.iter().flat_map(prompt_texts).collect(),
+        Value::String(text) => vec![text.clone().into_bytes()],
+        other => vec![other.to_string().into_bytes()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_conversation_begins_with_the_blocks_of_the_shorter() {
+        let said = |count: usize| -> Value {
+            (0..count)
+                .map(|at| serde_json::json!({"role": "user", "content": format!("message {at}").repeat(30)}))
+                .collect()
+        };
+        let prompt = |count| Prompt::of(&chat_text(&Value::Null, &said(count)), 7, Tokens(16));
+        let (short, long) = (prompt(2), prompt(3));
+        assert!(short.blocks.len() > 5 && long.blocks.len() > short.blocks.len());
+        assert_eq!(long.blocks[..short.blocks.len()], short.blocks);
+        let salted = Prompt::of(&chat_text(&Value::Null, &said(2)), 8, Tokens(16));
+        assert!(salted.blocks.iter().zip(&short.blocks).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn prompts_count_a_token_per_four_bytes_and_at_least_one() {
+        for (bytes, tokens, blocks) in [(0, 1, 0), (4, 1, 0), (5, 2, 0), (64, 16, 1), (130, 33, 2)] {
+            let prompt = Prompt::of(&vec![b'x'; bytes], 0, Tokens(16));
+            assert_eq!((prompt.tokens, prompt.blocks.len()), (tokens, blocks), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn completion_prompts_are_texts_or_token_ids() {
+        let texts = |json: &str| prompt_texts(&serde_json::from_str(json).unwrap());
+        assert_eq!(texts(r#""ab""#), [b"ab"]);
+        assert_eq!(texts(r#"["a","b"]"#), [b"a", b"b"]);
+        assert_eq!(texts("[1,2]"), [[1, 0, 0, 0, 2, 0, 0, 0]]);
+        assert_eq!(texts("[[1],[2]]"), [[1, 0, 0, 0], [2, 0, 0, 0]]);
+    }
+}
