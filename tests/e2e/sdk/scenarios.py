@@ -219,10 +219,12 @@ def close_early(b):
 @scenario()
 async def cancel_task(b):
     async with b.open_async() as client:
-        task = asyncio.create_task(client.chat.completions.create(**b.long()))
-        await asyncio.sleep(0.3)
-        assert await asyncio.to_thread(b.busy), "no engine works on the long answer"
-        assert not task.done(), "the long answer was not long"
+        for _ in range(3):  # a real engine with a hiccup may be done before we look
+            task = asyncio.create_task(client.chat.completions.create(**b.long()))
+            await asyncio.sleep(0.3)
+            if busy := await asyncio.to_thread(b.busy) and not task.done():
+                break
+        assert busy, "no engine works on the long answer"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(b.idle_within, 2)
