@@ -111,8 +111,13 @@ pub(super) async fn run(
     }
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => {}
-        _ = stage.wait_for(|stage| *stage == Stage::Ended) => {}
+        () = reached(&mut stage, |stage| stage == Stage::Ended) => {}
     }
+}
+
+/// Waits for a stage and lets go of it: whoever keeps what `wait_for` returns keeps the next stage from being set.
+async fn reached(stage: &mut watch::Receiver<Stage>, wanted: impl Fn(Stage) -> bool) {
+    drop(stage.wait_for(|stage| wanted(*stage)).await);
 }
 
 fn builder(app: &App) -> auto::Builder<OnThisThread> {
@@ -179,7 +184,7 @@ async fn serve(
     tokio::select! {
         _ = connection.as_mut() => {}
         () = undecided => {}
-        _ = stage.wait_for(|stage| *stage != Stage::Running) => {
+        () = reached(&mut stage, |stage| stage != Stage::Running) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
