@@ -29,6 +29,7 @@ const HALF_JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Script {
     Silent,
+    HeadThenSilent,
     EventThenSilent,
     EventsForEver,
     HalfJson,
@@ -58,6 +59,7 @@ fn stage(script: Script, clock: Clock) -> (Router, Scripted, Receiver<Told>) {
         let tell = tell.lock().unwrap().clone();
         match script {
             Script::Silent => {}
+            Script::HeadThenSilent => to.write_all(HEAD).unwrap(),
             Script::EventThenSilent | Script::EventsForEver => to.write_all(&[HEAD, EVENT].concat()).unwrap(),
             Script::HalfJson => to.write_all(HALF_JSON).unwrap(),
         }
@@ -122,6 +124,8 @@ fn leaves(script: Script, stream: bool, until: impl Fn(&mut Client<TcpStream>)) 
 fn a_client_that_leaves_before_the_head_ends_the_replicas_work() {
     leaves(Script::Silent, true, |_| ());
     leaves(Script::Silent, false, |_| ());
+    // vLLM sends its head long before the first token.
+    leaves(Script::HeadThenSilent, true, |_| ());
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn a_client_that_leaves_while_it_sends_its_body_reaches_no_replica() {
 
 #[test]
 fn a_router_that_stops_cuts_the_streams_that_do_not_end() {
-    for script in [Script::Silent, Script::EventThenSilent, Script::HalfJson] {
+    for script in [Script::Silent, Script::HeadThenSilent, Script::EventThenSilent, Script::HalfJson] {
         let (mut router, _replica, told) = stage(script, Clock::start());
         let mut client = router.client();
         client.send(request("POST", "/v1/chat/completions", "", chat("m", 9, true)));

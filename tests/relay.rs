@@ -1,7 +1,5 @@
 //! Odd replicas and slow clients: what is passed on, and how much is held.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
-
 mod harness;
 
 use std::io::{Read, Write};
@@ -158,4 +156,57 @@ fn models_with_a_slash_are_found_however_they_are_written() {
     }
     let head = router.ask("HEAD", "/v1/models", "", "");
     assert_eq!((head.status, head.body.len()), (200, 0));
+}
+
+#[test]
+fn a_head_without_a_body_is_held_back_for_a_while_only() {
+    let replica = Scripted::start(&["m"], |_, to| {
+        to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
+        // Until the router closes.
+        while to.read(&mut [0; 8]).is_ok_and(|read| read > 0) {}
+        false
+    });
+    for hold in ["100ms", "0s"] {
+        let config = format!("replicas = [{:?}]\n[timeouts]\nhold = {hold:?}", replica.url());
+        let router = Router::start(&config).ready();
+        let mut client = router.client();
+        client.send(request("POST", CHAT, "", chat("m", 9, true)));
+        let head = client.head();
+        assert_eq!((head.status, head.header("x-accel-buffering")), (200, Some("no")), "{hold}");
+    }
+}
+
+#[test]
+fn answers_to_head_have_no_body_even_when_they_refuse() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = Router::over([&*replica.url()]);
+    let mut client = router.client();
+    for (path, status) in
+        [(CHAT, 405), ("/nowhere", 404), ("/v1/models", 200), ("/v1/models/x", 404), ("/v1/responses/r", 405)]
+    {
+        client.send(request("HEAD", path, "", ""));
+        assert_eq!(client.headless().status, status, "{path}");
+        client.send(request("GET", "/livez", "", ""));
+        assert_eq!(client.reply().text(), "ok\n", "after HEAD {path}");
+    }
+}
+
+#[test]
+fn a_compressed_answer_and_unknown_headers_come_as_they_are() {
+    let bytes = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\nretry-after: 7\r\n\
+        x-request-id: theirs\r\netag: \"1\"\r\ncache-control: private\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00";
+    let (router, _replica) = answering(bytes, true);
+    let reply = router.ask("POST", CHAT, "x-request-id: ours\r\naccept-encoding: gzip\r\n", chat("m", 1, false));
+    assert_eq!(reply.body, b"\x1f\x8b\x08\x00");
+    for (name, wanted) in [
+        ("content-encoding", "gzip"),
+        ("retry-after", "7"),
+        ("etag", "\"1\""),
+        ("cache-control", "private"),
+        ("x-request-id", "ours"),
+    ] {
+        assert_eq!(reply.header(name), Some(wanted), "{}", reply.head);
+    }
+    assert_eq!(reply.head.matches("x-request-id: ").count(), 1);
+    assert_eq!(reply.head.matches("date: ").count(), 1);
 }
