@@ -48,7 +48,9 @@ impl Site {
                 pools => pools.iter().find(|p| *p.paths() == Paths::Any).ok_or(NoPool::ModelMissing),
             };
         };
-        if let Some(pool) = self.pools.iter().find(|p| p.serves(model)) {
+        // A pool that takes every path takes every model too, so those that name theirs come first.
+        let named = self.pools.iter().find(|p| *p.paths() != Paths::Any && p.serves(model));
+        if let Some(pool) = named.or_else(|| self.pools.iter().find(|p| p.serves(model))) {
             return Ok(pool);
         }
         let waiting = self.pools.iter().any(|p| p.configured_models().is_empty() && p.is_waiting());

@@ -224,3 +224,14 @@ fn a_request_without_a_model_needs_a_single_pool() {
     let (fleet, _) = fleet_of(vec![spec("a", &[1]), spec("b", &[2])]);
     assert_eq!(fleet.site("", "/v1").unwrap().pool(None).unwrap_err(), NoPool::ModelMissing);
 }
+
+#[test]
+fn a_pool_that_takes_everything_comes_after_those_that_name_the_model() {
+    let mut any = spec("any", &[1]);
+    any.models.clear();
+    any.paths = Paths::Any;
+    let (fleet, _) = fleet_of(vec![any, spec("m", &[2])]);
+    let site = fleet.site("", "/v1").unwrap();
+    let name = |model| site.pool(model).unwrap().name().to_string();
+    assert_eq!((name(Some("m")), name(Some("x")), name(None)), ("m".into(), "any".into(), "any".into()));
+}

@@ -2,8 +2,10 @@
 //!
 //! hyper has one timer for both. Ours knows whether a byte of the head has come.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -11,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The bytes that HTTP/2 begins with.
+const PREFACE_BYTES: u64 = 24;
 
 /// A connection that counts the bytes that come.
 pub(super) struct Counted<S> {
@@ -40,6 +45,22 @@ impl<S> Counted<S> {
     pub(super) fn new(stream: S, head: Duration, idle: Duration) -> (Self, HeadTimer) {
         let received = Arc::new(AtomicU64::new(0));
         (Self { stream, received: received.clone() }, HeadTimer { received, head, idle })
+    }
+}
+
+impl HeadTimer {
+    /// Ends if the connection has not even shown within a head's time which HTTP it speaks: hyper-util waits for that
+    /// without a timer. To be told of the first request, which may be shorter than what HTTP/2 begins with.
+    pub(super) fn undecided(&self) -> (impl Future<Output = ()> + use<>, Rc<Cell<bool>>) {
+        let decided = Rc::new(Cell::new(false));
+        let (received, head, asked) = (self.received.clone(), self.head, decided.clone());
+        let wait = async move {
+            tokio::time::sleep(head).await;
+            if asked.get() || received.load(Ordering::Relaxed) >= PREFACE_BYTES {
+                std::future::pending::<()>().await;
+            }
+        };
+        (wait, decided)
     }
 }
 

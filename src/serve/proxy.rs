@@ -29,12 +29,24 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// Pools that take over for each other are followed at most this far; the configuration refuses circles.
 const FALLBACKS: usize = 8;
 
+/// How often a request that a replica closed unanswered is sent to another one.
+const REPLAYS: u32 = 1;
+
 /// What stays the same over all attempts of one request.
 pub(super) struct Trip<'a> {
     pub(super) worker: &'a Worker,
     pub(super) call: &'a Call,
     pub(super) asked: &'a Asked,
     pub(super) body: &'a Bytes,
+    /// The client's own `Authorization`.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+/// What has gone wrong with a request so far.
+struct Lost {
+    last: Failure,
+    /// Attempts that reached a replica and were closed there without an answer.
+    closed: u32,
 }
 
 /// Sends a request to a replica and returns its answer as it begins.
@@ -52,7 +64,8 @@ pub(super) async fn proxy(
     let complete = app.clock.now();
     let asked = measure(call.body, &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
-    let trip = Trip { worker, call, asked: &asked, body: &body.bytes };
+    let authorization = head.headers.get(header::AUTHORIZATION).cloned();
+    let trip = Trip { worker, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
         method: head.method,
@@ -71,18 +84,18 @@ pub(super) async fn proxy(
     attempt.pinned = owner.map(|owner| owner.replica);
     let mut lost = None;
     loop {
-        let lease = admit(app, &mut pool, &mut attempt, &lost)?;
+        let lease = admit(app, &mut pool, &mut attempt, lost.as_ref())?;
         story.sent(lease.replica(), complete);
         trip.address(&mut out, &lease);
         match worker.upstream.send(&out, lease.replica()).await {
-            Ok(answer) => return Ok(trip.relay(answer, lease, story)),
-            Err(failure) => lost = Some(after(failure, lease, &mut attempt, lost.as_ref(), story)?),
+            Ok(answer) => return Ok(trip.relay(answer, lease)),
+            Err(failure) => lost = Some(after(failure, lease, &mut attempt, lost, story)?),
         }
     }
 }
 
 /// Chooses and charges a replica, of the pool's fallback if the pool has none.
-fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: &Option<Failure>) -> Result<Lease, Refusal> {
+fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: Option<&Lost>) -> Result<Lease, Refusal> {
     let mut none = NoReplica::AllDown;
     for _ in 0..=FALLBACKS {
         none = match pool.acquire(attempt, app.clock.now()) {
@@ -96,7 +109,7 @@ fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: &Opti
         attempt.model = None;
     }
     // The client is better served by what happened to its request than by "all tried".
-    Err(lost.as_ref().map_or(Refusal::NoReplica(none), Refusal::lost))
+    Err(lost.map_or(Refusal::NoReplica(none), |lost| Refusal::lost(&lost.last)))
 }
 
 /// Settles a lost attempt and decides whether another replica is asked: after a failed connection as long as there is
@@ -105,18 +118,17 @@ fn after(
     failure: Failure,
     lease: Lease,
     attempt: &mut Attempt<'_>,
-    before: Option<&Failure>,
+    before: Option<Lost>,
     story: &Story,
-) -> Result<Failure, Refusal> {
-    let replayed = before.is_some_and(|failure| failure.phase == Phase::FirstByte);
-    let now = story.now();
+) -> Result<Lost, Refusal> {
+    let closed = before.map_or(0, |lost| lost.closed) + u32::from(failure.phase == Phase::FirstByte);
     story.complain(Level::Warn, failure.phase, &failure);
     attempt.tried.push(lease.replica().id());
-    lease.settle(Outcome::Failed { phase: failure.phase }, now);
-    if attempt.pinned.is_some() || failure.timed_out || (failure.phase == Phase::FirstByte && replayed) {
+    lease.settle(Outcome::Failed { phase: failure.phase }, story.now());
+    if attempt.pinned.is_some() || failure.timed_out && failure.phase != Phase::Connect || closed > REPLAYS {
         return Err(Refusal::lost(&failure));
     }
-    Ok(failure)
+    Ok(Lost { last: failure, closed })
 }
 
 impl<'a> Trip<'a> {
@@ -139,16 +151,16 @@ impl<'a> Trip<'a> {
             Some(pieces) => pieces.into_iter().collect(),
             None => [self.body.clone()].into_iter().collect(),
         };
-        if let Some(key) = lease.pool().api_key()
-            && let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", key.reveal()))
-        {
-            value.set_sensitive(true);
-            out.headers.insert(header::AUTHORIZATION, value);
-        }
+        // One pool's key must not reach the pool that takes over from it.
+        let key = lease.pool().api_key().and_then(|key| HeaderValue::try_from(format!("Bearer {}", key.reveal())).ok());
+        match key.or_else(|| self.authorization.clone()) {
+            Some(value) => out.headers.insert(header::AUTHORIZATION, value),
+            None => out.headers.remove(header::AUTHORIZATION),
+        };
     }
 
     /// Passes an answer on; the lease goes with its body.
-    pub(super) fn relay(&self, answer: Answer, lease: Lease, story: &Story) -> Response<Source> {
+    pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
         let app = &self.worker.app;
         let owner = Owner { pool: lease.pool().clone(), replica: lease.replica().id() };
         let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| app.settings.x_upstream);
@@ -165,9 +177,6 @@ impl<'a> Trip<'a> {
         }
         if let Some(name) = name {
             headers.insert(X_UPSTREAM, name);
-        }
-        if let Ok(id) = HeaderValue::try_from(&story.id) {
-            headers.insert(identify::X_REQUEST_ID, id);
         }
         *response.headers_mut() = headers;
         response

@@ -24,7 +24,7 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
             trip.address(&mut out, &lease);
             match trip.worker.upstream.send(&out, lease.replica()).await {
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
-                Ok(answer) => return Ok(trip.relay(answer, lease, story)),
+                Ok(answer) => return Ok(trip.relay(answer, lease)),
                 Err(failure) => {
                     story.complain(Level::Warn, failure.phase, &failure);
                     lease.settle(Outcome::Failed { phase: failure.phase }, story.now());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,6 +48,15 @@ pub(super) struct Load(Arc<Tally>);
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One connection on a worker, counted by the acceptor, until dropped.
+struct Open(Arc<Tally>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -136,6 +145,7 @@ async fn connection(
     socket: Socket,
     stage: watch::Receiver<Stage>,
 ) {
+    let _open = Open(worker.tally.clone());
     // The socket belongs to this thread's runtime from here on; a failure means that it is closed already.
     match socket {
         Socket::Tcp(stream, peer) => {
@@ -149,7 +159,6 @@ async fn connection(
             }
         }
     }
-    worker.tally.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn serve(
@@ -159,12 +168,14 @@ async fn serve(
     peer: Peer,
     mut stage: watch::Receiver<Stage>,
 ) {
+    let timeouts = &worker.app.settings.timeouts;
+    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
+    let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
+        decided.set(true);
         let worker = worker.clone();
         async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
     });
-    let timeouts = &worker.app.settings.timeouts;
-    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
     let mut builder = builder.clone();
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
@@ -172,6 +183,7 @@ async fn serve(
     // What ends a connection early is the client's doing and is told by the stories of its requests.
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = undecided => {}
         () = reached(&mut stage, |stage| stage != Stage::Running) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
@@ -194,6 +206,9 @@ impl Worker {
         } else {
             self.route(Request::from_parts(head, body), &mut story).await
         };
+        if let Ok(id) = HeaderValue::try_from(&story.id) {
+            answer.headers_mut().insert(identify::X_REQUEST_ID, id);
+        }
         if let Some(origin) = origin {
             cors::permit(answer.headers_mut(), origin);
         }
@@ -204,14 +219,14 @@ impl Worker {
         let (head, body) = request.into_parts();
         let limit_bytes = self.app.settings.limits.uri_bytes;
         if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
-            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other, story);
+            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
         match target::find(&self.app.fleet, &head) {
-            Err(refusal) => refuse(&refusal, Dialect::Other, story),
+            Err(refusal) => refuse(&refusal, Dialect::Other),
             Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
             Ok(Target::Replica(call)) => {
                 let answer = proxy(self, Request::from_parts(head, body), &call, story).await;
-                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect, story))
+                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
             }
         }
     }
@@ -232,10 +247,6 @@ impl Worker {
     }
 }
 
-fn refuse(refusal: &Refusal, dialect: Dialect, story: &Story) -> Response<Source> {
-    let mut answer = refusal.answer(dialect).map(|text| Source::Own(text.into()));
-    if let Ok(id) = story.id.as_str().try_into() {
-        answer.headers_mut().insert(identify::X_REQUEST_ID, id);
-    }
-    answer
+fn refuse(refusal: &Refusal, dialect: Dialect) -> Response<Source> {
+    refusal.answer(dialect).map(|text| Source::Own(text.into()))
 }

@@ -30,9 +30,9 @@ demo() {
   echo "ok $name: prints $lines lines"
 }
 
-# printed_curl: the curl command among the printed lines, joined if it is continued with backslashes.
+# printed_curl: the first curl command among the printed lines, with the lines that a backslash joins to it.
 printed_curl() {
-  sed -n '/^[[:space:]$]*curl /,/[^\\]$/p' "$scratch/demo.out" | sed 's/^[[:space:]]*\$*[[:space:]]*//' | sed -n '1,/[^\\]$/p'
+  awk '/^[ \t$]*curl / && !done { on = 1 } on { sub(/^[ \t$]+/, ""); print; if (!/\\$/) { on = 0; done = 1 } }' "$scratch/demo.out"
 }
 
 # has_token FILE: succeeds if the answer, stream or whole, brings text.
@@ -50,7 +50,7 @@ try() {
   demo "$name" "$@"
   command=$(printed_curl)
   [ -n "$command" ] || fail "$name: prints a curl command"
-  timeout 30 bash -c "$command" > "$scratch/answer" || fail "$name: the printed curl command runs: $command"
+  timeout 30 bash -c "$command" > "$scratch/answer" 2> "$scratch/demo.err" || fail "$name: the printed curl command runs: $command"
   has_token "$scratch/answer" || { cat "$scratch/answer"; fail "$name: a token comes"; }
   echo "ok $name: the printed command brings a token"
   python3 "$root/tests/e2e/metrics.py" http://127.0.0.1:9464/metrics tokenweir_ || fail "$name: /metrics parses"

@@ -80,7 +80,7 @@ sdk_home() {
     mkdir -p "$home/node"
     python3 -m venv "$home/venv" >&2
     "$home/venv/bin/pip" install --quiet --disable-pip-version-check "openai==$python" >&2
-    (cd "$home/node" && npm init -y > /dev/null && npm install --silent --no-audit --no-fund --save-exact "openai@$node" >&2)
+    (cd "$home/node" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --save-exact "openai@$node" >&2)
     touch "$home/.have-$python-$node"
   fi
   echo "$home"

@@ -80,11 +80,11 @@ class Bench:
         return total
 
     def busy(self):
-        """Fails unless the engines are, or soon get, at work."""
-        end = time.monotonic() + 3
-        while self.metrics and self.running() == 0:
-            assert time.monotonic() < end, "no engine works on the long answer"
+        """Whether the engines are, or soon get, at work. True if no metrics page was given."""
+        end = time.monotonic() + 2
+        while self.metrics and self.running() == 0 and time.monotonic() < end:
             time.sleep(0.05)
+        return time.monotonic() < end
 
     def idle_within(self, seconds):
         """Fails unless the engines come to rest. Says nothing if no metrics page was given."""
@@ -123,6 +123,13 @@ def check_answer(answer, choices=1):
         assert choice.message.role == "assistant" and choice.message.content
     assert answer.usage.prompt_tokens > 0 and answer.usage.completion_tokens > 0
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def check_arguments(b, text):
+    """Checks that a tool's arguments came over whole; an emulated engine fills in what it likes."""
+    arguments = json.loads(text)
+    assert isinstance(arguments, dict) and arguments, text
+    assert b.engine == "emulated" or arguments["city"] in ("Paris", "Rome"), text
 
 
 def refusal(kind, call):
@@ -196,12 +203,15 @@ def request_id(b):
 
 @scenario()
 def close_early(b):
-    answer = b.client.chat.completions.create(**b.long(stream=True))
-    for seen, _ in enumerate(answer):
-        if seen == 3:
+    for _ in range(3):  # a real engine with a hiccup may be done before we look
+        answer = b.client.chat.completions.create(**b.long(stream=True))
+        for seen, _ in enumerate(answer):
+            if seen == 3:
+                break
+        if busy := b.busy():
             break
-    b.busy()
     answer.close()
+    assert busy, "no engine works on the long answer"
     b.idle_within(2)
     check_answer(b.client.chat.completions.create(**b.ask()))
 
@@ -209,10 +219,12 @@ def close_early(b):
 @scenario()
 async def cancel_task(b):
     async with b.open_async() as client:
-        task = asyncio.create_task(client.chat.completions.create(**b.long()))
-        await asyncio.sleep(0.3)
-        await asyncio.to_thread(b.busy)
-        assert not task.done(), "the long answer was not long"
+        for _ in range(3):  # a real engine with a hiccup may be done before we look
+            task = asyncio.create_task(client.chat.completions.create(**b.long()))
+            await asyncio.sleep(0.3)
+            if busy := await asyncio.to_thread(b.busy) and not task.done():
+                break
+        assert busy, "no engine works on the long answer"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(b.idle_within, 2)
@@ -230,16 +242,17 @@ def client_timeout(b):
 
 @scenario()
 def tool(b):
-    answer = b.client.chat.completions.create(**b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200))
+    asked = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0)
+    answer = b.client.chat.completions.create(**asked)
     (call,) = answer.choices[0].message.tool_calls
     assert call.id and call.type == "function" and call.function.name == "get_weather"
-    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome"), call.function.arguments
+    check_arguments(b, call.function.arguments)
 
 
 @scenario()
 def tool_stream(b):
     name, arguments, end = "", "", None
-    asked = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, stream=True)
+    asked = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0, stream=True)
     for chunk in b.client.chat.completions.create(**asked):
         choice = chunk.choices[0]
         end = choice.finish_reason or end
@@ -247,7 +260,7 @@ def tool_stream(b):
             name += call.function.name or ""
             arguments += call.function.arguments or ""
     assert name == "get_weather", name
-    assert json.loads(arguments)["city"] in ("Paris", "Rome"), arguments
+    check_arguments(b, arguments)
     assert end in ("stop", "tool_calls"), end
 
 
@@ -277,7 +290,7 @@ def logprobs(b):
 @scenario("vllm")
 def structured_output(b):
     schema = {"name": "place", "strict": True, "schema": WEATHER["function"]["parameters"]}
-    asked = b.ask(max_tokens=200, response_format={"type": "json_schema", "json_schema": schema})
+    asked = b.ask(max_tokens=200, temperature=0, response_format={"type": "json_schema", "json_schema": schema})
     text = b.client.chat.completions.create(**asked).choices[0].message.content
     assert json.loads(text)["city"] in ("Paris", "Rome"), text
 
@@ -346,9 +359,11 @@ def unknown_model(b):
 
 @scenario()
 def bad_parameters(b):
-    refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask(temperature=-5)))
-    refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask(max_tokens=-1)))
-    refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask(extra_body={"messages": "no list"})))
+    wrong = [{"temperature": -5}, {"max_tokens": -1}, {"max_tokens": "many"}]
+    if b.engine == "vllm":
+        wrong.append({"messages": "no list"})
+    for fields in wrong:
+        refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask(extra_body=fields)))
 
 
 @scenario()
@@ -356,9 +371,9 @@ def bad_parameters_stream(b):
     refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask(temperature=-5, stream=True)))
 
 
-@scenario("vllm")
+@scenario()
 def prompt_too_long(b):
-    error = refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask("hello world " * 9000)))
+    error = refusal(openai.BadRequestError, lambda: b.client.chat.completions.create(**b.ask("hello world " * 60_000)))
     assert re.search(r"maximum context length|max_model_len|longer than", error.body["message"]), error.body
 
 
