@@ -135,6 +135,22 @@ fn a_stream_that_dies_is_cut_and_never_replayed() {
 }
 
 #[test]
+fn an_engine_that_dies_politely_is_counted_as_failed() {
+    for (fault, trace) in [("error-event=3", "\"error\""), ("abort-event=3", "\"abort\"")] {
+        for stream in [true, false] {
+            let (router, replicas) = two("");
+            let headers = format!("x-emulate-fault: {fault}\r\n");
+            let reply = router.ask("POST", CHAT, &headers, chat("m", 40, stream));
+            assert!(reply.whole && reply.text().contains(trace), "{fault}: {}", reply.text());
+            assert_eq!(replicas.iter().map(|r| r.counters().seen(CHAT)).sum::<u64>(), 1, "{fault}");
+            wait_until("it is counted", || failed(&router) == 1.0);
+            let next: Vec<_> = (0..4).map(|_| post(&router, false).header("x-upstream").map(str::to_owned)).collect();
+            assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: it is left alone");
+        }
+    }
+}
+
+#[test]
 fn a_silent_stream_is_cut_after_its_timeout() {
     let replica = replica(&["m"]);
     let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nidle = \"100ms\"", replica.url())).ready();
