@@ -136,17 +136,21 @@ fn a_stream_that_dies_is_cut_and_never_replayed() {
 
 #[test]
 fn an_engine_that_dies_politely_is_counted_as_failed() {
-    for (fault, trace) in [("error-event=3", "\"error\""), ("abort-event=3", "\"abort\"")] {
-        for stream in [true, false] {
-            let (router, replicas) = two("");
-            let headers = format!("x-emulate-fault: {fault}\r\n");
-            let reply = router.ask("POST", CHAT, &headers, chat("m", 40, stream));
-            assert!(reply.whole && reply.text().contains(trace), "{fault}: {}", reply.text());
-            assert_eq!(replicas.iter().map(|r| r.counters().seen(CHAT)).sum::<u64>(), 1, "{fault}");
-            wait_until("it is counted", || failed(&router) == 1.0);
-            let next: Vec<_> = (0..4).map(|_| post(&router, false).header("x-upstream").map(str::to_owned)).collect();
-            assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: it is left alone");
-        }
+    // A whole answer with an error in it is a 500, which another replica is asked to better.
+    let cases = [
+        ("error-event=3", "\"error\"", true),
+        ("abort-event=3", "\"abort\"", true),
+        ("abort-event=3", "\"abort\"", false),
+    ];
+    for (fault, trace, stream) in cases {
+        let (router, replicas) = two("");
+        let headers = format!("x-emulate-fault: {fault}\r\n");
+        let reply = router.ask("POST", CHAT, &headers, chat("m", 40, stream));
+        assert!(reply.whole && reply.text().contains(trace), "{fault}: {}", reply.text());
+        assert_eq!(replicas.iter().map(|r| r.counters().seen(CHAT)).sum::<u64>(), 1, "{fault}");
+        wait_until("it is counted", || failed(&router) == 1.0);
+        let next: Vec<_> = (0..4).map(|_| post(&router, false).header("x-upstream").map(str::to_owned)).collect();
+        assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: it is left alone");
     }
 }
 
