@@ -16,6 +16,7 @@ mod search;
 mod start;
 mod story;
 mod target;
+mod tries;
 mod worker;
 
 use std::sync::Arc;

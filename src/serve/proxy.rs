@@ -1,7 +1,5 @@
 //! THE path of a proxied request: accept, identify, measure, choose and charge, forward, observe, settle.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response};
@@ -14,23 +12,18 @@ use super::reply::Source;
 use super::search::search;
 use super::story::Story;
 use super::target::Call;
+use super::tries::{Tries, Verdict};
 use super::worker::Worker;
-use super::{App, Refusal, identify};
+use super::{Refusal, identify};
 use crate::balance::Job;
-use crate::fleet::{Attempt, Lease, NoReplica, Outcome, Phase, Pool};
+use crate::fleet::{Attempt, Lease, Phase};
 use crate::prompt::splice;
 use crate::telemetry::Level;
 use crate::units::Dialect;
-use crate::upstream::{Answer, Failure, Outbound, OutboundBody, Relayed, is_stream};
+use crate::upstream::{Answer, Outbound, OutboundBody, Relayed, is_stream};
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// Pools that take over for each other are followed at most this far; the configuration refuses circles.
-const FALLBACKS: usize = 8;
-
-/// How often a request that a replica closed unanswered is sent to another one.
-const REPLAYS: u32 = 1;
 
 /// What stays the same over all attempts of one request.
 pub(super) struct Trip<'a> {
@@ -40,13 +33,6 @@ pub(super) struct Trip<'a> {
     pub(super) body: &'a Bytes,
     /// The client's own `Authorization`.
     pub(super) authorization: Option<HeaderValue>,
-}
-
-/// What has gone wrong with a request so far.
-struct Lost {
-    last: Failure,
-    /// Attempts that reached a replica and were closed there without an answer.
-    closed: u32,
 }
 
 /// Sends a request to a replica and returns its answer as it begins.
@@ -76,59 +62,31 @@ pub(super) async fn proxy(
     if call.response.is_some() && owner.is_none() {
         return search(&trip, out, story).await;
     }
-    let mut pool = match &owner {
-        Some(owner) => owner.pool.clone(),
-        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
+    let pool = match &owner {
+        Some(owner) => &owner.pool,
+        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?,
     };
-    let mut attempt = trip.attempt(story);
-    attempt.pinned = owner.map(|owner| owner.replica);
-    let mut lost = None;
+    let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
+    let mut tries = Tries::new(app, pool.clone(), attempt);
+    let mut lease = tries.admit()?;
     loop {
-        let lease = admit(app, &mut pool, &mut attempt, lost.as_ref())?;
         story.sent(lease.replica(), complete);
         trip.address(&mut out, &lease);
         match worker.upstream.send(&out, lease.replica()).await {
-            Ok(answer) => return Ok(trip.relay(answer, lease)),
-            Err(failure) => lost = Some(after(failure, lease, &mut attempt, lost, story)?),
+            Ok(mut answer) => match tries.judge(&mut answer, lease) {
+                Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
+                Verdict::Again(next) => {
+                    story.complain(Level::Warn, Phase::FirstByte, &answer.head.status);
+                    lease = next;
+                }
+            },
+            Err(failure) => {
+                story.complain(Level::Warn, failure.phase, &failure);
+                tries.lost(failure, lease)?;
+                lease = tries.admit()?;
+            }
         }
     }
-}
-
-/// Chooses and charges a replica, of the pool's fallback if the pool has none.
-fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: Option<&Lost>) -> Result<Lease, Refusal> {
-    let mut none = NoReplica::AllDown;
-    for _ in 0..=FALLBACKS {
-        none = match pool.acquire(attempt, app.clock.now()) {
-            Ok(lease) => return Ok(lease),
-            Err(none) => none,
-        };
-        let next = pool.fallback().filter(|_| attempt.pinned.is_none()).and_then(|name| app.fleet.pool(name));
-        let Some(next) = next else { break };
-        *pool = next;
-        // The pool that helps out has its own name for the model.
-        attempt.model = None;
-    }
-    // The client is better served by what happened to its request than by "all tried".
-    Err(lost.map_or(Refusal::NoReplica(none), |lost| Refusal::lost(&lost.last)))
-}
-
-/// Settles a lost attempt and decides whether another replica is asked: after a failed connection as long as there is
-/// one that was not tried, after a closed one once. Nothing of an answer has been seen in either case.
-fn after(
-    failure: Failure,
-    lease: Lease,
-    attempt: &mut Attempt<'_>,
-    before: Option<Lost>,
-    story: &Story,
-) -> Result<Lost, Refusal> {
-    let closed = before.map_or(0, |lost| lost.closed) + u32::from(failure.phase == Phase::FirstByte);
-    story.complain(Level::Warn, failure.phase, &failure);
-    attempt.tried.push(lease.replica().id());
-    lease.settle(Outcome::Failed { phase: failure.phase }, story.now());
-    if attempt.pinned.is_some() || failure.timed_out && failure.phase != Phase::Connect || closed > REPLAYS {
-        return Err(Refusal::lost(&failure));
-    }
-    Ok(Lost { last: failure, closed })
 }
 
 impl<'a> Trip<'a> {

@@ -121,7 +121,9 @@ impl Upstream {
         let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
         match timeout(self.timeouts.hold, body.prefetch()).await {
             Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
-            Ok(Ok(())) | Err(Elapsed { .. }) => Ok(Answer { head, body }),
+            Ok(Ok(())) | Err(Elapsed { .. }) => {
+                Ok(Answer { meaning: relay::meaning(head.status, &head.headers), head, body })
+            }
         }
     }
 }
