@@ -135,6 +135,25 @@ fn a_stream_that_dies_is_cut_and_never_replayed() {
 }
 
 #[test]
+fn an_engine_that_dies_politely_is_counted_as_failed() {
+    let endings = [
+        ("error-event=3", true, "\"error\""),
+        ("abort-event=3", true, "\"abort\""),
+        ("abort-event=3", false, "\"abort\""),
+    ];
+    for (fault, stream, trace) in endings {
+        let (router, replicas) = two("");
+        let headers = format!("x-emulate-fault: {fault}\r\n");
+        let reply = router.ask("POST", CHAT, &headers, chat("m", 40, stream));
+        assert!(reply.status == 200 && reply.whole && reply.text().contains(trace), "{fault}: {}", reply.text());
+        assert_eq!(replicas.iter().map(|r| r.counters().seen(CHAT)).sum::<u64>(), 1, "{fault}");
+        wait_until("it is counted", || failed(&router) == 1.0);
+        let next: Vec<_> = (0..4).map(|_| post(&router, false).header("x-upstream").map(str::to_owned)).collect();
+        assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: it is left alone");
+    }
+}
+
+#[test]
 fn a_silent_stream_is_cut_after_its_timeout() {
     let replica = replica(&["m"]);
     let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nidle = \"100ms\"", replica.url())).ready();
