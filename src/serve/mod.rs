@@ -15,8 +15,10 @@ mod reply;
 mod search;
 mod start;
 mod story;
+mod tally;
 mod target;
 mod tries;
+mod trip;
 mod worker;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
+use crate::upstream::Upstream;
 
 /// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,12 @@ struct App {
     /// The time of day at the start.
     started: Duration,
     draining: AtomicBool,
+}
+
+/// What the requests of one worker share.
+struct Worker {
+    app: Arc<App>,
+    upstream: Upstream,
 }
 
 impl App {
