@@ -100,6 +100,25 @@ impl Pool {
         Ok(Self { spec, members, observer, inner: Mutex::new(inner) })
     }
 
+    /// Goes on with what the pool of this name before it knows of the replicas that stay.
+    pub(super) fn take_over(&self, old: &Self) {
+        let known: Vec<(ReplicaId, Ejector)> = {
+            let inner = old.lock();
+            old.members.iter().zip(&inner.ejectors).map(|(m, e)| (m.replica.id(), e.clone())).collect()
+        };
+        let mut inner = self.lock();
+        for (member, ejector) in self.members.iter().zip(&mut inner.ejectors) {
+            if let Some((_, old)) = known.iter().find(|(id, _)| *id == member.replica.id()) {
+                *ejector = old.clone().with(member.spec.eject);
+            }
+        }
+    }
+
+    /// What the pool was made from.
+    pub const fn spec(&self) -> &PoolSpec {
+        &self.spec
+    }
+
     /// The pool's name.
     pub const fn name(&self) -> &Arc<str> {
         &self.spec.name
@@ -246,7 +265,7 @@ impl Pool {
     }
 
     fn admitted(&self, member: &Member, ejector: &Ejector, screening: &mut Screening) -> bool {
-        if member.spec.down {
+        if member.spec.down || member.replica.is_drained() {
             return false;
         }
         if self.waits_for_models() && !member.replica.answered() {

@@ -119,7 +119,7 @@ impl Acceptor {
 
     fn hand_over(&self, socket: Socket) {
         let open: usize = self.desks.iter().map(|desk| desk.tally.connections()).sum();
-        if open >= self.app.settings.limits.connections {
+        if open >= self.app.settings().limits.connections {
             let message = format_args!("a connection was closed: {open} are open (`limits.connections`)");
             return self.app.errors.write(Level::Warn, message);
         }

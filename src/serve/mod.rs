@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use body::Budget;
 use owners::Owners;
 use refusal::Refusal;
@@ -50,7 +51,7 @@ enum Stage {
 /// What all workers share.
 struct App {
     fleet: Arc<Fleet>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     metrics: Arc<Metrics>,
     access: Option<AccessLog>,
     errors: Arc<ErrorLog>,
@@ -69,6 +70,11 @@ struct Worker {
 }
 
 impl App {
+    /// What is configured now. A request keeps what it began with.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }

@@ -13,7 +13,7 @@ use super::target::Call;
 use super::tries::{Tries, Verdict};
 use super::trip::Trip;
 use super::{Refusal, Worker, identify};
-use crate::fleet::{Attempt, Phase};
+use crate::fleet::{Attempt, NoReplica, Phase};
 use crate::telemetry::Level;
 use crate::units::Dialect;
 use crate::upstream::{Outbound, OutboundBody};
@@ -28,13 +28,14 @@ pub(super) async fn proxy(
     story: &mut Story,
 ) -> Result<Response<Source>, Refusal> {
     let app = &worker.app;
+    let settings = app.settings();
     let (head, body) = request.into_parts();
-    let body = gather(body, &head.headers, &app.budget, &app.settings.limits, app.settings.timeouts.body).await?;
+    let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
     let asked = measure(call.body, &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
-    let trip = Trip { worker, call, asked: &asked, body: &body.bytes, authorization };
+    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
         method: head.method,
@@ -46,16 +47,16 @@ pub(super) async fn proxy(
         return search(&trip, out, story).await;
     }
     let pool = match &owner {
-        Some(owner) => &owner.pool,
-        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?,
+        Some(owner) => app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?,
+        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
     };
     let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
-    let mut tries = Tries::new(app, pool.clone(), attempt);
+    let mut tries = Tries::new(app, pool, attempt);
     let mut lease = tries.admit()?;
     loop {
         story.sent(lease.replica(), complete);
         trip.address(&mut out, &lease);
-        match worker.upstream.send(&out, lease.replica()).await {
+        match trip.send(&out, &lease).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
                 Verdict::Again(next) => {

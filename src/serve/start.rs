@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::runtime::{self, LocalOptions};
@@ -98,7 +99,7 @@ impl Server {
             stage,
         };
         let cores = available_parallelism().map_or(1, usize::from);
-        let workers = server.app.settings.workers.map_or(cores, usize::from);
+        let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
             let (inbox, arriving) = mpsc::channel(INBOX);
@@ -192,7 +193,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         started: clock.time_of_day(),
         owners: Owners::default(),
         draining: AtomicBool::new(false),
-        settings,
+        settings: ArcSwap::from_pointee(settings),
         metrics,
         access,
         errors,

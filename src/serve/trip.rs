@@ -11,10 +11,11 @@ use super::story::Story;
 use super::target::Call;
 use super::{Worker, identify};
 use crate::balance::Job;
+use crate::config::Settings;
 use crate::fleet::{Attempt, Lease};
 use crate::prompt::splice;
 use crate::units::Dialect;
-use crate::upstream::{Answer, Outbound, Relayed, is_stream};
+use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -22,6 +23,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// What stays the same over all attempts of one request.
 pub(super) struct Trip<'a> {
     pub(super) worker: &'a Worker,
+    pub(super) settings: &'a Settings,
     pub(super) call: &'a Call,
     pub(super) asked: &'a Asked,
     pub(super) body: &'a Bytes,
@@ -57,12 +59,17 @@ impl<'a> Trip<'a> {
         };
     }
 
+    /// Sends the request to the leased replica.
+    pub(super) async fn send(&self, out: &Outbound, lease: &Lease) -> Result<Answer, Failure> {
+        self.worker.upstream.send(out, lease.replica(), &self.settings.timeouts).await
+    }
+
     /// Passes an answer on; the lease goes with its body.
     pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
-        let app = &self.worker.app;
-        let owner = Owner { pool: lease.pool().clone(), replica: lease.replica().id() };
-        let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| app.settings.x_upstream);
-        let (head, relayed) = Relayed::new(answer, lease, self.call.dialect, &app.settings.timeouts, app.clock);
+        let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id() };
+        let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| self.settings.x_upstream);
+        let (head, relayed) =
+            Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
         let owner = (self.call.dialect == Dialect::Responses).then_some(owner);
         let mut response = Response::new(Source::Replica(Box::new(relayed), owner));
         *response.status_mut() = head.status;

@@ -28,6 +28,7 @@ use super::target::{self, Target};
 use super::{App, Refusal, Stage, Worker, cors, own};
 use crate::balance::Dice;
 use crate::clock;
+use crate::config::Settings;
 use crate::fleet::Site;
 use crate::units::Dialect;
 use crate::upstream::Upstream;
@@ -64,22 +65,21 @@ pub(super) async fn run(
         router: own::data(app.clone()),
         dice: RefCell::new(Dice::seeded(clock::seed())),
         tally,
-        worker: Worker { upstream: Upstream::new(app.settings.timeouts.clone(), app.clock), app },
+        worker: Worker { upstream: Upstream::new(app.clock), app },
     });
-    let builder = Rc::new(builder(&serving.worker.app));
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
                 Some(arrival) => {
-                    let served = connection(serving.clone(), builder.clone(), arrival, stage.clone());
+                    let served = connection(serving.clone(), arrival, stage.clone());
                     connections.spawn_local(served);
                 }
                 None => break,
             },
             Some(_) = connections.join_next() => {}
-            _ = sweep.tick() => serving.worker.upstream.sweep(),
+            _ = sweep.tick() => serving.worker.upstream.sweep(&serving.worker.app.settings().timeouts),
         }
     }
     tokio::select! {
@@ -93,8 +93,7 @@ async fn reached(stage: &mut watch::Receiver<Stage>, wanted: impl Fn(Stage) -> b
     drop(stage.wait_for(|stage| wanted(*stage)).await);
 }
 
-fn builder(app: &App) -> auto::Builder<OnThisThread> {
-    let settings = &app.settings;
+fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
     let mut builder = auto::Builder::new(OnThisThread);
     builder
         .http1()
@@ -112,22 +111,17 @@ fn builder(app: &App) -> auto::Builder<OnThisThread> {
     builder
 }
 
-async fn connection(
-    serving: Rc<Serving>,
-    builder: Rc<auto::Builder<OnThisThread>>,
-    Arrival { socket, open: _open }: Arrival,
-    stage: watch::Receiver<Stage>,
-) {
+async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arrival, stage: watch::Receiver<Stage>) {
     // The socket belongs to this thread's runtime from here on; a failure means that it is closed already.
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                serve(&serving, &builder, stream, Peer::Tcp(peer), stage).await;
+                serve(&serving, stream, Peer::Tcp(peer), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&serving, &builder, stream, Peer::Unix, stage).await;
+                serve(&serving, stream, Peer::Unix, stage).await;
             }
         }
     }
@@ -135,12 +129,12 @@ async fn connection(
 
 async fn serve(
     serving: &Rc<Serving>,
-    builder: &auto::Builder<OnThisThread>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: Peer,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let timeouts = &serving.worker.app.settings.timeouts;
+    let settings = serving.worker.app.settings();
+    let timeouts = &settings.timeouts;
     let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
@@ -148,7 +142,7 @@ async fn serve(
         let serving = serving.clone();
         async move { Ok::<_, Infallible>(serving.answer(request, peer).await) }
     });
-    let mut builder = builder.clone();
+    let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -170,7 +164,8 @@ impl Serving {
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
         let mut story = Story::new(self.worker.app.clone(), load, &head, peer, id);
-        let cors = self.worker.app.settings.cors.as_ref();
+        let settings = self.worker.app.settings();
+        let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
             cors::preflight::<axum::body::Body>(&head.headers).map(Source::Own)
@@ -188,7 +183,7 @@ impl Serving {
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
         let (head, body) = request.into_parts();
-        let limit_bytes = self.worker.app.settings.limits.uri_bytes;
+        let limit_bytes = self.worker.app.settings().limits.uri_bytes;
         if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
             return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
