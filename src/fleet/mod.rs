@@ -11,14 +11,14 @@ mod spec;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
 pub use changes::Changes;
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use origin::{BadOrigin, Origin};
-pub use pool::{Attempt, NoReplica, Pool};
+pub use pool::{Attempt, NoReplica, Pool, State};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
@@ -64,17 +64,38 @@ impl Fleet {
     /// A pool whose description is the same stays as it is. A replica that stays keeps its identity, its load and its
     /// failures; requests on one that goes end where they are. *Errors*: as [`Fleet::new`]; nothing has changed then.
     pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
-        let mut maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(&mut self.maker(), specs)
+    }
+
+    /// Changes the description of one pool, in one step. `None` if there is no pool of this name.
+    ///
+    /// *Errors*: what `change` says, or as [`Fleet::new`]; nothing has changed then.
+    pub fn edit<E: From<BadPolicy>>(
+        &self,
+        pool: &str,
+        change: impl FnOnce(&mut PoolSpec) -> Result<(), E>,
+    ) -> Option<Result<Changes, E>> {
+        let mut maker = self.maker();
+        let mut specs = self.specs();
+        let spec = specs.iter_mut().find(|spec| &*spec.name == pool)?;
+        Some(change(spec).and_then(|()| self.replace(&mut maker, specs).map_err(E::from)))
+    }
+
+    fn specs(&self) -> Vec<PoolSpec> {
+        self.table.load().pools.iter().map(|pool| pool.spec().clone()).collect()
+    }
+
+    fn maker(&self) -> MutexGuard<'_, Maker> {
+        // Nothing under the lock can leave it half-changed.
+        self.maker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, maker: &mut Maker, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
         let before = self.table.load_full();
         let next = maker.table(specs, &before)?;
         let changes = Changes::between(&before, &next);
         self.table.store(Arc::new(next));
         Ok(changes)
-    }
-
-    /// The pools as they are described now.
-    pub fn specs(&self) -> Vec<PoolSpec> {
-        self.table.load().pools.iter().map(|pool| pool.spec().clone()).collect()
     }
 
     /// Finds the pools that share a request's host and path. `None` if no pool takes them.

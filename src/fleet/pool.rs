@@ -50,6 +50,40 @@ pub enum NoReplica {
     PinnedGone,
 }
 
+/// Whether a member can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    Admitted,
+    /// It can, for the first time after failures.
+    Probing,
+    /// It is left alone after failures.
+    Ejected,
+    /// It has not answered `/v1/models` yet.
+    NotReady,
+    /// It has as many requests as `max_conns` allows.
+    Full,
+    /// New requests are kept away by hand.
+    Drained,
+    /// Marked so in the configuration.
+    Down,
+}
+
+impl State {
+    /// The state's name in answers of the admin listener.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Probing => "probing",
+            Self::Ejected => "ejected",
+            Self::NotReady => "not_ready",
+            Self::Full => "full",
+            Self::Drained => "drained",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
@@ -176,6 +210,24 @@ impl Pool {
             (_, []) => self.replicas().any(|r| r.serves(model)),
             (_, names) => names.iter().any(|n| n.as_str() == model),
         }
+    }
+
+    /// Tells of each member whether it could be chosen now, in configuration order.
+    pub fn states(&self, now: Moment) -> Vec<State> {
+        let inner = self.lock();
+        let state = |(member, ejector): (&Member, &Ejector)| {
+            let mut screening = Screening::at(now);
+            match (self.admitted(member, ejector, &mut screening), ejector.admits(now)) {
+                (true, Admission::Probing) => State::Probing,
+                (true, _) => State::Admitted,
+                (false, _) if member.replica.is_drained() => State::Drained,
+                (false, _) if member.spec.down => State::Down,
+                (false, _) if screening.not_ready => State::NotReady,
+                (false, _) if screening.full => State::Full,
+                (false, _) => State::Ejected,
+            }
+        };
+        self.members.iter().zip(&inner.ejectors).map(state).collect()
     }
 
     /// Tells whether some member could be chosen now.

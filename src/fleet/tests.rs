@@ -257,7 +257,7 @@ fn a_reload_keeps_replicas_their_load_and_their_failures() {
     }
     drop(held);
     assert!(fleet.replicas().iter().all(|r| r.in_flight() == 0));
-    assert_eq!(fleet.reload(fleet.specs()).unwrap().to_string(), "nothing");
+    assert_eq!(fleet.reload(fleet.pools().iter().map(|p| p.spec().clone()).collect()).unwrap().to_string(), "nothing");
 }
 
 #[test]
