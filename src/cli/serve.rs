@@ -1,5 +1,6 @@
 //! `tokenweir serve`: the router.
 
+use super::stop::Signals;
 use super::{Serve, load, stop, tell};
 use crate::serve::Server;
 
@@ -17,6 +18,9 @@ pub(super) fn run(args: &Serve) -> Result<(), String> {
     }
     let listening: Vec<String> = server.listening().iter().map(ToString::to_string).collect();
     let admin = server.admin().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
-    tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
-    stop::block_on(stop::wait(server, drain))
+    stop::block_on(async {
+        let signals = Signals::new()?;
+        tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
+        stop::wait(server, signals, drain).await
+    })
 }

@@ -10,7 +10,8 @@ use crate::serve::Server;
 /// How often a draining router is asked whether it is empty.
 const LOOK: Duration = Duration::from_millis(50);
 
-struct Signals {
+/// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
+pub(super) struct Signals {
     hangup: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -18,7 +19,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -42,8 +43,7 @@ impl Signals {
 }
 
 /// Waits for the end of the process on the current runtime, and brings it about.
-pub(super) async fn wait(mut server: Server, drain: Duration) -> io::Result<()> {
-    let mut signals = Signals::new()?;
+pub(super) async fn wait(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
     if signals.next(&server).await {
         server.drain();
         tokio::select! {
