@@ -1,4 +1,4 @@
-//! How a running router ends: SIGTERM and SIGQUIT let streams finish, SIGINT and a second signal do not.
+//! What signals do: SIGUSR1 opens the logs anew; SIGTERM and SIGQUIT let streams finish, SIGINT and a second one do not.
 
 use std::io;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::serve::Server;
 const LOOK: Duration = Duration::from_millis(50);
 
 struct Signals {
+    reopen: Signal,
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
@@ -19,18 +20,22 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
+            reopen: signal(SignalKind::user_defined1())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    /// Waits for a signal; true if what runs may finish.
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            _ = self.interrupt.recv() => false,
-            _ = self.quit.recv() => true,
-            _ = self.terminate.recv() => true,
+    /// Waits for a signal that ends the process; true if what runs may finish.
+    async fn next(&mut self, server: &Server) -> bool {
+        loop {
+            tokio::select! {
+                _ = self.reopen.recv() => server.reopen_logs(),
+                _ = self.interrupt.recv() => return false,
+                _ = self.quit.recv() => return true,
+                _ = self.terminate.recv() => return true,
+            }
         }
     }
 }
@@ -38,12 +43,12 @@ impl Signals {
 /// Waits for the end of the process on the current runtime, and brings it about.
 pub(super) async fn wait(mut server: Server, drain: Duration) -> io::Result<()> {
     let mut signals = Signals::new()?;
-    if signals.next().await {
+    if signals.next(&server).await {
         server.drain();
         tokio::select! {
             () = emptied(&server) => {}
             () = tokio::time::sleep(drain) => {}
-            _ = signals.next() => {}
+            _ = signals.next(&server) => {}
         }
     }
     server.stop();

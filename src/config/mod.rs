@@ -5,6 +5,7 @@
 mod amount;
 mod assemble;
 mod keys;
+mod log;
 mod nearest;
 mod pool;
 mod read;
@@ -15,7 +16,7 @@ mod syntax;
 mod value;
 
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Cors, Format, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,7 @@ mod tries;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use body::Budget;
@@ -57,6 +57,8 @@ struct App {
     /// The time of day at the start.
     started: Duration,
     draining: AtomicBool,
+    /// Connections so far.
+    visits: AtomicU64,
 }
 
 impl App {

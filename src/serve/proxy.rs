@@ -19,8 +19,8 @@ use crate::balance::Job;
 use crate::fleet::{Attempt, Lease, Phase};
 use crate::prompt::splice;
 use crate::telemetry::Level;
-use crate::units::Dialect;
-use crate::upstream::{Answer, Outbound, OutboundBody, Relayed, is_stream};
+use crate::units::{Dialect, Timing};
+use crate::upstream::{Answer, Failure, Outbound, OutboundBody, Relayed, is_stream};
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -49,11 +49,12 @@ pub(super) async fn proxy(
     let body = gather(body, &head.headers, &app.budget, &app.settings.limits, app.settings.timeouts.body).await?;
     let complete = app.clock.now();
     let asked = measure(call.body, &head.headers, &body.bytes).await?;
+    story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
-        headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
+        headers: identify::forward(&head, story.peer(), &story.id, call.dialect != Dialect::Other),
         method: head.method,
         path: call.path.clone(),
         body: OutboundBody::default(),
@@ -70,9 +71,9 @@ pub(super) async fn proxy(
     let mut tries = Tries::new(app, pool.clone(), attempt);
     let mut lease = tries.admit()?;
     loop {
-        story.sent(lease.replica(), complete);
+        story.tries(&lease, complete);
         trip.address(&mut out, &lease);
-        match worker.upstream.send(&out, lease.replica()).await {
+        match trip.send(&out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
                 Verdict::Again(next) => {
@@ -81,7 +82,6 @@ pub(super) async fn proxy(
                 }
             },
             Err(failure) => {
-                story.complain(Level::Warn, failure.phase, &failure);
                 tries.lost(failure, lease)?;
                 lease = tries.admit()?;
             }
@@ -93,7 +93,7 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job { prompt: self.asked.prompt, key: self.asked.key.as_bytes(), client: story.peer.address() },
+            job: Job { prompt: self.asked.prompt, key: self.asked.key.as_bytes(), client: story.peer().address() },
             model: self.asked.model.as_deref(),
             pinned: None,
             tried: Vec::new(),
@@ -115,6 +115,17 @@ impl<'a> Trip<'a> {
             Some(value) => out.headers.insert(header::AUTHORIZATION, value),
             None => out.headers.remove(header::AUTHORIZATION),
         };
+    }
+
+    /// Sends the request to the replica that was chosen; the story follows.
+    pub(super) async fn send(&self, out: &Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
+        let mut nowhere = Timing::default();
+        let sent = self.worker.upstream.send(out, lease.replica(), story.timing().unwrap_or(&mut nowhere)).await;
+        match &sent {
+            Ok(answer) => story.answered(answer.head.status, &answer.head.headers),
+            Err(failure) => story.failed(failure),
+        }
+        sent
     }
 
     /// Passes an answer on; the lease goes with its body.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,7 +24,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
 use crate::fleet::{Fleet, Observer};
-use crate::telemetry::{AccessLog, ErrorLog, Metrics, Writer};
+use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
@@ -127,6 +127,23 @@ impl Server {
         &self.app.fleet
     }
 
+    /// Opens the files of both logs anew, for whoever has moved them away. Where that fails the old file is kept, and
+    /// the error log says so.
+    pub fn reopen_logs(&self) {
+        let (log, errors) = (&self.app.settings.log, &self.app.errors);
+        let access = self.app.access.as_ref().map_or(Ok(()), AccessLog::reopen);
+        for (sink, reopened) in [(&log.error, errors.reopen()), (&log.access, access)] {
+            match (sink, reopened) {
+                (Sink::File(path), Ok(())) => errors.write(Level::Info, format_args!("reopened {}", path.display())),
+                (Sink::File(path), Err(error)) => {
+                    let path = path.display();
+                    errors.write(Level::Error, format_args!("cannot reopen {path}, the old file is kept: {error}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
     pub fn drain(&mut self) {
         if let Some((thread, waker)) = self.acceptor.take() {
@@ -181,8 +198,8 @@ impl Drop for Server {
 }
 
 fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
-    let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, clock));
-    let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format));
+    let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, settings.log.level, clock));
+    let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = metrics.clone();
     Ok(App {
@@ -191,6 +208,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         started: clock.time_of_day(),
         owners: Owners::default(),
         draining: AtomicBool::new(false),
+        visits: AtomicU64::new(0),
         settings,
         metrics,
         access,

@@ -1,7 +1,8 @@
 //! A worker: one thread, one runtime, its own connections to the replicas. A client's connection stays on its worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,12 +24,13 @@ use super::identify::{self, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
-use super::story::Story;
+use super::story::{Story, Visit};
 use super::target::{self, Target};
 use super::{App, Refusal, Stage, cors, own};
 use crate::balance::Dice;
 use crate::clock;
 use crate::fleet::Site;
+use crate::telemetry::Wire;
 use crate::units::Dialect;
 use crate::upstream::Upstream;
 
@@ -150,12 +152,13 @@ async fn connection(
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Tcp(peer), stage).await;
+                let ends = worker.ends(&stream);
+                serve(&worker, &builder, stream, worker.visit(Peer::Tcp(peer), ends), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Unix, stage).await;
+                serve(&worker, &builder, stream, worker.visit(Peer::Unix, None), stage).await;
             }
         }
     }
@@ -165,7 +168,7 @@ async fn serve(
     worker: &Rc<Worker>,
     builder: &auto::Builder<OnThisThread>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
+    visit: Rc<Visit>,
     mut stage: watch::Receiver<Stage>,
 ) {
     let timeouts = &worker.app.settings.timeouts;
@@ -173,8 +176,8 @@ async fn serve(
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
         decided.set(true);
-        let worker = worker.clone();
-        async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
+        let (worker, visit) = (worker.clone(), visit.clone());
+        async move { Ok::<_, Infallible>(worker.answer(request, visit).await) }
     });
     let mut builder = builder.clone();
     // The timer knows the times; hyper only has to ask it.
@@ -192,13 +195,25 @@ async fn serve(
 }
 
 impl Worker {
+    /// Both ends of a connection, if the log wants them.
+    fn ends(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+        self.app.access.as_ref().filter(|log| log.needs().ends)?;
+        Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
+    }
+
+    /// A new connection.
+    fn visit(&self, peer: Peer, ends: Option<(SocketAddr, SocketAddr)>) -> Rc<Visit> {
+        let number = self.app.visits.fetch_add(1, Ordering::Relaxed) + 1;
+        Rc::new(Visit { peer, wire: Wire { number, ends }, requests: Cell::new(0) })
+    }
+
     /// Answers one request, whatever happens.
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, visit: Rc<Visit>) -> Response<Reply> {
         self.tally.streams.fetch_add(1, Ordering::Relaxed);
         let load = Load(self.tally.clone());
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
-        let mut story = Story::new(self.app.clone(), load, &head, peer, id);
+        let mut story = Story::new(self.app.clone(), load, &head, visit, id);
         let cors = self.app.settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {

@@ -20,7 +20,7 @@ pub use relay::{Ending, Relayed, is_stream};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Origin, Phase, Replica};
-use crate::units::Moment;
+use crate::units::{Moment, Timing};
 use idle::IdleLinks;
 use link::Link;
 
@@ -86,24 +86,36 @@ impl Upstream {
     /// token can still be replaced. A reused connection that turns out to be closed is replaced by a fresh one.
     ///
     /// *Errors*: no connection, or no answer: nothing has been seen of one, so the request may go elsewhere.
-    pub async fn send(&self, out: &Outbound, replica: &Replica) -> Result<Answer, Failure> {
-        if let Some(link) = self.idle.take(replica.id(), self.clock.now()).await {
-            match self.ask(link, out, replica).await {
+    ///
+    /// `timing` is told when there is a connection and when the head has come, even if nobody waits for the end.
+    pub async fn send(&self, out: &Outbound, replica: &Replica, timing: &mut Timing) -> Result<Answer, Failure> {
+        let now = self.clock.now();
+        if let Some(link) = self.idle.take(replica.id(), now).await {
+            timing.connected = Some(now);
+            match self.ask(link, out, replica, timing).await {
                 // Engines close idle connections whenever they like; that this one was is no fault of the replica.
                 Err(Refused { stale: true, .. }) => {}
                 answered => return answered.map_err(|refused| refused.failure),
             }
         }
+        timing.connected = None;
         let origin = replica.origin();
         let link = match timeout(self.timeouts.connect, Link::open(origin)).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
             Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", self.timeouts.connect)),
         };
-        self.ask(link, out, replica).await.map_err(|refused| refused.failure)
+        timing.connected = Some(self.clock.now());
+        self.ask(link, out, replica, timing).await.map_err(|refused| refused.failure)
     }
 
-    async fn ask(&self, mut link: Link, out: &Outbound, replica: &Replica) -> Result<Answer, Refused> {
+    async fn ask(
+        &self,
+        mut link: Link,
+        out: &Outbound,
+        replica: &Replica,
+        timing: &mut Timing,
+    ) -> Result<Answer, Refused> {
         let request = compose(out, replica.origin());
         let fail = |what, error: &hyper::Error| Failure::new(Phase::FirstByte, what, error);
         let head = match timeout(self.timeouts.first_byte, link.exchange(request)).await {
@@ -117,6 +129,7 @@ impl Upstream {
                 return Err(Refused { failure, stale: false });
             }
         };
+        timing.head = Some(self.clock.now());
         let (head, incoming) = head.into_parts();
         let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
         match timeout(self.timeouts.hold, body.prefetch()).await {

@@ -25,6 +25,8 @@ pub struct Ending {
     pub outcome: Option<Outcome>,
     /// When the first generated content came.
     pub first_token: Option<Moment>,
+    /// When it ended.
+    pub ended: Option<Moment>,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
     /// What broke the answer off.
@@ -121,6 +123,7 @@ impl Relayed {
         lease.progress(Progress { content: false, usage: self.observer.usage() }, now);
         self.ending.usage = lease.usage();
         self.ending.outcome = Some(outcome);
+        self.ending.ended = Some(now);
         lease.settle(outcome, now);
     }
 
