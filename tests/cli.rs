@@ -282,14 +282,14 @@ fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
     assert_eq!(ask("second"), 200);
     lines(&moved, "first 200\nsecond 200\n");
     process.signal("USR1");
-    told("info reopened");
+    told("info reopened the access log");
     assert_eq!(ask("third"), 200);
     lines(&access, "third 200\n");
     lines(&moved, "first 200\nsecond 200\n");
     // No folder, no file: the log goes on in the one it has.
     fs::rename(folder.join("a"), folder.join("b")).unwrap();
     process.signal("USR1");
-    told("error cannot reopen");
+    told("error cannot reopen the access log");
     assert_eq!(ask("fourth"), 200);
     lines(&folder.join("b/access.log"), "third 200\nfourth 200\n");
 }
@@ -326,4 +326,28 @@ fn emulate_serves_what_a_router_can_use() {
     let router = serve(&format!("http://{addr}"), &[]);
     assert_eq!(ask(router.addr(0), "POST", CHAT, "", chat("m", 4, false)).json()["model"], "m");
     drop(process);
+}
+
+#[test]
+fn sighup_reads_the_file_again_and_keeps_what_it_has_if_that_is_bad() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let folder = folder("sighup");
+    let (file, log) = (folder.join("router.toml"), folder.join("error.log"));
+    let write = |urls: &str| fs::write(&file, format!("replicas = [{urls}]\n")).unwrap();
+    write(&format!("{:?}", replicas[0].url()));
+    let mut command = tokenweir(&["serve", "-c", file.to_str().unwrap()]);
+    let process = Process::serve(command.env("TOKENWEIR__LOG__ERROR", &log));
+    let said = |words: &str| fs::read_to_string(&log).unwrap_or_default().contains(words);
+
+    write(&format!("{:?}, {:?}", replicas[0].url(), replicas[1].url()));
+    process.signal("HUP");
+    let added = format!("replicas added: {}", replicas[1].addr());
+    wait_until("the log tells of the new replica", || said(&added));
+    write("1");
+    process.signal("HUP");
+    wait_until("the log tells what is wrong", || said("nothing changed") && said("router.toml:1:13"));
+    let known = || ask(process.addr(1), "GET", "/pools", "", "").json()[0]["replicas"][1]["state"] == "admitted";
+    wait_until("both serve", known);
+    let json = "content-type: application/json\r\n";
+    assert_eq!(ask(process.addr(0), "POST", CHAT, json, chat("m", 2, false)).status, 200);
 }

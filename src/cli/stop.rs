@@ -1,4 +1,5 @@
-//! What signals do: SIGUSR1 opens the logs anew; SIGTERM and SIGQUIT let streams finish, SIGINT and a second one do not.
+//! The signals of a running router: SIGHUP reloads, SIGUSR1 opens the logs anew; SIGTERM and SIGQUIT
+//! let streams finish, SIGINT and a second signal do not.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use crate::serve::Server;
 /// How often a draining router is asked whether it is empty.
 const LOOK: Duration = Duration::from_millis(50);
 
-struct Signals {
+/// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
+pub(super) struct Signals {
+    hangup: Signal,
     reopen: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -18,8 +21,9 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -27,22 +31,23 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the process; true if what runs may finish.
+    /// Waits for a signal to end, and does what other signals ask for before; true if what runs may finish.
     async fn next(&mut self, server: &Server) -> bool {
         loop {
             tokio::select! {
-                _ = self.reopen.recv() => server.reopen_logs(),
                 _ = self.interrupt.recv() => return false,
                 _ = self.quit.recv() => return true,
                 _ = self.terminate.recv() => return true,
+                _ = self.reopen.recv() => server.reopen_logs(),
+                // What came of it is in the log.
+                _ = self.hangup.recv() => drop(server.reload()),
             }
         }
     }
 }
 
 /// Waits for the end of the process on the current runtime, and brings it about.
-pub(super) async fn wait(mut server: Server, drain: Duration) -> io::Result<()> {
-    let mut signals = Signals::new()?;
+pub(super) async fn wait(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
     if signals.next(&server).await {
         server.drain();
         tokio::select! {

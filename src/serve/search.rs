@@ -3,9 +3,9 @@
 use http::Response;
 
 use super::Refusal;
-use super::proxy::Trip;
 use super::reply::Source;
 use super::story::Story;
+use super::trip::Trip;
 use crate::fleet::{NoReplica, Outcome};
 use crate::upstream::Outbound;
 

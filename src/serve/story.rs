@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 use super::App;
 use super::identify::Peer;
 use super::owners::Owner;
-use super::worker::Load;
+use super::tally::Load;
 use crate::fleet::{Lease, Phase};
 use crate::telemetry::{Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
 use crate::units::{Moment, Timing};

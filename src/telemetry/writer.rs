@@ -56,7 +56,7 @@ impl Writer {
     /// *Errors*: it cannot be opened, and the old file goes on.
     pub fn reopen(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let file = open(path)?;
+        let file = open(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.instead = Some((waiting.lines.len(), file));
         drop(waiting);

@@ -58,7 +58,7 @@ pub struct Relayed {
 impl Relayed {
     /// Splits an answer into the replica's status and headers, and the body that settles `lease`.
     pub fn new(answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
-        let Answer { head, meaning, body } = answer;
+        let Answer { head, meaning, body, .. } = answer;
         let kind = if is_stream(&head.headers) { Kind::Stream } else { Kind::Whole };
         let mut relayed = Self {
             observer: Observer::new(dialect, kind),
