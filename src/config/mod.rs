@@ -7,6 +7,7 @@ mod assemble;
 mod keys;
 mod log;
 mod nearest;
+mod network;
 mod pool;
 mod read;
 mod replica;
@@ -15,6 +16,7 @@ mod settings;
 mod syntax;
 mod value;
 
+pub use network::Network;
 pub use report::{Issue, Report};
 pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
 

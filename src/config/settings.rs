@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Network;
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level};
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
     pub x_upstream: bool,
+    /// Who is believed about the client's address.
+    pub trusted_proxies: Vec<Network>,
     /// How much is taken from clients.
     pub limits: Limits,
     /// How long things may take.
@@ -152,6 +155,7 @@ impl Default for Settings {
             admin: Some((Ipv4Addr::LOCALHOST, 9464).into()),
             workers: None,
             x_upstream: true,
+            trusted_proxies: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),

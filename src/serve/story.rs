@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 
 use super::App;
-use super::identify::Peer;
+use super::identify::{Caller, Peer};
 use super::owners::Owner;
 use super::tally::Load;
 use crate::fleet::{Lease, Phase};
@@ -39,7 +38,7 @@ pub(super) struct Story {
     /// The request counts as an open stream of its worker until the story ends.
     _load: Load,
     pub(super) id: String,
-    visit: Rc<Visit>,
+    pub(super) caller: Caller,
     request: Asked,
     arrived: Moment,
     pub(super) sent: Sent,
@@ -52,9 +51,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, visit: Rc<Visit>, id: String) -> Self {
-        let nth = visit.requests.get() + 1;
-        visit.requests.set(nth);
+    pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, caller: Caller, id: String) -> Self {
         let needs = app.access.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
         let kept = needs.map(|needs| {
             let asked = Needs::select(&needs.asked, &head.headers);
@@ -64,11 +61,17 @@ impl Story {
         });
         Self {
             arrived: app.clock.now(),
-            request: Asked { method: head.method.clone(), uri: head.uri.clone(), version: head.version, nth },
+            request: Asked {
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                version: head.version,
+                nth: 1,
+                wire: Wire::default(),
+            },
             app,
             _load: load,
             id,
-            visit,
+            caller,
             sent: Sent::default(),
             model: None,
             tries: Tries::default(),
@@ -78,9 +81,11 @@ impl Story {
         }
     }
 
-    /// Where the request comes from.
-    pub(super) fn peer(&self) -> Peer {
-        self.visit.peer
+    /// Notes the connection that the request came by.
+    pub(super) fn came_by(&mut self, visit: &Visit) {
+        visit.requests.set(visit.requests.get() + 1);
+        self.request.nth = visit.requests.get();
+        self.request.wire = visit.wire;
     }
 
     /// Notes the size of the request's body.
@@ -203,8 +208,7 @@ impl Drop for Story {
         let status = if self.sent.status == 0 { CLIENT_CLOSED_REQUEST } else { self.sent.status };
         log.write(&Facts {
             id: &self.id,
-            client: &self.visit.peer.text(),
-            wire: &self.visit.wire,
+            client: &self.caller.client.text(),
             request: &self.request,
             sent: Sent { status, ..self.sent },
             tries: &self.tries,

@@ -144,7 +144,7 @@ async fn serve(
     let service = service_fn(|request| {
         decided.set(true);
         let (serving, visit) = (serving.clone(), visit.clone());
-        async move { Ok::<_, Infallible>(serving.answer(request, visit).await) }
+        async move { Ok::<_, Infallible>(serving.answer(request, &visit).await) }
     });
     let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
@@ -175,12 +175,14 @@ impl Serving {
     }
 
     /// Answers one request, whatever happens.
-    async fn answer(&self, request: Request<Incoming>, visit: Rc<Visit>) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, visit: &Visit) -> Response<Reply> {
         let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
-        let mut story = Story::new(self.worker.app.clone(), load, &head, visit, id);
         let settings = self.worker.app.settings();
+        let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
+        let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
+        story.came_by(visit);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {

@@ -16,8 +16,6 @@ pub struct Facts<'a> {
     pub id: &'a str,
     /// The client's address.
     pub client: &'a str,
-    /// The connection it came by.
-    pub wire: &'a Wire,
     /// Method, target and version.
     pub request: &'a Asked,
     /// What the client got.
@@ -56,6 +54,8 @@ pub struct Asked {
     pub version: Version,
     /// Counts the requests of its connection, from 1.
     pub nth: u64,
+    /// The connection it came by.
+    pub wire: Wire,
 }
 
 /// What a client got.

@@ -47,7 +47,7 @@ const fn row(name: &'static str, keep: Keep, read: for<'a> fn(&Facts<'a>) -> Val
 
 pub(super) static ROWS: &[Row] = &[
     row("remote_addr", Keep::Nothing, |f| text(f.client)),
-    row("remote_port", Keep::Ends, |f| number(f.wire.ends?.0.port())),
+    row("remote_port", Keep::Ends, |f| number(f.request.wire.ends?.0.port())),
     row("remote_user", Keep::Asked("authorization"), |f| {
         bytes(target::basic_user(f.kept?.asked.get(header::AUTHORIZATION)?.as_bytes())?)
     }),
@@ -92,10 +92,10 @@ pub(super) static ROWS: &[Row] = &[
     row("content_type", Keep::Asked("content-type"), |f| joined(&f.kept?.asked, &header::CONTENT_TYPE)),
     row("content_length", Keep::Asked("content-length"), |f| joined(&f.kept?.asked, &header::CONTENT_LENGTH)),
     row("server_name", Keep::Pool, |f| bytes(f.kept?.pool.as_ref()?.host()?.to_owned())),
-    row("server_port", Keep::Ends, |f| number(f.wire.ends?.1.port())),
-    row("server_addr", Keep::Ends, |f| bytes(f.wire.ends?.1.ip().to_canonical().to_string())),
+    row("server_port", Keep::Ends, |f| number(f.request.wire.ends?.1.port())),
+    row("server_addr", Keep::Ends, |f| bytes(f.request.wire.ends?.1.ip().to_canonical().to_string())),
     row("server_protocol", Keep::Nothing, |f| text(protocol(f.request.version))),
-    row("connection", Keep::Nothing, |f| number(f.wire.number)),
+    row("connection", Keep::Nothing, |f| number(f.request.wire.number)),
     row("connection_requests", Keep::Nothing, |f| number(f.request.nth)),
     row("proxy_add_x_forwarded_for", Keep::Asked("x-forwarded-for"), |f| {
         let chain = f.kept.and_then(|kept| gathered(&kept.asked, &HeaderName::from_static("x-forwarded-for")));

@@ -12,7 +12,6 @@ use crate::units::{Moment, Tokens, Usage};
 
 /// Facts that can be borrowed from.
 struct Case {
-    wire: Wire,
     request: Asked,
     tries: Tries,
     kept: Kept,
@@ -50,8 +49,16 @@ impl Case {
             asked.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
         Self {
-            wire: Wire { number: 7, ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())) },
-            request: Asked { method: Method::POST, uri: target.parse().unwrap(), version: Version::HTTP_11, nth: 2 },
+            request: Asked {
+                method: Method::POST,
+                uri: target.parse().unwrap(),
+                version: Version::HTTP_11,
+                nth: 2,
+                wire: Wire {
+                    number: 7,
+                    ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                },
+            },
             tries: Tries::default(),
             kept: Kept { asked, request_bytes: 321, head_bytes: 100, ..Kept::default() },
             model: "m".to_owned(),
@@ -80,7 +87,6 @@ impl Case {
         Facts {
             id: "r1",
             client: "10.1.2.3",
-            wire: &self.wire,
             request: &self.request,
             sent: Sent { status: 200, body_bytes: 50 },
             tries: &self.tries,
@@ -170,7 +176,7 @@ fn every_variable_has_its_value() {
 #[test]
 fn what_is_not_known_is_a_hyphen() {
     let mut case = Case::new("/", &[]);
-    case.wire.ends = None;
+    case.request.wire.ends = None;
     let missing = "$remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
                    $server_name $server_port $replica $policy $arg_a $cookie_a $http_referer";
     assert_eq!(case.text(missing), ["-"; 14].join(" "));
