@@ -40,6 +40,19 @@ impl Add<Duration> for Moment {
     }
 }
 
+/// When a replica reached the steps of one try to get an answer from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// The try began.
+    pub begun: Moment,
+    /// There was a connection; `None` if none came about.
+    pub connected: Option<Moment>,
+    /// The answer's head had come.
+    pub head: Option<Moment>,
+    /// The try ended, with or without an answer.
+    pub ended: Option<Moment>,
+}
+
 /// A number of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tokens(pub u64);

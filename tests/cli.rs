@@ -261,6 +261,40 @@ fn every_request_has_one_line_in_the_access_log() {
 }
 
 #[test]
+fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
+    let replica = replica(&["m"]);
+    let folder = folder("reopen");
+    let (access, error) = (folder.join("a/access.log"), folder.join("error.log"));
+    fs::create_dir(folder.join("a")).unwrap();
+    let env = [("TOKENWEIR__LOG__ACCESS", &access), ("TOKENWEIR__LOG__ERROR", &error)];
+    let env = env.map(|(name, path)| (name, path.to_str().unwrap()));
+    let process = serve(&replica.url(), &[env[0], env[1], ("TOKENWEIR__LOG__FORMAT", "$request_id $status")]);
+    let ask = |id: &str| ask(process.addr(0), "GET", "/v1/models", &format!("x-request-id: {id}\r\n"), "").status;
+    let lines = |path: &PathBuf, lines: &str| {
+        wait_until(lines, || fs::read_to_string(path).is_ok_and(|text| text == lines));
+    };
+    let told = |what: &str| wait_until(what, || fs::read_to_string(&error).is_ok_and(|text| text.contains(what)));
+    assert_eq!(ask("first"), 200);
+    lines(&access, "first 200\n");
+    let (moved, moved_error) = (folder.join("a/access.log.1"), folder.join("error.log.1"));
+    fs::rename(&access, &moved).unwrap();
+    fs::rename(&error, &moved_error).unwrap();
+    assert_eq!(ask("second"), 200);
+    lines(&moved, "first 200\nsecond 200\n");
+    process.signal("USR1");
+    told("info reopened the access log");
+    assert_eq!(ask("third"), 200);
+    lines(&access, "third 200\n");
+    lines(&moved, "first 200\nsecond 200\n");
+    // No folder, no file: the log goes on in the one it has.
+    fs::rename(folder.join("a"), folder.join("b")).unwrap();
+    process.signal("USR1");
+    told("error cannot reopen the access log");
+    assert_eq!(ask("fourth"), 200);
+    lines(&folder.join("b/access.log"), "third 200\nfourth 200\n");
+}
+
+#[test]
 fn unix_sockets_are_served_and_taken_away_at_the_end() {
     let replica = replica(&["m"]);
     let path = folder("unix").join("router.sock");

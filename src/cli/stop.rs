@@ -1,4 +1,5 @@
-//! The signals of a running router: SIGHUP reloads; SIGTERM and SIGQUIT let streams finish, SIGINT and a second signal do not.
+//! The signals of a running router: SIGHUP reloads, SIGUSR1 opens the logs anew; SIGTERM and SIGQUIT
+//! let streams finish, SIGINT and a second signal do not.
 
 use std::io;
 use std::time::Duration;
@@ -13,6 +14,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
 pub(super) struct Signals {
     hangup: Signal,
+    reopen: Signal,
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
@@ -22,19 +24,21 @@ impl Signals {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    /// Waits for a signal to end, and reloads at each SIGHUP before; true if what runs may finish.
+    /// Waits for a signal to end, and does what other signals ask for before; true if what runs may finish.
     async fn next(&mut self, server: &Server) -> bool {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return false,
                 _ = self.quit.recv() => return true,
                 _ = self.terminate.recv() => return true,
+                _ = self.reopen.recv() => server.reopen_logs(),
                 // What came of it is in the log.
                 _ = self.hangup.recv() => drop(server.reload()),
             }

@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
+use super::log::{self, LEVELS};
 use super::nearest::nearest;
 use super::network::Network;
-use super::settings::{BadListen, Cors, Format, Listen, Settings, Sink};
+use super::settings::{BadListen, Cors, Listen, Settings, Sink};
 use super::value::{Read, Value};
 
 /// One key.
@@ -26,13 +27,14 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 15] = [
+pub(super) const NGINX: [(&str, &str); 16] = [
     ("access_log", "`access` in `[log]`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
     ("error_log", "`error` in `[log]`"),
     ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
+    ("log_format", "an entry of `[log.formats]`"),
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
@@ -170,13 +172,23 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
     Key { path: "log.access", wants: SINK, default: "\"stdout\"", set: |s, v| sink(v).map(|to| s.log.access = to) },
     Key {
         path: "log.format",
-        wants: "\"text\" or \"json\"",
+        wants: "\"text\", \"json\", \"combined\", a name from `formats`, or a format such as '$remote_addr $status'",
         default: "\"text\"",
-        set: |s, v| {
-            v.one_of("formats", &[("text", Format::Text), ("json", Format::Json)]).map(|format| s.log.format = format)
-        },
+        set: |s, v| log::direct(v).map(|format| s.log.format = format.unwrap_or_default()),
+    },
+    Key {
+        path: "log.formats",
+        wants: "formats by name, such as { main = '$remote_addr $status' }",
+        default: "{}",
+        set: |s, v| log::named(v, &mut s.log.formats),
     },
     Key { path: "log.error", wants: SINK, default: "\"stderr\"", set: |s, v| sink(v).map(|to| s.log.error = to) },
+    Key {
+        path: "log.level",
+        wants: "\"error\", \"warn\" or \"info\"",
+        default: "\"info\"",
+        set: |s, v| v.one_of("levels", &LEVELS).map(|level| s.log.level = level),
+    },
     Key {
         path: "cors.origins",
         wants: "origins such as \"https://chat.example.com\", or \"*\"",

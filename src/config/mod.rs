@@ -5,6 +5,7 @@
 mod amount;
 mod assemble;
 mod keys;
+mod log;
 mod nearest;
 mod network;
 mod pool;
@@ -17,7 +18,7 @@ mod value;
 
 pub use network::Network;
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Cors, Format, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 

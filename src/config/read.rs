@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::assemble::{Found, assemble};
 use super::keys::{NGINX, SETTINGS, TABLES};
+use super::log;
 use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};
 use super::report::{At, Issue, Place, Report};
@@ -21,6 +22,8 @@ pub(super) struct Reading {
     pools: Vec<Draft>,
     /// Where settings were given, by path; the last one counts.
     given: BTreeMap<&'static str, Place>,
+    /// The name of the access log's format, if it has one.
+    format: Option<At<String>>,
     issues: Vec<Issue>,
 }
 
@@ -28,8 +31,8 @@ impl Reading {
     /// Nothing read yet; `whole` is all of the file.
     pub(super) fn new(whole: &Place) -> Self {
         let start = whole.at(0..0);
-        let (pools, issues) = (Vec::new(), Vec::new());
-        Self { settings: Settings::default(), short: Draft::new(start), pools, given: BTreeMap::new(), issues }
+        let (settings, short) = (Settings::default(), Draft::new(start));
+        Self { settings, short, pools: Vec::new(), given: BTreeMap::new(), format: None, issues: Vec::new() }
     }
 
     pub(super) fn report(&mut self, issues: impl IntoIterator<Item = Issue>) {
@@ -93,6 +96,9 @@ impl Reading {
         if let Some(row) = SETTINGS.iter().find(|row| split(row.path) == (table, name)) {
             self.given.insert(row.path, given.at.clone());
             let value = Value { key: name, wants: row.wants, given: given.value, at: given.at, unquoted };
+            if row.path == "log.format" {
+                self.format = log::name(&value);
+            }
             self.issues.extend((row.set)(&mut self.settings, &value).err().unwrap_or_default());
             return true;
         }
@@ -133,6 +139,12 @@ impl Reading {
     /// Compares everything with everything else.
     pub(super) fn finish(mut self, file: &str, env: &BTreeMap<String, String>) -> Result<Loaded, Report> {
         self.limits();
+        if let Some(name) = &self.format {
+            match log::find(name, &self.settings.log.formats) {
+                Ok(format) => self.settings.log.format = format,
+                Err(issue) => self.issues.push(issue),
+            }
+        }
         let default = self.short.policy.clone().unwrap_or_default();
         let drafts = if self.pools.is_empty() {
             vec![self.short]

@@ -1,5 +1,6 @@
 //! What a configuration says, as plain data.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -11,6 +12,7 @@ use thiserror::Error;
 
 use super::Network;
 use crate::fleet::PoolSpec;
+use crate::telemetry::{Format, Level};
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,8 +97,12 @@ pub struct Log {
     pub access: Sink,
     /// How such a line is written.
     pub format: Format,
+    /// Formats by name.
+    pub formats: BTreeMap<String, Format>,
     /// What goes wrong.
     pub error: Sink,
+    /// What matters less stays out of it.
+    pub level: Level,
 }
 
 /// Where one log goes.
@@ -110,16 +116,6 @@ pub enum Sink {
     Stderr,
     /// Appended to a file.
     File(PathBuf),
-}
-
-/// How a line of the access log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Which web pages may call.
@@ -241,7 +237,8 @@ impl Default for Timeouts {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { access: Sink::Stdout, format: Format::Text, error: Sink::Stderr }
+        let (format, formats) = (Format::default(), BTreeMap::new());
+        Self { access: Sink::Stdout, format, formats, error: Sink::Stderr, level: Level::Info }
     }
 }
 

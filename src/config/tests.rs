@@ -146,7 +146,7 @@ TOKENWEIR__LOG__FORMAT:1:1: unknown format `jsn`
   |
 1 | jsn
   | ^^^
-  = help: did you mean `json`? formats: text, json
+  = help: did you mean `json`? formats: text, json, combined
 
 TOKENWEIR__REPLICAS:1:10: unknown word `wat` for a replica
   |

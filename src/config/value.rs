@@ -1,6 +1,7 @@
 //! One configured value, and what it can be read as.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -98,21 +99,25 @@ impl<'a> Value<'a> {
     /// The text's words with their places; all at the whole value where escapes keep the two apart.
     pub(super) fn words(&self) -> Read<Vec<At<String>>> {
         let text = self.text()?;
+        let place = |word: &str| {
+            // Where the word is in `text`: both are slices of one string.
+            let from = word.as_ptr() as usize - text.as_ptr() as usize;
+            self.within(&text, from..from + word.len())
+        };
+        Ok(text.split_whitespace().map(|word| At::new(word.to_owned(), place(word))).collect())
+    }
+
+    /// The place of a part of the value's text; the whole value where escapes keep the two apart.
+    pub(super) fn within(&self, text: &str, part: Range<usize>) -> Place {
         let written = self.at.written();
         let quotes = ["\"", "'", "\"\"\"", "'''", ""].iter().find(|quote| {
             let inner = written.strip_prefix(**quote).and_then(|rest| rest.strip_suffix(**quote));
-            inner == Some(&text)
+            inner == Some(text)
         });
-        let start = quotes.map(|quote| self.at.start() + quote.len());
-        let place = |word: &str| match start {
-            // Where the word is in `text`: both are slices of one string.
-            Some(start) => {
-                let from = start + (word.as_ptr() as usize - text.as_ptr() as usize);
-                self.at.at(from..from + word.len())
-            }
+        match quotes.map(|quote| self.at.start() + quote.len()) {
+            Some(start) => self.at.at(start + part.start..start + part.end),
             None => self.at.clone(),
-        };
-        Ok(text.split_whitespace().map(|word| At::new(word.to_owned(), place(word))).collect())
+        }
     }
 
     /// What was read, and where.

@@ -158,6 +158,11 @@ impl Pool {
         &self.spec.name
     }
 
+    /// The only host it takes requests for, if there is one.
+    pub fn host(&self) -> Option<&str> {
+        self.spec.route.host.as_deref()
+    }
+
     /// The policy's name in the table.
     pub fn policy(&self) -> &'static str {
         self.spec.policy.name()

@@ -25,7 +25,7 @@ mod trip;
 mod worker;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -95,6 +95,8 @@ struct App {
     /// The time of day at the start.
     started: Duration,
     draining: AtomicBool,
+    /// Connections so far.
+    visits: AtomicU64,
     /// Told when there may be replicas that have not been asked for their models.
     changed: Notify,
     /// Where the configuration is read from again.

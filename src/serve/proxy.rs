@@ -33,6 +33,7 @@ pub(super) async fn proxy(
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
     let asked = measure(call.body, &head.headers, &body.bytes).await?;
+    story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
@@ -54,9 +55,9 @@ pub(super) async fn proxy(
     let mut tries = Tries::new(app, pool, attempt);
     let mut lease = tries.admit()?;
     loop {
-        story.sent(lease.replica(), complete);
+        story.tries(&lease, complete);
         trip.address(&mut out, &lease);
-        match trip.send(&out, &lease).await {
+        match trip.send(&out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
                 Verdict::Again(next) => {
@@ -65,7 +66,6 @@ pub(super) async fn proxy(
                 }
             },
             Err(failure) => {
-                story.complain(Level::Warn, failure.phase, &failure);
                 tries.lost(failure, lease)?;
                 lease = tries.admit()?;
             }

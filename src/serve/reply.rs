@@ -14,6 +14,9 @@ use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;
 use crate::upstream::Relayed;
 
+/// `0`, and two line ends.
+const LAST_CHUNK_BYTES: u64 = 5;
+
 /// Where an answer's bytes come from.
 pub(super) enum Source {
     /// From us.
@@ -26,13 +29,36 @@ pub(super) enum Source {
 pub(super) struct Reply {
     source: Source,
     story: Story,
+    /// Whether it goes in chunks, whose framing counts as sent.
+    chunked: bool,
+}
+
+impl Source {
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Replica(relayed, _) => relayed.size_hint(),
+        }
+    }
 }
 
 impl Reply {
     /// Gives an answer its story.
     pub(super) fn of(answer: Response<Source>, mut story: Story) -> Response<Self> {
-        story.status = answer.status().as_u16();
-        answer.map(|source| Self { source, story })
+        let length = answer.body().size_hint().exact();
+        let chunked = story.begins(&answer, length);
+        answer.map(|source| Self { source, story, chunked })
+    }
+
+    /// Counts what is handed to the connection; frames are chunks there.
+    fn count(&mut self, bytes: usize) {
+        let framing = match bytes {
+            0 => 0,
+            // The size in hexadecimal digits, and two line ends.
+            n => u64::from(n.ilog2() / 4 + 1) + 4,
+        };
+        let last = if self.is_end_stream() { LAST_CHUNK_BYTES } else { 0 };
+        self.story.sent.body_bytes += bytes as u64 + if self.chunked { framing + last } else { 0 };
     }
 }
 
@@ -42,7 +68,7 @@ impl Body for Reply {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        match &mut this.source {
+        let frame = match &mut this.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Replica(relayed, owner) => {
                 let frame = Pin::new(&mut **relayed).poll_frame(cx);
@@ -55,7 +81,13 @@ impl Body for Reply {
                 }
                 frame
             }
+        };
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => this.count(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(None) => this.count(0),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -66,10 +98,7 @@ impl Body for Reply {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(body) => body.size_hint(),
-            Source::Replica(relayed, _) => relayed.size_hint(),
-        }
+        self.source.size_hint()
     }
 }
 

@@ -7,7 +7,6 @@ use super::reply::Source;
 use super::story::Story;
 use super::trip::Trip;
 use crate::fleet::{NoReplica, Outcome};
-use crate::telemetry::Level;
 use crate::upstream::Outbound;
 
 /// Asks every replica of the site until one does not answer 404.
@@ -20,13 +19,12 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
         let mut attempt = trip.attempt(story);
         while let Ok(lease) = pool.acquire(&attempt, story.now()) {
             attempt.tried.push(lease.replica().id());
-            story.sent(lease.replica(), story.now());
+            story.tries(&lease, story.now());
             trip.address(&mut out, &lease);
-            match trip.send(&out, &lease).await {
+            match trip.send(&out, &lease, story).await {
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
                 Ok(answer) => return Ok(trip.relay(answer, lease)),
                 Err(failure) => {
-                    story.complain(Level::Warn, failure.phase, &failure);
                     lease.settle(Outcome::Failed { phase: failure.phase }, story.now());
                     unanswered = Some(failure);
                 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
@@ -22,7 +22,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
 use crate::fleet::{Fleet, Observer};
-use crate::telemetry::{AccessLog, ErrorLog, Metrics, Writer};
+use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
@@ -97,6 +97,22 @@ impl Server {
         &self.app.fleet
     }
 
+    /// Opens the files of both logs anew, for whoever has moved them away. Where that fails the old file is kept, and
+    /// the error log says so.
+    pub fn reopen_logs(&self) {
+        let errors = &self.app.errors;
+        let access = self.app.access.as_ref().map_or(Ok(()), AccessLog::reopen);
+        for (log, reopened) in [("error", errors.reopen()), ("access", access)] {
+            match reopened {
+                Ok(()) => errors.write(Level::Info, format_args!("reopened the {log} log")),
+                Err(why) => {
+                    let message = format_args!("cannot reopen the {log} log, its old file is kept: {why}");
+                    errors.write(Level::Error, message);
+                }
+            }
+        }
+    }
+
     /// Sets where [`Server::reload`] reads the configuration from; only the first call counts.
     pub fn reloads_from(&self, source: Source) {
         let _ = self.app.source.set(source);
@@ -163,8 +179,8 @@ impl Drop for Server {
 }
 
 fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
-    let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, clock));
-    let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format));
+    let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, settings.log.level, clock));
+    let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = metrics.clone();
     Ok(App {
@@ -173,6 +189,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         started: clock.time_of_day(),
         owners: Owners::default(),
         draining: AtomicBool::new(false),
+        visits: AtomicU64::new(0),
         changed: Notify::new(),
         source: OnceLock::new(),
         settings: ArcSwap::from_pointee(settings),

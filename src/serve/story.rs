@@ -1,22 +1,36 @@
 //! The story of one request, told to the access log and the metrics when it is over, however it ends.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 
 use super::App;
-use super::identify::Caller;
+use super::identify::{Caller, Peer};
 use super::owners::Owner;
 use super::tally::Load;
-use crate::fleet::{Phase, Replica};
-use crate::telemetry::{Level, Line};
-use crate::units::Moment;
-use crate::upstream::Ending;
+use crate::fleet::{Lease, Phase};
+use crate::telemetry::{Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
+use crate::units::{Moment, Timing};
+use crate::upstream::{Ending, Failure};
 
 /// nginx's status for a client that left before it was answered.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+/// What HTTP/1.1 adds to a head that has none: `date`, `transfer-encoding`, `connection: close`, each with its line end.
+const DATE_BYTES: u64 = 37;
+const CHUNKED_BYTES: u64 = 28;
+const CLOSE_BYTES: u64 = 19;
+
+/// A client's connection, shared by its requests.
+pub(super) struct Visit {
+    pub(super) peer: Peer,
+    pub(super) wire: Wire,
+    /// Requests so far.
+    pub(super) requests: Cell<u64>,
+}
 
 /// What there is to tell of one request. Dropping it tells it.
 pub(super) struct Story {
@@ -25,40 +39,126 @@ pub(super) struct Story {
     _load: Load,
     pub(super) id: String,
     pub(super) caller: Caller,
-    method: String,
-    path: String,
+    request: Asked,
     arrived: Moment,
-    pub(super) status: u16,
+    pub(super) sent: Sent,
     pub(super) model: Option<String>,
-    replica: Option<Arc<Replica>>,
+    tries: Tries,
     overhead: Option<Duration>,
     pub(super) ending: Option<Ending>,
+    /// Only where the log's format needs it.
+    kept: Option<Box<Kept>>,
 }
 
 impl Story {
     pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, caller: Caller, id: String) -> Self {
+        let needs = app.access.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
+        let kept = needs.map(|needs| {
+            let asked = Needs::select(&needs.asked, &head.headers);
+            let request_bytes = if needs.sizes { request_bytes(head) } else { 0 };
+            let head_bytes = if needs.sizes && closes(head) { CLOSE_BYTES } else { 0 };
+            Box::new(Kept { asked, request_bytes, head_bytes, ..Kept::default() })
+        });
         Self {
             arrived: app.clock.now(),
-            method: head.method.as_str().to_owned(),
-            path: head.uri.path().to_owned(),
+            request: Asked {
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                version: head.version,
+                nth: 1,
+                wire: Wire::default(),
+            },
             app,
             _load: load,
             id,
             caller,
-            status: 0,
+            sent: Sent::default(),
             model: None,
-            replica: None,
+            tries: Tries::default(),
             overhead: None,
             ending: None,
+            kept,
+        }
+    }
+
+    /// Notes the connection that the request came by.
+    pub(super) fn came_by(&mut self, visit: &Visit) {
+        visit.requests.set(visit.requests.get() + 1);
+        self.request.nth = visit.requests.get();
+        self.request.wire = visit.wire;
+    }
+
+    /// Notes the size of the request's body.
+    pub(super) fn gathered(&mut self, bytes: usize) {
+        if let Some(kept) = &mut self.kept {
+            kept.request_bytes += bytes as u64;
         }
     }
 
     /// Notes the replica that is tried now, and what the router took to come to it since the body was complete.
-    pub(super) fn sent(&mut self, replica: &Arc<Replica>, complete: Moment) {
-        self.replica = Some(replica.clone());
+    pub(super) fn tries(&mut self, lease: &Lease, complete: Moment) {
+        let now = self.app.clock.now();
+        self.tried(now);
+        self.tries.begin(lease.replica(), now);
         if self.overhead.is_none() {
-            self.overhead = Some(self.app.clock.now().since(complete));
+            self.overhead = Some(now.since(complete));
         }
+        if let Some(kept) = &mut self.kept {
+            kept.pool = Some(lease.pool().clone());
+        }
+    }
+
+    /// Where the present try's steps are noted.
+    pub(super) fn timing(&mut self) -> Option<&mut Timing> {
+        self.tries.last_mut().map(|attempt| &mut attempt.timing)
+    }
+
+    /// Notes the head of a replica's answer, as it came.
+    pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(attempt) = self.tries.last_mut() {
+            attempt.status = Some(status.as_u16());
+        }
+        if let (Some(kept), Some(log)) = (&mut self.kept, &self.app.access) {
+            kept.upstream = Needs::select(&log.needs().upstream, headers);
+        }
+    }
+
+    /// Notes that no answer came, with the status that nginx gives it.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        if let Some(attempt) = self.tries.last_mut() {
+            attempt.status = Some(if failure.timed_out { 504 } else { 502 });
+        }
+        self.complain(Level::Warn, failure.phase, failure);
+    }
+
+    /// Notes what goes to the client. Returns whether the body goes in chunks.
+    pub(super) fn begins<B>(&mut self, answer: &Response<B>, length: Option<u64>) -> bool {
+        let (status, headers) = (answer.status(), answer.headers());
+        self.sent.status = status.as_u16();
+        let empty = self.request.method == Method::HEAD || matches!(status.as_u16(), 100..=199 | 204 | 304);
+        let unsized_yet = !empty && length.is_none() && !headers.contains_key(header::CONTENT_LENGTH);
+        let chunked = unsized_yet && self.request.version == Version::HTTP_11;
+        let Some((kept, log)) = self.kept.as_mut().zip(self.app.access.as_ref()) else { return chunked };
+        let needs = log.needs();
+        kept.sent = Needs::select(&needs.sent, headers);
+        if chunked && needs.sent.contains(&header::TRANSFER_ENCODING) {
+            kept.sent.insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
+        }
+        let missing_length = length.filter(|_| !empty && !headers.contains_key(header::CONTENT_LENGTH));
+        if let Some(length) = missing_length.filter(|_| needs.sent.contains(&header::CONTENT_LENGTH)) {
+            kept.sent.insert(header::CONTENT_LENGTH, length.into());
+        }
+        if needs.sizes {
+            let line = "HTTP/1.1 200 \r\n".len() + status.canonical_reason().unwrap_or("<none>").len();
+            let date = if headers.contains_key(header::DATE) { 0 } else { DATE_BYTES };
+            let framing = missing_length.map_or(u64::from(chunked) * CHUNKED_BYTES, |length| {
+                let digits = length.checked_ilog10().unwrap_or_default() + 1;
+                ("content-length: \r\n".len() as u64) + u64::from(digits)
+            });
+            // `head_bytes` holds what `connection: close` adds until here.
+            kept.head_bytes += line as u64 + lines_bytes(headers) + date + framing + 2;
+        }
+        chunked
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -67,7 +167,7 @@ impl Story {
 
     /// Writes what went wrong at the replica that was tried last into the error log.
     pub(super) fn complain(&self, level: Level, phase: Phase, cause: &dyn fmt::Display) {
-        let replica = self.replica.as_ref().map_or("-", |r| &**r.name());
+        let replica = self.tries.last().map_or("-", |attempt| &**attempt.replica.name());
         let phase = phase.as_str();
         self.app.errors.write(level, format_args!("request {} on {replica} failed at {phase}: {cause}", self.id));
     }
@@ -77,8 +177,15 @@ impl Story {
         self.app.owners.put(id, owner, self.app.clock.now());
     }
 
+    /// Ends the try under way.
+    fn tried(&mut self, now: Moment) {
+        if let Some(attempt) = self.tries.last_mut() {
+            attempt.timing.ended.get_or_insert(now);
+        }
+    }
+
     fn outcome(&self) -> &'static str {
-        match (&self.ending, self.status) {
+        match (&self.ending, self.sent.status) {
             (Some(ending), _) => ending.outcome.map_or("client_gone", |outcome| outcome.as_str()),
             (None, 0) => "client_gone",
             (None, 1..=399) => "completed",
@@ -90,24 +197,52 @@ impl Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
-        self.app.metrics.answered(self.status, self.overhead);
-        let Some(log) = &self.app.access else { return };
-        let ending = self.ending.as_ref();
-        log.write(
-            &Line {
-                id: &self.id,
-                client: &self.caller.client.text(),
-                method: &self.method,
-                path: &self.path,
-                status: if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status },
-                upstream: self.replica.as_ref().map(|r| &**r.name()),
+        self.app.metrics.answered(self.sent.status, self.overhead);
+        if self.app.access.is_none() {
+            return;
+        }
+        let outcome = self.outcome();
+        let ended = self.app.clock.now();
+        self.tried(self.ending.as_ref().and_then(|ending| ending.ended).unwrap_or(ended));
+        let (Some(log), ending) = (&self.app.access, self.ending.as_ref()) else { return };
+        let status = if self.sent.status == 0 { CLIENT_CLOSED_REQUEST } else { self.sent.status };
+        log.write(&Facts {
+            id: &self.id,
+            client: &self.caller.client.text(),
+            request: &self.request,
+            sent: Sent { status, ..self.sent },
+            tries: &self.tries,
+            generated: Generated {
                 model: self.model.as_deref(),
                 usage: ending.and_then(|e| e.usage),
-                ttft: ending.and_then(|e| e.first_token).map(|first| first.since(self.arrived)),
-                duration: self.app.clock.now().since(self.arrived),
-                outcome: self.outcome(),
+                first: ending.and_then(|e| e.first_token),
             },
-            self.app.clock.time_of_day(),
-        );
+            spent: Spent {
+                arrived: self.arrived,
+                ended,
+                overhead: self.overhead,
+                time_of_day: self.app.clock.time_of_day(),
+            },
+            outcome,
+            tenant: None,
+            kept: self.kept.as_deref(),
+        });
     }
+}
+
+/// The size of a request's head as most clients write it.
+fn request_bytes(head: &Parts) -> u64 {
+    let target = head.uri.to_string();
+    let line = head.method.as_str().len() + target.len() + "  HTTP/1.1\r\n".len();
+    line as u64 + lines_bytes(&head.headers) + 2
+}
+
+/// Tells whether a client's connection ends with this request.
+fn closes(head: &Parts) -> bool {
+    let says = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    head.version == Version::HTTP_11 && head.headers.get_all(header::CONNECTION).iter().any(says)
+}
+
+fn lines_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + ": \r\n".len()) as u64).sum()
 }

@@ -14,7 +14,7 @@ use crate::balance::Job;
 use crate::config::Settings;
 use crate::fleet::{Attempt, Lease};
 use crate::prompt::splice;
-use crate::units::Dialect;
+use crate::units::{Dialect, Timing};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
@@ -63,9 +63,16 @@ impl<'a> Trip<'a> {
         };
     }
 
-    /// Sends the request to the leased replica.
-    pub(super) async fn send(&self, out: &Outbound, lease: &Lease) -> Result<Answer, Failure> {
-        self.worker.upstream.send(out, lease.replica(), &self.settings.timeouts).await
+    /// Sends the request to the leased replica; the story follows.
+    pub(super) async fn send(&self, out: &Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
+        let mut nowhere = Timing::default();
+        let timing = story.timing().unwrap_or(&mut nowhere);
+        let sent = self.worker.upstream.send(out, lease.replica(), &self.settings.timeouts, timing).await;
+        match &sent {
+            Ok(answer) => story.answered(answer.head.status, &answer.head.headers),
+            Err(failure) => story.failed(failure),
+        }
+        sent
     }
 
     /// Passes an answer on; the lease goes with its body.

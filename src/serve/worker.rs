@@ -1,9 +1,11 @@
 //! A worker: one thread, one runtime, its own connections to the replicas. A client's connection stays on its worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -22,7 +24,7 @@ use super::identify::{self, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
-use super::story::Story;
+use super::story::{Story, Visit};
 use super::tally::{Load, Tally};
 use super::target::{self, Target};
 use super::{App, Refusal, Stage, Worker, cors, own};
@@ -30,6 +32,7 @@ use crate::balance::Dice;
 use crate::clock;
 use crate::config::Settings;
 use crate::fleet::Site;
+use crate::telemetry::Wire;
 use crate::units::Dialect;
 use crate::upstream::Upstream;
 
@@ -116,12 +119,13 @@ async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arriv
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                serve(&serving, stream, Peer::Tcp(peer), stage).await;
+                let ends = serving.ends(&stream);
+                serve(&serving, stream, serving.visit(Peer::Tcp(peer), ends), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&serving, stream, Peer::Unix, stage).await;
+                serve(&serving, stream, serving.visit(Peer::Unix, None), stage).await;
             }
         }
     }
@@ -130,7 +134,7 @@ async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arriv
 async fn serve(
     serving: &Rc<Serving>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
+    visit: Rc<Visit>,
     mut stage: watch::Receiver<Stage>,
 ) {
     let settings = serving.worker.app.settings();
@@ -139,8 +143,8 @@ async fn serve(
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
         decided.set(true);
-        let serving = serving.clone();
-        async move { Ok::<_, Infallible>(serving.answer(request, peer).await) }
+        let (serving, visit) = (serving.clone(), visit.clone());
+        async move { Ok::<_, Infallible>(serving.answer(request, &visit).await) }
     });
     let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
@@ -158,14 +162,27 @@ async fn serve(
 }
 
 impl Serving {
+    /// Both ends of a connection, if the log wants them.
+    fn ends(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+        self.worker.app.access.as_ref().filter(|log| log.needs().ends)?;
+        Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
+    }
+
+    /// A new connection.
+    fn visit(&self, peer: Peer, ends: Option<(SocketAddr, SocketAddr)>) -> Rc<Visit> {
+        let number = self.worker.app.visits.fetch_add(1, Ordering::Relaxed) + 1;
+        Rc::new(Visit { peer, wire: Wire { number, ends }, requests: Cell::new(0) })
+    }
+
     /// Answers one request, whatever happens.
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, visit: &Visit) -> Response<Reply> {
         let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
         let settings = self.worker.app.settings();
-        let caller = identify::caller(peer, &head.headers, &settings.trusted_proxies);
+        let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
         let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
+        story.came_by(visit);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {

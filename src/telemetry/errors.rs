@@ -1,6 +1,7 @@
 //! The error log: what an operator should know, at most a bounded number of lines a second.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::clock::Clock;
 const LINES_PER_SECOND: u32 = 20;
 
 /// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Worth knowing.
     Info,
@@ -25,6 +26,7 @@ pub enum Level {
 /// Writes error lines, from any thread.
 pub struct ErrorLog {
     writer: Option<Writer>,
+    least: Level,
     clock: Clock,
     second: AtomicU64,
     written: AtomicU32,
@@ -32,14 +34,22 @@ pub struct ErrorLog {
 }
 
 impl ErrorLog {
-    /// A log to `writer`; `None` writes nothing.
-    pub const fn new(writer: Option<Writer>, clock: Clock) -> Self {
-        Self { writer, clock, second: AtomicU64::new(0), written: AtomicU32::new(0), held_back: AtomicU64::new(0) }
+    /// A log of what matters at least as much as `least`, to `writer`; `None` writes nothing.
+    pub const fn new(writer: Option<Writer>, least: Level, clock: Clock) -> Self {
+        let (second, written, held_back) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
+        Self { writer, least, clock, second, written, held_back }
+    }
+
+    /// Opens the file anew, so that a log that was moved away is left behind.
+    ///
+    /// *Errors*: it cannot be opened, and the old file goes on.
+    pub fn reopen(&self) -> io::Result<()> {
+        self.writer.as_ref().map_or(Ok(()), Writer::reopen)
     }
 
     /// Writes one line. Control characters are taken out.
     pub fn write(&self, level: Level, message: fmt::Arguments<'_>) {
-        let Some(writer) = &self.writer else { return };
+        let Some(writer) = self.writer.as_ref().filter(|_| level >= self.least) else { return };
         let now = self.clock.time_of_day();
         if !self.lets_through(now) {
             self.held_back.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_cut_short_and_its_rest_counted() {
-        let log = ErrorLog::new(None, Clock::start());
+        let log = ErrorLog::new(None, Level::Info, Clock::start());
         let at = Duration::from_secs(7);
         assert_eq!((0..100).filter(|_| log.lets_through(at)).count(), LINES_PER_SECOND as usize);
         assert!(log.lets_through(Duration::from_secs(8)));

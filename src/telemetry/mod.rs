@@ -2,11 +2,19 @@
 
 mod access;
 mod errors;
+mod escape;
+mod facts;
+mod format;
 mod metrics;
+mod target;
 mod time;
+mod variables;
 mod writer;
 
-pub use access::{AccessLog, Line};
+pub use access::AccessLog;
 pub use errors::{ErrorLog, Level};
+pub use escape::Escape;
+pub use facts::{Asked, Facts, Generated, Kept, Sent, Spent, Tries, Try, Wire};
+pub use format::{BUILT_IN, BadFormat, Format, Needs, variables};
 pub use metrics::Metrics;
 pub use writer::Writer;

@@ -1,11 +1,21 @@
-//! The time of day as text.
+//! The time of day as text, in UTC.
 
 use std::time::Duration;
 
-/// Writes a time since the Unix epoch as RFC 3339 in UTC with milliseconds.
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// A time of day, taken apart.
+struct Civil {
+    year: u64,
+    month: u64,
+    day: u64,
+    clock: (u64, u64, u64),
+}
+
+/// Takes a time since the Unix epoch apart.
 ///
 /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
-pub(super) fn rfc3339(since_epoch: Duration) -> String {
+fn civil(since_epoch: Duration) -> Civil {
     let seconds = since_epoch.as_secs();
     let z = seconds / 86_400 + 719_468;
     let era = z / 146_097;
@@ -16,9 +26,27 @@ pub(super) fn rfc3339(since_epoch: Duration) -> String {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    Civil { year, month, day, clock: (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) }
+}
+
+/// Writes a time since the Unix epoch as RFC 3339 with milliseconds.
+pub(super) fn rfc3339(since_epoch: Duration) -> String {
+    let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
     let millis = since_epoch.subsec_millis();
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Writes a time since the Unix epoch as nginx's `$time_iso8601`.
+pub(super) fn iso8601(since_epoch: Duration) -> String {
+    let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
+}
+
+/// Writes a time since the Unix epoch as nginx's `$time_local`, the common log format's.
+pub(super) fn common(since_epoch: Duration) -> String {
+    let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
+    let month = usize::try_from(month).ok().and_then(|month| MONTHS.get(month - 1)).copied().unwrap_or_default();
+    format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000")
 }
 
 #[cfg(test)]
@@ -32,5 +60,14 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
         assert_eq!(at(1_795_355_508), "2026-11-22T13:51:48.000Z");
         assert_eq!(rfc3339(Duration::from_millis(4_107_542_399_999)), "2100-02-28T23:59:59.999Z");
+    }
+
+    #[test]
+    fn the_three_forms_tell_the_same_time() {
+        let at = Duration::from_millis(1_795_355_508_042);
+        assert_eq!(rfc3339(at), "2026-11-22T13:51:48.042Z");
+        assert_eq!(iso8601(at), "2026-11-22T13:51:48+00:00");
+        assert_eq!(common(at), "22/Nov/2026:13:51:48 +0000");
+        assert_eq!(common(Duration::ZERO), "01/Jan/1970:00:00:00 +0000");
     }
 }

@@ -1,8 +1,8 @@
 //! A bounded way from many threads to one file: lines are handed over under a short lock and written by one thread.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,6 +13,8 @@ const WAITING_BYTES: usize = 1 << 20;
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
+    /// Another file, for what was handed over behind this many bytes.
+    instead: Option<(usize, File)>,
     closed: bool,
 }
 
@@ -27,35 +29,49 @@ struct Shared {
 /// Writes lines to a file or a standard stream on a thread of its own. Dropping it writes what is left.
 pub struct Writer {
     shared: Arc<Shared>,
+    path: Option<PathBuf>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
     /// Writes to standard output.
     pub fn stdout() -> Self {
-        Self::to(io::stdout())
+        Self::to(io::stdout(), None)
     }
 
     /// Writes to standard error.
     pub fn stderr() -> Self {
-        Self::to(io::stderr())
+        Self::to(io::stderr(), None)
     }
 
     /// Appends to the file at `path`.
     ///
     /// *Errors*: it cannot be opened.
     pub fn file(path: &Path) -> io::Result<Self> {
-        Ok(Self::to(OpenOptions::new().create(true).append(true).open(path)?))
+        Ok(Self::to(open(path)?, Some(path.to_owned())))
     }
 
-    fn to(mut out: impl Write + Send + 'static) -> Self {
+    /// Opens the file anew; what was handed over before still goes to the old one. Standard streams stay as they are.
+    ///
+    /// *Errors*: it cannot be opened, and the old file goes on.
+    pub fn reopen(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let file = open(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.instead = Some((waiting.lines.len(), file));
+        drop(waiting);
+        self.shared.filled.notify_one();
+        Ok(())
+    }
+
+    fn to(out: impl Write + Send + 'static, path: Option<PathBuf>) -> Self {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_until_closed(&theirs, &mut out))
+            .spawn(move || write_until_closed(&theirs, Box::new(out)))
             .ok();
-        Self { shared, thread }
+        Self { shared, path, thread }
     }
 
     /// Hands a line over, its newline included. Never blocks on the file.
@@ -90,23 +106,37 @@ impl Drop for Writer {
     }
 }
 
-fn write_until_closed(shared: &Shared, out: &mut impl Write) {
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn write_until_closed(shared: &Shared, mut out: Box<dyn Write>) {
     let mut batch = Vec::new();
     loop {
         let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        while waiting.lines.is_empty() && !waiting.closed {
+        while waiting.lines.is_empty() && waiting.instead.is_none() && !waiting.closed {
             waiting = shared.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        if waiting.lines.is_empty() {
+        let instead = waiting.instead.take();
+        if waiting.lines.is_empty() && instead.is_none() {
             return;
         }
         std::mem::swap(&mut batch, &mut waiting.lines);
         drop(waiting);
-        // A full disk or a closed pipe must not end the router; the line is lost and counted.
-        if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
-            shared.lost.fetch_add(1, Ordering::Relaxed);
+        let (before, after) = batch.split_at(instead.as_ref().map_or(batch.len(), |(at, _)| *at));
+        put(shared, &mut *out, before);
+        if let Some((_, file)) = instead {
+            out = Box::new(file);
+            put(shared, &mut *out, after);
         }
         batch.clear();
+    }
+}
+
+/// A full disk or a closed pipe must not end the router; what cannot be written is lost and counted.
+fn put(shared: &Shared, out: &mut dyn Write, lines: &[u8]) {
+    if !lines.is_empty() && out.write_all(lines).and_then(|()| out.flush()).is_err() {
+        shared.lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -14,12 +14,14 @@ use super::idle::IdleLinks;
 use super::link::Link;
 use crate::clock::Clock;
 use crate::fleet::Outcome;
-use crate::units::ReplicaId;
+use crate::units::{Moment, ReplicaId};
 
 /// Status, headers and the body that follows.
 pub struct Answer {
     /// Status and headers as the replica sent them.
     pub head: Parts,
+    /// When they came.
+    pub came: Moment,
     /// What the answer means for the replica if it comes whole; may be changed by who knows better.
     pub meaning: Outcome,
     /// The body.

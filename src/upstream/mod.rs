@@ -20,7 +20,7 @@ pub use relay::{Ending, Relayed, is_stream};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Origin, Phase, Replica};
-use crate::units::Moment;
+use crate::units::{Moment, Timing};
 use idle::IdleLinks;
 use link::Link;
 
@@ -85,12 +85,21 @@ impl Upstream {
     /// token can still be replaced. A reused connection that turns out to be closed is replaced by a fresh one.
     ///
     /// *Errors*: no connection, or no answer: nothing has been seen of one, so the request may go elsewhere.
-    pub async fn send(&self, out: &Outbound, replica: &Replica, timeouts: &Timeouts) -> Result<Answer, Failure> {
-        if let Some(link) = self.idle.take(replica.id(), self.clock.now(), timeouts.upstream_keepalive).await {
+    /// `timing` is told at once when there is a connection, even if nobody waits for the answer.
+    pub async fn send(
+        &self,
+        out: &Outbound,
+        replica: &Replica,
+        timeouts: &Timeouts,
+        timing: &mut Timing,
+    ) -> Result<Answer, Failure> {
+        let now = self.clock.now();
+        if let Some(link) = self.idle.take(replica.id(), now, timeouts.upstream_keepalive).await {
+            timing.connected = Some(now);
             match self.ask(link, out, replica, timeouts).await {
                 // Engines close idle connections whenever they like; that this one was is no fault of the replica.
-                Err(Refused { stale: true, .. }) => {}
-                answered => return answered.map_err(|refused| refused.failure),
+                Err(Refused { stale: true, .. }) => timing.connected = None,
+                answered => return told(answered, timing),
             }
         }
         let origin = replica.origin();
@@ -99,7 +108,8 @@ impl Upstream {
             Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
             Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
         };
-        self.ask(link, out, replica, timeouts).await.map_err(|refused| refused.failure)
+        timing.connected = Some(self.clock.now());
+        told(self.ask(link, out, replica, timeouts).await, timing)
     }
 
     async fn ask(
@@ -122,12 +132,13 @@ impl Upstream {
                 return Err(Refused { failure, stale: false });
             }
         };
+        let came = self.clock.now();
         let (head, incoming) = head.into_parts();
         let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
         match timeout(timeouts.hold, body.prefetch()).await {
             Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
             Ok(Ok(())) | Err(Elapsed { .. }) => {
-                Ok(Answer { meaning: relay::meaning(head.status, &head.headers), head, body })
+                Ok(Answer { meaning: relay::meaning(head.status, &head.headers), came, head, body })
             }
         }
     }
@@ -137,6 +148,13 @@ struct Refused {
     failure: Failure,
     /// Nothing was wrong but the age of the connection.
     stale: bool,
+}
+
+/// Notes when the head came.
+fn told(answered: Result<Answer, Refused>, timing: &mut Timing) -> Result<Answer, Failure> {
+    let answer = answered.map_err(|refused| refused.failure)?;
+    timing.head = Some(answer.came);
+    Ok(answer)
 }
 
 fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {

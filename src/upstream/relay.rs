@@ -25,6 +25,8 @@ pub struct Ending {
     pub outcome: Option<Outcome>,
     /// When the first generated content came.
     pub first_token: Option<Moment>,
+    /// When it ended.
+    pub ended: Option<Moment>,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
     /// What broke the answer off.
@@ -56,7 +58,7 @@ pub struct Relayed {
 impl Relayed {
     /// Splits an answer into the replica's status and headers, and the body that settles `lease`.
     pub fn new(answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
-        let Answer { head, meaning, body } = answer;
+        let Answer { head, meaning, body, .. } = answer;
         let kind = if is_stream(&head.headers) { Kind::Stream } else { Kind::Whole };
         let mut relayed = Self {
             observer: Observer::new(dialect, kind),
@@ -121,6 +123,7 @@ impl Relayed {
         lease.progress(Progress { content: false, usage: self.observer.usage() }, now);
         self.ending.usage = lease.usage();
         self.ending.outcome = Some(outcome);
+        self.ending.ended = Some(now);
         lease.settle(outcome, now);
     }
 

@@ -1,0 +1,271 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Uri, Version};
+use proptest::prelude::*;
+
+use super::*;
+use crate::fleet::{Fleet, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
+use crate::telemetry::Metrics;
+use crate::telemetry::facts::{Asked, Generated, Kept, Sent, Spent, Tries, Wire};
+use crate::units::{Moment, Tokens, Usage};
+
+/// Facts that can be borrowed from.
+struct Case {
+    request: Asked,
+    tries: Tries,
+    kept: Kept,
+    model: String,
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::ZERO + Duration::from_millis(millis)
+}
+
+fn pool() -> Arc<Pool> {
+    let spec = PoolSpec {
+        name: "p".into(),
+        models: Vec::new(),
+        policy: PolicySpec::default(),
+        members: crate::config::load("replicas = ['http://10.0.0.1:8000 name=a', 'http://10.0.0.2:8000']", "f", [])
+            .unwrap()
+            .settings
+            .pools
+            .remove(0)
+            .members,
+        route: Route { host: Some("llm.example".to_owned()), path: None },
+        paths: Paths::Any,
+        fallback: None,
+        api_key: None,
+    };
+    let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
+    Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
+}
+
+impl Case {
+    fn new(target: &str, headers: &[(&'static str, &[u8])]) -> Self {
+        let mut asked = HeaderMap::new();
+        for (name, value) in headers {
+            asked.append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        Self {
+            request: Asked {
+                method: Method::POST,
+                uri: target.parse().unwrap(),
+                version: Version::HTTP_11,
+                nth: 2,
+                wire: Wire {
+                    number: 7,
+                    ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                },
+            },
+            tries: Tries::default(),
+            kept: Kept { asked, request_bytes: 321, head_bytes: 100, ..Kept::default() },
+            model: "m".to_owned(),
+        }
+    }
+
+    /// Two tries: a connection that was refused, and an answer.
+    fn tried(mut self) -> Self {
+        let pool = pool();
+        let replicas: Vec<_> = pool.replicas().cloned().collect();
+        self.tries.begin(&replicas[0], at(10));
+        let first = self.tries.last_mut().unwrap();
+        first.status = Some(502);
+        first.timing.ended = Some(at(10));
+        self.tries.begin(&replicas[1], at(10));
+        let second = self.tries.last_mut().unwrap();
+        second.status = Some(200);
+        second.timing.connected = Some(at(11));
+        second.timing.head = Some(at(35));
+        second.timing.ended = Some(at(310));
+        self.kept.pool = Some(pool);
+        self
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            id: "r1",
+            client: "10.1.2.3",
+            request: &self.request,
+            sent: Sent { status: 200, body_bytes: 50 },
+            tries: &self.tries,
+            generated: Generated {
+                model: Some(&self.model),
+                usage: Some(Usage { prompt: Tokens(12), cached: None, completion: Tokens(6) }),
+                first: Some(at(60)),
+            },
+            spent: Spent {
+                arrived: at(8),
+                ended: at(319),
+                overhead: Some(Duration::from_micros(42)),
+                time_of_day: Duration::from_millis(1_795_355_508_042),
+            },
+            outcome: "completed",
+            tenant: None,
+            kept: Some(&self.kept),
+        }
+    }
+
+    fn line(&self, format: &Format) -> Vec<u8> {
+        let mut out = Vec::new();
+        format.write(&self.facts(), &mut out);
+        assert_eq!(out.pop(), Some(b'\n'));
+        out
+    }
+
+    fn text(&self, format: &str) -> String {
+        String::from_utf8(self.line(&Format::new(format, Escape::Default).unwrap())).unwrap()
+    }
+}
+
+#[test]
+fn every_variable_has_its_value() {
+    let mut case = Case::new(
+        "/a//b%20c?x=1&Y=%20z",
+        &[
+            ("host", b"LLM.Example:8080"),
+            ("authorization", b"Basic YWxpY2U6c2VjcmV0"),
+            ("user-agent", b"curl \"x\""),
+            ("cookie", b"a=1"),
+            ("cookie", b"sid=two"),
+            ("x-forwarded-for", b"1.1.1.1"),
+            ("x-many", b"1"),
+            ("x-many", b"2"),
+            ("x-empty", b""),
+            ("content-type", b"application/json"),
+        ],
+    )
+    .tried();
+    case.kept.sent.insert("content-type", HeaderValue::from_static("text/plain"));
+    case.kept.upstream.insert("x-engine", HeaderValue::from_static("v"));
+    for (format, wanted) in [
+        ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5555|alice"),
+        ("$time_local", "22/Nov/2026:13:51:48 +0000"),
+        ("$time_iso8601|$msec", "2026-11-22T13:51:48+00:00|1795355508.042"),
+        ("$time_utc", "2026-11-22T13:51:48.042Z"),
+        ("$request", "POST /a//b%20c?x=1&Y=%20z HTTP/1.1"),
+        ("$request_method $request_uri", "POST /a//b%20c?x=1&Y=%20z"),
+        ("$uri|$document_uri|$path", "/a/b c|/a/b c|/a//b%20c"),
+        ("$args|$query_string|$is_args", "x=1&Y=%20z|x=1&Y=%20z|?"),
+        ("$arg_x|$arg_y|$arg_none", "1|%20z|-"),
+        ("$request_time|$request_id|$request_length", "0.311|r1|321"),
+        ("$status|$body_bytes_sent|$bytes_sent|$request_completion", "200|50|150|OK"),
+        ("$http_user_agent|$http_x_none|$http_x_many|$http_x_empty", r"curl \x22x\x22|-|1, 2|"),
+        ("$content_type|$content_length", "application/json|-"),
+        ("$cookie_sid|$cookie_A|$cookie_none|$http_cookie", "two|1|-|a=1; sid=two"),
+        ("$sent_http_content_type|$sent_http_none|$upstream_http_x_engine", "text/plain|-|v"),
+        ("$upstream_addr", "10.0.0.1:8000, 10.0.0.2:8000"),
+        ("$upstream_status|$upstream_response_time", "502, 200|0.000, 0.300"),
+        ("$upstream_connect_time|$upstream_header_time", "-, 0.001|-, 0.025"),
+        ("$upstream_cache_status|$gzip_ratio|$ssl_protocol|$ssl_cipher|$https", "-|-|-|-|"),
+        ("$scheme://$host|$http_host", "http://llm.example|LLM.Example:8080"),
+        ("$server_name|$server_addr|$server_port|$server_protocol", "llm.example|10.9.9.9|80|HTTP/1.1"),
+        ("$connection|$connection_requests|$pipe", "7|2|."),
+        ("$proxy_add_x_forwarded_for", "1.1.1.1, 10.1.2.3"),
+        ("$model|$tenant|$replica|$policy", "m|-|10.0.0.2:8000|least_conn"),
+        ("$prompt_tokens|$cached_tokens|$completion_tokens", "12|-|6"),
+        ("$ttft|$tpot|$attempts|$outcome|$overhead_us", "0.052|0.050000|2|completed|42"),
+    ] {
+        assert_eq!(case.text(format), wanted, "{format}");
+    }
+    let tested: Vec<String> = ROWS.iter().map(|row| format!("${}", row.name)).collect();
+    assert!(tested.iter().all(|name| include_str!("tests.rs").contains(name.as_str())), "every row has a test");
+}
+
+#[test]
+fn what_is_not_known_is_a_hyphen() {
+    let mut case = Case::new("/", &[]);
+    case.request.wire.ends = None;
+    let missing = "$remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
+                   $server_name $server_port $replica $policy $arg_a $cookie_a $http_referer";
+    assert_eq!(case.text(missing), ["-"; 14].join(" "));
+    assert_eq!(case.text("$proxy_add_x_forwarded_for $attempts"), "10.1.2.3 0");
+    assert_eq!(case.line(&Format::new("[$args]", Escape::Json).unwrap()), b"[]");
+    assert_eq!(case.line(&Format::new("[$args]", Escape::None).unwrap()), b"[]");
+}
+
+#[test]
+fn log_formats_of_nginx_work_unchanged() {
+    let case =
+        Case::new("/v1/chat/completions?a", &[("referer", b"http://a/"), ("user-agent", "caf\u{e9}".as_bytes())]);
+    let upstream = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr"#;
+    let wanted = r#"10.1.2.3 - - [22/Nov/2026:13:51:48 +0000] "POST /v1/chat/completions?a HTTP/1.1" 200 50 "http://a/" "caf\xC3\xA9" to: 10.0.0.1:8000, 10.0.0.2:8000"#;
+    let case = case.tried();
+    assert_eq!(case.text(upstream), wanted);
+    let times =
+        r#"rt=$request_time uct="$upstream_connect_time" uht="${upstream_header_time}" urt="$upstream_response_time""#;
+    assert_eq!(case.text(times), r#"rt=0.311 uct="-, 0.001" uht="-, 0.025" urt="0.000, 0.300""#);
+    let combined = Format::built_in("combined").unwrap();
+    assert_eq!(String::from_utf8(case.line(&combined)).unwrap(), wanted.split(" to: ").next().unwrap());
+}
+
+#[test]
+fn the_built_in_formats_have_every_field_and_no_forged_one() {
+    let mut case = Case::new("/v1/chat/completions?secret", &[]).tried();
+    case.model = "m\n\"x y".to_owned();
+    let wanted = "2026-11-22T13:51:48.042Z 10.1.2.3 \"POST /v1/chat/completions\" 200 10.0.0.2:8000 \
+                  model=m\\x0A\\x22x\\x20y prompt=12 completion=6 ttft=0.052 time=0.311 completed id=r1";
+    assert_eq!(String::from_utf8(case.line(&Format::default())).unwrap(), wanted);
+    let json = case.line(&Format::built_in("json").unwrap());
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((&value["model"], &value["prompt_tokens"]), (&"m\n\"x y".into(), &12.into()));
+    assert_eq!((&value["ttft"], &value["duration"], &value["status"]), (&0.052.into(), &0.311.into(), &200.into()));
+    case.tries = Tries::default();
+    let json: serde_json::Value = serde_json::from_slice(&case.line(&Format::built_in("json").unwrap())).unwrap();
+    assert_eq!(json["upstream"], serde_json::Value::Null);
+    assert!(BUILT_IN.iter().all(|name| Format::built_in(name).is_some()));
+}
+
+#[test]
+fn only_what_a_format_names_is_kept() {
+    assert!(!Format::default().needs().any() && !Format::built_in("json").unwrap().needs().any());
+    let needs = |text: &str| Format::new(text, Escape::Default).unwrap().needs().clone();
+    assert!(!needs("$remote_addr $request $status $upstream_addr $upstream_response_time").any());
+    let names = needs("$http_user_agent $cookie_a $cookie_b $sent_http_x_y $upstream_http_z");
+    assert_eq!(names.asked, ["cookie", "user-agent"]);
+    assert_eq!((names.sent[0].as_str(), names.upstream[0].as_str()), ("x-y", "z"));
+    assert!(needs("$bytes_sent").sizes && needs("$policy").pool && needs("$server_addr").ends);
+}
+
+#[test]
+fn what_is_no_format_is_refused_with_its_place() {
+    let bad = |text: &str| Format::new(text, Escape::Default).unwrap_err();
+    assert_eq!(bad("a $stauts b"), BadFormat::Unknown { name: "stauts".to_owned(), at: 2..9 });
+    assert_eq!(bad("é${nope}"), BadFormat::Unknown { name: "nope".to_owned(), at: 2..9 });
+    assert_eq!(bad("$"), BadFormat::Bare { at: 0..1 });
+    assert_eq!(bad("a $ b"), BadFormat::Bare { at: 2..3 });
+    assert_eq!(bad("${status"), BadFormat::Unclosed { at: 0..8 });
+    assert!(matches!(bad("$http_"), BadFormat::Unknown { .. }));
+    assert_eq!(Case::new("/", &[]).text("${status}x$STATUS"), "200x200");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_client_puts_a_control_character_into_a_line(
+        target in "/[a-z%0-9\"\\\\\u{e9}?&=]{0,30}",
+        value in proptest::collection::vec(any::<u8>(), 0..40),
+        model in any::<String>(),
+    ) {
+        let value: Vec<u8> = value.into_iter().filter(|b| HeaderValue::from_bytes(&[*b]).is_ok()).collect();
+        prop_assume!(target.parse::<Uri>().is_ok());
+        let names = ["host", "authorization", "cookie", "user-agent", "x-forwarded-for", "content-type"];
+        let mut case = Case::new(&target, &names.map(|name| (name, &*value))).tried();
+        case.model = model;
+        let fixed: String = ROWS.iter().map(|row| format!("${} ", row.name)).collect();
+        let all = fixed + "$http_user_agent $cookie_a $arg_a $sent_http_a $upstream_http_a";
+        for escape in [Escape::Default, Escape::Json, Escape::Word, Escape::JsonValue] {
+            let line = case.line(&Format::new(&all, escape).unwrap());
+            prop_assert!(line.iter().all(|b| *b >= 0x20 && *b != 0x7f), "{escape:?}: {}", line.escape_ascii());
+        }
+        let json = case.line(&Format::new(r#"{"a":"$http_user_agent","m":"$model"}"#, Escape::Json).unwrap());
+        prop_assert!(serde_json::from_slice::<serde_json::Value>(&json).is_ok(), "{}", json.escape_ascii());
+    }
+
+    #[test]
+    fn no_text_makes_the_compiler_panic(text in "[$\\{\\}a-z_\\PC]{0,40}") {
+        let _ = Format::new(&text, Escape::Default);
+    }
+}
