@@ -76,7 +76,7 @@ pub(crate) fn tokenweir(scratch: &Scratch, origin: [u16; 2]) -> Result<Contender
     let [one, two] = origin;
     let text = format!(
         "listen = \"127.0.0.1:{port}\"\nadmin = \"127.0.0.1:{admin}\"\npolicy = \"round_robin\"\nmodel = \"m\"\n\
-         replicas = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{two}\"]\n\n[log]\naccess = \"off\"\n"
+         replicas = [\"http://127.0.0.1:{one}\", \"http://127.0.0.1:{two}\"]\n\n[log]\naccess = \"off\"\nerror = \"off\"\n"
     );
     fs::write(&file, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));

@@ -50,6 +50,40 @@ pub enum NoReplica {
     PinnedGone,
 }
 
+/// Whether a member can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    Admitted,
+    /// It can, for the first time after failures.
+    Probing,
+    /// It is left alone after failures.
+    Ejected,
+    /// It has not answered `/v1/models` yet.
+    NotReady,
+    /// It has as many requests as `max_conns` allows.
+    Full,
+    /// New requests are kept away by hand.
+    Drained,
+    /// Marked so in the configuration.
+    Down,
+}
+
+impl State {
+    /// The state's name in answers of the admin listener.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Probing => "probing",
+            Self::Ejected => "ejected",
+            Self::NotReady => "not_ready",
+            Self::Full => "full",
+            Self::Drained => "drained",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
@@ -98,6 +132,25 @@ impl Pool {
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
         Ok(Self { spec, members, observer, inner: Mutex::new(inner) })
+    }
+
+    /// Goes on with what the pool of this name before it knows of the replicas that stay.
+    pub(super) fn take_over(&self, old: &Self) {
+        let known: Vec<(ReplicaId, Ejector)> = {
+            let inner = old.lock();
+            old.members.iter().zip(&inner.ejectors).map(|(m, e)| (m.replica.id(), e.clone())).collect()
+        };
+        let mut inner = self.lock();
+        for (member, ejector) in self.members.iter().zip(&mut inner.ejectors) {
+            if let Some((_, old)) = known.iter().find(|(id, _)| *id == member.replica.id()) {
+                *ejector = old.clone().with(member.spec.eject);
+            }
+        }
+    }
+
+    /// What the pool was made from.
+    pub const fn spec(&self) -> &PoolSpec {
+        &self.spec
     }
 
     /// The pool's name.
@@ -157,6 +210,24 @@ impl Pool {
             (_, []) => self.replicas().any(|r| r.serves(model)),
             (_, names) => names.iter().any(|n| n.as_str() == model),
         }
+    }
+
+    /// Tells of each member whether it could be chosen now, in configuration order.
+    pub fn states(&self, now: Moment) -> Vec<State> {
+        let inner = self.lock();
+        let state = |(member, ejector): (&Member, &Ejector)| {
+            let mut screening = Screening::at(now);
+            match (self.admitted(member, ejector, &mut screening), ejector.admits(now)) {
+                (true, Admission::Probing) => State::Probing,
+                (true, _) => State::Admitted,
+                (false, _) if member.replica.is_drained() => State::Drained,
+                (false, _) if member.spec.down => State::Down,
+                (false, _) if screening.not_ready => State::NotReady,
+                (false, _) if screening.full => State::Full,
+                (false, _) => State::Ejected,
+            }
+        };
+        self.members.iter().zip(&inner.ejectors).map(state).collect()
     }
 
     /// Tells whether some member could be chosen now.
@@ -246,7 +317,7 @@ impl Pool {
     }
 
     fn admitted(&self, member: &Member, ejector: &Ejector, screening: &mut Screening) -> bool {
-        if member.spec.down {
+        if member.spec.down || member.replica.is_drained() {
             return false;
         }
         if self.waits_for_models() && !member.replica.answered() {

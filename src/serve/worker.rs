@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,16 +17,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use super::acceptor::Socket;
+use super::acceptor::{Arrival, Socket};
 use super::identify::{self, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
 use super::story::Story;
+use super::tally::{Load, Tally};
 use super::target::{self, Target};
-use super::{App, Refusal, Stage, cors, own};
+use super::{App, Refusal, Stage, Worker, cors, own};
 use crate::balance::Dice;
 use crate::clock;
+use crate::config::Settings;
 use crate::fleet::Site;
 use crate::units::Dialect;
 use crate::upstream::Upstream;
@@ -35,26 +36,9 @@ use crate::upstream::Upstream;
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How busy a worker is, as the acceptor sees it.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) streams: AtomicUsize,
-    pub(super) connections: AtomicUsize,
-}
-
-/// One request on a worker, until dropped.
-pub(super) struct Load(Arc<Tally>);
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What the requests of one worker share.
-pub(super) struct Worker {
-    pub(super) app: Arc<App>,
-    pub(super) upstream: Upstream,
+/// A worker and what its connections need beside.
+struct Serving {
+    worker: Worker,
     tally: Arc<Tally>,
     router: axum::Router,
     dice: RefCell<Dice>,
@@ -74,40 +58,42 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
 pub(super) async fn run(
     app: Arc<App>,
     tally: Arc<Tally>,
-    mut inbox: mpsc::Receiver<Socket>,
+    mut inbox: mpsc::Receiver<Arrival>,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let worker = Rc::new(Worker {
-        upstream: Upstream::new(app.settings.timeouts.clone(), app.clock),
+    let serving = Rc::new(Serving {
         router: own::data(app.clone()),
         dice: RefCell::new(Dice::seeded(clock::seed())),
         tally,
-        app,
+        worker: Worker { upstream: Upstream::new(app.clock), app },
     });
-    let builder = Rc::new(builder(&worker.app));
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
-                Some(socket) => {
-                    let served = connection(worker.clone(), builder.clone(), socket, stage.clone());
+                Some(arrival) => {
+                    let served = connection(serving.clone(), arrival, stage.clone());
                     connections.spawn_local(served);
                 }
                 None => break,
             },
             Some(_) = connections.join_next() => {}
-            _ = sweep.tick() => worker.upstream.sweep(),
+            _ = sweep.tick() => serving.worker.upstream.sweep(&serving.worker.app.settings().timeouts),
         }
     }
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => {}
-        _ = stage.wait_for(|stage| *stage == Stage::Ended) => {}
+        () = reached(&mut stage, |stage| stage == Stage::Ended) => {}
     }
 }
 
-fn builder(app: &App) -> auto::Builder<OnThisThread> {
-    let settings = &app.settings;
+/// Waits for a stage and lets go of it: whoever keeps what `wait_for` returns keeps the next stage from being set.
+async fn reached(stage: &mut watch::Receiver<Stage>, wanted: impl Fn(Stage) -> bool) {
+    drop(stage.wait_for(|stage| wanted(*stage)).await);
+}
+
+fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
     let mut builder = auto::Builder::new(OnThisThread);
     builder
         .http1()
@@ -125,44 +111,38 @@ fn builder(app: &App) -> auto::Builder<OnThisThread> {
     builder
 }
 
-async fn connection(
-    worker: Rc<Worker>,
-    builder: Rc<auto::Builder<OnThisThread>>,
-    socket: Socket,
-    stage: watch::Receiver<Stage>,
-) {
+async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arrival, stage: watch::Receiver<Stage>) {
     // The socket belongs to this thread's runtime from here on; a failure means that it is closed already.
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Tcp(peer), stage).await;
+                serve(&serving, stream, Peer::Tcp(peer), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Unix, stage).await;
+                serve(&serving, stream, Peer::Unix, stage).await;
             }
         }
     }
-    worker.tally.connections.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn serve(
-    worker: &Rc<Worker>,
-    builder: &auto::Builder<OnThisThread>,
+    serving: &Rc<Serving>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: Peer,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let timeouts = &worker.app.settings.timeouts;
+    let settings = serving.worker.app.settings();
+    let timeouts = &settings.timeouts;
     let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
         decided.set(true);
-        let worker = worker.clone();
-        async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
+        let serving = serving.clone();
+        async move { Ok::<_, Infallible>(serving.answer(request, peer).await) }
     });
-    let mut builder = builder.clone();
+    let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -170,28 +150,31 @@ async fn serve(
     tokio::select! {
         _ = connection.as_mut() => {}
         () = undecided => {}
-        _ = stage.wait_for(|stage| *stage != Stage::Running) => {
+        () = reached(&mut stage, |stage| stage != Stage::Running) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
     }
 }
 
-impl Worker {
+impl Serving {
     /// Answers one request, whatever happens.
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Reply> {
-        self.tally.streams.fetch_add(1, Ordering::Relaxed);
-        let load = Load(self.tally.clone());
+        let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
-        let mut story = Story::new(self.app.clone(), load, &head, peer, id);
-        let cors = self.app.settings.cors.as_ref();
+        let mut story = Story::new(self.worker.app.clone(), load, &head, peer, id);
+        let settings = self.worker.app.settings();
+        let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
             cors::preflight::<axum::body::Body>(&head.headers).map(Source::Own)
         } else {
             self.route(Request::from_parts(head, body), &mut story).await
         };
+        if let Ok(id) = HeaderValue::try_from(&story.id) {
+            answer.headers_mut().insert(identify::X_REQUEST_ID, id);
+        }
         if let Some(origin) = origin {
             cors::permit(answer.headers_mut(), origin);
         }
@@ -200,16 +183,16 @@ impl Worker {
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
         let (head, body) = request.into_parts();
-        let limit_bytes = self.app.settings.limits.uri_bytes;
+        let limit_bytes = self.worker.app.settings().limits.uri_bytes;
         if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
-            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other, story);
+            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
-        match target::find(&self.app.fleet, &head) {
-            Err(refusal) => refuse(&refusal, Dialect::Other, story),
+        match target::find(&self.worker.app.fleet, &head) {
+            Err(refusal) => refuse(&refusal, Dialect::Other),
             Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
             Ok(Target::Replica(call)) => {
-                let answer = proxy(self, Request::from_parts(head, body), &call, story).await;
-                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect, story))
+                let answer = proxy(&self.worker, Request::from_parts(head, body), &call, story).await;
+                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
             }
         }
     }
@@ -230,10 +213,6 @@ impl Worker {
     }
 }
 
-fn refuse(refusal: &Refusal, dialect: Dialect, story: &Story) -> Response<Source> {
-    let mut answer = refusal.answer(dialect).map(|text| Source::Own(text.into()));
-    if let Ok(id) = story.id.as_str().try_into() {
-        answer.headers_mut().insert(identify::X_REQUEST_ID, id);
-    }
-    answer
+fn refuse(refusal: &Refusal, dialect: Dialect) -> Response<Source> {
+    refusal.answer(dialect).map(|text| Source::Own(text.into()))
 }
