@@ -6,6 +6,7 @@ pub(crate) mod amount;
 mod assemble;
 mod keys;
 mod nearest;
+mod network;
 mod pool;
 mod read;
 pub(crate) mod replica;
@@ -15,6 +16,7 @@ mod syntax;
 mod value;
 
 pub(crate) use nearest::nearest;
+pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
 pub use settings::{BadListen, Cors, Format, Limits, Listen, Log, Settings, Sink, Timeouts};

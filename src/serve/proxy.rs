@@ -37,7 +37,7 @@ pub(super) async fn proxy(
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
-        headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
+        headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
         method: head.method,
         path: call.path.clone(),
         body: OutboundBody::default(),

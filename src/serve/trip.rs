@@ -35,7 +35,11 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job { prompt: self.asked.prompt, key: self.asked.key.as_bytes(), client: story.peer.address() },
+            job: Job {
+                prompt: self.asked.prompt,
+                key: self.asked.key.as_bytes(),
+                client: story.caller.client.address(),
+            },
             model: self.asked.model.as_deref(),
             pinned: None,
             tried: Vec::new(),
