@@ -170,6 +170,15 @@ pub(super) fn unless_off(walk: &mut Walk, directive: &Directive) {
     }
 }
 
+/// `real_ip_header NAME`.
+pub(super) fn real_ip_header(walk: &mut Walk, directive: &Directive) {
+    if directive.arg(0).eq_ignore_ascii_case("x-forwarded-for") {
+        walk.notes.not_needed(directive, "that is the header which trusted proxies tell the client's address in");
+    } else {
+        walk.notes.cannot(directive, "trusted proxies tell the client's address in X-Forwarded-For");
+    }
+}
+
 /// `gzip on | off`.
 pub(super) fn gzip(walk: &mut Walk, directive: &Directive) {
     match directive.arg(0) {

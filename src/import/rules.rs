@@ -138,7 +138,9 @@ static RULES: &[(&[&str], Fate)] = &[
     ),
     (&["ssl_session_*", "ssl_buffer_size", "ssl_early_data"], NotNeeded("TLS has good defaults only")),
     (&["ssl*"], NotYet("clients are served without TLS")),
-    (&["set_real_ip_from", "real_ip_header", "real_ip_recursive"], NotYet("the peer's address is the client's")),
+    (&["set_real_ip_from"], By(walk::trusted)),
+    (&["real_ip_header"], By(headers::real_ip_header)),
+    (&["real_ip_recursive"], NotNeeded("the last address that is not a trusted proxy's is the client's")),
     (&["proxy_protocol*"], NotYet("the peer's address is the client's")),
     // Other protocols and modules.
     (&["fastcgi_*", "uwsgi_*", "scgi_*", "memcached_*", "grpc_*"], Cannot("replicas speak HTTP/1.1")),

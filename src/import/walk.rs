@@ -7,7 +7,7 @@ use super::rules::{self, Fate};
 use super::server::{self, Location, Server};
 use super::tree::Directive;
 use super::upstream::Upstream;
-use crate::config::amount;
+use crate::config::{Network, amount};
 
 /// What has been gathered.
 pub(super) struct Walk {
@@ -243,6 +243,23 @@ pub(super) fn streams(walk: &mut Walk, directive: &Directive) {
         Ok(count @ 1..) => walk.set("limits.streams_per_connection", count.to_string(), count.into(), directive),
         _ => walk.wrong(directive, "a number from 1"),
     }
+}
+
+/// `set_real_ip_from ADDRESS | NETWORK`, one more of those that are believed.
+pub(super) fn trusted(walk: &mut Walk, directive: &Directive) {
+    const KEY: &str = "trusted_proxies";
+    let text = directive.arg(0);
+    if text.parse::<Network>().is_err() {
+        return walk.notes.cannot(directive, "only addresses and networks are believed");
+    }
+    let value = match walk.settings.get(KEY) {
+        Some(known) if known.value.contains(&quoted(text)) => known.value.clone(),
+        Some(known) => format!("{}, {}]", known.value.trim_end_matches(']'), quoted(text)),
+        None => format!("[{}]", quoted(text)),
+    };
+    let rank = value.len() as u128;
+    walk.raise(KEY, value, rank, directive);
+    walk.notes.carried += 1;
 }
 
 /// A time as TOML: a bare number is of seconds in both languages, but reads better with its unit.
