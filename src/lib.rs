@@ -12,6 +12,7 @@ pub mod eject;
 pub mod emulate;
 pub mod engine;
 pub mod fleet;
+pub mod import;
 pub mod prompt;
 pub mod serve;
 pub mod sse;

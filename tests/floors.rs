@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 6] = [
     &["units"],
     &["affinity", "balance", "eject", "engine", "prompt", "sse"],
     &["fleet"],
-    &["clock", "config", "discover", "emulate", "replay", "telemetry", "upstream"],
+    &["clock", "config", "discover", "emulate", "import", "replay", "telemetry", "upstream"],
     &["serve"],
     &["cli", "lib", "main"],
 ];

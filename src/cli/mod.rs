@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod emulate;
+mod import;
 mod serve;
 mod stop;
 
@@ -42,6 +43,8 @@ enum Command {
     Serve(Serve),
     /// Checks a configuration file, like `nginx -t`
     Check(Check),
+    /// Prints the router.toml that does what an nginx configuration does
+    Import(Import),
     /// Runs emulated replicas
     Emulate(Emulate),
 }
@@ -64,6 +67,15 @@ struct Check {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct Import {
+    /// nginx's main file, such as /etc/nginx/nginx.conf, or one with `upstream` and `server` alone
+    file: PathBuf,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -98,6 +110,7 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Check(args)) => load(&Some(args.config), &[]).and_then(|loaded| check::report(&loaded)),
+        Some(Command::Import(args)) => import::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
     };
     match done {

@@ -13,7 +13,7 @@ const SIZES: [(&str, usize); 7] =
     [("", 1), ("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30)];
 
 /// Reads `30s`, `500ms`, `3.5s`, `1h30m` or a plain number of seconds; at most 365 days.
-pub(super) fn time(text: &str) -> Option<Duration> {
+pub(crate) fn time(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -33,7 +33,7 @@ pub(super) fn time(text: &str) -> Option<Duration> {
 }
 
 /// Reads `1024`, `64k`, `32m`, `1g`, `32MiB`: powers of 1024, as in nginx.
-pub(super) fn size(text: &str) -> Option<usize> {
+pub(crate) fn size(text: &str) -> Option<usize> {
     let (number, unit) = split(text.trim(), |c| c.is_ascii_digit());
     let unit = unit.trim_start().to_ascii_lowercase();
     let (_, scale) = SIZES.iter().find(|(name, _)| *name == unit)?;

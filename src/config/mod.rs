@@ -2,7 +2,7 @@
 //!
 //! All that is wrong is said at once, each thing with its line, its place in the line and what to do about it.
 
-mod amount;
+pub(crate) mod amount;
 mod assemble;
 mod keys;
 mod log;
@@ -10,20 +10,21 @@ mod nearest;
 mod network;
 mod pool;
 mod read;
-mod replica;
+pub(crate) mod replica;
 mod report;
 mod settings;
 mod syntax;
 mod value;
 
+pub(crate) use nearest::nearest;
 pub use network::Network;
+pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
 pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 
 use read::Reading;
-use report::{At, Place};
 
 /// What the names of overriding variables begin with; the key's path follows, `__` between table and key.
 pub const PREFIX: &str = "TOKENWEIR__";

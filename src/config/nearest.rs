@@ -3,7 +3,7 @@
 /// Finds the word that `typed` was most likely meant to be; the first of equals.
 ///
 /// Case and `-` for `_` do not count; otherwise one slip in three letters is forgiven. O(length²) per word.
-pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed: Vec<char> = typed.to_lowercase().replace('-', "_").chars().take(65).collect();
     if typed.len() > 64 {
         return None;
@@ -14,7 +14,7 @@ pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
 }
 
 /// The help for a word that is none of `known`: the likely one, and all of them.
-pub(super) fn suggest(typed: &str, what: &str, known: &[&str]) -> String {
+pub(crate) fn suggest(typed: &str, what: &str, known: &[&str]) -> String {
     let all = format!("{what}: {}", known.join(", "));
     match nearest(typed, known.iter().copied()) {
         Some(word) if word != typed => format!("did you mean `{word}`? {all}"),

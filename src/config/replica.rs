@@ -83,8 +83,13 @@ pub(super) fn replica(value: &Value<'_>) -> Read<At<MemberSpec>> {
     }
 }
 
+/// Tells whether a replica may have the word `name`.
+pub(crate) fn knows(name: &str) -> bool {
+    WORDS.iter().any(|word| word.name == name)
+}
+
 /// Reads a URL and the words behind it; `whole` is where all of them are.
-pub(super) fn from_words(whole: &Place, words: Vec<At<String>>) -> Read<At<MemberSpec>> {
+pub(crate) fn from_words(whole: &Place, words: Vec<At<String>>) -> Read<At<MemberSpec>> {
     let mut words = words.into_iter();
     if let [At { value, at }, _, ..] = words.as_slice()
         && value == "server"

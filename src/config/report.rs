@@ -35,21 +35,21 @@ pub(super) struct Source {
 
 /// A piece of a source.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     source: Arc<Source>,
     span: Range<usize>,
 }
 
 /// A value and where it was written.
 #[derive(Clone)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) at: Place,
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) at: Place,
 }
 
 impl Report {
     /// Sorts the issues: `file` first, each source by line.
-    pub(super) fn new(file: &str, mut issues: Vec<Issue>) -> Self {
+    pub(crate) fn new(file: &str, mut issues: Vec<Issue>) -> Self {
         issues.sort_by_cached_key(|issue| (issue.file != file, issue.file.clone(), issue.line, issue.column));
         issues.dedup();
         Self { issues }
@@ -81,13 +81,13 @@ impl fmt::Display for Report {
 impl std::error::Error for Report {}
 
 impl Issue {
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
     /// Without the line, where it says nothing more.
-    pub(super) fn bare(mut self) -> Self {
+    pub(crate) fn bare(mut self) -> Self {
         self.excerpt = None;
         self
     }
@@ -123,14 +123,14 @@ impl fmt::Display for Issue {
 
 impl Place {
     /// All of a source.
-    pub(super) fn whole(file: impl Into<String>, text: impl Into<String>) -> Self {
+    pub(crate) fn whole(file: impl Into<String>, text: impl Into<String>) -> Self {
         let source = Source { file: file.into(), text: text.into() };
         let span = 0..source.text.len();
         Self { source: Arc::new(source), span }
     }
 
     /// Another piece of the same source.
-    pub(super) fn at(&self, span: Range<usize>) -> Self {
+    pub(crate) fn at(&self, span: Range<usize>) -> Self {
         Self { source: Arc::clone(&self.source), span }
     }
 
@@ -143,7 +143,7 @@ impl Place {
     }
 
     /// The text as it is written there.
-    pub(super) fn written(&self) -> &str {
+    pub(crate) fn written(&self) -> &str {
         self.source.text.get(self.span.clone()).unwrap_or_default()
     }
 
@@ -158,7 +158,7 @@ impl Place {
         if self.source.file == other.source.file { format!("line {line}") } else { self.source.file.clone() }
     }
 
-    pub(super) fn issue(&self, message: impl Into<String>) -> Issue {
+    pub(crate) fn issue(&self, message: impl Into<String>) -> Issue {
         let (line, column, text) = self.position();
         let secret = text.replace("api_key_env", "").contains("api_key") || self.source.file.ends_with("API_KEY");
         let width = self.written().lines().next().map_or(0, |first| first.chars().count());
@@ -186,7 +186,7 @@ impl Place {
 }
 
 impl<T> At<T> {
-    pub(super) fn new(value: T, at: Place) -> Self {
+    pub(crate) fn new(value: T, at: Place) -> Self {
         Self { value, at }
     }
 }

@@ -11,7 +11,7 @@ use super::nearest::suggest;
 use super::report::{At, Issue, Place};
 
 /// What reading gives: all that is wrong, not only the first.
-pub(super) type Read<T> = Result<T, Vec<Issue>>;
+pub(crate) type Read<T> = Result<T, Vec<Issue>>;
 
 /// A value, where it is and what it is for.
 #[derive(Clone)]

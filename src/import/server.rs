@@ -1,0 +1,210 @@
+//! `server` and `location` blocks as they are written.
+
+use super::headers::bearer;
+use super::remark::{Kind, Where};
+use super::tree::Directive;
+use super::upstream;
+use super::walk::{Scope, Walk};
+use crate::config::Listen;
+
+/// A `server` block.
+pub(super) struct Server {
+    pub(super) at: Where,
+    /// Empty: nginx's default, `*:80`.
+    pub(super) listens: Vec<Listening>,
+    /// Lower case, without patterns.
+    pub(super) names: Vec<String>,
+    pub(super) locations: Vec<Location>,
+}
+
+/// A `listen`.
+pub(super) struct Listening {
+    pub(super) what: String,
+    pub(super) at: Where,
+    pub(super) address: Listen,
+    /// Whether `default_server` is there.
+    pub(super) default: bool,
+    /// Whether clients can be accepted there.
+    pub(super) usable: bool,
+}
+
+/// A `location` block, its own and inherited directives that matter to a pool.
+pub(super) struct Location {
+    pub(super) directive: Directive,
+    pub(super) path: String,
+    /// `location = /path`.
+    pub(super) exact: bool,
+    pub(super) pass: Option<Directive>,
+    /// The key that replicas are sent in `Authorization`.
+    pub(super) key: Option<String>,
+}
+
+/// `server { ... }`, or a server of an upstream.
+pub(super) fn server(walk: &mut Walk, directive: &Directive) {
+    if walk.scope == Scope::Upstream {
+        return upstream::server(walk, directive);
+    }
+    if !walk.belongs(directive, &[Scope::Main, Scope::Http], "`http`, or a line `server ADDRESS;` in `upstream`") {
+        return;
+    }
+    let Some(block) = &directive.block else {
+        let issue = directive.name.at.issue("`server` with an address belongs in `upstream`");
+        return walk.notes.issue(issue.help("in `http` it takes a block: server { ... }"));
+    };
+    let (at, listens, names, locations) = (directive.place(), Vec::new(), Vec::new(), Vec::new());
+    walk.server = Some(Server { at, listens, names, locations });
+    walk.block(block, Scope::Server);
+    walk.servers.extend(walk.server.take());
+}
+
+/// `location [= | ^~ | ~ | ~*] PATH { ... }`.
+pub(super) fn location(walk: &mut Walk, directive: &Directive) {
+    if !walk.belongs(directive, &[Scope::Server, Scope::Location], "`server`") {
+        return;
+    }
+    let words = directive.texts();
+    let (how, path) = match words.as_slice() {
+        [how @ ("=" | "^~" | "~" | "~*"), path] => (*how, *path),
+        [word] => {
+            ["=", "^~", "~*", "~"].iter().find_map(|how| Some((*how, word.strip_prefix(how)?))).unwrap_or(("", word))
+        }
+        _ => {
+            let issue = directive.name.at.issue("`location` takes a path and a block");
+            return walk.notes.issue(issue.help("for example location /v1/ { proxy_pass http://chat; }"));
+        }
+    };
+    let Some(block) = &directive.block else {
+        return walk
+            .notes
+            .issue(directive.name.at.issue("`location` needs a block").help("write it between `{` and `}`"));
+    };
+    match (how, path) {
+        ("~" | "~*", _) => {
+            return walk
+                .notes
+                .cannot(directive, "paths are compared from their beginning, not with regular expressions");
+        }
+        (_, path) if path.starts_with('@') => return walk.notes.cannot(directive, "nothing leads to a named location"),
+        _ => {}
+    }
+    let mut head = directive.clone();
+    head.block = Some(Vec::new());
+    let (path, exact) = (path.to_owned(), how == "=");
+    let around = walk.location.replace(Location { directive: head, path, exact, pass: None, key: None });
+    walk.block(block, Scope::Location);
+    let inner = std::mem::replace(&mut walk.location, around);
+    if let (Some(server), Some(inner)) = (&mut walk.server, inner) {
+        let nested = block.iter().any(|directive| directive.name.text == "location");
+        if inner.pass.is_none() && !nested {
+            walk.notes.cannot(
+                &inner.directive,
+                "there is no proxy_pass in it: its requests go where those of the longest path around it go",
+            );
+        }
+        server.locations.push(inner);
+    }
+}
+
+/// Kept until all upstreams are known.
+pub(super) fn proxy_pass(walk: &mut Walk, directive: &Directive) {
+    if !walk.belongs(directive, &[Scope::Location], "`location`") {
+        return;
+    }
+    if directive.args.len() != 1 {
+        return walk.wrong(directive, "one URL, such as http://chat;");
+    }
+    if let Some(location) = &mut walk.location {
+        location.pass = Some(directive.clone());
+    }
+}
+
+/// Finds the key among the headers that are in force at the end of a location.
+pub(super) fn close(walk: &mut Walk) {
+    let Some(headers) = walk.headers.iter().rev().find(|level| !level.is_empty()) else { return };
+    let key = headers.iter().rev().find_map(|(name, value)| bearer(name, value)).map(str::to_owned);
+    if let Some(location) = &mut walk.location {
+        location.key = key;
+    }
+}
+
+/// `listen ADDRESS [default_server] [ssl] ...`.
+pub(super) fn listen(walk: &mut Walk, directive: &Directive) {
+    if !walk.belongs(directive, &[Scope::Server], "`server`") {
+        return;
+    }
+    let Some((address, words)) = directive.args.split_first() else { return walk.wrong(directive, ADDRESS) };
+    let parsed = address.text.parse::<Listen>().or_else(|bad| format!("{}:80", address.text).parse().map_err(|_| bad));
+    let address = match parsed {
+        Ok(address) => address,
+        Err(_) if address.text.contains(|c: char| c.is_ascii_alphabetic()) && !address.text.starts_with('[') => {
+            return walk.notes.cannot(directive, "names are not listened at, only addresses");
+        }
+        Err(_) => return walk.wrong(directive, ADDRESS),
+    };
+    let (mut default, mut usable, mut both) = (false, true, false);
+    for word in words {
+        match word.text.as_str() {
+            "default_server" | "default" => default = true,
+            "ipv6only=off" => both = true,
+            "ssl" | "quic" | "proxy_protocol" => usable = false,
+            text => {
+                let what = format!("`{text}` of listen");
+                let why = "connections are handed to the worker with the fewest streams";
+                walk.notes.about(Kind::NotNeeded, what, directive.place(), why.to_owned());
+            }
+        }
+    }
+    if usable {
+        walk.notes.carried += 1;
+    } else {
+        walk.notes.not_yet(
+            directive,
+            "clients are accepted without TLS and PROXY protocol only, so this address is left out",
+        );
+    }
+    let Some(server) = &mut walk.server else { return };
+    let mut add = |address: Listen| {
+        server.listens.push(Listening { what: directive.shown(), at: directive.place(), address, default, usable });
+    };
+    match address {
+        Listen::Tcp(tcp) if both && tcp.ip().is_unspecified() && tcp.is_ipv6() => {
+            add(Listen::Tcp((std::net::Ipv4Addr::UNSPECIFIED, tcp.port()).into()));
+            add(Listen::Tcp(tcp));
+        }
+        address => add(address),
+    }
+}
+
+const ADDRESS: &str = "an address such as 80, 127.0.0.1:8080, [::]:80 or unix:/path";
+
+/// `server_name NAME ...`.
+pub(super) fn server_name(walk: &mut Walk, directive: &Directive) {
+    if !walk.belongs(directive, &[Scope::Server], "`server`") {
+        return;
+    }
+    if directive.args.is_empty() {
+        return walk.wrong(directive, "names, such as llm.example.com");
+    }
+    walk.notes.carried += 1;
+    for name in directive.texts() {
+        let refused = match name {
+            "" | "_" => continue,
+            name if name.starts_with('~') => "hosts are compared whole, not with regular expressions",
+            name if name.contains(['*', '$']) => "hosts are compared whole, without patterns",
+            name if name.starts_with('.') => "only the host itself is taken, not those below it",
+            _ => "",
+        };
+        if !refused.is_empty() {
+            walk.notes.about(Kind::Cannot, format!("server_name {name};"), directive.place(), refused.to_owned());
+        }
+        let host = name.strip_prefix('.').unwrap_or(name).trim_end_matches('.').to_ascii_lowercase();
+        let plain = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        let Some(server) = &mut walk.server else { return };
+        if plain && !server.names.contains(&host) {
+            server.names.push(host);
+        } else if !plain && refused.is_empty() {
+            let why = "that is no host's name".to_owned();
+            walk.notes.about(Kind::Cannot, format!("server_name {name};"), directive.place(), why);
+        }
+    }
+}

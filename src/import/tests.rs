@@ -1,0 +1,149 @@
+//! Laws of importing, whatever the configuration. What particular ones give is in `tests/import`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::{Files, Imported, nginx, rules};
+use crate::config::{self, Report};
+
+/// Imports `main`, with other files by name.
+fn with(main: &str, others: &[(&str, &str)]) -> Result<Imported, Report> {
+    let mut all: BTreeMap<&str, &str> = others.iter().copied().collect();
+    all.insert("nginx.conf", main);
+    let read = |path: &Path| {
+        let text = path.to_str().and_then(|path| all.get(path));
+        text.map(|text| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    };
+    let list = |folder: &Path| {
+        let inside = all.keys().map(Path::new).filter(|path| path.parent() == Some(folder));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    };
+    nginx(Path::new("nginx.conf"), &Files { read: &read, list: &list })
+}
+
+fn import(main: &str) -> Result<Imported, Report> {
+    with(main, &[])
+}
+
+#[test]
+fn no_directive_of_the_table_is_dropped_in_silence() {
+    let around = |at: usize, line: &str| {
+        let part = |here| if at == here { line } else { "" };
+        format!(
+            "{}\nhttp {{ {}\nupstream a {{ server h:1; {} }} server {{ {}\nlocation / {{ proxy_pass http://a; {} }} }} }}",
+            part(0),
+            part(1),
+            part(2),
+            part(3),
+            part(4)
+        )
+    };
+    let before = import(&around(9, "")).unwrap();
+    for name in rules::names() {
+        let name = name.replace('*', "x");
+        for line in [format!("{name} 1 on;"), format!("{name} $x;"), format!("{name} 60s;"), format!("{name} /a {{ }}")]
+        {
+            for at in 0..5 {
+                let Ok(imported) = import(&around(at, &line)) else { continue };
+                let said = imported.carried + imported.remarks.len() > before.carried + before.remarks.len();
+                // A block's contents are what is said of it.
+                let empty = ["http", "events", "server", "upstream"].contains(&name.as_str());
+                assert!(said || empty, "{line} at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn remarks_and_errors_name_the_file_that_they_are_in() {
+    let main = "include a.d/*.conf; server { location / { proxy_pass http://h:1; } }";
+    let imported = with(main, &[("a.d/1.conf", "\nuser x;"), ("a.d/2.txt", "}")]).unwrap();
+    assert!(imported.toml.contains("# not needed: user x; (a.d/1.conf:2) - "), "{}", imported.toml);
+    let report = with(main, &[("a.d/1.conf", "\n  usr x;")]).unwrap_err().to_string();
+    assert!(report.starts_with("a.d/1.conf:2:3: unknown directive `usr`"), "{report}");
+}
+
+#[test]
+fn the_key_of_replicas_is_inherited_by_blocks_without_headers_of_their_own() {
+    let key = "proxy_set_header Authorization \"Bearer k1\";";
+    for (inner, wanted) in [("", true), ("proxy_set_header X-Real-IP $remote_addr;", false)] {
+        let imported = import(&format!("server {{ location / {{ proxy_pass http://h:1; {inner} }} {key} }}")).unwrap();
+        assert_eq!(imported.toml.contains("api_key = \"k1\""), wanted, "{}", imported.toml);
+    }
+}
+
+#[test]
+fn bombs_are_refused() {
+    for bomb in [
+        "http{".repeat(1_000_000),
+        "a{".repeat(1_000_000),
+        "{".repeat(1_000_000),
+        "}".repeat(1_000_000),
+        ";".repeat(1_000_000),
+        "\\".repeat(1_000_001),
+        "\"\\".repeat(1_000_001),
+        "a b;".repeat(300_000),
+        "location / ".repeat(100_000),
+        "x_by_lua_block {".repeat(100_000),
+    ] {
+        assert!(import(&bomb).is_err());
+    }
+    let twice = "include a; include a;";
+    assert!(with(twice, &[("a", twice)]).is_err());
+}
+
+#[test]
+fn many_lines_do_not_take_long() {
+    let lines = "server_tokens off;\n".repeat(50_000);
+    let imported = import(&format!("{lines} server {{ location / {{ proxy_pass http://h:1; }} }}")).unwrap();
+    assert_eq!(imported.remarks.len(), 50_000);
+}
+
+#[test]
+fn other_languages_in_blocks_are_skipped() {
+    let lua = "access_by_lua_block { local t = { a = \"it's\" } }";
+    let imported = import(&format!("server {{ location / {{ {lua} proxy_pass http://h:1; }} }}")).unwrap();
+    assert!(imported.toml.contains("# cannot: access_by_lua_block {} (nginx.conf:1)"), "{}", imported.toml);
+}
+
+/// Words that configurations are made of, so that random ones get far.
+fn word() -> impl Strategy<Value = String> {
+    let known = "http events server upstream location listen server_name proxy_pass proxy_set_header add_header return \
+        include nginx.conf least_conn hash random ip_hash if map access_log error_log log_format client_max_body_size \
+        large_client_header_buffers http:// http://a http://a/ http://h:1 http://h:1/v1/ / /v1/ /a = ^~ ~ 80 [::]:80 unix: \
+        unix:/s 127.0.0.1 h:1 [::1]:2 weight=2 backup down a b.c *.d _ ~x $host \"\" \"a b\" 'x Host$host { } { } ; ; ; ; \
+        default_server ssl 0 1 60s 8m 4 off Authorization X-Upstream \"Bearer\u{20}k\" # \n \\ \" é";
+    let known: Vec<String> = known.split(' ').map(str::to_owned).collect();
+    proptest::sample::select(known)
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC*|[a-z{};\"'\\\\$# \n]*") {
+        let _ = import(&text);
+    }
+
+    #[test]
+    fn arbitrary_words_give_errors_or_a_configuration_that_loads(words in proptest::collection::vec(word(), 0..60)) {
+        for text in [words.join(" "), format!("server {{ location / {{ proxy_pass http://h:1; }} {} }}", words.join(" "))] {
+            match import(&text) {
+                Ok(imported) => prop_assert!(config::load(&imported.toml, "router.toml", []).is_ok()),
+                Err(report) => {
+                    // Nothing that we wrote ourselves is to blame.
+                    prop_assert!(report.issues().iter().all(|issue| issue.file == "nginx.conf"), "{text}\n{report}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_cut_anywhere_never_panics(cut in 0usize..2_300, rest in "[;}\"' a]{0,3}") {
+        let whole = include_str!("../../tests/import/article.conf");
+        if let Some(start) = whole.get(..cut) {
+            let _ = import(&format!("{start}{rest}"));
+        }
+    }
+}
