@@ -2,6 +2,7 @@
 
 mod lease;
 mod origin;
+mod pace;
 mod pool;
 mod replica;
 mod site;
@@ -22,7 +23,7 @@ pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
 
-use crate::balance::{BadPolicy, Dice};
+use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
 
 /// Everything requests can be routed to. No singleton: a simulation makes several.
@@ -35,6 +36,8 @@ struct Table {
     pools: Vec<Arc<Pool>>,
     sites: Vec<Arc<site::Site>>,
     replicas: Vec<Arc<Replica>>,
+    /// Some pool's policy wants to know a request by what its body says.
+    asks_body: bool,
 }
 
 impl Fleet {
@@ -55,7 +58,9 @@ impl Fleet {
             let route = spec.route.clone();
             routed.push((route, Arc::new(Pool::new(spec, members, observer.clone(), dice.bits())?)));
         }
+        let reads = |(_, pool): &(Route, Arc<Pool>)| pool.key().is_some_and(Key::asks_body);
         let table = Table {
+            asks_body: routed.iter().any(reads),
             sites: site::sites(&routed),
             pools: routed.into_iter().map(|(_, pool)| pool).collect(),
             replicas: replicas.into_values().collect(),
@@ -71,6 +76,11 @@ impl Fleet {
     /// The pool called `name`.
     pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
         self.table.load().pools.iter().find(|p| &**p.name() == name).cloned()
+    }
+
+    /// Tells whether some pool's policy wants to know a request by what its body says. O(1).
+    pub fn asks_body(&self) -> bool {
+        self.table.load().asks_body
     }
 
     /// All pools, in configuration order.

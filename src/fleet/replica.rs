@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
+use super::pace::Pace;
 use super::{MemberSpec, Origin};
 use crate::units::{ModelName, ReplicaId};
 
@@ -39,6 +40,7 @@ pub struct Replica {
     models: ArcSwap<Models>,
     in_flight: CachePadded<AtomicU32>,
     chosen: AtomicU64,
+    pace: Pace,
 }
 
 impl Replica {
@@ -50,6 +52,7 @@ impl Replica {
             models: ArcSwap::from_pointee(Models::Unknown),
             in_flight: CachePadded::default(),
             chosen: AtomicU64::new(0),
+            pace: Pace::default(),
         }
     }
 
@@ -93,6 +96,10 @@ impl Replica {
     /// How often it was chosen since the start.
     pub fn chosen(&self) -> u64 {
         self.chosen.load(Ordering::Relaxed)
+    }
+
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     pub(super) fn serves(&self, model: &str) -> bool {

@@ -39,7 +39,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 }
 
 fn attempt() -> Attempt<'static> {
-    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
     Attempt { job, model: None, pinned: None, tried: Vec::new() }
 }
 

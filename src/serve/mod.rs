@@ -5,6 +5,7 @@ mod admin;
 mod body;
 mod cors;
 mod identify;
+mod key;
 mod measure;
 mod own;
 mod owners;

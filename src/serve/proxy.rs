@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::gather;
-use super::measure::{Asked, measure};
+use super::key::evaluate;
+use super::measure::{Asked, Reading, measure};
 use super::owners::Owner;
 use super::reply::Source;
 use super::search::search;
 use super::story::Story;
 use super::target::Call;
 use super::worker::Worker;
-use super::{App, Refusal, identify};
+use super::{Refusal, identify};
 use crate::balance::Job;
 use crate::fleet::{Attempt, Lease, NoReplica, Outcome, Phase, Pool};
 use crate::prompt::splice;
@@ -36,6 +38,7 @@ const REPLAYS: u32 = 1;
 pub(super) struct Trip<'a> {
     pub(super) worker: &'a Worker,
     pub(super) call: &'a Call,
+    pub(super) head: &'a Parts,
     pub(super) asked: &'a Asked,
     pub(super) body: &'a Bytes,
     /// The client's own `Authorization`.
@@ -62,13 +65,14 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &app.settings.limits, app.settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let asked = measure(call.body, &head.headers, &body.bytes).await?;
+    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body() };
+    let asked = measure(reading, &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
-    let trip = Trip { worker, call, asked: &asked, body: &body.bytes, authorization };
+    let trip = Trip { worker, call, head: &head, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
-        method: head.method,
+        method: head.method.clone(),
         path: call.path.clone(),
         body: OutboundBody::default(),
     };
@@ -84,7 +88,7 @@ pub(super) async fn proxy(
     attempt.pinned = owner.map(|owner| owner.replica);
     let mut lost = None;
     loop {
-        let lease = admit(app, &mut pool, &mut attempt, lost.as_ref())?;
+        let lease = admit(&trip, &mut pool, &mut attempt, lost.as_ref(), story)?;
         story.sent(lease.replica(), complete);
         trip.address(&mut out, &lease);
         match worker.upstream.send(&out, lease.replica()).await {
@@ -95,10 +99,17 @@ pub(super) async fn proxy(
 }
 
 /// Chooses and charges a replica, of the pool's fallback if the pool has none.
-fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: Option<&Lost>) -> Result<Lease, Refusal> {
+fn admit(
+    trip: &Trip<'_>,
+    pool: &mut Arc<Pool>,
+    attempt: &mut Attempt<'_>,
+    lost: Option<&Lost>,
+    story: &Story,
+) -> Result<Lease, Refusal> {
+    let app = &trip.worker.app;
     let mut none = NoReplica::AllDown;
     for _ in 0..=FALLBACKS {
-        none = match pool.acquire(attempt, app.clock.now()) {
+        none = match choose(trip, pool, attempt, story) {
             Ok(lease) => return Ok(lease),
             Err(none) => none,
         };
@@ -110,6 +121,26 @@ fn admit(app: &App, pool: &mut Arc<Pool>, attempt: &mut Attempt<'_>, lost: Optio
     }
     // The client is better served by what happened to its request than by "all tried".
     Err(lost.map_or(Refusal::NoReplica(none), |lost| Refusal::lost(&lost.last)))
+}
+
+/// Chooses and charges a replica of one pool, with the key that its policy wants.
+fn choose(trip: &Trip<'_>, pool: &Arc<Pool>, attempt: &Attempt<'_>, story: &Story) -> Result<Lease, NoReplica> {
+    let app = &trip.worker.app;
+    let chosen = match pool.key() {
+        None => pool.acquire(attempt, app.clock.now()),
+        Some(key) => {
+            let key = evaluate(key, trip, story);
+            let job = Job { key: &key, ..attempt.job };
+            pool.acquire(&Attempt { job, ..attempt.clone() }, app.clock.now())
+        }
+    };
+    if pool.take_lopsided() {
+        let (pool, policy) = (pool.name(), pool.policy());
+        let message =
+            format_args!("pool {pool}: more than 80 % of 1,000 requests had one key, so `{policy}` hardly balances");
+        app.errors.write(Level::Warn, message);
+    }
+    chosen
 }
 
 /// Settles a lost attempt and decides whether another replica is asked: after a failed connection as long as there is
@@ -135,7 +166,7 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job { prompt: self.asked.prompt, key: self.asked.key.as_bytes(), client: story.peer.address() },
+            job: Job { prompt: self.asked.prompt, key: b"", client: story.peer.address(), tried: &[] },
             model: self.asked.model.as_deref(),
             pinned: None,
             tried: Vec::new(),
