@@ -2,6 +2,8 @@
 //!
 //! `.ci/nginx` installs nginx if need be and runs this. Random choices print their seed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 mod origin;
@@ -87,9 +89,9 @@ fn flap(setup: &Setup, flapping: u64, dice: &mut Dice, picks: &mut Picks) {
         let at = dice.below(flapping) as usize;
         let origin = &mut pair.origins[at];
         if origin.is_open() {
-            origin.close()
+            origin.close();
         } else {
-            origin.reopen()
+            origin.reopen();
         }
         ask_both(&mut sides, 8, dice, picks);
     }
