@@ -52,6 +52,12 @@ impl Ejector {
         Self { limits, fails: 0, failed_at: Moment::ZERO, checked_at: Moment::ZERO }
     }
 
+    /// The same history under other limits.
+    #[must_use]
+    pub const fn with(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// Tells whether the replica may be chosen.
     pub fn admits(&self, now: Moment) -> Admission {
         if self.limits.max_fails == 0 || self.fails < self.limits.max_fails {

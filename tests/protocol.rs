@@ -88,6 +88,18 @@ fn bodies_that_are_not_what_the_endpoint_takes_are_400_in_openai_words() {
 }
 
 #[test]
+fn a_body_that_stalls_is_given_up() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nbody = \"100ms\"", replica.url())).ready();
+    let bytes = request("POST", CHAT, "", chat("m", 1, false));
+    let mut client = router.client();
+    client.send(&bytes[..bytes.len() - 1]);
+    let reply = client.reply();
+    assert_eq!((reply.status, &reply.error()["type"]), (408, &"invalid_request_error".into()), "{}", reply.text());
+    assert!(client.closes() && replica.heard().is_empty());
+}
+
+#[test]
 fn a_client_that_expects_to_be_told_to_continue_is() {
     let replica = Scripted::start(&["m"], friendly);
     let router = Router::over([&*replica.url()]);

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stop::Signals;
 use super::{environment, stop, tell};
 use crate::clock::{self, Clock};
 use crate::config::{self, Loaded, Settings, Sink};
@@ -23,15 +24,16 @@ pub(super) fn run(with_load: bool) -> Result<(), String> {
     let replicas = SPEEDS.into_iter().map(|(_, speed)| replica(speed)).collect::<Result<Vec<_>, _>>()?;
     let server = Server::start(settings(&replicas)?).map_err(|error| error.to_string())?;
     let base = server.listening().first().map(|listen| format!("http://{listen}")).unwrap_or_default();
-    introduce(&base, &server, &replicas, with_load);
     stop::block_on(async {
+        let signals = Signals::new()?;
+        introduce(&base, &server, &replicas, with_load);
         let load = tokio::spawn(async move {
             if with_load {
                 // Only a client that cannot be made ends it; the demo goes on without load then.
                 let _ = load::run(clients(base), Arc::new(LoadCounters::default()), std::future::pending()).await;
             }
         });
-        let stopped = stop::wait(server, Duration::ZERO).await;
+        let stopped = stop::wait(server, signals, Duration::ZERO).await;
         load.abort();
         stopped
     })

@@ -1,5 +1,6 @@
 //! `tokenweir serve`: the router.
 
+use super::stop::Signals;
 use super::{Serve, load, stop, tell};
 use crate::serve::Server;
 
@@ -12,8 +13,14 @@ pub(super) fn run(args: &Serve) -> Result<(), String> {
     }
     let drain = loaded.settings.timeouts.drain;
     let server = Server::start(loaded.settings).map_err(|error| error.to_string())?;
+    if let Some(path) = args.config.clone() {
+        server.reloads_from(Box::new(move || load(&Some(path.clone()), &[])));
+    }
     let listening: Vec<String> = server.listening().iter().map(ToString::to_string).collect();
     let admin = server.admin().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
-    tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
-    stop::block_on(stop::wait(server, drain))
+    stop::block_on(async {
+        let signals = Signals::new()?;
+        tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
+        stop::wait(server, signals, drain).await
+    })
 }

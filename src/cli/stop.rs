@@ -1,4 +1,4 @@
-//! How a running router ends: SIGTERM and SIGQUIT let streams finish, SIGINT and a second signal do not.
+//! The signals of a running router: SIGHUP reloads; SIGTERM and SIGQUIT let streams finish, SIGINT and a second signal do not.
 
 use std::io;
 use std::time::Duration;
@@ -10,40 +10,46 @@ use crate::serve::Server;
 /// How often a draining router is asked whether it is empty.
 const LOOK: Duration = Duration::from_millis(50);
 
-struct Signals {
+/// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
+pub(super) struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    /// Waits for a signal; true if what runs may finish.
-    async fn next(&mut self) -> bool {
-        tokio::select! {
-            _ = self.interrupt.recv() => false,
-            _ = self.quit.recv() => true,
-            _ = self.terminate.recv() => true,
+    /// Waits for a signal to end, and reloads at each SIGHUP before; true if what runs may finish.
+    async fn next(&mut self, server: &Server) -> bool {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return false,
+                _ = self.quit.recv() => return true,
+                _ = self.terminate.recv() => return true,
+                // What came of it is in the log.
+                _ = self.hangup.recv() => drop(server.reload()),
+            }
         }
     }
 }
 
 /// Waits for the end of the process on the current runtime, and brings it about.
-pub(super) async fn wait(mut server: Server, drain: Duration) -> io::Result<()> {
-    let mut signals = Signals::new()?;
-    if signals.next().await {
+pub(super) async fn wait(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
+    if signals.next(&server).await {
         server.drain();
         tokio::select! {
             () = emptied(&server) => {}
             () = tokio::time::sleep(drain) => {}
-            _ = signals.next() => {}
+            _ = signals.next(&server) => {}
         }
     }
     server.stop();

@@ -1,25 +1,28 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
+mod changes;
 mod lease;
 mod origin;
 mod pace;
 mod pool;
 mod replica;
+mod screening;
 mod site;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+pub use changes::Changes;
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use origin::{BadOrigin, Origin};
-pub use pool::{Attempt, NoReplica, Pool};
+pub use pool::{Attempt, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
+pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
 
@@ -29,15 +32,25 @@ use crate::units::ReplicaId;
 /// Everything requests can be routed to. No singleton: a simulation makes several.
 pub struct Fleet {
     table: ArcSwap<Table>,
+    /// Guards the making of the next table; readers of the present one never wait for it.
+    maker: Mutex<Maker>,
 }
 
 /// One generation of the fleet: never changed, only replaced.
+#[derive(Default)]
 struct Table {
     pools: Vec<Arc<Pool>>,
-    sites: Vec<Arc<site::Site>>,
+    sites: Vec<Arc<Site>>,
     replicas: Vec<Arc<Replica>>,
     /// Some pool's policy wants to know a request by what its body says.
     asks_body: bool,
+}
+
+/// What outlives the tables.
+struct Maker {
+    observer: Arc<dyn Observer>,
+    dice: Dice,
+    next_id: u64,
 }
 
 impl Fleet {
@@ -45,27 +58,49 @@ impl Fleet {
     ///
     /// *Errors*: a policy cannot be made for its pool's members.
     pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn Observer>, seed: u64) -> Result<Self, BadPolicy> {
-        let mut dice = Dice::seeded(seed);
-        let mut replicas: BTreeMap<Origin, Arc<Replica>> = BTreeMap::new();
-        let mut routed = Vec::new();
-        for spec in specs {
-            let mut members = Vec::with_capacity(spec.members.len());
-            for member in &spec.members {
-                let id = ReplicaId(replicas.len() as u64);
-                let fresh = || Arc::new(Replica::new(id, member));
-                members.push(replicas.entry(member.origin.clone()).or_insert_with(fresh).clone());
-            }
-            let route = spec.route.clone();
-            routed.push((route, Arc::new(Pool::new(spec, members, observer.clone(), dice.bits())?)));
-        }
-        let reads = |(_, pool): &(Route, Arc<Pool>)| pool.key().is_some_and(Key::asks_body);
-        let table = Table {
-            asks_body: routed.iter().any(reads),
-            sites: site::sites(&routed),
-            pools: routed.into_iter().map(|(_, pool)| pool).collect(),
-            replicas: replicas.into_values().collect(),
-        };
-        Ok(Self { table: ArcSwap::from_pointee(table) })
+        let maker = Maker { observer: observer.clone(), dice: Dice::seeded(seed), next_id: 0 };
+        let fleet = Self { table: ArcSwap::default(), maker: Mutex::new(maker) };
+        fleet.reload(specs)?;
+        Ok(fleet)
+    }
+
+    /// Puts other pools in the place of the present ones, in one step. Returns what has changed.
+    ///
+    /// A pool whose description is the same stays as it is. A replica that stays keeps its identity, its load and its
+    /// failures; requests on one that goes end where they are. *Errors*: as [`Fleet::new`]; nothing has changed then.
+    pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
+        self.replace(&mut self.maker(), specs)
+    }
+
+    /// Changes the description of one pool, in one step. `None` if there is no pool of this name.
+    ///
+    /// *Errors*: what `change` says, or as [`Fleet::new`]; nothing has changed then.
+    pub fn edit<E: From<BadPolicy>>(
+        &self,
+        pool: &str,
+        change: impl FnOnce(&mut PoolSpec) -> Result<(), E>,
+    ) -> Option<Result<Changes, E>> {
+        let mut maker = self.maker();
+        let mut specs = self.specs();
+        let spec = specs.iter_mut().find(|spec| &*spec.name == pool)?;
+        Some(change(spec).and_then(|()| self.replace(&mut maker, specs).map_err(E::from)))
+    }
+
+    fn specs(&self) -> Vec<PoolSpec> {
+        self.table.load().pools.iter().map(|pool| pool.spec().clone()).collect()
+    }
+
+    fn maker(&self) -> MutexGuard<'_, Maker> {
+        // Nothing under the lock can leave it half-changed.
+        self.maker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, maker: &mut Maker, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
+        let before = self.table.load_full();
+        let next = maker.table(specs, &before)?;
+        let changes = Changes::between(&before, &next);
+        self.table.store(Arc::new(next));
+        Ok(changes)
     }
 
     /// Finds the pools that share a request's host and path. `None` if no pool takes them.
@@ -91,6 +126,47 @@ impl Fleet {
     /// All replicas, each once.
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
         self.table.load().replicas.clone()
+    }
+}
+
+impl Maker {
+    fn table(&mut self, specs: Vec<PoolSpec>, before: &Table) -> Result<Table, BadPolicy> {
+        let mut replicas: Vec<Arc<Replica>> = Vec::new();
+        let mut routed = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let members: Vec<Arc<Replica>> = spec
+                .members
+                .iter()
+                .map(|member| {
+                    let known = replicas.iter().chain(&before.replicas).find(|replica| replica.is(member)).cloned();
+                    let replica = known.unwrap_or_else(|| self.replica(member));
+                    if !replicas.iter().any(|r| r.id() == replica.id()) {
+                        replicas.push(replica.clone());
+                    }
+                    replica
+                })
+                .collect();
+            let old = before.pools.iter().find(|pool| pool.name() == &spec.name);
+            let pool = match old {
+                Some(old) if *old.spec() == spec => old.clone(),
+                _ => {
+                    let pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
+                    if let Some(old) = old {
+                        pool.take_over(old);
+                    }
+                    Arc::new(pool)
+                }
+            };
+            routed.push(pool);
+        }
+        let asks_body = routed.iter().any(|pool| pool.key().is_some_and(Key::asks_body));
+        Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body })
+    }
+
+    fn replica(&mut self, member: &MemberSpec) -> Arc<Replica> {
+        let id = ReplicaId(self.next_id);
+        self.next_id += 1;
+        Arc::new(Replica::new(id, member))
     }
 }
 

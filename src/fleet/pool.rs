@@ -3,11 +3,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use thiserror::Error;
-
-use super::{ApiKey, Lease, MemberSpec, Models, Observer, Outcome, Paths, PoolSpec, Replica};
+use super::screening::Screening;
+use super::{ApiKey, Lease, MemberSpec, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State};
 use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::{Admission, Ejector};
 use crate::units::{ModelName, Moment, ReplicaId, Slot};
@@ -23,32 +21,6 @@ pub struct Attempt<'a> {
     pub pinned: Option<ReplicaId>,
     /// Replicas that have failed this request.
     pub tried: Vec<ReplicaId>,
-}
-
-/// Why no replica could be chosen.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum NoReplica {
-    /// None has answered `/v1/models` yet.
-    #[error("no replica is ready: none has answered /v1/models yet")]
-    NotReady,
-    /// All are resting after failures.
-    #[error("every replica has failed and is left alone for a while")]
-    AllEjected {
-        /// When the first may be asked again.
-        retry_after: Duration,
-    },
-    /// All have reached `max_conns`.
-    #[error("every replica has as many requests as `max_conns` allows")]
-    AllFull,
-    /// All have failed this request.
-    #[error("every replica has failed this request")]
-    AllTried,
-    /// All are marked `down`, or the pool is empty.
-    #[error("every replica is marked `down`")]
-    AllDown,
-    /// The one replica that would do is gone or cannot be chosen.
-    #[error("the replica that holds this conversation is not available")]
-    PinnedGone,
 }
 
 /// What a pool's lock guards.
@@ -77,15 +49,6 @@ pub struct Pool {
     lopsided: AtomicBool,
 }
 
-/// One look at the members at one moment; notes why some were passed over, to say so when all were.
-struct Screening {
-    now: Moment,
-    not_ready: bool,
-    ejected_until: Option<Moment>,
-    full: bool,
-    tried: bool,
-}
-
 impl Pool {
     pub(super) fn new(
         spec: PoolSpec,
@@ -105,6 +68,25 @@ impl Pool {
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
         Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided: AtomicBool::new(false) })
+    }
+
+    /// Goes on with what the pool of this name before it knows of the replicas that stay.
+    pub(super) fn take_over(&self, old: &Self) {
+        let known: Vec<(ReplicaId, Ejector)> = {
+            let inner = old.lock();
+            old.members.iter().zip(&inner.ejectors).map(|(m, e)| (m.replica.id(), e.clone())).collect()
+        };
+        let mut inner = self.lock();
+        for (member, ejector) in self.members.iter().zip(&mut inner.ejectors) {
+            if let Some((_, old)) = known.iter().find(|(id, _)| *id == member.replica.id()) {
+                *ejector = old.clone().with(member.spec.eject);
+            }
+        }
+    }
+
+    /// What the pool was made from.
+    pub const fn spec(&self) -> &PoolSpec {
+        &self.spec
     }
 
     /// The pool's name.
@@ -174,6 +156,24 @@ impl Pool {
             (_, []) => self.replicas().any(|r| r.serves(model)),
             (_, names) => names.iter().any(|n| n.as_str() == model),
         }
+    }
+
+    /// Tells of each member whether it could be chosen now, in configuration order.
+    pub fn states(&self, now: Moment) -> Vec<State> {
+        let inner = self.lock();
+        let state = |(member, ejector): (&Member, &Ejector)| {
+            let mut screening = Screening::at(now);
+            match (self.admitted(member, ejector, &mut screening), ejector.admits(now)) {
+                (true, Admission::Probing) => State::Probing,
+                (true, _) => State::Admitted,
+                (false, _) if member.replica.is_drained() => State::Drained,
+                (false, _) if member.spec.down => State::Down,
+                (false, _) if screening.not_ready => State::NotReady,
+                (false, _) if screening.full => State::Full,
+                (false, _) => State::Ejected,
+            }
+        };
+        self.members.iter().zip(&inner.ejectors).map(state).collect()
     }
 
     /// Tells whether some member could be chosen now.
@@ -269,7 +269,7 @@ impl Pool {
     }
 
     fn admitted(&self, member: &Member, ejector: &Ejector, screening: &mut Screening) -> bool {
-        if member.spec.down {
+        if member.spec.down || member.replica.is_drained() {
             return false;
         }
         if self.waits_for_models() && !member.replica.answered() {
@@ -295,22 +295,6 @@ impl Member {
     fn candidate(&self, at: Slot, rounds_missed: u32) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(rounds_missed);
         Candidate { at, weight: self.spec.weight, in_flight: self.replica.in_flight(), first_byte, last_byte }
-    }
-}
-
-impl Screening {
-    const fn at(now: Moment) -> Self {
-        Self { now, not_ready: false, ejected_until: None, full: false, tried: false }
-    }
-
-    fn reason(&self) -> NoReplica {
-        match self {
-            Self { tried: true, .. } => NoReplica::AllTried,
-            Self { full: true, .. } => NoReplica::AllFull,
-            Self { ejected_until: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(self.now) },
-            Self { not_ready: true, .. } => NoReplica::NotReady,
-            _ => NoReplica::AllDown,
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One engine server, shared by every pool that has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
@@ -41,6 +41,8 @@ pub struct Replica {
     in_flight: CachePadded<AtomicU32>,
     chosen: AtomicU64,
     pace: Pace,
+    /// Set by hand, and kept until undone by hand.
+    drained: AtomicBool,
 }
 
 impl Replica {
@@ -53,7 +55,23 @@ impl Replica {
             in_flight: CachePadded::default(),
             chosen: AtomicU64::new(0),
             pace: Pace::default(),
+            drained: AtomicBool::new(false),
         }
+    }
+
+    /// Tells whether `spec` describes this replica: the same place under the same name.
+    pub(super) fn is(&self, spec: &MemberSpec) -> bool {
+        self.origin == spec.origin && self.name == spec.name
+    }
+
+    /// Keeps new requests away; those on it go on.
+    pub fn drain(&self, drained: bool) {
+        self.drained.store(drained, Ordering::Relaxed);
+    }
+
+    /// Tells whether new requests are kept away.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
     }
 
     /// Its identity, never reused.

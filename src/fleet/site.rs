@@ -64,9 +64,10 @@ impl Site {
 }
 
 /// Groups pools by route; longer paths first, so that the first that matches is the right one.
-pub(super) fn sites(pools: &[(Route, Arc<Pool>)]) -> Vec<Arc<Site>> {
+pub(super) fn sites(pools: &[Arc<Pool>]) -> Vec<Arc<Site>> {
     let mut sites: Vec<Site> = Vec::new();
-    for (route, pool) in pools {
+    for pool in pools {
+        let route = &pool.spec().route;
         match sites.iter_mut().find(|s| s.route == *route) {
             Some(site) => site.pools.push(pool.clone()),
             None => sites.push(Site { route: route.clone(), pools: vec![pool.clone()] }),

@@ -235,3 +235,69 @@ fn a_pool_that_takes_everything_comes_after_those_that_name_the_model() {
     let name = |model| site.pool(model).unwrap().name().to_string();
     assert_eq!((name(Some("m")), name(Some("x")), name(None)), ("m".into(), "any".into(), "any".into()));
 }
+
+#[test]
+fn a_reload_keeps_replicas_their_load_and_their_failures() {
+    let (fleet, _) = fleet_of(vec![spec("m", &[1, 2]), spec("same", &[9])]);
+    let (pool, same) = (fleet.pool("m").unwrap(), fleet.pool("same").unwrap());
+    fail(&pool, at(0));
+    let held = pool.acquire(&attempt(), at(1)).unwrap();
+    let ids: Vec<_> = pool.replicas().map(|r| r.id()).collect();
+    let mut next = spec("m", &[2, 3, 1]);
+    next.members[0].weight = crate::units::Weight::new(5).unwrap();
+    let changes = fleet.reload(vec![next, spec("same", &[9]), spec("new", &[3])]).unwrap();
+    assert_eq!(changes.to_string(), "pools added: new; pools changed: m; replicas added: 10.0.0.1:3");
+    assert!(Arc::ptr_eq(&same, &fleet.pool("same").unwrap()));
+    let pool = fleet.pool("m").unwrap();
+    let now: Vec<_> = pool.replicas().map(|r| r.id()).collect();
+    assert_eq!((now[0], now[2]), (ids[1], ids[0]));
+    assert_eq!(held.replica().in_flight(), 1);
+    for _ in 0..6 {
+        assert_ne!(pool.acquire(&attempt(), at(2)).unwrap().replica().id(), ids[0], "it is still ejected");
+    }
+    drop(held);
+    assert!(fleet.replicas().iter().all(|r| r.in_flight() == 0));
+    assert_eq!(fleet.reload(fleet.pools().iter().map(|p| p.spec().clone()).collect()).unwrap().to_string(), "nothing");
+}
+
+#[test]
+fn a_removed_replica_lives_until_its_last_request_ends_and_its_id_is_not_reused() {
+    let (fleet, book) = fleet_of(vec![spec("m", &[1])]);
+    let held = fleet.pool("m").unwrap().acquire(&attempt(), at(0)).unwrap();
+    let old = held.replica().id();
+    fleet.reload(vec![spec("m", &[2])]).unwrap();
+    fleet.reload(vec![spec("m", &[1])]).unwrap();
+    assert!(fleet.replicas().iter().all(|r| r.id() != old));
+    held.settle(Outcome::Completed, at(3));
+    assert_eq!(book.0.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_bad_reload_changes_nothing() {
+    fn build(_: &[crate::balance::Member], _: &[&str]) -> Result<Box<dyn crate::balance::Policy>, BadPolicy> {
+        Err(BadPolicy::Unknown("x".to_owned()))
+    }
+    static BAD: crate::balance::Entry = crate::balance::Entry::new("bad", "", build);
+    let (fleet, _) = fleet_of(vec![spec("m", &[1])]);
+    let bad = PoolSpec { policy: Spec::from(&BAD), ..spec("other", &[2]) };
+    assert!(fleet.reload(vec![bad]).is_err());
+    assert!(fleet.pool("m").is_some() && fleet.pool("other").is_none());
+}
+
+#[test]
+fn a_drained_replica_is_not_chosen_until_that_is_undone() {
+    let (fleet, _) = fleet_of(vec![spec("m", &[1, 2])]);
+    let pool = fleet.pool("m").unwrap();
+    let first = pool.replicas().next().unwrap().clone();
+    first.drain(true);
+    fleet.reload(vec![spec("m", &[1, 2, 3])]).unwrap();
+    let pool = fleet.pool("m").unwrap();
+    pool.replicas().for_each(|r| {
+        r.learn(Models::Unlisted);
+    });
+    for _ in 0..6 {
+        assert_ne!(pool.acquire(&attempt(), at(0)).unwrap().replica().id(), first.id());
+    }
+    first.drain(false);
+    assert!((0..3).any(|_| pool.acquire(&attempt(), at(0)).unwrap().replica().id() == first.id()));
+}

@@ -4,14 +4,13 @@ use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 use super::App;
-use super::worker::Tally;
+use super::tally::{Open, Tally};
 use crate::telemetry::Level;
 
 /// How long accepting rests when the process has no file descriptor left.
@@ -19,7 +18,14 @@ const REST: Duration = Duration::from_millis(100);
 /// The event that means that the thread should end; listeners are numbered from 0.
 const STOP: Token = Token(usize::MAX);
 
-/// A connection on its way to its worker.
+/// A connection on its way to its worker, counted as the worker's already, so that a burst spreads before the workers
+/// come to it.
+pub(super) struct Arrival {
+    pub(super) socket: Socket,
+    pub(super) open: Open,
+}
+
+/// What clients connect by.
 pub(super) enum Socket {
     Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
@@ -34,7 +40,7 @@ pub(super) enum Listener {
 /// One worker as the acceptor knows it.
 pub(super) struct Desk {
     pub(super) tally: Arc<Tally>,
-    pub(super) inbox: mpsc::Sender<Socket>,
+    pub(super) inbox: mpsc::Sender<Arrival>,
 }
 
 /// Accepts from all listeners until it is woken by its waker. Dropping it closes them.
@@ -112,17 +118,14 @@ impl Acceptor {
     }
 
     fn hand_over(&self, socket: Socket) {
-        let open: usize = self.desks.iter().map(|desk| desk.tally.connections.load(Ordering::Relaxed)).sum();
-        if open >= self.app.settings.limits.connections {
+        let open: usize = self.desks.iter().map(|desk| desk.tally.connections()).sum();
+        if open >= self.app.settings().limits.connections {
             let message = format_args!("a connection was closed: {open} are open (`limits.connections`)");
             return self.app.errors.write(Level::Warn, message);
         }
-        let load = |tally: &Tally| (tally.streams.load(Ordering::Relaxed), tally.connections.load(Ordering::Relaxed));
-        let Some(desk) = self.desks.iter().min_by_key(|desk| load(&desk.tally)) else { return };
-        // Counted here, so that a burst spreads before the workers come to it.
-        desk.tally.connections.fetch_add(1, Ordering::Relaxed);
-        if desk.inbox.blocking_send(socket).is_err() {
-            desk.tally.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(desk) = self.desks.iter().min_by_key(|desk| desk.tally.busy()) {
+            // A worker that has ended takes the connection down with it.
+            let _ = desk.inbox.blocking_send(Arrival { socket, open: Open::on(&desk.tally) });
         }
     }
 }

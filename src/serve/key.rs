@@ -1,44 +1,60 @@
 //! What a request is known by to its pool's policy.
 
 use http::HeaderMap;
+use http::request::Parts;
 
-use super::proxy::Trip;
-use super::story::Story;
+use super::identify::Peer;
+use super::measure::Asked;
 use crate::balance::{Key, Part};
 
 const X_SESSION_ID: &str = "x-session-id";
 
-/// The values of a key's variables in a row; what a request does not have is empty, as in nginx.
-pub(super) fn evaluate(key: &Key, trip: &Trip<'_>, story: &Story) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64);
-    for part in key.parts() {
-        match part {
-            Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
-            Part::RequestUri => {
-                bytes.extend_from_slice(trip.head.uri.path_and_query().map_or("", |uri| uri.as_str()).as_bytes());
-            }
-            Part::RemoteAddr => bytes.extend_from_slice(story.peer.text().as_bytes()),
-            Part::Header(name) => header(&trip.head.headers, name, &mut bytes),
-            Part::Model => bytes.extend_from_slice(trip.asked.model.as_deref().unwrap_or_default().as_bytes()),
-            Part::User => bytes.extend_from_slice(trip.asked.user.as_deref().unwrap_or_default().as_bytes()),
-            Part::Session => session(trip, &mut bytes),
-        }
-    }
-    bytes
+/// All that a key can be made of.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) head: &'a Parts,
+    pub(super) asked: &'a Asked,
+    pub(super) peer: Peer,
 }
 
-fn session(trip: &Trip<'_>, bytes: &mut Vec<u8>) {
-    let asked = trip.asked;
-    let given =
-        |text: &Option<String>| text.as_ref().filter(|text| !text.is_empty()).map(|text| text.as_bytes().to_vec());
-    let from_header = || {
-        let mut value = Vec::new();
-        header(&trip.head.headers, X_SESSION_ID, &mut value);
-        Some(value).filter(|value| !value.is_empty())
-    };
-    let opening = || asked.opening.map(|hash| format!("{hash:016x}").into_bytes());
-    let session = given(&asked.cache_key).or_else(from_header).or_else(|| given(&asked.user)).or_else(opening);
-    bytes.extend(session.unwrap_or_default());
+impl Facts<'_> {
+    /// The values of a key's variables in a row; what a request does not have is empty, as in nginx. Without a key
+    /// nothing is allocated.
+    pub(super) fn evaluate(&self, key: Option<&Key>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in key.map_or(&[][..], Key::parts) {
+            match part {
+                Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+                Part::RequestUri => {
+                    let uri = self.head.uri.path_and_query();
+                    bytes.extend_from_slice(uri.map_or("", |uri| uri.as_str()).as_bytes());
+                }
+                Part::RemoteAddr => bytes.extend_from_slice(self.peer.text().as_bytes()),
+                Part::Header(name) => header(&self.head.headers, name, &mut bytes),
+                Part::Model => bytes.extend_from_slice(self.asked.model.as_deref().unwrap_or_default().as_bytes()),
+                Part::User => bytes.extend_from_slice(self.asked.user.as_deref().unwrap_or_default().as_bytes()),
+                Part::Session => self.session(&mut bytes),
+            }
+        }
+        bytes
+    }
+
+    /// The first there is of the names for a session.
+    fn session(&self, bytes: &mut Vec<u8>) {
+        let before = bytes.len();
+        bytes.extend_from_slice(self.asked.cache_key.as_deref().unwrap_or_default().as_bytes());
+        if bytes.len() == before {
+            header(&self.head.headers, X_SESSION_ID, bytes);
+        }
+        if bytes.len() == before {
+            bytes.extend_from_slice(self.asked.user.as_deref().unwrap_or_default().as_bytes());
+        }
+        if bytes.len() == before
+            && let Some(hash) = self.asked.opening
+        {
+            bytes.extend_from_slice(format!("{hash:016x}").as_bytes());
+        }
+    }
 }
 
 /// All values of a header, joined by `, ` as in nginx since 1.23.

@@ -83,7 +83,8 @@ fn json(body: &[u8], keyed: bool) -> Result<Asked, BadBody> {
     if keyed {
         asked.cache_key = request.keys.prompt_cache_key.map(|key| key.into_owned());
         asked.user = request.keys.user.map(|user| user.into_owned());
-        if asked.cache_key.is_none() && asked.user.is_none() {
+        let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+        if !named(&asked.cache_key) && !named(&asked.user) {
             asked.opening = opening(&request.text);
         }
     }

@@ -2,36 +2,75 @@
 
 mod acceptor;
 mod admin;
+mod bind;
 mod body;
 mod cors;
 mod identify;
 mod key;
+mod manage;
 mod measure;
 mod own;
 mod owners;
 mod patience;
 mod proxy;
 mod refusal;
+mod reload;
 mod reply;
 mod search;
 mod start;
 mod story;
+mod tally;
 mod target;
+mod tries;
+mod trip;
 mod worker;
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use body::Budget;
 use owners::Owners;
 use refusal::Refusal;
-pub use start::{Server, StartError};
+pub use reload::Source;
+pub use start::Server;
+use thiserror::Error;
+use tokio::sync::Notify;
 
+use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
+use crate::upstream::Upstream;
+
+/// Why the router cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened at.
+    #[error("cannot listen at {address} ({key}): {error}{hint}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The configuration key it comes from.
+        key: &'static str,
+        /// What the system said.
+        error: io::Error,
+        /// What may help.
+        hint: &'static str,
+    },
+    /// A log cannot be opened.
+    #[error("cannot open the log {0}: {1}")]
+    Log(String, io::Error),
+    /// A pool's policy cannot be made.
+    #[error("{0}")]
+    Policy(#[from] BadPolicy),
+    /// The system gives no threads or no event queue.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
 
 /// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +86,7 @@ enum Stage {
 /// What all workers share.
 struct App {
     fleet: Arc<Fleet>,
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     metrics: Arc<Metrics>,
     access: Option<AccessLog>,
     errors: Arc<ErrorLog>,
@@ -57,9 +96,24 @@ struct App {
     /// The time of day at the start.
     started: Duration,
     draining: AtomicBool,
+    /// Told when there may be replicas that have not been asked for their models.
+    changed: Notify,
+    /// Where the configuration is read from again.
+    source: OnceLock<Source>,
+}
+
+/// What the requests of one worker share.
+struct Worker {
+    app: Arc<App>,
+    upstream: Upstream,
 }
 
 impl App {
+    /// What is configured now. A request keeps what it began with.
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }

@@ -9,7 +9,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use super::{App, Refusal};
+use super::{App, Refusal, manage};
 use crate::fleet::{NoPool, Site};
 use crate::units::{Dialect, ModelName};
 
@@ -44,6 +44,7 @@ pub(super) fn data(app: Arc<App>) -> Router {
 pub(super) fn admin(app: Arc<App>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
+        .merge(manage::routes())
         .merge(health())
         .method_not_allowed_fallback(not_allowed)
         .fallback(unknown)

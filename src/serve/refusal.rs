@@ -16,13 +16,13 @@ use crate::upstream::Failure;
 pub(super) enum Refusal {
     #[error("{0}")]
     BadBody(#[from] BadBody),
-    #[error("the request body is larger than {limit_bytes} bytes (`limits.body` in the router's configuration)")]
+    #[error("the request body is larger than {limit_bytes} bytes (`limits.body_bytes` in the router's configuration)")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the request body did not arrive: nothing came for {0:?}")]
     BodyStalled(Duration),
     #[error("the request body broke off")]
     BodyBroken,
-    #[error("the request target is longer than {limit_bytes} bytes (`limits.uri` in the router's configuration)")]
+    #[error("the request target is longer than {limit_bytes} bytes (`limits.uri_bytes` in the router's configuration)")]
     UriTooLong { limit_bytes: usize },
     #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
     UnknownPath(String),
@@ -38,7 +38,7 @@ pub(super) enum Refusal {
     NoReplica(#[from] NoReplica),
     #[error("no response with this id is known to any replica")]
     UnknownResponse,
-    #[error("too many request bodies are in flight (`limits.in_flight` in the router's configuration)")]
+    #[error("too many request bodies are in flight (`limits.in_flight_bytes` in the router's configuration)")]
     BodiesInFlight,
     #[error("no replica could be connected to")]
     Unreachable,

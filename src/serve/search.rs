@@ -3,9 +3,9 @@
 use http::Response;
 
 use super::Refusal;
-use super::proxy::Trip;
 use super::reply::Source;
 use super::story::Story;
+use super::trip::Trip;
 use crate::fleet::{NoReplica, Outcome};
 use crate::telemetry::Level;
 use crate::upstream::Outbound;
@@ -22,7 +22,7 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
             attempt.tried.push(lease.replica().id());
             story.sent(lease.replica(), story.now());
             trip.address(&mut out, &lease);
-            match trip.worker.upstream.send(&out, lease.replica()).await {
+            match trip.send(&out, &lease).await {
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
                 Ok(answer) => return Ok(trip.relay(answer, lease)),
                 Err(failure) => {

@@ -2,24 +2,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
-use socket2::{Domain, Protocol, Socket, Type};
-use thiserror::Error;
+use arc_swap::ArcSwap;
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::acceptor::{Acceptor, Desk, Listener};
+use super::acceptor::{Acceptor, Desk};
+use super::bind::{bind, bind_tcp};
 use super::body::Budget;
 use super::owners::Owners;
-use super::worker::{self, Tally};
-use super::{App, Stage, admin};
-use crate::balance::BadPolicy;
+use super::reload::{Source, reload};
+use super::tally::Tally;
+use super::worker;
+use super::{App, Stage, StartError, admin};
 use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
@@ -28,36 +26,8 @@ use crate::telemetry::{AccessLog, ErrorLog, Metrics, Writer};
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
-/// Connections that the kernel keeps for us to accept.
-const BACKLOG: i32 = 4096;
 /// Threads of one worker that read large bodies.
 const READERS: usize = 2;
-
-/// Why the router cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// An address cannot be listened at.
-    #[error("cannot listen at {address} ({key}): {error}{hint}")]
-    Listen {
-        /// The address.
-        address: String,
-        /// The configuration key it comes from.
-        key: &'static str,
-        /// What the system said.
-        error: io::Error,
-        /// What may help.
-        hint: &'static str,
-    },
-    /// A log cannot be opened.
-    #[error("cannot open the log {0}: {1}")]
-    Log(String, io::Error),
-    /// A pool's policy cannot be made.
-    #[error("{0}")]
-    Policy(#[from] BadPolicy),
-    /// The system gives no threads or no event queue.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] io::Error),
-}
 
 /// The control thread and the way to end it.
 struct Controlled {
@@ -97,7 +67,7 @@ impl Server {
             stage,
         };
         let cores = available_parallelism().map_or(1, usize::from);
-        let workers = server.app.settings.workers.map_or(cores, usize::from);
+        let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
             let (inbox, arriving) = mpsc::channel(INBOX);
@@ -125,6 +95,18 @@ impl Server {
     /// The replicas and pools behind this router.
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.app.fleet
+    }
+
+    /// Sets where [`Server::reload`] reads the configuration from; only the first call counts.
+    pub fn reloads_from(&self, source: Source) {
+        let _ = self.app.source.set(source);
+    }
+
+    /// Reads the configuration again and puts it in the place of the present one, in one step. Says what has changed.
+    ///
+    /// *Errors*: the new one is bad; nothing has changed then.
+    pub fn reload(&self) -> Result<String, String> {
+        reload(&self.app)
     }
 
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
@@ -191,7 +173,9 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         started: clock.time_of_day(),
         owners: Owners::default(),
         draining: AtomicBool::new(false),
-        settings,
+        changed: Notify::new(),
+        source: OnceLock::new(),
+        settings: ArcSwap::from_pointee(settings),
         metrics,
         access,
         errors,
@@ -211,62 +195,23 @@ fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
     })
 }
 
-/// Binds one of `listen`; returns it with the port that the system chose where it was 0.
-fn bind(listen: &Listen) -> Result<(Listener, Listen), StartError> {
-    match listen {
-        Listen::Tcp(address) => {
-            let listener = bind_tcp(*address, "listen")?;
-            let bound = listener.local_addr()?;
-            Ok((Listener::Tcp(mio::net::TcpListener::from_std(listener)), Listen::Tcp(bound)))
-        }
-        Listen::Unix(path) => {
-            let refused = |error| StartError::Listen { address: listen.to_string(), key: "listen", error, hint: "" };
-            let listener = mio::net::UnixListener::from_std(bind_unix(path).map_err(refused)?);
-            Ok((Listener::Unix(listener), listen.clone()))
-        }
-    }
-}
-
-fn bind_tcp(address: SocketAddr, key: &'static str) -> Result<std::net::TcpListener, StartError> {
-    let bound = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    bound().map_err(|error: io::Error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another process has the port: stop it, or choose another one",
-            io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE)",
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-            _ => "",
-        };
-        StartError::Listen { address: address.to_string(), key, error, hint }
-    })
-}
-
-/// Binds a Unix socket, in place of one that a dead process has left.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let left_over = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path).is_err();
-    if left_over {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 /// The thread that asks replicas for their models and serves the admin listener, until the process ends.
 fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Controlled> {
     let (quit, quitting) = oneshot::channel();
     let work = move || async move {
-        let discovery = discover::run(app.fleet.clone(), app.errors.clone(), discover::Pace::default());
+        let discovery = async {
+            loop {
+                // It ends by itself only where there is nobody to ask.
+                let asking = async {
+                    discover::run(app.fleet.clone(), app.errors.clone(), discover::Pace::default()).await;
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = asking => {}
+                    () = app.changed.notified() => {}
+                }
+            }
+        };
         let serving = async {
             match admin.map(tokio::net::TcpListener::from_std) {
                 Some(Ok(listener)) => admin::run(app.clone(), listener).await,
@@ -274,7 +219,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             }
         };
         tokio::select! {
-            ((), ()) = async { tokio::join!(discovery, serving) } => {}
+            () = async { tokio::join!(discovery, serving).1 } => {}
             _ = quitting => {}
         }
     };

@@ -9,7 +9,7 @@ use http::request::Parts;
 use super::App;
 use super::identify::Peer;
 use super::owners::Owner;
-use super::worker::Load;
+use super::tally::Load;
 use crate::fleet::{Phase, Replica};
 use crate::telemetry::{Level, Line};
 use crate::units::Moment;

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -18,16 +17,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use super::acceptor::Socket;
+use super::acceptor::{Arrival, Socket};
 use super::identify::{self, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
 use super::story::Story;
+use super::tally::{Load, Tally};
 use super::target::{self, Target};
-use super::{App, Refusal, Stage, cors, own};
+use super::{App, Refusal, Stage, Worker, cors, own};
 use crate::balance::Dice;
 use crate::clock;
+use crate::config::Settings;
 use crate::fleet::Site;
 use crate::units::Dialect;
 use crate::upstream::Upstream;
@@ -35,35 +36,9 @@ use crate::upstream::Upstream;
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How busy a worker is, as the acceptor sees it.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) streams: AtomicUsize,
-    pub(super) connections: AtomicUsize,
-}
-
-/// One request on a worker, until dropped.
-pub(super) struct Load(Arc<Tally>);
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One connection on a worker, counted by the acceptor, until dropped.
-struct Open(Arc<Tally>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What the requests of one worker share.
-pub(super) struct Worker {
-    pub(super) app: Arc<App>,
-    pub(super) upstream: Upstream,
+/// A worker and what its connections need beside.
+struct Serving {
+    worker: Worker,
     tally: Arc<Tally>,
     router: axum::Router,
     dice: RefCell<Dice>,
@@ -83,30 +58,28 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for OnThisThread {
 pub(super) async fn run(
     app: Arc<App>,
     tally: Arc<Tally>,
-    mut inbox: mpsc::Receiver<Socket>,
+    mut inbox: mpsc::Receiver<Arrival>,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let worker = Rc::new(Worker {
-        upstream: Upstream::new(app.settings.timeouts.clone(), app.clock),
+    let serving = Rc::new(Serving {
         router: own::data(app.clone()),
         dice: RefCell::new(Dice::seeded(clock::seed())),
         tally,
-        app,
+        worker: Worker { upstream: Upstream::new(app.clock), app },
     });
-    let builder = Rc::new(builder(&worker.app));
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             accepted = inbox.recv() => match accepted {
-                Some(socket) => {
-                    let served = connection(worker.clone(), builder.clone(), socket, stage.clone());
+                Some(arrival) => {
+                    let served = connection(serving.clone(), arrival, stage.clone());
                     connections.spawn_local(served);
                 }
                 None => break,
             },
             Some(_) = connections.join_next() => {}
-            _ = sweep.tick() => worker.upstream.sweep(),
+            _ = sweep.tick() => serving.worker.upstream.sweep(&serving.worker.app.settings().timeouts),
         }
     }
     tokio::select! {
@@ -120,8 +93,7 @@ async fn reached(stage: &mut watch::Receiver<Stage>, wanted: impl Fn(Stage) -> b
     drop(stage.wait_for(|stage| wanted(*stage)).await);
 }
 
-fn builder(app: &App) -> auto::Builder<OnThisThread> {
-    let settings = &app.settings;
+fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
     let mut builder = auto::Builder::new(OnThisThread);
     builder
         .http1()
@@ -139,44 +111,38 @@ fn builder(app: &App) -> auto::Builder<OnThisThread> {
     builder
 }
 
-async fn connection(
-    worker: Rc<Worker>,
-    builder: Rc<auto::Builder<OnThisThread>>,
-    socket: Socket,
-    stage: watch::Receiver<Stage>,
-) {
-    let _open = Open(worker.tally.clone());
+async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arrival, stage: watch::Receiver<Stage>) {
     // The socket belongs to this thread's runtime from here on; a failure means that it is closed already.
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Tcp(peer), stage).await;
+                serve(&serving, stream, Peer::Tcp(peer), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&worker, &builder, stream, Peer::Unix, stage).await;
+                serve(&serving, stream, Peer::Unix, stage).await;
             }
         }
     }
 }
 
 async fn serve(
-    worker: &Rc<Worker>,
-    builder: &auto::Builder<OnThisThread>,
+    serving: &Rc<Serving>,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: Peer,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let timeouts = &worker.app.settings.timeouts;
+    let settings = serving.worker.app.settings();
+    let timeouts = &settings.timeouts;
     let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
         decided.set(true);
-        let worker = worker.clone();
-        async move { Ok::<_, Infallible>(worker.answer(request, peer).await) }
+        let serving = serving.clone();
+        async move { Ok::<_, Infallible>(serving.answer(request, peer).await) }
     });
-    let mut builder = builder.clone();
+    let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -191,15 +157,15 @@ async fn serve(
     }
 }
 
-impl Worker {
+impl Serving {
     /// Answers one request, whatever happens.
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Reply> {
-        self.tally.streams.fetch_add(1, Ordering::Relaxed);
-        let load = Load(self.tally.clone());
+        let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
-        let mut story = Story::new(self.app.clone(), load, &head, peer, id);
-        let cors = self.app.settings.cors.as_ref();
+        let mut story = Story::new(self.worker.app.clone(), load, &head, peer, id);
+        let settings = self.worker.app.settings();
+        let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
             cors::preflight::<axum::body::Body>(&head.headers).map(Source::Own)
@@ -217,15 +183,15 @@ impl Worker {
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
         let (head, body) = request.into_parts();
-        let limit_bytes = self.app.settings.limits.uri_bytes;
+        let limit_bytes = self.worker.app.settings().limits.uri_bytes;
         if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
             return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
-        match target::find(&self.app.fleet, &head) {
+        match target::find(&self.worker.app.fleet, &head) {
             Err(refusal) => refuse(&refusal, Dialect::Other),
             Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
             Ok(Target::Replica(call)) => {
-                let answer = proxy(self, Request::from_parts(head, body), &call, story).await;
+                let answer = proxy(&self.worker, Request::from_parts(head, body), &call, story).await;
                 answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
             }
         }

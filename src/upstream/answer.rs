@@ -13,12 +13,15 @@ use hyper::body::Incoming;
 use super::idle::IdleLinks;
 use super::link::Link;
 use crate::clock::Clock;
+use crate::fleet::Outcome;
 use crate::units::ReplicaId;
 
 /// Status, headers and the body that follows.
 pub struct Answer {
     /// Status and headers as the replica sent them.
     pub head: Parts,
+    /// What the answer means for the replica if it comes whole; may be changed by who knows better.
+    pub meaning: Outcome,
     /// The body.
     pub body: AnswerBody,
 }

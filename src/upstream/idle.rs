@@ -14,24 +14,20 @@ use crate::units::{Moment, ReplicaId};
 const PER_REPLICA: usize = 512;
 
 /// One worker's idle connections, the latest used taken first.
+#[derive(Default)]
 pub(super) struct IdleLinks {
-    keep: Duration,
     links: RefCell<BTreeMap<ReplicaId, Vec<Link>>>,
 }
 
 impl IdleLinks {
-    /// `keep` must be shorter than the replicas' own keep-alive: vLLM closes after 5 s.
-    pub(super) const fn new(keep: Duration) -> Self {
-        Self { keep, links: RefCell::new(BTreeMap::new()) }
-    }
-
-    /// Takes a connection that can be used, if there is one.
-    pub(super) async fn take(&self, replica: ReplicaId, now: Moment) -> Option<Link> {
+    /// Takes a connection that can be used, if there is one. `keep` must be shorter than the replicas' own keep-alive:
+    /// vLLM closes after 5 s.
+    pub(super) async fn take(&self, replica: ReplicaId, now: Moment, keep: Duration) -> Option<Link> {
         poll_fn(|cx| {
             let mut links = self.links.borrow_mut();
             let Some(waiting) = links.get_mut(&replica) else { return Poll::Ready(None) };
             while let Some(mut link) = waiting.pop() {
-                if !is_stale(link.idle_since, now, self.keep) && link.is_free(cx) {
+                if !is_stale(link.idle_since, now, keep) && link.is_free(cx) {
                     link.reused = true;
                     return Poll::Ready(Some(link));
                 }
@@ -52,11 +48,11 @@ impl IdleLinks {
     }
 
     /// Closes what has waited too long.
-    pub(super) fn sweep(&self, now: Moment) {
+    pub(super) fn sweep(&self, now: Moment, keep: Duration) {
         let mut links = self.links.borrow_mut();
         links.retain(|_, waiting| {
             // Oldest first: they were put in the order they became idle.
-            let fresh = waiting.iter().position(|l| !is_stale(l.idle_since, now, self.keep)).unwrap_or(waiting.len());
+            let fresh = waiting.iter().position(|l| !is_stale(l.idle_since, now, keep)).unwrap_or(waiting.len());
             waiting.drain(..fresh);
             !waiting.is_empty()
         });

@@ -65,19 +65,18 @@ impl Failure {
 #[derive(Clone)]
 pub struct Upstream {
     idle: Rc<IdleLinks>,
-    timeouts: Timeouts,
     clock: Clock,
 }
 
 impl Upstream {
     /// No connection is opened before there is a request for it.
-    pub fn new(timeouts: Timeouts, clock: Clock) -> Self {
-        Self { idle: Rc::new(IdleLinks::new(timeouts.upstream_keepalive)), timeouts, clock }
+    pub fn new(clock: Clock) -> Self {
+        Self { idle: Rc::default(), clock }
     }
 
     /// Closes connections that have been idle for too long; to be called about every second.
-    pub fn sweep(&self) {
-        self.idle.sweep(self.clock.now());
+    pub fn sweep(&self, timeouts: &Timeouts) {
+        self.idle.sweep(self.clock.now(), timeouts.upstream_keepalive);
     }
 
     /// Sends `out` to `replica` and waits for the answer's head and its first frame.
@@ -86,42 +85,50 @@ impl Upstream {
     /// token can still be replaced. A reused connection that turns out to be closed is replaced by a fresh one.
     ///
     /// *Errors*: no connection, or no answer: nothing has been seen of one, so the request may go elsewhere.
-    pub async fn send(&self, out: &Outbound, replica: &Replica) -> Result<Answer, Failure> {
-        if let Some(link) = self.idle.take(replica.id(), self.clock.now()).await {
-            match self.ask(link, out, replica).await {
+    pub async fn send(&self, out: &Outbound, replica: &Replica, timeouts: &Timeouts) -> Result<Answer, Failure> {
+        if let Some(link) = self.idle.take(replica.id(), self.clock.now(), timeouts.upstream_keepalive).await {
+            match self.ask(link, out, replica, timeouts).await {
                 // Engines close idle connections whenever they like; that this one was is no fault of the replica.
                 Err(Refused { stale: true, .. }) => {}
                 answered => return answered.map_err(|refused| refused.failure),
             }
         }
         let origin = replica.origin();
-        let link = match timeout(self.timeouts.connect, Link::open(origin)).await {
+        let link = match timeout(timeouts.connect, Link::open(origin)).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
-            Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", self.timeouts.connect)),
+            Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
         };
-        self.ask(link, out, replica).await.map_err(|refused| refused.failure)
+        self.ask(link, out, replica, timeouts).await.map_err(|refused| refused.failure)
     }
 
-    async fn ask(&self, mut link: Link, out: &Outbound, replica: &Replica) -> Result<Answer, Refused> {
+    async fn ask(
+        &self,
+        mut link: Link,
+        out: &Outbound,
+        replica: &Replica,
+        timeouts: &Timeouts,
+    ) -> Result<Answer, Refused> {
         let request = compose(out, replica.origin());
         let fail = |what, error: &hyper::Error| Failure::new(Phase::FirstByte, what, error);
-        let head = match timeout(self.timeouts.first_byte, link.exchange(request)).await {
+        let head = match timeout(timeouts.first_byte, link.exchange(request)).await {
             Ok(Ok(head)) => head,
             Ok(Err(error)) => {
                 let stale = link.reused && (error.is_canceled() || error.is_incomplete_message());
                 return Err(Refused { failure: fail("no answer", &error), stale });
             }
             Err(Elapsed { .. }) => {
-                let failure = Failure::late(Phase::FirstByte, "no answer", self.timeouts.first_byte);
+                let failure = Failure::late(Phase::FirstByte, "no answer", timeouts.first_byte);
                 return Err(Refused { failure, stale: false });
             }
         };
         let (head, incoming) = head.into_parts();
         let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
-        match timeout(self.timeouts.hold, body.prefetch()).await {
+        match timeout(timeouts.hold, body.prefetch()).await {
             Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
-            Ok(Ok(())) | Err(Elapsed { .. }) => Ok(Answer { head, body }),
+            Ok(Ok(())) | Err(Elapsed { .. }) => {
+                Ok(Answer { meaning: relay::meaning(head.status, &head.headers), head, body })
+            }
         }
     }
 }

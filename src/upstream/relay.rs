@@ -56,11 +56,11 @@ pub struct Relayed {
 impl Relayed {
     /// Splits an answer into the replica's status and headers, and the body that settles `lease`.
     pub fn new(answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
-        let Answer { head, body } = answer;
+        let Answer { head, meaning, body } = answer;
         let kind = if is_stream(&head.headers) { Kind::Stream } else { Kind::Whole };
         let mut relayed = Self {
             observer: Observer::new(dialect, kind),
-            whole: verdict(head.status, &head.headers),
+            whole: meaning,
             first_byte: timeouts.first_byte,
             between: timeouts.idle,
             clock,
@@ -192,11 +192,12 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 }
 
 /// What an answer with this status means for the replica, if it comes whole.
-fn verdict(status: StatusCode, headers: &HeaderMap) -> Outcome {
+pub(super) fn meaning(status: StatusCode, headers: &HeaderMap) -> Outcome {
     match status.as_u16() {
         429 | 503 => Outcome::Busy { retry_after: retry_after(headers) },
-        400..=499 => Outcome::Refused,
-        500..=599 => Outcome::Failed { phase: Phase::FirstByte },
+        500 | 502 | 504 => Outcome::Failed { phase: Phase::FirstByte },
+        // 501 and the like are about what was asked for, as 4xx are.
+        400.. => Outcome::Refused,
         _ => Outcome::Completed,
     }
 }
@@ -212,11 +213,12 @@ mod tests {
 
     #[test]
     fn statuses_are_blamed_on_whom_they_concern() {
-        let verdict = |status: u16| verdict(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
-        assert_eq!(verdict(200), Outcome::Completed);
-        assert_eq!(verdict(404), Outcome::Refused);
-        assert_eq!(verdict(429), Outcome::Busy { retry_after: None });
-        assert_eq!(verdict(503), Outcome::Busy { retry_after: None });
-        assert_eq!(verdict(500), Outcome::Failed { phase: Phase::FirstByte });
+        let meaning = |status: u16| meaning(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+        assert_eq!(meaning(200), Outcome::Completed);
+        assert_eq!(meaning(404), Outcome::Refused);
+        assert_eq!(meaning(429), Outcome::Busy { retry_after: None });
+        assert_eq!(meaning(503), Outcome::Busy { retry_after: None });
+        assert_eq!(meaning(501), Outcome::Refused);
+        assert_eq!(meaning(500), Outcome::Failed { phase: Phase::FirstByte });
     }
 }

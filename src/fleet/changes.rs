@@ -1,0 +1,63 @@
+//! What a reload has changed, for people.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Pool, Replica, Table};
+
+/// The names of what came, went or is described otherwise than before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Pools that are new.
+    pub pools_added: Vec<Arc<str>>,
+    /// Pools that are described otherwise than before.
+    pub pools_changed: Vec<Arc<str>>,
+    /// Pools that are gone.
+    pub pools_removed: Vec<Arc<str>>,
+    /// Replicas that are new.
+    pub replicas_added: Vec<Arc<str>>,
+    /// Replicas that are gone; requests on them end where they are.
+    pub replicas_removed: Vec<Arc<str>>,
+}
+
+impl Changes {
+    pub(super) fn between(before: &Table, after: &Table) -> Self {
+        let named = |pools: &[Arc<Pool>], name: &str| pools.iter().any(|pool| &**pool.name() == name);
+        let kept = |replicas: &[Arc<Replica>], one: &Replica| replicas.iter().any(|replica| replica.id() == one.id());
+        let pool_names = |from: &Table, wanted: &dyn Fn(&Arc<Pool>) -> bool| {
+            from.pools.iter().filter(|pool| wanted(pool)).map(|pool| pool.name().clone()).collect()
+        };
+        let replica_names = |from: &Table, other: &Table| {
+            let gone = from.replicas.iter().filter(|replica| !kept(&other.replicas, replica));
+            gone.map(|replica| replica.name().clone()).collect()
+        };
+        let same = |pool: &Arc<Pool>| before.pools.iter().any(|old| Arc::ptr_eq(old, pool));
+        Self {
+            pools_added: pool_names(after, &|pool| !named(&before.pools, pool.name())),
+            pools_changed: pool_names(after, &|pool| named(&before.pools, pool.name()) && !same(pool)),
+            pools_removed: pool_names(before, &|pool| !named(&after.pools, pool.name())),
+            replicas_added: replica_names(after, before),
+            replicas_removed: replica_names(before, after),
+        }
+    }
+}
+
+impl fmt::Display for Changes {
+    /// One line, `nothing` if nothing has changed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [
+            ("pools added", &self.pools_added),
+            ("pools changed", &self.pools_changed),
+            ("pools removed", &self.pools_removed),
+            ("replicas added", &self.replicas_added),
+            ("replicas removed", &self.replicas_removed),
+        ];
+        let told: Vec<String> = lists
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+            .collect();
+        f.write_str(if told.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&told.join("; "))
+    }
+}

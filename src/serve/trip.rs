@@ -1,0 +1,89 @@
+//! One request's way to whichever replica is tried, and the answer's way back.
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{self, HeaderName, HeaderValue};
+
+use super::measure::Asked;
+use super::owners::Owner;
+use super::reply::Source;
+use super::story::Story;
+use super::target::Call;
+use super::{Worker, identify};
+use crate::balance::Job;
+use crate::config::Settings;
+use crate::fleet::{Attempt, Lease};
+use crate::prompt::splice;
+use crate::units::Dialect;
+use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
+
+const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// What stays the same over all attempts of one request.
+pub(super) struct Trip<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) settings: &'a Settings,
+    pub(super) call: &'a Call,
+    pub(super) asked: &'a Asked,
+    pub(super) body: &'a Bytes,
+    /// The client's own `Authorization`.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+impl<'a> Trip<'a> {
+    /// The first try of this request.
+    pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
+        Attempt {
+            job: Job { prompt: self.asked.prompt, key: b"", client: story.peer.address(), tried: &[] },
+            model: self.asked.model.as_deref(),
+            pinned: None,
+            tried: Vec::new(),
+        }
+    }
+
+    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key.
+    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease) {
+        let wanted = self.asked.model.as_deref();
+        let renamed = wanted.and_then(|model| lease.model_for(model)).and_then(|name| self.asked.rename(name.as_str()));
+        // An edit that does not fit leaves the body as the client sent it, and the replica refuses the alias.
+        out.body = match renamed.and_then(|edit| splice(self.body, vec![edit]).ok()) {
+            Some(pieces) => pieces.into_iter().collect(),
+            None => [self.body.clone()].into_iter().collect(),
+        };
+        // One pool's key must not reach the pool that takes over from it.
+        let key = lease.pool().api_key().and_then(|key| HeaderValue::try_from(format!("Bearer {}", key.reveal())).ok());
+        match key.or_else(|| self.authorization.clone()) {
+            Some(value) => out.headers.insert(header::AUTHORIZATION, value),
+            None => out.headers.remove(header::AUTHORIZATION),
+        };
+    }
+
+    /// Sends the request to the leased replica.
+    pub(super) async fn send(&self, out: &Outbound, lease: &Lease) -> Result<Answer, Failure> {
+        self.worker.upstream.send(out, lease.replica(), &self.settings.timeouts).await
+    }
+
+    /// Passes an answer on; the lease goes with its body.
+    pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
+        let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id() };
+        let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| self.settings.x_upstream);
+        let (head, relayed) =
+            Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
+        let owner = (self.call.dialect == Dialect::Responses).then_some(owner);
+        let mut response = Response::new(Source::Replica(Box::new(relayed), owner));
+        *response.status_mut() = head.status;
+        let mut headers = head.headers;
+        identify::strip_hop_by_hop(&mut headers);
+        if is_stream(&headers) {
+            // Proxies before us must neither gather nor keep what comes.
+            headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+        }
+        if let Some(name) = name {
+            headers.insert(X_UPSTREAM, name);
+        }
+        *response.headers_mut() = headers;
+        response
+    }
+}

@@ -1,0 +1,147 @@
+//! Changing the configuration and the replicas while requests run.
+
+mod harness;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use harness::{Router, ask, chat, client::request, replica, wait_until};
+use tokenweir::config;
+
+const CHAT: &str = "/v1/chat/completions";
+const JSON: &str = "content-type: application/json\r\n";
+
+/// A router whose configuration is read again from the text in the mutex.
+fn router(text: &str) -> (Router, Arc<Mutex<String>>) {
+    let file = Arc::new(Mutex::new(text.to_owned()));
+    let router = Router::start(text).ready();
+    let source = file.clone();
+    router.server.reloads_from(Box::new(move || {
+        let env = [("TOKENWEIR__LISTEN", "127.0.0.1:0"), ("TOKENWEIR__ADMIN", "127.0.0.1:0")];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        config::load(&source.lock().expect("no panic"), "router.toml", env).map_err(|report| report.to_string())
+    }));
+    (router, file)
+}
+
+fn pools(router: &Router) -> serde_json::Value {
+    ask(router.admin, "GET", "/pools", "", "").json()
+}
+
+#[test]
+fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let (router, file) = router(&format!("replicas = [{:?}]", replicas[0].url()));
+    let reload = || ask(router.admin, "POST", "/reload", "", "");
+
+    *file.lock().unwrap() = format!("replicas = [{:?}, {:?}]", replicas[0].url(), replicas[1].url());
+    let reply = reload();
+    let added = format!("pools changed: default; replicas added: {}", replicas[1].addr());
+    assert!(reply.status == 200 && reply.text().starts_with(&added), "{}", reply.text());
+    wait_until("the new replica has been asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
+
+    *file.lock().unwrap() = "replicas = [1]\npolcy = 2".to_owned();
+    let reply = reload();
+    assert_eq!(reply.status, 400);
+    assert!(reply.text().contains("router.toml:2:1") && reply.text().contains("policy"), "{}", reply.text());
+    assert_eq!(pools(&router)[0]["replicas"].as_array().unwrap().len(), 2);
+    assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200);
+}
+
+#[test]
+fn replicas_are_added_weighed_drained_and_removed_by_hand() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let (router, _file) = router(&format!("replicas = [{:?}]\npolicy = \"round_robin\"", replicas[0].url()));
+    let admin = |method: &str, path: &str, body: String| ask(router.admin, method, path, JSON, body);
+    let name = replicas[1].addr().to_string();
+
+    let words = format!("{{\"replica\":\"{} weight=2\"}}", replicas[1].url());
+    let added = admin("POST", "/pools/default/replicas", words.clone());
+    assert_eq!(added.json()["replicas"][1]["weight"], 2, "{}", added.text());
+    assert_eq!(admin("POST", "/pools/default/replicas", words).status, 400, "twice makes no sense");
+    wait_until("it is asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
+    let picks = |n| {
+        let to = |_| router.post(CHAT, chat("m", 1, false)).header("x-upstream").unwrap().to_owned();
+        (0..n).map(to).filter(|upstream| *upstream == name).count()
+    };
+    assert_eq!(picks(6), 4);
+    assert_eq!(admin("PUT", &format!("/pools/default/replicas/{name}"), "{\"weight\":1}".into()).status, 200);
+    assert_eq!(picks(6), 3);
+    let drained = admin("POST", &format!("/replicas/{name}/drain"), String::new());
+    assert_eq!(drained.json()[0]["replicas"][1]["state"], "drained");
+    assert_eq!(picks(4), 0);
+    admin("DELETE", &format!("/replicas/{name}/drain"), String::new());
+    assert_eq!(picks(4), 2);
+    assert_eq!(admin("DELETE", &format!("/pools/default/replicas/{name}"), String::new()).status, 200);
+    assert_eq!(picks(4), 0);
+    let last = format!("/pools/default/replicas/{}", replicas[0].addr());
+    assert_eq!(admin("DELETE", &last, String::new()).status, 400, "a pool without replicas is none");
+    for path in ["/pools/x/replicas/y", "/pools/default/replicas/y"] {
+        assert_eq!(admin("DELETE", path, String::new()).status, 404);
+    }
+    assert_eq!(admin("POST", "/pools/default/replicas", "{\"replica\":\"nonsense\"}".into()).status, 400);
+}
+
+#[test]
+fn the_data_port_changes_nothing() {
+    let replica = replica(&["m"]);
+    let (router, _file) = router(&format!("replicas = [{:?}]", replica.url()));
+    for (method, path) in
+        [("POST", "/reload"), ("GET", "/pools"), ("POST", "/pools/default/replicas"), ("GET", "/metrics")]
+    {
+        assert_eq!(router.ask(method, path, JSON, "{}").status, 404, "{path}");
+    }
+}
+
+#[test]
+fn no_request_and_no_stream_is_lost_by_reloads() {
+    const STREAMS: usize = 50;
+    let replicas = [replica(&["m"]), replica(&["m"]), replica(&["m"])];
+    let [a, b, c] = replicas.each_ref().map(|r| r.url());
+    let texts = [
+        format!("replicas = [{a:?}, {b:?}]"),
+        format!("replicas = [{b:?}, {c:?}]\npolicy = \"round_robin\""),
+        format!("[[pool]]\nmodel = \"m\"\nreplicas = [{a:?}, \"{c} weight=3\"]"),
+    ];
+    let (router, file) = router(&texts[0]);
+    wait_until("all are known", || router.get("/readyz").status == 200);
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.client()).collect();
+    for (i, stream) in streams.iter_mut().enumerate() {
+        let headers = format!("x-request-id: s{i}\r\nx-emulate-lockstep: 1\r\n");
+        stream.send(request("POST", CHAT, &headers, chat("m", 4, true)));
+        assert_eq!(stream.head().status, 200);
+    }
+    let (failed, done) = (AtomicU32::new(0), AtomicBool::new(false));
+    let answered = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let status = router.post(CHAT, chat("m", 2, false)).status;
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    failed.fetch_add(u32::from(status != 200), Ordering::Relaxed);
+                }
+            });
+        }
+        for round in 1..=20 {
+            let before = answered.load(Ordering::Relaxed);
+            *file.lock().unwrap() = texts[round % 3].clone();
+            let reply = ask(router.admin, "POST", "/reload", "", "");
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 10);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
+    for (i, stream) in streams.iter_mut().enumerate() {
+        // The emulated replica that has the stream lets it go on; the others know nothing of it.
+        let mut body = Vec::new();
+        while !String::from_utf8_lossy(&body).contains("[DONE]") {
+            replicas.iter().for_each(|r| drop(ask(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
+            body.extend(stream.piece().expect("the stream goes on"));
+        }
+    }
+    drop(streams);
+    wait_until("nothing is charged any more", || router.in_flight() == 0);
+}
