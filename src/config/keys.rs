@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use super::nearest::nearest;
+use super::network::Network;
 use super::settings::{BadListen, Cors, Format, Listen, Settings, Sink};
 use super::value::{Read, Value};
 
@@ -25,7 +26,7 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 18] = [
+pub(super) const NGINX: [(&str, &str); 19] = [
     ("access_log", "`access` in `[log]`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
@@ -41,6 +42,7 @@ pub(super) const NGINX: [(&str, &str); 18] = [
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),
+    ("set_real_ip_from", "`trusted_proxies`"),
     ("upstream", "a `[[pool]]`"),
     ("worker_connections", "`connections` in `[limits]`"),
     ("worker_processes", "`workers`"),
@@ -76,6 +78,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "true or false",
         default: "true",
         set: |s, v| v.flag().map(|on| s.x_upstream = on),
+    },
+    Key {
+        path: "trusted_proxies",
+        wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
+        default: "[]",
+        set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
     },
     Key {
         path: "limits.body_bytes",
@@ -233,6 +241,10 @@ fn sink(value: &Value<'_>) -> Read<Sink> {
             Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
         }
     }
+}
+
+fn network(value: &Value<'_>) -> Read<Network> {
+    value.text()?.parse().map_err(|()| value.wrong())
 }
 
 /// What browsers send as `Origin`: scheme, host and port, nothing behind.

@@ -6,6 +6,7 @@ mod amount;
 mod assemble;
 mod keys;
 mod nearest;
+mod network;
 mod pool;
 mod read;
 mod replica;
@@ -14,6 +15,7 @@ mod settings;
 mod syntax;
 mod value;
 
+pub use network::Network;
 pub use report::{Issue, Report};
 pub use settings::{BadListen, Cors, Format, Limits, Listen, Log, Settings, Sink, Timeouts};
 

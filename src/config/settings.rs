@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Network;
 use crate::fleet::PoolSpec;
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
     pub x_upstream: bool,
+    /// Who is believed about the client's address.
+    pub trusted_proxies: Vec<Network>,
     /// How much is taken from clients.
     pub limits: Limits,
     /// How long things may take.
@@ -156,6 +159,7 @@ impl Default for Settings {
             admin: Some((Ipv4Addr::LOCALHOST, 9464).into()),
             workers: None,
             x_upstream: true,
+            trusted_proxies: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),

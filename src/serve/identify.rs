@@ -1,11 +1,12 @@
 //! Who asks, under which name, and what of their headers goes on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::balance::Dice;
+use crate::config::Network;
 
 /// Headers that concern one connection only. Source: RFC 9110, section 7.6.1, and what older software sends.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -54,6 +55,36 @@ impl Peer {
     }
 }
 
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The other end of the connection.
+    pub(super) peer: Peer,
+    /// The client, which is somebody else behind trusted proxies.
+    pub(super) client: Peer,
+}
+
+/// The client behind trusted proxies: the last address in `X-Forwarded-For` that is no trusted proxy's own, as nginx
+/// finds it with `real_ip_recursive on`; the peer itself if it is not trusted, or says nothing that can be read.
+pub(super) fn caller(peer: Peer, headers: &HeaderMap, trusted: &[Network]) -> Caller {
+    let believed = |peer: Peer| match peer {
+        Peer::Tcp(address) => trusted.iter().any(|network| network.has(address)),
+        Peer::Unix => !trusted.is_empty(),
+    };
+    let mut client = peer;
+    let chain = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
+    for text in chain.flat_map(|value| value.rsplit(',')) {
+        let Some(address) = believed(client).then(|| address(text.trim())).flatten() else { break };
+        client = Peer::Tcp(address);
+    }
+    Caller { peer, client }
+}
+
+/// An address as proxies write it, with or without port and brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
+}
+
 /// The host a request is for: lower case, without port, empty if it names none.
 pub(super) fn host(head: &Parts) -> String {
     let named = head.uri.host().or_else(|| {
@@ -97,7 +128,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// The client's headers as a replica gets them: end-to-end ones as they came, ours added.
 ///
 /// `plain` asks for an answer that is not compressed, so that its token counts can be read.
-pub(super) fn forward(head: &Parts, peer: Peer, id: &str, plain: bool) -> HeaderMap {
+pub(super) fn forward(head: &Parts, caller: Caller, id: &str, plain: bool) -> HeaderMap {
     let mut headers = head.headers.clone();
     strip_hop_by_hop(&mut headers);
     // We have answered it, and set the length ourselves.
@@ -107,14 +138,19 @@ pub(super) fn forward(head: &Parts, peer: Peer, id: &str, plain: bool) -> Header
         headers.remove(header::ACCEPT_ENCODING);
     }
     let host = headers.remove(header::HOST).or_else(|| head.uri.authority()?.as_str().try_into().ok());
-    if let Some(host) = host {
+    // What the client was told to reach is known best by the first trusted proxy.
+    let told = |name: &HeaderName| caller.client != caller.peer && headers.contains_key(name);
+    let (keep_host, keep_proto) = (told(&X_FORWARDED_HOST), told(&X_FORWARDED_PROTO));
+    if let Some(host) = host.filter(|_| !keep_host) {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-    let peer = peer.text();
+    if !keep_proto {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    let (peer, client) = (caller.peer.text(), caller.client.text());
     let chain: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
-    let chain = if chain.is_empty() { peer.clone() } else { format!("{}, {peer}", chain.join(", ")) };
-    for (name, value) in [(X_FORWARDED_FOR, chain.as_str()), (X_REAL_IP, &peer), (X_REQUEST_ID, id)] {
+    let chain = if chain.is_empty() { peer } else { format!("{}, {peer}", chain.join(", ")) };
+    for (name, value) in [(X_FORWARDED_FOR, chain.as_str()), (X_REAL_IP, &client), (X_REQUEST_ID, id)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
@@ -137,11 +173,12 @@ mod tests {
     }
 
     const PEER: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
+    const CALLER: Caller = Caller { peer: PEER, client: PEER };
 
     #[test]
     fn hop_by_hop_headers_and_those_connection_names_stay_on_their_hop() {
         let head = head(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("te", "trailers"), ("x-kept", "2")]);
-        let headers = forward(&head, PEER, "id", true);
+        let headers = forward(&head, CALLER, "id", true);
         assert_eq!(headers.get("x-kept").unwrap(), "2");
         for gone in ["connection", "x-secret", "te"] {
             assert!(!headers.contains_key(gone), "{gone}");
@@ -151,11 +188,50 @@ mod tests {
     #[test]
     fn the_peer_is_appended_to_the_chain_and_is_the_real_ip() {
         let head = head(&[("x-forwarded-for", "1.1.1.1"), ("host", "llm.example:80"), ("x-real-ip", "6.6.6.6")]);
-        let headers = forward(&head, PEER, "id", true);
+        let headers = forward(&head, CALLER, "id", true);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
         assert_eq!(headers["x-real-ip"], "10.0.0.9");
         assert_eq!(headers["x-forwarded-host"], "llm.example:80");
         assert!(!headers.contains_key("host"));
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed_about_the_client() {
+        let trusted: Vec<Network> = ["10.0.0.0/8", "fd00::/8"].iter().map(|n| n.parse().unwrap()).collect();
+        let client = |peer: &str, chain: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            chain.iter().for_each(|c| {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(c));
+            });
+            caller(Peer::Tcp(peer.parse().unwrap()), &headers, &trusted).client.text()
+        };
+        assert_eq!(client("8.8.8.8", &["1.1.1.1"]), "8.8.8.8");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1"]), "1.1.1.1");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]), "1.1.1.1");
+        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1:80, fd00::2"]), "1.1.1.1");
+        assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(client("10.0.0.1", &["nonsense"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_was_asked_for_is_kept() {
+        let head = head(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "llm.example"), ("host", "router")]);
+        let client = Peer::Tcp("1.1.1.1".parse().unwrap());
+        let behind = forward(&head, Caller { peer: PEER, client }, "id", true);
+        assert_eq!(
+            (&behind["x-forwarded-proto"], &behind["x-forwarded-host"]),
+            (&"https".parse().unwrap(), &"llm.example".parse().unwrap())
+        );
+        assert_eq!(
+            (behind["x-real-ip"].to_str().unwrap(), behind["x-forwarded-for"].to_str().unwrap()),
+            ("1.1.1.1", "10.0.0.9")
+        );
+        let direct = forward(&head, CALLER, "id", true);
+        assert_eq!(
+            (direct["x-forwarded-proto"].to_str().unwrap(), direct["x-forwarded-host"].to_str().unwrap()),
+            ("http", "router")
+        );
     }
 
     #[test]

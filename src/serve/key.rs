@@ -14,7 +14,8 @@ const X_SESSION_ID: &str = "x-session-id";
 pub(super) struct Facts<'a> {
     pub(super) head: &'a Parts,
     pub(super) asked: &'a Asked,
-    pub(super) peer: Peer,
+    /// Whom a trusted proxy names, else who is connected.
+    pub(super) client: Peer,
 }
 
 impl Facts<'_> {
@@ -29,7 +30,7 @@ impl Facts<'_> {
                     let uri = self.head.uri.path_and_query();
                     bytes.extend_from_slice(uri.map_or("", |uri| uri.as_str()).as_bytes());
                 }
-                Part::RemoteAddr => bytes.extend_from_slice(self.peer.text().as_bytes()),
+                Part::RemoteAddr => bytes.extend_from_slice(self.client.text().as_bytes()),
                 Part::Header(name) => header(&self.head.headers, name, &mut bytes),
                 Part::Model => bytes.extend_from_slice(self.asked.model.as_deref().unwrap_or_default().as_bytes()),
                 Part::User => bytes.extend_from_slice(self.asked.user.as_deref().unwrap_or_default().as_bytes()),

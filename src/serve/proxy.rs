@@ -39,7 +39,7 @@ pub(super) async fn proxy(
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
-        headers: identify::forward(&head, story.peer, &story.id, call.dialect != Dialect::Other),
+        headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
         method: head.method.clone(),
         path: call.path.clone(),
         body: OutboundBody::default(),
@@ -53,7 +53,7 @@ pub(super) async fn proxy(
         None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
     };
     let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
-    let facts = Facts { head: &head, asked: &asked, peer: story.peer };
+    let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
     let mut tries = Tries::new(app, pool, attempt, facts);
     let mut lease = tries.admit()?;
     loop {

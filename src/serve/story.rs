@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::request::Parts;
 
 use super::App;
-use super::identify::Peer;
+use super::identify::Caller;
 use super::owners::Owner;
 use super::tally::Load;
 use crate::fleet::{Phase, Replica};
@@ -24,7 +24,7 @@ pub(super) struct Story {
     /// The request counts as an open stream of its worker until the story ends.
     _load: Load,
     pub(super) id: String,
-    pub(super) peer: Peer,
+    pub(super) caller: Caller,
     method: String,
     path: String,
     arrived: Moment,
@@ -36,7 +36,7 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, peer: Peer, id: String) -> Self {
+    pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, caller: Caller, id: String) -> Self {
         Self {
             arrived: app.clock.now(),
             method: head.method.as_str().to_owned(),
@@ -44,7 +44,7 @@ impl Story {
             app,
             _load: load,
             id,
-            peer,
+            caller,
             status: 0,
             model: None,
             replica: None,
@@ -96,7 +96,7 @@ impl Drop for Story {
         log.write(
             &Line {
                 id: &self.id,
-                client: &self.peer.text(),
+                client: &self.caller.client.text(),
                 method: &self.method,
                 path: &self.path,
                 status: if self.status == 0 { CLIENT_CLOSED_REQUEST } else { self.status },

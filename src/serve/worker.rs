@@ -163,8 +163,9 @@ impl Serving {
         let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
-        let mut story = Story::new(self.worker.app.clone(), load, &head, peer, id);
         let settings = self.worker.app.settings();
+        let caller = identify::caller(peer, &head.headers, &settings.trusted_proxies);
+        let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
