@@ -30,7 +30,7 @@ fn build(_: &[Member], _: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
     Ok(Box::new(LongFirst))
 }
 
-static LONG_FIRST: Entry = Entry { name: "long_first", help: "long prompts to the first half", build };
+static LONG_FIRST: Entry = Entry::new("long_first", "long prompts to the first half", build);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {

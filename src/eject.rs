@@ -67,6 +67,16 @@ impl Ejector {
         if now > until { Admission::Probing } else { Admission::Ejected { until } }
     }
 
+    /// How often the replica could have been looked at again since it was last chosen for that, or failed: whole times of
+    /// `fail_timeout` and a second. nginx believes what it knows of a replica half as much after each.
+    pub fn rounds_missed(&self, now: Moment) -> u32 {
+        let away = now.since(self.checked_at);
+        if away <= self.limits.fail_timeout {
+            return 0;
+        }
+        u32::try_from(away.as_secs() / (self.limits.fail_timeout.as_secs() + 1)).unwrap_or(u32::MAX)
+    }
+
     /// Is told that the replica was chosen: while it is probing, the next request waits another `fail_timeout`.
     pub fn chosen(&mut self, now: Moment) {
         if now.since(self.checked_at) > self.limits.fail_timeout {
@@ -128,6 +138,16 @@ mod tests {
         ejector.chosen(at(111));
         ejector.served();
         assert_eq!(ejector.admits(at(111)), Admission::Admitted);
+    }
+
+    #[test]
+    fn a_replica_that_is_not_chosen_misses_a_round_each_fail_timeout() {
+        let mut ejector = ejector(1);
+        ejector.chosen(at(100));
+        let missed = [105, 110, 111, 121, 122, 133].map(|second| ejector.rounds_missed(at(second)));
+        assert_eq!(missed, [0, 0, 1, 1, 2, 3]);
+        ejector.chosen(at(133));
+        assert_eq!(ejector.rounds_missed(at(133)), 0);
     }
 
     #[test]

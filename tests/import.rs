@@ -64,7 +64,7 @@ fn what_is_imported_loads() {
 /// What the articles on load balancing show needs nothing but what other parts of the router still lack.
 #[test]
 fn what_articles_show_is_carried() {
-    let awaited = ["proxy_set_header Host $host;", "ip_hash;", "hash $request_uri"];
+    let awaited = ["proxy_set_header Host $host;"];
     for name in configurations().iter().filter(|name| name.starts_with("article")) {
         let imported = import(name).expect("it imports");
         for remark in imported.remarks {

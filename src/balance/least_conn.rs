@@ -1,16 +1,11 @@
 //! `least_conn`: nginx's least connections.
 
 use super::smooth::Smooth;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::{BadPolicy, Candidate, Dice, Job, Member, Policy, lighter};
 use crate::units::Slot;
 
 /// Chooses the replica with the fewest requests in flight per weight; equals take turns by smooth round robin.
 struct LeastConn(Smooth);
-
-/// Compares requests per weight by cross-multiplying, so no division and no rounding.
-fn lighter(a: &Candidate, b: &Candidate) -> bool {
-    u64::from(a.in_flight) * u64::from(b.weight.get()) < u64::from(b.in_flight) * u64::from(a.weight.get())
-}
 
 impl Policy for LeastConn {
     /// Source: nginx `ngx_http_upstream_least_conn_module.c`. O(n).

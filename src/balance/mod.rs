@@ -2,18 +2,28 @@
 //!
 //! A policy never owns membership, health or retries, and is never offered a replica that may not be chosen.
 
+mod crc;
 mod dice;
+mod hash;
+mod hot;
+mod ip_hash;
+mod key;
 #[cfg(test)]
 mod laws;
 mod least_conn;
+mod least_time;
+mod probe;
 mod random;
+mod ring;
 mod round_robin;
 mod smooth;
 mod table;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 pub use dice::Dice;
+pub use key::{Key, Part};
 pub use table::{BadPolicy, Build, Entry, Spec, table};
 
 use crate::units::{Slot, Tokens, Weight};
@@ -23,10 +33,12 @@ use crate::units::{Slot, Tokens, Weight};
 pub struct Job<'a> {
     /// The size of the prompt, estimated from its bytes.
     pub prompt: Tokens,
-    /// What the request names itself by (its `prompt_cache_key`, else its `user`); empty if nothing.
+    /// What the request is known by, as the policy's [`Key`] says; empty if the policy has none.
     pub key: &'a [u8],
     /// The client's address.
     pub client: IpAddr,
+    /// Members that have failed this request already; none of them is a candidate.
+    pub tried: &'a [Slot],
 }
 
 /// One replica that may be chosen now.
@@ -38,6 +50,15 @@ pub struct Candidate {
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,
+    /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
+    pub first_byte: Duration,
+    /// The average time from the choice to the end of an answer; zero if nothing is known.
+    pub last_byte: Duration,
+}
+
+/// Compares requests per weight by cross-multiplying, so no division and no rounding.
+fn lighter(a: &Candidate, b: &Candidate) -> bool {
+    u64::from(a.in_flight) * u64::from(b.weight.get()) < u64::from(b.in_flight) * u64::from(a.weight.get())
 }
 
 /// One member of a pool as a policy is told of it when it is built: chosen or not, up or down.
@@ -51,6 +72,8 @@ pub struct Member {
     pub weight: Weight,
     /// nginx's `max_fails`; 0 means that failures are not counted.
     pub max_fails: u32,
+    /// Only offered when no other member can be.
+    pub backup: bool,
 }
 
 /// A way to choose among replicas.
@@ -64,4 +87,14 @@ pub trait Policy: Send {
     ///
     /// Only nginx's effective weight listens.
     fn failed(&mut self, _at: Slot) {}
+
+    /// What it wants to know requests by; asked once, when the configuration is read.
+    fn key(&self) -> Option<&Key> {
+        None
+    }
+
+    /// Tells whether so many of the requests had the same key that it spreads hardly any load.
+    fn is_lopsided(&self) -> bool {
+        false
+    }
 }

@@ -4,17 +4,33 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::{Member, Policy};
+use super::{Key, Member, Policy};
 
 /// One policy: how it is called, what it is for, how it is made.
 #[derive(Debug)]
 pub struct Entry {
     /// The name in the configuration and in metric labels.
     pub name: &'static str,
+    /// The words behind the name, for people; empty if there are none.
+    pub args: &'static str,
+    /// Words that the policy takes: what tests try, and the first as an example for people.
+    pub samples: &'static [&'static str],
     /// One line for people.
     pub help: &'static str,
     /// Makes the policy. Runs off the path, again whenever membership changes.
     pub build: Build,
+}
+
+impl Entry {
+    /// A policy of your own that takes no words; they can be given with `..`.
+    pub const fn new(name: &'static str, help: &'static str, build: Build) -> Self {
+        Self { name, args: "", samples: &[""], help, build }
+    }
+
+    /// Name and words, as they are written in a configuration.
+    pub fn usage(&self) -> String {
+        if self.args.is_empty() { self.name.to_owned() } else { format!("{} {}", self.name, self.args) }
+    }
 }
 
 /// Makes a policy for all members of a pool, in configuration order, from the words behind its name.
@@ -29,26 +45,55 @@ pub enum BadPolicy {
     /// The policy exists and takes no such argument.
     #[error("this policy takes no argument `{0}`")]
     Argument(String),
+    /// The policy needs an argument.
+    #[error("this policy needs {0}")]
+    Missing(&'static str),
+    /// A key has a variable that there is not.
+    #[error("unknown variable `{0}`")]
+    Variable(String),
 }
 
 impl BadPolicy {
+    /// The part of the policy's text that is wrong; `None` if something is missing.
+    pub fn culprit(&self) -> Option<&str> {
+        match self {
+            Self::Unknown(text) | Self::Argument(text) | Self::Variable(text) => Some(text),
+            Self::Missing(_) => None,
+        }
+    }
+
     /// For policies that take no arguments.
     pub(super) fn unless_empty(args: &[&str]) -> Result<(), Self> {
         args.first().map_or(Ok(()), |arg| Err(Self::Argument((*arg).to_owned())))
     }
 }
 
-/// A row per policy: a new one is a file here and a word in this list.
+/// A row per policy: a new one is a file here and a word in this list, with its arguments and some that it takes.
 macro_rules! policies {
-    ($($name:ident: $help:literal,)+) => {
-        static TABLE: &[Entry] = &[$(Entry { name: stringify!($name), help: $help, build: super::$name::build }),+];
+    ($($name:ident $args:literal $samples:expr, $help:literal;)+) => {
+        static TABLE: &[Entry] = &[$(Entry {
+            name: stringify!($name),
+            args: $args,
+            samples: &$samples,
+            help: $help,
+            build: super::$name::build,
+        }),+];
     };
 }
 
 policies! {
-    round_robin: "every replica in its turn, by weight (nginx's smooth weighted round robin)",
-    least_conn: "the fewest requests in flight per weight, ties by round robin",
-    random: "at random, by weight",
+    round_robin "" [""],
+        "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
+    least_conn "" [""],
+        "the fewest requests in flight per weight, ties by round robin; the default";
+    least_time "first_byte|last_byte" ["first_byte", "last_byte"],
+        "the least average time to the first or last byte, times requests in flight, per weight";
+    random "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
+        "at random, by weight; `two`: the better of two";
+    ip_hash "" [""],
+        "by the client's address, so that a client stays on its replica";
+    hash "KEY [consistent]" ["$session consistent", "$request_uri"],
+        "by a key such as `$session`; `consistent`: on a ketama ring, where few keys move with the replicas";
 }
 
 /// Every policy there is, in the order they are documented.
@@ -61,6 +106,7 @@ pub fn table() -> &'static [Entry] {
 pub struct Spec {
     entry: &'static Entry,
     args: Vec<String>,
+    key: Option<Key>,
 }
 
 impl Spec {
@@ -71,14 +117,19 @@ impl Spec {
         let mut words = text.split_ascii_whitespace();
         let name = words.next().unwrap_or_default();
         let entry = TABLE.iter().find(|e| e.name == name).ok_or_else(|| BadPolicy::Unknown(name.to_owned()))?;
-        let spec = Self { entry, args: words.map(str::to_owned).collect() };
-        spec.build(&[])?;
-        Ok(spec)
+        let spec = Self { entry, args: words.map(str::to_owned).collect(), key: None };
+        let key = spec.build(&[])?.key().cloned();
+        Ok(Self { key, ..spec })
     }
 
     /// The policy's name in the table.
     pub fn name(&self) -> &'static str {
         self.entry.name
+    }
+
+    /// What the policy wants to know requests by.
+    pub const fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
     }
 
     /// Makes the policy for these members.
@@ -91,7 +142,8 @@ impl Spec {
 impl From<&'static Entry> for Spec {
     /// A policy of your own, without arguments.
     fn from(entry: &'static Entry) -> Self {
-        Self { entry, args: Vec::new() }
+        let key = (entry.build)(&[], &[]).ok().and_then(|policy| policy.key().cloned());
+        Self { entry, args: Vec::new(), key }
     }
 }
 
@@ -127,7 +179,11 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_name() {
         for entry in table() {
-            assert_eq!(Spec::parse(entry.name).unwrap().name(), entry.name);
+            for sample in entry.samples {
+                let spec = Spec::parse(&format!("{} {sample}", entry.name)).unwrap();
+                assert_eq!(spec.name(), entry.name);
+                assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
+            }
         }
     }
 
@@ -135,6 +191,22 @@ mod tests {
     fn unknown_names_and_arguments_are_told_apart() {
         assert_eq!(Spec::parse("least_con").unwrap_err(), BadPolicy::Unknown("least_con".to_owned()));
         assert_eq!(Spec::parse("least_conn now").unwrap_err(), BadPolicy::Argument("now".to_owned()));
+    }
+
+    #[test]
+    fn a_policy_says_which_key_it_wants() {
+        let key = |text: &str| Spec::parse(text).unwrap().key().map(ToString::to_string);
+        assert_eq!(key("hash $user consistent").as_deref(), Some("${user}"));
+        assert_eq!((key("least_conn"), key("ip_hash")), (None, None));
+    }
+
+    #[test]
+    fn the_readme_has_a_row_for_every_policy_and_no_other() {
+        let readme = include_str!("../../README.md");
+        let (_, rest) = readme.split_once("| policy | what it does |\n|---|---|\n").expect("README.md has the table");
+        let rows: Vec<&str> = rest.lines().take_while(|line| line.starts_with('|')).collect();
+        let wanted = table().iter().map(|row| format!("| `{}` | {} |", row.usage().replace('|', "\\|"), row.help));
+        assert_eq!(rows, wanted.collect::<Vec<_>>());
     }
 
     #[test]

@@ -148,6 +148,6 @@ fn tell(to: &mut impl Write, line: fmt::Arguments<'_>) {
 }
 
 fn policies() -> String {
-    let rows = balance::table().iter().map(|entry| format!("  {:<12} {}\n", entry.name, entry.help));
+    let rows = balance::table().iter().map(|entry| format!("  {:<41}  {}\n", entry.usage(), entry.help));
     format!("Policies:\n{}", rows.collect::<String>())
 }

@@ -27,13 +27,17 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 16] = [
+pub(super) const NGINX: [(&str, &str); 20] = [
     ("access_log", "`access` in `[log]`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
     ("error_log", "`error` in `[log]`"),
+    ("hash", "`policy = \"hash ...\"`"),
+    ("ip_hash", "`policy = \"ip_hash\"`"),
     ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
+    ("least_conn", "`policy = \"least_conn\"`"),
+    ("least_time", "`policy = \"least_time ...\"`"),
     ("log_format", "an entry of `[log.formats]`"),
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),

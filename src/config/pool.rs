@@ -7,7 +7,7 @@ use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
 use super::value::{Read, Value};
-use crate::balance;
+use crate::balance::{self, BadPolicy};
 use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec};
 use crate::units::ModelName;
 
@@ -17,7 +17,7 @@ pub(super) struct Draft {
     pub(super) at: Place,
     pub(super) name: Option<At<Arc<str>>>,
     pub(super) models: Vec<At<ModelName>>,
-    pub(super) policy: Option<PolicySpec>,
+    pub(super) policy: Option<At<PolicySpec>>,
     /// `None` if not given, or not readable.
     pub(super) members: Option<Vec<At<MemberSpec>>>,
     pub(super) host: Option<String>,
@@ -43,9 +43,9 @@ pub(super) static POOL: &[Key<Draft>] = &[
     },
     Key {
         path: "policy",
-        wants: "a policy's name",
+        wants: "a policy's name and words",
         default: "\"least_conn\"",
-        set: |d, v| policy(v).map(|policy| d.policy = Some(policy)),
+        set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
     },
     Key {
         path: "replicas",
@@ -132,11 +132,34 @@ fn name(value: &Value<'_>) -> Read<Arc<str>> {
 
 fn policy(value: &Value<'_>) -> Read<PolicySpec> {
     let text = value.text()?;
+    let words = value.words()?;
     balance::Spec::parse(&text).map_err(|bad| {
-        let names: Vec<&str> = balance::table().iter().map(|entry| entry.name).collect();
-        let first = text.split_whitespace().next().unwrap_or_default();
-        value.issue(bad.to_string()).help(suggest(first, "policies", &names)).into()
+        let issue = culprit(&words, &bad).unwrap_or_else(|| value.at.clone()).issue(bad.to_string());
+        let row = balance::table().iter().find(|row| words.first().is_some_and(|word| word.value == row.name));
+        let usage = row.map(|row| format!("write `{}`", row.usage())).unwrap_or_default();
+        let example = row.map(|row| format!(", for example `{} {}`", row.name, row.samples[0])).unwrap_or_default();
+        let help = match &bad {
+            BadPolicy::Unknown(name) => {
+                let names: Vec<&str> = balance::table().iter().map(|row| row.name).collect();
+                suggest(name, "policies", &names)
+            }
+            BadPolicy::Argument(_) => usage,
+            BadPolicy::Missing(_) => usage + &example,
+            BadPolicy::Variable(name) => suggest(name, "variables", &balance::Key::variables()),
+        };
+        issue.help(help).into()
     })
+}
+
+/// The place of what is wrong in a policy's words.
+fn culprit(words: &[At<String>], bad: &BadPolicy) -> Option<Place> {
+    let text = bad.culprit()?;
+    let behind_name = if matches!(bad, BadPolicy::Unknown(_)) { 0 } else { 1 };
+    let in_word = |At { value, at }: &At<String>| {
+        let from = at.start() + value.find(text).filter(|_| at.written() == value)?;
+        Some(at.at(from..from + text.len()))
+    };
+    words.iter().skip(behind_name).find_map(in_word)
 }
 
 fn host(value: &Value<'_>) -> Read<String> {

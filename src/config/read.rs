@@ -145,7 +145,7 @@ impl Reading {
                 Err(issue) => self.issues.push(issue),
             }
         }
-        let default = self.short.policy.clone().unwrap_or_default();
+        let default = self.short.policy.clone();
         let drafts = if self.pools.is_empty() {
             vec![self.short]
         } else {
@@ -157,7 +157,7 @@ impl Reading {
             self.pools
         };
         let mut found = Found { issues: self.issues, warnings: Vec::new() };
-        self.settings.pools = assemble(drafts, &default, env, &mut found);
+        self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {
             return Err(Report::new(file, found.issues));
         }

@@ -106,6 +106,7 @@ pub struct Lease {
     replica: Arc<Replica>,
     at: Slot,
     chosen: Moment,
+    first_byte: Option<Moment>,
     first_token: Option<Moment>,
     last_progress: Moment,
     usage: Option<Usage>,
@@ -114,7 +115,8 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, replica: Arc<Replica>, at: Slot, now: Moment) -> Self {
-        Self { pool, replica, at, chosen: now, first_token: None, last_progress: now, usage: None, settled: false }
+        let (first_byte, first_token, usage) = (None, None, None);
+        Self { pool, replica, at, chosen: now, first_byte, first_token, last_progress: now, usage, settled: false }
     }
 
     /// The replica that was chosen.
@@ -155,6 +157,9 @@ impl Lease {
     /// Follows the answer.
     pub const fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
+        if self.first_byte.is_none() {
+            self.first_byte = Some(now);
+        }
         if seen.content && self.first_token.is_none() {
             self.first_token = Some(now);
         }
@@ -171,6 +176,11 @@ impl Lease {
     fn end(&mut self, outcome: Outcome, now: Moment) {
         self.settled = true;
         self.replica.discharge();
+        // A fast refusal or failure must not make a replica look fast.
+        if outcome == Outcome::Completed {
+            let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
+            self.replica.pace().learn(first_byte, now.since(self.chosen));
+        }
         self.pool.judge(self.at, outcome, now);
         self.pool.observer().settled(&Report {
             pool: &self.pool,

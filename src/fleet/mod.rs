@@ -3,8 +3,10 @@
 mod changes;
 mod lease;
 mod origin;
+mod pace;
 mod pool;
 mod replica;
+mod screening;
 mod site;
 mod spec;
 #[cfg(test)]
@@ -18,12 +20,13 @@ use arc_swap::ArcSwap;
 pub use changes::Changes;
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use origin::{BadOrigin, Origin};
-pub use pool::{Attempt, NoReplica, Pool, State};
+pub use pool::{Attempt, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
+pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
 
-use crate::balance::{BadPolicy, Dice};
+use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
 
 /// Everything requests can be routed to. No singleton: a simulation makes several.
@@ -39,6 +42,8 @@ struct Table {
     pools: Vec<Arc<Pool>>,
     sites: Vec<Arc<Site>>,
     replicas: Vec<Arc<Replica>>,
+    /// Some pool's policy wants to know a request by what its body says.
+    asks_body: bool,
 }
 
 /// What outlives the tables.
@@ -108,6 +113,11 @@ impl Fleet {
         self.table.load().pools.iter().find(|p| &**p.name() == name).cloned()
     }
 
+    /// Tells whether some pool's policy wants to know a request by what its body says. O(1).
+    pub fn asks_body(&self) -> bool {
+        self.table.load().asks_body
+    }
+
     /// All pools, in configuration order.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.table.load().pools.clone()
@@ -149,7 +159,8 @@ impl Maker {
             };
             routed.push(pool);
         }
-        Ok(Table { sites: site::sites(&routed), pools: routed, replicas })
+        let asks_body = routed.iter().any(|pool| pool.key().is_some_and(Key::asks_body));
+        Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body })
     }
 
     fn replica(&mut self, member: &MemberSpec) -> Arc<Replica> {

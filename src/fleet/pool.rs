@@ -1,20 +1,19 @@
 //! The replicas that can stand in for each other, and the choice among them.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use thiserror::Error;
-
-use super::{ApiKey, Lease, MemberSpec, Models, Observer, Outcome, Paths, PoolSpec, Replica};
-use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Policy};
+use super::screening::Screening;
+use super::{ApiKey, Lease, MemberSpec, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State};
+use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::{Admission, Ejector};
 use crate::units::{ModelName, Moment, ReplicaId, Slot};
 
 /// One try at finding a replica for a request.
 #[derive(Clone, Debug)]
 pub struct Attempt<'a> {
-    /// What the policy may know.
+    /// What the policy may know; `tried` is filled in here.
     pub job: Job<'a>,
     /// The model asked for; only replicas that list it are eligible where the pool learns its models.
     pub model: Option<&'a str>,
@@ -24,66 +23,6 @@ pub struct Attempt<'a> {
     pub tried: Vec<ReplicaId>,
 }
 
-/// Why no replica could be chosen.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum NoReplica {
-    /// None has answered `/v1/models` yet.
-    #[error("no replica is ready: none has answered /v1/models yet")]
-    NotReady,
-    /// All are resting after failures.
-    #[error("every replica has failed and is left alone for a while")]
-    AllEjected {
-        /// When the first may be asked again.
-        retry_after: Duration,
-    },
-    /// All have reached `max_conns`.
-    #[error("every replica has as many requests as `max_conns` allows")]
-    AllFull,
-    /// All have failed this request.
-    #[error("every replica has failed this request")]
-    AllTried,
-    /// All are marked `down`, or the pool is empty.
-    #[error("every replica is marked `down`")]
-    AllDown,
-    /// The one replica that would do is gone or cannot be chosen.
-    #[error("the replica that holds this conversation is not available")]
-    PinnedGone,
-}
-
-/// Whether a member can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It can.
-    Admitted,
-    /// It can, for the first time after failures.
-    Probing,
-    /// It is left alone after failures.
-    Ejected,
-    /// It has not answered `/v1/models` yet.
-    NotReady,
-    /// It has as many requests as `max_conns` allows.
-    Full,
-    /// New requests are kept away by hand.
-    Drained,
-    /// Marked so in the configuration.
-    Down,
-}
-
-impl State {
-    /// The state's name in answers of the admin listener.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Admitted => "admitted",
-            Self::Probing => "probing",
-            Self::Ejected => "ejected",
-            Self::NotReady => "not_ready",
-            Self::Full => "full",
-            Self::Drained => "drained",
-            Self::Down => "down",
-        }
-    }
-}
-
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
@@ -91,6 +30,9 @@ struct Inner {
     ejectors: Vec<Ejector>,
     /// Kept to spare an allocation a choice.
     offered: Vec<Candidate>,
+    tried: Vec<Slot>,
+    /// It has been said that the policy is lopsided.
+    told: bool,
 }
 
 struct Member {
@@ -104,15 +46,7 @@ pub struct Pool {
     members: Vec<Member>,
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
-}
-
-/// One look at the members at one moment; notes why some were passed over, to say so when all were.
-struct Screening {
-    now: Moment,
-    not_ready: bool,
-    ejected_until: Option<Moment>,
-    full: bool,
-    tried: bool,
+    lopsided: AtomicBool,
 }
 
 impl Pool {
@@ -128,10 +62,12 @@ impl Pool {
             dice: Dice::seeded(seed),
             ejectors: spec.members.iter().map(|m| Ejector::new(m.eject)).collect(),
             offered: Vec::with_capacity(spec.members.len()),
+            tried: Vec::new(),
+            told: false,
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        Ok(Self { spec, members, observer, inner: Mutex::new(inner) })
+        Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided: AtomicBool::new(false) })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -166,6 +102,16 @@ impl Pool {
     /// The policy's name in the table.
     pub fn policy(&self) -> &'static str {
         self.spec.policy.name()
+    }
+
+    /// What the policy wants to know requests by.
+    pub const fn key(&self) -> Option<&Key> {
+        self.spec.policy.key()
+    }
+
+    /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
+    pub fn take_lopsided(&self) -> bool {
+        self.lopsided.load(Ordering::Relaxed) && self.lopsided.swap(false, Ordering::Relaxed)
     }
 
     /// The names clients may ask for; empty if they are learned.
@@ -253,19 +199,25 @@ impl Pool {
     pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
         let mut screening = Screening::at(now);
         let mut inner = self.lock();
-        let Inner { policy, dice, ejectors, offered } = &mut *inner;
+        let Inner { policy, dice, ejectors, offered, tried, told } = &mut *inner;
+        tried.clear();
+        if !attempt.tried.is_empty() {
+            let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
+            tried.extend(members.map(|(slot, _)| Slot(slot)));
+        }
+        let job = Job { tried, ..attempt.job };
         for backup in [false, true] {
             offered.clear();
             for (slot, (member, ejector)) in (0u32..).zip(self.members.iter().zip(ejectors.iter())) {
                 if member.spec.backup == backup && self.eligible(member, ejector, attempt, &mut screening) {
-                    offered.push(Candidate {
-                        at: Slot(slot),
-                        weight: member.spec.weight,
-                        in_flight: member.replica.in_flight(),
-                    });
+                    offered.push(member.candidate(Slot(slot), ejector.rounds_missed(now)));
                 }
             }
-            let Some(at) = policy.choose(&attempt.job, offered, dice) else { continue };
+            let Some(at) = policy.choose(&job, offered, dice) else { continue };
+            if !*told && policy.is_lopsided() {
+                *told = true;
+                self.lopsided.store(true, Ordering::Relaxed);
+            }
             // Only what was offered is taken: a faulty policy of one's own must not reach an ejected replica.
             let Some(chosen) = offered.iter().find(|c| c.at == at).or(offered.first()) else { continue };
             let at = chosen.at;
@@ -344,19 +296,10 @@ impl Pool {
     }
 }
 
-impl Screening {
-    const fn at(now: Moment) -> Self {
-        Self { now, not_ready: false, ejected_until: None, full: false, tried: false }
-    }
-
-    fn reason(&self) -> NoReplica {
-        match self {
-            Self { tried: true, .. } => NoReplica::AllTried,
-            Self { full: true, .. } => NoReplica::AllFull,
-            Self { ejected_until: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(self.now) },
-            Self { not_ready: true, .. } => NoReplica::NotReady,
-            _ => NoReplica::AllDown,
-        }
+impl Member {
+    fn candidate(&self, at: Slot, rounds_missed: u32) -> Candidate {
+        let (first_byte, last_byte) = self.replica.pace().after(rounds_missed);
+        Candidate { at, weight: self.spec.weight, in_flight: self.replica.in_flight(), first_byte, last_byte }
     }
 }
 
@@ -372,5 +315,6 @@ fn describe((at, spec): (usize, &MemberSpec)) -> balance::Member {
         name: spec.name.to_string(),
         weight: spec.weight,
         max_fails: spec.eject.max_fails,
+        backup: spec.backup,
     }
 }

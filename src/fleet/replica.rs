@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
+use super::pace::Pace;
 use super::{MemberSpec, Origin};
 use crate::units::{ModelName, ReplicaId};
 
@@ -39,6 +40,7 @@ pub struct Replica {
     models: ArcSwap<Models>,
     in_flight: CachePadded<AtomicU32>,
     chosen: AtomicU64,
+    pace: Pace,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
 }
@@ -52,6 +54,7 @@ impl Replica {
             models: ArcSwap::from_pointee(Models::Unknown),
             in_flight: CachePadded::default(),
             chosen: AtomicU64::new(0),
+            pace: Pace::default(),
             drained: AtomicBool::new(false),
         }
     }
@@ -111,6 +114,10 @@ impl Replica {
     /// How often it was chosen since the start.
     pub fn chosen(&self) -> u64 {
         self.chosen.load(Ordering::Relaxed)
+    }
+
+    pub(super) const fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     pub(super) fn serves(&self, model: &str) -> bool {

@@ -39,7 +39,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 }
 
 fn attempt() -> Attempt<'static> {
-    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
     Attempt { job, model: None, pinned: None, tried: Vec::new() }
 }
 
@@ -277,7 +277,7 @@ fn a_bad_reload_changes_nothing() {
     fn build(_: &[crate::balance::Member], _: &[&str]) -> Result<Box<dyn crate::balance::Policy>, BadPolicy> {
         Err(BadPolicy::Unknown("x".to_owned()))
     }
-    static BAD: crate::balance::Entry = crate::balance::Entry { name: "bad", help: "", build };
+    static BAD: crate::balance::Entry = crate::balance::Entry::new("bad", "", build);
     let (fleet, _) = fleet_of(vec![spec("m", &[1])]);
     let bad = PoolSpec { policy: Spec::from(&BAD), ..spec("other", &[2]) };
     assert!(fleet.reload(vec![bad]).is_err());

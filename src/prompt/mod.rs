@@ -8,11 +8,13 @@ pub mod endpoint;
 mod estimate;
 mod json;
 pub mod multipart;
+mod opening;
 mod request;
 mod splice;
 
 pub use bad_body::BadBody;
 pub use endpoint::Endpoint;
 pub use estimate::rough;
+pub use opening::opening;
 pub use request::{Keys, Model, Request, Text};
 pub use splice::{BadEdit, Edit, Pieces, splice};

@@ -6,6 +6,7 @@ mod bind;
 mod body;
 mod cors;
 mod identify;
+mod key;
 mod manage;
 mod measure;
 mod own;

@@ -5,7 +5,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::gather;
-use super::measure::measure;
+use super::key::Facts;
+use super::measure::{Reading, measure};
 use super::reply::Source;
 use super::search::search;
 use super::story::Story;
@@ -32,14 +33,15 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let asked = measure(call.body, &head.headers, &body.bytes).await?;
+    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body() };
+    let asked = measure(reading, &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
-        method: head.method,
+        method: head.method.clone(),
         path: call.path.clone(),
         body: OutboundBody::default(),
     };
@@ -52,7 +54,8 @@ pub(super) async fn proxy(
         None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
     };
     let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
-    let mut tries = Tries::new(app, pool, attempt);
+    let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
+    let mut tries = Tries::new(app, pool, attempt, facts);
     let mut lease = tries.admit()?;
     loop {
         story.tries(&lease, complete);

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::key::Facts;
 use super::{App, Refusal};
+use crate::balance::Job;
 use crate::fleet::{Attempt, Lease, NoReplica, Outcome, Phase, Pool};
+use crate::telemetry::Level;
 use crate::upstream::{Answer, Failure};
 
 /// Pools that take over for each other are followed at most this far; the configuration refuses circles.
@@ -18,6 +21,9 @@ pub(super) struct Tries<'a> {
     app: &'a App,
     pool: Arc<Pool>,
     attempt: Attempt<'a>,
+    facts: Facts<'a>,
+    /// What the present pool's policy knows the request by.
+    key: Vec<u8>,
     lost: Option<Failure>,
     replays: u32,
     /// A fault that may be the request's: the next replica's answer tells.
@@ -33,20 +39,22 @@ pub(super) enum Verdict {
 }
 
 impl<'a> Tries<'a> {
-    pub(super) const fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>) -> Self {
-        Self { app, pool, attempt, lost: None, replays: 0, doubted: None }
+    pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
+        let key = facts.evaluate(pool.key());
+        Self { app, pool, attempt, facts, key, lost: None, replays: 0, doubted: None }
     }
 
     /// Chooses and charges a replica, of the pool's fallback if the pool has none.
     pub(super) fn admit(&mut self) -> Result<Lease, Refusal> {
         let mut none = NoReplica::AllDown;
         for _ in 0..=FALLBACKS {
-            none = match self.pool.acquire(&self.attempt, self.app.clock.now()) {
+            none = match self.acquire() {
                 Ok(lease) => return Ok(lease),
                 Err(none) => none,
             };
             let next = self.pool.fallback().filter(|_| self.attempt.pinned.is_none());
             let Some(next) = next.and_then(|name| self.app.fleet.pool(name)) else { break };
+            self.key = self.facts.evaluate(next.key());
             self.pool = next;
             // The pool that helps out has its own name for the model.
             self.attempt.model = None;
@@ -96,7 +104,7 @@ impl<'a> Tries<'a> {
             return Verdict::Relay(lease);
         }
         self.attempt.tried.push(lease.replica().id());
-        let Ok(next) = self.pool.acquire(&self.attempt, now) else { return Verdict::Relay(lease) };
+        let Ok(next) = self.acquire() else { return Verdict::Relay(lease) };
         if is_fault {
             self.replays += 1;
             self.doubted = Some((lease, status));
@@ -104,5 +112,25 @@ impl<'a> Tries<'a> {
             lease.settle(answer.meaning, now);
         }
         Verdict::Again(next)
+    }
+
+    fn acquire(&self) -> Result<Lease, NoReplica> {
+        let now = self.app.clock.now();
+        let lease = if self.key.is_empty() {
+            self.pool.acquire(&self.attempt, now)
+        } else {
+            let job = Job { key: &self.key, ..self.attempt.job };
+            self.pool.acquire(&Attempt { job, ..self.attempt.clone() }, now)
+        };
+        self.report_lopsided();
+        lease
+    }
+
+    fn report_lopsided(&self) {
+        if self.pool.take_lopsided() {
+            let (pool, policy) = (self.pool.name(), self.pool.policy());
+            let message = "more than 80 % of 1,000 requests had one key, so that hardly any load is spread by";
+            self.app.errors.write(Level::Warn, format_args!("pool {pool}: {message} `{policy}`"));
+        }
     }
 }

@@ -35,11 +35,7 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job {
-                prompt: self.asked.prompt,
-                key: self.asked.key.as_bytes(),
-                client: story.caller.client.address(),
-            },
+            job: Job { prompt: self.asked.prompt, key: b"", client: story.caller.client.address(), tried: &[] },
             model: self.asked.model.as_deref(),
             pinned: None,
             tried: Vec::new(),

@@ -1,0 +1,107 @@
+//! `hash KEY [consistent]`: nginx's hashes of whatever a request is known by.
+
+use super::crc::Crc;
+use super::probe::Probe;
+use super::ring::Ring;
+use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
+use crate::units::Slot;
+
+/// Sends all requests with one key to one replica. Most keys move when members come or go.
+struct Hash {
+    key: Key,
+    probe: Probe,
+}
+
+impl Policy for Hash {
+    /// An empty key takes its turn by round robin. O(key + log n) unless members are out.
+    ///
+    /// Source: nginx `ngx_http_upstream_hash_module.c`, which is as Perl's `Cache::Memcached` has it.
+    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
+        if job.key.is_empty() || self.probe.is_moot(candidates) {
+            return self.probe.turn(candidates);
+        }
+        let first = Crc::new().add(job.key).value();
+        self.probe.saw(first);
+        let mut sum = 0;
+        let hashes = (0u32..).map(|tries| {
+            let crc = match tries {
+                0 => first,
+                _ => Crc::new().add(tries.to_string().as_bytes()).add(job.key).value(),
+            };
+            sum += u64::from(crc >> 16 & 0x7fff);
+            sum
+        });
+        self.probe.first(hashes, job, candidates)
+    }
+
+    fn failed(&mut self, at: Slot) {
+        self.probe.failed(at);
+    }
+
+    fn key(&self) -> Option<&Key> {
+        Some(&self.key)
+    }
+
+    fn is_lopsided(&self) -> bool {
+        self.probe.is_lopsided()
+    }
+}
+
+pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+    match args {
+        [] => Err(BadPolicy::Missing("a key, for example `$session`")),
+        [key] => Ok(Box::new(Hash { key: Key::parse(key)?, probe: Probe::new(members) })),
+        [key, "consistent"] => Ok(Box::new(Ring::new(Key::parse(key)?, members))),
+        [_, "consistent", more, ..] | [_, more, ..] => Err(BadPolicy::Argument((*more).to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::laws::{candidates, job, members};
+    use super::*;
+
+    fn choose(weights: &[u32], key: &[u8], tried: &[Slot], out: &[u32]) -> u32 {
+        let mut policy = build(&members(weights), &["$request_uri"]).unwrap();
+        let mut offered = candidates(weights);
+        offered.retain(|c| !tried.contains(&c.at) && !out.contains(&c.at.0));
+        policy.choose(&Job { key, tried, ..job() }, &offered, &mut Dice::seeded(0)).unwrap().0
+    }
+
+    #[test]
+    fn a_key_falls_where_its_crc_says() {
+        // crc32 is 0xcbf43926, and (0xcbf43926 >> 16) & 0x7fff = 19444.
+        for (weights, wanted) in [(&[1, 1, 1][..], 19_444 % 3), (&[1; 7], 19_444 % 7), (&[1, 1], 0)] {
+            assert_eq!(choose(weights, b"123456789", &[], &[]), wanted);
+        }
+        // 19444 mod 10 is 4, which is in the share of the first.
+        assert_eq!(choose(&[5, 3, 2], b"123456789", &[], &[]), 0);
+    }
+
+    #[test]
+    fn a_request_that_comes_back_goes_on_where_it_was() {
+        for key in [&b"a"[..], b"b", b"/v1/chat/completions", b"123456789"] {
+            let first = choose(&[1, 1, 1, 1], key, &[], &[]);
+            let out = choose(&[1, 1, 1, 1], key, &[], &[first]);
+            assert_eq!(choose(&[1, 1, 1, 1], key, &[Slot(first)], &[]), out);
+        }
+    }
+
+    #[test]
+    fn a_key_is_needed_and_nothing_but_consistent_follows_it() {
+        let why = |args: &[&str]| build(&[], args).err();
+        assert!(matches!(why(&[]), Some(BadPolicy::Missing(_))));
+        assert_eq!(why(&["$user", "consistant"]), Some(BadPolicy::Argument("consistant".to_owned())));
+        assert_eq!(why(&["$user", "consistent", "x"]), Some(BadPolicy::Argument("x".to_owned())));
+        assert_eq!(why(&["$user", "consistent"]), None);
+    }
+
+    #[test]
+    fn requests_without_a_key_take_turns() {
+        let mut policy = build(&members(&[1, 1]), &["$user"]).unwrap();
+        let offered = candidates(&[1, 1]);
+        let picks: Vec<u32> =
+            (0..4).map(|_| policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0).collect();
+        assert_eq!(picks, [0, 1, 0, 1]);
+    }
+}

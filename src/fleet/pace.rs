@@ -1,0 +1,66 @@
+//! How fast a replica has answered lately.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A new answer's share in an average is one in this many.
+const MEMORY: u64 = 8;
+
+/// Averages over a replica's completed answers, each new answer weighing an eighth, from every pool that has it.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    first_byte: Average,
+    last_byte: Average,
+}
+
+/// Nanoseconds; 0 before the first answer.
+#[derive(Debug, Default)]
+struct Average(AtomicU64);
+
+impl Pace {
+    /// Takes note of an answer, by the times from its choice to the first byte of its body and to its end.
+    pub(super) fn learn(&self, first_byte: Duration, last_byte: Duration) {
+        self.first_byte.learn(first_byte);
+        self.last_byte.learn(last_byte);
+    }
+
+    /// The average times to the first byte and to the end, halved `rounds` times so that a replica that was slow once is
+    /// tried again; zero if nothing is known.
+    pub(super) fn after(&self, rounds: u32) -> (Duration, Duration) {
+        (self.first_byte.after(rounds), self.last_byte.after(rounds))
+    }
+}
+
+impl Average {
+    fn learn(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let next = |known: u64| Some(if known == 0 { time } else { known - known / MEMORY + time / MEMORY }.max(1));
+        // The closure always gives a value, so this cannot fail.
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    fn after(&self, rounds: u32) -> Duration {
+        let known = self.0.load(Ordering::Relaxed);
+        // Something is known however often it is halved.
+        let left = known.checked_shr(rounds).unwrap_or(0).max(u64::from(known > 0));
+        Duration::from_nanos(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_weighs_an_eighth_and_time_halves() {
+        let pace = Pace::default();
+        assert_eq!(pace.after(0), (Duration::ZERO, Duration::ZERO));
+        let ms = Duration::from_millis;
+        pace.learn(ms(80), ms(800));
+        assert_eq!(pace.after(0), (ms(80), ms(800)));
+        pace.learn(ms(160), ms(0));
+        assert_eq!(pace.after(0).0, ms(90));
+        assert_eq!(pace.after(1).0, ms(45));
+        assert_eq!(pace.after(500).0, Duration::from_nanos(1));
+    }
+}

@@ -1,0 +1,92 @@
+//! Why members of a pool cannot be chosen.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::units::Moment;
+
+/// Why no replica could be chosen.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NoReplica {
+    /// None has answered `/v1/models` yet.
+    #[error("no replica is ready: none has answered /v1/models yet")]
+    NotReady,
+    /// All are resting after failures.
+    #[error("every replica has failed and is left alone for a while")]
+    AllEjected {
+        /// When the first may be asked again.
+        retry_after: Duration,
+    },
+    /// All have reached `max_conns`.
+    #[error("every replica has as many requests as `max_conns` allows")]
+    AllFull,
+    /// All have failed this request.
+    #[error("every replica has failed this request")]
+    AllTried,
+    /// All are marked `down`, or the pool is empty.
+    #[error("every replica is marked `down`")]
+    AllDown,
+    /// The one replica that would do is gone or cannot be chosen.
+    #[error("the replica that holds this conversation is not available")]
+    PinnedGone,
+}
+
+/// Whether a member can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    Admitted,
+    /// It can, for the first time after failures.
+    Probing,
+    /// It is left alone after failures.
+    Ejected,
+    /// It has not answered `/v1/models` yet.
+    NotReady,
+    /// It has as many requests as `max_conns` allows.
+    Full,
+    /// New requests are kept away by hand.
+    Drained,
+    /// Marked so in the configuration.
+    Down,
+}
+
+/// One look at the members at one moment; notes why some were passed over, to say so when all were.
+pub(super) struct Screening {
+    pub(super) now: Moment,
+    pub(super) not_ready: bool,
+    pub(super) ejected_until: Option<Moment>,
+    pub(super) full: bool,
+    pub(super) tried: bool,
+}
+
+impl State {
+    /// The state's name in answers of the admin listener.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Probing => "probing",
+            Self::Ejected => "ejected",
+            Self::NotReady => "not_ready",
+            Self::Full => "full",
+            Self::Drained => "drained",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl Screening {
+    pub(super) const fn at(now: Moment) -> Self {
+        Self { now, not_ready: false, ejected_until: None, full: false, tried: false }
+    }
+
+    pub(super) fn reason(&self) -> NoReplica {
+        match self {
+            Self { tried: true, .. } => NoReplica::AllTried,
+            Self { full: true, .. } => NoReplica::AllFull,
+            Self { ejected_until: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(self.now) },
+            Self { not_ready: true, .. } => NoReplica::NotReady,
+            _ => NoReplica::AllDown,
+        }
+    }
+}
