@@ -11,6 +11,8 @@ use crate::units::ModelName;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a reload waits for the replicas that it brings.
+const GREETING: Duration = Duration::from_secs(2);
 /// The most bytes of a list that are read.
 const LIST_BYTES: usize = 4 << 20;
 
@@ -45,13 +47,7 @@ struct Card {
 
 /// Asks every replica of every pool that has models, for ever. Ends when dropped.
 pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
-    let client = match reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(PATIENCE)
-        .pool_idle_timeout(Duration::from_secs(4))
-        .build()
-    {
+    let client = match client() {
         Ok(client) => client,
         Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for models: {error}")),
     };
@@ -64,6 +60,22 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
         }
     }
     futures_util::future::join_all(asking).await;
+}
+
+/// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
+pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
+    let Ok(client) = client() else { return };
+    let asking = fresh.into_iter().map(async |(replica, key)| {
+        if let Ok(Ok(models)) = tokio::time::timeout(GREETING, ask(&client, &replica, key.as_ref())).await {
+            replica.learn(models);
+        }
+    });
+    futures_util::future::join_all(asking).await;
+}
+
+fn client() -> reqwest::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    builder.timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(4)).build()
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {

@@ -40,7 +40,7 @@ impl Signals {
                 _ = self.terminate.recv() => return true,
                 _ = self.reopen.recv() => server.reopen_logs(),
                 // What came of it is in the log.
-                _ = self.hangup.recv() => drop(server.reload()),
+                _ = self.hangup.recv() => drop(server.reload().await),
             }
         }
     }

@@ -51,6 +51,8 @@ struct Maker {
     observer: Arc<dyn Observer>,
     dice: Dice,
     next_id: u64,
+    /// Replicas that are to come with the next table.
+    announced: Vec<Arc<Replica>>,
 }
 
 impl Fleet {
@@ -58,7 +60,7 @@ impl Fleet {
     ///
     /// *Errors*: a policy cannot be made for its pool's members.
     pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn Observer>, seed: u64) -> Result<Self, BadPolicy> {
-        let maker = Maker { observer: observer.clone(), dice: Dice::seeded(seed), next_id: 0 };
+        let maker = Maker { observer: observer.clone(), dice: Dice::seeded(seed), next_id: 0, announced: Vec::new() };
         let fleet = Self { table: ArcSwap::default(), maker: Mutex::new(maker) };
         fleet.reload(specs)?;
         Ok(fleet)
@@ -70,6 +72,27 @@ impl Fleet {
     /// failures; requests on one that goes end where they are. *Errors*: as [`Fleet::new`]; nothing has changed then.
     pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
         self.replace(&mut self.maker(), specs)
+    }
+
+    /// Makes the replicas that a reload of `specs` would bring and returns those that have models to tell, with the key
+    /// they ask for. Asked before the reload, they can be chosen from its first moment on.
+    pub fn announce(&self, specs: &[PoolSpec]) -> Vec<(Arc<Replica>, Option<ApiKey>)> {
+        let mut maker = self.maker();
+        let present = self.replicas();
+        let mut fresh = Vec::new();
+        for spec in specs {
+            for member in &spec.members {
+                if present.iter().chain(&maker.announced).any(|replica| replica.is(member)) {
+                    continue;
+                }
+                let replica = maker.replica(member);
+                maker.announced.push(replica.clone());
+                if spec.paths != Paths::Any {
+                    fresh.push((replica, spec.api_key.clone()));
+                }
+            }
+        }
+        fresh
     }
 
     /// Changes the description of one pool, in one step. `None` if there is no pool of this name.
@@ -99,6 +122,7 @@ impl Fleet {
         let before = self.table.load_full();
         let next = maker.table(specs, &before)?;
         let changes = Changes::between(&before, &next);
+        maker.announced.clear();
         self.table.store(Arc::new(next));
         Ok(changes)
     }
@@ -138,7 +162,12 @@ impl Maker {
                 .members
                 .iter()
                 .map(|member| {
-                    let known = replicas.iter().chain(&before.replicas).find(|replica| replica.is(member)).cloned();
+                    let known = replicas
+                        .iter()
+                        .chain(&before.replicas)
+                        .chain(&self.announced)
+                        .find(|replica| replica.is(member))
+                        .cloned();
                     let replica = known.unwrap_or_else(|| self.replica(member));
                     if !replicas.iter().any(|r| r.id() == replica.id()) {
                         replicas.push(replica.clone());

@@ -83,7 +83,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn again(State(app): State<Arc<App>>) -> Result<String, Trouble> {
-    reload(&app).map(|changes| format!("{changes}\n")).map_err(Trouble::Bad)
+    reload(&app).await.map(|changes| format!("{changes}\n")).map_err(Trouble::Bad)
 }
 
 async fn pools(State(app): State<Arc<App>>) -> Json<Vec<PoolView>> {

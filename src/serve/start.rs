@@ -121,8 +121,8 @@ impl Server {
     /// Reads the configuration again and puts it in the place of the present one, in one step. Says what has changed.
     ///
     /// *Errors*: the new one is bad; nothing has changed then.
-    pub fn reload(&self) -> Result<String, String> {
-        reload(&self.app)
+    pub async fn reload(&self) -> Result<String, String> {
+        reload(&self.app).await
     }
 
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
