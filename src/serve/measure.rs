@@ -7,7 +7,8 @@ use http::{HeaderMap, header};
 
 use super::Refusal;
 use crate::prompt::endpoint::BodyKind;
-use crate::prompt::{BadBody, Edit, Request, multipart, opening, rough};
+use crate::prompt::multipart::{self, Field};
+use crate::prompt::{BadBody, Edit, Model, Request, opening, rough};
 use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
@@ -33,8 +34,8 @@ impl Asked {
     pub(super) fn rename(&self, name: &str) -> Option<Edit> {
         let (range, kind) = self.written.clone()?;
         Some(match kind {
-            BodyKind::Json => Edit::replace(range, serde_json::Value::from(name).to_string()),
-            BodyKind::Multipart | BodyKind::None => Edit::replace(range, name.to_owned()),
+            BodyKind::Json => Model { name: name.into(), range }.rename(name),
+            BodyKind::Multipart | BodyKind::None => Field { value: name, range }.replace(name),
         })
     }
 }
@@ -98,4 +99,17 @@ fn form(content_type: &str, body: &[u8]) -> Result<Asked, BadBody> {
         model: model.map(|field| field.value.to_owned()),
         ..Asked::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replicas_name_cannot_break_out_of_the_place_it_is_written_to() {
+        let asked = |kind| Asked { written: Some((3..7, kind)), ..Asked::default() };
+        let written = |kind| asked(kind).rename("a\"b\r\n--x").unwrap().with;
+        assert_eq!(written(BodyKind::Json), &br#""a\"b\r\n--x""#[..]);
+        assert_eq!(written(BodyKind::Multipart), &b"a\"b"[..], "a line break would end the part");
+    }
 }
