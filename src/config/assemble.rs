@@ -8,6 +8,7 @@ use super::pool::{Draft, fits_header};
 use super::report::{At, Issue, Place};
 use crate::balance::Part;
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
+use crate::prompt::MediaTokens;
 
 /// What was found while assembling.
 #[derive(Default)]
@@ -44,6 +45,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     });
     let name = draft.called().value;
     PoolSpec {
+        media: MediaTokens::default(),
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,

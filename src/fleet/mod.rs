@@ -1,7 +1,10 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
 mod changes;
+mod gaps;
 mod lease;
+mod load;
+mod meter;
 mod origin;
 mod pace;
 mod pool;
@@ -18,6 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 pub use changes::Changes;
+pub use meter::{Measured, Meter};
+pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use origin::{BadOrigin, Origin};
 pub use pool::{Attempt, Pool};
@@ -179,7 +184,7 @@ impl Maker {
             let pool = match old {
                 Some(old) if *old.spec() == spec => old.clone(),
                 _ => {
-                    let pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
+                    let mut pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
                     if let Some(old) = old {
                         pool.take_over(old);
                     }

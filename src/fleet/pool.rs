@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::screening::Screening;
-use super::{ApiKey, Lease, MemberSpec, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State};
+use super::lease::Chosen;
+use super::meter::Meters;
+use super::{ApiKey, Lease, Measured, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State};
 use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::{Admission, Ejector};
 use crate::units::{ModelName, Moment, ReplicaId, Slot};
@@ -17,6 +19,8 @@ pub struct Attempt<'a> {
     pub job: Job<'a>,
     /// The model asked for; only replicas that list it are eligible where the pool learns its models.
     pub model: Option<&'a str>,
+    /// How the request was measured, to learn from its end; its lengths go before the job's.
+    pub measured: Option<Measured>,
     /// The only replica that will do.
     pub pinned: Option<ReplicaId>,
     /// Replicas that have failed this request.
@@ -47,6 +51,7 @@ pub struct Pool {
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
+    meters: Arc<Meters>,
 }
 
 impl Pool {
@@ -67,11 +72,16 @@ impl Pool {
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided: AtomicBool::new(false) })
+        let meters = Arc::new(Meters::new(spec.media));
+        let lopsided = AtomicBool::new(false);
+        Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided, meters })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
-    pub(super) fn take_over(&self, old: &Self) {
+    pub(super) fn take_over(&mut self, old: &Self) {
+        if self.spec.media == old.spec.media {
+            self.meters = old.meters.clone();
+        }
         let known: Vec<(ReplicaId, Ejector)> = {
             let inner = old.lock();
             old.members.iter().zip(&inner.ejectors).map(|(m, e)| (m.replica.id(), e.clone())).collect()
@@ -154,6 +164,15 @@ impl Pool {
         names
     }
 
+    /// What measures requests for `model`, a name the pool can be asked for.
+    pub fn meter(&self, model: Option<&str>) -> Arc<Meter> {
+        let named = model.filter(|model| {
+            let lists = |name: &ModelName| name.as_str() == *model;
+            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.serves(model))
+        });
+        self.meters.of(named.map(ModelName::from).as_ref())
+    }
+
     /// Tells whether the pool is asked for `model`.
     pub fn serves(&self, model: &str) -> bool {
         match (&self.spec.paths, self.spec.models.as_slice()) {
@@ -205,7 +224,10 @@ impl Pool {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
             tried.extend(members.map(|(slot, _)| Slot(slot)));
         }
-        let job = Job { tried, ..attempt.job };
+        let mut job = Job { tried, ..attempt.job };
+        if let Some(measured) = &attempt.measured {
+            (job.prompt, job.output) = (measured.prompt, measured.output);
+        }
         for backup in [false, true] {
             offered.clear();
             for (slot, (member, ejector)) in (0u32..).zip(self.members.iter().zip(ejectors.iter())) {
@@ -223,9 +245,11 @@ impl Pool {
             let at = chosen.at;
             let member = &self.members[at.index()];
             ejectors[at.index()].chosen(now);
-            member.replica.charge();
+            let charge = member.replica.charge(job.prompt, now);
+            let prompt = job.prompt;
             drop(inner);
-            return Ok(Lease::new(self.clone(), member.replica.clone(), at, now));
+            let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured: attempt.measured.clone() };
+            return Ok(Lease::new(self.clone(), chosen, charge, now));
         }
         drop(inner);
         Err(if attempt.pinned.is_some() { NoReplica::PinnedGone } else { screening.reason() })
@@ -299,7 +323,9 @@ impl Pool {
 impl Member {
     fn candidate(&self, at: Slot, rounds_missed: u32) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(rounds_missed);
-        Candidate { at, weight: self.spec.weight, in_flight: self.replica.in_flight(), first_byte, last_byte }
+        let replica = &self.replica;
+        let (in_flight, load) = (replica.in_flight(), replica.load());
+        Candidate { at, weight: self.spec.weight, in_flight, load, first_byte, last_byte }
     }
 }
 

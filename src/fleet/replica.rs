@@ -1,14 +1,15 @@
 //! One engine server, shared by every pool that has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use crossbeam_utils::CachePadded;
 
+use super::load::{Charge, Ledger};
 use super::pace::Pace;
 use super::{MemberSpec, Origin};
-use crate::units::{ModelName, ReplicaId};
+use crate::balance::Load;
+use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
 pub const MODELS_PER_REPLICA: usize = 256;
@@ -38,7 +39,7 @@ pub struct Replica {
     name: Arc<str>,
     origin: Origin,
     models: ArcSwap<Models>,
-    in_flight: CachePadded<AtomicU32>,
+    ledger: Ledger,
     chosen: AtomicU64,
     pace: Pace,
     /// Set by hand, and kept until undone by hand.
@@ -52,7 +53,7 @@ impl Replica {
             name: spec.name.clone(),
             origin: spec.origin.clone(),
             models: ArcSwap::from_pointee(Models::Unknown),
-            in_flight: CachePadded::default(),
+            ledger: Ledger::default(),
             chosen: AtomicU64::new(0),
             pace: Pace::default(),
             drained: AtomicBool::new(false),
@@ -108,7 +109,12 @@ impl Replica {
 
     /// Requests on it that are chosen and not settled.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.ledger.in_flight()
+    }
+
+    /// The tokens on it.
+    pub fn load(&self) -> Load {
+        self.ledger.load()
     }
 
     /// How often it was chosen since the start.
@@ -128,13 +134,13 @@ impl Replica {
         !matches!(**self.models.load(), Models::Unknown)
     }
 
-    pub(super) fn charge(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.chosen.fetch_add(1, Ordering::Relaxed);
+    pub(super) const fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
-    pub(super) fn discharge(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "a lease takes back what it added, once");
+    /// Puts a request on it.
+    pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
+        self.chosen.fetch_add(1, Ordering::Relaxed);
+        self.ledger.charge(prompt, prompt, now)
     }
 }

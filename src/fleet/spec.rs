@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Origin;
 use crate::balance;
 use crate::eject;
+use crate::prompt::MediaTokens;
 use crate::units::{ModelName, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
@@ -25,6 +26,8 @@ pub struct PoolSpec {
     pub paths: Paths,
     /// The pool that takes over when this one has no replica for a request.
     pub fallback: Option<Arc<str>>,
+    /// What a picture or a sound counts as.
+    pub media: MediaTokens,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::balance::{Job, Spec};
+use crate::prompt::MediaTokens;
 use crate::units::{ModelName, Moment, Tokens};
 
 #[derive(Default)]
@@ -27,6 +28,7 @@ fn member(port: u16) -> MemberSpec {
 
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
+        media: MediaTokens::default(),
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
@@ -39,8 +41,8 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 }
 
 fn attempt() -> Attempt<'static> {
-    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
-    Attempt { job, model: None, pinned: None, tried: Vec::new() }
+    let job = Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
+    Attempt { job, model: None, measured: None, pinned: None, tried: Vec::new() }
 }
 
 fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {

@@ -5,16 +5,20 @@
 
 mod bad_body;
 pub mod endpoint;
-mod estimate;
+mod census;
+mod estimator;
 mod json;
 pub mod multipart;
 mod opening;
 mod request;
 mod splice;
+mod walk;
 
 pub use bad_body::BadBody;
 pub use endpoint::Endpoint;
-pub use estimate::rough;
+pub use census::Census;
+pub use estimator::{Estimator, MediaTokens};
 pub use opening::opening;
 pub use request::{Keys, Model, Request, Text};
 pub use splice::{BadEdit, Edit, Pieces, splice};
+pub use walk::{Media, Piece, walk};

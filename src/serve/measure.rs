@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use super::Refusal;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
-use crate::prompt::{BadBody, Edit, Model, Request, opening, rough};
+use crate::prompt::{BadBody, Edit, Model, Census, Request, opening};
 use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
@@ -20,7 +20,10 @@ pub(super) struct Asked {
     pub(super) model: Option<String>,
     /// Where the model's name lies in the body, and how it is written there.
     written: Option<(Range<usize>, BodyKind)>,
-    pub(super) prompt: Tokens,
+    /// What the prompt is made of, if the body says.
+    pub(super) census: Option<Census>,
+    /// The most tokens that may be generated.
+    pub(super) max_output: Option<Tokens>,
     /// The body's `prompt_cache_key`. This and what follows only if some policy's key asks the body.
     pub(super) cache_key: Option<String>,
     pub(super) user: Option<String>,
@@ -76,7 +79,8 @@ fn json(body: &[u8], keyed: bool) -> Result<Asked, BadBody> {
     let request = Request::parse(body)?;
     let mut asked = Asked {
         written: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
-        prompt: rough(&request.text),
+        census: Some(Census::of(&request.text)),
+        max_output: request.max_output.map(|most| Tokens(most.0.saturating_mul(request.n.unwrap_or(1).into()))),
         previous_response: request.keys.previous_response_id.map(|id| id.into_owned()),
         model: request.model.map(|model| model.name.into_owned()),
         ..Asked::default()

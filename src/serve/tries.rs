@@ -40,8 +40,18 @@ pub(super) enum Verdict {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
-        let key = facts.evaluate(pool.key());
-        Self { app, pool, attempt, facts, key, lost: None, replays: 0, doubted: None }
+        let mut tries = Self { app, pool, attempt, facts, key: Vec::new(), lost: None, replays: 0, doubted: None };
+        tries.measure();
+        tries
+    }
+
+    /// Looks at the request with the present pool's eyes.
+    fn measure(&mut self) {
+        let asked = self.facts.asked;
+        self.key = self.facts.evaluate(self.pool.key());
+        let meter = || self.pool.meter(asked.model.as_deref());
+        let measure = |census| meter().measure(census, &self.key, asked.max_output);
+        self.attempt.measured = asked.census.as_ref().map(measure);
     }
 
     /// Chooses and charges a replica, of the pool's fallback if the pool has none.
@@ -54,8 +64,8 @@ impl<'a> Tries<'a> {
             };
             let next = self.pool.fallback().filter(|_| self.attempt.pinned.is_none());
             let Some(next) = next.and_then(|name| self.app.fleet.pool(name)) else { break };
-            self.key = self.facts.evaluate(next.key());
             self.pool = next;
+            self.measure();
             // The pool that helps out has its own name for the model.
             self.attempt.model = None;
         }

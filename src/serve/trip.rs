@@ -14,7 +14,7 @@ use crate::balance::Job;
 use crate::config::Settings;
 use crate::fleet::{Attempt, Lease};
 use crate::prompt::splice;
-use crate::units::{Dialect, Timing};
+use crate::units::{Dialect, Timing, Tokens};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
@@ -35,8 +35,15 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job { prompt: self.asked.prompt, key: b"", client: story.caller.client.address(), tried: &[] },
+            job: Job {
+                prompt: Tokens(0),
+                output: Tokens(0),
+                key: b"",
+                client: story.caller.client.address(),
+                tried: &[],
+            },
             model: self.asked.model.as_deref(),
+            measured: None,
             pinned: None,
             tried: Vec::new(),
         }

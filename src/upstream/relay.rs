@@ -94,7 +94,8 @@ impl Relayed {
         self.last_frame = self.clock.now();
         self.has_begun = true;
         let seen = self.observer.observe(bytes);
-        let progress = Progress { content: self.streams && seen.content_events > 0, usage: self.observer.usage() };
+        let content_events = if self.streams { seen.content_events } else { 0 };
+        let progress = Progress { content_events, usage: self.observer.usage() };
         if let Some(lease) = &mut self.lease {
             lease.progress(progress, self.last_frame);
             self.ending.first_token = lease.first_token();
@@ -120,7 +121,7 @@ impl Relayed {
     fn end(&mut self, outcome: Outcome) {
         let Some(mut lease) = self.lease.take() else { return };
         let now = self.clock.now();
-        lease.progress(Progress { content: false, usage: self.observer.usage() }, now);
+        lease.progress(Progress { content_events: 0, usage: self.observer.usage() }, now);
         self.ending.usage = lease.usage();
         self.ending.outcome = Some(outcome);
         self.ending.ended = Some(now);

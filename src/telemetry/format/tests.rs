@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fleet::{Fleet, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
+use crate::prompt::MediaTokens;
 use crate::telemetry::Metrics;
 use crate::telemetry::facts::{Asked, Generated, Kept, Sent, Spent, Tries, Wire};
 use crate::units::{Moment, Tokens, Usage};
@@ -24,6 +25,7 @@ fn at(millis: u64) -> Moment {
 
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
+        media: MediaTokens::default(),
         name: "p".into(),
         models: Vec::new(),
         policy: PolicySpec::default(),
