@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 pub use changes::Changes;
-pub use meter::{Measured, Meter};
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
+pub use meter::{Measured, Meter};
 pub use origin::{BadOrigin, Origin};
 pub use pool::{Attempt, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};

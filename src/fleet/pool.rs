@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::screening::Screening;
 use super::lease::Chosen;
 use super::meter::Meters;
-use super::{ApiKey, Lease, Measured, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State};
+use super::screening::Screening;
+use super::{
+    ApiKey, Lease, Measured, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State,
+};
 use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::{Admission, Ejector};
 use crate::units::{ModelName, Moment, ReplicaId, Slot};

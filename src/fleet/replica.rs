@@ -32,6 +32,13 @@ impl Models {
     }
 }
 
+/// What is known of asking a replica for the usage of a stream.
+#[derive(Debug, Default)]
+struct Asking {
+    given: AtomicBool,
+    never: AtomicBool,
+}
+
 /// An engine server and the load on it.
 #[derive(Debug)]
 pub struct Replica {
@@ -44,6 +51,7 @@ pub struct Replica {
     pace: Pace,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
+    asking: Asking,
 }
 
 impl Replica {
@@ -57,6 +65,7 @@ impl Replica {
             chosen: AtomicU64::new(0),
             pace: Pace::default(),
             drained: AtomicBool::new(false),
+            asking: Asking::default(),
         }
     }
 
@@ -73,6 +82,22 @@ impl Replica {
     /// Tells whether new requests are kept away.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether it can be asked for the usage of a stream in place of a client that did not.
+    pub fn may_be_asked_usage(&self) -> bool {
+        !self.asking.never.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether it has once answered a request with that question, so that a refusal is not about the question.
+    pub fn gives_usage(&self) -> bool {
+        self.asking.given.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether it takes the question and answers it apart from the rest; once it did not, it is not asked
+    /// again.
+    pub fn learn_usage(&self, gives: bool) {
+        if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
     }
 
     /// Its identity, never reused.

@@ -26,6 +26,8 @@ pub struct PoolSpec {
     pub paths: Paths,
     /// The pool that takes over when this one has no replica for a request.
     pub fallback: Option<Arc<str>>,
+    /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
+    pub ask_for_usage: bool,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
     /// Sent as `Authorization: Bearer` in place of the client's.

@@ -29,6 +29,7 @@ fn member(port: u16) -> MemberSpec {
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
         media: MediaTokens::default(),
+        ask_for_usage: true,
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
@@ -41,7 +42,8 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 }
 
 fn attempt() -> Attempt<'static> {
-    let job = Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
+    let job =
+        Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
     Attempt { job, model: None, measured: None, pinned: None, tried: Vec::new() }
 }
 

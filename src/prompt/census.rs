@@ -1,7 +1,7 @@
 //! What a prompt is made of, counted: all that an estimate of its tokens needs to know of it.
 
-use super::walk::{Media, Piece, walk};
 use super::Text;
+use super::walk::{Media, Piece, walk};
 
 /// Bytes counted at once; their counts fit a byte each.
 const BLOCK_BYTES: usize = 128;

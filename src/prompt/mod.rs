@@ -4,8 +4,8 @@
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 
 mod bad_body;
-pub mod endpoint;
 mod census;
+pub mod endpoint;
 mod estimator;
 mod json;
 pub mod multipart;
@@ -15,8 +15,8 @@ mod splice;
 mod walk;
 
 pub use bad_body::BadBody;
-pub use endpoint::Endpoint;
 pub use census::Census;
+pub use endpoint::Endpoint;
 pub use estimator::{Estimator, MediaTokens};
 pub use opening::opening;
 pub use request::{Keys, Model, Request, Text};

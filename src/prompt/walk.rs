@@ -150,8 +150,8 @@ impl Member {
     fn named(name: &str) -> Self {
         match name {
             "role" => Self::Role,
-            "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "detail" | "format" | "media_type" | "status"
-            | "file_id" | "signature" | "encrypted_content" => Self::Aside,
+            "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "detail" | "format" | "media_type"
+            | "status" | "file_id" | "signature" | "encrypted_content" => Self::Aside,
             "url" | "data" | "file_data" => Self::Source,
             "image_url" | "video_url" | "file_url" => Self::Url(Media::Image),
             "audio_url" => Self::Url(Media::Audio),
@@ -283,10 +283,7 @@ mod tests {
             {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA","detail":"high"}},
             {"type":"input_audio","input_audio":{"data":"BBBB","format":"wav"}}]},
             {"role":"tool","tool_call_id":"c1","content":"url: http://x"}]}"#;
-        assert_eq!(
-            pieces(chat),
-            "[user]see[Image data:image/png;base64,AAAA][Audio BBBB][tool]url: http://x"
-        );
+        assert_eq!(pieces(chat), "[user]see[Image data:image/png;base64,AAAA][Audio BBBB][tool]url: http://x");
         let responses = r#"{"instructions":"be","input":[{"role":"user","content":[{"type":"input_text","text":"a"},
             {"type":"input_image","image_url":"http://x/y.png"}]},{"type":"function_call","call_id":"f","name":"n",
             "arguments":"{\"url\":\"u\"}"}]}"#;

@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use super::Refusal;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
-use crate::prompt::{BadBody, Edit, Model, Census, Request, opening};
+use crate::prompt::{BadBody, Census, Edit, Model, Request, opening};
 use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
@@ -24,6 +24,8 @@ pub(super) struct Asked {
     pub(super) census: Option<Census>,
     /// The most tokens that may be generated.
     pub(super) max_output: Option<Tokens>,
+    /// What asks for a stream's usage, if it can be asked for and the client has not.
+    pub(super) usage: Option<Edit>,
     /// The body's `prompt_cache_key`. This and what follows only if some policy's key asks the body.
     pub(super) cache_key: Option<String>,
     pub(super) user: Option<String>,
@@ -49,6 +51,8 @@ pub(super) struct Reading {
     pub(super) kind: BodyKind,
     /// Some policy's key asks the body.
     pub(super) keyed: bool,
+    /// The endpoint has `stream_options`.
+    pub(super) has_options: bool,
 }
 
 /// Reads a body; a large one on another thread, so that the worker's other streams go on.
@@ -70,22 +74,23 @@ pub(super) async fn measure(reading: Reading, headers: &HeaderMap, body: &Bytes)
 fn read(reading: Reading, content_type: &str, body: &[u8]) -> Result<Asked, BadBody> {
     match reading.kind {
         BodyKind::None => Ok(Asked::default()),
-        BodyKind::Json => json(body, reading.keyed),
+        BodyKind::Json => json(body, reading),
         BodyKind::Multipart => form(content_type, body),
     }
 }
 
-fn json(body: &[u8], keyed: bool) -> Result<Asked, BadBody> {
+fn json(body: &[u8], reading: Reading) -> Result<Asked, BadBody> {
     let request = Request::parse(body)?;
     let mut asked = Asked {
         written: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
         census: Some(Census::of(&request.text)),
         max_output: request.max_output.map(|most| Tokens(most.0.saturating_mul(request.n.unwrap_or(1).into()))),
+        usage: if reading.has_options && request.stream { request.ask_for_usage() } else { None },
         previous_response: request.keys.previous_response_id.map(|id| id.into_owned()),
         model: request.model.map(|model| model.name.into_owned()),
         ..Asked::default()
     };
-    if keyed {
+    if reading.keyed {
         asked.cache_key = request.keys.prompt_cache_key.map(|key| key.into_owned());
         asked.user = request.keys.user.map(|user| user.into_owned());
         let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());

@@ -33,7 +33,8 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body() };
+    let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
+    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body(), has_options };
     let asked = measure(reading, &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
@@ -59,8 +60,7 @@ pub(super) async fn proxy(
     let mut lease = tries.admit()?;
     loop {
         story.tries(&lease, complete);
-        trip.address(&mut out, &lease);
-        match trip.send(&out, &lease, story).await {
+        match trip.ask(&mut out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
                 Verdict::Again(next) => {
