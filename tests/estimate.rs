@@ -1,5 +1,7 @@
 //! The estimate of a prompt's tokens against real vocabularies: prose, code, Chinese and JSON.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use serde_json::{Value, json};
 use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
 use tokenweir::balance::Dice;

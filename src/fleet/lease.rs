@@ -94,8 +94,10 @@ pub struct Report<'a> {
     pub gaps: &'a Gaps,
     /// When it ended.
     pub ended: Moment,
-    /// The prompt's length as it was charged.
-    pub prompt: Tokens,
+    /// The model that was asked for, if the pool has it.
+    pub model: Option<&'a ModelName>,
+    /// The prompt's length as it was charged, and the answer's by its events, scaled as in earlier streams.
+    pub estimated: Usage,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
 }
@@ -230,6 +232,7 @@ impl Lease {
 
     fn end(&self, charge: Charge, outcome: Outcome, now: Moment) {
         let whole = outcome == Outcome::Completed;
+        let completion = Tokens(charge.generated(self.replica.ledger()));
         charge.release(self.replica.ledger(), whole);
         // A fast refusal or failure must not make a replica look fast.
         if whole {
@@ -249,7 +252,8 @@ impl Lease {
             last_token: self.last_token,
             gaps: &self.gaps,
             ended: now,
-            prompt: self.prompt,
+            model: self.measured.as_ref().and_then(Measured::model),
+            estimated: Usage { prompt: self.prompt, cached: None, completion },
             usage: self.usage,
         });
     }

@@ -29,6 +29,8 @@ pub struct Measured {
 /// Measures the requests for one model.
 #[derive(Debug)]
 pub struct Meter {
+    /// `None`: it measures what has no model, or no meter of its own.
+    model: Option<ModelName>,
     /// Guards what was learned. Never held while another lock is.
     learned: Mutex<Learned>,
 }
@@ -59,6 +61,11 @@ pub(super) struct Meters {
 }
 
 impl Measured {
+    /// The model that was asked for, if the pool has it: never a name that a client made up.
+    pub fn model(&self) -> Option<&ModelName> {
+        self.meter.model.as_ref()
+    }
+
     /// Takes note of what the replica counted.
     pub(super) fn learn(&self, usage: Usage) {
         self.meter.learn(self, usage);
@@ -66,9 +73,9 @@ impl Measured {
 }
 
 impl Meter {
-    fn new(media: MediaTokens) -> Self {
+    fn new(model: Option<ModelName>, media: MediaTokens) -> Self {
         let learned = Learned { estimator: Estimator::new(media), outputs: Mean::default(), by_key: Vec::new() };
-        Self { learned: Mutex::new(learned) }
+        Self { model, learned: Mutex::new(learned) }
     }
 
     /// Measures a request: its prompt by its makeup, its answer by what was asked for and by those before it, of the
@@ -108,7 +115,7 @@ impl Meter {
 
 impl Default for Meter {
     fn default() -> Self {
-        Self::new(MediaTokens::default())
+        Self::new(None, MediaTokens::default())
     }
 }
 
@@ -132,7 +139,7 @@ impl Mean {
 
 impl Meters {
     pub(super) fn new(media: MediaTokens) -> Self {
-        Self { media, by_model: Mutex::default(), shared: Arc::new(Meter::new(media)) }
+        Self { media, by_model: Mutex::default(), shared: Arc::new(Meter::new(None, media)) }
     }
 
     /// The meter of `model`, made when it is first asked for.
@@ -145,7 +152,7 @@ impl Meters {
         if by_model.len() >= MODELS {
             return self.shared.clone();
         }
-        by_model.entry(model.clone()).or_insert_with(|| Arc::new(Meter::new(self.media))).clone()
+        by_model.entry(model.clone()).or_insert_with(|| Arc::new(Meter::new(Some(model.clone()), self.media))).clone()
     }
 }
 

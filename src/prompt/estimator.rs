@@ -78,9 +78,9 @@ impl Estimator {
         for (row, weight) in self.weights.iter_mut().enumerate() {
             *weight += spread[row] * gain * error;
         }
-        for row in 0..PARTS {
-            for column in 0..PARTS {
-                self.covariance[row][column] -= spread[row] * gain * spread[column];
+        for (at, row) in self.covariance.iter_mut().enumerate() {
+            for (cell, other) in row.iter_mut().zip(spread) {
+                *cell -= spread[at] * gain * other;
             }
         }
         self.forget();
@@ -89,11 +89,9 @@ impl Estimator {
     /// Makes room for what is new. What no prompt has shown for long must not become less certain than it was at the
     /// start, or the next prompt that shows it would throw everything over.
     fn forget(&mut self) {
-        for row in 0..PARTS {
-            for column in 0..PARTS {
-                let most = SPREAD[row] * SPREAD[column];
-                let grown = self.covariance[row][column] / MEMORY;
-                self.covariance[row][column] = grown.clamp(-most, most);
+        for (row, one) in self.covariance.iter_mut().zip(SPREAD) {
+            for (cell, other) in row.iter_mut().zip(SPREAD) {
+                *cell = (*cell / MEMORY).clamp(-one * other, one * other);
             }
         }
     }
