@@ -221,6 +221,18 @@ fn an_old_client_gets_no_chunks_where_the_length_is_not_known() {
 }
 
 #[test]
+fn an_old_client_keeps_its_connection_where_there_is_no_body() {
+    let replica = closing(b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n");
+    let router = open(&[replica.url()]);
+    let mut client = router.client();
+    for _ in 0..2 {
+        client.send(old("HEAD", "/", "Connection: keep-alive\r\n", ""));
+        let reply = client.headless();
+        assert_eq!((reply.status, reply.header("connection")), (200, Some("keep-alive")), "{}", reply.head);
+    }
+}
+
+#[test]
 fn our_own_answers_keep_an_old_clients_connection() {
     let replica = Scripted::start(&["m"], friendly);
     let router = Router::over([&*replica.url()]);
