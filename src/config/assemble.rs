@@ -44,6 +44,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     let name = draft.called().value;
     PoolSpec {
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),

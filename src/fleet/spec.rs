@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Origin;
 use crate::balance;
 use crate::eject;
-use crate::prompt::MediaTokens;
+use crate::prompt::{MediaTokens, Vocabulary};
 use crate::units::{ModelName, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
@@ -28,6 +28,8 @@ pub struct PoolSpec {
     pub fallback: Option<Arc<str>>,
     /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
     pub ask_for_usage: bool,
+    /// What prompts are counted by; `None`: their length is estimated.
+    pub tokens: Option<Vocabulary>,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
     /// Sent as `Authorization: Bearer` in place of the client's.

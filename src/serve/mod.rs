@@ -37,7 +37,7 @@ use refusal::Refusal;
 pub use reload::Source;
 pub use start::Server;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::balance::BadPolicy;
 use crate::clock::Clock;
@@ -92,6 +92,8 @@ struct App {
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
     owners: Owners,
+    /// Places for prompts that are given to a tokenizer.
+    counting: Arc<Semaphore>,
     clock: Clock,
     /// The time of day at the start.
     started: Duration,

@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::acceptor::{Acceptor, Desk};
 use super::bind::{bind, bind_tcp};
@@ -66,7 +66,7 @@ impl Server {
             app,
             stage,
         };
-        let cores = available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -188,6 +188,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),
+        counting: Arc::new(Semaphore::new(cores())),
         draining: AtomicBool::new(false),
         visits: AtomicU64::new(0),
         changed: Notify::new(),
@@ -198,6 +199,10 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         errors,
         clock,
     })
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
 }
 
 fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {

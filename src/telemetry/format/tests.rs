@@ -26,6 +26,7 @@ fn at(millis: u64) -> Moment {
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name: "p".into(),
         models: Vec::new(),
