@@ -131,13 +131,10 @@ fn addresses(serving: &[&Server]) -> Vec<Listen> {
         }
     }
     let covered = |address: &Listen| {
-        let Listen::Tcp(address) = address else { return false };
-        all.iter().any(|other| match other {
-            Listen::Tcp(other) => {
-                let wide = other.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4();
-                wide && other.port() == address.port() && other != address
-            }
-            Listen::Unix(_) => false,
+        let Some(address) = address.address() else { return false };
+        all.iter().filter_map(Listen::address).any(|other| {
+            let wide = other.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4();
+            wide && other.port() == address.port() && other != address
         })
     };
     all.iter().filter(|address| !covered(address)).cloned().collect()
