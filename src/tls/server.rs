@@ -31,10 +31,12 @@ impl ResolvesServerCert for ByName {
     /// The first whose names match, else the first. Looks through all of them, microseconds each: names are not taken
     /// out of certificates, so that wildcards mean here what they mean to clients.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // A client may understand only one of two certificates for a name, one of RSA and one of ECDSA.
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let asked = hello.server_name().filter(|_| self.all.len() > 1);
         let name = asked.and_then(|name| ServerName::try_from(name).ok());
-        let found = name.and_then(|name| self.all.iter().find(|key| is_for(key, &name)));
-        found.or_else(|| self.all.first()).cloned()
+        let found = name.and_then(|name| self.all.iter().filter(fits).find(|key| is_for(key, &name)));
+        found.or_else(|| self.all.iter().find(fits)).cloned()
     }
 }
 
