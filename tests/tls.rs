@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -312,6 +312,23 @@ fn a_replica_is_reached_by_tls_on_connections_that_are_kept() {
 }
 
 #[test]
+fn a_kept_connection_that_is_cut_without_a_farewell_is_replaced_and_is_no_failure() {
+    let authority = Authority::new("cut");
+    let asked = AtomicU32::new(0);
+    let scripted =
+        Scripted::start(&["m"], move |heard, to| asked.fetch_add(1, Ordering::Relaxed) != 1 && friendly(heard, to));
+    let front = Front::start(&authority.issue("replica", &["localhost"]), scripted.addr);
+    let text = format!("workers = 1\ntls_ca = {:?}\nreplicas = [{:?}]", authority.ca(), front.url("localhost"));
+    let router = Router::start(&text).ready();
+    for _ in 0..2 {
+        assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200);
+    }
+    assert_eq!(scripted.heard().len(), 3, "the second one was sent twice");
+    assert_eq!(router.metric("tokenweir_attempts_total", &["failed"]), 0.0);
+    assert_eq!(router.metric("tokenweir_attempts_total", &["completed"]), 2.0);
+}
+
+#[test]
 fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() {
     let (authority, stranger) = (Authority::new("proof"), Authority::new("stranger"));
     let (scripted, plain) = (Scripted::start(&["m"], friendly), replica(&["m"]));
@@ -344,6 +361,24 @@ fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() 
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
     assert_eq!(scripted.heard().len(), 2, "the others have seen nothing");
+}
+
+#[test]
+fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_issuers() {
+    let authority = Authority::new("own");
+    let emulated = replica(&["m"]);
+    let errors = log("own.log");
+    for is_ca in [false, true] {
+        let pair = authority.own(&format!("own-{is_ca}"), "localhost", is_ca);
+        let front = Front::start(&pair, emulated.addr());
+        let router = Router::start(&format!(
+            "paths = 'any'\ntls_ca = {:?}\nreplicas = [{:?}]\n[log]\nerror = {errors:?}\n",
+            pair.chain,
+            front.url("localhost")
+        ));
+        assert_eq!(router.post(CHAT, chat("m", 2, false)).status, if is_ca { 503 } else { 200 });
+    }
+    told(&errors, "its certificate is an issuer's own: make one for the server");
 }
 
 #[test]

@@ -41,6 +41,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Requests of one HTTP/2 connection that may be taken back before they are looked at.
 const RESETS: usize = 20;
+/// What is buffered of one HTTP/2 answer that its client does not read.
+const UNREAD_BYTES: usize = 256 << 10;
 
 /// A worker and what its connections need beside.
 struct Serving {
@@ -114,6 +116,7 @@ fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
         .max_concurrent_streams(settings.limits.streams_per_connection)
         // Rapid reset: requests that are taken back before we come to them end the connection once there are so many.
         .max_pending_accept_reset_streams(RESETS)
+        .max_send_buf_size(UNREAD_BYTES)
         .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(20)));
     builder

@@ -13,7 +13,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig, StreamOwned};
-use tokio::io::copy_bidirectional;
+use tokio::io::{copy, split};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
@@ -36,7 +36,7 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-/// Something that speaks TLS in front of a plain server.
+/// Something that speaks TLS in front of a plain server, and closes without TLS's farewell, as many servers do.
 pub struct Front {
     pub addr: SocketAddr,
     /// Handshakes that have come to their end.
@@ -70,6 +70,20 @@ impl Authority {
         let pair =
             Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
         fs::write(&pair.chain, certificate.pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+
+    /// A certificate that nobody else has signed, in files called `file`; an issuer's if `is_ca`.
+    pub fn own(&self, file: &str, name: &str, is_ca: bool) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let pair =
+            Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
+        fs::write(&pair.chain, params.self_signed(&key).unwrap().pem()).unwrap();
         fs::write(&pair.key, key.serialize_pem()).unwrap();
         pair
     }
@@ -145,10 +159,14 @@ impl Front {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (acceptor, count) = (acceptor.clone(), count.clone());
                 tokio::spawn(async move {
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::Relaxed);
-                    let mut behind = tokio::net::TcpStream::connect(to).await.unwrap();
-                    drop(copy_bidirectional(&mut stream, &mut behind).await);
+                    let behind = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let ((mut asks, mut gets), (mut answers, mut takes)) = (split(stream), split(behind));
+                    tokio::select! {
+                        _ = copy(&mut asks, &mut takes) => {}
+                        _ = copy(&mut answers, &mut gets) => {}
+                    }
                 });
             }
         };
