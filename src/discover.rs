@@ -101,7 +101,8 @@ fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client
         builder = builder.dns_resolver(Arc::new(Fixed(origin.host().to_owned())));
     }
     let builder = builder.tls_backend_preconfigured(config);
-    builder.timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(4)).build()
+    // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
+    builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
 /// The URL of a replica's list. The name in its certificate stands in the place of its host.

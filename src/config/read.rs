@@ -12,6 +12,7 @@ use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};
 use super::report::{At, Issue, Place, Report};
 use super::settings::{Listen, Settings};
+use super::spread;
 use super::value::{Value, kind};
 use super::{Loaded, PREFIX};
 
@@ -177,6 +178,7 @@ impl Reading {
             }
             self.pools
         };
+        self.warnings.extend(spread::doubts(&drafts, default.as_ref(), &self.settings));
         let mut found = Found { issues: self.issues, warnings: self.warnings, files: self.files };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {
