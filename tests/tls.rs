@@ -5,7 +5,7 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -47,13 +47,6 @@ fn reloading(text: &str) -> (Router, Arc<Mutex<String>>) {
     (router, file)
 }
 
-/// A log of one test's own.
-fn log(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    drop(fs::remove_file(&path));
-    path
-}
-
 fn told(path: &Path, what: &str) {
     let said = || fs::read_to_string(path).unwrap_or_default();
     wait_until(&format!("the log says {what:?}"), || said().contains(what));
@@ -64,7 +57,7 @@ fn a_stream_over_tls_is_whole_and_the_replica_is_told_of_https() {
     let authority = Authority::new("whole");
     let pair = authority.issue("router", &["localhost"]);
     let (emulated, scripted) = (replica(&["m"]), Scripted::start(&["s"], friendly));
-    let access = log("whole.log");
+    let access = authority.file("whole.log");
     let text = listening(&pair, &format!("replicas = [{:?}, {:?}]", emulated.url(), scripted.url()));
     let format = "$scheme $https $ssl_protocol $ssl_cipher $server_port";
     let router = Router::start(&format!("{text}[log]\naccess = {access:?}\nformat = '{format}'\n")).ready();
@@ -274,7 +267,7 @@ fn a_client_that_does_not_shake_hands_is_closed_in_the_time_of_a_head() {
     let authority = Authority::new("silent");
     let pair = authority.issue("router", &["localhost"]);
     let emulated = replica(&["m"]);
-    let errors = log("silent.log");
+    let errors = authority.file("silent.log");
     let text = listening(&pair, &format!("replicas = [{:?}]", emulated.url()));
     let text = format!("{text}[timeouts]\nheader = '300ms'\n[log]\nerror = {errors:?}\n");
     let router = Router::start(&text).ready();
@@ -346,7 +339,7 @@ fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() 
         ("default", String::new(), strange.url("localhost"), "issuer that is not trusted"),
         ("plain", ca.clone(), format!("https://{}", plain.addr()), "it does not speak TLS"),
     ] {
-        let errors = log(&format!("proof-{test}.log"));
+        let errors = authority.file(&format!("{test}.log"));
         let router = Router::start(&format!("{tls}paths = 'any'\nreplicas = [{url:?}]\n[log]\nerror = {errors:?}\n"));
         let reply = router.post(CHAT, chat("m", 2, false));
         assert_eq!((reply.status, reply.error()["code"].as_str()), (503, Some("no_replica")), "{test}");
@@ -367,7 +360,7 @@ fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() 
 fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_issuers() {
     let authority = Authority::new("own");
     let emulated = replica(&["m"]);
-    let errors = log("own.log");
+    let errors = authority.file("own.log");
     for is_ca in [false, true] {
         let pair = authority.own(&format!("own-{is_ca}"), "localhost", is_ca);
         let front = Front::start(&pair, emulated.addr());
@@ -383,9 +376,10 @@ fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_issuers() {
 
 #[test]
 fn a_replica_that_does_not_shake_hands_is_given_the_time_of_a_connection() {
+    let authority = Authority::new("mute");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = Scripted::start(&["m"], friendly);
-    let errors = log("mute.log");
+    let errors = authority.file("mute.log");
     let router = Router::start(&format!(
         "policy = 'round_robin'\npaths = 'any'\ntls_verify = false\nreplicas = ['https://{}', {:?}]\n\
          [timeouts]\nconnect = '200ms'\n[log]\nerror = {errors:?}\n",

@@ -45,9 +45,9 @@ pub struct Front {
 }
 
 impl Authority {
-    /// `name` is that of a folder; a test uses one of its own.
+    /// `name` is that of its folder; a test uses one of its own.
     pub fn new(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -55,6 +55,11 @@ impl Authority {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, folder }
+    }
+
+    /// A file in the folder, which goes with this.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// The issuer's own certificate.
@@ -107,6 +112,12 @@ impl Authority {
     /// As [`Client::connect`], by TLS.
     pub fn client(&self, addr: SocketAddr) -> Client<Secured> {
         Client::over(self.connect(addr, "localhost", &["http/1.1"]))
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.folder));
     }
 }
 
