@@ -4,11 +4,13 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
+use super::headers;
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
 use super::network::Network;
 use super::settings::{BadListen, Cors, Listen, Settings, Sink};
 use super::value::{Read, Value};
+use crate::telemetry::Known;
 
 /// One key.
 pub(super) struct Key<T: 'static> {
@@ -27,8 +29,9 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 20] = [
+pub(super) const NGINX: [(&str, &str); 22] = [
     ("access_log", "`access` in `[log]`"),
+    ("add_header", "an entry of `response_headers`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
@@ -42,6 +45,7 @@ pub(super) const NGINX: [(&str, &str); 20] = [
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("proxy_set_header", "an entry of `request_headers`"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),
     ("set_real_ip_from", "`trusted_proxies`"),
@@ -50,6 +54,7 @@ pub(super) const NGINX: [(&str, &str); 20] = [
     ("worker_processes", "`workers`"),
 ];
 
+pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 const COUNT: &str = "a whole number from 1";
 const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
 const TIME: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
@@ -86,6 +91,18 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
         set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
+    },
+    Key {
+        path: "request_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Asked).map(|lines| s.headers.every.request = lines),
+    },
+    Key {
+        path: "response_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Answered).map(|lines| s.headers.every.response = lines),
     },
     Key {
         path: "limits.body_bytes",

@@ -4,6 +4,7 @@
 
 pub(crate) mod amount;
 mod assemble;
+mod headers;
 mod keys;
 mod log;
 mod nearest;
@@ -16,6 +17,7 @@ mod settings;
 mod syntax;
 mod value;
 
+pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
 pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};

@@ -146,7 +146,7 @@ impl Reading {
             }
         }
         let default = self.short.policy.clone();
-        let drafts = if self.pools.is_empty() {
+        let mut drafts = if self.pools.is_empty() {
             vec![self.short]
         } else {
             for At { value: key, at } in self.short.given.iter().filter(|given| given.value != "policy") {
@@ -156,6 +156,10 @@ impl Reading {
             }
             self.pools
         };
+        for draft in &mut drafts {
+            self.settings.headers.add(draft.called().value, std::mem::take(&mut draft.headers));
+        }
+        self.settings.headers.close();
         let mut found = Found { issues: self.issues, warnings: Vec::new() };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {

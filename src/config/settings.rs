@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::Network;
+use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level};
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub log: Log,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
+    /// Headers that are set on requests and answers.
+    pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
 }
@@ -160,6 +162,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             log: Log::default(),
             cors: None,
+            headers: HeaderTables::default(),
             pools: Vec::new(),
         }
     }

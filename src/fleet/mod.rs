@@ -24,7 +24,7 @@ pub use pool::{Attempt, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
-pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
+pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Refused, Route};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

@@ -162,9 +162,11 @@ async fn serve(
 }
 
 impl Serving {
-    /// Both ends of a connection, if the log wants them.
+    /// Both ends of a connection, if the log or a header wants them.
     fn ends(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-        self.worker.app.access.as_ref().filter(|log| log.needs().ends)?;
+        let logged = self.worker.app.access.as_ref().is_some_and(|log| log.needs().ends);
+        let wanted = logged || self.worker.app.settings().headers.needs().ends;
+        wanted.then_some(())?;
         Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
     }
 
@@ -181,7 +183,7 @@ impl Serving {
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
         let settings = self.worker.app.settings();
         let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
-        let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
+        let mut story = Story::new(self.worker.app.clone(), &settings, load, &head, (caller, id));
         story.came_by(visit);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
@@ -196,6 +198,7 @@ impl Serving {
         if let Some(origin) = origin {
             cors::permit(answer.headers_mut(), origin);
         }
+        story.dress_answer(&mut answer);
         Reply::of(answer, story)
     }
 
@@ -206,9 +209,20 @@ impl Serving {
             return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
         match target::find(&self.worker.app.fleet, &head) {
-            Err(refusal) => refuse(&refusal, Dialect::Other),
-            Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
+            Err((refusal, site)) => {
+                if let Some(site) = &site {
+                    enter(story, site);
+                }
+                refuse(&refusal, Dialect::Other)
+            }
+            Ok(Target::Own(path, site)) => {
+                if let Some(site) = &site {
+                    enter(story, site);
+                }
+                self.own(Request::from_parts(head, body), &path, site).await
+            }
             Ok(Target::Replica(call)) => {
+                enter(story, &call.site);
                 let answer = proxy(&self.worker, Request::from_parts(head, body), &call, story).await;
                 answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
             }
@@ -228,6 +242,13 @@ impl Serving {
             *answer.body_mut() = axum::body::Body::empty();
         }
         answer.map(Source::Own)
+    }
+}
+
+/// Notes the pool where a host and a path have but one.
+fn enter(story: &mut Story, site: &Site) {
+    if let [only] = site.pools() {
+        story.enters(only);
     }
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::escape::Escape;
 use super::facts::Facts;
 use super::target;
-use super::variables::{Datum, Keep, ROWS, Row, Value, cookie, joined};
+use super::variables::{Datum, Keep, Known, ROWS, Row, Value, cookie, joined};
 
 /// nginx's own format, always there.
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
@@ -38,7 +38,7 @@ pub struct Format {
 }
 
 /// What must be kept while a request runs, besides what costs nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// Headers of the client's.
     pub asked: Vec<HeaderName>,
@@ -62,6 +62,16 @@ pub enum BadFormat {
     Unknown {
         /// The name.
         name: String,
+        /// Where it stands, its `$` included.
+        at: Range<usize>,
+    },
+    /// The variable has no value yet when it is asked for.
+    #[error("`${name}` is not known yet {}", moment(*.known))]
+    Early {
+        /// The name.
+        name: String,
+        /// When it is asked for.
+        known: Known,
         /// Where it stands, its `$` included.
         at: Range<usize>,
     },
@@ -94,6 +104,17 @@ impl Format {
     ///
     /// *Errors*: it names a variable that does not exist, or none.
     pub fn new(text: &str, escape: Escape) -> Result<Self, BadFormat> {
+        Self::of(text, escape, Known::Ended)
+    }
+
+    /// Takes the value of a header apart, in which variables stand for themselves.
+    ///
+    /// *Errors*: as [`Format::new`], or a variable has no value by then.
+    pub fn header(text: &str, known: Known) -> Result<Self, BadFormat> {
+        Self::of(text, Escape::None, known)
+    }
+
+    fn of(text: &str, escape: Escape, known: Known) -> Result<Self, BadFormat> {
         let mut parts = Vec::new();
         let mut at = 0;
         while let Some(found) = text.get(at..).and_then(|rest| rest.find('$')) {
@@ -114,7 +135,11 @@ impl Format {
                 return Err(BadFormat::Bare { at: dollar..at });
             }
             let unknown = || BadFormat::Unknown { name: name.to_owned(), at: dollar..at };
-            parts.push(part(&name.to_ascii_lowercase()).ok_or_else(unknown)?);
+            let part = part(&name.to_ascii_lowercase()).ok_or_else(unknown)?;
+            if part.known() > known {
+                return Err(BadFormat::Early { name: name.to_owned(), known, at: dollar..at });
+            }
+            parts.push(part);
         }
         parts.extend(text.get(at..).filter(|rest| !rest.is_empty()).map(|rest| Part::Text(rest.to_owned())));
         let needs = Arc::new(Needs::of(&parts));
@@ -132,6 +157,16 @@ impl Format {
         Self::new(text, escape).ok()
     }
 
+    /// The text it was made from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Tells whether it is nothing but text.
+    pub fn is_constant(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
     /// What the formats' variables need to be kept.
     pub fn needs(&self) -> &Needs {
         &self.needs
@@ -139,6 +174,12 @@ impl Format {
 
     /// Writes one line, its newline included.
     pub fn write(&self, facts: &Facts<'_>, out: &mut Vec<u8>) {
+        self.put(facts, out);
+        out.push(b'\n');
+    }
+
+    /// Writes one value, without a newline.
+    pub fn put(&self, facts: &Facts<'_>, out: &mut Vec<u8>) {
         for part in &*self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
@@ -153,7 +194,6 @@ impl Format {
                 },
             }
         }
-        out.push(b'\n');
     }
 }
 
@@ -181,6 +221,20 @@ impl Needs {
     /// Tells whether anything at all must be kept of a request.
     pub fn any(&self) -> bool {
         !(self.asked.is_empty() && self.sent.is_empty() && self.upstream.is_empty()) || self.pool || self.sizes
+    }
+
+    /// Needs all that another needs as well.
+    pub fn join(&mut self, other: &Self) {
+        for (names, more) in
+            [(&mut self.asked, &other.asked), (&mut self.sent, &other.sent), (&mut self.upstream, &other.upstream)]
+        {
+            names.extend(more.iter().cloned());
+            names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+            names.dedup();
+        }
+        self.pool |= other.pool;
+        self.sizes |= other.sizes;
+        self.ends |= other.ends;
     }
 
     fn of(parts: &[Part]) -> Self {
@@ -221,6 +275,14 @@ impl Needs {
 }
 
 impl Part {
+    fn known(&self) -> Known {
+        match self {
+            Self::Text(_) | Self::Asked(_) | Self::Argument(_) | Self::Cookie(_) => Known::Asked,
+            Self::Sent(_) | Self::Upstream(_) => Known::Answered,
+            Self::Plain(row) => row.known,
+        }
+    }
+
     fn read<'a>(&self, facts: &Facts<'a>) -> Value<'a> {
         match self {
             Self::Text(_) => None,
@@ -238,8 +300,22 @@ impl Part {
 
 /// Every variable's name; those that go on with a name of the user's end in `_NAME`.
 pub fn variables() -> Vec<String> {
-    let families = FAMILIES.iter().map(|family| format!("{family}NAME"));
-    ROWS.iter().map(|row| row.name.to_owned()).chain(families).collect()
+    known_variables(Known::Ended)
+}
+
+/// The variables that have a value by then, in the manner of [`variables`].
+pub fn known_variables(known: Known) -> Vec<String> {
+    let rows = ROWS.iter().filter(|row| row.known <= known).map(|row| row.name.to_owned());
+    let late = |family: &str| matches!(family, "sent_http_" | "upstream_http_") && known < Known::Answered;
+    rows.chain(FAMILIES.iter().filter(|family| !late(family)).map(|family| format!("{family}NAME"))).collect()
+}
+
+const fn moment(known: Known) -> &'static str {
+    match known {
+        Known::Asked => "when a request goes to a replica",
+        Known::Answered => "when an answer begins",
+        Known::Ended => "at the end",
+    }
 }
 
 fn part(name: &str) -> Option<Part> {
