@@ -104,6 +104,9 @@ impl HeaderTables {
 
     /// Adds a pool's tables; those it does not have are those of all.
     pub(super) fn add(&mut self, pool: Arc<str>, own: OwnHeaders) {
+        if own.request.is_none() && own.response.is_none() {
+            return;
+        }
         let request = own.request.unwrap_or_else(|| self.every.request.clone());
         let response = own.response.unwrap_or_else(|| self.every.response.clone());
         self.pools.insert(pool, Headers { request, response });
@@ -124,7 +127,7 @@ impl HeaderTables {
 }
 
 /// Why a header cannot be set, if it cannot.
-fn barred(name: &str) -> Option<&'static str> {
+pub(crate) fn barred(name: &str) -> Option<&'static str> {
     BARRED.iter().find(|(barred, _)| name.eq_ignore_ascii_case(barred)).map(|(_, why)| *why)
 }
 

@@ -17,6 +17,7 @@ mod settings;
 mod syntax;
 mod value;
 
+pub(crate) use headers::barred;
 pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
 pub(crate) use nearest::nearest;
 pub use network::Network;

@@ -4,6 +4,7 @@
 //! dropped in silence. What becomes of which is one table, `rules`.
 
 mod glob;
+mod guards;
 mod headers;
 mod lex;
 mod logs;

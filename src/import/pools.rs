@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::guards;
+use super::headers::Header;
 use super::remark::{Kind, Where};
 use super::server::{Listening, Location, Server};
 use super::tree::Directive;
@@ -21,6 +23,11 @@ pub(super) struct Pool {
     /// Replicas as strings of `replicas`.
     pub(super) replicas: Vec<String>,
     pub(super) api_key: Option<String>,
+    /// Paths that are refused, and their statuses.
+    pub(super) refused: Vec<(String, u16)>,
+    /// Headers of requests, and of answers.
+    pub(super) request: Vec<Header>,
+    pub(super) response: Vec<Header>,
     /// Where it is from, for people.
     pub(super) from: String,
 }
@@ -40,30 +47,42 @@ struct Target {
 /// Makes the pools and finds the addresses that lead to them.
 pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
     let servers = std::mem::take(&mut walk.servers);
-    let serving: Vec<usize> = (0..servers.len())
-        .filter(|i| servers.get(*i).is_some_and(|server| server.locations.iter().any(|l| l.pass.is_some())))
-        .collect();
-    let default = serving.iter().copied().find(|i| is_default(&servers, *i)).or(serving.first().copied());
+    let serving: Vec<usize> = (0..servers.len()).filter(|i| servers.get(*i).is_some_and(Server::serves)).collect();
+    // Where nginx's default server leads to no replica, other hosts lead to none here either.
+    let default = serving.iter().copied().find(|i| is_default(&servers, *i));
     let mut pools = Vec::new();
     let mut used = BTreeSet::new();
     for (i, server) in servers.iter().enumerate().filter(|(i, _)| serving.contains(i)) {
         let hosts: Vec<Option<&str>> =
             if default == Some(i) { vec![None] } else { server.names.iter().map(|name| Some(name.as_str())).collect() };
-        for location in &server.locations {
+        for pattern in &server.patterns {
+            let name = &pattern.name.text;
+            let issue = pattern.name.at.issue(format!("`{name}` refuses paths that fit a pattern, and would not here"));
+            walk.notes.issue(issue.help("write the location with the beginning of a path, or take it out"));
+        }
+        let targets: Vec<Option<Target>> = server
+            .locations
+            .iter()
+            .map(|location| target(walk, location, location.pass.as_ref().filter(|_| !hosts.is_empty())?, &mut used))
+            .collect();
+        let open: Vec<bool> = targets.iter().map(Option::is_some).collect();
+        for (location, target) in server.locations.iter().zip(&targets) {
             let Some(pass) = &location.pass else { continue };
             if hosts.is_empty() {
-                let first = default.and_then(|i| servers.get(i)).map_or(0, |server| server.at.line);
-                walk.notes.cannot(
-                    pass,
-                    format!("no host tells its server from the one of line {first}, and addresses do not"),
-                );
-                continue;
+                let why = "no host tells its server from the others, and addresses do not";
+                walk.notes.cannot(pass, why);
             }
-            let Some(target) = target(walk, location, pass, &mut used) else { continue };
+            let Some(target) = target else { continue };
             walk.notes.carried += 1;
+            let refused = guards::refused(server, &open, &location.path, location.exact);
+            let below = format!("{}/", location.path);
+            if location.exact && !refused.iter().any(|(path, _)| *path == below) {
+                walk.notes.note(&location.directive, "paths below it lead there as well");
+            }
             for host in &hosts {
-                let mut pool = pool(&target, *host, location);
+                let mut pool = pool(target, *host, location);
                 pool.from = from(location, server, host.is_none());
+                pool.refused.clone_from(&refused);
                 add(walk, &mut pools, pool, pass);
             }
         }
@@ -76,6 +95,13 @@ pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
         servers.iter().enumerate().filter(|(i, _)| serving.contains(i)).map(|(_, s)| s).collect();
     tell_apart(walk, &serving);
     (pools, addresses(&serving))
+}
+
+impl Server {
+    /// Whether any of its requests leads to a replica.
+    fn serves(&self) -> bool {
+        !self.closed && self.locations.iter().any(|location| location.pass.is_some())
+    }
 }
 
 /// Where a server that names no address listens.
@@ -181,6 +207,9 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
         policy: target.policy.clone(),
         replicas: replicas.collect(),
         api_key: location.key.clone(),
+        refused: Vec::new(),
+        request: location.request.clone(),
+        response: location.response.clone(),
         from: String::new(),
     }
 }
@@ -231,9 +260,7 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
     if !any {
         walk.notes
             .note(&location.directive, "the path is taken off the API's paths, and no other path reaches the replicas");
-    } else if location.exact {
-        walk.notes.note(&location.directive, "paths below it lead there as well");
-    } else if path.is_some() && !location.path.ends_with('/') {
+    } else if path.is_some() && !location.exact && !location.path.ends_with('/') {
         walk.notes.note(&location.directive, "here it takes whole segments: the path itself and what is below it");
     }
     Some(Target { name: authority.to_owned(), members, policy, prefix, path, any })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::headers::Level;
 use super::remark::{Kind, Notes, Where};
 use super::rules::{self, Fate};
 use super::server::{self, Location, Server};
@@ -25,8 +26,8 @@ pub(super) struct Walk {
     pub(super) upstream: Option<Upstream>,
     pub(super) server: Option<Server>,
     pub(super) location: Option<Location>,
-    /// What `proxy_set_header`s of the blocks around say, the outermost first; a block that says nothing inherits.
-    pub(super) headers: Vec<Vec<(String, String)>>,
+    /// What the blocks around say of headers and guards, the outermost first.
+    pub(super) levels: Vec<Level>,
 }
 
 /// The kind of block that a directive is in.
@@ -61,14 +62,14 @@ impl Walk {
             upstream: None,
             server: None,
             location: None,
-            headers: Vec::new(),
+            levels: Vec::new(),
         }
     }
 
     /// Looks at all directives of a block of this kind.
     pub(super) fn block(&mut self, directives: &[Directive], scope: Scope) {
         let before = std::mem::replace(&mut self.scope, scope);
-        self.headers.push(Vec::new());
+        self.levels.push(Level::default());
         // What a block inherits may stand behind it.
         let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
         for directive in lines.into_iter().chain(blocks) {
@@ -79,7 +80,7 @@ impl Walk {
         if scope == Scope::Location {
             server::close(self);
         }
-        self.headers.pop();
+        self.levels.pop();
         self.scope = before;
     }
 

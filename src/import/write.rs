@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::headers::Header;
 use super::pools::Pool;
 use super::remark::{Kind, Remark};
 use super::walk::{Walk, quoted};
@@ -76,12 +77,38 @@ fn pool(out: &mut String, pool: &Pool) {
     if pool.any {
         line(out, "paths = \"any\"");
     }
+    let refused: Vec<String> =
+        pool.refused.iter().map(|(path, status)| format!("{} = {status}", quoted(path))).collect();
+    table(out, "refuse", &refused);
+    table(out, "request_headers", &headers(&pool.request));
+    table(out, "response_headers", &headers(&pool.response));
     line(out, &format!("policy = {}", quoted(&pool.policy)));
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));
     }
     line(out, "]");
+}
+
+/// A table in one line, unless it is empty.
+fn table(out: &mut String, name: &str, entries: &[String]) {
+    if !entries.is_empty() {
+        line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
+    }
+}
+
+fn headers(headers: &[Header]) -> Vec<String> {
+    let entry = |(name, values): &Header| match values.as_slice() {
+        [one] => format!("{} = {}", key(name), quoted(one)),
+        many => format!("{} = [{}]", key(name), many.iter().map(|v| quoted(v)).collect::<Vec<_>>().join(", ")),
+    };
+    headers.iter().map(entry).collect()
+}
+
+/// A name as a key of TOML.
+fn key(name: &str) -> String {
+    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if bare { name.to_owned() } else { quoted(name) }
 }
 
 fn remarks(out: &mut String, main: &str, remarks: &[Remark]) {
