@@ -15,6 +15,8 @@ use crate::config::{Listen, nearest};
 /// A `[[pool]]`.
 pub(super) struct Pool {
     pub(super) name: String,
+    /// The upstream, or the address, that it is made of.
+    upstream: String,
     pub(super) host: Option<String>,
     pub(super) path: Option<String>,
     /// Whether every path reaches the replicas.
@@ -91,6 +93,7 @@ pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
         let why = "no proxy_pass leads to it".to_owned();
         walk.notes.about(Kind::NotNeeded, upstream.what.clone(), upstream.at.clone(), why);
     }
+    share(walk, &pools);
     let serving: Vec<&Server> =
         servers.iter().enumerate().filter(|(i, _)| serving.contains(i)).map(|(_, s)| s).collect();
     tell_apart(walk, &serving);
@@ -101,6 +104,17 @@ impl Server {
     /// Whether any of its requests leads to a replica.
     fn serves(&self) -> bool {
         !self.closed && self.locations.iter().any(|location| location.pass.is_some())
+    }
+}
+
+/// Says which upstreams are several pools here.
+fn share(walk: &mut Walk, pools: &[Pool]) {
+    for upstream in &walk.upstreams {
+        let count = pools.iter().filter(|pool| pool.upstream == upstream.name).count();
+        if count > 1 {
+            let why = format!("it is {count} pools here: each takes its turns and counts failures by itself");
+            walk.notes.about(Kind::Note, upstream.what.clone(), upstream.at.clone(), why);
+        }
     }
 }
 
@@ -201,6 +215,7 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
     });
     Pool {
         name: target.name.clone(),
+        upstream: target.name.clone(),
         host: host.map(str::to_owned),
         path: target.path.clone(),
         any: target.any,
