@@ -20,6 +20,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("dashmap", &["serve"]),
     ("eventsource_stream", &["emulate"]),
+    ("flate2", &["serve"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
     ("metrics", &["telemetry"]),

@@ -93,6 +93,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
     },
     Key {
+        path: "gzip",
+        wants: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
+        default: "\"off\"",
+        set: |s, v| gzip(v).map(|gzip| s.gzip = gzip),
+    },
+    Key {
         path: "request_headers",
         wants: HEADERS,
         default: "{}",
@@ -247,6 +253,10 @@ fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
         Ok(Listen::Tcp(address)) => Ok(Some(address)),
         _ => Err(value.wrong()),
     }
+}
+
+fn gzip(value: &Value<'_>) -> Read<Option<usize>> {
+    if value.given.as_str() == Some("off") { Ok(None) } else { value.size(1).map(Some) }
 }
 
 fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {

@@ -35,6 +35,8 @@ pub struct Settings {
     pub log: Log,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
+    /// The size from which JSON answers are compressed for clients that take gzip; `None` for never.
+    pub gzip: Option<usize>,
     /// Headers that are set on requests and answers.
     pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
@@ -162,6 +164,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             log: Log::default(),
             cors: None,
+            gzip: None,
             headers: HeaderTables::default(),
             pools: Vec::new(),
         }

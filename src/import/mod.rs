@@ -77,6 +77,7 @@ pub fn nginx(path: &Path, files: &Files<'_>) -> Result<Imported, Report> {
     if !broken {
         walk.block(&directives, Scope::Main);
         logs::judge_formats(&mut walk);
+        headers::judge_gzip(&mut walk);
     }
     let (pools, listens) = pools::assemble(&mut walk);
     if walk.notes.issues.is_empty() && pools.is_empty() {

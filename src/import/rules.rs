@@ -118,8 +118,7 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["proxy_ssl_*"], NotYet("replicas are reached without TLS")),
     // Answers.
     (&["add_header"], By(headers::add_header)),
-    (&["gzip"], By(headers::gzip)),
-    (&["gzip_types"], By(headers::gzip_types)),
+    (&["gzip", "gzip_types", "gzip_min_length"], By(headers::gzip)),
     (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("for what is compressed, see gzip")),
     (&["sub_filter*", "addition_types", "add_before_body", "add_after_body", "ssi*", "slice", "xslt*"], Cannot(BODIES)),
     (

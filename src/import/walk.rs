@@ -28,6 +28,8 @@ pub(super) struct Walk {
     pub(super) location: Option<Location>,
     /// What the blocks around say of headers and guards, the outermost first.
     pub(super) levels: Vec<Level>,
+    /// Directives on compression, judged together.
+    pub(super) gzip: Vec<Directive>,
 }
 
 /// The kind of block that a directive is in.
@@ -63,6 +65,7 @@ impl Walk {
             server: None,
             location: None,
             levels: Vec::new(),
+            gzip: Vec::new(),
         }
     }
 
@@ -130,7 +133,7 @@ impl Walk {
     }
 
     /// Sets a key that goes with another, whose directive is counted there.
-    fn raise(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
+    pub(super) fn raise(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
         if self.settings.get(key).is_none_or(|known| known.rank < rank) {
             let by = (directive.shown(), directive.place());
             self.settings.insert(key, Setting { value, rank, by });

@@ -9,10 +9,11 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 17] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
+    ("gzip", ""),
     ("limits.body_bytes", "\"1m\""),
     ("limits.in_flight_bytes", ""),
     ("limits.header_bytes", ""),

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
+use super::gzip::{self, Gzip};
 use super::identify::{self, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
@@ -185,6 +186,7 @@ impl Serving {
         let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
         let mut story = Story::new(self.worker.app.clone(), &settings, load, &head, (caller, id));
         story.came_by(visit);
+        let takes_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepted(&head.headers);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
@@ -198,8 +200,10 @@ impl Serving {
         if let Some(origin) = origin {
             cors::permit(answer.headers_mut(), origin);
         }
+        let length = answer.body().size_hint().exact();
+        let compressed = settings.gzip.is_some_and(|min_bytes| gzip::mark(&mut answer, length, min_bytes, takes_gzip));
         story.dress_answer(&mut answer);
-        Reply::of(answer, story)
+        Reply::of(answer, story, compressed.then(|| Box::new(Gzip::new())))
     }
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
