@@ -31,6 +31,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("serde_json", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("socket2", &["serve"]),
     ("toml", &["config"]),
+    ("tz", &["telemetry"]),
 ];
 
 struct Source {

@@ -10,6 +10,7 @@ mod target;
 mod time;
 mod variables;
 mod writer;
+mod zone;
 
 pub use access::AccessLog;
 pub use errors::{ErrorLog, Level};

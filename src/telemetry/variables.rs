@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Version, header};
 
 use super::facts::{Facts, Kept, Try};
-use super::{target, time};
+use super::{target, time, zone};
 use crate::units::Moment;
 
 /// A variable's value.
@@ -75,8 +75,12 @@ pub(super) static ROWS: &[Row] = &[
     row("remote_user", Keep::Asked("authorization"), |f| {
         bytes(target::basic_user(f.kept?.asked.get(header::AUTHORIZATION)?.as_bytes())?)
     }),
-    row("time_local", Keep::Nothing, |f| bytes(time::common(f.spent.time_of_day))),
-    row("time_iso8601", Keep::Nothing, |f| bytes(time::iso8601(f.spent.time_of_day))),
+    row("time_local", Keep::Nothing, |f| {
+        bytes(time::common(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    }),
+    row("time_iso8601", Keep::Nothing, |f| {
+        bytes(time::iso8601(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    }),
     row("time_utc", Keep::Nothing, |f| bytes(time::rfc3339(f.spent.time_of_day))),
     row("msec", Keep::Nothing, |f| Some(Datum::Time(f.spent.time_of_day))),
     row("request", Keep::Nothing, |f| {
