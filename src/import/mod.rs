@@ -5,6 +5,7 @@
 
 mod glob;
 mod guards;
+mod gzip;
 mod headers;
 mod lex;
 mod logs;
@@ -77,7 +78,7 @@ pub fn nginx(path: &Path, files: &Files<'_>) -> Result<Imported, Report> {
     if !broken {
         walk.block(&directives, Scope::Main);
         logs::judge_formats(&mut walk);
-        headers::judge_gzip(&mut walk);
+        gzip::judge(&mut walk);
     }
     let (pools, listens) = pools::assemble(&mut walk);
     if walk.notes.issues.is_empty() && pools.is_empty() {

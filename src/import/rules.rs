@@ -2,7 +2,7 @@
 
 use super::tree::Directive;
 use super::walk::Walk;
-use super::{guards, headers, logs, server, upstream, walk};
+use super::{guards, gzip, headers, logs, server, upstream, walk};
 use crate::config::nearest;
 
 /// What becomes of a directive.
@@ -118,7 +118,7 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["proxy_ssl_*"], NotYet("replicas are reached without TLS")),
     // Answers.
     (&["add_header"], By(headers::add_header)),
-    (&["gzip", "gzip_types", "gzip_min_length"], By(headers::gzip)),
+    (&["gzip", "gzip_types", "gzip_min_length"], By(gzip::gzip)),
     (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("for what is compressed, see gzip")),
     (&["sub_filter*", "addition_types", "add_before_body", "add_after_body", "ssi*", "slice", "xslt*"], Cannot(BODIES)),
     (
