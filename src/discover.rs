@@ -75,7 +75,8 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
 
 fn client() -> reqwest::Result<reqwest::Client> {
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    builder.timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(4)).build()
+    // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
+    builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::nearest::suggest;
 use super::pool::{Draft, fits_header};
 use super::report::{At, Issue, Place};
-use crate::balance::Part;
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec};
 
 /// What was found while assembling.
@@ -32,7 +31,6 @@ pub(super) fn assemble(
 
 fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, String>, found: &mut Found) -> PoolSpec {
     let policy = draft.policy.as_ref().or(policy);
-    found.warnings.extend(policy.and_then(|policy| constant_key(policy, &draft)));
     let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
     if let Some(At { value: Paths::Any, at }) = &draft.paths {
         let warning = at.issue("warning: every path of these replicas can be reached, control endpoints included");
@@ -53,28 +51,6 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
     }
-}
-
-/// Warns of a key that is the same for all requests of a pool, so that one replica would get them all.
-fn constant_key(policy: &At<PolicySpec>, draft: &Draft) -> Option<Issue> {
-    let key = policy.value.key()?;
-    let any = matches!(&draft.paths, Some(At { value: Paths::Any, .. }));
-    let one_model = draft.models.len() == 1;
-    let constant = |part: &Part| match part {
-        Part::Text(_) => true,
-        // Nearly all requests of an API go to one of its paths.
-        Part::RequestUri => !any,
-        Part::Model => !any && one_model,
-        Part::RemoteAddr | Part::Header(_) | Part::User | Part::Session => false,
-    };
-    if !key.parts().iter().all(constant) {
-        return None;
-    }
-    let written = policy.value.to_string();
-    let issue = policy.at.issue(format!("warning: `{written}` gives nearly all requests of this pool the same key"));
-    Some(
-        issue.help("one replica would get them all; `hash $session consistent` keeps each conversation on its replica"),
-    )
 }
 
 fn api_key(draft: &Draft, env: &BTreeMap<String, String>) -> Result<Option<ApiKey>, Issue> {

@@ -14,6 +14,7 @@ mod read;
 pub(crate) mod replica;
 mod report;
 mod settings;
+mod spread;
 mod syntax;
 mod value;
 

@@ -51,6 +51,13 @@ pub(super) struct Setting {
     by: (String, Where),
 }
 
+impl Setting {
+    /// Whether it is not the sink for nothing.
+    pub(super) fn is_on(&self) -> bool {
+        self.value != "\"off\""
+    }
+}
+
 impl Walk {
     pub(super) fn new(notes: Notes) -> Self {
         Self {

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::gzip::Gzip;
 use super::owners::Owner;
-use super::story::Story;
+use super::story::{Framing, Story};
 use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;
 use crate::upstream::Relayed;
@@ -49,9 +49,14 @@ impl Source {
 
 impl Reply {
     /// Gives an answer its story.
-    pub(super) fn of(answer: Response<Source>, mut story: Story, gzip: Option<Box<Gzip>>) -> Response<Self> {
+    pub(super) fn of(mut answer: Response<Source>, mut story: Story, gzip: Option<Box<Gzip>>) -> Response<Self> {
         let length = answer.body().size_hint().exact().filter(|_| gzip.is_none());
-        let chunked = story.begins(&answer, length);
+        let framing = story.begins(&answer, length);
+        if framing == Framing::Close {
+            // An answer of 1.1 would be sent as `connection: keep-alive`, and a client such as `ab` would not see its end.
+            *answer.version_mut() = Version::HTTP_10;
+        }
+        let chunked = framing == Framing::Chunks;
         answer.map(|source| Self { source, story, chunked, gzip })
     }
 
