@@ -11,6 +11,7 @@ mod site;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Refused, Route};
+pub use trust::{Tls, Trust};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

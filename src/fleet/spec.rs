@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Origin;
+use super::{Origin, Tls};
 use crate::balance;
 use crate::eject;
 use crate::units::{ModelName, Weight};
@@ -27,6 +27,8 @@ pub struct PoolSpec {
     pub fallback: Option<Arc<str>>,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
+    /// How replicas that are reached by `https://` are verified; the members' origins say so too.
+    pub tls: Tls,
 }
 
 /// A pool's policy; equal by what it is called and given.

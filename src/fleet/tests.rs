@@ -35,6 +35,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         paths: Paths::Listed(Vec::new()),
         fallback: None,
         api_key: None,
+        tls: Default::default(),
     }
 }
 

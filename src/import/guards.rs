@@ -7,12 +7,13 @@ use super::tree::Directive;
 use super::walk::{Scope, Walk};
 
 /// Guards of one kind: a block that has any of them has nothing of those around it.
-const FAMILIES: [(&[&str], &str); 4] = [
+const FAMILIES: [(&[&str], &str); 5] = [
     (&["allow", "deny"], "addresses are not filtered here, so everybody would get in"),
     (
         &["auth_basic", "auth_request", "auth_jwt"],
         "clients are not asked for a password here, so everybody would get in",
     ),
+    (&["ssl_verify_client"], "clients are not asked for a certificate here, so everybody would get in"),
     (&["limit_except"], "methods are not filtered here, so others would get in"),
     (&["if"], "conditions are not evaluated here, so what it refuses would get in"),
 ];
@@ -105,7 +106,9 @@ pub(super) fn close(walk: &mut Walk, location: &Location) {
         let Some(guards) = levels.find(|guards| !guards.is_empty()) else { continue };
         // Whoever is let in first is not asked again.
         let open = guards.iter().take_while(|guard| guard.name.text != "deny").any(|guard| guard.arg(0) == "all");
-        let lets_in = |guard: &&&Directive| guard.name.text == "allow" || guard.arg(0) == "off";
+        let lets_in = |guard: &&&Directive| {
+            guard.name.text == "allow" || ["off", "optional", "optional_no_ca"].contains(&guard.arg(0))
+        };
         if let Some(guard) = guards.iter().find(|guard| !lets_in(guard)).filter(|_| !open) {
             let name = &guard.name.text;
             let issue = guard.name.at.issue(format!("`{name}` keeps requests from replicas, and {why}"));

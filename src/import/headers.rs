@@ -1,6 +1,5 @@
 //! Directives on headers and bodies, judged by their arguments: is it what happens here anyway?
 
-use super::remark::Kind;
 use super::server::Location;
 use super::tree::{Directive, Word};
 use super::walk::{Walk, quoted};
@@ -305,15 +304,5 @@ pub(super) fn real_ip_header(walk: &mut Walk, directive: &Directive) {
         walk.notes.not_needed(directive, "that is the header which trusted proxies tell the client's address in");
     } else {
         walk.notes.cannot(directive, "trusted proxies tell the client's address in X-Forwarded-For");
-    }
-}
-
-/// `ssl_protocols TLSv1.2 ...`.
-pub(super) fn ssl_protocols(walk: &mut Walk, directive: &Directive) {
-    let old: Vec<&str> = directive.texts().into_iter().filter(|word| !["TLSv1.2", "TLSv1.3"].contains(word)).collect();
-    if old.is_empty() {
-        walk.notes.not_needed(directive, "1.2 and 1.3 are the versions of TLS there are");
-    } else {
-        walk.notes.about(Kind::Cannot, old.join(", "), directive.place(), "the minimum is TLS 1.2".to_owned());
     }
 }

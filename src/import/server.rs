@@ -2,6 +2,7 @@
 
 use super::headers::Header;
 use super::remark::{Kind, Where};
+use super::tls::{Shown, Verified};
 use super::tree::Directive;
 use super::walk::{Scope, Walk};
 use super::{guards, headers, upstream};
@@ -18,6 +19,7 @@ pub(super) struct Server {
     pub(super) closed: bool,
     /// What refuses paths that fit a pattern.
     pub(super) patterns: Vec<Directive>,
+    pub(super) shown: Shown,
 }
 
 /// A `listen`.
@@ -27,6 +29,8 @@ pub(super) struct Listening {
     pub(super) address: Listen,
     /// Whether `default_server` is there.
     pub(super) default: bool,
+    /// Whether TLS is spoken there.
+    pub(super) tls: bool,
     /// Whether clients can be accepted there.
     pub(super) usable: bool,
 }
@@ -45,6 +49,8 @@ pub(super) struct Location {
     /// Headers of requests, and of answers.
     pub(super) request: Vec<Header>,
     pub(super) response: Vec<Header>,
+    /// How replicas are verified.
+    pub(super) verified: Verified,
 }
 
 /// `server { ... }`, or a server of an upstream.
@@ -59,8 +65,9 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
         let issue = directive.name.at.issue("`server` with an address belongs in `upstream`");
         return walk.notes.issue(issue.help("in `http` it takes a block: server { ... }"));
     };
-    let (listens, names, locations, patterns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    walk.server = Some(Server { listens, names, locations, closed: false, patterns });
+    let (shown, closed, patterns) = (Shown::default(), false, Vec::new());
+    let (listens, names, locations) = (Vec::new(), Vec::new(), Vec::new());
+    walk.server = Some(Server { listens, names, locations, closed, patterns, shown });
     walk.block(block, Scope::Server);
     walk.servers.extend(walk.server.take());
 }
@@ -94,9 +101,17 @@ pub(super) fn location(walk: &mut Walk, directive: &Directive) {
     let mut head = directive.clone();
     head.block = Some(Vec::new());
     let (path, exact) = (path.to_owned(), how == "=");
-    let (request, response) = (Vec::new(), Vec::new());
-    let fresh = Location { directive: head, path, exact, pass: None, refused: None, key: None, request, response };
-    let around = walk.location.replace(fresh);
+    let around = walk.location.replace(Location {
+        directive: head,
+        path,
+        exact,
+        pass: None,
+        refused: None,
+        key: None,
+        request: Vec::new(),
+        response: Vec::new(),
+        verified: Verified::default(),
+    });
     walk.block(block, Scope::Location);
     let inner = std::mem::replace(&mut walk.location, around);
     if let (Some(server), Some(inner)) = (&mut walk.server, inner) {
@@ -125,6 +140,7 @@ pub(super) fn proxy_pass(walk: &mut Walk, directive: &Directive) {
 pub(super) fn close(walk: &mut Walk) {
     let Some(mut location) = walk.location.take() else { return };
     location.pass = location.pass.filter(|_| location.refused.is_none());
+    location.verified = walk.tls.verified();
     guards::close(walk, &location);
     headers::close(walk, &mut location);
     walk.location = Some(location);
@@ -144,12 +160,17 @@ pub(super) fn listen(walk: &mut Walk, directive: &Directive) {
         }
         Err(_) => return walk.wrong(directive, ADDRESS),
     };
-    let (mut default, mut usable, mut both) = (false, true, false);
+    let (mut default, mut usable, mut both, mut tls) = (false, true, false, false);
     for word in words {
         match word.text.as_str() {
             "default_server" | "default" => default = true,
             "ipv6only=off" => both = true,
+            "ssl" if matches!(address, Listen::Tcp(_)) => tls = true,
             "ssl" | "quic" | "proxy_protocol" => usable = false,
+            "http2" => {
+                let why = "HTTP/2 is always there".to_owned();
+                walk.notes.about(Kind::NotNeeded, "`http2` of listen".to_owned(), directive.place(), why);
+            }
             text => {
                 let what = format!("`{text}` of listen");
                 let why = "connections are handed to the worker with the fewest streams";
@@ -162,12 +183,19 @@ pub(super) fn listen(walk: &mut Walk, directive: &Directive) {
     } else {
         walk.notes.not_yet(
             directive,
-            "clients are accepted without TLS and PROXY protocol only, so this address is left out",
+            "no QUIC, no PROXY protocol and no TLS at a Unix socket yet, so this address is left out",
         );
     }
     let Some(server) = &mut walk.server else { return };
     let mut add = |address: Listen| {
-        server.listens.push(Listening { what: directive.shown(), at: directive.place(), address, default, usable });
+        server.listens.push(Listening {
+            what: directive.shown(),
+            at: directive.place(),
+            address,
+            default,
+            tls,
+            usable,
+        });
     };
     match address {
         Listen::Tcp(tcp) if both && tcp.ip().is_unspecified() && tcp.is_ipv6() => {

@@ -6,6 +6,7 @@ use super::headers::Level;
 use super::remark::{Kind, Notes, Where};
 use super::rules::{self, Fate};
 use super::server::{self, Location, Server};
+use super::tls::{self, Tls};
 use super::tree::Directive;
 use super::upstream::Upstream;
 use crate::config::{Network, amount};
@@ -30,6 +31,7 @@ pub(super) struct Walk {
     pub(super) levels: Vec<Level>,
     /// Directives on compression, judged together.
     pub(super) gzip: Vec<Directive>,
+    pub(super) tls: Tls,
 }
 
 /// The kind of block that a directive is in.
@@ -73,6 +75,7 @@ impl Walk {
             location: None,
             levels: Vec::new(),
             gzip: Vec::new(),
+            tls: Tls::default(),
         }
     }
 
@@ -80,6 +83,7 @@ impl Walk {
     pub(super) fn block(&mut self, directives: &[Directive], scope: Scope) {
         let before = std::mem::replace(&mut self.scope, scope);
         self.levels.push(Level::default());
+        self.tls.enter();
         // What a block inherits may stand behind it.
         let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
         for directive in lines.into_iter().chain(blocks) {
@@ -90,6 +94,10 @@ impl Walk {
         if scope == Scope::Location {
             server::close(self);
         }
+        if scope == Scope::Server {
+            tls::close(self);
+        }
+        self.tls.leave();
         self.levels.pop();
         self.scope = before;
     }

@@ -37,6 +37,7 @@ fn pool() -> Arc<Pool> {
         paths: Paths::Any,
         fallback: None,
         api_key: None,
+        tls: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
     Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
@@ -57,6 +58,7 @@ impl Case {
                 wire: Wire {
                     number: 7,
                     ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                    tls: None,
                 },
             },
             tries: Tries::default(),
