@@ -1,5 +1,6 @@
 //! Floor 3: asking replicas which models they serve.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ struct Card {
 
 /// Asks every replica of every pool that has models, for ever. Ends when dropped.
 pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
-    let client = match client() {
+    let client = match client(None) {
         Ok(client) => client,
         Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for models: {error}")),
     };
@@ -56,7 +57,8 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
     for pool in fleet.pools().into_iter().filter(|p| *p.paths() != Paths::Any) {
         for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
             seen.push(replica.id());
-            asking.push(follow(client.clone(), replica, pool.clone(), log.clone(), pace));
+            let client = client_for(&client, &replica);
+            asking.push(follow(client, replica, pool.clone(), log.clone(), pace));
         }
     }
     futures_util::future::join_all(asking).await;
@@ -64,8 +66,9 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
 pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
-    let Ok(client) = client() else { return };
+    let Ok(client) = client(None) else { return };
     let asking = fresh.into_iter().map(async |(replica, key)| {
+        let client = client_for(&client, &replica);
         if let Ok(Ok(models)) = tokio::time::timeout(GREETING, ask(&client, &replica, key.as_ref())).await {
             replica.learn(models);
         }
@@ -73,8 +76,19 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
     futures_util::future::join_all(asking).await;
 }
 
-fn client() -> reqwest::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+/// `common`, unless the replica is one of several addresses of its host.
+fn client_for(common: &reqwest::Client, replica: &Replica) -> reqwest::Client {
+    let origin = replica.origin();
+    let own = origin.address().and_then(|address| client(Some((origin.host(), address))).ok());
+    own.unwrap_or_else(|| common.clone())
+}
+
+fn client(fixed: Option<(&str, IpAddr)>) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    if let Some((host, address)) = fixed {
+        // The port is that of the URL.
+        builder = builder.resolve(host, SocketAddr::new(address, 0));
+    }
     builder.timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(4)).build()
 }
 

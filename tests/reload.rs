@@ -38,7 +38,10 @@ fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
     *file.lock().unwrap() = format!("replicas = [{:?}, {:?}]", replicas[0].url(), replicas[1].url());
     let reply = reload();
     let added = format!("pools changed: default; replicas added: {}", replicas[1].addr());
-    assert!(reply.status == 200 && reply.text().starts_with(&added), "{}", reply.text());
+    let report = reply.json();
+    assert_eq!((reply.status, &report["changed"]), (200, &serde_json::json!(added)));
+    assert_eq!(report["replicas_added"], serde_json::json!([replicas[1].addr().to_string()]));
+    assert_eq!(report["keys_moved"], serde_json::json!({}), "least_conn has no keys");
     wait_until("the new replica has been asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
 
     *file.lock().unwrap() = "replicas = [1]\npolcy = 2".to_owned();

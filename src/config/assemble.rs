@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::nearest::suggest;
 use super::pool::{Draft, fits_header};
 use super::report::{At, Issue, Place};
-use crate::balance::Part;
+use crate::balance::{self, Goes, Part};
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
 
 /// What was found while assembling.
@@ -34,6 +34,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     let policy = draft.policy.as_ref().or(policy);
     found.warnings.extend(policy.and_then(|policy| constant_key(policy, &draft)));
     let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
+    found.issues.extend(slow_starts(&policy, &draft));
     if let Some(At { value: Paths::Any, at }) = &draft.paths {
         let warning = at.issue("warning: every path of these replicas can be reached, control endpoints included");
         found.warnings.push(warning.help("list the paths you need, for example paths = [\"/v1/images/generations\"]"));
@@ -52,7 +53,18 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
+        sticky: draft.sticky,
     }
+}
+
+/// As in nginx: where a weight is a share of keys or of chances, nobody can grow into it.
+fn slow_starts(policy: &PolicySpec, draft: &Draft) -> Option<Issue> {
+    let members = draft.members.as_deref().unwrap_or_default();
+    let slow = members.iter().find(|member| !member.value.slow_start.is_zero() && !policy.can_start_slowly())?;
+    let issue = slow.at.issue(format!("`slow_start` cannot go with `{}`", policy.name()));
+    let names = balance::table().iter().filter(|row| row.goes_by == Goes::Load).map(|row| row.name);
+    let names: Vec<&str> = names.collect();
+    Some(issue.help(format!("leave it out, or take one of these policies: {}", names.join(", "))))
 }
 
 /// Warns of a key that is the same for all requests of a pool, so that one replica would get them all.

@@ -13,6 +13,7 @@ mod read;
 pub(crate) mod replica;
 mod report;
 mod settings;
+mod sticky;
 mod syntax;
 mod value;
 
@@ -20,7 +21,7 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Cors, Dns, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 

@@ -6,9 +6,10 @@ use super::keys::Key;
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
+use super::sticky::sticky;
 use super::value::{Read, Value};
 use crate::balance::{self, BadPolicy};
-use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec};
+use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Sticky};
 use crate::units::ModelName;
 
 /// A pool as far as it was written.
@@ -26,12 +27,13 @@ pub(super) struct Draft {
     pub(super) paths: Option<At<Paths>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
+    pub(super) sticky: Option<Sticky>,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 6] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env"];
+pub(super) const SHORT: [&str; 7] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env", "sticky"];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -89,6 +91,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         default: "",
         set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
     },
+    Key {
+        path: "sticky",
+        wants: "a table such as { cookie = \"route\", expires = \"1h\" }",
+        default: "",
+        set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
+    },
 ];
 
 impl Draft {
@@ -105,6 +113,7 @@ impl Draft {
             paths: None,
             api_key: None,
             api_key_env: None,
+            sticky: None,
             given: Vec::new(),
         }
     }

@@ -17,7 +17,9 @@ mod refusal;
 mod reload;
 mod reply;
 mod search;
+mod sessions;
 mod start;
+mod stay;
 mod story;
 mod tally;
 mod target;
@@ -35,6 +37,7 @@ use body::Budget;
 use owners::Owners;
 use refusal::Refusal;
 pub use reload::Source;
+use sessions::Sessions;
 pub use start::Server;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -43,6 +46,7 @@ use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
+use crate::resolve::Names;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
 use crate::upstream::Upstream;
 
@@ -92,6 +96,7 @@ struct App {
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
     owners: Owners,
+    sessions: Sessions,
     clock: Clock,
     /// The time of day at the start.
     started: Duration,
@@ -100,6 +105,10 @@ struct App {
     visits: AtomicU64,
     /// Told when there may be replicas that have not been asked for their models.
     changed: Notify,
+    /// What names in the configuration stand for.
+    names: Names,
+    /// Told when there is another configuration.
+    reloaded: Notify,
     /// Where the configuration is read from again.
     source: OnceLock<Source>,
 }

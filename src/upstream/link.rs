@@ -34,7 +34,10 @@ pub(super) struct Link {
 impl Link {
     /// Connects; no byte is sent yet.
     pub(super) async fn open(origin: &Origin) -> io::Result<Self> {
-        let stream = TcpStream::connect((origin.host(), origin.port())).await?;
+        let stream = match origin.address() {
+            Some(address) => TcpStream::connect((address, origin.port())).await?,
+            None => TcpStream::connect((origin.host(), origin.port())).await?,
+        };
         stream.set_nodelay(true)?;
         let mut builder = Builder::new();
         builder.max_buf_size(64 * 1024);

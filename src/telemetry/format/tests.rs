@@ -37,6 +37,7 @@ fn pool() -> Arc<Pool> {
         paths: Paths::Any,
         fallback: None,
         api_key: None,
+        sticky: None,
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
     Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
