@@ -217,7 +217,7 @@ fn share(pool: &Arc<Pool>, now: Moment) -> usize {
 }
 
 #[test]
-fn slow_start() {
+fn slow_start_lets_a_member_that_comes_back_grow_into_its_share() {
     let mut spec = spec("m", &[1, 2]);
     spec.members[0].slow_start = Duration::from_secs(100);
     let (fleet, _) = fleet_of(vec![spec.clone()]);
