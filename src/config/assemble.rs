@@ -133,7 +133,7 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
             found.warnings.push(at.issue("warning: every replica of this pool is `down`"));
         }
         let mut seen: BTreeMap<&Origin, &Place> = BTreeMap::new();
-        for At { value: MemberSpec { origin, name, .. }, at } in members {
+        for At { value: MemberSpec { origin, name, lookup, .. }, at } in members {
             if let Some(first) = seen.get(origin) {
                 let first = first.seen_from(at);
                 let issue = at.issue(format!("the replica `{origin}` is in this pool twice (the other: {first})"));
@@ -141,6 +141,10 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
                 continue;
             }
             seen.insert(origin, at);
+            if lookup.is_some() {
+                // Its addresses are the replicas, and are called so.
+                continue;
+            }
             let (other, first) = named.entry(Arc::clone(name)).or_insert_with(|| (origin.clone(), at.clone()));
             if other != origin {
                 let first = first.seen_from(at);

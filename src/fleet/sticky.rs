@@ -84,15 +84,16 @@ impl Variable {
     /// Reads `$cookie_NAME`, `$http_NAME`, `$upstream_cookie_NAME` or `$upstream_http_NAME`.
     pub fn parse(text: &str) -> Option<Self> {
         let header = |name: &str| name.to_ascii_lowercase().replace('_', "-");
-        let kinds: [(&str, &dyn Fn(&str) -> Self); 4] = [
-            ("$cookie_", &|name| Self::Cookie(name.to_owned())),
-            ("$http_", &|name| Self::Header(header(name))),
-            ("$upstream_cookie_", &|name| Self::UpstreamCookie(name.to_owned())),
-            ("$upstream_http_", &|name| Self::UpstreamHeader(header(name))),
-        ];
-        let (name, make) = kinds.iter().find_map(|(start, make)| Some((text.strip_prefix(start)?, make)))?;
+        let (kind, name) = ["$cookie_", "$http_", "$upstream_cookie_", "$upstream_http_"]
+            .into_iter()
+            .find_map(|kind| Some((kind, text.strip_prefix(kind)?)))?;
         let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-        fits.then(|| make(name))
+        fits.then(|| match kind {
+            "$cookie_" => Self::Cookie(name.to_owned()),
+            "$http_" => Self::Header(header(name)),
+            "$upstream_cookie_" => Self::UpstreamCookie(name.to_owned()),
+            _ => Self::UpstreamHeader(header(name)),
+        })
     }
 }
 

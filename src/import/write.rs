@@ -8,10 +8,12 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 18] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
+    ("resolver", ""),
+    ("resolver_timeout", ""),
     ("limits.body_bytes", "\"1m\""),
     ("limits.in_flight_bytes", ""),
     ("limits.header_bytes", ""),
@@ -77,6 +79,9 @@ fn pool(out: &mut String, pool: &Pool) {
         line(out, "paths = \"any\"");
     }
     line(out, &format!("policy = {}", quoted(&pool.policy)));
+    if let Some(sticky) = &pool.sticky {
+        line(out, &format!("sticky = {sticky}"));
+    }
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));

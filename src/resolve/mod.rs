@@ -257,7 +257,8 @@ fn instance(template: &MemberSpec, peer: &Peer) -> MemberSpec {
     // As in nginx, a weight of one's own comes before that of the record.
     let weight = peer.weight.and_then(Weight::new).filter(|_| template.weight == Weight::ONE);
     MemberSpec {
-        name: SocketAddr::new(peer.address, port).to_string().into(),
+        // With the prefix, since one address may be two replicas.
+        name: format!("{}{}", SocketAddr::new(peer.address, port), template.origin.prefix()).into(),
         origin: template.origin.at(peer.address, port),
         weight: weight.unwrap_or(template.weight),
         backup: template.backup || peer.spare,
@@ -289,7 +290,7 @@ mod tests {
         let fixed = |url: &str| MemberSpec::new(url.parse().unwrap());
         let before = vec![fixed("http://a:1"), fixed("http://b:1")];
         let members = replaced(before, &gpu, &[peer("10.0.0.1"), peer("::1")]);
-        assert_eq!(names(&members), ["a:1", "b:1", "10.0.0.1:8000", "[::1]:8000"]);
+        assert_eq!(names(&members), ["a:1", "b:1", "10.0.0.1:8000/llm", "[::1]:8000/llm"]);
         assert_eq!((members[2].weight.get(), members[2].origin.prefix(), members[2].origin.host()), (3, "/llm", "gpu"));
     }
 

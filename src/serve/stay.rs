@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 
 use super::App;
+use super::sessions::Name;
 use crate::fleet::{Cookie, Lease, Pin, Pool, Sticky, Variable};
 
 /// The replica that the pool ties this client to; another will do.
@@ -14,7 +15,7 @@ pub(super) fn pinned(app: &App, pool: &Pool, head: &Parts) -> Option<Pin> {
         Sticky::Cookie(cookie) => pool.marked(std::str::from_utf8(sent(&head.headers, &cookie.name)?).ok()?),
         Sticky::Learn { lookup, timeout, .. } => {
             let id = first(lookup, &head.headers, None)?;
-            app.sessions.get(pool.name(), id, *timeout, app.clock.now())
+            app.sessions.get(Name { pool: pool.name(), id }, *timeout, app.clock.now())
         }
     };
     replica.map(Pin::Rather)
@@ -32,12 +33,12 @@ pub(super) fn bind(app: &App, lease: &Lease, head: &Parts, answer: &HeaderMap) -
             let now = app.clock.now();
             let known = first(lookup, &head.headers, None).filter(|id| {
                 // Only a session that there is can move.
-                let owner = app.sessions.get(pool.name(), id, *timeout, now);
+                let owner = app.sessions.get(Name { pool: pool.name(), id }, *timeout, now);
                 owner.is_some_and(|owner| owner != replica.id())
             });
             let made = first(create, &head.headers, Some(answer));
             for id in known.into_iter().chain(made) {
-                app.sessions.put(pool.name(), id, replica.id(), *timeout, now);
+                app.sessions.put(Name { pool: pool.name(), id }, replica.id(), *timeout, now);
             }
             None
         }
