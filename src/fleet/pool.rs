@@ -36,6 +36,8 @@ pub struct Pool {
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
+    /// Some member has a `slow_start`; without one nobody is looked after.
+    starts_slowly: bool,
 }
 
 impl Pool {
@@ -56,7 +58,9 @@ impl Pool {
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided: AtomicBool::new(false) })
+        let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
+        let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
+        Ok(Self { spec, members, observer, inner, lopsided, starts_slowly })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -260,6 +264,9 @@ impl Pool {
 
     /// Notes who is there, so that those who come back grow into their share.
     fn look(&self, inner: &mut Inner, now: Moment) {
+        if !self.starts_slowly {
+            return;
+        }
         let ground = self.ground();
         for (member, standing) in self.members.iter().zip(&mut inner.standings) {
             let is_there = member.is_there(ground);

@@ -131,6 +131,7 @@ impl Names {
     /// or until there is nobody to ask.
     pub async fn run(&self, specs: &[PoolSpec], servers: &config::Dns, shelf: &Shelf<'_>) {
         let questions = Question::all(specs);
+        self.forget_all_but(&questions);
         if questions.is_empty() {
             return;
         }
@@ -172,6 +173,11 @@ impl Names {
             };
             tokio::time::sleep(wait).await;
         }
+    }
+
+    fn forget_all_but(&self, questions: &[Question]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(asked, _)| questions.contains(asked));
     }
 
     fn known(&self, question: &Question) -> Option<Vec<Peer>> {
