@@ -89,7 +89,8 @@ fn client(fixed: Option<(&str, IpAddr)>) -> reqwest::Result<reqwest::Client> {
         // The port is that of the URL.
         builder = builder.resolve(host, SocketAddr::new(address, 0));
     }
-    builder.timeout(PATIENCE).pool_idle_timeout(Duration::from_secs(4)).build()
+    // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
+    builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {

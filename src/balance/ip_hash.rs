@@ -37,6 +37,10 @@ impl Policy for IpHash {
         self.0.failed(at);
     }
 
+    fn asks_client(&self) -> bool {
+        true
+    }
+
     fn is_lopsided(&self) -> bool {
         self.0.is_lopsided()
     }

@@ -95,6 +95,11 @@ pub trait Policy: Send {
         None
     }
 
+    /// Tells whether it knows requests by their client's address; asked once, as the key.
+    fn asks_client(&self) -> bool {
+        false
+    }
+
     /// Tells whether so many of the requests had the same key that it spreads hardly any load.
     fn is_lopsided(&self) -> bool {
         false

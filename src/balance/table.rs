@@ -121,6 +121,7 @@ pub struct Spec {
     entry: &'static Entry,
     args: Vec<String>,
     key: Option<Key>,
+    asks_client: bool,
 }
 
 impl Spec {
@@ -131,9 +132,9 @@ impl Spec {
         let mut words = text.split_ascii_whitespace();
         let name = words.next().unwrap_or_default();
         let entry = TABLE.iter().find(|e| e.name == name).ok_or_else(|| BadPolicy::Unknown(name.to_owned()))?;
-        let spec = Self { entry, args: words.map(str::to_owned).collect(), key: None };
-        let key = spec.build(&[])?.key().cloned();
-        Ok(Self { key, ..spec })
+        let spec = Self { entry, args: words.map(str::to_owned).collect(), key: None, asks_client: false };
+        let policy = spec.build(&[])?;
+        Ok(Self { key: policy.key().cloned(), asks_client: policy.asks_client(), ..spec })
     }
 
     /// The policy's name in the table.
@@ -155,6 +156,11 @@ impl Spec {
         self.key.as_ref()
     }
 
+    /// Whether the policy knows requests by their client's address.
+    pub const fn asks_client(&self) -> bool {
+        self.asks_client
+    }
+
     /// Makes the policy for these members.
     pub(crate) fn build(&self, members: &[Member]) -> Result<Box<dyn Policy>, BadPolicy> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
@@ -165,8 +171,9 @@ impl Spec {
 impl From<&'static Entry> for Spec {
     /// A policy of your own, without arguments.
     fn from(entry: &'static Entry) -> Self {
-        let key = (entry.build)(&[], &[]).ok().and_then(|policy| policy.key().cloned());
-        Self { entry, args: Vec::new(), key }
+        let policy = (entry.build)(&[], &[]).ok();
+        let asks_client = policy.as_ref().is_some_and(|policy| policy.asks_client());
+        Self { entry, args: Vec::new(), key: policy.and_then(|policy| policy.key().cloned()), asks_client }
     }
 }
 

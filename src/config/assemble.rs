@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::nearest::suggest;
 use super::pool::{Draft, fits_header};
 use super::report::{At, Issue, Place};
-use crate::balance::{self, Goes, Part};
+use crate::balance::{self, Goes};
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
 
 /// What was found while assembling.
@@ -32,7 +32,6 @@ pub(super) fn assemble(
 
 fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, String>, found: &mut Found) -> PoolSpec {
     let policy = draft.policy.as_ref().or(policy);
-    found.warnings.extend(policy.and_then(|policy| constant_key(policy, &draft)));
     let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
     found.issues.extend(slow_starts(&policy, &draft));
     if let Some(At { value: Paths::Any, at }) = &draft.paths {
@@ -65,28 +64,6 @@ fn slow_starts(policy: &PolicySpec, draft: &Draft) -> Option<Issue> {
     let names = balance::table().iter().filter(|row| row.goes_by == Goes::Load).map(|row| row.name);
     let names: Vec<&str> = names.collect();
     Some(issue.help(format!("leave it out, or take one of these policies: {}", names.join(", "))))
-}
-
-/// Warns of a key that is the same for all requests of a pool, so that one replica would get them all.
-fn constant_key(policy: &At<PolicySpec>, draft: &Draft) -> Option<Issue> {
-    let key = policy.value.key()?;
-    let any = matches!(&draft.paths, Some(At { value: Paths::Any, .. }));
-    let one_model = draft.models.len() == 1;
-    let constant = |part: &Part| match part {
-        Part::Text(_) => true,
-        // Nearly all requests of an API go to one of its paths.
-        Part::RequestUri => !any,
-        Part::Model => !any && one_model,
-        Part::RemoteAddr | Part::Header(_) | Part::User | Part::Session => false,
-    };
-    if !key.parts().iter().all(constant) {
-        return None;
-    }
-    let written = policy.value.to_string();
-    let issue = policy.at.issue(format!("warning: `{written}` gives nearly all requests of this pool the same key"));
-    Some(
-        issue.help("one replica would get them all; `hash $session consistent` keeps each conversation on its replica"),
-    )
 }
 
 fn api_key(draft: &Draft, env: &BTreeMap<String, String>) -> Result<Option<ApiKey>, Issue> {

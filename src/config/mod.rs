@@ -13,6 +13,7 @@ mod read;
 pub(crate) mod replica;
 mod report;
 mod settings;
+mod spread;
 mod sticky;
 mod syntax;
 mod value;

@@ -11,6 +11,7 @@ use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};
 use super::report::{At, Issue, Place, Report};
 use super::settings::Settings;
+use super::spread;
 use super::value::{Value, kind};
 use super::{Loaded, PREFIX};
 
@@ -156,7 +157,8 @@ impl Reading {
             }
             self.pools
         };
-        let mut found = Found { issues: self.issues, warnings: Vec::new() };
+        let warnings = spread::doubts(&drafts, default.as_ref(), &self.settings);
+        let mut found = Found { issues: self.issues, warnings };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {
             return Err(Report::new(file, found.issues));

@@ -1,35 +1,22 @@
-//! Logs: where they go, and whether their lines say what ours say.
+//! Logs: where they go, and how their lines are written.
 
 use super::remark::Kind;
 use super::tree::Directive;
-use super::walk::{Scope, Walk, quoted};
+use super::walk::{Scope, Setting, Walk, quoted};
+use crate::telemetry::{BUILT_IN, Escape, Format};
 
-/// The variables whose values are in each line of our access log.
-const SAID: [&str; 16] = [
-    "time_local",
-    "time_iso8601",
-    "msec",
-    "remote_addr",
-    "request",
-    "request_method",
-    "request_uri",
-    "uri",
-    "status",
-    "upstream_addr",
-    "upstream_status",
-    "request_time",
-    "upstream_response_time",
-    "upstream_header_time",
-    "request_id",
-    "binary_remote_addr",
-];
+/// nginx's levels of `error_log`, all of which `log.level` knows.
+const LEVELS: [&str; 8] = ["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
+/// The format of an `access_log` that names none.
+const COMBINED: &str = "combined";
 
 /// `access_log off | PATH [FORMAT] [buffer=...] ...`.
 pub(super) fn access_log(walk: &mut Walk, directive: &Directive) {
+    let mut format = COMBINED.to_owned();
     for word in directive.args.iter().skip(1) {
         match word.text.split_once('=') {
             None if word.text == "gzip" => part(walk, directive, Kind::Cannot, &word.text, "logs are not compressed"),
-            None => walk.named_formats.push(word.text.clone()),
+            None => format.clone_from(&word.text),
             Some(("if", _)) => part(walk, directive, Kind::Cannot, &word.text, "every request has its line"),
             Some(("gzip", _)) => part(walk, directive, Kind::Cannot, &word.text, "logs are not compressed"),
             Some(_) => part(walk, directive, Kind::NotNeeded, &word.text, "lines are gathered and written by a thread"),
@@ -42,14 +29,19 @@ pub(super) fn access_log(walk: &mut Walk, directive: &Directive) {
         _ => 1,
     };
     sink(walk, directive, "log.access", rank);
+    walk.named_formats.push(format.clone());
+    walk.raise("log.format", format, rank, directive);
 }
 
 /// `error_log PATH [LEVEL]`.
 pub(super) fn error_log(walk: &mut Walk, directive: &Directive) {
-    if !directive.arg(1).is_empty() {
-        part(walk, directive, Kind::NotNeeded, directive.arg(1), "the error log has one level");
+    let rank = if walk.scope == Scope::Server { 2 } else { 1 };
+    match directive.arg(1) {
+        "" => {}
+        level if LEVELS.contains(&level) => walk.raise("log.level", quoted(level), rank, directive),
+        word => part(walk, directive, Kind::Cannot, word, "that is no level"),
     }
-    sink(walk, directive, "log.error", if walk.scope == Scope::Server { 2 } else { 1 });
+    sink(walk, directive, "log.error", rank);
 }
 
 fn part(walk: &mut Walk, directive: &Directive, kind: Kind, word: &str, why: &str) {
@@ -84,28 +76,48 @@ pub(super) fn log_format(walk: &mut Walk, directive: &Directive) {
     walk.formats.push(directive.clone());
 }
 
-/// Judges the formats.
+/// Carries the format of the log that is kept. Where one cannot be, lines have our own form.
 pub(super) fn judge_formats(walk: &mut Walk) {
+    let chosen =
+        walk.settings.remove("log.format").filter(|_| walk.settings.get("log.access").is_some_and(Setting::is_on));
     for format in std::mem::take(&mut walk.formats) {
-        let text: String = format.args.iter().skip(1).map(|word| word.text.as_str()).collect();
-        if !walk.named_formats.iter().any(|name| name == format.arg(0)) {
-            walk.notes.not_needed(&format, "no access_log uses it");
-            continue;
-        }
-        if text.starts_with("escape=json") || text.trim_start().starts_with('{') {
-            walk.set("log.format", quoted("json"), 0, &format);
-            walk.notes.note(&format, "the objects have the names of our own access log");
-            continue;
-        }
-        let mut unsaid: Vec<&str> = variables(&text).filter(|name| !SAID.contains(name)).collect();
-        unsaid.dedup();
-        if unsaid.is_empty() {
-            walk.notes.not_needed(&format, "each line tells all of it, in a form of its own");
+        let name = format.arg(0);
+        if chosen.as_ref().is_some_and(|chosen| chosen.value == name) {
+            carry(walk, &format);
+        } else if walk.named_formats.iter().any(|named| named == name) {
+            walk.notes.not_needed(&format, "the log that uses it is not kept");
         } else {
-            let why = format!("lines have a form of their own and do not tell ${}", unsaid.join(", $"));
-            walk.notes.not_yet(&format, why);
+            walk.notes.not_needed(&format, "no access_log uses it");
         }
     }
+    if let Some(mut chosen) = chosen.filter(|chosen| chosen.value == COMBINED) {
+        chosen.value = quoted(COMBINED);
+        walk.settings.insert("log.format", chosen);
+    }
+}
+
+/// Takes a `log_format` as the format of our log.
+fn carry(walk: &mut Walk, directive: &Directive) {
+    let mut pieces = directive.texts();
+    let name = pieces.remove(0);
+    // Ours have three names that nginx leaves to the user, or nearly.
+    let name = if BUILT_IN.contains(&name) { format!("nginx_{name}") } else { name.to_owned() };
+    let word = pieces.first().and_then(|piece| piece.strip_prefix("escape="));
+    let escape = match word {
+        Some("json") => Escape::Json,
+        Some("none") => Escape::None,
+        _ => Escape::Default,
+    };
+    let text = pieces.split_off(usize::from(word.is_some())).concat();
+    if let Err(bad) = Format::new(&text, escape) {
+        return walk.notes.not_yet(directive, format!("{bad}: lines have a form of their own until then"));
+    }
+    let entry = match word {
+        Some(word) => format!("{{ format = {}, escape = {} }}", quoted(&text), quoted(word)),
+        None => quoted(&text),
+    };
+    walk.raise("log.format", quoted(&name), 0, directive);
+    walk.set("log.formats", format!("{{ {} = {entry} }}", quoted(&name)), 0, directive);
 }
 
 /// The names of the variables in a text: `$name` or `${name}`.

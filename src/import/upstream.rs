@@ -36,6 +36,8 @@ pub(super) struct Member {
 /// nginx's words that have no meaning here yet; once the configuration knows one it is carried.
 const LATER: [&str; 1] = ["route"];
 
+/// What an imported key that spreads nothing had better be.
+const INSTEAD: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
 /// Variables that are the same for all requests of a kind: as a key they send all of them to one replica.
 const CONSTANT: [&str; 10] = [
     "request_uri",
@@ -159,11 +161,17 @@ pub(super) fn policy(walk: &mut Walk, directive: &Directive) {
     } else {
         walk.notes.not_yet(directive, "this pool has round_robin until then");
     }
-    if name == "ip_hash" {
-        walk.notes.note(directive, "behind an app server or another proxy all requests come from one address, and one replica gets them all: least_conn spreads them");
+    let by_client = |name: &str| matches!(name, "remote_addr" | "binary_remote_addr");
+    if name == "ip_hash"
+        || name == "hash" && directive.arg(0).contains('$') && variables(directive.arg(0)).all(by_client)
+    {
+        let why = format!(
+            "behind an app server or another proxy all requests come from one address, so that one replica gets them all: {INSTEAD}"
+        );
+        walk.notes.note(directive, why);
     } else if name == "hash" && variables(directive.arg(0)).all(|name| CONSTANT.contains(&name)) {
         let why = format!(
-            "{} is the same for every request to /v1/chat/completions, so that one replica gets them all: least_conn spreads them",
+            "{} is the same for every request to /v1/chat/completions, so that one replica gets them all: {INSTEAD}",
             directive.arg(0)
         );
         walk.notes.note(directive, why);

@@ -48,6 +48,13 @@ pub(super) struct Setting {
     by: (String, Where),
 }
 
+impl Setting {
+    /// Whether it is not the sink for nothing.
+    pub(super) fn is_on(&self) -> bool {
+        self.value != "\"off\""
+    }
+}
+
 impl Walk {
     pub(super) fn new(notes: Notes) -> Self {
         Self {
@@ -129,7 +136,7 @@ impl Walk {
     }
 
     /// Sets a key that goes with another, whose directive is counted there.
-    fn raise(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
+    pub(super) fn raise(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
         if self.settings.get(key).is_none_or(|known| known.rank < rank) {
             let by = (directive.shown(), directive.place());
             self.settings.insert(key, Setting { value, rank, by });

@@ -28,7 +28,7 @@ const KEYS: [(&str, &str); 18] = [
     ("timeouts.upstream_keepalive", ""),
     ("timeouts.drain", ""),
 ];
-const MORE: [&str; 4] = ["log.access", "log.format", "log.error", "cors.origins"];
+const MORE: [&str; 6] = ["log.access", "log.format", "log.formats", "log.error", "log.level", "cors.origins"];
 
 /// Writes all that was gathered.
 pub(super) fn toml(walk: &Walk, main: &str, pools: &[Pool], listens: &[Listen]) -> String {

@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::owners::Owner;
-use super::story::Story;
+use super::story::{Framing, Story};
 use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;
 use crate::upstream::Relayed;
@@ -44,9 +44,14 @@ impl Source {
 
 impl Reply {
     /// Gives an answer its story.
-    pub(super) fn of(answer: Response<Source>, mut story: Story) -> Response<Self> {
+    pub(super) fn of(mut answer: Response<Source>, mut story: Story) -> Response<Self> {
         let length = answer.body().size_hint().exact();
-        let chunked = story.begins(&answer, length);
+        let framing = story.begins(&answer, length);
+        if framing == Framing::Close {
+            // An answer of 1.1 would be sent as `connection: keep-alive`, and a client such as `ab` would not see its end.
+            *answer.version_mut() = Version::HTTP_10;
+        }
+        let chunked = framing == Framing::Chunks;
         answer.map(|source| Self { source, story, chunked })
     }
 

@@ -32,6 +32,16 @@ pub(super) struct Visit {
     pub(super) requests: Cell<u64>,
 }
 
+/// How the end of an answer's body is told to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// By its length, or by HTTP/2.
+    Length,
+    Chunks,
+    /// By the end of the connection: HTTP/1.0 has no chunks.
+    Close,
+}
+
 /// What there is to tell of one request. Dropping it tells it.
 pub(super) struct Story {
     app: Arc<App>,
@@ -131,14 +141,19 @@ impl Story {
         self.complain(Level::Warn, failure.phase, failure);
     }
 
-    /// Notes what goes to the client. Returns whether the body goes in chunks.
-    pub(super) fn begins<B>(&mut self, answer: &Response<B>, length: Option<u64>) -> bool {
+    /// Notes what goes to the client. Returns how the end of its body will be told.
+    pub(super) fn begins<B>(&mut self, answer: &Response<B>, length: Option<u64>) -> Framing {
         let (status, headers) = (answer.status(), answer.headers());
         self.sent.status = status.as_u16();
         let empty = self.request.method == Method::HEAD || matches!(status.as_u16(), 100..=199 | 204 | 304);
         let unsized_yet = !empty && length.is_none() && !headers.contains_key(header::CONTENT_LENGTH);
-        let chunked = unsized_yet && self.request.version == Version::HTTP_11;
-        let Some((kept, log)) = self.kept.as_mut().zip(self.app.access.as_ref()) else { return chunked };
+        let framing = match self.request.version {
+            Version::HTTP_11 if unsized_yet => Framing::Chunks,
+            Version::HTTP_09 | Version::HTTP_10 if unsized_yet => Framing::Close,
+            _ => Framing::Length,
+        };
+        let chunked = framing == Framing::Chunks;
+        let Some((kept, log)) = self.kept.as_mut().zip(self.app.access.as_ref()) else { return framing };
         let needs = log.needs();
         kept.sent = Needs::select(&needs.sent, headers);
         if chunked && needs.sent.contains(&header::TRANSFER_ENCODING) {
@@ -158,7 +173,7 @@ impl Story {
             // `head_bytes` holds what `connection: close` adds until here.
             kept.head_bytes += line as u64 + lines_bytes(headers) + date + framing + 2;
         }
-        chunked
+        framing
     }
 
     pub(super) fn now(&self) -> Moment {

@@ -148,7 +148,8 @@ impl<'a> Tries<'a> {
         if self.pool.take_lopsided() {
             let (pool, policy) = (self.pool.name(), self.pool.policy());
             let message = "more than 80 % of 1,000 requests had one key, so that hardly any load is spread by";
-            self.app.errors.write(Level::Warn, format_args!("pool {pool}: {message} `{policy}`"));
+            let instead = "`hash $session consistent` spreads conversations, `least_conn` load";
+            self.app.errors.write(Level::Warn, format_args!("pool {pool}: {message} `{policy}`; {instead}"));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http_body::Body as _;
 use thiserror::Error;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -169,6 +170,10 @@ fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
     .unwrap_or_default();
     if let Ok(host) = HeaderValue::try_from(origin.authority()) {
         request.headers_mut().insert(header::HOST, host);
+    }
+    // Of itself hyper says nothing of an empty body, and simple servers cannot do without: RFC 9110, section 8.6.
+    if out.body.is_end_stream() && matches!(out.method, Method::POST | Method::PUT | Method::PATCH) {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     request
 }
