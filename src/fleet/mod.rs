@@ -35,6 +35,9 @@ pub use sticky::{Cookie, SameSite, Sticky, Variable};
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
 
+/// The most replicas that are announced and have not come.
+const ANNOUNCED: usize = 4_096;
+
 /// Everything requests can be routed to. No singleton: a simulation makes several.
 pub struct Fleet {
     table: ArcSwap<Table>,
@@ -103,6 +106,9 @@ impl Fleet {
                 }
             }
         }
+        // What was announced and never came is let go of, the oldest first.
+        let surplus = maker.announced.len().saturating_sub(ANNOUNCED);
+        maker.announced.drain(..surplus);
         fresh
     }
 
@@ -133,7 +139,9 @@ impl Fleet {
         let before = self.table.load_full();
         let next = maker.table(specs, &before)?;
         let changes = Changes::between(&before, &next);
-        maker.announced.clear();
+        // Others may be asked right now for whoever announced them.
+        let has_come = |replica: &Arc<Replica>| next.replicas.iter().any(|known| known.id() == replica.id());
+        maker.announced.retain(|replica| !has_come(replica));
         self.table.store(Arc::new(next));
         Ok(changes)
     }

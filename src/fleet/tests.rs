@@ -405,6 +405,23 @@ fn a_removed_replica_lives_until_its_last_request_ends_and_its_id_is_not_reused(
 }
 
 #[test]
+fn what_one_announces_is_not_forgotten_by_the_change_of_another() {
+    let (fleet, _) = fleet_of(vec![spec("a", &[1]), spec("b", &[2])]);
+    let fresh = fleet.announce(&[spec("b", &[2, 3])]);
+    fresh[0].0.learn(Models::Unlisted);
+    let add = |port| {
+        move |spec: &mut PoolSpec| -> Result<(), BadPolicy> {
+            spec.members.push(member(port));
+            Ok(())
+        }
+    };
+    fleet.edit("a", add(9)).unwrap().unwrap();
+    fleet.edit("b", add(3)).unwrap().unwrap();
+    let came = fleet.pool("b").unwrap().replicas().nth(1).unwrap().clone();
+    assert_eq!((came.id(), &*came.models()), (fresh[0].0.id(), &Models::Unlisted));
+}
+
+#[test]
 fn a_bad_reload_changes_nothing() {
     fn build(_: &[crate::balance::Member], _: &[&str]) -> Result<Box<dyn crate::balance::Policy>, BadPolicy> {
         Err(BadPolicy::Unknown("x".to_owned()))
