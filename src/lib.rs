@@ -18,5 +18,6 @@ pub mod resolve;
 pub mod serve;
 pub mod sse;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod upstream;

@@ -1,8 +1,9 @@
 //! One pool as it is written, before pools are compared with each other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::Key;
+use super::keys::{Key, file};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
@@ -28,12 +29,22 @@ pub(super) struct Draft {
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
+    pub(super) tls: DraftTls,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
 
+/// How replicas behind TLS are verified, as far as it was written.
+#[derive(Default)]
+pub(super) struct DraftTls {
+    pub(super) ca: Option<At<PathBuf>>,
+    pub(super) name: Option<At<String>>,
+    pub(super) verify: Option<At<bool>>,
+}
+
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 7] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env", "sticky"];
+pub(super) const SHORT: [&str; 10] =
+    ["policy", "replicas", "model", "paths", "api_key", "api_key_env", "sticky", "tls_ca", "tls_name", "tls_verify"];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -97,6 +108,24 @@ pub(super) static POOL: &[Key<Draft>] = &[
         default: "",
         set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
     },
+    Key {
+        path: "tls_ca",
+        wants: "a PEM file",
+        default: "",
+        set: |d, v| file(v).map(|file| d.tls.ca = Some(v.here(file))),
+    },
+    Key {
+        path: "tls_name",
+        wants: "a host name without scheme or port, and no address",
+        default: "",
+        set: |d, v| certified(v).map(|name| d.tls.name = Some(v.here(name))),
+    },
+    Key {
+        path: "tls_verify",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|verify| d.tls.verify = Some(v.here(verify))),
+    },
 ];
 
 impl Draft {
@@ -114,6 +143,7 @@ impl Draft {
             api_key: None,
             api_key_env: None,
             sticky: None,
+            tls: DraftTls::default(),
             given: Vec::new(),
         }
     }
@@ -177,6 +207,13 @@ fn host(value: &Value<'_>) -> Read<String> {
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let fits = !text.is_empty() && (name(&text) || address.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()));
     if fits { Ok(text) } else { Err(value.wrong()) }
+}
+
+/// A name that a certificate can be for; where it is for an address, the URL has that.
+fn certified(value: &Value<'_>) -> Read<String> {
+    let host = host(value)?;
+    let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
+    if is_name { Ok(host) } else { Err(value.wrong()) }
 }
 
 fn path(value: &Value<'_>) -> Read<String> {

@@ -15,6 +15,7 @@ mod standing;
 mod sticky;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,7 @@ pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, Lookup, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
+pub use trust::{Tls, Trust};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Origin, Sticky};
+use super::{Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
 use crate::units::{ModelName, Weight};
@@ -30,6 +30,8 @@ pub struct PoolSpec {
     pub api_key: Option<ApiKey>,
     /// How clients stay on their replica, whatever the policy.
     pub sticky: Option<Sticky>,
+    /// How replicas that are reached by `https://` are verified; the members' origins say so too.
+    pub tls: Tls,
 }
 
 /// A pool's policy; equal by what it is called and given.

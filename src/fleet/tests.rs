@@ -36,6 +36,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         fallback: None,
         api_key: None,
         sticky: None,
+        tls: Default::default(),
     }
 }
 

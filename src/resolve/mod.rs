@@ -14,6 +14,7 @@ use crate::config;
 use crate::discover;
 use crate::fleet::{Fleet, MemberSpec, PoolSpec};
 use crate::telemetry::{ErrorLog, Level};
+use crate::tls::Keyring;
 use crate::units::Weight;
 use dns::Dns;
 
@@ -68,6 +69,8 @@ pub struct Shelf<'a> {
     pub log: &'a ErrorLog,
     /// Told when there are replicas that have not been asked for their models.
     pub changed: &'a Notify,
+    /// Whom replicas are trusted by.
+    pub keyring: &'a Keyring,
 }
 
 impl Peer {
@@ -210,7 +213,7 @@ async fn apply(question: &Question, peers: &[Peer], specs: &[PoolSpec], shelf: &
             let Some(pool) = shelf.fleet.pool(&configured.name) else { continue };
             let mut next = pool.spec().clone();
             next.members = replaced(next.members, template, peers);
-            discover::greet(shelf.fleet.announce(&[next])).await;
+            discover::greet(shelf.fleet.announce(&[next]), shelf.keyring).await;
             let changed = shelf.fleet.edit::<BadPolicy>(&configured.name, |spec| {
                 spec.members = replaced(std::mem::take(&mut spec.members), template, peers);
                 Ok(())

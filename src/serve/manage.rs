@@ -15,6 +15,7 @@ use super::reload::{Reloaded, reload};
 use crate::balance::BadPolicy;
 use crate::config;
 use crate::fleet::{MemberSpec, Models, Pool};
+use crate::tls::Keyring;
 use crate::units::Weight;
 
 /// A pool as it is now.
@@ -129,9 +130,16 @@ async fn add(
     Path(pool): Path<String>,
     Json(addition): Json<Addition>,
 ) -> Result<Json<PoolView>, Trouble> {
-    let member = member(&addition.replica)?;
+    let mut member = member(&addition.replica)?;
     if member.lookup.is_some() {
         return Err(Trouble::Bad("names with `resolve` belong in the file".to_owned()));
+    }
+    let tls = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?.spec().tls.clone();
+    member.origin.verify_by(&tls);
+    if member.origin.tls().is_some() {
+        let mut keyring = Keyring::clone(&app.keyring.load());
+        keyring.learn(&tls.trust).map_err(|bad| Trouble::Bad(format!("{bad}; {}", bad.help)))?;
+        app.keyring.store(keyring.into());
     }
     edit(&app, &pool, |members| {
         if members.iter().any(|m| m.name == member.name || m.origin == member.origin) {

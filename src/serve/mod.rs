@@ -17,6 +17,7 @@ mod refusal;
 mod reload;
 mod reply;
 mod search;
+mod secure;
 mod sessions;
 mod start;
 mod stay;
@@ -48,6 +49,7 @@ use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::resolve::Names;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
+use crate::tls::{BadFile, Keyring};
 use crate::upstream::Upstream;
 
 /// Why the router cannot start.
@@ -68,6 +70,9 @@ pub enum StartError {
     /// A log cannot be opened.
     #[error("cannot open the log {0}: {1}")]
     Log(String, io::Error),
+    /// A file of certificates or keys cannot be used.
+    #[error("{0}; {help}", help = .0.help)]
+    Tls(#[from] BadFile),
     /// A pool's policy cannot be made.
     #[error("{0}")]
     Policy(#[from] BadPolicy),
@@ -91,6 +96,8 @@ enum Stage {
 struct App {
     fleet: Arc<Fleet>,
     settings: ArcSwap<Settings>,
+    /// What connections from now on are secured with.
+    keyring: Arc<ArcSwap<Keyring>>,
     metrics: Arc<Metrics>,
     access: Option<AccessLog>,
     errors: Arc<ErrorLog>,

@@ -7,6 +7,7 @@ use crate::config::{Loaded, Settings};
 use crate::discover;
 use crate::fleet::Changes;
 use crate::telemetry::Level;
+use crate::tls::Keyring;
 
 /// Reads the configuration: its file and the environment.
 pub type Source = Box<dyn Fn() -> Result<Loaded, String> + Send + Sync>;
@@ -40,13 +41,22 @@ pub(super) async fn reload(app: &App) -> Result<Reloaded, String> {
 
 async fn replace(app: &App) -> Result<Reloaded, String> {
     let source = app.source.get().ok_or("the replicas were given as arguments, there is no file to read again")?;
-    let Loaded { settings, warnings } = source()?;
+    let loaded = source()?;
+    let keyring = Keyring::read(&loaded.settings.tls, &loaded.settings.pools)
+        .map_err(|bad| loaded.blame(&bad.path, bad.to_string(), &bad.help).to_string())?;
+    let Loaded { settings, warnings, .. } = loaded;
     let kept = fixed(&app.settings(), &settings);
     // Nobody is let in before they have said what they serve, and nobody leaves before that.
     app.names.meet(&settings.pools, &settings.dns).await;
     let pools = app.names.expand(&settings.pools);
-    discover::greet(app.fleet.announce(&pools)).await;
-    let changes = app.fleet.reload(pools).map_err(|bad| bad.to_string())?;
+    discover::greet(app.fleet.announce(&pools), &keyring).await;
+    // The first request to a new replica needs it.
+    let old = app.keyring.load_full();
+    app.keyring.store(keyring.after(&old).into());
+    let changes = app.fleet.reload(pools).map_err(|bad| {
+        app.keyring.store(old);
+        bad.to_string()
+    })?;
     app.settings.store(settings.into());
     app.changed.notify_one();
     app.reloaded.notify_one();

@@ -25,6 +25,7 @@ use crate::discover;
 use crate::fleet::{Fleet, Observer};
 use crate::resolve::{Names, Shelf};
 use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
+use crate::tls::Keyring;
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
@@ -51,7 +52,8 @@ pub struct Server {
 impl Server {
     /// Binds every address and starts every thread. Nothing runs if anything fails.
     ///
-    /// *Errors*: an address is taken or may not be used, a log cannot be opened, a policy cannot be made.
+    /// *Errors*: an address is taken or may not be used, a log cannot be opened, a certificate cannot be used,
+    /// a policy cannot be made.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::start();
         let bound = settings.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
@@ -185,8 +187,10 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
     let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = metrics.clone();
+    let keyring = Keyring::read(&settings.tls, &settings.pools)?;
     let names = Names::default();
     Ok(App {
+        keyring: Arc::new(ArcSwap::from_pointee(keyring)),
         fleet: Arc::new(Fleet::new(names.expand(&settings.pools), &observer, clock::seed())?),
         names,
         reloaded: Notify::new(),
@@ -226,7 +230,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    discover::run(app.fleet.clone(), app.errors.clone(), discover::Pace::default()).await;
+                    let keyring = app.keyring.load_full();
+                    discover::run(app.fleet.clone(), app.errors.clone(), keyring, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
@@ -238,7 +243,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
         let resolving = async {
             loop {
                 let settings = app.settings();
-                let shelf = Shelf { fleet: &app.fleet, log: &app.errors, changed: &app.changed };
+                let keyring = app.keyring.load_full();
+                let shelf = Shelf { fleet: &app.fleet, log: &app.errors, changed: &app.changed, keyring: &keyring };
                 let asking = async {
                     app.names.run(&settings.pools, &settings.dns, &shelf).await;
                     std::future::pending::<()>().await;

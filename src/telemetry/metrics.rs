@@ -19,6 +19,7 @@ const COMPLETION_TOKENS: &str = "tokenweir_completion_tokens_total";
 const TTFT: &str = "tokenweir_ttft_seconds";
 const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
+const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
@@ -50,6 +51,7 @@ pub struct Metrics {
     series: ArcSwap<Vec<Arc<Series>>>,
     requests: [Counter; 6],
     overhead: Histogram,
+    handshakes_failed: Counter,
 }
 
 fn metadata() -> Metadata<'static> {
@@ -71,7 +73,13 @@ impl Metrics {
         let class = |class: &'static str| counter(&recorder, REQUESTS, vec![Label::new("status", class)]);
         let requests = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class);
         let overhead = histogram(&recorder, OVERHEAD, Vec::new());
-        Self { handle, series: ArcSwap::default(), requests, overhead, recorder }
+        let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
+        Self { handle, series: ArcSwap::default(), requests, overhead, handshakes_failed, recorder }
+    }
+
+    /// Counts a client that could not agree on TLS with us.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.increment(1);
     }
 
     /// Counts one answered request by its status, 0 if the client left before there was one, and the time the router
@@ -173,6 +181,7 @@ fn describe(recorder: &PrometheusRecorder) {
         (PROMPT_TOKENS, "Prompt tokens as reported by the replicas."),
         (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
         (COMPLETION_TOKENS, "Generated tokens as reported by the replicas."),
+        (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];
     for (name, help) in counters {

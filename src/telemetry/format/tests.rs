@@ -38,6 +38,7 @@ fn pool() -> Arc<Pool> {
         fallback: None,
         api_key: None,
         sticky: None,
+        tls: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
     Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
@@ -58,6 +59,7 @@ impl Case {
                 wire: Wire {
                     number: 7,
                     ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                    tls: None,
                 },
             },
             tries: Tries::default(),
