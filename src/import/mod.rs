@@ -11,6 +11,7 @@ mod pools;
 mod remark;
 mod rules;
 mod server;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -8,10 +8,12 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 18] = [
+const KEYS: [(&str, &str); 20] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
+    ("resolver", ""),
+    ("resolver_timeout", ""),
     ("tls.certificate", ""),
     ("tls.key", ""),
     ("limits.body_bytes", "\"1m\""),
@@ -88,6 +90,9 @@ fn pool(out: &mut String, pool: &Pool) {
         line(out, "paths = \"any\"");
     }
     line(out, &format!("policy = {}", quoted(&pool.policy)));
+    if let Some(sticky) = &pool.sticky {
+        line(out, &format!("sticky = {sticky}"));
+    }
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));
