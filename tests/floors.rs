@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 6] = [
     &["units"],
     &["affinity", "balance", "eject", "engine", "prompt", "sse"],
     &["fleet"],
-    &["clock", "config", "discover", "emulate", "import", "replay", "telemetry", "tls", "upstream"],
+    &["clock", "config", "discover", "emulate", "import", "replay", "resolve", "telemetry", "tls", "upstream"],
     &["serve"],
     &["cli", "lib", "main"],
 ];
@@ -21,6 +21,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("dashmap", &["serve"]),
     ("eventsource_stream", &["emulate"]),
     ("flate2", &["serve"]),
+    ("hickory_resolver", &["resolve"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
     ("metrics", &["telemetry"]),

@@ -12,6 +12,7 @@ mod key;
 mod laws;
 mod least_conn;
 mod least_time;
+mod moved;
 mod probe;
 mod random;
 mod ring;
@@ -24,7 +25,8 @@ use std::time::Duration;
 
 pub use dice::Dice;
 pub use key::{Key, Part};
-pub use table::{BadPolicy, Build, Entry, Spec, table};
+pub use moved::moved;
+pub use table::{BadPolicy, Build, Entry, Goes, Spec, table};
 
 use crate::units::{Slot, Tokens, Weight};
 
@@ -46,7 +48,7 @@ pub struct Job<'a> {
 pub struct Candidate {
     /// Its place in the pool.
     pub at: Slot,
-    /// Its share of the load.
+    /// Its share of the load now, in units of its own: only what it is of the other candidates' counts.
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,

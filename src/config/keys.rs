@@ -1,7 +1,7 @@
 //! The table of keys outside pools: one row each. It feeds the reader, the suggestions and the tests that keep
 //! `config/router.toml` complete and its values equal to the code's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -115,6 +115,18 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: HEADERS,
         default: "{}",
         set: |s, v| headers::table(v, Known::Answered).map(|lines| s.headers.every.response = lines),
+    },
+    Key {
+        path: "resolver",
+        wants: "addresses of DNS servers such as \"10.0.0.2\" or \"[fd00::2]:5353\"",
+        default: "[]",
+        set: |s, v| v.each(server).map(|all| s.dns.servers = all),
+    },
+    Key {
+        path: "resolver_timeout",
+        wants: SOME_TIME,
+        default: "\"30s\"",
+        set: |s, v| v.some_time().map(|t| s.dns.timeout = t),
     },
     Key {
         path: "tls.certificate",
@@ -310,6 +322,13 @@ fn sink(value: &Value<'_>) -> Read<Sink> {
             Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
         }
     }
+}
+
+/// A DNS server; port 53 if it has none.
+fn server(value: &Value<'_>) -> Read<SocketAddr> {
+    let text = value.text()?;
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    text.parse().or(bare).map_err(|_| value.wrong())
 }
 
 fn network(value: &Value<'_>) -> Read<Network> {

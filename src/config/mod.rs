@@ -16,6 +16,7 @@ pub(crate) mod replica;
 mod report;
 mod settings;
 mod spread;
+mod sticky;
 mod syntax;
 mod value;
 
@@ -25,7 +26,7 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Certificates, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,9 +10,10 @@ use super::keys::{HEADERS, Key, file};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
+use super::sticky::sticky;
 use super::value::{Read, Value};
 use crate::balance::{self, BadPolicy};
-use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Refused, Route};
+use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Refused, Route, Sticky};
 use crate::telemetry::Known;
 use crate::units::ModelName;
 
@@ -31,6 +32,7 @@ pub(super) struct Draft {
     pub(super) paths: Option<At<Paths>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
+    pub(super) sticky: Option<Sticky>,
     pub(super) tls: DraftTls,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
@@ -45,8 +47,19 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 10] =
-    ["policy", "replicas", "model", "paths", "refuse", "api_key", "api_key_env", "tls_ca", "tls_name", "tls_verify"];
+pub(super) const SHORT: [&str; 11] = [
+    "policy",
+    "replicas",
+    "model",
+    "paths",
+    "refuse",
+    "api_key",
+    "api_key_env",
+    "sticky",
+    "tls_ca",
+    "tls_name",
+    "tls_verify",
+];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -123,6 +136,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
     },
     Key {
+        path: "sticky",
+        wants: "a table such as { cookie = \"route\", expires = \"1h\" }",
+        default: "",
+        set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
+    },
+    Key {
         path: "tls_ca",
         wants: "a PEM file",
         default: "",
@@ -156,6 +175,7 @@ impl Draft {
             paths: None,
             api_key: None,
             api_key_env: None,
+            sticky: None,
             tls: DraftTls::default(),
             given: Vec::new(),
         }

@@ -33,6 +33,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where logs go.
     pub log: Log,
+    /// Who is asked for the addresses of names with `resolve`.
+    pub dns: Dns,
     /// Who we are to clients that connect by TLS.
     pub tls: Certificates,
     /// Which web pages may call; `None` for none.
@@ -96,6 +98,15 @@ pub struct Timeouts {
     pub upstream_keepalive: Duration,
     /// How long a stopping process waits for requests in flight.
     pub drain: Duration,
+}
+
+/// Who is asked for the addresses of names, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// DNS servers; empty for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// After that a question counts as failed.
+    pub timeout: Duration,
 }
 
 /// Where logs go.
@@ -180,6 +191,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),
+            dns: Dns::default(),
             tls: Certificates::default(),
             cors: None,
             gzip: None,
@@ -271,6 +283,12 @@ impl Default for Timeouts {
             upstream_keepalive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
         }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(30) }
     }
 }
 

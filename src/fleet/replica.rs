@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crossbeam_utils::CachePadded;
 
 use super::pace::Pace;
-use super::{MemberSpec, Origin};
+use super::{MemberSpec, Origin, sticky};
 use crate::units::{ModelName, ReplicaId};
 
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
@@ -43,6 +43,9 @@ pub struct Replica {
     pace: Pace,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
+    /// How often it was drained.
+    absences: AtomicU32,
+    mark: String,
 }
 
 impl Replica {
@@ -56,6 +59,8 @@ impl Replica {
             chosen: AtomicU64::new(0),
             pace: Pace::default(),
             drained: AtomicBool::new(false),
+            absences: AtomicU32::new(0),
+            mark: sticky::mark(&spec.name),
         }
     }
 
@@ -66,12 +71,24 @@ impl Replica {
 
     /// Keeps new requests away; those on it go on.
     pub fn drain(&self, drained: bool) {
+        if drained && !self.drained.swap(drained, Ordering::Relaxed) {
+            self.absences.fetch_add(1, Ordering::Relaxed);
+        }
         self.drained.store(drained, Ordering::Relaxed);
     }
 
     /// Tells whether new requests are kept away.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn absences(&self) -> u32 {
+        self.absences.load(Ordering::Relaxed)
+    }
+
+    /// What stands for it in cookies: made from its name, the same in every process, and not telling where it is.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Its identity, never reused.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Origin, Tls};
+use super::{Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
 use crate::units::{ModelName, Weight};
@@ -27,6 +28,8 @@ pub struct PoolSpec {
     pub fallback: Option<Arc<str>>,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
+    /// How clients stay on their replica, whatever the policy.
+    pub sticky: Option<Sticky>,
     /// How replicas that are reached by `https://` are verified; the members' origins say so too.
     pub tls: Tls,
 }
@@ -53,6 +56,19 @@ pub struct MemberSpec {
     pub backup: bool,
     /// Never chosen.
     pub down: bool,
+    /// Chosen only for requests that belong to it.
+    pub drain: bool,
+    /// Its host is asked for again and again, and each address is a member: nginx's `resolve`.
+    pub lookup: Option<Lookup>,
+    /// The time in which its weight grows from nothing when it comes back; zero for at once.
+    pub slow_start: Duration,
+}
+
+/// How a host's addresses are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookup {
+    /// nginx's `service`: SRV records give the addresses' ports; `None` for A and AAAA records.
+    pub service: Option<Arc<str>>,
 }
 
 /// Which requests a pool is looked at for: first by host, then by the longest path, then by model.
@@ -126,6 +142,9 @@ impl MemberSpec {
             max_conns: None,
             backup: false,
             down: false,
+            drain: false,
+            lookup: None,
+            slow_start: Duration::ZERO,
         }
     }
 }

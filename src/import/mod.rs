@@ -13,6 +13,7 @@ mod pools;
 mod remark;
 mod rules;
 mod server;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod tls;

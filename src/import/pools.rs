@@ -11,6 +11,7 @@ use super::tls;
 use super::tree::Directive;
 use super::upstream::{self, Member};
 use super::walk::Walk;
+use crate::balance;
 use crate::config::{Listen, nearest};
 
 /// A `[[pool]]`.
@@ -23,6 +24,8 @@ pub(super) struct Pool {
     /// Whether every path reaches the replicas.
     pub(super) any: bool,
     pub(super) policy: String,
+    /// As TOML.
+    pub(super) sticky: Option<String>,
     /// Replicas as strings of `replicas`.
     pub(super) replicas: Vec<String>,
     pub(super) api_key: Option<String>,
@@ -42,6 +45,7 @@ struct Target {
     name: String,
     members: Vec<Member>,
     policy: String,
+    sticky: Option<String>,
     /// What is put in front of paths.
     prefix: String,
     path: Option<String>,
@@ -213,7 +217,7 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
     let replicas = target.members.iter().map(|member| {
         let mut words = vec![format!("{}{}", member.url, target.prefix)];
         words.extend(member.words.iter().cloned());
-        if !target.prefix.is_empty() {
+        if !target.prefix.is_empty() && member.spec.lookup.is_none() {
             // Two replicas of one address are told apart by name.
             words.push(format!("name={}{}", member.spec.name, target.prefix));
         }
@@ -226,6 +230,7 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
         path: target.path.clone(),
         any: target.any,
         policy: target.policy.clone(),
+        sticky: target.sticky.clone(),
         replicas: replicas.collect(),
         api_key: location.key.clone(),
         refused: Vec::new(),
@@ -275,6 +280,8 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
         return None;
     };
     let (mut members, policy) = replicas(walk, (scheme, authority), pass, used)?;
+    let upstream = walk.upstreams.iter().find(|upstream| upstream.name == authority);
+    let sticky = upstream.and_then(|upstream| upstream.sticky.clone());
     let mut tls = tls::Keys::default();
     if scheme == "https" {
         let upstream = used.contains(authority).then_some(authority);
@@ -289,7 +296,7 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
     } else if path.is_some() && !location.exact && !location.path.ends_with('/') {
         walk.notes.note(&location.directive, "here it takes whole segments: the path itself and what is below it");
     }
-    Some(Target { name: authority.to_owned(), members, policy, prefix, path, any, tls })
+    Some(Target { name: authority.to_owned(), members, policy, sticky, prefix, path, any, tls })
 }
 
 /// The replicas that a URL's host stands for, and how one is chosen.
@@ -303,7 +310,12 @@ fn replicas(
     let word = pass.args.first()?;
     if let Some(upstream) = walk.upstreams.iter().find(|upstream| upstream.name == authority) {
         used.insert(authority.to_owned());
-        let found = (upstream.members.clone(), upstream.policy.clone().unwrap_or_else(|| DEFAULT.to_owned()));
+        let policy = upstream.policy.clone().unwrap_or_else(|| DEFAULT.to_owned());
+        let mut found = (upstream.members.clone(), policy);
+        // nginx refuses that; so would we.
+        if balance::Spec::parse(&found.1).is_ok_and(|policy| !policy.can_start_slowly()) {
+            found.0.iter_mut().for_each(|member| member.words.retain(|word| !word.starts_with("slow_start=")));
+        }
         if found.0.is_empty() {
             walk.notes.cannot(pass, "no server of its upstream can be reached");
             return None;

@@ -2,7 +2,7 @@
 
 use super::tree::Directive;
 use super::walk::Walk;
-use super::{guards, gzip, headers, logs, server, tls, upstream, walk};
+use super::{guards, gzip, headers, logs, server, sticky, tls, upstream, walk};
 use crate::config::nearest;
 
 /// What becomes of a directive.
@@ -38,9 +38,12 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["keepalive"], NotNeeded("connections to replicas are always kept")),
     (&["keepalive_requests", "keepalive_time"], NotNeeded("a connection is not closed for its age or use")),
     (&["zone"], NotNeeded("workers share their pools' state")),
-    (&["sticky", "sticky_cookie_insert"], NotYet("a client is not tied to a replica")),
-    (&["queue", "state", "ntlm", "health_check", "match", "check", "check_*"], Cannot("no such thing here")),
-    (&["resolver", "resolver_timeout"], NotNeeded("the system's resolver is asked")),
+    (&["sticky"], By(sticky::sticky)),
+    (&["sticky_cookie_insert"], Cannot("nginx itself has it no more: write `sticky cookie`")),
+    (&["state"], Cannot("replicas that are added by hand last until the next reload: write them into the file")),
+    (&["queue", "ntlm", "health_check", "match", "check", "check_*"], Cannot("no such thing here")),
+    (&["resolver"], By(sticky::resolver)),
+    (&["resolver_timeout"], Time("resolver_timeout")),
     // Servers.
     (&["listen"], By(server::listen)),
     (&["server_name"], By(server::server_name)),

@@ -9,11 +9,13 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 19] = [
+const KEYS: [(&str, &str); 21] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
     ("gzip", ""),
+    ("resolver", ""),
+    ("resolver_timeout", ""),
     ("tls.certificate", ""),
     ("tls.key", ""),
     ("limits.body_bytes", "\"1m\""),
@@ -95,6 +97,9 @@ fn pool(out: &mut String, pool: &Pool) {
     table(out, "request_headers", &headers(&pool.request));
     table(out, "response_headers", &headers(&pool.response));
     line(out, &format!("policy = {}", quoted(&pool.policy)));
+    if let Some(sticky) = &pool.sticky {
+        line(out, &format!("sticky = {sticky}"));
+    }
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));

@@ -14,7 +14,7 @@ use super::target::Call;
 use super::tries::{Tries, Verdict};
 use super::trip::Trip;
 use super::{Refusal, Worker, identify};
-use crate::fleet::{Attempt, NoReplica, Phase};
+use crate::fleet::{Attempt, NoReplica, Phase, Pin};
 use crate::telemetry::Level;
 use crate::units::Dialect;
 use crate::upstream::{Outbound, OutboundBody};
@@ -55,7 +55,8 @@ pub(super) async fn proxy(
         None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
     };
     story.enters(&pool);
-    let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
+    let pinned = owner.as_ref().map(|owner| Pin::Only(owner.replica));
+    let attempt = Attempt { pinned, ..trip.attempt(story) };
     let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
     let mut tries = Tries::new(app, pool, attempt, facts);
     let mut lease = tries.admit()?;
@@ -64,7 +65,14 @@ pub(super) async fn proxy(
         trip.address(&mut out, &lease, story);
         match trip.send(&out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
-                Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
+                Verdict::Relay(lease) => {
+                    let cookie = tries.bind(&answer, &lease);
+                    let mut response = trip.relay(answer, lease);
+                    if let Some(cookie) = cookie {
+                        response.headers_mut().append(header::SET_COOKIE, cookie);
+                    }
+                    return Ok(response);
+                }
                 Verdict::Again(next) => {
                     story.complain(Level::Warn, Phase::FirstByte, &answer.head.status);
                     lease = next;

@@ -95,7 +95,7 @@ pub(super) static ROWS: &[Row] = &[
     row("status", Keep::Nothing, |f| number(f.sent.status)).with_head(),
     row("body_bytes_sent", Keep::Nothing, |f| number(f.sent.body_bytes)).at_end(),
     row("bytes_sent", Keep::Sizes, |f| number(f.sent.body_bytes + f.kept?.head_bytes)).at_end(),
-    row("upstream_addr", Keep::Nothing, |f| list(f, |out, t| out.push_str(&t.replica.origin().authority()))),
+    row("upstream_addr", Keep::Nothing, |f| list(f, |out, t| out.push_str(&t.replica.origin().place()))),
     row("upstream_status", Keep::Nothing, |f| {
         list(f, |out, t| match t.status {
             Some(status) => write!(out, "{status}").unwrap_or_default(),

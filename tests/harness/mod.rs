@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 pub mod client;
+pub mod dns;
 pub mod scripted;
 pub mod tls;
 

@@ -37,6 +37,7 @@ fn pool() -> Arc<Pool> {
         paths: Paths::Any,
         fallback: None,
         api_key: None,
+        sticky: None,
         tls: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
