@@ -20,6 +20,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("dashmap", &["serve"]),
     ("eventsource_stream", &["emulate"]),
+    ("flate2", &["serve"]),
     ("hickory_resolver", &["resolve"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
@@ -34,6 +35,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("socket2", &["serve"]),
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
+    ("tz", &["telemetry"]),
 ];
 
 struct Source {

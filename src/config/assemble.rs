@@ -9,7 +9,7 @@ use super::nearest::suggest;
 use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
 use crate::balance::{self, Goes};
-use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route, Tls, Trust};
+use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Tls, Trust};
 
 /// What was found while assembling.
 #[derive(Default)]
@@ -56,7 +56,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
         members: members.collect(),
-        route: Route { host: draft.host, path: draft.path },
+        route: draft.route,
         paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
@@ -186,7 +186,7 @@ fn models(drafts: &[Draft], found: &mut Found) {
     let mut seen: BTreeMap<_, (Arc<str>, Place)> = BTreeMap::new();
     let mut any = BTreeMap::new();
     for draft in drafts {
-        let route = (draft.host.as_deref(), draft.path.as_deref());
+        let route = (draft.route.host.as_deref(), draft.route.path.as_deref());
         for At { value: model, at } in &draft.models {
             if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
                 let first = first.seen_from(at);

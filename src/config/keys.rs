@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::headers;
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
 use super::network::Network;
 use super::settings::{BadListen, Cors, Listen, Settings, Sink};
 use super::value::{Read, Value};
+use crate::telemetry::Known;
 
 /// One key.
 pub(super) struct Key<T: 'static> {
@@ -28,8 +30,9 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 25] = [
+pub(super) const NGINX: [(&str, &str); 27] = [
     ("access_log", "`access` in `[log]`"),
+    ("add_header", "an entry of `response_headers`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
@@ -43,6 +46,7 @@ pub(super) const NGINX: [(&str, &str); 25] = [
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("proxy_set_header", "an entry of `request_headers`"),
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
     ("proxy_ssl_verify", "`tls_verify` of a pool"),
@@ -56,6 +60,7 @@ pub(super) const NGINX: [(&str, &str); 25] = [
     ("worker_processes", "`workers`"),
 ];
 
+pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 const COUNT: &str = "a whole number from 1";
 const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
 const TIME: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
@@ -92,6 +97,24 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
         set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
+    },
+    Key {
+        path: "gzip",
+        wants: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
+        default: "\"off\"",
+        set: |s, v| gzip(v).map(|gzip| s.gzip = gzip),
+    },
+    Key {
+        path: "request_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Asked).map(|lines| s.headers.every.request = lines),
+    },
+    Key {
+        path: "response_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Answered).map(|lines| s.headers.every.response = lines),
     },
     Key {
         path: "resolver",
@@ -265,6 +288,10 @@ fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
         Ok(Listen::Tcp(address)) => Ok(Some(address)),
         _ => Err(value.wrong()),
     }
+}
+
+fn gzip(value: &Value<'_>) -> Read<Option<usize>> {
+    if value.given.as_str() == Some("off") { Ok(None) } else { value.size(1).map(Some) }
 }
 
 /// A file's path.

@@ -5,6 +5,7 @@
 pub(crate) mod amount;
 mod assemble;
 mod files;
+mod headers;
 mod keys;
 mod log;
 mod nearest;
@@ -19,6 +20,8 @@ mod sticky;
 mod syntax;
 mod value;
 
+pub(crate) use headers::barred;
+pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
 pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};

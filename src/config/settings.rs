@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::Network;
+use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level};
 
@@ -39,6 +39,10 @@ pub struct Settings {
     pub tls: Certificates,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
+    /// The size from which JSON answers are compressed for clients that take gzip; `None` for never.
+    pub gzip: Option<usize>,
+    /// Headers that are set on requests and answers.
+    pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
 }
@@ -190,6 +194,8 @@ impl Default for Settings {
             dns: Dns::default(),
             tls: Certificates::default(),
             cors: None,
+            gzip: None,
+            headers: HeaderTables::default(),
             pools: Vec::new(),
         }
     }

@@ -120,6 +120,12 @@ impl Pool {
         &self.spec.models
     }
 
+    /// The status that a path is refused with, if it is; `path` is as [`super::Refused::takes`] compares it. The longest counts.
+    pub fn refuses(&self, path: &[u8]) -> Option<u16> {
+        let refused = self.spec.route.refused.iter().filter(|refused| refused.takes(path));
+        refused.max_by_key(|refused| (refused.exact, refused.path.len())).map(|refused| refused.status)
+    }
+
     /// Which of the replicas' paths can be reached.
     pub const fn paths(&self) -> &Paths {
         &self.spec.paths

@@ -78,6 +78,19 @@ pub struct Route {
     pub host: Option<String>,
     /// The path's beginning, whole segments, `/` in front and none behind; `None` for every path.
     pub path: Option<String>,
+    /// Paths of these that are refused.
+    pub refused: Vec<Refused>,
+}
+
+/// A path that never reaches a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The path, or what it begins with, as nginx's `location` compares it: without escapes, dots and double slashes.
+    pub path: String,
+    /// Whether it is this path alone.
+    pub exact: bool,
+    /// What it is answered with, 400 to 599.
+    pub status: u16,
 }
 
 /// Which paths of a pool's replicas can be reached.
@@ -102,6 +115,13 @@ impl ApiKey {
     /// The key itself, for the request that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl Refused {
+    /// Tells whether it is about `path`, which is free of escapes, dots and double slashes.
+    pub fn takes(&self, path: &[u8]) -> bool {
+        if self.exact { path == self.path.as_bytes() } else { path.starts_with(self.path.as_bytes()) }
     }
 }
 

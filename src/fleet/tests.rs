@@ -333,7 +333,7 @@ fn a_pool_without_models_sends_each_model_where_it_is_listed() {
 #[test]
 fn host_comes_before_path_and_the_longest_path_wins() {
     let routed = |name: &str, host: Option<&str>, path: Option<&str>| PoolSpec {
-        route: Route { host: host.map(str::to_owned), path: path.map(str::to_owned) },
+        route: Route { host: host.map(str::to_owned), path: path.map(str::to_owned), ..Route::default() },
         ..spec(name, &[1])
     };
     let (fleet, _) = fleet_of(vec![

@@ -5,6 +5,8 @@ mod admin;
 mod bind;
 mod body;
 mod cors;
+mod gzip;
+mod headers;
 mod identify;
 mod key;
 mod manage;

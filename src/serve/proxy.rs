@@ -29,7 +29,7 @@ pub(super) async fn proxy(
     story: &mut Story,
 ) -> Result<Response<Source>, Refusal> {
     let app = &worker.app;
-    let settings = app.settings();
+    let settings = story.settings.clone();
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
@@ -38,13 +38,14 @@ pub(super) async fn proxy(
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
-    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
         method: head.method.clone(),
         path: call.path.clone(),
         body: OutboundBody::default(),
     };
+    let plain = settings.headers.on_requests().then(|| out.headers.clone());
+    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization, plain };
     let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
     if call.response.is_some() && owner.is_none() {
         return search(&trip, out, story).await;
@@ -53,6 +54,7 @@ pub(super) async fn proxy(
         Some(owner) => app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?,
         None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
     };
+    story.enters(&pool);
     let pinned = owner.as_ref().map(|owner| Pin::Only(owner.replica));
     let attempt = Attempt { pinned, ..trip.attempt(story) };
     let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
@@ -60,7 +62,7 @@ pub(super) async fn proxy(
     let mut lease = tries.admit()?;
     loop {
         story.tries(&lease, complete);
-        trip.address(&mut out, &lease);
+        trip.address(&mut out, &lease, story);
         match trip.send(&out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => {

@@ -1,8 +1,8 @@
 //! One request's way to whichever replica is tried, and the answer's way back.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Response};
 
 use super::measure::Asked;
 use super::owners::Owner;
@@ -17,7 +17,6 @@ use crate::prompt::splice;
 use crate::units::{Dialect, Timing};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
-const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What stays the same over all attempts of one request.
@@ -29,6 +28,8 @@ pub(super) struct Trip<'a> {
     pub(super) body: &'a Bytes,
     /// The client's own `Authorization`.
     pub(super) authorization: Option<HeaderValue>,
+    /// The headers before a pool sets its own; `None` if none does.
+    pub(super) plain: Option<HeaderMap>,
 }
 
 impl<'a> Trip<'a> {
@@ -42,8 +43,8 @@ impl<'a> Trip<'a> {
         }
     }
 
-    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key.
-    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease) {
+    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key and headers.
+    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, story: &Story) {
         let wanted = self.asked.model.as_deref();
         let renamed = wanted.and_then(|model| lease.model_for(model)).and_then(|name| self.asked.rename(name.as_str()));
         // An edit that does not fit leaves the body as the client sent it, and the replica refuses the alias.
@@ -51,12 +52,16 @@ impl<'a> Trip<'a> {
             Some(pieces) => pieces.into_iter().collect(),
             None => [self.body.clone()].into_iter().collect(),
         };
-        // One pool's key must not reach the pool that takes over from it.
+        // What one pool sets must not reach another.
+        if let Some(plain) = &self.plain {
+            out.headers.clone_from(plain);
+        }
         let key = lease.pool().api_key().and_then(|key| HeaderValue::try_from(format!("Bearer {}", key.reveal())).ok());
         match key.or_else(|| self.authorization.clone()) {
             Some(value) => out.headers.insert(header::AUTHORIZATION, value),
             None => out.headers.remove(header::AUTHORIZATION),
         };
+        story.dress_request(&mut out.headers);
     }
 
     /// Sends the request to the leased replica; the story follows.
@@ -74,7 +79,6 @@ impl<'a> Trip<'a> {
     /// Passes an answer on; the lease goes with its body.
     pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
         let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id() };
-        let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| self.settings.x_upstream);
         let (head, relayed) =
             Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
         let owner = (self.call.dialect == Dialect::Responses).then_some(owner);
@@ -86,9 +90,6 @@ impl<'a> Trip<'a> {
             // Proxies before us must neither gather nor keep what comes.
             headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-        }
-        if let Some(name) = name {
-            headers.insert(X_UPSTREAM, name);
         }
         *response.headers_mut() = headers;
         response
