@@ -97,8 +97,10 @@ fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client
     let trust = origin.tls().and_then(|tls| keyring.client(&tls.trust));
     let config = trust.map_or_else(tls::trusting_nobody, |config| (**config).clone());
     let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    if origin.tls().is_some_and(|tls| tls.name.is_some()) {
-        builder = builder.dns_resolver(Arc::new(Fixed(origin.host().to_owned())));
+    let other_name = origin.tls().is_some_and(|tls| tls.name.is_some());
+    if other_name || origin.address().is_some() {
+        let host = origin.address().map_or_else(|| origin.host().to_owned(), |address| address.to_string());
+        builder = builder.dns_resolver(Arc::new(Fixed(host)));
     }
     let builder = builder.tls_backend_preconfigured(config);
     // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.

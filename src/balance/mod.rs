@@ -14,6 +14,7 @@ mod least_conn;
 mod least_prefill;
 mod least_time;
 mod least_tokens;
+mod moved;
 mod probe;
 mod random;
 mod ring;
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 pub use dice::Dice;
 pub use key::{Key, Part};
-pub use table::{BadPolicy, Build, Entry, Spec, table};
+pub use moved::moved;
+pub use table::{BadPolicy, Build, Entry, Goes, Spec, table};
 
 use crate::units::{Slot, Tokens, Weight};
 
@@ -51,7 +53,7 @@ pub struct Job<'a> {
 pub struct Candidate {
     /// Its place in the pool.
     pub at: Slot,
-    /// Its share of the load.
+    /// Its share of the load now, in units of its own: only what it is of the other candidates' counts.
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,

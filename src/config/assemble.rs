@@ -8,7 +8,8 @@ use super::files::Files;
 use super::nearest::suggest;
 use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
-use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route, Tls, Trust};
+use crate::balance::{self, Goes};
+use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Tls, Trust};
 use crate::prompt::MediaTokens;
 
 /// What was found while assembling.
@@ -36,6 +37,7 @@ pub(super) fn assemble(
 fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, String>, found: &mut Found) -> PoolSpec {
     let policy = draft.policy.as_ref().or(policy);
     let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
+    found.issues.extend(slow_starts(&policy, &draft));
     if let Some(At { value: Paths::Any, at }) = &draft.paths {
         let warning = at.issue("warning: every path of these replicas can be reached, control endpoints included");
         found.warnings.push(warning.help("list the paths you need, for example paths = [\"/v1/images/generations\"]"));
@@ -58,12 +60,23 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
         members: members.collect(),
-        route: Route { host: draft.host, path: draft.path },
+        route: draft.route,
         paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
+        sticky: draft.sticky,
         tls,
     }
+}
+
+/// As in nginx: where a weight is a share of keys or of chances, nobody can grow into it.
+fn slow_starts(policy: &PolicySpec, draft: &Draft) -> Option<Issue> {
+    let members = draft.members.as_deref().unwrap_or_default();
+    let slow = members.iter().find(|member| !member.value.slow_start.is_zero() && !policy.can_start_slowly())?;
+    let issue = slow.at.issue(format!("`slow_start` cannot go with `{}`", policy.name()));
+    let names = balance::table().iter().filter(|row| row.goes_by == Goes::Load).map(|row| row.name);
+    let names: Vec<&str> = names.collect();
+    Some(issue.help(format!("leave it out, or take one of these policies: {}", names.join(", "))))
 }
 
 /// How a pool's replicas are verified.
@@ -148,7 +161,7 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
             found.warnings.push(at.issue("warning: every replica of this pool is `down`"));
         }
         let mut seen: BTreeMap<&Origin, &Place> = BTreeMap::new();
-        for At { value: MemberSpec { origin, name, .. }, at } in members {
+        for At { value: MemberSpec { origin, name, lookup, .. }, at } in members {
             if let Some(first) = seen.get(origin) {
                 let first = first.seen_from(at);
                 let issue = at.issue(format!("the replica `{origin}` is in this pool twice (the other: {first})"));
@@ -156,6 +169,10 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
                 continue;
             }
             seen.insert(origin, at);
+            if lookup.is_some() {
+                // Its addresses are the replicas, and are called so.
+                continue;
+            }
             let (other, first) = named.entry(Arc::clone(name)).or_insert_with(|| (origin.clone(), at.clone()));
             if other != origin {
                 let first = first.seen_from(at);
@@ -173,7 +190,7 @@ fn models(drafts: &[Draft], found: &mut Found) {
     let mut seen: BTreeMap<_, (Arc<str>, Place)> = BTreeMap::new();
     let mut any = BTreeMap::new();
     for draft in drafts {
-        let route = (draft.host.as_deref(), draft.path.as_deref());
+        let route = (draft.route.host.as_deref(), draft.route.path.as_deref());
         for At { value: model, at } in &draft.models {
             if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
                 let first = first.seen_from(at);

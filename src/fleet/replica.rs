@@ -1,13 +1,13 @@
 //! One engine server, shared by every pool that has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
 use super::load::{Charge, Ledger};
 use super::pace::Pace;
-use super::{MemberSpec, Origin};
+use super::{MemberSpec, Origin, sticky};
 use crate::balance::Load;
 use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
@@ -52,6 +52,9 @@ pub struct Replica {
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
+    /// How often it was drained.
+    absences: AtomicU32,
+    mark: String,
 }
 
 impl Replica {
@@ -66,6 +69,8 @@ impl Replica {
             pace: Pace::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
+            absences: AtomicU32::new(0),
+            mark: sticky::mark(&spec.name),
         }
     }
 
@@ -76,6 +81,9 @@ impl Replica {
 
     /// Keeps new requests away; those on it go on.
     pub fn drain(&self, drained: bool) {
+        if drained && !self.drained.swap(drained, Ordering::Relaxed) {
+            self.absences.fetch_add(1, Ordering::Relaxed);
+        }
         self.drained.store(drained, Ordering::Relaxed);
     }
 
@@ -98,6 +106,15 @@ impl Replica {
     /// again.
     pub fn learn_usage(&self, gives: bool) {
         if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn absences(&self) -> u32 {
+        self.absences.load(Ordering::Relaxed)
+    }
+
+    /// What stands for it in cookies: made from its name, the same in every process, and not telling where it is.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Its identity, never reused.

@@ -1,5 +1,6 @@
 //! The admin listener's view of the replicas, and what can be done to them while the router runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -10,7 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::reload::reload;
+use super::reload::{Reloaded, reload};
 use crate::balance::BadPolicy;
 use crate::config;
 use crate::fleet::{MemberSpec, Models, Pool};
@@ -24,6 +25,22 @@ struct PoolView {
     policy: String,
     models: Vec<String>,
     replicas: Vec<ReplicaView>,
+}
+
+/// What a reload has changed.
+#[derive(Serialize)]
+struct ReloadView {
+    /// All of it for people, as the error log has it.
+    changed: String,
+    pools_added: Vec<String>,
+    pools_changed: Vec<String>,
+    pools_removed: Vec<String>,
+    replicas_added: Vec<String>,
+    replicas_removed: Vec<String>,
+    /// Pools that go by a key, each with the share of keys that have another replica now, from 0 to 1.
+    keys_moved: BTreeMap<String, f64>,
+    /// What takes effect after a restart, and warnings.
+    notes: Vec<String>,
 }
 
 /// A replica as a member of a pool.
@@ -83,8 +100,19 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/replicas/{name}/drain", post(drain).delete(undrain))
 }
 
-async fn again(State(app): State<Arc<App>>) -> Result<String, Trouble> {
-    reload(&app).await.map(|changes| format!("{changes}\n")).map_err(Trouble::Bad)
+async fn again(State(app): State<Arc<App>>) -> Result<Json<ReloadView>, Trouble> {
+    let Reloaded { changes, notes } = reload(&app).await.map_err(Trouble::Bad)?;
+    let text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
+    Ok(Json(ReloadView {
+        changed: changes.to_string(),
+        pools_added: text(&changes.pools_added),
+        pools_changed: text(&changes.pools_changed),
+        pools_removed: text(&changes.pools_removed),
+        replicas_added: text(&changes.replicas_added),
+        replicas_removed: text(&changes.replicas_removed),
+        keys_moved: changes.keys_moved.iter().map(|(pool, share)| (pool.to_string(), *share)).collect(),
+        notes,
+    }))
 }
 
 async fn pools(State(app): State<Arc<App>>) -> Json<Vec<PoolView>> {
@@ -103,6 +131,9 @@ async fn add(
     Json(addition): Json<Addition>,
 ) -> Result<Json<PoolView>, Trouble> {
     let mut member = member(&addition.replica)?;
+    if member.lookup.is_some() {
+        return Err(Trouble::Bad("names with `resolve` belong in the file".to_owned()));
+    }
     let tls = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?.spec().tls.clone();
     member.origin.verify_by(&tls);
     if member.origin.tls().is_some() {
@@ -138,7 +169,8 @@ async fn set(
     Path((pool, name)): Path<(String, String)>,
     Json(setting): Json<Setting>,
 ) -> Result<Json<PoolView>, Trouble> {
-    let weight = Weight::new(setting.weight).ok_or_else(|| Trouble::Bad("a weight is at least 1".to_owned()))?;
+    let weight = Weight::new(setting.weight).filter(|weight| weight.get() <= 65_535);
+    let weight = weight.ok_or_else(|| Trouble::Bad("a weight is from 1 to 65535".to_owned()))?;
     edit(&app, &pool, |members| {
         let member = members.iter_mut().find(|m| *m.name == *name).ok_or(Trouble::Unknown("replica"))?;
         member.weight = weight;
