@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::nearest::suggest;
 use super::pool::{Draft, fits_header};
 use super::report::{At, Issue, Place};
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
 use crate::prompt::MediaTokens;
+
+/// How often engines are asked for their metrics.
+const ENGINE_METRICS: Duration = Duration::from_secs(5);
 
 /// What was found while assembling.
 #[derive(Default)]
@@ -42,7 +46,11 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         None
     });
     let name = draft.called().value;
+    let paths = draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value);
+    // Behind `paths = "any"` there may be anything, so what was not asked for is not sent there.
+    let usual = (paths != Paths::Any).then_some(ENGINE_METRICS);
     PoolSpec {
+        engine_metrics: draft.engine_metrics.map_or(usual, |every| every.value),
         media: MediaTokens::default(),
         ask_for_usage: true,
         name,
@@ -50,7 +58,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         policy,
         members: draft.members.unwrap_or_default().into_iter().map(|member| member.value).collect(),
         route: Route { host: draft.host, path: draft.path },
-        paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
+        paths,
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
     }

@@ -1,6 +1,7 @@
 //! One pool as it is written, before pools are compared with each other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::keys::Key;
 use super::nearest::suggest;
@@ -24,14 +25,20 @@ pub(super) struct Draft {
     pub(super) path: Option<String>,
     pub(super) fallback: Option<At<Arc<str>>>,
     pub(super) paths: Option<At<Paths>>,
+    /// How often engines are asked for their metrics; `None` inside for never.
+    pub(super) engine_metrics: Option<At<Option<Duration>>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
 
+/// Engines are asked for their metrics no more often than this.
+const LEAST_EVERY: Duration = Duration::from_millis(100);
+
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 6] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env"];
+pub(super) const SHORT: [&str; 7] =
+    ["policy", "replicas", "model", "paths", "engine_metrics", "api_key", "api_key_env"];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -78,6 +85,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| paths(v).map(|paths| d.paths = Some(v.here(paths))),
     },
     Key {
+        path: "engine_metrics",
+        wants: "a time from 100ms such as \"5s\", or \"off\"",
+        default: "\"5s\"",
+        set: |d, v| engine_metrics(v).map(|every| d.engine_metrics = Some(v.here(every))),
+    },
+    Key {
         path: "api_key",
         wants: "a key of visible ASCII characters",
         default: "",
@@ -103,6 +116,7 @@ impl Draft {
             path: None,
             fallback: None,
             paths: None,
+            engine_metrics: None,
             api_key: None,
             api_key_env: None,
             given: Vec::new(),
@@ -189,6 +203,14 @@ fn paths(value: &Value<'_>) -> Read<Paths> {
         Some(text) if !text.starts_with('/') => Err(value.wrong()),
         _ => value.each(path).map(Paths::Listed),
     }
+}
+
+fn engine_metrics(value: &Value<'_>) -> Read<Option<Duration>> {
+    if value.given.as_str() == Some("off") {
+        return Ok(None);
+    }
+    // A slip such as 5 for "5s" is a time; one such as "5us" must not make an engine spend its time telling of it.
+    value.time().ok().filter(|every| *every >= LEAST_EVERY).map(Some).ok_or_else(|| value.wrong())
 }
 
 fn key(value: &Value<'_>) -> Read<ApiKey> {

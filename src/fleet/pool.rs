@@ -234,7 +234,7 @@ impl Pool {
             offered.clear();
             for (slot, (member, ejector)) in (0u32..).zip(self.members.iter().zip(ejectors.iter())) {
                 if member.spec.backup == backup && self.eligible(member, ejector, attempt, &mut screening) {
-                    offered.push(member.candidate(Slot(slot), ejector.rounds_missed(now)));
+                    offered.push(member.candidate(Slot(slot), ejector.rounds_missed(now), now));
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };
@@ -323,10 +323,10 @@ impl Pool {
 }
 
 impl Member {
-    fn candidate(&self, at: Slot, rounds_missed: u32) -> Candidate {
+    fn candidate(&self, at: Slot, rounds_missed: u32, now: Moment) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(rounds_missed);
         let replica = &self.replica;
-        let (in_flight, load) = (replica.in_flight(), replica.load());
+        let (in_flight, load) = (replica.in_flight(), replica.whole_load(now));
         Candidate { at, weight: self.spec.weight, in_flight, load, first_byte, last_byte }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Origin;
 use crate::balance;
@@ -30,6 +31,8 @@ pub struct PoolSpec {
     pub ask_for_usage: bool,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
+    /// How often the replicas are asked for their engine's metrics; `None` for never.
+    pub engine_metrics: Option<Duration>,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
 }
