@@ -1,13 +1,19 @@
-//! Floor 3: asking replicas which models they serve.
+//! Floor 3: asking replicas which models they serve, and engines for their metrics.
+
+mod exposition;
+mod scrape;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::Deserialize;
 
-use crate::fleet::{ApiKey, Fleet, Models, Paths, Pool, Replica};
+use crate::clock::Clock;
+use crate::fleet::{ApiKey, Fleet, Models, Origin, Paths, Pool, Replica};
 use crate::telemetry::{ErrorLog, Level};
 use crate::units::ModelName;
+use scrape::Scrape;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,11 +51,12 @@ struct Card {
     parent: Option<String>,
 }
 
-/// Asks every replica of every pool that has models, for ever. Ends when dropped.
-pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
+/// Asks every replica of every pool that has models for them, and those of pools that want to know for their engine's
+/// metrics, each by itself and for ever. Ends when dropped.
+pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, clock: Clock, pace: Pace) {
     let client = match client() {
         Ok(client) => client,
-        Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for models: {error}")),
+        Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for anything: {error}")),
     };
     let mut asking = Vec::new();
     let mut seen = Vec::new();
@@ -59,7 +66,8 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
             asking.push(follow(client.clone(), replica, pool.clone(), log.clone(), pace));
         }
     }
-    futures_util::future::join_all(asking).await;
+    let looking = Scrape::all(&fleet).into_iter().map(|scrape| scrape.follow(client.clone(), clock));
+    futures_util::future::join(join_all(asking), join_all(looking)).await;
 }
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
@@ -70,13 +78,18 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
             replica.learn(models);
         }
     });
-    futures_util::future::join_all(asking).await;
+    join_all(asking).await;
 }
 
 fn client() -> reqwest::Result<reqwest::Client> {
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
     builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
+}
+
+/// The URL of `path` at a replica.
+fn url(origin: &Origin, path: &str) -> String {
+    format!("{origin}{path}")
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {
@@ -127,7 +140,7 @@ fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
 ///
 /// *Errors*: it cannot be reached, or says it is not ready.
 async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
-    let mut request = client.get(format!("{}/v1/models", replica.origin()));
+    let mut request = client.get(url(replica.origin(), "/v1/models"));
     if let Some(key) = key {
         request = request.bearer_auth(key.reveal());
     }

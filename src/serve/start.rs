@@ -220,7 +220,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    discover::run(app.fleet.clone(), app.errors.clone(), discover::Pace::default()).await;
+                    discover::run(app.fleet.clone(), app.errors.clone(), app.clock, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
