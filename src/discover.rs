@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::header::HOST;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::fleet::{ApiKey, Fleet, Models, Origin, Paths, Pool, Replica};
 use crate::telemetry::{ErrorLog, Level};
-use crate::units::ModelName;
+use crate::tls::{self, Keyring};
+use crate::units::{ModelName, ReplicaId};
 use scrape::Scrape;
 
 /// How long one question may take.
@@ -51,29 +54,45 @@ struct Card {
     parent: Option<String>,
 }
 
+/// Resolves every name to the addresses of one host: that of a replica whose certificate is for another name.
+struct Fixed(String);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            // reqwest puts the URL's port in the place of 0.
+            let found = tokio::net::lookup_host((host, 0)).await?.collect::<Vec<_>>();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
 /// Asks every replica of every pool that has models for them, and those of pools that want to know for their engine's
-/// metrics, each by itself and for ever. Ends when dropped.
-pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, clock: Clock, pace: Pace) {
-    let client = match client() {
-        Ok(client) => client,
-        Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for anything: {error}")),
-    };
+/// metrics, each by itself and for ever. Ends when dropped; `keyring` is used all that time.
+pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, clock: Clock, pace: Pace) {
+    let clients = clients(&fleet, &keyring, &log);
+    let client =
+        |replica: &Replica| clients.iter().find(|(id, _)| *id == replica.id()).map(|(_, client)| client.clone());
     let mut asking = Vec::new();
     let mut seen = Vec::new();
     for pool in fleet.pools().into_iter().filter(|p| *p.paths() != Paths::Any) {
         for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
             seen.push(replica.id());
-            asking.push(follow(client.clone(), replica, pool.clone(), log.clone(), pace));
+            if let Some(client) = client(&replica) {
+                asking.push(follow(client, replica, pool.clone(), log.clone(), pace));
+            }
         }
     }
-    let looking = Scrape::all(&fleet).into_iter().map(|scrape| scrape.follow(client.clone(), clock));
+    let looking = Scrape::all(&fleet).into_iter();
+    let looking = looking.filter_map(|scrape| client(&scrape.replica).map(|client| scrape.follow(client, clock)));
     futures_util::future::join(join_all(asking), join_all(looking)).await;
 }
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
-pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
-    let Ok(client) = client() else { return };
+pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>, keyring: &Keyring) {
     let asking = fresh.into_iter().map(async |(replica, key)| {
+        let Ok(client) = client(replica.origin(), keyring) else { return };
         if let Ok(Ok(models)) = tokio::time::timeout(GREETING, ask(&client, &replica, key.as_ref())).await {
             replica.learn(models);
         }
@@ -81,15 +100,42 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
     join_all(asking).await;
 }
 
-fn client() -> reqwest::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+/// A client for each replica; the log says which cannot have one.
+fn clients(fleet: &Fleet, keyring: &Keyring, log: &ErrorLog) -> Vec<(ReplicaId, reqwest::Client)> {
+    let one = |replica: &Arc<Replica>| match client(replica.origin(), keyring) {
+        Ok(client) => Some((replica.id(), client)),
+        Err(error) => {
+            log.write(Level::Error, format_args!("replica {} cannot be asked for anything: {error}", replica.name()));
+            None
+        }
+    };
+    fleet.replicas().iter().filter_map(one).collect()
+}
+
+/// A client for one replica, which verifies it as requests do.
+fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client> {
+    let trust = origin.tls().and_then(|tls| keyring.client(&tls.trust));
+    let config = trust.map_or_else(tls::trusting_nobody, |config| (**config).clone());
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    if origin.tls().is_some_and(|tls| tls.name.is_some()) {
+        builder = builder.dns_resolver(Arc::new(Fixed(origin.host().to_owned())));
+    }
+    let builder = builder.tls_backend_preconfigured(config);
     // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
     builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
-/// The URL of `path` at a replica.
-fn url(origin: &Origin, path: &str) -> String {
-    format!("{origin}{path}")
+/// Asks a replica for `path`. The name in its certificate stands in the place of its host.
+fn get(client: &reqwest::Client, origin: &Origin, path: &str, key: Option<&ApiKey>) -> reqwest::RequestBuilder {
+    let url = match origin.tls().and_then(|tls| tls.name.as_ref()) {
+        Some(name) => format!("https://{name}:{}{}{path}", origin.port(), origin.prefix()),
+        None => format!("{origin}{path}"),
+    };
+    let request = client.get(url).header(HOST, origin.authority());
+    match key {
+        Some(key) => request.bearer_auth(key.reveal()),
+        None => request,
+    }
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {
@@ -140,10 +186,7 @@ fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
 ///
 /// *Errors*: it cannot be reached, or says it is not ready.
 async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
-    let mut request = client.get(url(replica.origin(), "/v1/models"));
-    if let Some(key) = key {
-        request = request.bearer_auth(key.reveal());
-    }
+    let request = get(client, replica.origin(), "/v1/models", key);
     let mut answer = request.send().await.map_err(|error| innermost(&error))?;
     let status = answer.status();
     if status.is_server_error() || status.as_u16() == 429 {
@@ -174,7 +217,10 @@ fn read(body: &[u8]) -> Models {
 }
 
 /// The telling part of a chain of errors: "connection refused", not "error sending request".
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = tls::explain(error) {
+        return why;
+    }
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -1,9 +1,10 @@
 //! One pool as it is written, before pools are compared with each other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::Key;
+use super::keys::{Key, file};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
@@ -29,6 +30,7 @@ pub(super) struct Draft {
     pub(super) engine_metrics: Option<At<Option<Duration>>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
+    pub(super) tls: DraftTls,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
@@ -36,9 +38,27 @@ pub(super) struct Draft {
 /// Engines are asked for their metrics no more often than this.
 const LEAST_EVERY: Duration = Duration::from_millis(100);
 
+/// How replicas behind TLS are verified, as far as it was written.
+#[derive(Default)]
+pub(super) struct DraftTls {
+    pub(super) ca: Option<At<PathBuf>>,
+    pub(super) name: Option<At<String>>,
+    pub(super) verify: Option<At<bool>>,
+}
+
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 7] =
-    ["policy", "replicas", "model", "paths", "engine_metrics", "api_key", "api_key_env"];
+pub(super) const SHORT: [&str; 10] = [
+    "policy",
+    "replicas",
+    "model",
+    "paths",
+    "engine_metrics",
+    "api_key",
+    "api_key_env",
+    "tls_ca",
+    "tls_name",
+    "tls_verify",
+];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -102,6 +122,24 @@ pub(super) static POOL: &[Key<Draft>] = &[
         default: "",
         set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
     },
+    Key {
+        path: "tls_ca",
+        wants: "a PEM file",
+        default: "",
+        set: |d, v| file(v).map(|file| d.tls.ca = Some(v.here(file))),
+    },
+    Key {
+        path: "tls_name",
+        wants: "a host name without scheme or port, and no address",
+        default: "",
+        set: |d, v| certified(v).map(|name| d.tls.name = Some(v.here(name))),
+    },
+    Key {
+        path: "tls_verify",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|verify| d.tls.verify = Some(v.here(verify))),
+    },
 ];
 
 impl Draft {
@@ -119,6 +157,7 @@ impl Draft {
             engine_metrics: None,
             api_key: None,
             api_key_env: None,
+            tls: DraftTls::default(),
             given: Vec::new(),
         }
     }
@@ -182,6 +221,13 @@ fn host(value: &Value<'_>) -> Read<String> {
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let fits = !text.is_empty() && (name(&text) || address.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()));
     if fits { Ok(text) } else { Err(value.wrong()) }
+}
+
+/// A name that a certificate can be for; where it is for an address, the URL has that.
+fn certified(value: &Value<'_>) -> Read<String> {
+    let host = host(value)?;
+    let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
+    if is_name { Ok(host) } else { Err(value.wrong()) }
 }
 
 fn path(value: &Value<'_>) -> Read<String> {

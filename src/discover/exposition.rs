@@ -105,10 +105,11 @@ impl Exposition {
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        if !std::mem::take(&mut self.overlong) && ours(&line) {
-            if let Some(sample) = std::str::from_utf8(&line).ok().and_then(Sample::parse) {
-                self.note(&sample);
-            }
+        if !std::mem::take(&mut self.overlong)
+            && ours(&line)
+            && let Some(sample) = std::str::from_utf8(&line).ok().and_then(Sample::parse)
+        {
+            self.note(&sample);
         }
         // The allocation is kept for the next line.
         self.line = line;

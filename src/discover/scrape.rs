@@ -68,10 +68,7 @@ impl Scrape {
     }
 
     async fn ask(&self, client: &reqwest::Client) -> Result<Vitals, Nothing> {
-        let mut request = client.get(super::url(self.replica.origin(), "/metrics")).timeout(PATIENCE);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key.reveal());
-        }
+        let request = super::get(client, self.replica.origin(), "/metrics", self.key.as_ref()).timeout(PATIENCE);
         let mut answer = request.send().await.map_err(|_| Nothing::ForNow)?;
         let status = answer.status();
         if status.is_server_error() || status.as_u16() == 429 {

@@ -14,7 +14,8 @@ mod site;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod truth;
+mod trust;
+mod vitals;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +32,8 @@ pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
-pub use truth::{Foreign, Truth, Vitals};
+pub use trust::{Tls, Trust};
+pub use vitals::{Foreign, Truth, Vitals};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::load::{Charge, Ledger};
 use super::pace::Pace;
-use super::truth::{Ours, Truth, Vitals};
+use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin};
 use crate::balance::Load;
 use crate::units::{ModelName, Moment, ReplicaId, Tokens};

@@ -30,6 +30,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
         engine_metrics: None,
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name: name.into(),
         models: vec![ModelName::from(name)],
@@ -39,6 +40,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         paths: Paths::Listed(Vec::new()),
         fallback: None,
         api_key: None,
+        tls: Default::default(),
     }
 }
 
