@@ -24,6 +24,7 @@ mod table;
 mod weigh;
 
 use std::net::IpAddr;
+use std::ops::Add;
 use std::time::Duration;
 
 pub use dice::Dice;
@@ -57,7 +58,7 @@ pub struct Candidate {
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,
-    /// The tokens of those requests.
+    /// The tokens on it: of those requests, and of requests from elsewhere as far as its engine tells of them.
     pub load: Load,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
@@ -74,6 +75,19 @@ pub struct Load {
     pub decoding: u32,
     /// Prompt tokens and generated tokens of all requests.
     pub resident: Tokens,
+}
+
+impl Add for Load {
+    type Output = Self;
+
+    /// Saturates.
+    fn add(self, other: Self) -> Self {
+        Self {
+            prefill: self.prefill + other.prefill,
+            decoding: self.decoding.saturating_add(other.decoding),
+            resident: self.resident + other.resident,
+        }
+    }
 }
 
 /// Compares requests per weight by cross-multiplying, so no division and no rounding.

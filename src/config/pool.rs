@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -30,6 +31,8 @@ pub(super) struct Draft {
     pub(super) headers: OwnHeaders,
     pub(super) fallback: Option<At<Arc<str>>>,
     pub(super) paths: Option<At<Paths>>,
+    /// How often engines are asked for their metrics; `None` inside for never.
+    pub(super) engine_metrics: Option<At<Option<Duration>>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
@@ -37,6 +40,9 @@ pub(super) struct Draft {
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
+
+/// Engines are asked for their metrics no more often than this.
+const LEAST_EVERY: Duration = Duration::from_millis(100);
 
 /// How replicas behind TLS are verified, as far as it was written.
 #[derive(Default)]
@@ -47,12 +53,13 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 11] = [
+pub(super) const SHORT: [&str; 12] = [
     "policy",
     "replicas",
     "model",
     "paths",
     "refuse",
+    "engine_metrics",
     "api_key",
     "api_key_env",
     "sticky",
@@ -124,6 +131,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| headers::table(v, Known::Answered).map(|lines| d.headers.response = Some(lines)),
     },
     Key {
+        path: "engine_metrics",
+        wants: "a time from 100ms such as \"5s\", or \"off\"",
+        default: "\"5s\"",
+        set: |d, v| engine_metrics(v).map(|every| d.engine_metrics = Some(v.here(every))),
+    },
+    Key {
         path: "api_key",
         wants: "a key of visible ASCII characters",
         default: "",
@@ -173,6 +186,7 @@ impl Draft {
             headers: OwnHeaders::default(),
             fallback: None,
             paths: None,
+            engine_metrics: None,
             api_key: None,
             api_key_env: None,
             sticky: None,
@@ -290,6 +304,14 @@ fn refused(value: &Value<'_>) -> Read<Vec<Refused>> {
         }
     }
     if issues.is_empty() { Ok(all) } else { Err(issues) }
+}
+
+fn engine_metrics(value: &Value<'_>) -> Read<Option<Duration>> {
+    if value.given.as_str() == Some("off") {
+        return Ok(None);
+    }
+    // A slip such as 5 for "5s" is a time; one such as "5us" must not make an engine spend its time telling of it.
+    value.time().ok().filter(|every| *every >= LEAST_EVERY).map(Some).ok_or_else(|| value.wrong())
 }
 
 fn key(value: &Value<'_>) -> Read<ApiKey> {

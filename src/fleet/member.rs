@@ -28,7 +28,7 @@ impl Member {
     pub(super) fn candidate(&self, at: Slot, standing: &Standing, now: Moment) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
-        let (in_flight, load) = (self.replica.in_flight(), self.replica.load());
+        let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
         Candidate { at, weight, in_flight, load, first_byte, last_byte }
     }
 

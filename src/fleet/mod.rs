@@ -19,6 +19,7 @@ mod sticky;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod vitals;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,7 @@ pub use site::{NoPool, Site};
 pub use spec::{ApiKey, Lookup, MemberSpec, Paths, PolicySpec, PoolSpec, Refused, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
+pub use vitals::{Foreign, Truth, Vitals};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

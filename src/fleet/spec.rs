@@ -33,6 +33,8 @@ pub struct PoolSpec {
     pub tokens: Option<Vocabulary>,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
+    /// How often the replicas are asked for their engine's metrics; `None` for never.
+    pub engine_metrics: Option<Duration>,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
     /// How clients stay on their replica, whatever the policy.

@@ -235,8 +235,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    let keyring = app.keyring.load_full();
-                    discover::run(app.fleet.clone(), app.errors.clone(), keyring, discover::Pace::default()).await;
+                    let (fleet, log, keyring) = (app.fleet.clone(), app.errors.clone(), app.keyring.load_full());
+                    discover::run(fleet, log, keyring, app.clock, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {

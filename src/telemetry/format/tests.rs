@@ -25,6 +25,7 @@ fn at(millis: u64) -> Moment {
 
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
+        engine_metrics: None,
         media: MediaTokens::default(),
         tokens: None,
         ask_for_usage: true,
