@@ -11,7 +11,6 @@ use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
 use crate::balance::{self, Goes};
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Tls, Trust};
-use crate::prompt::MediaTokens;
 
 /// How often engines are asked for their metrics.
 const ENGINE_METRICS: Duration = Duration::from_secs(5);
@@ -60,10 +59,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         member
     });
     PoolSpec {
-        engine_metrics: draft.engine_metrics.map_or(usual, |every| every.value),
-        media: MediaTokens::default(),
-        tokens: None,
-        ask_for_usage: true,
+        metering: draft.metering.finish(usual),
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::de::DeValue;
 
 use super::headers::{self, OwnHeaders};
 use super::keys::{HEADERS, Key, file};
+use super::metering::{self, DraftMetering};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
@@ -31,8 +31,7 @@ pub(super) struct Draft {
     pub(super) headers: OwnHeaders,
     pub(super) fallback: Option<At<Arc<str>>>,
     pub(super) paths: Option<At<Paths>>,
-    /// How often engines are asked for their metrics; `None` inside for never.
-    pub(super) engine_metrics: Option<At<Option<Duration>>>,
+    pub(super) metering: DraftMetering,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
@@ -40,9 +39,6 @@ pub(super) struct Draft {
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
-
-/// Engines are asked for their metrics no more often than this.
-const LEAST_EVERY: Duration = Duration::from_millis(100);
 
 /// How replicas behind TLS are verified, as far as it was written.
 #[derive(Default)]
@@ -53,13 +49,17 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 12] = [
+pub(super) const SHORT: [&str; 16] = [
     "policy",
     "replicas",
     "model",
     "paths",
     "refuse",
     "engine_metrics",
+    "ask_for_usage",
+    "tokens",
+    "image_tokens",
+    "audio_tokens",
     "api_key",
     "api_key_env",
     "sticky",
@@ -134,7 +134,31 @@ pub(super) static POOL: &[Key<Draft>] = &[
         path: "engine_metrics",
         wants: "a time from 100ms such as \"5s\", or \"off\"",
         default: "\"5s\"",
-        set: |d, v| engine_metrics(v).map(|every| d.engine_metrics = Some(v.here(every))),
+        set: |d, v| metering::engine_metrics(v).map(|every| d.metering.engine_metrics = Some(every)),
+    },
+    Key {
+        path: "ask_for_usage",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|ask| d.metering.metering.ask_for_usage = ask),
+    },
+    Key {
+        path: "tokens",
+        wants: "\"estimate\", \"o200k\", \"cl100k\" or the path of a tokenizer.json",
+        default: "\"estimate\"",
+        set: |d, v| metering::tokens(v).map(|vocabulary| d.metering.metering.tokens = vocabulary),
+    },
+    Key {
+        path: "image_tokens",
+        wants: "a number of tokens",
+        default: "1000",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.image = tokens),
+    },
+    Key {
+        path: "audio_tokens",
+        wants: "a number of tokens",
+        default: "750",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
     },
     Key {
         path: "api_key",
@@ -186,7 +210,7 @@ impl Draft {
             headers: OwnHeaders::default(),
             fallback: None,
             paths: None,
-            engine_metrics: None,
+            metering: DraftMetering::default(),
             api_key: None,
             api_key_env: None,
             sticky: None,
@@ -304,14 +328,6 @@ fn refused(value: &Value<'_>) -> Read<Vec<Refused>> {
         }
     }
     if issues.is_empty() { Ok(all) } else { Err(issues) }
-}
-
-fn engine_metrics(value: &Value<'_>) -> Read<Option<Duration>> {
-    if value.given.as_str() == Some("off") {
-        return Ok(None);
-    }
-    // A slip such as 5 for "5s" is a time; one such as "5us" must not make an engine spend its time telling of it.
-    value.time().ok().filter(|every| *every >= LEAST_EVERY).map(Some).ok_or_else(|| value.wrong())
 }
 
 fn key(value: &Value<'_>) -> Read<ApiKey> {

@@ -36,7 +36,7 @@ impl Scrape {
     pub(super) fn all(fleet: &Fleet) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         for pool in fleet.pools() {
-            let Some(every) = pool.spec().engine_metrics else { continue };
+            let Some(every) = pool.spec().metering.engine_metrics else { continue };
             for replica in pool.replicas() {
                 match all.iter_mut().find(|known| known.replica.id() == replica.id()) {
                     Some(known) => known.every = known.every.min(every),

@@ -36,7 +36,7 @@ pub use pool::Pool;
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
-pub use spec::{ApiKey, Lookup, MemberSpec, Paths, PolicySpec, PoolSpec, Refused, Route};
+pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
 pub use vitals::{Foreign, Truth, Vitals};

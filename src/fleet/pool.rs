@@ -61,7 +61,7 @@ impl Pool {
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        let meters = Arc::new(Meters::new(spec.media));
+        let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
         Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
@@ -69,7 +69,7 @@ impl Pool {
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
     pub(super) fn take_over(&mut self, old: &Self) {
-        if self.spec.media == old.spec.media {
+        if self.spec.metering.media == old.spec.metering.media {
             self.meters = old.meters.clone();
         }
         let (opened, known) = {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::balance::{Job, Spec};
-use crate::prompt::MediaTokens;
 use crate::units::{ModelName, Moment, Tokens};
 
 #[derive(Default)]
@@ -28,10 +27,7 @@ fn member(port: u16) -> MemberSpec {
 
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
-        engine_metrics: None,
-        media: MediaTokens::default(),
-        tokens: None,
-        ask_for_usage: true,
+        metering: Metering::default(),
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),

@@ -44,7 +44,7 @@ pub(super) async fn proxy(
         None if call.response.is_some() => None,
         None => Some(call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone()),
     };
-    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().tokens.as_ref()) {
+    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().metering.tokens.as_ref()) {
         asked.count(vocabulary, &body.bytes, &app.counting).await;
     }
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();

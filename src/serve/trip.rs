@@ -57,7 +57,7 @@ impl<'a> Trip<'a> {
     pub(super) async fn ask(&self, out: &mut Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
         let replica = lease.replica();
         let usage = self.asked.usage.as_ref();
-        let usage = usage.filter(|_| lease.pool().spec().ask_for_usage && replica.may_be_asked_usage());
+        let usage = usage.filter(|_| lease.pool().spec().metering.ask_for_usage && replica.may_be_asked_usage());
         self.address(out, lease, (story, usage));
         let mut answer = self.send(out, lease, story).await?;
         if usage.is_none() {
