@@ -33,6 +33,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("serde", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("serde_json", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("socket2", &["serve"]),
+    ("tiktoken_rs", &["prompt"]),
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
     ("tz", &["telemetry"]),

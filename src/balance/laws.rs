@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Candidate, Dice, Job, Member, Policy, Spec, table};
+use super::{Candidate, Dice, Job, Load, Member, Policy, Spec, table};
 use crate::units::{Slot, Tokens, Weight};
 
 pub(super) fn members(weights: &[u32]) -> Vec<Member> {
@@ -23,6 +23,7 @@ pub(super) fn candidates(weights: &[u32]) -> Vec<Candidate> {
         at: m.at,
         weight: m.weight,
         in_flight: 0,
+        load: Load::default(),
         first_byte: Duration::ZERO,
         last_byte: Duration::ZERO,
     };
@@ -30,7 +31,7 @@ pub(super) fn candidates(weights: &[u32]) -> Vec<Candidate> {
 }
 
 pub(super) fn job() -> Job<'static> {
-    Job { prompt: Tokens(100), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] }
+    Job { prompt: Tokens(100), output: Tokens(100), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] }
 }
 
 fn each(weights: &[u32], mut law: impl FnMut(&str, &mut dyn Policy)) {

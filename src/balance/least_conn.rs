@@ -1,7 +1,8 @@
 //! `least_conn`: nginx's least connections.
 
 use super::smooth::Smooth;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy, lighter};
+use super::weigh::least;
+use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
 use crate::units::Slot;
 
 /// Chooses the replica with the fewest requests in flight per weight; equals take turns by smooth round robin.
@@ -10,21 +11,7 @@ struct LeastConn(Smooth);
 impl Policy for LeastConn {
     /// Source: nginx `ngx_http_upstream_least_conn_module.c`. O(n).
     fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
-        let mut least = candidates.first()?;
-        let mut ties = false;
-        for candidate in &candidates[1..] {
-            if lighter(candidate, least) {
-                least = candidate;
-                ties = false;
-            } else if !lighter(least, candidate) {
-                ties = true;
-            }
-        }
-        // A lone winner takes no turn: nginx leaves the rotation as it was.
-        if !ties {
-            return Some(least.at);
-        }
-        self.0.turn(candidates.iter().filter(|c| !lighter(c, least) && !lighter(least, c)))
+        least(&mut self.0, candidates, |replica| [replica.in_flight.into()])
     }
 
     fn failed(&mut self, at: Slot) {

@@ -11,7 +11,9 @@ mod key;
 #[cfg(test)]
 mod laws;
 mod least_conn;
+mod least_prefill;
 mod least_time;
+mod least_tokens;
 mod moved;
 mod probe;
 mod random;
@@ -19,8 +21,10 @@ mod ring;
 mod round_robin;
 mod smooth;
 mod table;
+mod weigh;
 
 use std::net::IpAddr;
+use std::ops::Add;
 use std::time::Duration;
 
 pub use dice::Dice;
@@ -33,8 +37,10 @@ use crate::units::{Slot, Tokens, Weight};
 /// What a policy may know of a request. Plain data.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
-    /// The size of the prompt, estimated from its bytes.
+    /// The size of the prompt.
     pub prompt: Tokens,
+    /// The size of the answer, as far as one can tell.
+    pub output: Tokens,
     /// What the request is known by, as the policy's [`Key`] says; empty if the policy has none.
     pub key: &'a [u8],
     /// The client's address.
@@ -52,10 +58,36 @@ pub struct Candidate {
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,
+    /// The tokens on it: of those requests, and of requests from elsewhere as far as its engine tells of them.
+    pub load: Load,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
     /// The average time from the choice to the end of an answer; zero if nothing is known.
     pub last_byte: Duration,
+}
+
+/// What the requests on a replica weigh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Prompt tokens of requests without a first token yet that are not taken to be cached there.
+    pub prefill: Tokens,
+    /// Streams that have had their first token.
+    pub decoding: u32,
+    /// Prompt tokens and generated tokens of all requests.
+    pub resident: Tokens,
+}
+
+impl Add for Load {
+    type Output = Self;
+
+    /// Saturates.
+    fn add(self, other: Self) -> Self {
+        Self {
+            prefill: self.prefill + other.prefill,
+            decoding: self.decoding.saturating_add(other.decoding),
+            resident: self.resident + other.resident,
+        }
+    }
 }
 
 /// Compares requests per weight by cross-multiplying, so no division and no rounding.

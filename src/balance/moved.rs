@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Candidate, Dice, Job, Member, Policy, Spec};
+use super::{Candidate, Dice, Job, Load, Member, Policy, Spec};
 use crate::units::Tokens;
 
 /// Keys that are looked at.
@@ -33,7 +33,7 @@ impl<'a> Owners<'a> {
         }
         let candidate = |m: &Member| {
             let (first_byte, last_byte) = (Duration::ZERO, Duration::ZERO);
-            Candidate { at: m.at, weight: m.weight, in_flight: 0, first_byte, last_byte }
+            Candidate { at: m.at, weight: m.weight, in_flight: 0, load: Load::default(), first_byte, last_byte }
         };
         let offered = members.iter().filter(|m| !m.backup).map(candidate).collect();
         Some(Self { policy: spec.build(members).ok()?, members, offered, dice: Dice::seeded(0) })
@@ -43,7 +43,7 @@ impl<'a> Owners<'a> {
         let key = at.to_string();
         // Spread over all networks.
         let client = IpAddr::V4(Ipv4Addr::from(at.wrapping_mul(0x9e37_79b9)));
-        let job = Job { prompt: Tokens(0), key: key.as_bytes(), client, tried: &[] };
+        let job = Job { prompt: Tokens(0), output: Tokens(0), key: key.as_bytes(), client, tried: &[] };
         let slot = self.policy.choose(&job, &self.offered, &mut self.dice)?;
         self.members.get(slot.index()).map(|member| member.name.as_str())
     }

@@ -102,6 +102,10 @@ policies! {
         "the fewest requests in flight per weight, ties by round robin; the default";
     least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
         "the least average time to the first or last byte, times requests in flight, per weight";
+    least_tokens Load "" [""],
+        "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
+    least_prefill Load "" [""],
+        "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
     random Chance "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
         "at random, by weight; `two`: the better of two";
     ip_hash Key "" [""],

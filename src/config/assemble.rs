@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::Files;
 use super::nearest::suggest;
@@ -10,6 +11,9 @@ use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
 use crate::balance::{self, Goes};
 use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Tls, Trust};
+
+/// How often engines are asked for their metrics.
+const ENGINE_METRICS: Duration = Duration::from_secs(5);
 
 /// What was found while assembling.
 #[derive(Default)]
@@ -47,17 +51,21 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     });
     let tls = tls(&draft, found);
     let name = draft.called().value;
+    let paths = draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value);
+    // Behind `paths = "any"` there may be anything, so what was not asked for is not sent there.
+    let usual = (paths != Paths::Any).then_some(ENGINE_METRICS);
     let members = draft.members.unwrap_or_default().into_iter().map(|At { value: mut member, .. }| {
         member.origin.verify_by(&tls);
         member
     });
     PoolSpec {
+        metering: draft.metering.finish(usual),
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
         members: members.collect(),
         route: draft.route,
-        paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
+        paths,
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
         sticky: draft.sticky,

@@ -8,6 +8,7 @@ mod files;
 mod headers;
 mod keys;
 mod log;
+mod metering;
 mod nearest;
 mod network;
 mod pool;

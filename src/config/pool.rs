@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::headers::{self, OwnHeaders};
 use super::keys::{HEADERS, Key, file};
+use super::metering::{self, DraftMetering};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
@@ -30,6 +31,7 @@ pub(super) struct Draft {
     pub(super) headers: OwnHeaders,
     pub(super) fallback: Option<At<Arc<str>>>,
     pub(super) paths: Option<At<Paths>>,
+    pub(super) metering: DraftMetering,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
@@ -47,12 +49,17 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 11] = [
+pub(super) const SHORT: [&str; 16] = [
     "policy",
     "replicas",
     "model",
     "paths",
     "refuse",
+    "engine_metrics",
+    "ask_for_usage",
+    "tokens",
+    "image_tokens",
+    "audio_tokens",
     "api_key",
     "api_key_env",
     "sticky",
@@ -124,6 +131,36 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| headers::table(v, Known::Answered).map(|lines| d.headers.response = Some(lines)),
     },
     Key {
+        path: "engine_metrics",
+        wants: "a time from 100ms such as \"5s\", or \"off\"",
+        default: "\"5s\"",
+        set: |d, v| metering::engine_metrics(v).map(|every| d.metering.engine_metrics = Some(every)),
+    },
+    Key {
+        path: "ask_for_usage",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|ask| d.metering.metering.ask_for_usage = ask),
+    },
+    Key {
+        path: "tokens",
+        wants: "\"estimate\", \"o200k\", \"cl100k\" or the path of a tokenizer.json",
+        default: "\"estimate\"",
+        set: |d, v| metering::tokens(v).map(|vocabulary| d.metering.metering.tokens = vocabulary),
+    },
+    Key {
+        path: "image_tokens",
+        wants: "a number of tokens",
+        default: "1000",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.image = tokens),
+    },
+    Key {
+        path: "audio_tokens",
+        wants: "a number of tokens",
+        default: "750",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
+    },
+    Key {
         path: "api_key",
         wants: "a key of visible ASCII characters",
         default: "",
@@ -173,6 +210,7 @@ impl Draft {
             headers: OwnHeaders::default(),
             fallback: None,
             paths: None,
+            metering: DraftMetering::default(),
             api_key: None,
             api_key_env: None,
             sticky: None,

@@ -1,5 +1,6 @@
 //! One try at finding a replica for a request.
 
+use super::Measured;
 use crate::balance::Job;
 use crate::units::ReplicaId;
 
@@ -10,6 +11,8 @@ pub struct Attempt<'a> {
     pub job: Job<'a>,
     /// The model asked for; only replicas that list it are eligible where the pool learns its models.
     pub model: Option<&'a str>,
+    /// How the request was measured, to learn from its end; its lengths go before the job's.
+    pub measured: Option<Measured>,
     /// The replica that the request belongs to.
     pub pinned: Option<Pin>,
     /// Replicas that have failed this request.
@@ -34,7 +37,15 @@ impl Pin {
     }
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
+    /// The job with its lengths as measured.
+    pub(super) fn job(&self) -> Job<'a> {
+        match &self.measured {
+            Some(measured) => Job { prompt: measured.prompt, output: measured.output, ..self.job },
+            None => self.job,
+        }
+    }
+
     /// Tells whether no replica but the pinned one will do.
     pub const fn is_bound(&self) -> bool {
         matches!(self.pinned, Some(Pin::Only(_)))

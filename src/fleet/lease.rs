@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Models, Pool, Replica};
-use crate::units::{ModelName, Moment, Slot, Usage};
+use super::load::Charge;
+use super::{Gaps, Measured, Models, Pool, Replica};
+use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +69,9 @@ impl Outcome {
 /// What a part of the answer has shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// Whether it brought generated content.
-    pub content: bool,
-    /// The token counts, if it carried them.
+    /// Events in it with generated content.
+    pub content_events: u32,
+    /// The token counts, if they have been told by now.
     pub usage: Option<Usage>,
 }
 
@@ -87,8 +88,16 @@ pub struct Report<'a> {
     pub chosen: Moment,
     /// When the first generated content came.
     pub first_token: Option<Moment>,
+    /// When the last generated content came.
+    pub last_token: Option<Moment>,
+    /// The times between.
+    pub gaps: &'a Gaps,
     /// When it ended.
     pub ended: Moment,
+    /// The model that was asked for, if the pool has it.
+    pub model: Option<&'a ModelName>,
+    /// The prompt's length as it was charged, and the answer's by its events, scaled as in earlier streams.
+    pub estimated: Usage,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
 }
@@ -108,15 +117,43 @@ pub struct Lease {
     chosen: Moment,
     first_byte: Option<Moment>,
     first_token: Option<Moment>,
+    last_token: Option<Moment>,
     last_progress: Moment,
+    gaps: Gaps,
     usage: Option<Usage>,
-    settled: bool,
+    prompt: Tokens,
+    measured: Option<Measured>,
+    /// Taken when the lease settles.
+    charge: Option<Charge>,
+}
+
+/// What a lease is made from.
+pub(super) struct Chosen {
+    pub(super) replica: Arc<Replica>,
+    pub(super) at: Slot,
+    pub(super) prompt: Tokens,
+    pub(super) measured: Option<Measured>,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, replica: Arc<Replica>, at: Slot, now: Moment) -> Self {
-        let (first_byte, first_token, usage) = (None, None, None);
-        Self { pool, replica, at, chosen: now, first_byte, first_token, last_progress: now, usage, settled: false }
+    /// Takes a charge that was made under the pool's lock.
+    pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
+        let Chosen { replica, at, prompt, measured } = chosen;
+        Self {
+            pool,
+            replica,
+            at,
+            chosen: now,
+            first_byte: None,
+            first_token: None,
+            last_token: None,
+            last_progress: now,
+            gaps: Gaps::default(),
+            usage: None,
+            prompt,
+            measured,
+            charge: Some(charge),
+        }
     }
 
     /// The replica that was chosen.
@@ -154,32 +191,56 @@ impl Lease {
         self.usage
     }
 
+    /// The prompt's length as it was charged.
+    pub const fn prompt(&self) -> Tokens {
+        self.prompt
+    }
+
+    /// Tokens of this request that are taken to be resident on the replica.
+    pub fn resident(&self) -> Tokens {
+        Tokens(self.charge.as_ref().map_or(0, |charge| charge.weight(self.replica.ledger())))
+    }
+
     /// Follows the answer.
-    pub const fn progress(&mut self, seen: Progress, now: Moment) {
+    pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
-        if self.first_byte.is_none() {
-            self.first_byte = Some(now);
+        self.first_byte.get_or_insert(now);
+        let Some(charge) = &mut self.charge else { return };
+        let ledger = self.replica.ledger();
+        if seen.content_events > 0 {
+            match self.last_token.replace(now) {
+                Some(last) => self.gaps.add(now.since(last)),
+                None => {
+                    self.first_token = Some(now);
+                    charge.first_token(ledger);
+                }
+            }
+            charge.grow(ledger, seen.content_events, now);
         }
-        if seen.content && self.first_token.is_none() {
-            self.first_token = Some(now);
-        }
-        if seen.usage.is_some() {
-            self.usage = seen.usage;
+        if let Some(usage) = seen.usage {
+            self.usage = Some(usage);
+            charge.correct(ledger, usage, now);
         }
     }
 
     /// Takes the charge back and tells how the request ended.
     pub fn settle(mut self, outcome: Outcome, now: Moment) {
-        self.end(outcome, now);
+        if let Some(charge) = self.charge.take() {
+            self.end(charge, outcome, now);
+        }
     }
 
-    fn end(&mut self, outcome: Outcome, now: Moment) {
-        self.settled = true;
-        self.replica.discharge();
+    fn end(&self, charge: Charge, outcome: Outcome, now: Moment) {
+        let whole = outcome == Outcome::Completed;
+        let completion = Tokens(charge.generated(self.replica.ledger()));
+        charge.release(self.replica.ledger(), whole);
         // A fast refusal or failure must not make a replica look fast.
-        if outcome == Outcome::Completed {
+        if whole {
             let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
             self.replica.pace().learn(first_byte, now.since(self.chosen));
+            if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
+                measured.learn(usage);
+            }
         }
         self.pool.judge(self.at, outcome, now);
         self.pool.observer().settled(&Report {
@@ -188,7 +249,11 @@ impl Lease {
             outcome,
             chosen: self.chosen,
             first_token: self.first_token,
+            last_token: self.last_token,
+            gaps: &self.gaps,
             ended: now,
+            model: self.measured.as_ref().and_then(Measured::model),
+            estimated: Usage { prompt: self.prompt, cached: None, completion },
             usage: self.usage,
         });
     }
@@ -196,8 +261,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.settled {
-            self.end(Outcome::ClientGone, self.last_progress);
+        if let Some(charge) = self.charge.take() {
+            self.end(charge, Outcome::ClientGone, self.last_progress);
         }
     }
 }

@@ -28,7 +28,8 @@ impl Member {
     pub(super) fn candidate(&self, at: Slot, standing: &Standing, now: Moment) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
-        Candidate { at, weight, in_flight: self.replica.in_flight(), first_byte, last_byte }
+        let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
+        Candidate { at, weight, in_flight, load, first_byte, last_byte }
     }
 
     /// Tells whether requests are meant to come here at all, failures and load aside.

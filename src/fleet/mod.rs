@@ -2,8 +2,11 @@
 
 mod attempt;
 mod changes;
+mod gaps;
 mod lease;
+mod load;
 mod member;
+mod meter;
 mod origin;
 mod pace;
 mod pool;
@@ -16,6 +19,7 @@ mod sticky;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod vitals;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,15 +28,18 @@ use arc_swap::ArcSwap;
 
 pub use attempt::{Attempt, Pin};
 pub use changes::Changes;
+pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
+pub use meter::{Measured, Meter};
 pub use origin::{BadOrigin, Origin};
 pub use pool::Pool;
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
-pub use spec::{ApiKey, Lookup, MemberSpec, Paths, PolicySpec, PoolSpec, Refused, Route};
+pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
+pub use vitals::{Foreign, Truth, Vitals};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
@@ -200,7 +207,7 @@ impl Maker {
             let pool = match old {
                 Some(old) if *old.spec() == spec => old.clone(),
                 _ => {
-                    let pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
+                    let mut pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
                     if let Some(old) = old {
                         pool.take_over(old);
                     }

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::lease::Chosen;
 use super::member::{Ground, Member, describe};
+use super::meter::Meters;
 use super::screening::Screening;
 use super::standing::Standing;
 use super::{
-    ApiKey, Attempt, Lease, MemberSpec, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica, State,
-    Sticky,
+    ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
+    State, Sticky,
 };
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::Admission;
@@ -36,6 +38,7 @@ pub struct Pool {
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
+    meters: Arc<Meters>,
     /// Some member has a `slow_start`; without one nobody is looked after.
     starts_slowly: bool,
 }
@@ -58,13 +61,17 @@ impl Pool {
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
+        let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
-        Ok(Self { spec, members, observer, inner, lopsided, starts_slowly })
+        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
-    pub(super) fn take_over(&self, old: &Self) {
+    pub(super) fn take_over(&mut self, old: &Self) {
+        if self.spec.metering.media == old.spec.metering.media {
+            self.meters = old.meters.clone();
+        }
         let (opened, known) = {
             let inner = old.lock();
             let known = old.members.iter().zip(&inner.standings);
@@ -166,6 +173,15 @@ impl Pool {
         names
     }
 
+    /// What measures requests for `model`, a name the pool can be asked for.
+    pub fn meter(&self, model: Option<&str>) -> Arc<Meter> {
+        let named = model.filter(|model| {
+            let lists = |name: &ModelName| name.as_str() == *model;
+            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.serves(model))
+        });
+        self.meters.of(named.map(ModelName::from).as_ref())
+    }
+
     /// Tells whether the pool is asked for `model`.
     pub fn serves(&self, model: &str) -> bool {
         match (&self.spec.paths, self.spec.models.as_slice()) {
@@ -232,9 +248,11 @@ impl Pool {
         };
         let member = &self.members[at.index()];
         inner.standings[at.index()].ejector.chosen(now);
-        member.replica.charge();
+        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
+        let charge = member.replica.charge(prompt, now);
+        let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured };
         drop(inner);
-        Ok(Lease::new(self.clone(), member.replica.clone(), at, now))
+        Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
     /// Feeds a settled request's outcome to the ejector and the policy.
@@ -296,7 +314,7 @@ impl Pool {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
             tried.extend(members.map(|(slot, _)| Slot(slot)));
         }
-        let job = Job { tried, ..attempt.job };
+        let job = Job { tried, ..attempt.job() };
         for backup in [false, true] {
             offered.clear();
             for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use crossbeam_utils::CachePadded;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::load::{Charge, Ledger};
 use super::pace::Pace;
+use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin, sticky};
-use crate::units::{ModelName, ReplicaId};
+use crate::balance::Load;
+use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
 pub const MODELS_PER_REPLICA: usize = 256;
@@ -31,6 +34,13 @@ impl Models {
     }
 }
 
+/// What is known of asking a replica for the usage of a stream.
+#[derive(Debug, Default)]
+struct Asking {
+    given: AtomicBool,
+    never: AtomicBool,
+}
+
 /// An engine server and the load on it.
 #[derive(Debug)]
 pub struct Replica {
@@ -38,14 +48,17 @@ pub struct Replica {
     name: Arc<str>,
     origin: Origin,
     models: ArcSwap<Models>,
-    in_flight: CachePadded<AtomicU32>,
+    ledger: Ledger,
     chosen: AtomicU64,
     pace: Pace,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
+    asking: Asking,
     /// How often it was drained.
     absences: AtomicU32,
     mark: String,
+    /// What its engine last said of itself.
+    truth: ArcSwapOption<Truth>,
 }
 
 impl Replica {
@@ -55,12 +68,14 @@ impl Replica {
             name: spec.name.clone(),
             origin: spec.origin.clone(),
             models: ArcSwap::from_pointee(Models::Unknown),
-            in_flight: CachePadded::default(),
+            ledger: Ledger::default(),
             chosen: AtomicU64::new(0),
             pace: Pace::default(),
             drained: AtomicBool::new(false),
+            asking: Asking::default(),
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
+            truth: ArcSwapOption::empty(),
         }
     }
 
@@ -80,6 +95,22 @@ impl Replica {
     /// Tells whether new requests are kept away.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether it can be asked for the usage of a stream in place of a client that did not.
+    pub fn may_be_asked_usage(&self) -> bool {
+        !self.asking.never.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether it has once answered a request with that question, so that a refusal is not about the question.
+    pub fn gives_usage(&self) -> bool {
+        self.asking.given.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether it takes the question and answers it apart from the rest; once it did not, it is not asked
+    /// again.
+    pub fn learn_usage(&self, gives: bool) {
+        if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn absences(&self) -> u32 {
@@ -125,7 +156,34 @@ impl Replica {
 
     /// Requests on it that are chosen and not settled.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.ledger.in_flight()
+    }
+
+    /// The tokens of those requests.
+    pub fn load(&self) -> Load {
+        self.ledger.load()
+    }
+
+    /// The tokens on it, those of requests that did not come through this router included, as far as is known at `now`.
+    pub(super) fn whole_load(&self, now: Moment) -> Load {
+        let load = self.ledger.load();
+        match &*self.truth.load() {
+            Some(truth) if now < truth.until => load + truth.foreign.load,
+            _ => load,
+        }
+    }
+
+    /// Takes note of what its engine said at `now`, to be believed for `good_for`. `in_flight`: the most requests of ours
+    /// that were on it while it was asked.
+    pub fn learn_vitals(&self, vitals: Vitals, in_flight: u32, now: Moment, good_for: Duration) {
+        let ours = Ours { in_flight, load: self.ledger.load() };
+        let before = self.truth(now);
+        self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
+    }
+
+    /// What its engine said of itself; `None` if it has not, or not lately.
+    pub fn truth(&self, now: Moment) -> Option<Arc<Truth>> {
+        self.truth.load_full().filter(|truth| now < truth.until)
     }
 
     /// How often it was chosen since the start.
@@ -145,13 +203,13 @@ impl Replica {
         !matches!(**self.models.load(), Models::Unknown)
     }
 
-    pub(super) fn charge(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.chosen.fetch_add(1, Ordering::Relaxed);
+    pub(super) const fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
-    pub(super) fn discharge(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "a lease takes back what it added, once");
+    /// Puts a request on it.
+    pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
+        self.chosen.fetch_add(1, Ordering::Relaxed);
+        self.ledger.charge(prompt, prompt, now)
     }
 }

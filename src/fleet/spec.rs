@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
+use crate::prompt::{MediaTokens, Vocabulary};
 use crate::units::{ModelName, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
@@ -26,12 +27,34 @@ pub struct PoolSpec {
     pub paths: Paths,
     /// The pool that takes over when this one has no replica for a request.
     pub fallback: Option<Arc<str>>,
+    /// How tokens are counted.
+    pub metering: Metering,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
     /// How clients stay on their replica, whatever the policy.
     pub sticky: Option<Sticky>,
     /// How replicas that are reached by `https://` are verified; the members' origins say so too.
     pub tls: Tls,
+}
+
+/// How a pool's tokens are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metering {
+    /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
+    pub ask_for_usage: bool,
+    /// What prompts are counted by; `None`: their length is estimated.
+    pub tokens: Option<Vocabulary>,
+    /// What a picture or a sound counts as.
+    pub media: MediaTokens,
+    /// How often the replicas are asked for their engine's metrics; `None` for never.
+    pub engine_metrics: Option<Duration>,
+}
+
+impl Default for Metering {
+    /// Estimates, and asks for the usage of every stream; asks no engine for its metrics.
+    fn default() -> Self {
+        Self { ask_for_usage: true, tokens: None, media: MediaTokens::default(), engine_metrics: None }
+    }
 }
 
 /// A pool's policy; equal by what it is called and given.

@@ -27,6 +27,7 @@ fn member(port: u16) -> MemberSpec {
 
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
+        metering: Metering::default(),
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
@@ -41,8 +42,9 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 }
 
 fn attempt() -> Attempt<'static> {
-    let job = Job { prompt: Tokens(10), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
-    Attempt { job, model: None, pinned: None, tried: Vec::new() }
+    let job =
+        Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
+    Attempt { job, model: None, measured: None, pinned: None, tried: Vec::new() }
 }
 
 fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {
@@ -450,4 +452,32 @@ fn a_drained_replica_is_not_chosen_until_that_is_undone() {
     }
     first.drain(false);
     assert!((0..3).any(|_| pool.acquire(&attempt(), at(0)).unwrap().replica().id() == first.id()));
+}
+
+#[test]
+fn load_from_elsewhere_counts_for_token_policies_alone_and_until_it_is_too_old() {
+    let vitals = Vitals {
+        running: 5,
+        kv_usage: Some(0.5),
+        kv_capacity: Some(Tokens(1000)),
+        prompt: Some(Tokens(80)),
+        requests: Some(4),
+        ..Vitals::default()
+    };
+    for (policy, moved) in [("least_tokens", true), ("least_prefill", true), ("least_conn", false)] {
+        let described = PoolSpec { policy: Spec::parse(policy).unwrap(), ..spec("m", &[1, 2]) };
+        let (fleet, _) = fleet_of(vec![described]);
+        let (pool, replicas) = (fleet.pool("m").unwrap(), fleet.replicas());
+        for look in [0, 5] {
+            replicas[0].learn_vitals(vitals, 0, at(look), Duration::from_secs(15));
+        }
+        let picks = |now| [(); 4].map(|()| pool.acquire(&attempt(), now).unwrap().replica().id());
+        let elsewhere = [replicas[1].id(); 4];
+        assert_eq!(picks(at(6)) == elsewhere, moved, "{policy}");
+        assert_ne!(picks(at(20)), elsewhere, "{policy}");
+        assert_eq!((replicas[0].load(), replicas[0].in_flight()), (crate::balance::Load::default(), 0));
+        let truth = replicas[0].truth(at(19)).unwrap();
+        assert_eq!((truth.foreign.requests, truth.foreign.load.resident), (5, Tokens(500)));
+        assert_eq!(replicas[0].truth(at(20)), None);
+    }
 }

@@ -4,17 +4,23 @@
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 
 mod bad_body;
+mod census;
+mod count;
 pub mod endpoint;
-mod estimate;
+mod estimator;
 mod json;
 pub mod multipart;
 mod opening;
 mod request;
 mod splice;
+mod walk;
 
 pub use bad_body::BadBody;
+pub use census::Census;
+pub use count::{COUNTED_BYTES, Vocabulary};
 pub use endpoint::Endpoint;
-pub use estimate::rough;
+pub use estimator::{Estimator, MediaTokens};
 pub use opening::opening;
 pub use request::{Keys, Model, Request, Text};
 pub use splice::{BadEdit, Edit, Pieces, splice};
+pub use walk::{Media, Piece, walk};

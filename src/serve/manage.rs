@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::reload::{Reloaded, reload};
-use crate::balance::BadPolicy;
+use crate::balance::{BadPolicy, Load};
 use crate::config;
-use crate::fleet::{MemberSpec, Models, Pool};
+use crate::fleet::{MemberSpec, Models, Pool, Truth};
 use crate::tls::Keyring;
-use crate::units::Weight;
+use crate::units::{Moment, Tokens, Weight};
 
 /// A pool as it is now.
 #[derive(Serialize)]
@@ -53,6 +53,38 @@ struct ReplicaView {
     in_flight: u32,
     chosen: u64,
     models: Vec<String>,
+    /// Of the requests in flight.
+    tokens: LoadView,
+    /// `None` where its engine has not told of itself lately.
+    engine: Option<EngineView>,
+}
+
+/// The token ledger of one replica.
+#[derive(Serialize)]
+struct LoadView {
+    /// Prompt tokens of requests without a first token yet.
+    prefill: u64,
+    /// Streams that have had theirs.
+    decoding: u32,
+    /// Prompt and generated tokens of all requests.
+    resident: u64,
+}
+
+/// What an engine says of itself, and what of it did not come through here.
+#[derive(Serialize)]
+struct EngineView {
+    age_seconds: f64,
+    running: u32,
+    waiting: u32,
+    kv_usage: Option<f64>,
+    kv_tokens: Option<u64>,
+    block_tokens: Option<u64>,
+    prompt_tokens: Option<u64>,
+    cached_prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    foreign_requests: u32,
+    foreign_waiting: u32,
+    foreign_tokens: LoadView,
 }
 
 /// A replica to add, in the words of the configuration: `http://10.0.0.3:8000 weight=2`.
@@ -213,8 +245,36 @@ fn member(words: &str) -> Result<MemberSpec, Trouble> {
     members.last().ok_or_else(|| Trouble::Bad("no replica was named".to_owned()))
 }
 
+impl From<Load> for LoadView {
+    fn from(load: Load) -> Self {
+        Self { prefill: load.prefill.0, decoding: load.decoding, resident: load.resident.0 }
+    }
+}
+
+impl EngineView {
+    fn new(truth: &Truth, now: Moment) -> Self {
+        let Truth { vitals, foreign, at, .. } = truth;
+        let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
+        Self {
+            age_seconds: now.since(*at).as_secs_f64(),
+            running: vitals.running,
+            waiting: vitals.waiting,
+            kv_usage: vitals.kv_usage,
+            kv_tokens: count(vitals.kv_capacity),
+            block_tokens: count(vitals.block),
+            prompt_tokens: count(vitals.prompt),
+            cached_prompt_tokens: count(vitals.cached),
+            completion_tokens: count(vitals.generated),
+            foreign_requests: foreign.requests,
+            foreign_waiting: foreign.waiting,
+            foreign_tokens: foreign.load.into(),
+        }
+    }
+}
+
 fn view(app: &App, pool: &Pool) -> PoolView {
-    let states = pool.states(app.clock.now());
+    let now = app.clock.now();
+    let states = pool.states(now);
     let one =
         |((replica, spec), state): ((&Arc<crate::fleet::Replica>, &MemberSpec), crate::fleet::State)| ReplicaView {
             name: replica.name().to_string(),
@@ -227,6 +287,8 @@ fn view(app: &App, pool: &Pool) -> PoolView {
                 Models::Listed(names) => names.iter().map(ToString::to_string).collect(),
                 Models::Unlisted | Models::Unknown => Vec::new(),
             },
+            tokens: replica.load().into(),
+            engine: replica.truth(now).map(|truth| EngineView::new(&truth, now)),
         };
     PoolView {
         pool: pool.name().to_string(),

@@ -1,14 +1,16 @@
 //! What a request's body says that routing needs, owned, so that it outlives the look at the body.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use tokio::sync::Semaphore;
 
 use super::Refusal;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
-use crate::prompt::{BadBody, Edit, Model, Request, opening, rough};
+use crate::prompt::{BadBody, Census, Edit, Model, Request, Vocabulary, opening};
 use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
@@ -20,7 +22,12 @@ pub(super) struct Asked {
     pub(super) model: Option<String>,
     /// Where the model's name lies in the body, and how it is written there.
     written: Option<(Range<usize>, BodyKind)>,
-    pub(super) prompt: Tokens,
+    /// What the prompt is made of, if the body says.
+    pub(super) census: Option<Census>,
+    /// The most tokens that may be generated.
+    pub(super) max_output: Option<Tokens>,
+    /// What asks for a stream's usage, if it can be asked for and the client has not.
+    pub(super) usage: Option<Edit>,
     /// The body's `prompt_cache_key`. This and what follows only if some policy's key asks the body.
     pub(super) cache_key: Option<String>,
     pub(super) user: Option<String>,
@@ -30,6 +37,22 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// Counts the prompt with a model's vocabulary, on another thread. Without a free place there the estimate has to do.
+    pub(super) async fn count(&mut self, vocabulary: &Vocabulary, body: &Bytes, places: &Arc<Semaphore>) {
+        let (Some(mut census), Ok(place)) = (self.census, places.clone().try_acquire_owned()) else { return };
+        let (vocabulary, body) = (vocabulary.clone(), body.clone());
+        let counting = tokio::task::spawn_blocking(move || {
+            if let Ok(request) = Request::parse(&body) {
+                vocabulary.count(&request.text, &mut census);
+            }
+            drop(place);
+            census
+        });
+        if let Ok(census) = counting.await {
+            self.census = Some(census);
+        }
+    }
+
     /// The edit that puts a replica's own name in the place of an alias.
     pub(super) fn rename(&self, name: &str) -> Option<Edit> {
         let (range, kind) = self.written.clone()?;
@@ -46,6 +69,8 @@ pub(super) struct Reading {
     pub(super) kind: BodyKind,
     /// Some policy's key asks the body.
     pub(super) keyed: bool,
+    /// The endpoint has `stream_options`.
+    pub(super) has_options: bool,
 }
 
 /// Reads a body; a large one on another thread, so that the worker's other streams go on.
@@ -67,21 +92,23 @@ pub(super) async fn measure(reading: Reading, headers: &HeaderMap, body: &Bytes)
 fn read(reading: Reading, content_type: &str, body: &[u8]) -> Result<Asked, BadBody> {
     match reading.kind {
         BodyKind::None => Ok(Asked::default()),
-        BodyKind::Json => json(body, reading.keyed),
+        BodyKind::Json => json(body, reading),
         BodyKind::Multipart => form(content_type, body),
     }
 }
 
-fn json(body: &[u8], keyed: bool) -> Result<Asked, BadBody> {
+fn json(body: &[u8], reading: Reading) -> Result<Asked, BadBody> {
     let request = Request::parse(body)?;
     let mut asked = Asked {
         written: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
-        prompt: rough(&request.text),
+        census: Some(Census::of(&request.text)),
+        max_output: request.max_output.map(|most| Tokens(most.0.saturating_mul(request.n.unwrap_or(1).into()))),
+        usage: if reading.has_options && request.stream { request.ask_for_usage() } else { None },
         previous_response: request.keys.previous_response_id.map(|id| id.into_owned()),
         model: request.model.map(|model| model.name.into_owned()),
         ..Asked::default()
     };
-    if keyed {
+    if reading.keyed {
         asked.cache_key = request.keys.prompt_cache_key.map(|key| key.into_owned());
         asked.user = request.keys.user.map(|user| user.into_owned());
         let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());

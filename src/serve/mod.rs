@@ -43,7 +43,7 @@ pub use reload::Source;
 use sessions::Sessions;
 pub use start::Server;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::balance::BadPolicy;
 use crate::clock::Clock;
@@ -105,6 +105,8 @@ struct App {
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
     owners: Owners,
+    /// Places for prompts that are given to a tokenizer.
+    counting: Arc<Semaphore>,
     sessions: Sessions,
     clock: Clock,
     /// The time of day at the start.

@@ -33,10 +33,20 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body() };
-    let asked = measure(reading, &head.headers, &body.bytes).await?;
+    let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
+    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body(), has_options };
+    let mut asked = measure(reading, &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
+    let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
+    let pool = match &owner {
+        Some(owner) => Some(app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?),
+        None if call.response.is_some() => None,
+        None => Some(call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone()),
+    };
+    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().metering.tokens.as_ref()) {
+        asked.count(vocabulary, &body.bytes, &app.counting).await;
+    }
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let mut out = Outbound {
         headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
@@ -46,14 +56,7 @@ pub(super) async fn proxy(
     };
     let plain = settings.headers.on_requests().then(|| out.headers.clone());
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization, plain };
-    let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
-    if call.response.is_some() && owner.is_none() {
-        return search(&trip, out, story).await;
-    }
-    let pool = match &owner {
-        Some(owner) => app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?,
-        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
-    };
+    let Some(pool) = pool else { return search(&trip, out, story).await };
     story.enters(&pool);
     let pinned = owner.as_ref().map(|owner| Pin::Only(owner.replica));
     let attempt = Attempt { pinned, ..trip.attempt(story) };
@@ -62,8 +65,7 @@ pub(super) async fn proxy(
     let mut lease = tries.admit()?;
     loop {
         story.tries(&lease, complete);
-        trip.address(&mut out, &lease, story);
-        match trip.send(&out, &lease, story).await {
+        match trip.ask(&mut out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
                 Verdict::Relay(lease) => {
                     let cookie = tries.bind(&answer, &lease);

@@ -39,6 +39,11 @@ pub(super) struct Reply {
 }
 
 impl Source {
+    /// Tells whether a replica's answer may lose a part on its way.
+    pub(super) fn trims(&self) -> bool {
+        matches!(self, Self::Replica(relayed, _) if relayed.trims())
+    }
+
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),

@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::acceptor::{Acceptor, Desk};
 use super::bind::{bind, bind_tcp};
@@ -70,7 +70,7 @@ impl Server {
             app,
             stage,
         };
-        let cores = available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -197,6 +197,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),
+        counting: Arc::new(Semaphore::new(cores())),
         sessions: Sessions::default(),
         draining: AtomicBool::new(false),
         visits: AtomicU64::new(0),
@@ -208,6 +209,10 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         errors,
         clock,
     })
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
 }
 
 fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
@@ -230,8 +235,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    let keyring = app.keyring.load_full();
-                    discover::run(app.fleet.clone(), app.errors.clone(), keyring, discover::Pace::default()).await;
+                    let (fleet, log, keyring) = (app.fleet.clone(), app.errors.clone(), app.keyring.load_full());
+                    discover::run(fleet, log, keyring, app.clock, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {

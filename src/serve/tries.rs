@@ -40,10 +40,19 @@ pub(super) enum Verdict {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
-        let key = facts.evaluate(pool.key());
-        let mut tries = Self { app, pool, attempt, facts, key, lost: None, replays: 0, doubted: None };
-        tries.pin();
+        let mut tries = Self { app, pool, attempt, facts, key: Vec::new(), lost: None, replays: 0, doubted: None };
+        tries.enter();
         tries
+    }
+
+    /// Looks at the request with the present pool's eyes.
+    fn enter(&mut self) {
+        let asked = self.facts.asked;
+        self.key = self.facts.evaluate(self.pool.key());
+        let meter = || self.pool.meter(asked.model.as_deref());
+        let measure = |census| meter().measure(census, &self.key, asked.max_output);
+        self.attempt.measured = asked.census.as_ref().map(measure);
+        self.pin();
     }
 
     /// Looks up whom the pool ties the client to, unless the request is bound to a replica anyway.
@@ -71,11 +80,10 @@ impl<'a> Tries<'a> {
             };
             let next = self.pool.fallback().filter(|_| !self.attempt.is_bound());
             let Some(next) = next.and_then(|name| self.app.fleet.pool(name)) else { break };
-            self.key = self.facts.evaluate(next.key());
             self.pool = next;
             // The pool that helps out has its own name for the model.
             self.attempt.model = None;
-            self.pin();
+            self.enter();
         }
         // The client is better served by what happened to its request than by "all tried".
         Err(self.lost.as_ref().map_or(Refusal::NoReplica(none), Refusal::lost))

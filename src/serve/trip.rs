@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::measure::Asked;
 use super::owners::Owner;
@@ -13,8 +13,8 @@ use super::{Worker, identify};
 use crate::balance::Job;
 use crate::config::Settings;
 use crate::fleet::{Attempt, Lease};
-use crate::prompt::splice;
-use crate::units::{Dialect, Timing};
+use crate::prompt::{Edit, splice};
+use crate::units::{Dialect, Timing, Tokens};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -36,21 +36,60 @@ impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
         Attempt {
-            job: Job { prompt: self.asked.prompt, key: b"", client: story.caller.client.address(), tried: &[] },
+            job: Job {
+                prompt: Tokens(0),
+                output: Tokens(0),
+                key: b"",
+                client: story.caller.client.address(),
+                tried: &[],
+            },
             model: self.asked.model.as_deref(),
+            measured: None,
             pinned: None,
             tried: Vec::new(),
         }
     }
 
-    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key and headers.
-    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, story: &Story) {
+    /// Sends the request to the leased replica, with the question for its usage where that may be asked.
+    ///
+    /// A replica that has never taken the question and refuses the request is sent it again without; it is not asked
+    /// again if that was it.
+    pub(super) async fn ask(&self, out: &mut Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
+        let replica = lease.replica();
+        let usage = self.asked.usage.as_ref();
+        let usage = usage.filter(|_| lease.pool().spec().metering.ask_for_usage && replica.may_be_asked_usage());
+        self.address(out, lease, (story, usage));
+        let mut answer = self.send(out, lease, story).await?;
+        if usage.is_none() {
+            return Ok(answer);
+        }
+        if is_refusal(answer.head.status) && !replica.gives_usage() {
+            drop(answer);
+            self.address(out, lease, (story, None));
+            story.tries(lease, story.now());
+            let answer = self.send(out, lease, story).await?;
+            if answer.head.status.is_success() {
+                replica.learn_usage(false);
+            }
+            return Ok(answer);
+        }
+        if answer.head.status.is_success() {
+            replica.learn_usage(true);
+        }
+        answer.usage_is_ours = true;
+        Ok(answer)
+    }
+
+    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key and headers, and
+    /// one more edit.
+    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, (story, more): (&Story, Option<&Edit>)) {
         let wanted = self.asked.model.as_deref();
         let renamed = wanted.and_then(|model| lease.model_for(model)).and_then(|name| self.asked.rename(name.as_str()));
+        let edits: Vec<Edit> = renamed.into_iter().chain(more.cloned()).collect();
         // An edit that does not fit leaves the body as the client sent it, and the replica refuses the alias.
-        out.body = match renamed.and_then(|edit| splice(self.body, vec![edit]).ok()) {
-            Some(pieces) => pieces.into_iter().collect(),
-            None => [self.body.clone()].into_iter().collect(),
+        out.body = match splice(self.body, edits) {
+            Ok(pieces) => pieces.into_iter().collect(),
+            Err(_) => [self.body.clone()].into_iter().collect(),
         };
         // What one pool sets must not reach another.
         if let Some(plain) = &self.plain {
@@ -86,6 +125,9 @@ impl<'a> Trip<'a> {
         *response.status_mut() = head.status;
         let mut headers = head.headers;
         identify::strip_hop_by_hop(&mut headers);
+        if response.body().trims() {
+            headers.remove(header::CONTENT_LENGTH);
+        }
         if is_stream(&headers) {
             // Proxies before us must neither gather nor keep what comes.
             headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -94,4 +136,9 @@ impl<'a> Trip<'a> {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// What replicas answer to a member that they do not know.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
 }

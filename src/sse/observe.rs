@@ -33,6 +33,8 @@ pub struct Judged {
     pub range: Range<u64>,
     /// It carries a piece of the answer.
     pub content: bool,
+    /// It carries token counts.
+    pub usage: bool,
     /// It carries `usage` and nothing else, as the event that `include_usage` asks for does.
     pub usage_only: bool,
     /// It reports an error.
@@ -163,6 +165,6 @@ fn hear(dialect: Dialect, said: &mut Said, frame: &Frame<'_>, seen: &mut Seen) -
     said.done |= event.done;
     said.error |= event.error;
     said.aborted |= event.aborted;
-    let Event { content, usage_only, error, aborted, done, .. } = event;
-    Judged { range: frame.range.clone(), content, usage_only, error, aborted, done }
+    let Event { content, usage_only, error, aborted, done, usage, .. } = event;
+    Judged { range: frame.range.clone(), content, usage: usage.is_some(), usage_only, error, aborted, done }
 }

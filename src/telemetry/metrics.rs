@@ -7,41 +7,105 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::fleet::{Fleet, Observer, Outcome, Pool, Replica, Report};
+use super::engines::{self, Family};
+use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
+use crate::units::{ModelName, Usage};
 
 const REQUESTS: &str = "tokenweir_requests_total";
 const ATTEMPTS: &str = "tokenweir_attempts_total";
 const IN_FLIGHT: &str = "tokenweir_in_flight";
+const PREFILL: &str = "tokenweir_prefill_tokens";
+const RESIDENT: &str = "tokenweir_resident_tokens";
+const DECODING: &str = "tokenweir_decoding_streams";
 const READY: &str = "tokenweir_pool_ready";
 const PROMPT_TOKENS: &str = "tokenweir_prompt_tokens_total";
 const CACHED_TOKENS: &str = "tokenweir_cached_prompt_tokens_total";
 const COMPLETION_TOKENS: &str = "tokenweir_completion_tokens_total";
 const TTFT: &str = "tokenweir_ttft_seconds";
+const ITL: &str = "tokenweir_itl_seconds";
+const TPOT: &str = "tokenweir_tpot_seconds";
+const STREAM_SPEED: &str = "tokenweir_stream_tokens_per_second";
+const ESTIMATE_ERROR: &str = "tokenweir_prompt_estimate_error_ratio";
 const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
 const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
+
+/// What engines say of themselves, and what of it is not ours.
+const ENGINES: [Family; 8] = [
+    gauge_of("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
+        Some(f64::from(truth.vitals.running))
+    }),
+    gauge_of("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
+        Some(f64::from(truth.vitals.waiting))
+    }),
+    gauge_of(
+        "tokenweir_engine_kv_usage_ratio",
+        "Share of the KV memory that requests hold, as the engine says.",
+        |truth| truth.vitals.kv_usage,
+    ),
+    gauge_of("tokenweir_engine_kv_tokens", "Tokens that the engine's KV memory has room for, as it says.", |truth| {
+        truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64)
+    }),
+    gauge_of("tokenweir_foreign_requests", "Requests on the engine that did not come through this router.", |truth| {
+        Some(f64::from(truth.foreign.requests))
+    }),
+    gauge_of("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
+        Some(truth.foreign.load.resident.0 as f64)
+    }),
+    Family {
+        name: "tokenweir_engine_prompt_tokens_total",
+        kind: "counter",
+        help: "Prompt tokens by the engine's own count, whoever asked.",
+        value: |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
+    },
+    Family {
+        name: "tokenweir_engine_completion_tokens_total",
+        kind: "counter",
+        help: "Generated tokens, likewise.",
+        value: |truth| truth.vitals.generated.map(|tokens| tokens.0 as f64),
+    },
+];
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
 const WAIT_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
     320.0, 640.0,
 ];
+/// Tokens a second.
+const SPEED_BUCKETS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0];
+/// Shares of the prompt.
+const ERROR_BUCKETS: &[f64] = &[0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0];
 /// Seconds of the router's own work, from 10 us to 50 ms.
 const OVERHEAD_BUCKETS: &[f64] =
     &[10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 50e-3];
 
-/// Counters of one replica in one pool, looked up once and kept.
+/// What is counted of one replica in one pool, looked up once and kept.
 struct Series {
     pool: Arc<str>,
     replica: Arc<str>,
     outcomes: [(&'static str, Counter); 6],
+    duration: Histogram,
+    in_flight: Gauge,
+    prefill: Gauge,
+    resident: Gauge,
+    decoding: Gauge,
+    /// By model.
+    tokens: ArcSwap<Vec<Arc<TokenSeries>>>,
+}
+
+/// What is counted of one model on one replica in one pool.
+struct TokenSeries {
+    model: Option<ModelName>,
     prompt: Counter,
     cached: Counter,
     completion: Counter,
     ttft: Histogram,
-    duration: Histogram,
-    in_flight: Gauge,
+    itl: Histogram,
+    tpot: Histogram,
+    speed: Histogram,
+    error: Histogram,
 }
 
 /// The process's metrics. Labels come from the configuration and from replicas' own answers, never from a client.
@@ -54,6 +118,10 @@ pub struct Metrics {
     handshakes_failed: Counter,
 }
 
+const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
+    Family { name, kind: "gauge", help, value }
+}
+
 fn metadata() -> Metadata<'static> {
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()))
 }
@@ -62,7 +130,16 @@ impl Metrics {
     /// Metrics that nothing has been counted in.
     pub fn new() -> Self {
         let mut builder = PrometheusBuilder::new();
-        for (name, buckets) in [(TTFT, WAIT_BUCKETS), (DURATION, WAIT_BUCKETS), (OVERHEAD, OVERHEAD_BUCKETS)] {
+        let buckets = [
+            (TTFT, WAIT_BUCKETS),
+            (ITL, &GAP_SECONDS),
+            (TPOT, &GAP_SECONDS),
+            (STREAM_SPEED, SPEED_BUCKETS),
+            (ESTIMATE_ERROR, ERROR_BUCKETS),
+            (DURATION, WAIT_BUCKETS),
+            (OVERHEAD, OVERHEAD_BUCKETS),
+        ];
+        for (name, buckets) in buckets {
             builder = builder
                 .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
                 .expect("the bucket lists above are not empty");
@@ -98,12 +175,18 @@ impl Metrics {
             let labels = vec![Label::new("pool", SharedString::from_shared(pool.name().clone()))];
             gauge(&self.recorder, READY, labels).set(f64::from(u8::from(pool.ready(now))));
             for replica in pool.replicas() {
-                self.series(&pool, replica).in_flight.set(f64::from(replica.in_flight()));
+                let (series, load) = (self.series(&pool, replica), replica.load());
+                series.in_flight.set(f64::from(replica.in_flight()));
+                series.prefill.set(load.prefill.0 as f64);
+                series.resident.set(load.resident.0 as f64);
+                series.decoding.set(f64::from(load.decoding));
             }
         }
         counter(&self.recorder, LOG_LOST, Vec::new()).absolute(log_lines_lost);
         self.handle.run_upkeep();
-        self.handle.render()
+        let mut text = self.handle.render();
+        engines::render(&ENGINES, fleet, now, &mut text);
+        text
     }
 
     fn series(&self, pool: &Pool, replica: &Replica) -> Arc<Series> {
@@ -122,12 +205,7 @@ impl Metrics {
     }
 
     fn make(&self, pool: &Pool, replica: &Replica) -> Series {
-        let labels = || {
-            vec![
-                Label::new("pool", SharedString::from_shared(pool.name().clone())),
-                Label::new("replica", SharedString::from_shared(replica.name().clone())),
-            ]
-        };
+        let labels = || labels(pool, replica);
         let outcome = |name: &'static str| {
             let mut labels = labels();
             labels.push(Label::new("outcome", name));
@@ -137,14 +215,82 @@ impl Metrics {
             pool: pool.name().clone(),
             replica: replica.name().clone(),
             outcomes: ["completed", "client_gone", "refused", "busy", "failed", "ours"].map(outcome),
+            duration: histogram(&self.recorder, DURATION, labels()),
+            in_flight: gauge(&self.recorder, IN_FLIGHT, labels()),
+            prefill: gauge(&self.recorder, PREFILL, labels()),
+            resident: gauge(&self.recorder, RESIDENT, labels()),
+            decoding: gauge(&self.recorder, DECODING, labels()),
+            tokens: ArcSwap::default(),
+        }
+    }
+
+    /// The series of the report's model; made when it is first asked for.
+    fn tokens(&self, series: &Series, report: &Report<'_>) -> Arc<TokenSeries> {
+        let known = |list: &[Arc<TokenSeries>]| list.iter().find(|s| s.model.as_ref() == report.model).cloned();
+        if let Some(found) = known(&series.tokens.load()) {
+            return found;
+        }
+        let labels = || {
+            let model = report.model.map(ModelName::to_string).unwrap_or_default();
+            let mut labels = labels(report.pool, report.replica);
+            labels.push(Label::new("model", model));
+            labels
+        };
+        let made = Arc::new(TokenSeries {
+            model: report.model.cloned(),
             prompt: counter(&self.recorder, PROMPT_TOKENS, labels()),
             cached: counter(&self.recorder, CACHED_TOKENS, labels()),
             completion: counter(&self.recorder, COMPLETION_TOKENS, labels()),
             ttft: histogram(&self.recorder, TTFT, labels()),
-            duration: histogram(&self.recorder, DURATION, labels()),
-            in_flight: gauge(&self.recorder, IN_FLIGHT, labels()),
+            itl: histogram(&self.recorder, ITL, labels()),
+            tpot: histogram(&self.recorder, TPOT, labels()),
+            speed: histogram(&self.recorder, STREAM_SPEED, labels()),
+            error: histogram(&self.recorder, ESTIMATE_ERROR, labels()),
+        });
+        series.tokens.rcu(|list| match known(list) {
+            Some(_) => list.clone(),
+            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
+        });
+        known(&series.tokens.load()).unwrap_or(made)
+    }
+}
+
+impl TokenSeries {
+    fn count(&self, report: &Report<'_>) {
+        if let Some(usage) = counted(report) {
+            self.prompt.increment(usage.prompt.0);
+            self.cached.increment(usage.cached.unwrap_or_default().0);
+            self.completion.increment(usage.completion.0);
+        }
+        let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
+        self.ttft.record(first.since(report.chosen).as_secs_f64());
+        for (gaps, seconds) in report.gaps.iter() {
+            self.itl.record_many(seconds, gaps as usize);
+        }
+        let (seconds, tokens) = (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated).completion);
+        if tokens.0 > 1 && seconds > 0.0 {
+            let per_token = seconds / (tokens.0 - 1) as f64;
+            self.tpot.record(per_token);
+            self.speed.record(1.0 / per_token);
+        }
+        if let Some(usage) = report.usage.filter(|usage| usage.prompt.0 > 0) {
+            let ratio = report.estimated.prompt.0 as f64 / usage.prompt.0 as f64;
+            self.error.record((ratio - 1.0).abs());
         }
     }
+}
+
+/// The tokens a request came to: as reported, or where a stream ended before it was, as estimated. `None` if as far as
+/// one can tell nothing was computed.
+fn counted(report: &Report<'_>) -> Option<Usage> {
+    report.usage.or_else(|| report.first_token.map(|_| report.estimated))
+}
+
+fn labels(pool: &Pool, replica: &Replica) -> Vec<Label> {
+    vec![
+        Label::new("pool", SharedString::from_shared(pool.name().clone())),
+        Label::new("replica", SharedString::from_shared(replica.name().clone())),
+    ]
 }
 
 impl Default for Metrics {
@@ -160,16 +306,11 @@ impl Observer for Metrics {
         if let Some((_, counter)) = series.outcomes.iter().find(|(outcome, _)| *outcome == name) {
             counter.increment(1);
         }
-        if let Some(first) = report.first_token {
-            series.ttft.record(first.since(report.chosen).as_secs_f64());
-        }
         if report.outcome == Outcome::Completed {
             series.duration.record(report.ended.since(report.chosen).as_secs_f64());
         }
-        if let Some(usage) = report.usage {
-            series.prompt.increment(usage.prompt.0);
-            series.cached.increment(usage.cached.unwrap_or_default().0);
-            series.completion.increment(usage.completion.0);
+        if counted(report).is_some() {
+            self.tokens(&series, report).count(report);
         }
     }
 }
@@ -178,19 +319,31 @@ fn describe(recorder: &PrometheusRecorder) {
     let counters = [
         (REQUESTS, "Requests answered, by the class of the status; `other`: the client left first."),
         (ATTEMPTS, "Requests sent to a replica, by how they ended."),
-        (PROMPT_TOKENS, "Prompt tokens as reported by the replicas."),
+        (PROMPT_TOKENS, "Prompt tokens as reported by the replicas, estimated of streams that ended before they were."),
         (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
-        (COMPLETION_TOKENS, "Generated tokens as reported by the replicas."),
+        (COMPLETION_TOKENS, "Generated tokens, likewise."),
         (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];
     for (name, help) in counters {
         recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
     }
-    recorder.describe_gauge(IN_FLIGHT.into(), None, "Requests on the replica now, from every pool that has it.".into());
+    let gauges = [
+        (IN_FLIGHT, "Requests on the replica now, from every pool that has it."),
+        (PREFILL, "Prompt tokens of requests on the replica that have had no first token yet."),
+        (RESIDENT, "Prompt and generated tokens of all requests on the replica."),
+        (DECODING, "Streams on the replica that have had their first token."),
+    ];
+    for (name, help) in gauges {
+        recorder.describe_gauge(name.into(), None, help.into());
+    }
     recorder.describe_gauge(READY.into(), None, "1 if the pool has a replica that can be chosen.".into());
     let histograms = [
         (TTFT, Unit::Seconds, "From the choice of the replica to the first generated content of a stream."),
+        (ITL, Unit::Seconds, "Between two arrivals of generated content in a stream; each may bring several tokens."),
+        (TPOT, Unit::Seconds, "From a stream's first to its last content, for each token after the first."),
+        (STREAM_SPEED, Unit::Count, "Tokens a second of a stream after its first token: 1 / TPOT."),
+        (ESTIMATE_ERROR, Unit::Count, "How far the estimate of a prompt's length was off, as a share of the length."),
         (DURATION, Unit::Seconds, "From the choice of the replica to the end of a completed answer."),
         (OVERHEAD, Unit::Seconds, "From the last byte of the request to its first byte to a replica."),
     ];

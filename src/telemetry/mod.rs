@@ -1,6 +1,7 @@
 //! Floor 3: what people see: metrics, the access log and the error log.
 
 mod access;
+mod engines;
 mod errors;
 mod escape;
 mod facts;

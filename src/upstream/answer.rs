@@ -24,6 +24,8 @@ pub struct Answer {
     pub came: Moment,
     /// What the answer means for the replica if it comes whole; may be changed by who knows better.
     pub meaning: Outcome,
+    /// The stream's usage event was asked for by us, not by the client.
+    pub usage_is_ours: bool,
     /// The body.
     pub body: AnswerBody,
 }

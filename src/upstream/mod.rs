@@ -5,6 +5,7 @@ mod body;
 mod idle;
 mod link;
 mod relay;
+mod trim;
 mod wire;
 
 use std::io;
@@ -146,7 +147,8 @@ impl Upstream {
         match timeout(timeouts.hold, body.prefetch()).await {
             Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
             Ok(Ok(())) | Err(Elapsed { .. }) => {
-                Ok(Answer { meaning: relay::meaning(head.status, &head.headers), came, head, body })
+                let meaning = relay::meaning(head.status, &head.headers);
+                Ok(Answer { meaning, came, usage_is_ours: false, head, body })
             }
         }
     }

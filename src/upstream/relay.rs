@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
+use super::trim::Trim;
 use super::{Answer, AnswerBody};
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -36,11 +37,18 @@ pub struct Ending {
 /// An answer's body on its way to the client, byte for byte, frame by frame.
 ///
 /// Settles its lease at the end; dropped before, the lease ends as left by the client and the replica's connection
-/// is closed. Observing never fails, holds back or changes a byte.
+/// is closed. Observing never fails or changes a byte; only a usage event that we asked for ourselves is taken out, and
+/// for its sake the beginning of an unfinished event is held until its end comes.
 pub struct Relayed {
     body: AnswerBody,
     lease: Option<Lease>,
     observer: Observer,
+    /// Takes out the usage event that the client did not ask for.
+    trim: Option<Trim>,
+    /// What broke the answer off, to be told after what came before it.
+    broken: Option<String>,
+    /// Something was handed on since the client's connection last had a turn to write.
+    unflushed: bool,
     /// What a whole answer with this status means.
     whole: Outcome,
     first_byte: Duration,
@@ -58,10 +66,13 @@ pub struct Relayed {
 impl Relayed {
     /// Splits an answer into the replica's status and headers, and the body that settles `lease`.
     pub fn new(answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
-        let Answer { head, meaning, body, .. } = answer;
+        let Answer { head, meaning, body, usage_is_ours, .. } = answer;
         let kind = if is_stream(&head.headers) { Kind::Stream } else { Kind::Whole };
         let mut relayed = Self {
             observer: Observer::new(dialect, kind),
+            trim: (usage_is_ours && kind == Kind::Stream).then(Trim::default),
+            broken: None,
+            unflushed: false,
             whole: meaning,
             first_byte: timeouts.first_byte,
             between: timeouts.idle,
@@ -90,19 +101,37 @@ impl Relayed {
         self.observer.id()
     }
 
-    fn follow(&mut self, bytes: &[u8]) {
+    /// Tells whether bytes may be taken out, so that the length the replica gave is not the client's.
+    pub const fn trims(&self) -> bool {
+        self.trim.is_some()
+    }
+
+    /// Looks at what came. What may go on of it is the frame itself, or ready in `trim`.
+    fn follow(&mut self, bytes: &Bytes) {
         self.last_frame = self.clock.now();
         self.has_begun = true;
-        let seen = self.observer.observe(bytes);
-        let progress = Progress { content: self.streams && seen.content_events > 0, usage: self.observer.usage() };
+        let seen = match &mut self.trim {
+            Some(trim) => trim.push(bytes, &mut self.observer),
+            None => self.observer.observe(bytes),
+        };
+        let content_events = if self.streams { seen.content_events } else { 0 };
+        let progress = Progress { content_events, usage: self.observer.usage() };
         if let Some(lease) = &mut self.lease {
             lease.progress(progress, self.last_frame);
             self.ending.first_token = lease.first_token();
+            if self.trim.as_ref().is_some_and(|trim| trim.leaked) {
+                lease.replica().learn_usage(false);
+            }
         }
     }
 
     fn finish(&mut self) {
-        self.observer.finish();
+        match &mut self.trim {
+            Some(trim) => trim.finish(&mut self.observer),
+            None => {
+                self.observer.finish();
+            }
+        }
         let faulty = self.whole == Outcome::Completed && (self.observer.error() || self.observer.aborted());
         if faulty {
             self.ending.cause = Some("the replica ended its answer with an error".to_owned());
@@ -110,21 +139,56 @@ impl Relayed {
         self.end(if faulty { Outcome::Failed { phase: Phase::Stream } } else { self.whole });
     }
 
-    fn broken(&mut self, cause: String) -> Box<dyn Error + Send + Sync> {
-        let error = cause.clone().into();
+    fn fail(&mut self, cause: String) {
+        if let Some(trim) = &mut self.trim {
+            trim.flush();
+        }
+        self.broken = Some(cause.clone());
         self.ending.cause = Some(cause);
         self.end(Outcome::Failed { phase: Phase::Stream });
-        error
     }
 
     fn end(&mut self, outcome: Outcome) {
         let Some(mut lease) = self.lease.take() else { return };
         let now = self.clock.now();
-        lease.progress(Progress { content: false, usage: self.observer.usage() }, now);
+        lease.progress(Progress { content_events: 0, usage: self.observer.usage() }, now);
         self.ending.usage = lease.usage();
         self.ending.outcome = Some(outcome);
         self.ending.ended = Some(now);
         lease.settle(outcome, now);
+    }
+
+    /// The next frame that came and was not kept for trimming; `None` when there is nothing more to come.
+    fn poll_replica(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        while self.lease.is_some() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.follow(bytes);
+                    }
+                    // A body of known length is not asked again after its last byte.
+                    if self.body.is_end_stream() {
+                        self.finish();
+                    }
+                    if self.trim.is_none() || !frame.is_data() {
+                        return Poll::Ready(Some(frame));
+                    }
+                    if self.trim.as_ref().is_some_and(|trim| !trim.is_empty()) {
+                        break;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let cause = error.source().map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
+                    self.fail(cause);
+                }
+                Poll::Ready(None) => self.finish(),
+                Poll::Pending => match self.poll_silence(cx) {
+                    Poll::Ready(limit) => self.fail(format!("no byte for {limit:?}")),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+        Poll::Ready(None)
     }
 
     /// Tells whether the replica has been silent for too long. The alarm is moved only when it rings, not at each event.
@@ -150,41 +214,29 @@ impl Body for Relayed {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        if this.lease.is_none() {
-            return Poll::Ready(None);
+        let trimmed = |this: &mut Self| this.trim.as_mut().and_then(Trim::pop).map(Frame::data);
+        let mut frame = trimmed(this);
+        if frame.is_none() {
+            frame = ready!(this.poll_replica(cx)).or_else(|| trimmed(this));
         }
-        match Pin::new(&mut this.body).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(bytes) = frame.data_ref() {
-                    this.follow(bytes);
-                }
-                // A body of known length is not asked again after its last byte.
-                if this.body.is_end_stream() {
-                    this.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let cause = error.source().map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
-                Poll::Ready(Some(Err(this.broken(cause))))
-            }
-            Poll::Ready(None) => {
-                this.finish();
-                Poll::Ready(None)
-            }
-            Poll::Pending => match this.poll_silence(cx) {
-                Poll::Ready(limit) => Poll::Ready(Some(Err(this.broken(format!("no byte for {limit:?}"))))),
-                Poll::Pending => Poll::Pending,
-            },
+        if let Some(frame) = frame {
+            this.unflushed = true;
+            return Poll::Ready(Some(Ok(frame)));
         }
+        if this.broken.is_some() && std::mem::take(&mut this.unflushed) {
+            // hyper throws away what it has not written yet when a body fails: it gets a turn to write first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(this.broken.take().map(|cause| Err(cause.into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lease.is_none()
+        self.lease.is_none() && self.broken.is_none() && self.trim.as_ref().is_none_or(Trim::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.trim.is_some() { SizeHint::default() } else { self.body.size_hint() }
     }
 }
 

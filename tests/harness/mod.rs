@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+pub mod captures;
 pub mod client;
 pub mod dns;
 pub mod scripted;

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::{Fleet, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
+use crate::fleet::{Fleet, Metering, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
 use crate::telemetry::facts::{Asked, Generated, Kept, Sent, Spent, Tries, Wire};
 use crate::telemetry::{Metrics, time, zone};
 use crate::units::{Moment, Tokens, Usage};
@@ -24,6 +24,7 @@ fn at(millis: u64) -> Moment {
 
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
+        metering: Metering::default(),
         name: "p".into(),
         models: Vec::new(),
         policy: PolicySpec::default(),

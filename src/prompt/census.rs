@@ -1,0 +1,168 @@
+//! What a prompt is made of, counted: all that an estimate of its tokens needs to know of it.
+
+use super::Text;
+use super::walk::{Media, Piece, walk};
+
+/// Bytes counted at once; their counts fit a byte each.
+const BLOCK_BYTES: usize = 128;
+
+/// A prompt's makeup.
+///
+/// *Shape*: counts that saturate, of text with its escapes undone. Tools count as they are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Turns of the conversation.
+    pub turns: u32,
+    /// Runs of ASCII letters.
+    pub words: u32,
+    /// ASCII letters.
+    pub letters: u32,
+    /// ASCII digits.
+    pub digits: u32,
+    /// ASCII punctuation.
+    pub marks: u32,
+    /// Line breaks.
+    pub breaks: u32,
+    /// Runs of blanks longer than one, such as indentation.
+    pub gaps: u32,
+    /// Chinese, Japanese and Korean characters.
+    pub ideographs: u32,
+    /// Other characters outside ASCII.
+    pub others: u32,
+    /// Token ids.
+    pub tokens: u32,
+    /// Pictures, videos and files.
+    pub images: u32,
+    /// Sounds.
+    pub sounds: u32,
+    /// The tokens of all text, where it was given to a tokenizer.
+    pub counted: Option<u32>,
+}
+
+impl Census {
+    /// Counts a prompt. *Cost*: about 0.2 ms a MB.
+    pub fn of(text: &Text<'_>) -> Self {
+        let mut census = Self::default();
+        let mut before = b' ';
+        walk(text, |piece| match piece {
+            Piece::Turn(_) => {
+                census.turns = census.turns.saturating_add(1);
+                before = b'\n';
+            }
+            Piece::Text(text) | Piece::Tools(text) => before = census.count(text.as_bytes(), before),
+            Piece::Token(_) => census.tokens = census.tokens.saturating_add(1),
+            Piece::Media(Media::Image, _) => census.images = census.images.saturating_add(1),
+            Piece::Media(Media::Audio, _) => census.sounds = census.sounds.saturating_add(1),
+        });
+        census
+    }
+
+    /// Counts `text`, which comes after the byte `before`; returns its last byte.
+    fn count(&mut self, text: &[u8], mut before: u8) -> u8 {
+        for block in text.chunks(BLOCK_BYTES) {
+            self.block(block, before);
+            before = block.last().copied().unwrap_or(before);
+        }
+        before
+    }
+
+    /// Counts at most [`BLOCK_BYTES`]. Written so that the loop compiles to vector instructions: no branches, counts
+    /// of a byte each.
+    fn block(&mut self, block: &[u8], before: u8) {
+        let mut shifted = [before; BLOCK_BYTES + 2];
+        if let Some(room) = shifted.get_mut(2..block.len() + 2) {
+            room.copy_from_slice(block);
+        }
+        let lasts = shifted.get(1..).unwrap_or_default();
+        let (mut words, mut letters, mut digits, mut breaks, mut gaps, mut visible) = (0u8, 0u8, 0u8, 0u8, 0u8, 0u8);
+        for ((earlier, last), byte) in shifted.iter().zip(lasts).zip(block) {
+            words += u8::from(is_letter(*byte) & !is_letter(*last));
+            letters += u8::from(is_letter(*byte));
+            digits += u8::from(byte.is_ascii_digit());
+            breaks += u8::from(*byte == b'\n');
+            gaps += u8::from(is_blank(*byte) & is_blank(*last) & !is_blank(*earlier));
+            visible += u8::from(byte.is_ascii_graphic());
+        }
+        add(&mut self.words, words);
+        add(&mut self.letters, letters);
+        add(&mut self.digits, digits);
+        add(&mut self.breaks, breaks);
+        add(&mut self.gaps, gaps);
+        add(&mut self.marks, visible - letters - digits);
+        if !block.is_ascii() {
+            self.wide(block);
+        }
+    }
+
+    /// Counts the characters of more than one byte that begin in the block.
+    fn wide(&mut self, block: &[u8]) {
+        let (mut leads, mut ideographs) = (0u8, 0u8);
+        for byte in block {
+            leads += u8::from(*byte >= 0xc0);
+            ideographs += u8::from((0xe3..=0xed).contains(byte));
+        }
+        add(&mut self.ideographs, ideographs);
+        add(&mut self.others, leads - ideographs);
+    }
+}
+
+const fn add(count: &mut u32, more: u8) {
+    *count = count.saturating_add(more as u32);
+}
+
+const fn is_letter(byte: u8) -> bool {
+    (byte | 0x20).wrapping_sub(b'a') < 26
+}
+
+const fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Request;
+
+    fn census(body: &str) -> Census {
+        Census::of(&Request::parse(body.as_bytes()).unwrap().text)
+    }
+
+    #[test]
+    fn every_kind_is_counted_once() {
+        let text = "Hi, x1!\\n    if a:\\n  你好 é 😀 ";
+        let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, text.replace("\\\\", "\\"));
+        let expected = Census {
+            turns: 1,
+            words: 4,
+            letters: 6,
+            digits: 1,
+            marks: 3,
+            breaks: 2,
+            gaps: 2,
+            ideographs: 2,
+            others: 2,
+            ..Census::default()
+        };
+        assert_eq!(census(&body), expected);
+    }
+
+    #[test]
+    fn counts_do_not_depend_on_where_blocks_or_escapes_cut() {
+        let word = "a".repeat(1000);
+        assert_eq!((census(&format!(r#"{{"prompt":"{word}"}}"#)).words, 1), (1, 1));
+        let blanks = format!("x{}y", " ".repeat(500));
+        assert_eq!(census(&format!(r#"{{"prompt":"{blanks}"}}"#)).gaps, 1);
+        let escaped: String = "lock".chars().map(|c| format!("\\u{:04x}", c as u32)).collect();
+        let count = census(&format!(r#"{{"prompt":"b{escaped}s"}}"#));
+        assert_eq!((count.words, count.letters), (1, 6));
+    }
+
+    #[test]
+    fn pictures_are_not_counted_by_their_length() {
+        let picture = "A".repeat(100_000);
+        let part = format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{picture}"}}}}"#);
+        let count = census(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#));
+        assert_eq!(count, Census { turns: 1, images: 1, ..Census::default() });
+        assert_eq!(census(r#"{"prompt":[1,2,3]}"#).tokens, 3);
+    }
+}
