@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::HOST;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
 
-use crate::fleet::{ApiKey, Fleet, Models, Paths, Pool, Replica};
+use crate::fleet::{ApiKey, Fleet, Models, Origin, Paths, Pool, Replica};
 use crate::telemetry::{ErrorLog, Level};
+use crate::tls::{self, Keyring};
 use crate::units::ModelName;
 
 /// How long one question may take.
@@ -45,27 +48,43 @@ struct Card {
     parent: Option<String>,
 }
 
-/// Asks every replica of every pool that has models, for ever. Ends when dropped.
-pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, pace: Pace) {
-    let client = match client() {
-        Ok(client) => client,
-        Err(error) => return log.write(Level::Error, format_args!("replicas cannot be asked for models: {error}")),
-    };
+/// Resolves every name to the addresses of one host: that of a replica whose certificate is for another name.
+struct Fixed(String);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            // reqwest puts the URL's port in the place of 0.
+            let found = tokio::net::lookup_host((host, 0)).await?.collect::<Vec<_>>();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Asks every replica of every pool that has models, for ever. Ends when dropped; `keyring` is used all that time.
+pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, pace: Pace) {
     let mut asking = Vec::new();
     let mut seen = Vec::new();
     for pool in fleet.pools().into_iter().filter(|p| *p.paths() != Paths::Any) {
         for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
             seen.push(replica.id());
-            asking.push(follow(client.clone(), replica, pool.clone(), log.clone(), pace));
+            match client(replica.origin(), &keyring) {
+                Ok(client) => asking.push(follow(client, replica, pool.clone(), log.clone(), pace)),
+                Err(error) => {
+                    let name = replica.name();
+                    log.write(Level::Error, format_args!("replica {name} cannot be asked for models: {error}"));
+                }
+            }
         }
     }
     futures_util::future::join_all(asking).await;
 }
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
-pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
-    let Ok(client) = client() else { return };
+pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>, keyring: &Keyring) {
     let asking = fresh.into_iter().map(async |(replica, key)| {
+        let Ok(client) = client(replica.origin(), keyring) else { return };
         if let Ok(Ok(models)) = tokio::time::timeout(GREETING, ask(&client, &replica, key.as_ref())).await {
             replica.learn(models);
         }
@@ -73,10 +92,25 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>) {
     futures_util::future::join_all(asking).await;
 }
 
-fn client() -> reqwest::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+/// A client for one replica, which verifies it as requests do.
+fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client> {
+    let trust = origin.tls().and_then(|tls| keyring.client(&tls.trust));
+    let config = trust.map_or_else(tls::trusting_nobody, |config| (**config).clone());
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    if origin.tls().is_some_and(|tls| tls.name.is_some()) {
+        builder = builder.dns_resolver(Arc::new(Fixed(origin.host().to_owned())));
+    }
+    let builder = builder.tls_backend_preconfigured(config);
     // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
     builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
+}
+
+/// The URL of a replica's list. The name in its certificate stands in the place of its host.
+fn list(origin: &Origin) -> String {
+    match origin.tls().and_then(|tls| tls.name.as_ref()) {
+        Some(name) => format!("https://{name}:{}{}/v1/models", origin.port(), origin.prefix()),
+        None => format!("{origin}/v1/models"),
+    }
 }
 
 async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {
@@ -127,7 +161,7 @@ fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
 ///
 /// *Errors*: it cannot be reached, or says it is not ready.
 async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
-    let mut request = client.get(format!("{}/v1/models", replica.origin()));
+    let mut request = client.get(list(replica.origin())).header(HOST, replica.origin().authority());
     if let Some(key) = key {
         request = request.bearer_auth(key.reveal());
     }
@@ -161,7 +195,10 @@ fn read(body: &[u8]) -> Models {
 }
 
 /// The telling part of a chain of errors: "connection refused", not "error sending request".
-fn innermost(error: &dyn std::error::Error) -> String {
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(why) = tls::explain(error) {
+        return why;
+    }
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;

@@ -17,5 +17,6 @@ pub mod prompt;
 pub mod serve;
 pub mod sse;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 pub mod upstream;

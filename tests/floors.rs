@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 6] = [
     &["units"],
     &["affinity", "balance", "eject", "engine", "prompt", "sse"],
     &["fleet"],
-    &["clock", "config", "discover", "emulate", "import", "replay", "telemetry", "upstream"],
+    &["clock", "config", "discover", "emulate", "import", "replay", "telemetry", "tls", "upstream"],
     &["serve"],
     &["cli", "lib", "main"],
 ];
@@ -26,9 +26,13 @@ const FENCES: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("mio", &["serve"]),
     ("reqwest", &["discover", "emulate"]),
+    ("rustls", &["tls"]),
+    ("rustls_native_certs", &["tls"]),
     ("serde", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("serde_json", &["prompt", "sse", "serve", "discover", "emulate", "telemetry"]),
     ("socket2", &["serve"]),
+    ("tiktoken_rs", &["prompt"]),
+    ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
 ];
 

@@ -1,12 +1,13 @@
 //! `tokenweir serve`: the router.
 
 use super::stop::Signals;
-use super::{Serve, load, stop, tell};
+use super::{Serve, check, load, stop, tell};
 use crate::serve::Server;
 
 /// Serves until told to stop.
 pub(super) fn run(args: &Serve) -> Result<(), String> {
     let loaded = load(&args.config, &args.urls)?;
+    check::files(&loaded)?;
     let mut err = std::io::stderr();
     for warning in &loaded.warnings {
         tell(&mut err, format_args!("{warning}"));

@@ -1,12 +1,14 @@
 //! From drafts to pools: what only shows when pools are seen together.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use super::files::Files;
 use super::nearest::suggest;
-use super::pool::{Draft, fits_header};
+use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
-use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route};
+use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route, Tls, Trust};
 use crate::prompt::MediaTokens;
 
 /// What was found while assembling.
@@ -14,6 +16,7 @@ use crate::prompt::MediaTokens;
 pub(super) struct Found {
     pub(super) issues: Vec<Issue>,
     pub(super) warnings: Vec<Issue>,
+    pub(super) files: Files,
 }
 
 /// Makes the pools; `policy` is for those that name none. The pools mean something only if no issue was found.
@@ -41,19 +44,64 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         found.issues.push(issue);
         None
     });
+    let tls = tls(&draft, found);
     let name = draft.called().value;
+    let members = draft.members.unwrap_or_default().into_iter().map(|At { value: mut member, .. }| {
+        member.origin.verify_by(&tls);
+        member
+    });
     PoolSpec {
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
-        members: draft.members.unwrap_or_default().into_iter().map(|member| member.value).collect(),
+        members: members.collect(),
         route: Route { host: draft.host, path: draft.path },
         paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
+        tls,
     }
+}
+
+/// How a pool's replicas are verified.
+fn tls(draft: &Draft, found: &mut Found) -> Tls {
+    let DraftTls { ca, name, verify } = &draft.tls;
+    let members = draft.members.as_deref().unwrap_or_default();
+    let off = verify.as_ref().filter(|verify| !verify.value);
+    let places = [ca.as_ref().map(|ca| &ca.at), name.as_ref().map(|name| &name.at), off.map(|off| &off.at)];
+    if let Some(at) = places.into_iter().flatten().next()
+        && !members.is_empty()
+        && members.iter().all(|member| member.value.origin.tls().is_none())
+    {
+        let warning = at.issue("warning: no replica of this pool is reached by TLS");
+        found.warnings.push(warning.help("write `https://` in front of those that are"));
+    }
+    let trust = match (ca, off) {
+        (Some(ca), Some(At { at, .. })) => {
+            let issue = at.issue(format!("`tls_ca` ({}) says who to trust", ca.at.seen_from(at)));
+            found.issues.push(issue.help("keep one: `tls_verify = false` trusts anybody"));
+            Trust::Anybody
+        }
+        (None, Some(At { at, .. })) => {
+            let warning = at.issue("warning: whoever can redirect these connections can read and answer them");
+            found.warnings.push(warning.help("`tls_ca` names the file of the issuer to trust"));
+            Trust::Anybody
+        }
+        (Some(At { value: file, at }), None) => {
+            found.files.add(file, at);
+            Trust::File(file.clone())
+        }
+        (None, None) => {
+            if let Some(member) = members.iter().find(|member| member.value.origin.tls().is_some()) {
+                found.files.add(Path::new(""), &member.at);
+            }
+            Trust::System
+        }
+    };
+    Tls { trust, name: name.as_ref().map(|name| name.value.clone()) }
 }
 
 fn api_key(draft: &Draft, env: &BTreeMap<String, String>) -> Result<Option<ApiKey>, Issue> {

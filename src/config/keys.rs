@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
@@ -24,10 +25,10 @@ pub(super) struct Key<T: 'static> {
 }
 
 /// The tables that hold keys of `SETTINGS`.
-pub(super) const TABLES: [&str; 4] = ["limits", "timeouts", "log", "cors"];
+pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 20] = [
+pub(super) const NGINX: [(&str, &str); 25] = [
     ("access_log", "`access` in `[log]`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
@@ -42,9 +43,14 @@ pub(super) const NGINX: [(&str, &str); 20] = [
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("proxy_ssl_name", "`tls_name` of a pool"),
+    ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
+    ("proxy_ssl_verify", "`tls_verify` of a pool"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),
     ("set_real_ip_from", "`trusted_proxies`"),
+    ("ssl_certificate", "`certificate` in `[tls]`"),
+    ("ssl_certificate_key", "`key` in `[tls]`"),
     ("upstream", "a `[[pool]]`"),
     ("worker_connections", "`connections` in `[limits]`"),
     ("worker_processes", "`workers`"),
@@ -59,7 +65,7 @@ const SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
 pub(super) static SETTINGS: &[Key<Settings>] = &[
     Key {
         path: "listen",
-        wants: "addresses such as \"127.0.0.1:8080\", \"*:80\", 80, \"[::]:80\" or \"unix:/path\"",
+        wants: "addresses such as \"127.0.0.1:8080\", \"*:80\", 80, \"443 ssl\" or \"unix:/path\"",
         default: "\"127.0.0.1:8080\"",
         set: |s, v| listen(v).map(|all| s.listen = all),
     },
@@ -86,6 +92,18 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
         set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
+    },
+    Key {
+        path: "tls.certificate",
+        wants: "a PEM file, or a list of them",
+        default: "[]",
+        set: |s, v| v.each(file).map(|files| s.tls.chains = files),
+    },
+    Key {
+        path: "tls.key",
+        wants: "a PEM file, or a list of them, one for each `certificate`",
+        default: "[]",
+        set: |s, v| v.each(file).map(|files| s.tls.keys = files),
     },
     Key {
         path: "limits.body_bytes",
@@ -204,7 +222,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
 fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
     let mut all = Vec::new();
     for (item, listen) in value.each(|item| Ok((item.at.clone(), address(item)?)))? {
-        if all.contains(&listen) {
+        // The system chooses another port each time where it is 0.
+        let same = |other: &Listen| match (other.address(), listen.address()) {
+            (Some(other), Some(address)) => other == address && address.port() != 0,
+            _ => *other == listen,
+        };
+        if all.iter().any(same) {
             return Err(item.issue(format!("`{listen}` is listened at twice")).into());
         }
         all.push(listen);
@@ -230,6 +253,13 @@ fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
         Ok(Listen::Tcp(address)) => Ok(Some(address)),
         _ => Err(value.wrong()),
     }
+}
+
+/// A file's path.
+pub(super) fn file(value: &Value<'_>) -> Read<PathBuf> {
+    let text = value.text()?;
+    let fits = !text.is_empty() && !text.ends_with('/') && !text.contains(char::is_control);
+    if fits { Ok(text.as_ref().into()) } else { Err(value.wrong()) }
 }
 
 fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {

@@ -4,6 +4,7 @@
 
 pub(crate) mod amount;
 mod assemble;
+mod files;
 mod keys;
 mod log;
 mod nearest;
@@ -21,10 +22,12 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Certificates, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use files::Files;
 use read::Reading;
 
 /// What the names of overriding variables begin with; the key's path follows, `__` between table and key.
@@ -37,6 +40,14 @@ pub struct Loaded {
     pub settings: Settings,
     /// What is allowed and seldom meant, by line; every message begins with `warning: `.
     pub warnings: Vec<Issue>,
+    files: Files,
+}
+
+impl Loaded {
+    /// Says what is wrong with a file that the configuration names, and where it is named.
+    pub fn blame(&self, file: &Path, message: impl Into<String>, help: impl Into<String>) -> Report {
+        self.files.blame(file, message.into(), help.into())
+    }
 }
 
 /// Reads a configuration file's `text`; `file` is its name in messages.

@@ -1,8 +1,9 @@
 //! One pool as it is written, before pools are compared with each other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::Key;
+use super::keys::{Key, file};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
@@ -26,12 +27,22 @@ pub(super) struct Draft {
     pub(super) paths: Option<At<Paths>>,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
+    pub(super) tls: DraftTls,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
 
+/// How replicas behind TLS are verified, as far as it was written.
+#[derive(Default)]
+pub(super) struct DraftTls {
+    pub(super) ca: Option<At<PathBuf>>,
+    pub(super) name: Option<At<String>>,
+    pub(super) verify: Option<At<bool>>,
+}
+
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 6] = ["policy", "replicas", "model", "paths", "api_key", "api_key_env"];
+pub(super) const SHORT: [&str; 9] =
+    ["policy", "replicas", "model", "paths", "api_key", "api_key_env", "tls_ca", "tls_name", "tls_verify"];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -89,6 +100,24 @@ pub(super) static POOL: &[Key<Draft>] = &[
         default: "",
         set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
     },
+    Key {
+        path: "tls_ca",
+        wants: "a PEM file",
+        default: "",
+        set: |d, v| file(v).map(|file| d.tls.ca = Some(v.here(file))),
+    },
+    Key {
+        path: "tls_name",
+        wants: "a host name without scheme or port, and no address",
+        default: "",
+        set: |d, v| certified(v).map(|name| d.tls.name = Some(v.here(name))),
+    },
+    Key {
+        path: "tls_verify",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|verify| d.tls.verify = Some(v.here(verify))),
+    },
 ];
 
 impl Draft {
@@ -105,6 +134,7 @@ impl Draft {
             paths: None,
             api_key: None,
             api_key_env: None,
+            tls: DraftTls::default(),
             given: Vec::new(),
         }
     }
@@ -168,6 +198,13 @@ fn host(value: &Value<'_>) -> Read<String> {
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let fits = !text.is_empty() && (name(&text) || address.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()));
     if fits { Ok(text) } else { Err(value.wrong()) }
+}
+
+/// A name that a certificate can be for; where it is for an address, the URL has that.
+fn certified(value: &Value<'_>) -> Read<String> {
+    let host = host(value)?;
+    let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
+    if is_name { Ok(host) } else { Err(value.wrong()) }
 }
 
 fn path(value: &Value<'_>) -> Read<String> {

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
 use super::assemble::{Found, assemble};
-use super::keys::{NGINX, SETTINGS, TABLES};
+use super::files::Files;
+use super::keys::{NGINX, SETTINGS, TABLES, file};
 use super::log;
 use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};
 use super::report::{At, Issue, Place, Report};
-use super::settings::Settings;
+use super::settings::{Listen, Settings};
 use super::spread;
 use super::value::{Value, kind};
 use super::{Loaded, PREFIX};
@@ -25,7 +26,9 @@ pub(super) struct Reading {
     given: BTreeMap<&'static str, Place>,
     /// The name of the access log's format, if it has one.
     format: Option<At<String>>,
+    files: Files,
     issues: Vec<Issue>,
+    warnings: Vec<Issue>,
 }
 
 impl Reading {
@@ -33,7 +36,16 @@ impl Reading {
     pub(super) fn new(whole: &Place) -> Self {
         let start = whole.at(0..0);
         let (settings, short) = (Settings::default(), Draft::new(start));
-        Self { settings, short, pools: Vec::new(), given: BTreeMap::new(), format: None, issues: Vec::new() }
+        Self {
+            settings,
+            short,
+            pools: Vec::new(),
+            given: BTreeMap::new(),
+            format: None,
+            files: Files::default(),
+            issues: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     pub(super) fn report(&mut self, issues: impl IntoIterator<Item = Issue>) {
@@ -100,6 +112,14 @@ impl Reading {
             if row.path == "log.format" {
                 self.format = log::name(&value);
             }
+            if split(row.path).0 == "tls" {
+                value
+                    .each(file)
+                    .unwrap_or_default()
+                    .iter()
+                    .zip(value.list())
+                    .for_each(|(f, v)| self.files.add(f, &v.at));
+            }
             self.issues.extend((row.set)(&mut self.settings, &value).err().unwrap_or_default());
             return true;
         }
@@ -140,6 +160,7 @@ impl Reading {
     /// Compares everything with everything else.
     pub(super) fn finish(mut self, file: &str, env: &BTreeMap<String, String>) -> Result<Loaded, Report> {
         self.limits();
+        self.certificates();
         if let Some(name) = &self.format {
             match log::find(name, &self.settings.log.formats) {
                 Ok(format) => self.settings.log.format = format,
@@ -157,13 +178,41 @@ impl Reading {
             }
             self.pools
         };
-        let warnings = spread::doubts(&drafts, default.as_ref(), &self.settings);
-        let mut found = Found { issues: self.issues, warnings };
+        self.warnings.extend(spread::doubts(&drafts, default.as_ref(), &self.settings));
+        let mut found = Found { issues: self.issues, warnings: self.warnings, files: self.files };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {
             return Err(Report::new(file, found.issues));
         }
-        Ok(Loaded { settings: self.settings, warnings: Report::new(file, found.warnings).into_issues() })
+        let warnings = Report::new(file, found.warnings).into_issues();
+        Ok(Loaded { settings: self.settings, warnings, files: found.files })
+    }
+
+    /// What only shows when addresses, certificates and keys are seen together.
+    fn certificates(&mut self) {
+        let Settings { listen, tls, .. } = &self.settings;
+        let secure = listen.iter().any(|listen| matches!(listen, Listen::Tls(_)));
+        let given = |key| self.given.get(key);
+        let (listen, certificate, key) = (given("listen"), given("tls.certificate"), given("tls.key"));
+        if let (true, Some(at), None) = (secure, listen, certificate) {
+            let issue = at.issue("where TLS is spoken a certificate is needed");
+            self.issues
+                .push(issue.help("write [tls], certificate = \"/path/cert.pem\" and key = \"/path/key.pem\" below it"));
+        } else if let (false, Some(at)) = (secure, certificate)
+            && !tls.chains.is_empty()
+            && self.issues.is_empty()
+        {
+            let warning = at.issue("warning: nothing listens with TLS, so no client sees this certificate");
+            self.warnings.push(warning.help("write `ssl` behind an address: listen = \"443 ssl\""));
+        }
+        if let Some(at) = certificate.or(key)
+            && tls.chains.len() != tls.keys.len()
+        {
+            let issue = at.issue(format!("{} certificate(s) and {} key(s)", tls.chains.len(), tls.keys.len()));
+            self.issues.push(issue.help("`key` names a file for each of `certificate`, in the same order"));
+        } else if let Some(at) = certificate.filter(|_| secure && tls.chains.is_empty()) {
+            self.issues.push(at.issue("where TLS is spoken a certificate is needed").help("name a PEM file"));
+        }
     }
 
     /// What only shows when limits are seen together.

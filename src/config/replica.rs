@@ -212,7 +212,6 @@ fn origin(url: &At<String>) -> Result<Origin, Issue> {
             BadOrigin::Scheme if !text.contains("://") && format!("http://{text}").parse::<Origin>().is_ok() => {
                 issue.help(format!("did you mean `http://{text}`?"))
             }
-            BadOrigin::Tls => issue.help("put a proxy that speaks TLS in front of the replica, or use `http://`"),
             _ => issue.help(EXAMPLE),
         }
     })

@@ -33,6 +33,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where logs go.
     pub log: Log,
+    /// Who we are to clients that connect by TLS.
+    pub tls: Certificates,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
     /// The replicas behind us, in configuration order; not empty once loaded.
@@ -44,6 +46,8 @@ pub struct Settings {
 pub enum Listen {
     /// A TCP port.
     Tcp(SocketAddr),
+    /// A TCP port where connections begin with a TLS handshake.
+    Tls(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
 }
@@ -118,6 +122,16 @@ pub enum Sink {
     File(PathBuf),
 }
 
+/// The certificates that clients are shown, each with its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// PEM files, each of one certificate with its issuers behind it. The first is for clients that no other is for; not
+    /// empty once loaded if anything listens with TLS.
+    pub chains: Vec<PathBuf>,
+    /// PEM files of the private keys, as many and in the same order.
+    pub keys: Vec<PathBuf>,
+}
+
 /// Which web pages may call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
@@ -137,9 +151,12 @@ pub enum BadListen {
     /// Only a port, with a colon.
     #[error("the address is missing: `*` is every IPv4 interface, `[::]` every interface")]
     Address,
-    /// nginx's `ssl` and other words behind the address.
-    #[error("words after the address, such as `ssl`, are not supported yet")]
+    /// Words of nginx's behind the address that have no meaning here.
+    #[error("behind the address only `ssl` has a place, as in `443 ssl`")]
     Words,
+    /// `ssl` behind a Unix socket.
+    #[error("TLS is spoken at TCP ports only")]
+    UnixTls,
     /// A host name.
     #[error("only addresses can be listened at, `localhost` is the one name")]
     Name,
@@ -159,6 +176,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),
+            tls: Certificates::default(),
             cors: None,
             pools: Vec::new(),
         }
@@ -168,13 +186,17 @@ impl Default for Settings {
 impl FromStr for Listen {
     type Err = BadListen;
 
-    /// Reads what nginx's `listen` takes, ssl and friends aside: `80`, `*:80`, `127.0.0.1:80`, `[::]:80`, `unix:/path`.
+    /// Reads what nginx's `listen` takes: `80`, `*:80`, `127.0.0.1:80`, `[::]:80`, `unix:/path`, `443 ssl`.
     fn from_str(text: &str) -> Result<Self, BadListen> {
+        if let Some((address, words)) = text.split_once(char::is_whitespace) {
+            return match (words.trim(), address.parse()?) {
+                ("ssl", Self::Tcp(address)) => Ok(Self::Tls(address)),
+                ("ssl", _) => Err(BadListen::UnixTls),
+                _ => Err(BadListen::Words),
+            };
+        }
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(BadListen::Unix) } else { Ok(Self::Unix(path.into())) };
-        }
-        if text.contains(char::is_whitespace) {
-            return Err(BadListen::Words);
         }
         if let Ok(port) = text.parse::<u16>() {
             return Ok(Self::Tcp((Ipv4Addr::UNSPECIFIED, port).into()));
@@ -196,10 +218,21 @@ impl FromStr for Listen {
     }
 }
 
+impl Listen {
+    /// The port, if it is one.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Tls(address) => write!(f, "{address} ssl"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -259,6 +292,8 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("[::]:80", "[::]:80"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
+            ("443 ssl", "0.0.0.0:443 ssl"),
+            ("[::1]:443  ssl", "[::1]:443 ssl"),
         ] {
             assert_eq!(listen(text), wanted, "{text}");
         }
@@ -273,7 +308,10 @@ mod tests {
             ("99999", BadListen::Range),
             ("127.0.0.1:99999", BadListen::Range),
             (":80", BadListen::Address),
-            ("443 ssl", BadListen::Words),
+            ("443 ssl http2", BadListen::Words),
+            ("80 reuseport", BadListen::Words),
+            ("unix:/run/a.sock ssl", BadListen::UnixTls),
+            ("99999 ssl", BadListen::Range),
             ("gpu1:80", BadListen::Name),
             ("unix:", BadListen::Unix),
         ] {

@@ -23,7 +23,7 @@ fn with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, String> {
 
 #[test]
 fn the_reference_file_is_the_default_of_everything() {
-    let Loaded { mut settings, warnings } = read(ROUTER);
+    let Loaded { mut settings, warnings, .. } = read(ROUTER);
     let pools = std::mem::take(&mut settings.pools);
     assert_eq!(settings, Settings::default());
     assert_eq!(pools, read("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
@@ -186,7 +186,7 @@ fn urls_on_the_command_line_are_one_pool() {
 fn a_wrong_argument_is_named() {
     let urls = ["http://a:1".to_owned(), "b:1 wieght=2".to_owned(), "http://a:1".to_owned()];
     let wanted = "\
-argument 2:1:1: bad URL `b:1`: the URL must start with `http://`
+argument 2:1:1: bad URL `b:1`: the URL must start with `http://` or `https://`
   |
 1 | b:1 wieght=2
   | ^^^

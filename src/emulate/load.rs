@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::balance::Dice;
+use crate::tls;
 
 /// Sessions that share a beginning of their prompts.
 const SESSIONS: u64 = 8;
@@ -79,7 +80,8 @@ pub async fn run(
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
     // uvicorn closes idle connections after 5 s; a request on one that is just closing would fail.
     let idle = Duration::from_secs(4);
-    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).pool_idle_timeout(idle).build()
+    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    builder.tls_backend_preconfigured(tls::trusting_nobody()).pool_idle_timeout(idle).build()
 }
 
 async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {

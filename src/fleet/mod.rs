@@ -14,6 +14,7 @@ mod site;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
+pub use trust::{Tls, Trust};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;

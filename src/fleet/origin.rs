@@ -6,14 +6,19 @@ use std::str::FromStr;
 use http::uri::{Authority, Uri};
 use thiserror::Error;
 
-/// A replica's address: host, port and the path before `/v1`.
+use super::Tls;
+
+/// A replica's address: scheme, host, port and the path before `/v1`.
 ///
-/// `http://h:8000`, `http://h:8000/`, `http://h:8000/v1` and `http://h:8000/v1/` are the same origin.
+/// `http://h:8000`, `http://h:8000/`, `http://h:8000/v1` and `http://h:8000/v1/` are the same origin. One host that is
+/// trusted for different reasons is several origins, which share no connections.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     host: String,
     port: u16,
     prefix: String,
+    /// `None` for `http://`.
+    tls: Option<Tls>,
 }
 
 /// Why a URL does not name a replica.
@@ -23,11 +28,8 @@ pub enum BadOrigin {
     #[error("`{0}` is not a URL")]
     NotUrl(String),
     /// It has no scheme, or one that replicas are not reached by.
-    #[error("the URL must start with `http://`")]
+    #[error("the URL must start with `http://` or `https://`")]
     Scheme,
-    /// Replicas behind TLS are not reached yet.
-    #[error("`https://` replicas are not supported yet")]
-    Tls,
     /// User, query or fragment have no meaning in a replica's URL.
     #[error("a replica's URL has a host, a port and at most a path: `{0}` has no place in it")]
     Extra(&'static str),
@@ -39,7 +41,7 @@ impl Origin {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port, 80 where the URL had none.
+    /// The port; where the URL had none, 80 or 443.
     pub const fn port(&self) -> u16 {
         self.port
     }
@@ -53,6 +55,23 @@ impl Origin {
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
+
+    /// `http` or `https`.
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// How the replica's certificate is verified; `None` if it is reached without TLS.
+    pub const fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Has the replica's certificate verified so, if it has one.
+    pub fn verify_by(&mut self, tls: &Tls) {
+        if let Some(present) = &mut self.tls {
+            present.clone_from(tls);
+        }
+    }
 }
 
 impl FromStr for Origin {
@@ -60,11 +79,11 @@ impl FromStr for Origin {
 
     fn from_str(text: &str) -> Result<Self, BadOrigin> {
         let Some((scheme, _)) = text.split_once("://") else { return Err(BadOrigin::Scheme) };
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err(BadOrigin::Tls),
+        let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => (None, 80),
+            "https" => (Some(Tls::default()), 443),
             _ => return Err(BadOrigin::Scheme),
-        }
+        };
         if text.contains('#') {
             return Err(BadOrigin::Extra("#"));
         }
@@ -77,19 +96,19 @@ impl FromStr for Origin {
             return Err(BadOrigin::Extra("?"));
         }
         let has_port = !authority.as_str().ends_with(authority.host());
-        let port = authority.port_u16().or((!has_port).then_some(80));
+        let port = authority.port_u16().or((!has_port).then_some(default_port));
         let Some(port) = port.filter(|p| *p != 0 && !authority.host().is_empty()) else {
             return Err(BadOrigin::NotUrl(text.to_owned()));
         };
         let path = uri.path().trim_end_matches('/');
         let prefix = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/');
-        Ok(Self { host: authority.host().to_owned(), port, prefix: prefix.to_owned() })
+        Ok(Self { host: authority.host().to_owned(), port, prefix: prefix.to_owned(), tls })
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}{}", self.host, self.port, self.prefix)
+        write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.prefix)
     }
 }
 
@@ -111,6 +130,19 @@ mod tests {
         assert_eq!("http://a:8000/llm/v1".parse::<Origin>().unwrap().prefix(), "/llm");
         assert_eq!("http://a:8000/llm/".parse::<Origin>().unwrap().prefix(), "/llm");
         assert_eq!("http://a".parse::<Origin>().unwrap().port(), 80);
+        let secure: Origin = "HTTPS://a/v1/".parse().unwrap();
+        assert_eq!((secure.port(), secure.to_string().as_str()), (443, "https://a:443"));
+    }
+
+    #[test]
+    fn a_host_with_another_trust_is_another_origin() {
+        let verified: Origin = "https://a".parse().unwrap();
+        let mut blind = verified.clone();
+        blind.verify_by(&Tls { trust: super::super::Trust::Anybody, name: None });
+        assert_ne!(verified, blind);
+        let mut plain: Origin = "http://a".parse().unwrap();
+        plain.verify_by(&Tls::default());
+        assert_eq!(plain.tls(), None);
     }
 
     #[test]
@@ -124,7 +156,6 @@ mod tests {
         for (url, why) in [
             ("10.0.0.1:8000", BadOrigin::Scheme),
             ("ftp://a", BadOrigin::Scheme),
-            ("https://a", BadOrigin::Tls),
             ("http://u@a:1", BadOrigin::Extra("user@")),
             ("http://a:1/?x=1", BadOrigin::Extra("?")),
             ("http://a:1/#x", BadOrigin::Extra("#")),

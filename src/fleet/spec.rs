@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Origin;
+use super::{Origin, Tls};
 use crate::balance;
 use crate::eject;
-use crate::prompt::MediaTokens;
+use crate::prompt::{MediaTokens, Vocabulary};
 use crate::units::{ModelName, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
@@ -28,10 +28,14 @@ pub struct PoolSpec {
     pub fallback: Option<Arc<str>>,
     /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
     pub ask_for_usage: bool,
+    /// What prompts are counted by; `None`: their length is estimated.
+    pub tokens: Option<Vocabulary>,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
+    /// How replicas that are reached by `https://` are verified; the members' origins say so too.
+    pub tls: Tls,
 }
 
 /// A pool's policy; equal by what it is called and given.

@@ -29,6 +29,7 @@ fn member(port: u16) -> MemberSpec {
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name: name.into(),
         models: vec![ModelName::from(name)],
@@ -38,6 +39,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         paths: Paths::Listed(Vec::new()),
         fallback: None,
         api_key: None,
+        tls: Default::default(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Directives on headers and bodies, judged by their arguments: is it what happens here anyway?
 
-use super::remark::Kind;
 use super::tree::{Directive, Word};
 use super::walk::{Walk, quoted};
 use crate::config::Issue;
@@ -196,15 +195,5 @@ pub(super) fn gzip_types(walk: &mut Walk, directive: &Directive) {
         walk.notes.not_yet(directive, "answers are not compressed");
     } else {
         walk.notes.not_needed(directive, "the API answers application/json and text/event-stream");
-    }
-}
-
-/// `ssl_protocols TLSv1.2 ...`.
-pub(super) fn ssl_protocols(walk: &mut Walk, directive: &Directive) {
-    let old: Vec<&str> = directive.texts().into_iter().filter(|word| !["TLSv1.2", "TLSv1.3"].contains(word)).collect();
-    if old.is_empty() {
-        walk.notes.not_needed(directive, "1.2 and 1.3 are the versions of TLS there are");
-    } else {
-        walk.notes.about(Kind::Cannot, old.join(", "), directive.place(), "the minimum is TLS 1.2".to_owned());
     }
 }

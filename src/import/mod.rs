@@ -13,6 +13,7 @@ mod rules;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 mod upstream;
 mod walk;
@@ -72,6 +73,7 @@ pub fn nginx(path: &Path, files: &Files<'_>) -> Result<Imported, Report> {
     let directives = Loader::new(path, files, &mut notes).file(path, &text, 0);
     let broken = !notes.issues.is_empty();
     let mut walk = Walk::new(notes);
+    walk.tls.folder = path.parent().map(Path::to_owned).unwrap_or_default();
     // Behind a slip of syntax everything looks wrong.
     if !broken {
         walk.block(&directives, Scope::Main);

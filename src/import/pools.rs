@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::remark::{Kind, Where};
 use super::server::{Listening, Location, Server};
+use super::tls;
 use super::tree::Directive;
 use super::upstream::{self, Member};
 use super::walk::Walk;
@@ -21,6 +22,7 @@ pub(super) struct Pool {
     /// Replicas as strings of `replicas`.
     pub(super) replicas: Vec<String>,
     pub(super) api_key: Option<String>,
+    pub(super) tls: tls::Keys,
     /// Where it is from, for people.
     pub(super) from: String,
 }
@@ -35,6 +37,7 @@ struct Target {
     prefix: String,
     path: Option<String>,
     any: bool,
+    tls: tls::Keys,
 }
 
 /// Makes the pools and finds the addresses that lead to them.
@@ -75,7 +78,9 @@ pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
     let serving: Vec<&Server> =
         servers.iter().enumerate().filter(|(i, _)| serving.contains(i)).map(|(_, s)| s).collect();
     tell_apart(walk, &serving);
-    (pools, addresses(&serving))
+    let listens = tls::secure(walk, addresses(&serving), &serving, default.and_then(|i| servers.get(i)));
+    tls::finish(walk);
+    (pools, listens)
 }
 
 /// Where a server that names no address listens.
@@ -131,16 +136,17 @@ fn addresses(serving: &[&Server]) -> Vec<Listen> {
         }
     }
     let covered = |address: &Listen| {
-        let Listen::Tcp(address) = address else { return false };
-        all.iter().any(|other| match other {
-            Listen::Tcp(other) => {
-                let wide = other.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4();
-                wide && other.port() == address.port() && other != address
-            }
-            Listen::Unix(_) => false,
+        let Some(address) = address.address() else { return false };
+        all.iter().filter_map(Listen::address).any(|other| {
+            let wide = other.ip().is_unspecified() && other.is_ipv4() == address.is_ipv4();
+            wide && other.port() == address.port() && other != address
         })
     };
-    all.iter().filter(|address| !covered(address)).cloned().collect()
+    let shown = |address: &Listen| match address {
+        Listen::Tcp(plain) if tls::is_spoken(serving, address) => Listen::Tls(*plain),
+        address => address.clone(),
+    };
+    all.iter().filter(|address| !covered(address)).map(shown).collect()
 }
 
 /// Adds a pool under a name of its own, if no other takes its requests.
@@ -181,6 +187,7 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
         policy: target.policy.clone(),
         replicas: replicas.collect(),
         api_key: location.key.clone(),
+        tls: target.tls.clone(),
         from: String::new(),
     }
 }
@@ -207,15 +214,11 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
         return None;
     }
     match scheme {
-        "http" if rest.starts_with("unix:") => {
+        "http" | "https" if rest.starts_with("unix:") => {
             walk.notes.cannot(pass, "replicas are reached over TCP");
             return None;
         }
-        "http" if !authority.is_empty() => {}
-        "https" => {
-            walk.notes.not_yet(pass, "replicas are reached without TLS");
-            return None;
-        }
+        "http" | "https" if !authority.is_empty() => {}
         _ => {
             let issue = word.at.issue("`proxy_pass` takes a URL");
             walk.notes.issue(issue.help(format!("did you mean `http://{rest}`?")));
@@ -227,7 +230,15 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
         used.insert(authority.to_owned());
         return None;
     };
-    let (members, policy) = replicas(walk, authority, pass, used)?;
+    let (mut members, policy) = replicas(walk, (scheme, authority), pass, used)?;
+    let mut tls = tls::Keys::default();
+    if scheme == "https" {
+        let upstream = used.contains(authority).then_some(authority);
+        tls = tls::keys(walk, &location.verified, pass, upstream);
+        for Member { url, .. } in &mut members {
+            *url = url.replacen("http://", "https://", 1);
+        }
+    }
     if !any {
         walk.notes
             .note(&location.directive, "the path is taken off the API's paths, and no other path reaches the replicas");
@@ -236,13 +247,13 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
     } else if path.is_some() && !location.path.ends_with('/') {
         walk.notes.note(&location.directive, "here it takes whole segments: the path itself and what is below it");
     }
-    Some(Target { name: authority.to_owned(), members, policy, prefix, path, any })
+    Some(Target { name: authority.to_owned(), members, policy, prefix, path, any, tls })
 }
 
 /// The replicas that a URL's host stands for, and how one is chosen.
 fn replicas(
     walk: &mut Walk,
-    authority: &str,
+    (scheme, authority): (&str, &str),
     pass: &Directive,
     used: &mut BTreeSet<String>,
 ) -> Option<(Vec<Member>, String)> {
@@ -264,7 +275,8 @@ fn replicas(
         walk.notes.issue(issue);
         return None;
     }
-    let member = upstream::member(walk, authority, &word.at, Vec::new())?;
+    let port = if scheme == "https" { 443 } else { 80 };
+    let member = upstream::member(walk, (scheme, port, authority), &word.at, Vec::new())?;
     Some((vec![member], DEFAULT.to_owned()))
 }
 

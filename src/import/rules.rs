@@ -2,7 +2,7 @@
 
 use super::tree::Directive;
 use super::walk::Walk;
-use super::{headers, logs, server, upstream, walk};
+use super::{headers, logs, server, tls, upstream, walk};
 use crate::config::nearest;
 
 /// What becomes of a directive.
@@ -105,13 +105,22 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["proxy_request_buffering"], NotNeeded("a request is read whole, so that it can be sent again")),
     (&["proxy_redirect", "proxy_cookie_*"], By(headers::unless_off)),
     (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], By(headers::unless_off)),
-    (&["proxy_ignore_client_abort", "proxy_force_ranges", "proxy_ssl_verify"], By(headers::unless_off)),
+    (&["proxy_ignore_client_abort", "proxy_force_ranges"], By(headers::unless_off)),
     (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Cannot("answers are not cached")),
     (&["proxy_pass_header", "proxy_pass_request_body", "proxy_pass_request_headers"], NotNeeded(PASSED)),
     (&["proxy_hide_header", "add_trailer"], NotYet("a replica's headers are passed on")),
     (&["proxy_method", "proxy_set_body"], Cannot("requests are passed on as they come")),
     (&["proxy_socket_keepalive", "proxy_send_lowat"], NotNeeded("`timeouts.idle` notices a dead replica")),
-    (&["proxy_ssl_*"], NotYet("replicas are reached without TLS")),
+    (&["proxy_ssl_trusted_certificate"], By(tls::file)),
+    (&["proxy_ssl_name"], By(tls::name)),
+    (&["proxy_ssl_verify"], By(tls::verify)),
+    (&["proxy_ssl_server_name"], NotNeeded("the name is always sent")),
+    (
+        &["proxy_ssl_certificate*", "proxy_ssl_password_file"],
+        NotYet("replicas are shown no certificate of the router's"),
+    ),
+    (&["proxy_ssl_crl"], Cannot("lists of revoked certificates are not read")),
+    (&["proxy_ssl_*"], NotNeeded(SOUND)),
     // Answers.
     (&["add_header"], By(headers::add_header)),
     (&["gzip"], By(headers::gzip)),
@@ -131,13 +140,17 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["stub_status", "vhost_traffic_*", "status", "status_*"], NotNeeded("metrics are at the admin listener")),
     (&["opentracing*", "otel_*", "opentelemetry*"], NotYet("no traces")),
     // TLS and where clients are.
-    (&["ssl_protocols"], By(headers::ssl_protocols)),
+    (&["ssl_certificate", "ssl_certificate_key"], By(tls::file)),
+    (&["ssl_protocols"], By(tls::protocols)),
+    (&["ssl"], By(tls::ssl)),
     (
-        &["ssl_prefer_server_ciphers", "ssl_ciphers", "ssl_ecdh_curve", "ssl_dhparam"],
-        NotNeeded("TLS has good defaults only"),
+        &["ssl_verify_client", "ssl_client_certificate", "ssl_verify_depth", "ssl_crl", "ssl_ocsp*"],
+        NotYet("clients are not asked for certificates"),
     ),
-    (&["ssl_session_*", "ssl_buffer_size", "ssl_early_data"], NotNeeded("TLS has good defaults only")),
-    (&["ssl*"], NotYet("clients are served without TLS")),
+    (&["ssl_stapling*", "ssl_trusted_certificate"], Cannot("answers of OCSP are not stapled")),
+    (&["ssl_password_file"], Cannot("keys are read without a passphrase")),
+    (&["ssl_reject_handshake"], Cannot("a client that asks for an unknown name is shown the first certificate")),
+    (&["ssl_*"], NotNeeded(SOUND)),
     (&["set_real_ip_from"], By(walk::trusted)),
     (&["real_ip_header"], By(headers::real_ip_header)),
     (&["real_ip_recursive"], NotNeeded("the last address that is not a trusted proxy's is the client's")),
@@ -154,6 +167,7 @@ const TYPES: &str = "replicas name the types of their answers";
 const SUPERVISOR: &str = "that is for who starts the process, such as systemd";
 const LOOP: &str = "there is nothing to tune";
 const BUFFERS: &str = "bodies and heads are bounded by [limits], HTTP/2 is always there";
+const SOUND: &str = "TLS has good defaults only";
 const PASSED: &str = "a request is passed on whole";
 const BODIES: &str = "requests and answers are passed on as they are";
 

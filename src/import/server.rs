@@ -2,6 +2,7 @@
 
 use super::headers::bearer;
 use super::remark::{Kind, Where};
+use super::tls::{Shown, Verified};
 use super::tree::Directive;
 use super::upstream;
 use super::walk::{Scope, Walk};
@@ -15,6 +16,7 @@ pub(super) struct Server {
     /// Lower case, without patterns.
     pub(super) names: Vec<String>,
     pub(super) locations: Vec<Location>,
+    pub(super) shown: Shown,
 }
 
 /// A `listen`.
@@ -24,6 +26,8 @@ pub(super) struct Listening {
     pub(super) address: Listen,
     /// Whether `default_server` is there.
     pub(super) default: bool,
+    /// Whether TLS is spoken there.
+    pub(super) tls: bool,
     /// Whether clients can be accepted there.
     pub(super) usable: bool,
 }
@@ -37,6 +41,8 @@ pub(super) struct Location {
     pub(super) pass: Option<Directive>,
     /// The key that replicas are sent in `Authorization`.
     pub(super) key: Option<String>,
+    /// How replicas are verified.
+    pub(super) verified: Verified,
 }
 
 /// `server { ... }`, or a server of an upstream.
@@ -52,7 +58,7 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
         return walk.notes.issue(issue.help("in `http` it takes a block: server { ... }"));
     };
     let (at, listens, names, locations) = (directive.place(), Vec::new(), Vec::new(), Vec::new());
-    walk.server = Some(Server { at, listens, names, locations });
+    walk.server = Some(Server { at, listens, names, locations, shown: Shown::default() });
     walk.block(block, Scope::Server);
     walk.servers.extend(walk.server.take());
 }
@@ -90,7 +96,14 @@ pub(super) fn location(walk: &mut Walk, directive: &Directive) {
     let mut head = directive.clone();
     head.block = Some(Vec::new());
     let (path, exact) = (path.to_owned(), how == "=");
-    let around = walk.location.replace(Location { directive: head, path, exact, pass: None, key: None });
+    let around = walk.location.replace(Location {
+        directive: head,
+        path,
+        exact,
+        pass: None,
+        key: None,
+        verified: Verified::default(),
+    });
     walk.block(block, Scope::Location);
     let inner = std::mem::replace(&mut walk.location, around);
     if let (Some(server), Some(inner)) = (&mut walk.server, inner) {
@@ -118,8 +131,12 @@ pub(super) fn proxy_pass(walk: &mut Walk, directive: &Directive) {
     }
 }
 
-/// Finds the key among the headers that are in force at the end of a location.
+/// Finds the key among the headers that are in force at the end of a location, and how its replicas are verified.
 pub(super) fn close(walk: &mut Walk) {
+    let verified = walk.tls.verified();
+    if let Some(location) = &mut walk.location {
+        location.verified = verified;
+    }
     let Some(headers) = walk.headers.iter().rev().find(|level| !level.is_empty()) else { return };
     let key = headers.iter().rev().find_map(|(name, value)| bearer(name, value)).map(str::to_owned);
     if let Some(location) = &mut walk.location {
@@ -141,12 +158,17 @@ pub(super) fn listen(walk: &mut Walk, directive: &Directive) {
         }
         Err(_) => return walk.wrong(directive, ADDRESS),
     };
-    let (mut default, mut usable, mut both) = (false, true, false);
+    let (mut default, mut usable, mut both, mut tls) = (false, true, false, false);
     for word in words {
         match word.text.as_str() {
             "default_server" | "default" => default = true,
             "ipv6only=off" => both = true,
+            "ssl" if matches!(address, Listen::Tcp(_)) => tls = true,
             "ssl" | "quic" | "proxy_protocol" => usable = false,
+            "http2" => {
+                let why = "HTTP/2 is always there".to_owned();
+                walk.notes.about(Kind::NotNeeded, "`http2` of listen".to_owned(), directive.place(), why);
+            }
             text => {
                 let what = format!("`{text}` of listen");
                 let why = "connections are handed to the worker with the fewest streams";
@@ -159,12 +181,19 @@ pub(super) fn listen(walk: &mut Walk, directive: &Directive) {
     } else {
         walk.notes.not_yet(
             directive,
-            "clients are accepted without TLS and PROXY protocol only, so this address is left out",
+            "no QUIC, no PROXY protocol and no TLS at a Unix socket yet, so this address is left out",
         );
     }
     let Some(server) = &mut walk.server else { return };
     let mut add = |address: Listen| {
-        server.listens.push(Listening { what: directive.shown(), at: directive.place(), address, default, usable });
+        server.listens.push(Listening {
+            what: directive.shown(),
+            at: directive.place(),
+            address,
+            default,
+            tls,
+            usable,
+        });
     };
     match address {
         Listen::Tcp(tcp) if both && tcp.ip().is_unspecified() && tcp.is_ipv6() => {

@@ -24,7 +24,7 @@ pub(super) struct Upstream {
 /// One server.
 #[derive(Clone)]
 pub(super) struct Member {
-    /// `http://host:port`.
+    /// `http://host:port`, whatever `proxy_pass` says.
     pub(super) url: String,
     /// The words behind it as router.toml has them.
     pub(super) words: Vec<String>,
@@ -104,7 +104,7 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
             kept.push(At::new(word.text.clone(), word.at.clone()));
         }
     }
-    let Some(member) = member(walk, &address.text, &address.at, kept) else { return };
+    let Some(member) = member(walk, ("http", 80, &address.text), &address.at, kept) else { return };
     walk.notes.carried += 1;
     let Some(upstream) = &mut walk.upstream else { return };
     match upstream.members.iter_mut().find(|known| known.spec.origin == member.spec.origin) {
@@ -118,10 +118,15 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
     }
 }
 
-/// A replica from nginx's address, port 80 if it has none; what is wrong is noted.
-pub(super) fn member(walk: &mut Walk, address: &str, at: &Place, words: Vec<At<String>>) -> Option<Member> {
+/// A replica from a scheme, its port, and nginx's address, which may have a port of its own; what is wrong is noted.
+pub(super) fn member(
+    walk: &mut Walk,
+    (scheme, port, address): (&str, u16, &str),
+    at: &Place,
+    words: Vec<At<String>>,
+) -> Option<Member> {
     let ported = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    let url = format!("http://{address}{}", if ported { "" } else { ":80" });
+    let url = if ported { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:{port}") };
     let texts = words.iter().map(|word| word.value.clone()).collect();
     let all = std::iter::once(At::new(url.clone(), at.clone())).chain(words).collect();
     match from_words(at, all) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::remark::{Kind, Notes, Where};
 use super::rules::{self, Fate};
 use super::server::{self, Location, Server};
+use super::tls::{self, Tls};
 use super::tree::Directive;
 use super::upstream::Upstream;
 use crate::config::{Network, amount};
@@ -27,6 +28,7 @@ pub(super) struct Walk {
     pub(super) location: Option<Location>,
     /// What `proxy_set_header`s of the blocks around say, the outermost first; a block that says nothing inherits.
     pub(super) headers: Vec<Vec<(String, String)>>,
+    pub(super) tls: Tls,
 }
 
 /// The kind of block that a directive is in.
@@ -69,6 +71,7 @@ impl Walk {
             server: None,
             location: None,
             headers: Vec::new(),
+            tls: Tls::default(),
         }
     }
 
@@ -76,6 +79,7 @@ impl Walk {
     pub(super) fn block(&mut self, directives: &[Directive], scope: Scope) {
         let before = std::mem::replace(&mut self.scope, scope);
         self.headers.push(Vec::new());
+        self.tls.enter();
         // What a block inherits may stand behind it.
         let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
         for directive in lines.into_iter().chain(blocks) {
@@ -86,6 +90,10 @@ impl Walk {
         if scope == Scope::Location {
             server::close(self);
         }
+        if scope == Scope::Server {
+            tls::close(self);
+        }
+        self.tls.leave();
         self.headers.pop();
         self.scope = before;
     }

@@ -8,10 +8,12 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 18] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
+    ("tls.certificate", ""),
+    ("tls.key", ""),
     ("limits.body_bytes", "\"1m\""),
     ("limits.in_flight_bytes", ""),
     ("limits.header_bytes", ""),
@@ -68,10 +70,19 @@ fn pool(out: &mut String, pool: &Pool) {
     line(out, &format!("\n# {}", harmless(&pool.from)));
     line(out, "[[pool]]");
     line(out, &format!("name = {}", quoted(&pool.name)));
-    for (key, value) in [("host", &pool.host), ("path", &pool.path), ("api_key", &pool.api_key)] {
+    for (key, value) in [
+        ("host", &pool.host),
+        ("path", &pool.path),
+        ("api_key", &pool.api_key),
+        ("tls_ca", &pool.tls.ca),
+        ("tls_name", &pool.tls.name),
+    ] {
         if let Some(value) = value {
             line(out, &format!("{key} = {}", quoted(value)));
         }
+    }
+    if pool.tls.blind {
+        line(out, "tls_verify = false");
     }
     if pool.any {
         line(out, "paths = \"any\"");

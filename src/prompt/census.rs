@@ -35,6 +35,8 @@ pub struct Census {
     pub images: u32,
     /// Sounds.
     pub sounds: u32,
+    /// The tokens of all text, where it was given to a tokenizer.
+    pub counted: Option<u32>,
 }
 
 impl Census {

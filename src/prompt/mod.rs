@@ -5,6 +5,7 @@
 
 mod bad_body;
 mod census;
+mod count;
 pub mod endpoint;
 mod estimator;
 mod json;
@@ -16,6 +17,7 @@ mod walk;
 
 pub use bad_body::BadBody;
 pub use census::Census;
+pub use count::{COUNTED_BYTES, Vocabulary};
 pub use endpoint::Endpoint;
 pub use estimator::{Estimator, MediaTokens};
 pub use opening::opening;

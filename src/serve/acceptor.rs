@@ -28,12 +28,15 @@ pub(super) struct Arrival {
 /// What clients connect by.
 pub(super) enum Socket {
     Tcp(TcpStream, IpAddr),
+    /// The worker shakes hands, so that nobody waits at the door for it.
+    Tls(TcpStream, IpAddr),
     Unix(UnixStream),
 }
 
 /// A bound listener, not blocking.
 pub(super) enum Listener {
     Tcp(mio::net::TcpListener),
+    Tls(mio::net::TcpListener),
     Unix(mio::net::UnixListener),
 }
 
@@ -54,10 +57,11 @@ pub(super) struct Acceptor {
 impl Listener {
     fn accept(&self) -> io::Result<Socket> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener) | Self::Tls(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream.into(), peer.ip()))
+                let socket = if matches!(self, Self::Tls(_)) { Socket::Tls } else { Socket::Tcp };
+                Ok(socket(stream.into(), peer.ip()))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept()?.0.into())),
         }
@@ -71,7 +75,9 @@ impl Acceptor {
         let waker = Waker::new(poll.registry(), STOP)?;
         for (token, listener) in (0..).map(Token).zip(&mut listeners) {
             match listener {
-                Listener::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE)?,
+                Listener::Tcp(listener) | Listener::Tls(listener) => {
+                    poll.registry().register(listener, token, Interest::READABLE)?;
+                }
                 Listener::Unix(listener) => poll.registry().register(listener, token, Interest::READABLE)?,
             }
         }

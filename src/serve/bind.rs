@@ -18,10 +18,14 @@ const BACKLOG: i32 = 4096;
 /// Binds one of `listen`; returns it with the port that the system chose where it was 0.
 pub(super) fn bind(listen: &Listen) -> Result<(Listener, Listen), StartError> {
     match listen {
-        Listen::Tcp(address) => {
+        Listen::Tcp(address) | Listen::Tls(address) => {
             let listener = bind_tcp(*address, "listen")?;
             let bound = listener.local_addr()?;
-            Ok((Listener::Tcp(mio::net::TcpListener::from_std(listener)), Listen::Tcp(bound)))
+            let listener = mio::net::TcpListener::from_std(listener);
+            Ok(match listen {
+                Listen::Tls(_) => (Listener::Tls(listener), Listen::Tls(bound)),
+                _ => (Listener::Tcp(listener), Listen::Tcp(bound)),
+            })
         }
         Listen::Unix(path) => {
             let refused = |error| StartError::Listen { address: listen.to_string(), key: "listen", error, hint: "" };

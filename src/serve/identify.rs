@@ -62,6 +62,8 @@ pub(super) struct Caller {
     pub(super) peer: Peer,
     /// The client, which is somebody else behind trusted proxies.
     pub(super) client: Peer,
+    /// Whether the connection is one of TLS.
+    pub(super) secure: bool,
 }
 
 /// The client behind trusted proxies: the last address in `X-Forwarded-For` that is no trusted proxy's own, as nginx
@@ -77,7 +79,7 @@ pub(super) fn caller(peer: Peer, headers: &HeaderMap, trusted: &[Network]) -> Ca
         let Some(address) = believed(client).then(|| address(text.trim())).flatten() else { break };
         client = Peer::Tcp(address);
     }
-    Caller { peer, client }
+    Caller { peer, client, secure: false }
 }
 
 /// An address as proxies write it, with or without port and brackets.
@@ -145,7 +147,7 @@ pub(super) fn forward(head: &Parts, caller: Caller, id: &str, plain: bool) -> He
         headers.insert(X_FORWARDED_HOST, host);
     }
     if !keep_proto {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if caller.secure { "https" } else { "http" }));
     }
     let (peer, client) = (caller.peer.text(), caller.client.text());
     let chain: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
@@ -173,7 +175,7 @@ mod tests {
     }
 
     const PEER: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
-    const CALLER: Caller = Caller { peer: PEER, client: PEER };
+    const CALLER: Caller = Caller { peer: PEER, client: PEER, secure: false };
 
     #[test]
     fn hop_by_hop_headers_and_those_connection_names_stay_on_their_hop() {
@@ -218,7 +220,7 @@ mod tests {
     fn what_a_trusted_proxy_was_asked_for_is_kept() {
         let head = head(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "llm.example"), ("host", "router")]);
         let client = Peer::Tcp("1.1.1.1".parse().unwrap());
-        let behind = forward(&head, Caller { peer: PEER, client }, "id", true);
+        let behind = forward(&head, Caller { client, ..CALLER }, "id", true);
         assert_eq!(
             (&behind["x-forwarded-proto"], &behind["x-forwarded-host"]),
             (&"https".parse().unwrap(), &"llm.example".parse().unwrap())
@@ -227,6 +229,8 @@ mod tests {
             (behind["x-real-ip"].to_str().unwrap(), behind["x-forwarded-for"].to_str().unwrap()),
             ("1.1.1.1", "10.0.0.9")
         );
+        let secure = forward(&head, Caller { secure: true, ..CALLER }, "id", true);
+        assert_eq!(secure["x-forwarded-proto"].to_str().unwrap(), "https");
         let direct = forward(&head, CALLER, "id", true);
         assert_eq!(
             (direct["x-forwarded-proto"].to_str().unwrap(), direct["x-forwarded-host"].to_str().unwrap()),

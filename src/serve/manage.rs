@@ -14,6 +14,7 @@ use super::reload::reload;
 use crate::balance::BadPolicy;
 use crate::config;
 use crate::fleet::{MemberSpec, Models, Pool};
+use crate::tls::Keyring;
 use crate::units::Weight;
 
 /// A pool as it is now.
@@ -101,7 +102,14 @@ async fn add(
     Path(pool): Path<String>,
     Json(addition): Json<Addition>,
 ) -> Result<Json<PoolView>, Trouble> {
-    let member = member(&addition.replica)?;
+    let mut member = member(&addition.replica)?;
+    let tls = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?.spec().tls.clone();
+    member.origin.verify_by(&tls);
+    if member.origin.tls().is_some() {
+        let mut keyring = Keyring::clone(&app.keyring.load());
+        keyring.learn(&tls.trust).map_err(|bad| Trouble::Bad(format!("{bad}; {}", bad.help)))?;
+        app.keyring.store(keyring.into());
+    }
     edit(&app, &pool, |members| {
         if members.iter().any(|m| m.name == member.name || m.origin == member.origin) {
             return Err(Trouble::Bad("the pool has this replica already".to_owned()));

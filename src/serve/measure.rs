@@ -1,14 +1,16 @@
 //! What a request's body says that routing needs, owned, so that it outlives the look at the body.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use tokio::sync::Semaphore;
 
 use super::Refusal;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
-use crate::prompt::{BadBody, Census, Edit, Model, Request, opening};
+use crate::prompt::{BadBody, Census, Edit, Model, Request, Vocabulary, opening};
 use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
@@ -35,6 +37,22 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// Counts the prompt with a model's vocabulary, on another thread. Without a free place there the estimate has to do.
+    pub(super) async fn count(&mut self, vocabulary: &Vocabulary, body: &Bytes, places: &Arc<Semaphore>) {
+        let (Some(mut census), Ok(place)) = (self.census, places.clone().try_acquire_owned()) else { return };
+        let (vocabulary, body) = (vocabulary.clone(), body.clone());
+        let counting = tokio::task::spawn_blocking(move || {
+            if let Ok(request) = Request::parse(&body) {
+                vocabulary.count(&request.text, &mut census);
+            }
+            drop(place);
+            census
+        });
+        if let Ok(census) = counting.await {
+            self.census = Some(census);
+        }
+    }
+
     /// The edit that puts a replica's own name in the place of an alias.
     pub(super) fn rename(&self, name: &str) -> Option<Edit> {
         let (range, kind) = self.written.clone()?;

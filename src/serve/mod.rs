@@ -17,6 +17,7 @@ mod refusal;
 mod reload;
 mod reply;
 mod search;
+mod secure;
 mod start;
 mod story;
 mod tally;
@@ -37,13 +38,14 @@ use refusal::Refusal;
 pub use reload::Source;
 pub use start::Server;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
+use crate::tls::{BadFile, Keyring};
 use crate::upstream::Upstream;
 
 /// Why the router cannot start.
@@ -64,6 +66,9 @@ pub enum StartError {
     /// A log cannot be opened.
     #[error("cannot open the log {0}: {1}")]
     Log(String, io::Error),
+    /// A file of certificates or keys cannot be used.
+    #[error("{0}; {help}", help = .0.help)]
+    Tls(#[from] BadFile),
     /// A pool's policy cannot be made.
     #[error("{0}")]
     Policy(#[from] BadPolicy),
@@ -87,11 +92,15 @@ enum Stage {
 struct App {
     fleet: Arc<Fleet>,
     settings: ArcSwap<Settings>,
+    /// What connections from now on are secured with.
+    keyring: Arc<ArcSwap<Keyring>>,
     metrics: Arc<Metrics>,
     access: Option<AccessLog>,
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
     owners: Owners,
+    /// Places for prompts that are given to a tokenizer.
+    counting: Arc<Semaphore>,
     clock: Clock,
     /// The time of day at the start.
     started: Duration,

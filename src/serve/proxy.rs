@@ -35,9 +35,18 @@ pub(super) async fn proxy(
     let complete = app.clock.now();
     let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
     let reading = Reading { kind: call.body, keyed: app.fleet.asks_body(), has_options };
-    let asked = measure(reading, &head.headers, &body.bytes).await?;
+    let mut asked = measure(reading, &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
+    let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
+    let pool = match &owner {
+        Some(owner) => Some(app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?),
+        None if call.response.is_some() => None,
+        None => Some(call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone()),
+    };
+    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().tokens.as_ref()) {
+        asked.count(vocabulary, &body.bytes, &app.counting).await;
+    }
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
@@ -46,14 +55,7 @@ pub(super) async fn proxy(
         path: call.path.clone(),
         body: OutboundBody::default(),
     };
-    let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
-    if call.response.is_some() && owner.is_none() {
-        return search(&trip, out, story).await;
-    }
-    let pool = match &owner {
-        Some(owner) => app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?,
-        None => call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone(),
-    };
+    let Some(pool) = pool else { return search(&trip, out, story).await };
     let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
     let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
     let mut tries = Tries::new(app, pool, attempt, facts);

@@ -4,6 +4,7 @@ use super::App;
 use crate::config::{Loaded, Settings};
 use crate::discover;
 use crate::telemetry::Level;
+use crate::tls::Keyring;
 
 /// Reads the configuration: its file and the environment.
 pub type Source = Box<dyn Fn() -> Result<Loaded, String> + Send + Sync>;
@@ -22,11 +23,20 @@ pub(super) async fn reload(app: &App) -> Result<String, String> {
 
 async fn replace(app: &App) -> Result<String, String> {
     let source = app.source.get().ok_or("the replicas were given as arguments, there is no file to read again")?;
-    let Loaded { settings, warnings } = source()?;
+    let loaded = source()?;
+    let keyring = Keyring::read(&loaded.settings.tls, &loaded.settings.pools)
+        .map_err(|bad| loaded.blame(&bad.path, bad.to_string(), &bad.help).to_string())?;
+    let Loaded { settings, warnings, .. } = loaded;
     let kept = fixed(&app.settings(), &settings);
     // Nobody is let in before they have said what they serve, and nobody leaves before that.
-    discover::greet(app.fleet.announce(&settings.pools)).await;
-    let changes = app.fleet.reload(settings.pools.clone()).map_err(|bad| bad.to_string())?;
+    discover::greet(app.fleet.announce(&settings.pools), &keyring).await;
+    // The first request to a new replica needs it.
+    let old = app.keyring.load_full();
+    app.keyring.store(keyring.after(&old).into());
+    let changes = app.fleet.reload(settings.pools.clone()).map_err(|bad| {
+        app.keyring.store(old);
+        bad.to_string()
+    })?;
     app.settings.store(settings.into());
     app.changed.notify_one();
     let mut told = vec![changes.to_string()];

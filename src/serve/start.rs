@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle, available_parallelism};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use super::acceptor::{Acceptor, Desk};
 use super::bind::{bind, bind_tcp};
@@ -23,6 +23,7 @@ use crate::config::{Listen, Settings, Sink};
 use crate::discover;
 use crate::fleet::{Fleet, Observer};
 use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
+use crate::tls::Keyring;
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
@@ -49,7 +50,8 @@ pub struct Server {
 impl Server {
     /// Binds every address and starts every thread. Nothing runs if anything fails.
     ///
-    /// *Errors*: an address is taken or may not be used, a log cannot be opened, a policy cannot be made.
+    /// *Errors*: an address is taken or may not be used, a log cannot be opened, a certificate cannot be used,
+    /// a policy cannot be made.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::start();
         let bound = settings.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
@@ -66,7 +68,7 @@ impl Server {
             app,
             stage,
         };
-        let cores = available_parallelism().map_or(1, usize::from);
+        let cores = cores();
         let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -183,11 +185,14 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
     let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = metrics.clone();
+    let keyring = Keyring::read(&settings.tls, &settings.pools)?;
     Ok(App {
+        keyring: Arc::new(ArcSwap::from_pointee(keyring)),
         fleet: Arc::new(Fleet::new(settings.pools.clone(), &observer, clock::seed())?),
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),
+        counting: Arc::new(Semaphore::new(cores())),
         draining: AtomicBool::new(false),
         visits: AtomicU64::new(0),
         changed: Notify::new(),
@@ -198,6 +203,10 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         errors,
         clock,
     })
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
 }
 
 fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
@@ -220,7 +229,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    discover::run(app.fleet.clone(), app.errors.clone(), discover::Pace::default()).await;
+                    let keyring = app.keyring.load_full();
+                    discover::run(app.fleet.clone(), app.errors.clone(), keyring, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {

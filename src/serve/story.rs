@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,13 @@ pub(super) struct Visit {
     pub(super) wire: Wire,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+}
+
+impl Visit {
+    /// A connection that no request has come by.
+    pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
+        Rc::new(Self { peer, wire, requests: Cell::new(0) })
+    }
 }
 
 /// How the end of an answer's body is told to the client.

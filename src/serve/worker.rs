@@ -1,6 +1,6 @@
 //! A worker: one thread, one runtime, its own connections to the replicas. A client's connection stays on its worker.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,24 +20,29 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
-use super::identify::{self, Peer};
+use super::identify::{self, Caller, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
 use super::story::{Story, Visit};
 use super::tally::{Load, Tally};
 use super::target::{self, Target};
-use super::{App, Refusal, Stage, Worker, cors, own};
+use super::{App, Refusal, Stage, Worker, cors, own, secure};
 use crate::balance::Dice;
 use crate::clock;
 use crate::config::Settings;
 use crate::fleet::Site;
-use crate::telemetry::Wire;
+use crate::telemetry::{Session, Wire};
 use crate::units::Dialect;
 use crate::upstream::Upstream;
 
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Requests of one HTTP/2 connection that may be taken back before they are looked at.
+const RESETS: usize = 20;
+/// What is buffered of one HTTP/2 answer that its client does not read.
+const UNREAD_BYTES: usize = 256 << 10;
 
 /// A worker and what its connections need beside.
 struct Serving {
@@ -68,7 +73,7 @@ pub(super) async fn run(
         router: own::data(app.clone()),
         dice: RefCell::new(Dice::seeded(clock::seed())),
         tally,
-        worker: Worker { upstream: Upstream::new(app.clock), app },
+        worker: Worker { upstream: Upstream::new(app.clock, app.keyring.clone()), app },
     });
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -109,6 +114,9 @@ fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.limits.streams_per_connection)
+        // Rapid reset: requests that are taken back before we come to them end the connection once there are so many.
+        .max_pending_accept_reset_streams(RESETS)
+        .max_send_buf_size(UNREAD_BYTES)
         .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(20)));
     builder
@@ -119,13 +127,22 @@ async fn connection(serving: Rc<Serving>, Arrival { socket, open: _open }: Arriv
     match socket {
         Socket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                let ends = serving.ends(&stream);
-                serve(&serving, stream, serving.visit(Peer::Tcp(peer), ends), stage).await;
+                let wire = serving.wire(serving.ends(&stream), None);
+                serve(&serving, stream, Visit::new(Peer::Tcp(peer), wire), stage).await;
+            }
+        }
+        Socket::Tls(stream, peer) => {
+            if let Ok(stream) = TcpStream::from_std(stream)
+                && let ends = serving.ends(&stream)
+                && let Some((stream, session)) = secure::handshake(&serving.worker.app, stream, peer).await
+            {
+                let wire = serving.wire(ends, Some(session));
+                serve(&serving, stream, Visit::new(Peer::Tcp(peer), wire), stage).await;
             }
         }
         Socket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                serve(&serving, stream, serving.visit(Peer::Unix, None), stage).await;
+                serve(&serving, stream, Visit::new(Peer::Unix, serving.wire(None, None)), stage).await;
             }
         }
     }
@@ -169,9 +186,9 @@ impl Serving {
     }
 
     /// A new connection.
-    fn visit(&self, peer: Peer, ends: Option<(SocketAddr, SocketAddr)>) -> Rc<Visit> {
+    fn wire(&self, ends: Option<(SocketAddr, SocketAddr)>, tls: Option<Session>) -> Wire {
         let number = self.worker.app.visits.fetch_add(1, Ordering::Relaxed) + 1;
-        Rc::new(Visit { peer, wire: Wire { number, ends }, requests: Cell::new(0) })
+        Wire { number, ends, tls }
     }
 
     /// Answers one request, whatever happens.
@@ -181,6 +198,7 @@ impl Serving {
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
         let settings = self.worker.app.settings();
         let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
+        let caller = Caller { secure: visit.wire.tls.is_some(), ..caller };
         let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
         story.came_by(visit);
         let cors = settings.cors.as_ref();

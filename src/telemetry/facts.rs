@@ -41,6 +41,17 @@ pub struct Wire {
     pub number: u64,
     /// Both ends; `None` for a Unix socket, or where no format needs them.
     pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// What its handshake agreed on; `None` without TLS.
+    pub tls: Option<Session>,
+}
+
+/// What a TLS handshake has agreed on, in OpenSSL's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub protocol: &'static str,
+    /// Such as `TLS_AES_256_GCM_SHA384`.
+    pub cipher: &'static str,
 }
 
 /// A request line.

@@ -27,6 +27,7 @@ const STREAM_SPEED: &str = "tokenweir_stream_tokens_per_second";
 const ESTIMATE_ERROR: &str = "tokenweir_prompt_estimate_error_ratio";
 const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
+const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
@@ -77,6 +78,7 @@ pub struct Metrics {
     series: ArcSwap<Vec<Arc<Series>>>,
     requests: [Counter; 6],
     overhead: Histogram,
+    handshakes_failed: Counter,
 }
 
 fn metadata() -> Metadata<'static> {
@@ -107,7 +109,13 @@ impl Metrics {
         let class = |class: &'static str| counter(&recorder, REQUESTS, vec![Label::new("status", class)]);
         let requests = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class);
         let overhead = histogram(&recorder, OVERHEAD, Vec::new());
-        Self { handle, series: ArcSwap::default(), requests, overhead, recorder }
+        let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
+        Self { handle, series: ArcSwap::default(), requests, overhead, handshakes_failed, recorder }
+    }
+
+    /// Counts a client that could not agree on TLS with us.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.increment(1);
     }
 
     /// Counts one answered request by its status, 0 if the client left before there was one, and the time the router
@@ -271,6 +279,7 @@ fn describe(recorder: &PrometheusRecorder) {
         (PROMPT_TOKENS, "Prompt tokens as reported by the replicas, estimated of streams that ended before they were."),
         (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
         (COMPLETION_TOKENS, "Generated tokens, likewise."),
+        (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];
     for (name, help) in counters {

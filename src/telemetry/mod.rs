@@ -14,7 +14,7 @@ mod writer;
 pub use access::AccessLog;
 pub use errors::{ErrorLog, Level};
 pub use escape::Escape;
-pub use facts::{Asked, Facts, Generated, Kept, Sent, Spent, Tries, Try, Wire};
+pub use facts::{Asked, Facts, Generated, Kept, Sent, Session, Spent, Tries, Try, Wire};
 pub use format::{BUILT_IN, BadFormat, Format, Needs, variables};
 pub use metrics::Metrics;
 pub use writer::Writer;

@@ -77,8 +77,8 @@ pub(super) static ROWS: &[Row] = &[
     row("upstream_connect_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.connected))),
     row("upstream_header_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.head))),
     row("upstream_response_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.ended))),
-    row("scheme", Keep::Nothing, |_| text("http")),
-    row("https", Keep::Nothing, |_| text("")),
+    row("scheme", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "https" } else { "http" })),
+    row("https", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "on" } else { "" })),
     row("host", Keep::Asked("host"), |f| {
         let named = f.request.uri.authority().map(|authority| authority.as_str().as_bytes());
         let host = named.or_else(|| Some(f.kept?.asked.get(header::HOST)?.as_bytes()))?;
@@ -106,8 +106,8 @@ pub(super) static ROWS: &[Row] = &[
     }),
     // Whether a request came before the last one was answered is not known here.
     row("pipe", Keep::Nothing, |_| text(".")),
-    row("ssl_protocol", Keep::Nothing, |_| None),
-    row("ssl_cipher", Keep::Nothing, |_| None),
+    row("ssl_protocol", Keep::Nothing, |f| text(f.request.wire.tls?.protocol)),
+    row("ssl_cipher", Keep::Nothing, |f| text(f.request.wire.tls?.cipher)),
     row("gzip_ratio", Keep::Nothing, |_| None),
     row("upstream_cache_status", Keep::Nothing, |_| None),
     row("path", Keep::Nothing, |f| text(f.request.uri.path())),

@@ -15,16 +15,18 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::OutboundBody;
+use super::wire::Wire;
 use crate::fleet::Origin;
+use crate::tls::Keyring;
 use crate::units::Moment;
 
-type Wire = Connection<TokioIo<TcpStream>, OutboundBody>;
+type Running = Connection<TokioIo<Wire>, OutboundBody>;
 
 /// A connection with at most one request on it.
 pub(super) struct Link {
     sender: SendRequest<OutboundBody>,
     /// `None` once the connection has ended.
-    wire: Option<Pin<Box<Wire>>>,
+    wire: Option<Pin<Box<Running>>>,
     /// Whether it has carried a request before the present one.
     pub(super) reused: bool,
     /// When its last answer ended.
@@ -32,10 +34,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects; no byte is sent yet.
-    pub(super) async fn open(origin: &Origin) -> io::Result<Self> {
+    /// Connects, and shakes hands where there is TLS; no byte of a request is sent yet.
+    pub(super) async fn open(origin: &Origin, keyring: &Keyring) -> io::Result<Self> {
         let stream = TcpStream::connect((origin.host(), origin.port())).await?;
         stream.set_nodelay(true)?;
+        let stream = Wire::over(stream, origin, keyring).await?;
         let mut builder = Builder::new();
         builder.max_buf_size(64 * 1024);
         let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;

@@ -6,10 +6,14 @@ mod idle;
 mod link;
 mod relay;
 mod trim;
+mod wire;
 
+use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
 use thiserror::Error;
@@ -22,6 +26,7 @@ pub use relay::{Ending, Relayed, is_stream};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Origin, Phase, Replica};
+use crate::tls::Keyring;
 use crate::units::{Moment, Timing};
 use idle::IdleLinks;
 use link::Link;
@@ -68,12 +73,13 @@ impl Failure {
 pub struct Upstream {
     idle: Rc<IdleLinks>,
     clock: Clock,
+    keyring: Arc<ArcSwap<Keyring>>,
 }
 
 impl Upstream {
-    /// No connection is opened before there is a request for it.
-    pub fn new(clock: Clock) -> Self {
-        Self { idle: Rc::default(), clock }
+    /// No connection is opened before there is a request for it. New ones are secured with what `keyring` holds then.
+    pub fn new(clock: Clock, keyring: Arc<ArcSwap<Keyring>>) -> Self {
+        Self { idle: Rc::default(), clock, keyring }
     }
 
     /// Closes connections that have been idle for too long; to be called about every second.
@@ -105,7 +111,7 @@ impl Upstream {
             }
         }
         let origin = replica.origin();
-        let link = match timeout(timeouts.connect, Link::open(origin)).await {
+        let link = match timeout(timeouts.connect, Link::open(origin, &self.keyring.load_full())).await {
             Ok(Ok(link)) => link,
             Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
             Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
@@ -126,7 +132,7 @@ impl Upstream {
         let head = match timeout(timeouts.first_byte, link.exchange(request)).await {
             Ok(Ok(head)) => head,
             Ok(Err(error)) => {
-                let stale = link.reused && (error.is_canceled() || error.is_incomplete_message());
+                let stale = link.reused && (error.is_canceled() || error.is_incomplete_message() || is_cut(&error));
                 return Err(Refused { failure: fail("no answer", &error), stale });
             }
             Err(Elapsed { .. }) => {
@@ -178,6 +184,12 @@ fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
         request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     request
+}
+
+/// Tells whether a TLS connection was closed without the farewell that TLS asks for, as many servers do.
+fn is_cut(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// The earliest moment a link counts as too old, for tests and sweeps alike.

@@ -6,6 +6,7 @@
 pub mod captures;
 pub mod client;
 pub mod scripted;
+pub mod tls;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -38,6 +39,19 @@ pub fn replica_with(settings: Settings) -> Replica {
     Replica::start(TcpListener::bind("127.0.0.1:0").unwrap(), settings, Clock::start()).unwrap()
 }
 
+/// What a router of a test has that its configuration does not say.
+pub fn env(text: &str) -> Vec<(String, String)> {
+    let env = [
+        ("listen =", "LISTEN", "127.0.0.1:0"),
+        ("access =", "LOG__ACCESS", "off"),
+        ("error =", "LOG__ERROR", "off"),
+        ("admin =", "ADMIN", "127.0.0.1:0"),
+        ("workers =", "WORKERS", "2"),
+    ];
+    let unsaid = env.into_iter().filter(|(key, ..)| !text.contains(key));
+    unsaid.map(|(_, name, value)| (format!("TOKENWEIR__{name}"), value.to_owned())).collect()
+}
+
 /// A router in this process, on ports of its own, without logs.
 pub struct Router {
     pub server: Server,
@@ -48,10 +62,7 @@ pub struct Router {
 impl Router {
     /// Starts with a configuration as text; does not wait for anything.
     pub fn start(text: &str) -> Self {
-        let env = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("WORKERS", "2")];
-        let access = (!text.contains("access =")).then_some(("LOG__ACCESS", "off"));
-        let env = env.into_iter().chain(access).map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
-        let loaded = config::load(text, "router.toml", env).unwrap_or_else(|report| panic!("{report}"));
+        let loaded = config::load(text, "router.toml", env(text)).unwrap_or_else(|report| panic!("{report}"));
         let server = Server::start(loaded.settings).unwrap();
         let Some(Listen::Tcp(addr)) = server.listening().first() else { panic!("it listens at a TCP port") };
         Self { addr: *addr, admin: server.admin().unwrap(), server }

@@ -26,6 +26,7 @@ fn at(millis: u64) -> Moment {
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
         media: MediaTokens::default(),
+        tokens: None,
         ask_for_usage: true,
         name: "p".into(),
         models: Vec::new(),
@@ -40,6 +41,7 @@ fn pool() -> Arc<Pool> {
         paths: Paths::Any,
         fallback: None,
         api_key: None,
+        tls: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
     Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
@@ -60,6 +62,7 @@ impl Case {
                 wire: Wire {
                     number: 7,
                     ends: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                    tls: None,
                 },
             },
             tries: Tries::default(),

@@ -1,0 +1,65 @@
+//! What a failed handshake means, and what to do about it.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{CertificateError, Error as TlsError, InvalidMessage};
+
+/// Says what went wrong in a handshake with a replica, if that is anywhere behind `error`.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner = inner.map(|inner| inner as &(dyn Error + 'static));
+        if let Some(tls) = inner.unwrap_or(error).downcast_ref::<TlsError>() {
+            return Some(told(tls));
+        }
+        next = inner.or_else(|| error.source());
+    }
+    None
+}
+
+fn told(error: &TlsError) -> String {
+    match error {
+        TlsError::InvalidCertificate(bad) => certificate(bad),
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "it does not speak TLS: write `http://` if that is meant".to_owned()
+        }
+        error => format!("no TLS: {error}"),
+    }
+}
+
+fn certificate(bad: &CertificateError) -> String {
+    match bad {
+        CertificateError::UnknownIssuer => "its certificate is by an issuer that is not trusted: name the issuer's \
+                                            file in the pool's `tls_ca`"
+            .to_owned(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+            format!(
+                "its certificate is for {names}, not for {}: give the name in the certificate as the pool's `tls_name`",
+                expected.to_str()
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired: renew it, or set this machine's clock".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: set this machine's clock, or that of the certificate's issuer".to_owned()
+        }
+        // webpki's own error has no variant here.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "its certificate is an issuer's own: make one for the server, openssl req -x509 takes -addext \
+             basicConstraints=critical,CA:FALSE for that"
+                .to_owned()
+        }
+        bad => format!("its certificate cannot be verified: {bad}"),
+    }
+}
+
+/// `a.test` of `DnsName("a.test")`, which is how the library tells names.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
+    inner.trim_end_matches(')').trim_matches('"')
+}

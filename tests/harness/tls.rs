@@ -1,0 +1,199 @@
+//! An issuer of certificates, clients that trust it, and replicas behind TLS.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig, StreamOwned};
+use tokio::io::{copy, split};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
+
+use super::PATIENCE;
+use super::client::Client;
+
+/// A client's connection.
+pub type Secured = StreamOwned<ClientConnection, TcpStream>;
+
+/// An issuer with a folder of its own.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: PathBuf,
+}
+
+/// A certificate and its key, as files.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Something that speaks TLS in front of a plain server, and closes without TLS's farewell, as many servers do.
+pub struct Front {
+    pub addr: SocketAddr,
+    /// Handshakes that have come to their end.
+    pub shaken: Arc<AtomicU32>,
+    _quit: oneshot::Sender<()>,
+}
+
+impl Authority {
+    /// `name` is that of its folder; a test uses one of its own.
+    pub fn new(name: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, folder }
+    }
+
+    /// A file in the folder, which goes with this.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The issuer's own certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// A certificate for `names`, in files called `file`; what they held is replaced.
+    pub fn issue(&self, file: &str, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let pair =
+            Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
+        fs::write(&pair.chain, certificate.pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+
+    /// A certificate that nobody else has signed, in files called `file`; an issuer's if `is_ca`.
+    pub fn own(&self, file: &str, name: &str, is_ca: bool) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let pair =
+            Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
+        fs::write(&pair.chain, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    }
+
+    /// A client that trusts this issuer and speaks `versions`.
+    pub fn trusting(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_protocol_versions(versions).unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+
+    /// A connection whose handshake is over.
+    pub fn connect(&self, addr: SocketAddr, name: &str, alpn: &[&str]) -> Secured {
+        shake(self.trusting(rustls::ALL_VERSIONS, alpn), addr, name).unwrap()
+    }
+
+    /// As [`Client::connect`], by TLS.
+    pub fn client(&self, addr: SocketAddr) -> Client<Secured> {
+        Client::over(self.connect(addr, "localhost", &["http/1.1"]))
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// Shakes hands; the error is the handshake's.
+pub fn shake(config: ClientConfig, addr: SocketAddr, name: &str) -> std::io::Result<Secured> {
+    let socket = TcpStream::connect(addr).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_nodelay(true).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    stream.flush()?;
+    Ok(stream)
+}
+
+/// The first certificate that the other side has shown.
+pub fn shown(stream: &Secured) -> Vec<u8> {
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// The first certificate in a file.
+pub fn der(pair: &Pair) -> Vec<u8> {
+    CertificateDer::from_pem_file(&pair.chain).unwrap().to_vec()
+}
+
+/// What was agreed on.
+pub fn version(stream: &Secured) -> ProtocolVersion {
+    stream.conn.protocol_version().unwrap()
+}
+
+impl Front {
+    /// Speaks TLS with this certificate in front of `to`.
+    pub fn start(pair: &Pair, to: SocketAddr) -> Self {
+        let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shaken = Arc::<AtomicU32>::default();
+        let (quit, quitting) = oneshot::channel();
+        let count = shaken.clone();
+        let serve = async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, count) = (acceptor.clone(), count.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let behind = tokio::net::TcpStream::connect(to).await.unwrap();
+                    let ((mut asks, mut gets), (mut answers, mut takes)) = (split(stream), split(behind));
+                    tokio::select! {
+                        _ = copy(&mut asks, &mut takes) => {}
+                        _ = copy(&mut answers, &mut gets) => {}
+                    }
+                });
+            }
+        };
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                tokio::select! {
+                    () = serve => {}
+                    _ = quitting => {}
+                }
+            });
+        });
+        Self { addr, shaken, _quit: quit }
+    }
+
+    pub fn url(&self, host: &str) -> String {
+        format!("https://{host}:{}", self.addr.port())
+    }
+}
