@@ -33,5 +33,5 @@ start prometheus.log prometheus --config.file="$scratch/prometheus.yml" --storag
   --web.listen-address="127.0.0.1:$scraper" --log.level=warn
 wait_for 20 "http://127.0.0.1:$scraper/-/ready" || { cat "$scratch/prometheus.log" >&2; exit 1; }
 
-python3 "$root/tests/e2e/panels.py" "$root/config/grafana/tokenweir.json" "http://127.0.0.1:$scraper" \
+timeout 80 python3 "$root/tests/e2e/panels.py" "$root/config/grafana/tokenweir.json" "http://127.0.0.1:$scraper" \
   "http://127.0.0.1:$port" "${replicas[@]}"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # real.sh [URL URL]
-# Two real vLLM replicas behind the router: token counts, the SDK scenarios, then trouble (idle connections, callers that leave,
-# replicas that are killed and come back). Without URLs the replicas are installed (6 GB) and started by real-vllm/;
-# replicas given by URL must serve a model called `tiny` and are not killed. About 8 minutes on two cores once installed.
+# Two real vLLM replicas behind the router: token counts beside the engines' own, the SDK scenarios, then trouble (idle
+# connections, callers that leave, replicas that are killed and come back). Without URLs the replicas are installed
+# (6 GB) and started by real-vllm/; replicas given by URL must serve a model called `tiny`, are not killed and must have
+# no other users. About 10 minutes on two cores once installed.
 #
 #   TOKENWEIR           the binary                 (default target/release/tokenweir, built if missing)
 #   TOKENWEIR_E2E_HOME  where packages lie         (default ~/.cache/tokenweir-e2e)
