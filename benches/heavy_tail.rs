@@ -148,7 +148,10 @@ fn main() -> Fallible<()> {
         options.load,
         options.speed
     );
-    println!("{:>6} {:<13} {:>8} {:>8} {:>12} {:>12}", "", "TTFT, seconds", "p50", "p99", "p99 of short", "p99 of long");
+    println!(
+        "{:>6} {:<13} {:>8} {:>8} {:>12} {:>12}",
+        "", "TTFT, seconds", "p50", "p99", "p99 of short", "p99 of long"
+    );
     let mut figures = POLICIES.map(|_| Vec::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for run in 1..=options.runs {
@@ -157,7 +160,11 @@ fn main() -> Fallible<()> {
             let waits = runtime.block_on(drive(policy, arrivals, options))?;
             let late = waits.iter().map(|wait| wait.late).max().unwrap_or_default();
             let of_run = Figures::of(&waits);
-            of_run.print(&run.to_string(), policy, &format!("({} requests, sent at most {late:.0?} late)", waits.len()));
+            of_run.print(
+                &run.to_string(),
+                policy,
+                &format!("({} requests, sent at most {late:.0?} late)", waits.len()),
+            );
             figures.push(of_run);
         }
     }

@@ -1,16 +1,22 @@
-//! Floor 3: asking replicas which models they serve.
+//! Floor 3: asking replicas which models they serve, and engines for their metrics.
+
+mod exposition;
+mod scrape;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::header::HOST;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
 
+use crate::clock::Clock;
 use crate::fleet::{ApiKey, Fleet, Models, Origin, Paths, Pool, Replica};
 use crate::telemetry::{ErrorLog, Level};
 use crate::tls::{self, Keyring};
-use crate::units::ModelName;
+use crate::units::{ModelName, ReplicaId};
+use scrape::Scrape;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,23 +68,25 @@ impl Resolve for Fixed {
     }
 }
 
-/// Asks every replica of every pool that has models, for ever. Ends when dropped; `keyring` is used all that time.
-pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, pace: Pace) {
+/// Asks every replica of every pool that has models for them, and those of pools that want to know for their engine's
+/// metrics, each by itself and for ever. Ends when dropped; `keyring` is used all that time.
+pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, clock: Clock, pace: Pace) {
+    let clients = clients(&fleet, &keyring, &log);
+    let client =
+        |replica: &Replica| clients.iter().find(|(id, _)| *id == replica.id()).map(|(_, client)| client.clone());
     let mut asking = Vec::new();
     let mut seen = Vec::new();
     for pool in fleet.pools().into_iter().filter(|p| *p.paths() != Paths::Any) {
         for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
             seen.push(replica.id());
-            match client(replica.origin(), &keyring) {
-                Ok(client) => asking.push(follow(client, replica, pool.clone(), log.clone(), pace)),
-                Err(error) => {
-                    let name = replica.name();
-                    log.write(Level::Error, format_args!("replica {name} cannot be asked for models: {error}"));
-                }
+            if let Some(client) = client(&replica) {
+                asking.push(follow(client, replica, pool.clone(), log.clone(), pace));
             }
         }
     }
-    futures_util::future::join_all(asking).await;
+    let looking = Scrape::all(&fleet).into_iter();
+    let looking = looking.filter_map(|scrape| client(&scrape.replica).map(|client| scrape.follow(client, clock)));
+    futures_util::future::join(join_all(asking), join_all(looking)).await;
 }
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
@@ -89,7 +97,19 @@ pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>, keyring: &Keyring
             replica.learn(models);
         }
     });
-    futures_util::future::join_all(asking).await;
+    join_all(asking).await;
+}
+
+/// A client for each replica; the log says which cannot have one.
+fn clients(fleet: &Fleet, keyring: &Keyring, log: &ErrorLog) -> Vec<(ReplicaId, reqwest::Client)> {
+    let one = |replica: &Arc<Replica>| match client(replica.origin(), keyring) {
+        Ok(client) => Some((replica.id(), client)),
+        Err(error) => {
+            log.write(Level::Error, format_args!("replica {} cannot be asked for anything: {error}", replica.name()));
+            None
+        }
+    };
+    fleet.replicas().iter().filter_map(one).collect()
 }
 
 /// A client for one replica, which verifies it as requests do.
@@ -97,19 +117,26 @@ fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client
     let trust = origin.tls().and_then(|tls| keyring.client(&tls.trust));
     let config = trust.map_or_else(tls::trusting_nobody, |config| (**config).clone());
     let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    if origin.tls().is_some_and(|tls| tls.name.is_some()) {
-        builder = builder.dns_resolver(Arc::new(Fixed(origin.host().to_owned())));
+    let other_name = origin.tls().is_some_and(|tls| tls.name.is_some());
+    if other_name || origin.address().is_some() {
+        let host = origin.address().map_or_else(|| origin.host().to_owned(), |address| address.to_string());
+        builder = builder.dns_resolver(Arc::new(Fixed(host)));
     }
     let builder = builder.tls_backend_preconfigured(config);
     // No connection is kept: it would wait for a minute, and a server with a single thread would serve nobody else.
     builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
-/// The URL of a replica's list. The name in its certificate stands in the place of its host.
-fn list(origin: &Origin) -> String {
-    match origin.tls().and_then(|tls| tls.name.as_ref()) {
-        Some(name) => format!("https://{name}:{}{}/v1/models", origin.port(), origin.prefix()),
-        None => format!("{origin}/v1/models"),
+/// Asks a replica for `path`. The name in its certificate stands in the place of its host.
+fn get(client: &reqwest::Client, origin: &Origin, path: &str, key: Option<&ApiKey>) -> reqwest::RequestBuilder {
+    let url = match origin.tls().and_then(|tls| tls.name.as_ref()) {
+        Some(name) => format!("https://{name}:{}{}{path}", origin.port(), origin.prefix()),
+        None => format!("{origin}{path}"),
+    };
+    let request = client.get(url).header(HOST, origin.authority());
+    match key {
+        Some(key) => request.bearer_auth(key.reveal()),
+        None => request,
     }
 }
 
@@ -161,10 +188,7 @@ fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
 ///
 /// *Errors*: it cannot be reached, or says it is not ready.
 async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
-    let mut request = client.get(list(replica.origin())).header(HOST, replica.origin().authority());
-    if let Some(key) = key {
-        request = request.bearer_auth(key.reveal());
-    }
+    let request = get(client, replica.origin(), "/v1/models", key);
     let mut answer = request.send().await.map_err(|error| innermost(&error))?;
     let status = answer.status();
     if status.is_server_error() || status.as_u16() == 429 {

@@ -1,7 +1,5 @@
 //! The router's token counts beside the truth of the engines: totals, and what is on a replica at a moment.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
-
 mod harness;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -261,3 +261,65 @@ fn replicas_that_are_down_backup_or_full_are_chosen_as_nginx_would() {
     wait_until("the main one is free", || post(&router, false).status == 200);
     assert_eq!(down.counters().seen(CHAT), 0);
 }
+
+#[test]
+fn two_of_three_replicas_die_and_none_of_300_requests_fails() {
+    let mut replicas = [(); 3].map(|()| replica(&["m"]));
+    let urls = replicas.each_ref().map(|r| r.url());
+    let router = Router::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}")).ready();
+    let mut client = router.client();
+    let clock = Clock::start();
+    for at in 0..300 {
+        if at == 100 {
+            replicas[..2].iter_mut().for_each(Replica::stop);
+        }
+        client.send(request("POST", CHAT, "", chat("m", 1, false)));
+        let reply = client.reply();
+        assert_eq!(reply.status, 200, "request {at}, {:?} after the start: {}", clock.now(), reply.text());
+    }
+    assert_eq!(failed(&router), 2.0, "each was asked once more, and the next replica at once");
+    assert!(replicas[2].counters().seen(CHAT) >= 200 + 33);
+}
+
+#[test]
+fn a_replica_that_is_down_does_not_help_out_when_another_dies() {
+    let (router, [mut dies, down, alive]) = three(["", " down", ""]);
+    dies.stop();
+    assert!((0..10).all(|_| post(&router, false).status == 200));
+    assert_eq!((down.counters().seen(CHAT), alive.counters().seen(CHAT)), (0, 10));
+}
+
+#[test]
+fn a_backup_helps_out_from_the_first_request_that_fails_elsewhere() {
+    let (router, [mut first, backup, mut second]) = three(["", " backup", ""]);
+    assert!((0..10).all(|_| post(&router, false).status == 200));
+    assert_eq!(backup.counters().seen(CHAT), 0);
+    first.stop();
+    assert!((0..10).all(|_| post(&router, false).status == 200));
+    assert_eq!(backup.counters().seen(CHAT), 0, "there is another that is none");
+    second.stop();
+    assert!((0..10).all(|_| post(&router, false).status == 200));
+    assert_eq!(backup.counters().seen(CHAT), 10);
+}
+
+#[test]
+fn max_conns_holds_when_the_others_have_died() {
+    let (router, [mut first, limited, mut second]) = three(["", " max_conns=1", ""]);
+    first.stop();
+    second.stop();
+    assert!((0..10).all(|_| post(&router, false).status == 200), "one after the other");
+    let mut held = router.client();
+    held.send(request("POST", CHAT, "x-emulate-lockstep: 1\r\nx-request-id: held\r\n", chat("m", 2, true)));
+    assert_eq!(held.head().status, 200);
+    assert_eq!(post(&router, false).status, 429, "it has all that it may have");
+    assert_eq!(limited.counters().seen(CHAT), 11);
+    drop(held);
+    wait_until("it is free again", || post(&router, false).status == 200);
+}
+
+/// Three replicas under round robin, each with words of its own.
+fn three(words: [&str; 3]) -> (Router, [Replica; 3]) {
+    let replicas = [(); 3].map(|()| replica(&["m"]));
+    let urls: Vec<String> = replicas.iter().zip(words).map(|(r, words)| format!("{}{words}", r.url())).collect();
+    (Router::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}")).ready(), replicas)
+}

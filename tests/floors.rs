@@ -9,7 +9,7 @@ const FLOORS: [&[&str]; 6] = [
     &["units"],
     &["affinity", "balance", "eject", "engine", "prompt", "sse"],
     &["fleet"],
-    &["clock", "config", "discover", "emulate", "import", "replay", "telemetry", "tls", "upstream"],
+    &["clock", "config", "discover", "emulate", "import", "replay", "resolve", "telemetry", "tls", "upstream"],
     &["serve"],
     &["cli", "lib", "main"],
 ];
@@ -20,6 +20,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("dashmap", &["serve"]),
     ("eventsource_stream", &["emulate"]),
+    ("flate2", &["serve"]),
+    ("hickory_resolver", &["resolve"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
     ("metrics", &["telemetry"]),
@@ -34,6 +36,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tiktoken_rs", &["prompt"]),
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
+    ("tz", &["telemetry"]),
 ];
 
 struct Source {

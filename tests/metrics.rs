@@ -69,6 +69,10 @@ fn the_readme_has_every_metric_with_its_labels_and_no_other() {
         assert_eq!(router.post("/v1/chat/completions", chat("m", 5, stream)).status, 200);
     }
     wait_until("both have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 2.0);
+    // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.
+    wait_until("the engine was asked", || {
+        ask(router.admin, "GET", "/metrics", "", "").text().contains("\ntokenweir_foreign_tokens{")
+    });
     let page = ask(router.admin, "GET", "/metrics", "", "").text();
     assert_eq!(written(include_str!("../README.md")), told(&page));
 }

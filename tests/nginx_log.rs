@@ -66,7 +66,7 @@ fn nginx(folder: &Path, servers: &[SocketAddr]) -> Nginx {
     let command = |more: &[&str]| {
         let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
         let mut command = Command::new(program);
-        command.arg("-p").arg(folder).arg("-c").arg(&file).args(more).env("TZ", "UTC");
+        command.arg("-p").arg(folder).arg("-c").arg(&file).args(more);
         command
     };
     let child = command(&[]).spawn().unwrap();
@@ -133,9 +133,12 @@ fn masked(line: &str) -> String {
         {
             out.push('T');
             at += digits + 4;
-        } else if chars[at] == '[' && line.contains("+0000]") && !out.contains('[') {
-            out.push_str("[now]");
-            at += 1 + chars[at..].iter().take_while(|c| **c != ']').count();
+        } else if chars[at] == '[' && !out.contains('[') {
+            // The time of day, which is the first in brackets; its zone stays.
+            let length = chars[at..].iter().take_while(|c| **c != ']').count();
+            out.push_str("[now");
+            out.extend(&chars[at + length - 5..at + length]);
+            at += length;
         } else {
             out.push(chars[at]);
             at += 1;

@@ -149,7 +149,7 @@ fn asking_for_models_leaves_no_connection_open() {
     let list = whole(200, "application/json", r#"{"object":"list","data":[{"id":"m"}]}"#);
     let replica = Single::start(list, true);
     // Ready once the answer has been read; the server goes on to the next connection when this one is closed.
-    let router = Router::over([&*replica.url()]);
+    let router = Router::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url())).ready();
     let clock = Clock::start();
     assert_eq!(router.post("/v1/chat/completions", chat("m", 1, false)).status, 200);
     assert!(clock.now().since(Moment::ZERO) < Duration::from_secs(1), "it did not wait for a connection to grow old");

@@ -5,9 +5,12 @@ mod harness;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use harness::{Router, ask, chat, client::request, replica, wait_until};
+use tokenweir::clock::Clock;
 use tokenweir::config;
+use tokenweir::units::Moment;
 
 const CHAT: &str = "/v1/chat/completions";
 const JSON: &str = "content-type: application/json\r\n";
@@ -38,7 +41,10 @@ fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
     *file.lock().unwrap() = format!("replicas = [{:?}, {:?}]", replicas[0].url(), replicas[1].url());
     let reply = reload();
     let added = format!("pools changed: default; replicas added: {}", replicas[1].addr());
-    assert!(reply.status == 200 && reply.text().starts_with(&added), "{}", reply.text());
+    let report = reply.json();
+    assert_eq!((reply.status, &report["changed"]), (200, &serde_json::json!(added)));
+    assert_eq!(report["replicas_added"], serde_json::json!([replicas[1].addr().to_string()]));
+    assert_eq!(report["keys_moved"], serde_json::json!({}), "least_conn has no keys");
     wait_until("the new replica has been asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
 
     *file.lock().unwrap() = "replicas = [1]\npolcy = 2".to_owned();
@@ -144,4 +150,74 @@ fn no_request_and_no_stream_is_lost_by_reloads() {
     }
     drop(streams);
     wait_until("nothing is charged any more", || router.in_flight() == 0);
+}
+
+/// Sends requests at a steady rate, whatever becomes of them; returns how many were not answered with 200.
+fn steadily(router: &Router, clock: Clock, every: Duration, count: u32) -> u32 {
+    let mut failed = 0;
+    for at in 0..count {
+        thread::sleep((Moment::ZERO + every * at).since(clock.now()));
+        let reply = router.post(CHAT, chat("m", 2, false));
+        failed += u32::from(reply.status != 200 || !reply.whole);
+    }
+    failed
+}
+
+#[test]
+fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
+    const STREAMS: usize = 50;
+    const ROUNDS: usize = 20;
+    let replicas = [(); 4].map(|()| replica(&["m"]));
+    let [a, b, c, d] = replicas.each_ref().map(|r| r.url());
+    let texts = [
+        format!("replicas = [{a:?}, {b:?}, \"{c} slow_start=1s\"]"),
+        format!("replicas = [{b:?}, {c:?}]\npolicy = \"round_robin\""),
+        format!("replicas = [{a:?}, {c:?}, {b:?}]\npolicy = \"hash $session consistent\""),
+    ];
+    let (router, file) = router(&texts[0]);
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.client()).collect();
+    for (i, stream) in streams.iter_mut().enumerate() {
+        let headers = format!("x-request-id: s{i}\r\nx-emulate-lockstep: 1\r\n");
+        stream.send(request("POST", CHAT, &headers, chat("m", 4, true)));
+        assert_eq!(stream.head().status, 200);
+    }
+    let admin = |method: &str, path: &str, body: &str| {
+        let reply = ask(router.admin, method, path, JSON, body);
+        assert_eq!(reply.status, 200, "{method} {path}: {}", reply.text());
+    };
+    let clock = Clock::start();
+    let failed: u32 = thread::scope(|scope| {
+        // 4 x 50 a second, for 10 s.
+        let load: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| steadily(&router, clock, Duration::from_millis(20), 500))).collect();
+        let added = replicas[3].addr().to_string();
+        for round in 1..=ROUNDS {
+            *file.lock().unwrap() = texts[round % 3].clone();
+            admin("POST", "/reload", "");
+            admin("POST", "/pools/default/replicas", &format!("{{\"replica\":{d:?}}}"));
+            wait_until("it serves", || pools(&router)[0]["replicas"].to_string().matches("admitted").count() > 2);
+            admin("POST", &format!("/replicas/{added}/drain"), "");
+            admin("DELETE", &format!("/pools/default/replicas/{added}"), "");
+            let b = replicas[1].addr();
+            admin("POST", &format!("/replicas/{b}/drain"), "");
+            admin("DELETE", &format!("/replicas/{b}/drain"), "");
+            let next = Moment::ZERO + Duration::from_millis(500) * u32::try_from(round).unwrap();
+            thread::sleep(next.since(clock.now()));
+        }
+        load.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(failed, 0, "of 2,000 requests");
+    for (i, stream) in streams.iter_mut().enumerate() {
+        let mut body = Vec::new();
+        while !String::from_utf8_lossy(&body).contains("[DONE]") {
+            replicas.iter().for_each(|r| drop(ask(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
+            body.extend(stream.piece().expect("the stream goes on"));
+        }
+    }
+    drop(streams);
+    wait_until("nothing is charged any more", || router.in_flight() == 0);
+    wait_until("no replica works", || replicas.iter().all(|r| r.counters().open() == 0));
+    assert_eq!(router.metric("tokenweir_in_flight", &[]), 0.0);
+    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
+    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"completed\""]), 2_050.0);
 }

@@ -289,17 +289,18 @@ fn a_replica_is_reached_by_tls_on_connections_that_are_kept() {
     let emulated = replica(&["m"]);
     let front = Front::start(&authority.issue("replica", &["127.0.0.1"]), emulated.addr());
     let router = Router::start(&format!(
-        "workers = 1\ntls_ca = {:?}\nreplicas = [{:?}]",
+        "workers = 1\nengine_metrics = \"1h\"\ntls_ca = {:?}\nreplicas = [{:?}]",
         authority.ca(),
         front.url("127.0.0.1")
     ));
     let router = router.ready();
+    wait_until("its engine has told of itself", || router.metric("tokenweir_engine_kv_tokens", &[]) > 0.0);
     for i in 0..5 {
         let reply = router.post(CHAT, chat("m", 5, i % 2 == 0));
         assert!(reply.status == 200 && reply.whole, "{}", reply.text());
     }
-    // One for the list of models, one for the five requests.
-    assert_eq!(front.shaken.load(Ordering::Relaxed), 2);
+    // One for the list of models, one for the engine's metrics, one for the five requests.
+    assert_eq!(front.shaken.load(Ordering::Relaxed), 3);
     let state = ask(router.admin, "GET", "/pools", "", "").json()[0]["replicas"][0]["url"].clone();
     assert_eq!(state, front.url("127.0.0.1"));
 }

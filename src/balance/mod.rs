@@ -14,6 +14,7 @@ mod least_conn;
 mod least_prefill;
 mod least_time;
 mod least_tokens;
+mod moved;
 mod probe;
 mod random;
 mod ring;
@@ -23,11 +24,13 @@ mod table;
 mod weigh;
 
 use std::net::IpAddr;
+use std::ops::Add;
 use std::time::Duration;
 
 pub use dice::Dice;
 pub use key::{Key, Part};
-pub use table::{BadPolicy, Build, Entry, Spec, table};
+pub use moved::moved;
+pub use table::{BadPolicy, Build, Entry, Goes, Spec, table};
 
 use crate::units::{Slot, Tokens, Weight};
 
@@ -51,11 +54,11 @@ pub struct Job<'a> {
 pub struct Candidate {
     /// Its place in the pool.
     pub at: Slot,
-    /// Its share of the load.
+    /// Its share of the load now, in units of its own: only what it is of the other candidates' counts.
     pub weight: Weight,
     /// Requests on it that are chosen and not settled, from every pool that has it.
     pub in_flight: u32,
-    /// The tokens of those requests.
+    /// The tokens on it: of those requests, and of requests from elsewhere as far as its engine tells of them.
     pub load: Load,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
@@ -72,6 +75,19 @@ pub struct Load {
     pub decoding: u32,
     /// Prompt tokens and generated tokens of all requests.
     pub resident: Tokens,
+}
+
+impl Add for Load {
+    type Output = Self;
+
+    /// Saturates.
+    fn add(self, other: Self) -> Self {
+        Self {
+            prefill: self.prefill + other.prefill,
+            decoding: self.decoding.saturating_add(other.decoding),
+            resident: self.resident + other.resident,
+        }
+    }
 }
 
 /// Compares requests per weight by cross-multiplying, so no division and no rounding.

@@ -96,6 +96,28 @@ mod tests {
     }
 
     #[test]
+    fn picks_fit_the_weights_by_chi_square() {
+        let weights = [5, 3, 1, 1];
+        let offered = candidates(&weights);
+        let mut all = 0.0;
+        for seed in 0..100 {
+            let (mut policy, mut dice) = (build(&[], &[]).unwrap(), Dice::seeded(seed));
+            let mut seen = [0u32; 4];
+            for _ in 0..10_000 {
+                seen[policy.choose(&job(), &offered, &mut dice).unwrap().index()] += 1;
+            }
+            let off = |(seen, weight): (&u32, u32)| {
+                let wanted = f64::from(weight) * 1_000.0;
+                (f64::from(*seen) - wanted).powi(2) / wanted
+            };
+            all += seen.iter().zip(weights).map(off).sum::<f64>();
+        }
+        // 300 degrees of freedom: 300 on average, and once in 400 times further off than three times 24.5. Both ends
+        // count, for picks that are more even than chance are not random.
+        assert!((226.0..374.0).contains(&all), "{all}");
+    }
+
+    #[test]
     fn methods_are_nginx_words() {
         for good in [&["two", "least_time=last_byte"][..], &["two", "least_time=header"], &["two", "least_conn"]] {
             assert!(build(&[], good).is_ok(), "{good:?}");

@@ -5,7 +5,7 @@ use crate::units::Slot;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
-    /// Grows by `effective` at every rotation the member takes part in; falls by the rotation's sum when it is chosen.
+    /// Grows by `effective`, as a share of the weight offered, at every rotation the member takes part in; falls by the rotation's sum when it is chosen.
     current: i64,
     /// The weight, lowered after failures and regained by one at every rotation.
     effective: i64,
@@ -36,9 +36,10 @@ impl Smooth {
         let mut best: Option<(i64, Slot)> = None;
         for candidate in candidates {
             let Some(turn) = self.turns.get_mut(candidate.at.index()) else { continue };
-            turn.weight = i64::from(candidate.weight.get());
-            turn.current += turn.effective;
-            total += turn.effective;
+            // A share of what is offered, which grows while the member comes back; exact where it is a multiple.
+            let gain = turn.effective * i64::from(candidate.weight.get()) / turn.weight;
+            turn.current += gain;
+            total += gain;
             if turn.effective < turn.weight {
                 turn.effective += 1;
             }

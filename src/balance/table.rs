@@ -15,16 +15,29 @@ pub struct Entry {
     pub args: &'static str,
     /// Words that the policy takes: what tests try, and the first as an example for people.
     pub samples: &'static [&'static str],
+    /// What it goes by.
+    pub goes_by: Goes,
     /// One line for people.
     pub help: &'static str,
     /// Makes the policy. Runs off the path, again whenever membership changes.
     pub build: Build,
 }
 
+/// What a policy goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goes {
+    /// Turns, load or speed: a weight is a share of the load.
+    Load,
+    /// What a request is known by: a weight is a share of the keys, and as long as it changes keys would move.
+    Key,
+    /// Chance.
+    Chance,
+}
+
 impl Entry {
     /// A policy of your own that takes no words; they can be given with `..`.
     pub const fn new(name: &'static str, help: &'static str, build: Build) -> Self {
-        Self { name, args: "", samples: &[""], help, build }
+        Self { name, args: "", samples: &[""], goes_by: Goes::Load, help, build }
     }
 
     /// Name and words, as they are written in a configuration.
@@ -70,11 +83,12 @@ impl BadPolicy {
 
 /// A row per policy: a new one is a file here and a word in this list, with its arguments and some that it takes.
 macro_rules! policies {
-    ($($name:ident $args:literal $samples:expr, $help:literal;)+) => {
+    ($($name:ident $goes_by:ident $args:literal $samples:expr, $help:literal;)+) => {
         static TABLE: &[Entry] = &[$(Entry {
             name: stringify!($name),
             args: $args,
             samples: &$samples,
+            goes_by: Goes::$goes_by,
             help: $help,
             build: super::$name::build,
         }),+];
@@ -82,21 +96,21 @@ macro_rules! policies {
 }
 
 policies! {
-    round_robin "" [""],
+    round_robin Load "" [""],
         "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
-    least_conn "" [""],
+    least_conn Load "" [""],
         "the fewest requests in flight per weight, ties by round robin; the default";
-    least_time "first_byte|last_byte" ["first_byte", "last_byte"],
+    least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
         "the least average time to the first or last byte, times requests in flight, per weight";
-    least_tokens "" [""],
+    least_tokens Load "" [""],
         "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
-    least_prefill "" [""],
+    least_prefill Load "" [""],
         "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
-    random "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
+    random Chance "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
         "at random, by weight; `two`: the better of two";
-    ip_hash "" [""],
+    ip_hash Key "" [""],
         "by the client's address, so that a client stays on its replica";
-    hash "KEY [consistent]" ["$session consistent", "$request_uri"],
+    hash Key "KEY [consistent]" ["$session consistent", "$request_uri"],
         "by a key such as `$session`; `consistent`: on a ketama ring, where few keys move with the replicas";
 }
 
@@ -130,6 +144,15 @@ impl Spec {
     /// The policy's name in the table.
     pub fn name(&self) -> &'static str {
         self.entry.name
+    }
+
+    /// Tells whether members that come back can grow into their share: nginx's `slow_start`.
+    pub fn can_start_slowly(&self) -> bool {
+        self.entry.goes_by == Goes::Load
+    }
+
+    pub(super) fn goes_by_key(&self) -> bool {
+        self.entry.goes_by == Goes::Key
     }
 
     /// What the policy wants to know requests by.

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::Files;
 use super::nearest::suggest;
 use super::pool::{Draft, DraftTls, fits_header};
 use super::report::{At, Issue, Place};
-use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Route, Tls, Trust};
-use crate::prompt::MediaTokens;
+use crate::balance::{self, Goes};
+use crate::fleet::{ApiKey, MemberSpec, Origin, Paths, PolicySpec, PoolSpec, Tls, Trust};
+
+/// How often engines are asked for their metrics.
+const ENGINE_METRICS: Duration = Duration::from_secs(5);
 
 /// What was found while assembling.
 #[derive(Default)]
@@ -36,6 +40,7 @@ pub(super) fn assemble(
 fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, String>, found: &mut Found) -> PoolSpec {
     let policy = draft.policy.as_ref().or(policy);
     let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
+    found.issues.extend(slow_starts(&policy, &draft));
     if let Some(At { value: Paths::Any, at }) = &draft.paths {
         let warning = at.issue("warning: every path of these replicas can be reached, control endpoints included");
         found.warnings.push(warning.help("list the paths you need, for example paths = [\"/v1/images/generations\"]"));
@@ -46,24 +51,36 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     });
     let tls = tls(&draft, found);
     let name = draft.called().value;
+    let paths = draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value);
+    // Behind `paths = "any"` there may be anything, so what was not asked for is not sent there.
+    let usual = (paths != Paths::Any).then_some(ENGINE_METRICS);
     let members = draft.members.unwrap_or_default().into_iter().map(|At { value: mut member, .. }| {
         member.origin.verify_by(&tls);
         member
     });
     PoolSpec {
-        media: MediaTokens::default(),
-        tokens: None,
-        ask_for_usage: true,
+        metering: draft.metering.finish(usual),
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
         members: members.collect(),
-        route: Route { host: draft.host, path: draft.path },
-        paths: draft.paths.map_or(Paths::Listed(Vec::new()), |paths| paths.value),
+        route: draft.route,
+        paths,
         fallback: draft.fallback.map(|fallback| fallback.value),
         api_key,
+        sticky: draft.sticky,
         tls,
     }
+}
+
+/// As in nginx: where a weight is a share of keys or of chances, nobody can grow into it.
+fn slow_starts(policy: &PolicySpec, draft: &Draft) -> Option<Issue> {
+    let members = draft.members.as_deref().unwrap_or_default();
+    let slow = members.iter().find(|member| !member.value.slow_start.is_zero() && !policy.can_start_slowly())?;
+    let issue = slow.at.issue(format!("`slow_start` cannot go with `{}`", policy.name()));
+    let names = balance::table().iter().filter(|row| row.goes_by == Goes::Load).map(|row| row.name);
+    let names: Vec<&str> = names.collect();
+    Some(issue.help(format!("leave it out, or take one of these policies: {}", names.join(", "))))
 }
 
 /// How a pool's replicas are verified.
@@ -148,7 +165,7 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
             found.warnings.push(at.issue("warning: every replica of this pool is `down`"));
         }
         let mut seen: BTreeMap<&Origin, &Place> = BTreeMap::new();
-        for At { value: MemberSpec { origin, name, .. }, at } in members {
+        for At { value: MemberSpec { origin, name, lookup, .. }, at } in members {
             if let Some(first) = seen.get(origin) {
                 let first = first.seen_from(at);
                 let issue = at.issue(format!("the replica `{origin}` is in this pool twice (the other: {first})"));
@@ -156,6 +173,10 @@ fn replicas(drafts: &[Draft], found: &mut Found) {
                 continue;
             }
             seen.insert(origin, at);
+            if lookup.is_some() {
+                // Its addresses are the replicas, and are called so.
+                continue;
+            }
             let (other, first) = named.entry(Arc::clone(name)).or_insert_with(|| (origin.clone(), at.clone()));
             if other != origin {
                 let first = first.seen_from(at);
@@ -173,7 +194,7 @@ fn models(drafts: &[Draft], found: &mut Found) {
     let mut seen: BTreeMap<_, (Arc<str>, Place)> = BTreeMap::new();
     let mut any = BTreeMap::new();
     for draft in drafts {
-        let route = (draft.host.as_deref(), draft.path.as_deref());
+        let route = (draft.route.host.as_deref(), draft.route.path.as_deref());
         for At { value: model, at } in &draft.models {
             if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
                 let first = first.seen_from(at);

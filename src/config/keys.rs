@@ -1,15 +1,17 @@
 //! The table of keys outside pools: one row each. It feeds the reader, the suggestions and the tests that keep
 //! `config/router.toml` complete and its values equal to the code's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::headers;
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
 use super::network::Network;
 use super::settings::{BadListen, Cors, Listen, Settings, Sink};
 use super::value::{Read, Value};
+use crate::telemetry::Known;
 
 /// One key.
 pub(super) struct Key<T: 'static> {
@@ -28,8 +30,9 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 25] = [
+pub(super) const NGINX: [(&str, &str); 27] = [
     ("access_log", "`access` in `[log]`"),
+    ("add_header", "an entry of `response_headers`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
@@ -43,6 +46,7 @@ pub(super) const NGINX: [(&str, &str); 25] = [
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("proxy_set_header", "an entry of `request_headers`"),
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
     ("proxy_ssl_verify", "`tls_verify` of a pool"),
@@ -56,6 +60,7 @@ pub(super) const NGINX: [(&str, &str); 25] = [
     ("worker_processes", "`workers`"),
 ];
 
+pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 const COUNT: &str = "a whole number from 1";
 const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
 const TIME: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
@@ -92,6 +97,36 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
         set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
+    },
+    Key {
+        path: "gzip",
+        wants: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
+        default: "\"off\"",
+        set: |s, v| gzip(v).map(|gzip| s.gzip = gzip),
+    },
+    Key {
+        path: "request_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Asked).map(|lines| s.headers.every.request = lines),
+    },
+    Key {
+        path: "response_headers",
+        wants: HEADERS,
+        default: "{}",
+        set: |s, v| headers::table(v, Known::Answered).map(|lines| s.headers.every.response = lines),
+    },
+    Key {
+        path: "resolver",
+        wants: "addresses of DNS servers such as \"10.0.0.2\" or \"[fd00::2]:5353\"",
+        default: "[]",
+        set: |s, v| v.each(server).map(|all| s.dns.servers = all),
+    },
+    Key {
+        path: "resolver_timeout",
+        wants: SOME_TIME,
+        default: "\"30s\"",
+        set: |s, v| v.some_time().map(|t| s.dns.timeout = t),
     },
     Key {
         path: "tls.certificate",
@@ -255,6 +290,10 @@ fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
     }
 }
 
+fn gzip(value: &Value<'_>) -> Read<Option<usize>> {
+    if value.given.as_str() == Some("off") { Ok(None) } else { value.size(1).map(Some) }
+}
+
 /// A file's path.
 pub(super) fn file(value: &Value<'_>) -> Read<PathBuf> {
     let text = value.text()?;
@@ -283,6 +322,13 @@ fn sink(value: &Value<'_>) -> Read<Sink> {
             Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
         }
     }
+}
+
+/// A DNS server; port 53 if it has none.
+fn server(value: &Value<'_>) -> Read<SocketAddr> {
+    let text = value.text()?;
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    text.parse().or(bare).map_err(|_| value.wrong())
 }
 
 fn network(value: &Value<'_>) -> Read<Network> {

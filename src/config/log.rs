@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::nearest::{nearest, suggest};
 use super::report::{At, Issue};
 use super::value::{Read, Value};
-use crate::telemetry::{BUILT_IN, BadFormat, Escape, Format, Level, variables};
+use crate::telemetry::{BUILT_IN, BadFormat, Escape, Format, Known, Level, known_variables};
 
 /// nginx's names, and what they mean here.
 pub(super) const LEVELS: [(&str, Level); 8] = [
@@ -99,17 +99,24 @@ fn one(value: &Value<'_>) -> Read<Format> {
 fn format(value: &Value<'_>, escape: Escape) -> Read<Format> {
     let pieces = value.each(|piece| {
         let text = piece.text()?.into_owned();
-        Format::new(&text, escape).map_err(|bad| explain(piece, &text, &bad))?;
+        Format::new(&text, escape).map_err(|bad| explain(piece, &text, &bad, Known::Ended))?;
         Ok(text)
     })?;
     Format::new(&pieces.concat(), escape).map_err(|bad| value.issue(bad.to_string()).into())
 }
 
-fn explain(value: &Value<'_>, text: &str, bad: &BadFormat) -> Vec<Issue> {
-    let (BadFormat::Unknown { at, .. } | BadFormat::Bare { at } | BadFormat::Unclosed { at }) = bad;
+/// Says what is wrong with a format, and which variables have a value by then.
+pub(super) fn explain(value: &Value<'_>, text: &str, bad: &BadFormat, by: Known) -> Vec<Issue> {
+    let (BadFormat::Unknown { at, .. }
+    | BadFormat::Early { at, .. }
+    | BadFormat::Bare { at }
+    | BadFormat::Unclosed { at }) = bad;
     let issue = value.within(text, at.clone()).issue(bad.to_string());
-    let BadFormat::Unknown { name, .. } = bad else { return issue.into() };
-    let known = variables();
+    let (BadFormat::Unknown { name, .. } | BadFormat::Early { name, .. }) = bad else { return issue.into() };
+    let known = known_variables(by);
+    if matches!(bad, BadFormat::Early { .. }) {
+        return issue.help(format!("variables known then: {}", known.join(", "))).into();
+    }
     let help = match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `${near}`?"),
         None => format!("variables: {}", known.join(", ")),

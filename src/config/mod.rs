@@ -5,8 +5,10 @@
 pub(crate) mod amount;
 mod assemble;
 mod files;
+mod headers;
 mod keys;
 mod log;
+mod metering;
 mod nearest;
 mod network;
 mod pool;
@@ -15,14 +17,17 @@ pub(crate) mod replica;
 mod report;
 mod settings;
 mod spread;
+mod sticky;
 mod syntax;
 mod value;
 
+pub(crate) use headers::barred;
+pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
 pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Certificates, Cors, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 use std::path::Path;

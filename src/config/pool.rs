@@ -3,13 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::keys::{Key, file};
+use toml::de::DeValue;
+
+use super::headers::{self, OwnHeaders};
+use super::keys::{HEADERS, Key, file};
+use super::metering::{self, DraftMetering};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
+use super::sticky::sticky;
 use super::value::{Read, Value};
 use crate::balance::{self, BadPolicy};
-use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec};
+use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Refused, Route, Sticky};
+use crate::telemetry::Known;
 use crate::units::ModelName;
 
 /// A pool as far as it was written.
@@ -21,12 +27,14 @@ pub(super) struct Draft {
     pub(super) policy: Option<At<PolicySpec>>,
     /// `None` if not given, or not readable.
     pub(super) members: Option<Vec<At<MemberSpec>>>,
-    pub(super) host: Option<String>,
-    pub(super) path: Option<String>,
+    pub(super) route: Route,
+    pub(super) headers: OwnHeaders,
     pub(super) fallback: Option<At<Arc<str>>>,
     pub(super) paths: Option<At<Paths>>,
+    pub(super) metering: DraftMetering,
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
+    pub(super) sticky: Option<Sticky>,
     pub(super) tls: DraftTls,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
@@ -41,8 +49,24 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 9] =
-    ["policy", "replicas", "model", "paths", "api_key", "api_key_env", "tls_ca", "tls_name", "tls_verify"];
+pub(super) const SHORT: [&str; 16] = [
+    "policy",
+    "replicas",
+    "model",
+    "paths",
+    "refuse",
+    "engine_metrics",
+    "ask_for_usage",
+    "tokens",
+    "image_tokens",
+    "audio_tokens",
+    "api_key",
+    "api_key_env",
+    "sticky",
+    "tls_ca",
+    "tls_name",
+    "tls_verify",
+];
 
 pub(super) static POOL: &[Key<Draft>] = &[
     Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
@@ -68,13 +92,13 @@ pub(super) static POOL: &[Key<Draft>] = &[
         path: "host",
         wants: "a host name without scheme, port or wildcard",
         default: "",
-        set: |d, v| host(v).map(|host| d.host = Some(host)),
+        set: |d, v| host(v).map(|host| d.route.host = Some(host)),
     },
     Key {
         path: "path",
         wants: "the beginning of a path, with `/` in front",
         default: "",
-        set: |d, v| prefix(v).map(|prefix| d.path = prefix),
+        set: |d, v| prefix(v).map(|prefix| d.route.path = prefix),
     },
     Key {
         path: "fallback",
@@ -89,6 +113,54 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| paths(v).map(|paths| d.paths = Some(v.here(paths))),
     },
     Key {
+        path: "refuse",
+        wants: "a table of paths and statuses such as { \"/admin\" = 403, \"= /ping\" = 404 }",
+        default: "{}",
+        set: |d, v| refused(v).map(|refused| d.route.refused = refused),
+    },
+    Key {
+        path: "request_headers",
+        wants: HEADERS,
+        default: "",
+        set: |d, v| headers::table(v, Known::Asked).map(|lines| d.headers.request = Some(lines)),
+    },
+    Key {
+        path: "response_headers",
+        wants: HEADERS,
+        default: "",
+        set: |d, v| headers::table(v, Known::Answered).map(|lines| d.headers.response = Some(lines)),
+    },
+    Key {
+        path: "engine_metrics",
+        wants: "a time from 100ms such as \"5s\", or \"off\"",
+        default: "\"5s\"",
+        set: |d, v| metering::engine_metrics(v).map(|every| d.metering.engine_metrics = Some(every)),
+    },
+    Key {
+        path: "ask_for_usage",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|ask| d.metering.metering.ask_for_usage = ask),
+    },
+    Key {
+        path: "tokens",
+        wants: "\"estimate\", \"o200k\", \"cl100k\" or the path of a tokenizer.json",
+        default: "\"estimate\"",
+        set: |d, v| metering::tokens(v).map(|vocabulary| d.metering.metering.tokens = vocabulary),
+    },
+    Key {
+        path: "image_tokens",
+        wants: "a number of tokens",
+        default: "1000",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.image = tokens),
+    },
+    Key {
+        path: "audio_tokens",
+        wants: "a number of tokens",
+        default: "750",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
+    },
+    Key {
         path: "api_key",
         wants: "a key of visible ASCII characters",
         default: "",
@@ -99,6 +171,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         wants: "the name of an environment variable",
         default: "",
         set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
+    },
+    Key {
+        path: "sticky",
+        wants: "a table such as { cookie = \"route\", expires = \"1h\" }",
+        default: "",
+        set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
     },
     Key {
         path: "tls_ca",
@@ -128,12 +206,14 @@ impl Draft {
             models: Vec::new(),
             policy: None,
             members: None,
-            host: None,
-            path: None,
+            route: Route::default(),
+            headers: OwnHeaders::default(),
             fallback: None,
             paths: None,
+            metering: DraftMetering::default(),
             api_key: None,
             api_key_env: None,
+            sticky: None,
             tls: DraftTls::default(),
             given: Vec::new(),
         }
@@ -226,6 +306,28 @@ fn paths(value: &Value<'_>) -> Read<Paths> {
         Some(text) if !text.starts_with('/') => Err(value.wrong()),
         _ => value.each(path).map(Paths::Listed),
     }
+}
+
+/// Paths and the statuses that they are answered with.
+fn refused(value: &Value<'_>) -> Read<Vec<Refused>> {
+    let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
+    let mut issues = Vec::new();
+    let mut all = Vec::new();
+    for (key, given) in table {
+        let written = key.get_ref().as_ref();
+        let (exact, path) = written.strip_prefix('=').map_or((false, written), |path| (true, path.trim_start()));
+        if !path.starts_with('/') || path.contains(char::is_control) {
+            let issue = value.at.at(key.span()).issue(format!("`{written}` is no path"));
+            issues.push(issue.help("write \"/admin\" for all that begins so, \"= /admin\" for that path alone"));
+        }
+        let (at, wants) = (value.at.at(given.span()), "a status from 400 to 599");
+        let entry = Value { key: written, wants, given: given.get_ref(), at, unquoted: value.unquoted };
+        match entry.count(400).ok().and_then(|n| u16::try_from(n).ok()).filter(|status| *status < 600) {
+            Some(status) => all.push(Refused { path: path.to_owned(), exact, status }),
+            None => issues.extend(entry.wrong()),
+        }
+    }
+    if issues.is_empty() { Ok(all) } else { Err(issues) }
 }
 
 fn key(value: &Value<'_>) -> Read<ApiKey> {

@@ -168,7 +168,7 @@ impl Reading {
             }
         }
         let default = self.short.policy.clone();
-        let drafts = if self.pools.is_empty() {
+        let mut drafts = if self.pools.is_empty() {
             vec![self.short]
         } else {
             for At { value: key, at } in self.short.given.iter().filter(|given| given.value != "policy") {
@@ -179,6 +179,10 @@ impl Reading {
             self.pools
         };
         self.warnings.extend(spread::doubts(&drafts, default.as_ref(), &self.settings));
+        for draft in &mut drafts {
+            self.settings.headers.add(draft.called().value, std::mem::take(&mut draft.headers));
+        }
+        self.settings.headers.close();
         let mut found = Found { issues: self.issues, warnings: self.warnings, files: self.files };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
         if !found.issues.is_empty() {

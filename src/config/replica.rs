@@ -1,5 +1,7 @@
 //! One replica: nginx's `server` line as a string, or the same words as a table.
 
+use std::net::IpAddr;
+
 use toml::de::{DeTable, DeValue};
 
 use super::amount;
@@ -65,6 +67,39 @@ pub(super) static WORDS: &[Word] = &[
         },
     },
     Word {
+        name: "drain",
+        wants: "",
+        default: "",
+        set: |m, _| {
+            m.drain = true;
+            Some(())
+        },
+    },
+    Word {
+        name: "slow_start",
+        wants: "a time such as 30s, 500ms or 1m, up to 365d; 0 for at once",
+        default: "0",
+        set: |m, v| amount::time(v).map(|t| m.slow_start = t),
+    },
+    Word {
+        name: "resolve",
+        wants: "",
+        default: "",
+        set: |m, _| {
+            m.lookup.get_or_insert_default();
+            Some(())
+        },
+    },
+    Word {
+        name: "service",
+        wants: "the name of a service, such as http or _http._tcp",
+        default: "",
+        set: |m, v| {
+            let fits = !v.is_empty() && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            fits.then(|| m.lookup.get_or_insert_default().service = Some(v.into()))
+        },
+    },
+    Word {
         name: "name",
         wants: "a name of visible ASCII characters",
         default: "",
@@ -73,7 +108,7 @@ pub(super) static WORDS: &[Word] = &[
 ];
 
 /// nginx's words that mean something we do not do yet.
-const LATER: [&str; 5] = ["drain", "resolve", "route", "service", "slow_start"];
+const LATER: [&str; 1] = ["route"];
 
 /// Reads `"http://h:8000 weight=2 backup"` or `{ url = "http://h:8000", weight = 2, backup = true }`.
 pub(super) fn replica(value: &Value<'_>) -> Read<At<MemberSpec>> {
@@ -163,6 +198,9 @@ fn member(url: Result<At<String>, Issue>, given: &[Given], mut issues: Vec<Issue
         seen.push(&word.name);
         issues.extend(apply(word, &mut member).err());
     }
+    if let Ok(origin) = &origin {
+        issues.extend(resolving(&mut member, given, origin));
+    }
     match origin {
         Ok(origin) if issues.is_empty() => Ok(At::new(member, origin.at)),
         Ok(_) => Err(issues),
@@ -171,6 +209,36 @@ fn member(url: Result<At<String>, Issue>, given: &[Given], mut issues: Vec<Issue
             Err(issues)
         }
     }
+}
+
+/// What goes with `resolve` and what does not; as in nginx it means nothing where the host is an address.
+fn resolving(member: &mut MemberSpec, given: &[Given], origin: &At<Origin>) -> Vec<Issue> {
+    let find = |name: &str| given.iter().find(|word| word.name == name);
+    let mut issues = Vec::new();
+    if let (Some(service), None) = (find("service"), find("resolve")) {
+        issues.push(service.at.issue("`service` needs `resolve`").help("add resolve"));
+    }
+    if let (Some(name), Some(_)) = (find("name"), find("resolve")) {
+        let issue = name.at.issue("`name` cannot go with `resolve`: each address is a replica of its own");
+        issues.push(issue.help("leave `name` out; the replicas are called by address and port"));
+    }
+    if member.origin.host().parse::<IpAddr>().is_ok() {
+        member.lookup = None;
+        if let Some(service) = find("service") {
+            issues.push(service.at.issue("`service` needs a host name"));
+        }
+    }
+    if find("service").is_some() && has_port(origin.at.written()) {
+        let issue = origin.at.issue("`service` cannot go with a port: SRV records name it");
+        issues.push(issue.help("leave the port out"));
+    }
+    issues
+}
+
+fn has_port(url: &str) -> bool {
+    let url = url.trim_matches(['"', '\'']);
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
 }
 
 fn apply(given: &Given, member: &mut MemberSpec) -> Result<(), Issue> {
@@ -237,6 +305,17 @@ mod tests {
     }
 
     #[test]
+    fn names_are_resolved_as_nginx_says() {
+        let lookup = |text: &str| read(text).map(|member| member.lookup.map(|lookup| lookup.service));
+        assert_eq!(lookup("http://gpu:1 resolve"), Ok(Some(None)));
+        assert_eq!(lookup("http://gpu service=http resolve"), Ok(Some(Some("http".into()))));
+        assert_eq!(lookup("http://10.0.0.1:1 resolve"), Ok(None), "an address has nothing to ask for");
+        for text in ["http://gpu service=http", "http://gpu:1 resolve service=http", "http://gpu resolve name=a"] {
+            assert_eq!(lookup(text).unwrap_err().len(), 1, "{text}");
+        }
+    }
+
+    #[test]
     fn words_left_out_have_the_tables_defaults() {
         for word in WORDS.iter().filter(|word| !word.default.is_empty()) {
             let text = format!("http://a:1 {}={}", word.name, word.default);
@@ -246,7 +325,7 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_with_a_replica_is_said() {
-        let issues = read("ftp://a weight=0 wieght=2 backup=yes max_fails slow_start=30s backup backup;").unwrap_err();
+        let issues = read("ftp://a weight=0 wieght=2 backup=yes max_fails slow_start=30x backup backup;").unwrap_err();
         assert_eq!(issues.len(), 8, "{issues:#?}");
     }
 }

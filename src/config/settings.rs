@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::Network;
+use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level};
 
@@ -33,10 +33,16 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where logs go.
     pub log: Log,
+    /// Who is asked for the addresses of names with `resolve`.
+    pub dns: Dns,
     /// Who we are to clients that connect by TLS.
     pub tls: Certificates,
     /// Which web pages may call; `None` for none.
     pub cors: Option<Cors>,
+    /// The size from which JSON answers are compressed for clients that take gzip; `None` for never.
+    pub gzip: Option<usize>,
+    /// Headers that are set on requests and answers.
+    pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
 }
@@ -92,6 +98,15 @@ pub struct Timeouts {
     pub upstream_keepalive: Duration,
     /// How long a stopping process waits for requests in flight.
     pub drain: Duration,
+}
+
+/// Who is asked for the addresses of names, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// DNS servers; empty for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// After that a question counts as failed.
+    pub timeout: Duration,
 }
 
 /// Where logs go.
@@ -176,8 +191,11 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),
+            dns: Dns::default(),
             tls: Certificates::default(),
             cors: None,
+            gzip: None,
+            headers: HeaderTables::default(),
             pools: Vec::new(),
         }
     }
@@ -265,6 +283,12 @@ impl Default for Timeouts {
             upstream_keepalive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
         }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(30) }
     }
 }
 

@@ -152,7 +152,7 @@ TOKENWEIR__REPLICAS:1:10: unknown word `wat` for a replica
   |
 1 | http://a wat
   |          ^^^
-  = help: words: weight, max_fails, fail_timeout, max_conns, backup, down, name
+  = help: words: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
 ";
     assert_eq!(with("replicas = ['http://a:1']", &env).unwrap_err(), wanted);
 }
@@ -196,7 +196,7 @@ argument 2:1:5: unknown word `wieght` for a replica
   |
 1 | b:1 wieght=2
   |     ^^^^^^^^
-  = help: did you mean `weight`? words: weight, max_fails, fail_timeout, max_conns, backup, down, name
+  = help: did you mean `weight`? words: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
 
 argument 3:1:1: the replica `http://a:1` is in this pool twice (the other: argument 1)
   |

@@ -88,6 +88,13 @@ fn metrics(call: &Call) -> String {
     metric("prompt_tokens_total", "counter", "Prompt tokens computed or found.", stats.prompt.0 as f64);
     metric("generation_tokens_total", "counter", "Tokens generated.", stats.generated.0 as f64);
     metric("num_preemptions_total", "counter", "Preemptions.", stats.preemptions as f64);
+    let _ = write!(
+        text,
+        "# HELP vllm:request_success_total Requests that have left.\n# TYPE vllm:request_success counter\n\
+         vllm:request_success_total{{engine=\"0\",finished_reason=\"length\",model_name={model}}} {}.0\n\
+         vllm:request_success_total{{engine=\"0\",finished_reason=\"abort\",model_name={model}}} {}.0\n",
+        stats.finished, stats.aborted
+    );
     let block = constants.block.0.max(1);
     let _ = write!(
         text,

@@ -148,6 +148,10 @@ pub struct Stats {
     pub generated: Tokens,
     /// Times a request was put back into the queue because KV memory ran out.
     pub preemptions: u64,
+    /// Requests that came to their end.
+    pub finished: u64,
+    /// Requests that were aborted.
+    pub aborted: u64,
 }
 
 /// One replica. See the module's documentation.
@@ -242,6 +246,7 @@ impl Engine {
         self.waiting.retain(|p| *p != place);
         self.running.retain(|p| *p != place);
         self.leave(place);
+        self.totals.aborted += 1;
         true
     }
 

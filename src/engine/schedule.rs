@@ -119,6 +119,7 @@ impl Engine {
             }
             if sequence.is_done() {
                 finished = true;
+                self.totals.finished += 1;
                 self.untold.push(Event { at, id, kind: EventKind::Finished });
             }
         }

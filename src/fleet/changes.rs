@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::member::describe;
 use super::{Pool, Replica, Table};
+use crate::balance;
 
 /// The names of what came, went or is described otherwise than before.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
     /// Pools that are new.
     pub pools_added: Vec<Arc<str>>,
@@ -18,9 +20,28 @@ pub struct Changes {
     pub replicas_added: Vec<Arc<str>>,
     /// Replicas that are gone; requests on them end where they are.
     pub replicas_removed: Vec<Arc<str>>,
+    /// Pools that go by a key and are described otherwise than before, each with the share of keys that another replica
+    /// has now, from 0 to 1; only a reload counts them.
+    pub keys_moved: Vec<(Arc<str>, f64)>,
 }
 
 impl Changes {
+    /// Counts the keys that have moved.
+    pub(super) fn count_keys(&mut self, before: &Table, after: &Table) {
+        for name in &self.pools_changed {
+            let named = |table: &Table| table.pools.iter().find(|pool| pool.name() == name).cloned();
+            let (Some(old), Some(new)) = (named(before), named(after)) else { continue };
+            let (was, is) = (describe(&old.spec().members), describe(&new.spec().members));
+            let share = balance::moved((&old.spec().policy, &was), (&new.spec().policy, &is));
+            self.keys_moved.extend(share.map(|share| (name.clone(), share)));
+        }
+    }
+
+    /// Tells whether nothing has changed.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+
     pub(super) fn between(before: &Table, after: &Table) -> Self {
         let named = |pools: &[Arc<Pool>], name: &str| pools.iter().any(|pool| &**pool.name() == name);
         let kept = |replicas: &[Arc<Replica>], one: &Replica| replicas.iter().any(|replica| replica.id() == one.id());
@@ -38,6 +59,7 @@ impl Changes {
             pools_removed: pool_names(before, &|pool| !named(&after.pools, pool.name())),
             replicas_added: replica_names(after, before),
             replicas_removed: replica_names(before, after),
+            keys_moved: Vec::new(),
         }
     }
 }
@@ -57,7 +79,11 @@ impl fmt::Display for Changes {
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}: {}", names.join(", ")))
             .collect();
-        f.write_str(if told.is_empty() { "nothing" } else { "" })?;
-        f.write_str(&told.join("; "))
+        f.write_str(if self.is_nothing() { "nothing" } else { "" })?;
+        f.write_str(&told.join("; "))?;
+        for (pool, share) in &self.keys_moved {
+            write!(f, "; keys moved: {:.1} % of {pool}", share * 100.0)?;
+        }
+        Ok(())
     }
 }

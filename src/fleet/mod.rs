@@ -1,9 +1,11 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
+mod attempt;
 mod changes;
 mod gaps;
 mod lease;
 mod load;
+mod member;
 mod meter;
 mod origin;
 mod pace;
@@ -12,29 +14,38 @@ mod replica;
 mod screening;
 mod site;
 mod spec;
+mod standing;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod vitals;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
+pub use attempt::{Attempt, Pin};
 pub use changes::Changes;
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use meter::{Measured, Meter};
 pub use origin::{BadOrigin, Origin};
-pub use pool::{Attempt, Pool};
+pub use pool::Pool;
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};
-pub use spec::{ApiKey, MemberSpec, Paths, PolicySpec, PoolSpec, Route};
+pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
+pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
+pub use vitals::{Foreign, Truth, Vitals};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
+
+/// The most replicas that are announced and have not come.
+const ANNOUNCED: usize = 4_096;
 
 /// Everything requests can be routed to. No singleton: a simulation makes several.
 pub struct Fleet {
@@ -78,7 +89,12 @@ impl Fleet {
     /// A pool whose description is the same stays as it is. A replica that stays keeps its identity, its load and its
     /// failures; requests on one that goes end where they are. *Errors*: as [`Fleet::new`]; nothing has changed then.
     pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
-        self.replace(&mut self.maker(), specs)
+        let mut maker = self.maker();
+        let before = self.table.load_full();
+        let mut changes = self.replace(&mut maker, specs)?;
+        drop(maker);
+        changes.count_keys(&before, &self.table.load());
+        Ok(changes)
     }
 
     /// Makes the replicas that a reload of `specs` would bring and returns those that have models to tell, with the key
@@ -99,6 +115,9 @@ impl Fleet {
                 }
             }
         }
+        // What was announced and never came is let go of, the oldest first.
+        let surplus = maker.announced.len().saturating_sub(ANNOUNCED);
+        maker.announced.drain(..surplus);
         fresh
     }
 
@@ -129,7 +148,9 @@ impl Fleet {
         let before = self.table.load_full();
         let next = maker.table(specs, &before)?;
         let changes = Changes::between(&before, &next);
-        maker.announced.clear();
+        // Others may be asked right now for whoever announced them.
+        let has_come = |replica: &Arc<Replica>| next.replicas.iter().any(|known| known.id() == replica.id());
+        maker.announced.retain(|replica| !has_come(replica));
         self.table.store(Arc::new(next));
         Ok(changes)
     }

@@ -1,6 +1,7 @@
 //! Where a replica is reached.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use http::uri::{Authority, Uri};
@@ -17,6 +18,8 @@ pub struct Origin {
     host: String,
     port: u16,
     prefix: String,
+    /// Where connections go if the host is a name whose addresses are replicas of their own.
+    address: Option<IpAddr>,
     /// `None` for `http://`.
     tls: Option<Tls>,
 }
@@ -49,6 +52,22 @@ impl Origin {
     /// The path that comes before `/v1`: empty, or with a slash in front and none behind.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The one address of a host that has several; `None` where whoever connects asks for the host's addresses.
+    pub const fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// The same origin at one address of its host, and at this port.
+    #[must_use]
+    pub fn at(&self, address: IpAddr, port: u16) -> Self {
+        Self { address: Some(address), port, ..self.clone() }
+    }
+
+    /// `host:port` of where connections go: nginx's `$upstream_addr`.
+    pub fn place(&self) -> String {
+        self.address.map_or_else(|| self.authority(), |address| SocketAddr::new(address, self.port).to_string())
     }
 
     /// `host:port`, as in a `Host` header.
@@ -102,7 +121,7 @@ impl FromStr for Origin {
         };
         let path = uri.path().trim_end_matches('/');
         let prefix = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/');
-        Ok(Self { host: authority.host().to_owned(), port, prefix: prefix.to_owned(), tls })
+        Ok(Self { host: authority.host().to_owned(), port, prefix: prefix.to_owned(), address: None, tls })
     }
 }
 

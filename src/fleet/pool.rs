@@ -5,45 +5,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lease::Chosen;
+use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
+use super::standing::Standing;
 use super::{
-    ApiKey, Lease, Measured, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, PoolSpec, Replica, State,
+    ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
+    State, Sticky,
 };
-use crate::balance::{self, BadPolicy, Candidate, Dice, Job, Key, Policy};
-use crate::eject::{Admission, Ejector};
+use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
+use crate::eject::Admission;
 use crate::units::{ModelName, Moment, ReplicaId, Slot};
-
-/// One try at finding a replica for a request.
-#[derive(Clone, Debug)]
-pub struct Attempt<'a> {
-    /// What the policy may know; `tried` is filled in here.
-    pub job: Job<'a>,
-    /// The model asked for; only replicas that list it are eligible where the pool learns its models.
-    pub model: Option<&'a str>,
-    /// How the request was measured, to learn from its end; its lengths go before the job's.
-    pub measured: Option<Measured>,
-    /// The only replica that will do.
-    pub pinned: Option<ReplicaId>,
-    /// Replicas that have failed this request.
-    pub tried: Vec<ReplicaId>,
-}
 
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
     dice: Dice,
-    ejectors: Vec<Ejector>,
+    standings: Vec<Standing>,
+    /// When a member could first be chosen.
+    opened: Option<Moment>,
     /// Kept to spare an allocation a choice.
     offered: Vec<Candidate>,
     tried: Vec<Slot>,
     /// It has been said that the policy is lopsided.
     told: bool,
-}
-
-struct Member {
-    replica: Arc<Replica>,
-    spec: MemberSpec,
 }
 
 /// Replicas that can stand in for each other.
@@ -54,6 +39,8 @@ pub struct Pool {
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
     meters: Arc<Meters>,
+    /// Some member has a `slow_start`; without one nobody is looked after.
+    starts_slowly: bool,
 }
 
 impl Pool {
@@ -63,36 +50,45 @@ impl Pool {
         observer: Arc<dyn Observer>,
         seed: u64,
     ) -> Result<Self, BadPolicy> {
-        let described: Vec<balance::Member> = spec.members.iter().enumerate().map(describe).collect();
         let inner = Inner {
-            policy: spec.policy.build(&described)?,
+            policy: spec.policy.build(&describe(&spec.members))?,
             dice: Dice::seeded(seed),
-            ejectors: spec.members.iter().map(|m| Ejector::new(m.eject)).collect(),
+            standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
+            opened: None,
             offered: Vec::with_capacity(spec.members.len()),
             tried: Vec::new(),
             told: false,
         };
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        let meters = Arc::new(Meters::new(spec.media));
-        let lopsided = AtomicBool::new(false);
-        Ok(Self { spec, members, observer, inner: Mutex::new(inner), lopsided, meters })
+        let meters = Arc::new(Meters::new(spec.metering.media));
+        let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
+        let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
+        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
     pub(super) fn take_over(&mut self, old: &Self) {
-        if self.spec.media == old.spec.media {
+        if self.spec.metering.media == old.spec.metering.media {
             self.meters = old.meters.clone();
         }
-        let known: Vec<(ReplicaId, Ejector)> = {
+        let (opened, known) = {
             let inner = old.lock();
-            old.members.iter().zip(&inner.ejectors).map(|(m, e)| (m.replica.id(), e.clone())).collect()
+            let known = old.members.iter().zip(&inner.standings);
+            let known: Vec<_> = known.map(|(m, s)| (m.replica.id(), m.is_there(old.ground()), s.clone())).collect();
+            (inner.opened, known)
         };
         let mut inner = self.lock();
-        for (member, ejector) in self.members.iter().zip(&mut inner.ejectors) {
-            if let Some((_, old)) = known.iter().find(|(id, _)| *id == member.replica.id()) {
-                *ejector = old.clone().with(member.spec.eject);
-            }
+        inner.opened = opened;
+        for (member, standing) in self.members.iter().zip(&mut inner.standings) {
+            let before = known.iter().find(|(id, ..)| *id == member.replica.id());
+            *standing = match before {
+                Some((_, was_there, old)) if *was_there || !member.is_there(self.ground()) => {
+                    old.clone().with(member.spec.eject)
+                }
+                Some((_, _, old)) => old.clone().with(member.spec.eject).joining(),
+                None => standing.clone().joining(),
+            };
         }
     }
 
@@ -131,6 +127,12 @@ impl Pool {
         &self.spec.models
     }
 
+    /// The status that a path is refused with, if it is; `path` is as [`super::Refused::takes`] compares it. The longest counts.
+    pub fn refuses(&self, path: &[u8]) -> Option<u16> {
+        let refused = self.spec.route.refused.iter().filter(|refused| refused.takes(path));
+        refused.max_by_key(|refused| (refused.exact, refused.path.len())).map(|refused| refused.status)
+    }
+
     /// Which of the replicas' paths can be reached.
     pub const fn paths(&self) -> &Paths {
         &self.spec.paths
@@ -149,6 +151,11 @@ impl Pool {
     /// The replicas, in configuration order.
     pub fn replicas(&self) -> impl ExactSizeIterator<Item = &Arc<Replica>> {
         self.members.iter().map(|m| &m.replica)
+    }
+
+    /// The member whose [`Replica::mark`] this is.
+    pub fn marked(&self, mark: &str) -> Option<ReplicaId> {
+        self.replicas().find(|replica| replica.mark() == mark).map(|replica| replica.id())
     }
 
     /// The models the pool can be asked for now: its configured names, else what its replicas list. Sorted, no doubles.
@@ -184,12 +191,19 @@ impl Pool {
         }
     }
 
+    /// How clients stay on their replica.
+    pub const fn sticky(&self) -> Option<&Sticky> {
+        self.spec.sticky.as_ref()
+    }
+
     /// Tells of each member whether it could be chosen now, in configuration order.
     pub fn states(&self, now: Moment) -> Vec<State> {
-        let inner = self.lock();
-        let state = |(member, ejector): (&Member, &Ejector)| {
+        let mut inner = self.lock();
+        self.look(&mut inner, now);
+        let state = |(member, standing): (&Member, &Standing)| {
             let mut screening = Screening::at(now);
-            match (self.admitted(member, ejector, &mut screening), ejector.admits(now)) {
+            match (member.admits(standing, self.ground(), &mut screening), standing.ejector.admits(now)) {
+                (true, _) if !member.takes_new() => State::Draining,
                 (true, Admission::Probing) => State::Probing,
                 (true, _) => State::Admitted,
                 (false, _) if member.replica.is_drained() => State::Drained,
@@ -199,74 +213,58 @@ impl Pool {
                 (false, _) => State::Ejected,
             }
         };
-        self.members.iter().zip(&inner.ejectors).map(state).collect()
+        self.members.iter().zip(&inner.standings).map(state).collect()
     }
 
     /// Tells whether some member could be chosen now.
     pub fn ready(&self, now: Moment) -> bool {
         let inner = self.lock();
         let mut screening = Screening::at(now);
-        self.members.iter().zip(&inner.ejectors).any(|(m, e)| self.admitted(m, e, &mut screening))
+        let admits = |(m, s): (&Member, &Standing)| m.takes_new() && m.admits(s, self.ground(), &mut screening);
+        self.members.iter().zip(&inner.standings).any(admits)
     }
 
-    /// Tells whether a member has never answered `/v1/models`.
+    /// Tells whether a member has never answered `/v1/models`, or has no address yet.
     pub fn is_waiting(&self) -> bool {
-        self.waits_for_models() && self.members.iter().any(|m| !m.spec.down && !m.replica.answered())
+        let unheard = |m: &Member| !m.spec.down && !m.replica.answered();
+        self.waits_for_models() && (self.members.is_empty() || self.members.iter().any(unheard))
     }
 
-    /// Chooses a replica and charges it, in one step.
+    /// Chooses a replica and charges it, in one step: the one that the request belongs to, else whom the policy says.
     ///
     /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members).
     pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
         let mut screening = Screening::at(now);
         let mut inner = self.lock();
-        let Inner { policy, dice, ejectors, offered, tried, told } = &mut *inner;
-        tried.clear();
-        if !attempt.tried.is_empty() {
-            let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
-            tried.extend(members.map(|(slot, _)| Slot(slot)));
-        }
-        let mut job = Job { tried, ..attempt.job };
-        if let Some(measured) = &attempt.measured {
-            (job.prompt, job.output) = (measured.prompt, measured.output);
-        }
-        for backup in [false, true] {
-            offered.clear();
-            for (slot, (member, ejector)) in (0u32..).zip(self.members.iter().zip(ejectors.iter())) {
-                if member.spec.backup == backup && self.eligible(member, ejector, attempt, &mut screening) {
-                    offered.push(member.candidate(Slot(slot), ejector.rounds_missed(now)));
-                }
-            }
-            let Some(at) = policy.choose(&job, offered, dice) else { continue };
-            if !*told && policy.is_lopsided() {
-                *told = true;
-                self.lopsided.store(true, Ordering::Relaxed);
-            }
-            // Only what was offered is taken: a faulty policy of one's own must not reach an ejected replica.
-            let Some(chosen) = offered.iter().find(|c| c.at == at).or(offered.first()) else { continue };
-            let at = chosen.at;
-            let member = &self.members[at.index()];
-            ejectors[at.index()].chosen(now);
-            let charge = member.replica.charge(job.prompt, now);
-            let prompt = job.prompt;
+        self.look(&mut inner, now);
+        let pinned = attempt.pinned.and_then(|pin| self.pinned(&inner, pin, attempt, &mut screening));
+        let chosen = match pinned {
+            None if !attempt.is_bound() => self.choose(&mut inner, attempt, &mut screening),
+            pinned => pinned,
+        };
+        let Some(at) = chosen else {
             drop(inner);
-            let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured: attempt.measured.clone() };
-            return Ok(Lease::new(self.clone(), chosen, charge, now));
-        }
+            return Err(if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() });
+        };
+        let member = &self.members[at.index()];
+        inner.standings[at.index()].ejector.chosen(now);
+        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
+        let charge = member.replica.charge(prompt, now);
+        let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured };
         drop(inner);
-        Err(if attempt.pinned.is_some() { NoReplica::PinnedGone } else { screening.reason() })
+        Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
     /// Feeds a settled request's outcome to the ejector and the policy.
     pub(super) fn judge(&self, at: Slot, outcome: Outcome, now: Moment) {
         let mut inner = self.lock();
-        let Inner { policy, ejectors, .. } = &mut *inner;
+        let Inner { policy, standings, .. } = &mut *inner;
         match outcome {
             Outcome::Failed { .. } => {
-                ejectors[at.index()].failed(now);
+                standings[at.index()].ejector.failed(now);
                 policy.failed(at);
             }
-            Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => ejectors[at.index()].served(),
+            Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => standings[at.index()].served(now),
             Outcome::ClientGone | Outcome::Ours => {}
         }
     }
@@ -284,65 +282,76 @@ impl Pool {
         self.spec.paths != Paths::Any
     }
 
-    /// The one eligibility test: what holds for every request, then what this one asks for.
-    fn eligible(&self, member: &Member, ejector: &Ejector, attempt: &Attempt<'_>, screening: &mut Screening) -> bool {
-        let replica = &member.replica;
-        if attempt.pinned.is_some_and(|id| id != replica.id()) {
-            return false;
+    fn ground(&self) -> Ground {
+        Ground { waits_for_models: self.waits_for_models(), ejects: self.members.len() > 1 }
+    }
+
+    /// Notes who is there, so that those who come back grow into their share.
+    fn look(&self, inner: &mut Inner, now: Moment) {
+        if !self.starts_slowly {
+            return;
         }
+        let ground = self.ground();
+        for (member, standing) in self.members.iter().zip(&mut inner.standings) {
+            let is_there = member.is_there(ground);
+            let opened = if is_there { *inner.opened.get_or_insert(now) } else { now };
+            standing.look(is_there, member.replica.absences(), opened, now);
+        }
+    }
+
+    /// The member that the request belongs to, if it can be chosen.
+    fn pinned(&self, inner: &Inner, pin: Pin, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
+        let at = self.members.iter().position(|m| m.replica.id() == pin.replica())?;
+        let (member, standing) = (self.members.get(at)?, inner.standings.get(at)?);
+        self.eligible(member, standing, attempt, screening).then_some(Slot(u32::try_from(at).ok()?))
+    }
+
+    /// Asks the policy.
+    fn choose(&self, inner: &mut Inner, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
+        let Inner { policy, dice, standings, offered, tried, told, .. } = inner;
+        tried.clear();
+        if !attempt.tried.is_empty() {
+            let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
+            tried.extend(members.map(|(slot, _)| Slot(slot)));
+        }
+        let job = Job { tried, ..attempt.job() };
+        for backup in [false, true] {
+            offered.clear();
+            for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {
+                let wanted = member.spec.backup == backup && member.takes_new();
+                if wanted && self.eligible(member, standing, attempt, screening) {
+                    offered.push(member.candidate(Slot(slot), standing, screening.now));
+                }
+            }
+            let Some(at) = policy.choose(&job, offered, dice) else { continue };
+            if !*told && policy.is_lopsided() {
+                *told = true;
+                self.lopsided.store(true, Ordering::Relaxed);
+            }
+            // Only what was offered is taken: a faulty policy of one's own must not reach an ejected replica.
+            let chosen = offered.iter().find(|c| c.at == at).or(offered.first());
+            if let Some(chosen) = chosen {
+                return Some(chosen.at);
+            }
+        }
+        None
+    }
+
+    /// The one eligibility test: what holds for every request, then what this one asks for.
+    fn eligible(&self, member: &Member, standing: &Standing, attempt: &Attempt<'_>, screening: &mut Screening) -> bool {
+        let replica = &member.replica;
         if attempt.tried.contains(&replica.id()) {
             screening.tried = true;
             return false;
         }
         let lists = |model: &str| replica.serves(model);
         let learns = self.waits_for_models() && self.spec.models.is_empty();
-        self.admitted(member, ejector, screening) && (!learns || attempt.model.is_none_or(lists))
-    }
-
-    fn admitted(&self, member: &Member, ejector: &Ejector, screening: &mut Screening) -> bool {
-        if member.spec.down || member.replica.is_drained() {
-            return false;
-        }
-        if self.waits_for_models() && !member.replica.answered() {
-            screening.not_ready = true;
-            return false;
-        }
-        if member.spec.max_conns.is_some_and(|most| member.replica.in_flight() >= most) {
-            screening.full = true;
-            return false;
-        }
-        match ejector.admits(screening.now) {
-            // Like nginx: the only server of a pool is always tried.
-            Admission::Ejected { until } if self.members.len() > 1 => {
-                screening.ejected_until = Some(screening.ejected_until.map_or(until, |first| first.min(until)));
-                false
-            }
-            _ => true,
-        }
-    }
-}
-
-impl Member {
-    fn candidate(&self, at: Slot, rounds_missed: u32) -> Candidate {
-        let (first_byte, last_byte) = self.replica.pace().after(rounds_missed);
-        let replica = &self.replica;
-        let (in_flight, load) = (replica.in_flight(), replica.load());
-        Candidate { at, weight: self.spec.weight, in_flight, load, first_byte, last_byte }
+        member.admits(standing, self.ground(), screening) && (!learns || attempt.model.is_none_or(lists))
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.spec.name).finish_non_exhaustive()
-    }
-}
-
-fn describe((at, spec): (usize, &MemberSpec)) -> balance::Member {
-    balance::Member {
-        at: Slot(u32::try_from(at).unwrap_or(u32::MAX)),
-        name: spec.name.to_string(),
-        weight: spec.weight,
-        max_fails: spec.eject.max_fails,
-        backup: spec.backup,
     }
 }

@@ -1,13 +1,15 @@
 //! One engine server, shared by every pool that has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::load::{Charge, Ledger};
 use super::pace::Pace;
-use super::{MemberSpec, Origin};
+use super::vitals::{Ours, Truth, Vitals};
+use super::{MemberSpec, Origin, sticky};
 use crate::balance::Load;
 use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
@@ -52,6 +54,11 @@ pub struct Replica {
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
+    /// How often it was drained.
+    absences: AtomicU32,
+    mark: String,
+    /// What its engine last said of itself.
+    truth: ArcSwapOption<Truth>,
 }
 
 impl Replica {
@@ -66,6 +73,9 @@ impl Replica {
             pace: Pace::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
+            absences: AtomicU32::new(0),
+            mark: sticky::mark(&spec.name),
+            truth: ArcSwapOption::empty(),
         }
     }
 
@@ -76,6 +86,9 @@ impl Replica {
 
     /// Keeps new requests away; those on it go on.
     pub fn drain(&self, drained: bool) {
+        if drained && !self.drained.swap(drained, Ordering::Relaxed) {
+            self.absences.fetch_add(1, Ordering::Relaxed);
+        }
         self.drained.store(drained, Ordering::Relaxed);
     }
 
@@ -98,6 +111,15 @@ impl Replica {
     /// again.
     pub fn learn_usage(&self, gives: bool) {
         if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn absences(&self) -> u32 {
+        self.absences.load(Ordering::Relaxed)
+    }
+
+    /// What stands for it in cookies: made from its name, the same in every process, and not telling where it is.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// Its identity, never reused.
@@ -137,9 +159,31 @@ impl Replica {
         self.ledger.in_flight()
     }
 
-    /// The tokens on it.
+    /// The tokens of those requests.
     pub fn load(&self) -> Load {
         self.ledger.load()
+    }
+
+    /// The tokens on it, those of requests that did not come through this router included, as far as is known at `now`.
+    pub(super) fn whole_load(&self, now: Moment) -> Load {
+        let load = self.ledger.load();
+        match &*self.truth.load() {
+            Some(truth) if now < truth.until => load + truth.foreign.load,
+            _ => load,
+        }
+    }
+
+    /// Takes note of what its engine said at `now`, to be believed for `good_for`. `in_flight`: the most requests of ours
+    /// that were on it while it was asked.
+    pub fn learn_vitals(&self, vitals: Vitals, in_flight: u32, now: Moment, good_for: Duration) {
+        let ours = Ours { in_flight, load: self.ledger.load() };
+        let before = self.truth(now);
+        self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
+    }
+
+    /// What its engine said of itself; `None` if it has not, or not lately.
+    pub fn truth(&self, now: Moment) -> Option<Arc<Truth>> {
+        self.truth.load_full().filter(|truth| now < truth.until)
     }
 
     /// How often it was chosen since the start.

@@ -24,8 +24,8 @@ pub enum NoReplica {
     /// All have failed this request.
     #[error("every replica has failed this request")]
     AllTried,
-    /// All are marked `down`, or the pool is empty.
-    #[error("every replica is marked `down`")]
+    /// All are marked `down` or `drain`, or the pool is empty.
+    #[error("every replica is marked `down` or `drain`, or there is none")]
     AllDown,
     /// The one replica that would do is gone or cannot be chosen.
     #[error("the replica that holds this conversation is not available")]
@@ -45,7 +45,9 @@ pub enum State {
     NotReady,
     /// It has as many requests as `max_conns` allows.
     Full,
-    /// New requests are kept away by hand.
+    /// Marked `drain` in the configuration: only requests that belong to it come here.
+    Draining,
+    /// Requests are kept away by hand.
     Drained,
     /// Marked so in the configuration.
     Down,
@@ -69,6 +71,7 @@ impl State {
             Self::Ejected => "ejected",
             Self::NotReady => "not_ready",
             Self::Full => "full",
+            Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Down => "down",
         }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Origin, Tls};
+use super::{Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
 use crate::prompt::{MediaTokens, Vocabulary};
@@ -26,16 +27,34 @@ pub struct PoolSpec {
     pub paths: Paths,
     /// The pool that takes over when this one has no replica for a request.
     pub fallback: Option<Arc<str>>,
+    /// How tokens are counted.
+    pub metering: Metering,
+    /// Sent as `Authorization: Bearer` in place of the client's.
+    pub api_key: Option<ApiKey>,
+    /// How clients stay on their replica, whatever the policy.
+    pub sticky: Option<Sticky>,
+    /// How replicas that are reached by `https://` are verified; the members' origins say so too.
+    pub tls: Tls,
+}
+
+/// How a pool's tokens are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metering {
     /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
     pub ask_for_usage: bool,
     /// What prompts are counted by; `None`: their length is estimated.
     pub tokens: Option<Vocabulary>,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
-    /// Sent as `Authorization: Bearer` in place of the client's.
-    pub api_key: Option<ApiKey>,
-    /// How replicas that are reached by `https://` are verified; the members' origins say so too.
-    pub tls: Tls,
+    /// How often the replicas are asked for their engine's metrics; `None` for never.
+    pub engine_metrics: Option<Duration>,
+}
+
+impl Default for Metering {
+    /// Estimates, and asks for the usage of every stream; asks no engine for its metrics.
+    fn default() -> Self {
+        Self { ask_for_usage: true, tokens: None, media: MediaTokens::default(), engine_metrics: None }
+    }
 }
 
 /// A pool's policy; equal by what it is called and given.
@@ -60,6 +79,19 @@ pub struct MemberSpec {
     pub backup: bool,
     /// Never chosen.
     pub down: bool,
+    /// Chosen only for requests that belong to it.
+    pub drain: bool,
+    /// Its host is asked for again and again, and each address is a member: nginx's `resolve`.
+    pub lookup: Option<Lookup>,
+    /// The time in which its weight grows from nothing when it comes back; zero for at once.
+    pub slow_start: Duration,
+}
+
+/// How a host's addresses are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lookup {
+    /// nginx's `service`: SRV records give the addresses' ports; `None` for A and AAAA records.
+    pub service: Option<Arc<str>>,
 }
 
 /// Which requests a pool is looked at for: first by host, then by the longest path, then by model.
@@ -69,6 +101,19 @@ pub struct Route {
     pub host: Option<String>,
     /// The path's beginning, whole segments, `/` in front and none behind; `None` for every path.
     pub path: Option<String>,
+    /// Paths of these that are refused.
+    pub refused: Vec<Refused>,
+}
+
+/// A path that never reaches a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The path, or what it begins with, as nginx's `location` compares it: without escapes, dots and double slashes.
+    pub path: String,
+    /// Whether it is this path alone.
+    pub exact: bool,
+    /// What it is answered with, 400 to 599.
+    pub status: u16,
 }
 
 /// Which paths of a pool's replicas can be reached.
@@ -96,6 +141,13 @@ impl ApiKey {
     }
 }
 
+impl Refused {
+    /// Tells whether it is about `path`, which is free of escapes, dots and double slashes.
+    pub fn takes(&self, path: &[u8]) -> bool {
+        if self.exact { path == self.path.as_bytes() } else { path.starts_with(self.path.as_bytes()) }
+    }
+}
+
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(..)")
@@ -113,6 +165,9 @@ impl MemberSpec {
             max_conns: None,
             backup: false,
             down: false,
+            drain: false,
+            lookup: None,
+            slow_start: Duration::ZERO,
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::balance::{Job, Spec};
-use crate::prompt::MediaTokens;
 use crate::units::{ModelName, Moment, Tokens};
 
 #[derive(Default)]
@@ -28,9 +27,7 @@ fn member(port: u16) -> MemberSpec {
 
 fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
-        media: MediaTokens::default(),
-        tokens: None,
-        ask_for_usage: true,
+        metering: Metering::default(),
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
@@ -39,6 +36,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         paths: Paths::Listed(Vec::new()),
         fallback: None,
         api_key: None,
+        sticky: None,
         tls: Default::default(),
     }
 }
@@ -158,7 +156,7 @@ fn a_tried_replica_is_not_offered_again_and_a_pinned_one_is_the_only_one() {
     let mut attempt = attempt();
     attempt.tried = vec![ids[0]];
     assert_eq!(pool.acquire(&attempt, at(0)).unwrap().replica().id(), ids[1]);
-    attempt.pinned = Some(ids[0]);
+    attempt.pinned = Some(Pin::Only(ids[0]));
     assert_eq!(pool.acquire(&attempt, at(0)).unwrap_err(), NoReplica::PinnedGone);
     attempt.tried.clear();
     for _ in 0..4 {
@@ -167,6 +165,137 @@ fn a_tried_replica_is_not_offered_again_and_a_pinned_one_is_the_only_one() {
     attempt.pinned = None;
     attempt.tried = ids;
     assert_eq!(pool.acquire(&attempt, at(0)).unwrap_err(), NoReplica::AllTried);
+}
+
+#[test]
+fn a_request_that_would_rather_stay_goes_elsewhere_when_it_must() {
+    let mut spec = spec("m", &[1, 2, 3]);
+    spec.members[0].max_conns = Some(1);
+    spec.members[1].backup = true;
+    let (fleet, _) = fleet_of(vec![spec.clone()]);
+    let pool = fleet.pool("m").unwrap();
+    let ids: Vec<_> = pool.replicas().map(|r| r.id()).collect();
+    let pinned = |at: usize| Attempt { pinned: Some(Pin::Rather(ids[at])), ..attempt() };
+    let id = |pool: &Arc<Pool>, attempt: &Attempt<'_>, now| pool.acquire(attempt, now).unwrap().replica().id();
+    assert!((0..4).all(|_| id(&pool, &pinned(0), at(0)) == ids[0]));
+    assert!((0..4).all(|_| id(&pool, &pinned(1), at(0)) == ids[1]), "a backup is as good as any");
+
+    let held = pool.acquire(&pinned(0), at(0)).unwrap();
+    assert_eq!(id(&pool, &pinned(0), at(0)), ids[2], "it is full");
+    drop(held);
+    let failed = Attempt { tried: vec![ids[0]], ..pinned(0) };
+    assert_eq!(id(&pool, &failed, at(0)), ids[2]);
+    pool.acquire(&pinned(0), at(0)).unwrap().settle(Outcome::Failed { phase: Phase::Connect }, at(0));
+    assert_eq!(id(&pool, &pinned(0), at(1)), ids[2], "it is ejected");
+    assert_eq!(id(&pool, &pinned(0), at(20)), ids[0]);
+    spec.members.remove(0);
+    fleet.reload(vec![spec]).unwrap();
+    assert_eq!(id(&fleet.pool("m").unwrap(), &pinned(0), at(0)), ids[2], "it is gone");
+}
+
+#[test]
+fn a_draining_member_takes_only_what_belongs_to_it() {
+    let mut spec = spec("m", &[1, 2]);
+    spec.members[0].drain = true;
+    let (fleet, _) = fleet_of(vec![spec.clone()]);
+    let pool = fleet.pool("m").unwrap();
+    let ids: Vec<_> = pool.replicas().map(|r| r.id()).collect();
+    assert_eq!(pool.states(at(0)), [State::Draining, State::Admitted]);
+    assert!((0..4).all(|_| pool.acquire(&attempt(), at(0)).unwrap().replica().id() == ids[1]));
+    for pin in [Pin::Only(ids[0]), Pin::Rather(ids[0])] {
+        let pinned = Attempt { pinned: Some(pin), ..attempt() };
+        assert_eq!(pool.acquire(&pinned, at(0)).unwrap().replica().id(), ids[0]);
+    }
+    spec.members[1].down = true;
+    fleet.reload(vec![spec]).unwrap();
+    let pool = fleet.pool("m").unwrap();
+    assert_eq!(pool.acquire(&attempt(), at(0)).unwrap_err(), NoReplica::AllDown);
+    assert!(!pool.ready(at(0)));
+}
+
+/// The share of the first replica in 200 picks by turns, none of which lasts.
+fn share(pool: &Arc<Pool>, now: Moment) -> usize {
+    let first = pool.replicas().next().unwrap().id();
+    (0..200).filter(|_| pool.acquire(&attempt(), now).unwrap().replica().id() == first).count()
+}
+
+#[test]
+fn slow_start_lets_a_member_that_comes_back_grow_into_its_share() {
+    let mut spec = spec("m", &[1, 2]);
+    spec.members[0].slow_start = Duration::from_secs(100);
+    let (fleet, _) = fleet_of(vec![spec.clone()]);
+    let pool = fleet.pool("m").unwrap();
+    assert_eq!(share(&pool, at(0)), 100, "all start together");
+
+    // From ejection.
+    let pin = Attempt { pinned: Some(Pin::Only(pool.replicas().next().unwrap().id())), ..attempt() };
+    pool.acquire(&pin, at(1)).unwrap().settle(Outcome::Failed { phase: Phase::Connect }, at(1));
+    assert_eq!(share(&pool, at(2)), 0);
+    pool.acquire(&pin, at(20)).unwrap().settle(Outcome::Completed, at(20));
+    // A weight of x beside one of 1 is a share of x / (1 + x).
+    for (seconds, wanted) in [(30, 18), (45, 40), (70, 67), (120, 100), (200, 100)] {
+        let found = share(&pool, at(seconds));
+        assert!(found.abs_diff(wanted) <= 4, "{found} of 200 at {seconds} s, wanted {wanted}");
+    }
+
+    // From a drain by hand that nobody saw.
+    pool.replicas().next().unwrap().drain(true);
+    pool.replicas().next().unwrap().drain(false);
+    assert!(share(&pool, at(300)) <= 2);
+    assert!(share(&pool, at(400)).abs_diff(100) <= 2);
+
+    // From `down`.
+    spec.members[0].down = true;
+    fleet.reload(vec![spec.clone()]).unwrap();
+    spec.members[0].down = false;
+    fleet.reload(vec![spec.clone()]).unwrap();
+    let pool = fleet.pool("m").unwrap();
+    assert!(share(&pool, at(500)) <= 2);
+    assert!(share(&pool, at(550)).abs_diff(67) <= 4);
+
+    // Newly added.
+    let mut added = spec.clone();
+    added.members.insert(0, MemberSpec { slow_start: Duration::from_secs(100), ..member(7) });
+    added.members[1].down = true;
+    fleet.reload(vec![added]).unwrap();
+    let pool = fleet.pool("m").unwrap();
+    pool.replicas().for_each(|r| {
+        r.learn(Models::Unlisted);
+    });
+    assert!(share(&pool, at(600)) <= 2);
+    assert!(share(&pool, at(650)).abs_diff(67) <= 4);
+}
+
+#[test]
+fn replicas_that_all_start_slowly_still_serve() {
+    let mut spec = spec("m", &[1, 2]);
+    let (fleet, _) = fleet_of(vec![spec.clone()]);
+    for policy in ["round_robin", "least_conn", "least_time last_byte"] {
+        spec.policy = Spec::parse(policy).unwrap();
+        spec.members.iter_mut().for_each(|m| m.slow_start = Duration::from_secs(100));
+        fleet.reload(vec![spec.clone()]).unwrap();
+        let pool = fleet.pool("m").unwrap();
+        for replica in pool.replicas() {
+            replica.drain(true);
+            replica.drain(false);
+        }
+        for seconds in [0, 1, 50] {
+            let found = share(&pool, at(seconds));
+            assert!(found.abs_diff(100) <= 2, "{policy}: {found} of 200 at {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn a_reload_counts_the_keys_that_moved() {
+    let mut keyed = spec("m", &[1, 2, 3, 4]);
+    keyed.policy = Spec::parse("hash $user consistent").unwrap();
+    let (fleet, _) = fleet_of(vec![keyed.clone(), spec("turns", &[5])]);
+    keyed.members.pop();
+    let changes = fleet.reload(vec![keyed, spec("turns", &[5, 6])]).unwrap();
+    let [(name, share)] = changes.keys_moved.as_slice() else { panic!("{changes}") };
+    assert!(&**name == "m" && (0.15..0.35).contains(share), "{changes}");
+    assert!(changes.to_string().contains("; keys moved: "), "{changes}");
 }
 
 #[test]
@@ -206,7 +335,7 @@ fn a_pool_without_models_sends_each_model_where_it_is_listed() {
 #[test]
 fn host_comes_before_path_and_the_longest_path_wins() {
     let routed = |name: &str, host: Option<&str>, path: Option<&str>| PoolSpec {
-        route: Route { host: host.map(str::to_owned), path: path.map(str::to_owned) },
+        route: Route { host: host.map(str::to_owned), path: path.map(str::to_owned), ..Route::default() },
         ..spec(name, &[1])
     };
     let (fleet, _) = fleet_of(vec![
@@ -279,6 +408,23 @@ fn a_removed_replica_lives_until_its_last_request_ends_and_its_id_is_not_reused(
 }
 
 #[test]
+fn what_one_announces_is_not_forgotten_by_the_change_of_another() {
+    let (fleet, _) = fleet_of(vec![spec("a", &[1]), spec("b", &[2])]);
+    let fresh = fleet.announce(&[spec("b", &[2, 3])]);
+    fresh[0].0.learn(Models::Unlisted);
+    let add = |port| {
+        move |spec: &mut PoolSpec| -> Result<(), BadPolicy> {
+            spec.members.push(member(port));
+            Ok(())
+        }
+    };
+    fleet.edit("a", add(9)).unwrap().unwrap();
+    fleet.edit("b", add(3)).unwrap().unwrap();
+    let came = fleet.pool("b").unwrap().replicas().nth(1).unwrap().clone();
+    assert_eq!((came.id(), &*came.models()), (fresh[0].0.id(), &Models::Unlisted));
+}
+
+#[test]
 fn a_bad_reload_changes_nothing() {
     fn build(_: &[crate::balance::Member], _: &[&str]) -> Result<Box<dyn crate::balance::Policy>, BadPolicy> {
         Err(BadPolicy::Unknown("x".to_owned()))
@@ -306,4 +452,32 @@ fn a_drained_replica_is_not_chosen_until_that_is_undone() {
     }
     first.drain(false);
     assert!((0..3).any(|_| pool.acquire(&attempt(), at(0)).unwrap().replica().id() == first.id()));
+}
+
+#[test]
+fn load_from_elsewhere_counts_for_token_policies_alone_and_until_it_is_too_old() {
+    let vitals = Vitals {
+        running: 5,
+        kv_usage: Some(0.5),
+        kv_capacity: Some(Tokens(1000)),
+        prompt: Some(Tokens(80)),
+        requests: Some(4),
+        ..Vitals::default()
+    };
+    for (policy, moved) in [("least_tokens", true), ("least_prefill", true), ("least_conn", false)] {
+        let described = PoolSpec { policy: Spec::parse(policy).unwrap(), ..spec("m", &[1, 2]) };
+        let (fleet, _) = fleet_of(vec![described]);
+        let (pool, replicas) = (fleet.pool("m").unwrap(), fleet.replicas());
+        for look in [0, 5] {
+            replicas[0].learn_vitals(vitals, 0, at(look), Duration::from_secs(15));
+        }
+        let picks = |now| [(); 4].map(|()| pool.acquire(&attempt(), now).unwrap().replica().id());
+        let elsewhere = [replicas[1].id(); 4];
+        assert_eq!(picks(at(6)) == elsewhere, moved, "{policy}");
+        assert_ne!(picks(at(20)), elsewhere, "{policy}");
+        assert_eq!((replicas[0].load(), replicas[0].in_flight()), (crate::balance::Load::default(), 0));
+        let truth = replicas[0].truth(at(19)).unwrap();
+        assert_eq!((truth.foreign.requests, truth.foreign.load.resident), (5, Tokens(500)));
+        assert_eq!(replicas[0].truth(at(20)), None);
+    }
 }

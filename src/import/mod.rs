@@ -4,6 +4,8 @@
 //! dropped in silence. What becomes of which is one table, `rules`.
 
 mod glob;
+mod guards;
+mod gzip;
 mod headers;
 mod lex;
 mod logs;
@@ -11,6 +13,7 @@ mod pools;
 mod remark;
 mod rules;
 mod server;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -78,6 +81,7 @@ pub fn nginx(path: &Path, files: &Files<'_>) -> Result<Imported, Report> {
     if !broken {
         walk.block(&directives, Scope::Main);
         logs::judge_formats(&mut walk);
+        gzip::judge(&mut walk);
     }
     let (pools, listens) = pools::assemble(&mut walk);
     if walk.notes.issues.is_empty() && pools.is_empty() {

@@ -3,25 +3,37 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::guards;
+use super::headers::Header;
 use super::remark::{Kind, Where};
 use super::server::{Listening, Location, Server};
 use super::tls;
 use super::tree::Directive;
 use super::upstream::{self, Member};
 use super::walk::Walk;
+use crate::balance;
 use crate::config::{Listen, nearest};
 
 /// A `[[pool]]`.
 pub(super) struct Pool {
     pub(super) name: String,
+    /// The upstream, or the address, that it is made of.
+    upstream: String,
     pub(super) host: Option<String>,
     pub(super) path: Option<String>,
     /// Whether every path reaches the replicas.
     pub(super) any: bool,
     pub(super) policy: String,
+    /// As TOML.
+    pub(super) sticky: Option<String>,
     /// Replicas as strings of `replicas`.
     pub(super) replicas: Vec<String>,
     pub(super) api_key: Option<String>,
+    /// Paths that are refused, and their statuses.
+    pub(super) refused: Vec<(String, u16)>,
+    /// Headers of requests, and of answers.
+    pub(super) request: Vec<Header>,
+    pub(super) response: Vec<Header>,
     pub(super) tls: tls::Keys,
     /// Where it is from, for people.
     pub(super) from: String,
@@ -33,6 +45,7 @@ struct Target {
     name: String,
     members: Vec<Member>,
     policy: String,
+    sticky: Option<String>,
     /// What is put in front of paths.
     prefix: String,
     path: Option<String>,
@@ -43,30 +56,42 @@ struct Target {
 /// Makes the pools and finds the addresses that lead to them.
 pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
     let servers = std::mem::take(&mut walk.servers);
-    let serving: Vec<usize> = (0..servers.len())
-        .filter(|i| servers.get(*i).is_some_and(|server| server.locations.iter().any(|l| l.pass.is_some())))
-        .collect();
-    let default = serving.iter().copied().find(|i| is_default(&servers, *i)).or(serving.first().copied());
+    let serving: Vec<usize> = (0..servers.len()).filter(|i| servers.get(*i).is_some_and(Server::serves)).collect();
+    // Where nginx's default server leads to no replica, other hosts lead to none here either.
+    let default = serving.iter().copied().find(|i| is_default(&servers, *i));
     let mut pools = Vec::new();
     let mut used = BTreeSet::new();
     for (i, server) in servers.iter().enumerate().filter(|(i, _)| serving.contains(i)) {
         let hosts: Vec<Option<&str>> =
             if default == Some(i) { vec![None] } else { server.names.iter().map(|name| Some(name.as_str())).collect() };
-        for location in &server.locations {
+        for pattern in &server.patterns {
+            let name = &pattern.name.text;
+            let issue = pattern.name.at.issue(format!("`{name}` refuses paths that fit a pattern, and would not here"));
+            walk.notes.issue(issue.help("write the location with the beginning of a path, or take it out"));
+        }
+        let targets: Vec<Option<Target>> = server
+            .locations
+            .iter()
+            .map(|location| target(walk, location, location.pass.as_ref().filter(|_| !hosts.is_empty())?, &mut used))
+            .collect();
+        let open: Vec<bool> = targets.iter().map(Option::is_some).collect();
+        for (location, target) in server.locations.iter().zip(&targets) {
             let Some(pass) = &location.pass else { continue };
             if hosts.is_empty() {
-                let first = default.and_then(|i| servers.get(i)).map_or(0, |server| server.at.line);
-                walk.notes.cannot(
-                    pass,
-                    format!("no host tells its server from the one of line {first}, and addresses do not"),
-                );
-                continue;
+                let why = "no host tells its server from the others, and addresses do not";
+                walk.notes.cannot(pass, why);
             }
-            let Some(target) = target(walk, location, pass, &mut used) else { continue };
+            let Some(target) = target else { continue };
             walk.notes.carried += 1;
+            let refused = guards::refused(server, &open, &location.path, location.exact);
+            let below = format!("{}/", location.path);
+            if location.exact && !refused.iter().any(|(path, _)| *path == below) {
+                walk.notes.note(&location.directive, "paths below it lead there as well");
+            }
             for host in &hosts {
-                let mut pool = pool(&target, *host, location);
+                let mut pool = pool(target, *host, location);
                 pool.from = from(location, server, host.is_none());
+                pool.refused.clone_from(&refused);
                 add(walk, &mut pools, pool, pass);
             }
         }
@@ -75,12 +100,31 @@ pub(super) fn assemble(walk: &mut Walk) -> (Vec<Pool>, Vec<Listen>) {
         let why = "no proxy_pass leads to it".to_owned();
         walk.notes.about(Kind::NotNeeded, upstream.what.clone(), upstream.at.clone(), why);
     }
+    share(walk, &pools);
     let serving: Vec<&Server> =
         servers.iter().enumerate().filter(|(i, _)| serving.contains(i)).map(|(_, s)| s).collect();
     tell_apart(walk, &serving);
     let listens = tls::secure(walk, addresses(&serving), &serving, default.and_then(|i| servers.get(i)));
     tls::finish(walk);
     (pools, listens)
+}
+
+impl Server {
+    /// Whether any of its requests leads to a replica.
+    fn serves(&self) -> bool {
+        !self.closed && self.locations.iter().any(|location| location.pass.is_some())
+    }
+}
+
+/// Says which upstreams are several pools here.
+fn share(walk: &mut Walk, pools: &[Pool]) {
+    for upstream in &walk.upstreams {
+        let count = pools.iter().filter(|pool| pool.upstream == upstream.name).count();
+        if count > 1 {
+            let why = format!("it is {count} pools here: each takes its turns and counts failures by itself");
+            walk.notes.about(Kind::Note, upstream.what.clone(), upstream.at.clone(), why);
+        }
+    }
 }
 
 /// Where a server that names no address listens.
@@ -173,7 +217,7 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
     let replicas = target.members.iter().map(|member| {
         let mut words = vec![format!("{}{}", member.url, target.prefix)];
         words.extend(member.words.iter().cloned());
-        if !target.prefix.is_empty() {
+        if !target.prefix.is_empty() && member.spec.lookup.is_none() {
             // Two replicas of one address are told apart by name.
             words.push(format!("name={}{}", member.spec.name, target.prefix));
         }
@@ -181,12 +225,17 @@ fn pool(target: &Target, host: Option<&str>, location: &Location) -> Pool {
     });
     Pool {
         name: target.name.clone(),
+        upstream: target.name.clone(),
         host: host.map(str::to_owned),
         path: target.path.clone(),
         any: target.any,
         policy: target.policy.clone(),
+        sticky: target.sticky.clone(),
         replicas: replicas.collect(),
         api_key: location.key.clone(),
+        refused: Vec::new(),
+        request: location.request.clone(),
+        response: location.response.clone(),
         tls: target.tls.clone(),
         from: String::new(),
     }
@@ -231,6 +280,8 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
         return None;
     };
     let (mut members, policy) = replicas(walk, (scheme, authority), pass, used)?;
+    let upstream = walk.upstreams.iter().find(|upstream| upstream.name == authority);
+    let sticky = upstream.and_then(|upstream| upstream.sticky.clone());
     let mut tls = tls::Keys::default();
     if scheme == "https" {
         let upstream = used.contains(authority).then_some(authority);
@@ -242,12 +293,10 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
     if !any {
         walk.notes
             .note(&location.directive, "the path is taken off the API's paths, and no other path reaches the replicas");
-    } else if location.exact {
-        walk.notes.note(&location.directive, "paths below it lead there as well");
-    } else if path.is_some() && !location.path.ends_with('/') {
+    } else if path.is_some() && !location.exact && !location.path.ends_with('/') {
         walk.notes.note(&location.directive, "here it takes whole segments: the path itself and what is below it");
     }
-    Some(Target { name: authority.to_owned(), members, policy, prefix, path, any, tls })
+    Some(Target { name: authority.to_owned(), members, policy, sticky, prefix, path, any, tls })
 }
 
 /// The replicas that a URL's host stands for, and how one is chosen.
@@ -261,7 +310,12 @@ fn replicas(
     let word = pass.args.first()?;
     if let Some(upstream) = walk.upstreams.iter().find(|upstream| upstream.name == authority) {
         used.insert(authority.to_owned());
-        let found = (upstream.members.clone(), upstream.policy.clone().unwrap_or_else(|| DEFAULT.to_owned()));
+        let policy = upstream.policy.clone().unwrap_or_else(|| DEFAULT.to_owned());
+        let mut found = (upstream.members.clone(), policy);
+        // nginx refuses that; so would we.
+        if balance::Spec::parse(&found.1).is_ok_and(|policy| !policy.can_start_slowly()) {
+            found.0.iter_mut().for_each(|member| member.words.retain(|word| !word.starts_with("slow_start=")));
+        }
         if found.0.is_empty() {
             walk.notes.cannot(pass, "no server of its upstream can be reached");
             return None;

@@ -2,7 +2,7 @@
 
 use super::tree::Directive;
 use super::walk::Walk;
-use super::{headers, logs, server, tls, upstream, walk};
+use super::{guards, gzip, headers, logs, server, sticky, tls, upstream, walk};
 use crate::config::nearest;
 
 /// What becomes of a directive.
@@ -28,7 +28,7 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["upstream"], By(upstream::block)),
     (&["server"], By(server::server)),
     (&["location"], By(server::location)),
-    (&["if", "limit_except"], Cannot("conditions are not evaluated; what is in the block is left out")),
+    (&["if", "limit_except"], By(guards::condition)),
     (&["map", "geo", "split_clients"], Cannot("there are no variables")),
     (&["types", "charset_map"], NotNeeded("replicas name the types of their answers")),
     (&["stream"], Cannot("only HTTP is routed")),
@@ -38,23 +38,27 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["keepalive"], NotNeeded("connections to replicas are always kept")),
     (&["keepalive_requests", "keepalive_time"], NotNeeded("a connection is not closed for its age or use")),
     (&["zone"], NotNeeded("workers share their pools' state")),
-    (&["sticky", "sticky_cookie_insert"], NotYet("a client is not tied to a replica")),
-    (&["queue", "state", "ntlm", "health_check", "match", "check", "check_*"], Cannot("no such thing here")),
-    (&["resolver", "resolver_timeout"], NotNeeded("the system's resolver is asked")),
+    (&["sticky"], By(sticky::sticky)),
+    (&["sticky_cookie_insert"], Cannot("nginx itself has it no more: write `sticky cookie`")),
+    (&["state"], Cannot("replicas that are added by hand last until the next reload: write them into the file")),
+    (&["queue", "ntlm", "health_check", "match", "check", "check_*"], Cannot("no such thing here")),
+    (&["resolver"], By(sticky::resolver)),
+    (&["resolver_timeout"], Time("resolver_timeout")),
     // Servers.
     (&["listen"], By(server::listen)),
     (&["server_name"], By(server::server_name)),
     (&["proxy_pass"], By(server::proxy_pass)),
-    (&["internal"], Cannot("a path is for clients or it is not here")),
-    (&["return"], Cannot("answers of one's own are not written")),
+    (&["internal"], By(guards::internal)),
+    (&["return"], By(guards::returns)),
     (&["rewrite", "set", "break", "rewrite_log", "uninitialized_variable_warn"], Cannot("paths are not rewritten")),
     (&["root", "alias", "index", "try_files", "autoindex*", "random_index", "internal_redirect"], Cannot(FILES)),
     (
         &["error_page", "recursive_error_pages"],
         Cannot("a replica's errors are passed on, our own are OpenAI's objects"),
     ),
-    (&["allow", "deny", "satisfy"], Cannot("addresses are not filtered: use a firewall")),
-    (&["auth_basic*", "auth_request*", "auth_jwt*", "auth_delay"], NotYet("clients are not asked for keys")),
+    (&["allow", "deny", "auth_basic", "auth_request", "auth_jwt"], By(guards::guard)),
+    (&["satisfy"], Cannot("addresses are not filtered: use a firewall")),
+    (&["auth_basic_*", "auth_request_*", "auth_jwt_*", "auth_delay"], NotYet("clients are not asked for keys")),
     (&["limit_req*", "limit_conn*"], NotYet("clients are not limited one by one; `max_conns` limits a replica")),
     (&["limit_rate*", "proxy_limit_rate"], Cannot("streams are not slowed down")),
     // Times and sizes.
@@ -81,7 +85,8 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["sendfile*", "aio*", "directio*", "open_file_cache*", "output_buffers", "read_ahead"], NotNeeded(NO_FILES)),
     (&["disable_symlinks", "etag", "if_modified_since", "max_ranges", "types_hash_*"], NotNeeded(NO_FILES)),
     (&["default_type", "charset", "charset_types", "override_charset", "source_charset"], NotNeeded(TYPES)),
-    (&["log_not_found", "expires", "min_delete_depth"], NotNeeded(NO_FILES)),
+    (&["log_not_found", "min_delete_depth"], NotNeeded(NO_FILES)),
+    (&["expires"], By(headers::expires)),
     (&["tcp_nopush", "tcp_nodelay", "postpone_output"], NotNeeded("every piece of an answer is sent at once")),
     (&["server_names_hash_*", "server_name_in_redirect", "port_in_redirect"], NotNeeded("hosts need no tuning")),
     (&["absolute_redirect", "chunked_transfer_encoding", "msie_*"], NotNeeded("answers are framed as HTTP says")),
@@ -107,8 +112,10 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], By(headers::unless_off)),
     (&["proxy_ignore_client_abort", "proxy_force_ranges"], By(headers::unless_off)),
     (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Cannot("answers are not cached")),
-    (&["proxy_pass_header", "proxy_pass_request_body", "proxy_pass_request_headers"], NotNeeded(PASSED)),
-    (&["proxy_hide_header", "add_trailer"], NotYet("a replica's headers are passed on")),
+    (&["proxy_pass_header"], NotNeeded("a replica's headers are passed on")),
+    (&["proxy_pass_request_body", "proxy_pass_request_headers"], By(headers::passed)),
+    (&["proxy_hide_header"], By(headers::proxy_hide_header)),
+    (&["add_trailer"], NotYet("a replica's trailers are passed on, and none is added")),
     (&["proxy_method", "proxy_set_body"], Cannot("requests are passed on as they come")),
     (&["proxy_socket_keepalive", "proxy_send_lowat"], NotNeeded("`timeouts.idle` notices a dead replica")),
     (&["proxy_ssl_trusted_certificate"], By(tls::file)),
@@ -123,8 +130,7 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["proxy_ssl_*"], NotNeeded(SOUND)),
     // Answers.
     (&["add_header"], By(headers::add_header)),
-    (&["gzip"], By(headers::gzip)),
-    (&["gzip_types"], By(headers::gzip_types)),
+    (&["gzip", "gzip_types", "gzip_min_length"], By(gzip::gzip)),
     (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("for what is compressed, see gzip")),
     (&["sub_filter*", "addition_types", "add_before_body", "add_after_body", "ssi*", "slice", "xslt*"], Cannot(BODIES)),
     (
@@ -143,8 +149,9 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["ssl_certificate", "ssl_certificate_key"], By(tls::file)),
     (&["ssl_protocols"], By(tls::protocols)),
     (&["ssl"], By(tls::ssl)),
+    (&["ssl_verify_client"], By(guards::guard)),
     (
-        &["ssl_verify_client", "ssl_client_certificate", "ssl_verify_depth", "ssl_crl", "ssl_ocsp*"],
+        &["ssl_client_certificate", "ssl_verify_depth", "ssl_crl", "ssl_ocsp*"],
         NotYet("clients are not asked for certificates"),
     ),
     (&["ssl_stapling*", "ssl_trusted_certificate"], Cannot("answers of OCSP are not stapled")),
@@ -168,7 +175,6 @@ const SUPERVISOR: &str = "that is for who starts the process, such as systemd";
 const LOOP: &str = "there is nothing to tune";
 const BUFFERS: &str = "bodies and heads are bounded by [limits], HTTP/2 is always there";
 const SOUND: &str = "TLS has good defaults only";
-const PASSED: &str = "a request is passed on whole";
 const BODIES: &str = "requests and answers are passed on as they are";
 
 /// The fate of a directive, if nginx or a well-known module has it.

@@ -1,21 +1,24 @@
 //! `server` and `location` blocks as they are written.
 
-use super::headers::bearer;
+use super::headers::Header;
 use super::remark::{Kind, Where};
 use super::tls::{Shown, Verified};
 use super::tree::Directive;
-use super::upstream;
 use super::walk::{Scope, Walk};
+use super::{guards, headers, upstream};
 use crate::config::Listen;
 
 /// A `server` block.
 pub(super) struct Server {
-    pub(super) at: Where,
     /// Empty: nginx's default, `*:80`.
     pub(super) listens: Vec<Listening>,
     /// Lower case, without patterns.
     pub(super) names: Vec<String>,
     pub(super) locations: Vec<Location>,
+    /// Whether it answers everything by itself.
+    pub(super) closed: bool,
+    /// What refuses paths that fit a pattern.
+    pub(super) patterns: Vec<Directive>,
     pub(super) shown: Shown,
 }
 
@@ -39,8 +42,13 @@ pub(super) struct Location {
     /// `location = /path`.
     pub(super) exact: bool,
     pub(super) pass: Option<Directive>,
+    /// The status that its requests are refused with.
+    pub(super) refused: Option<u16>,
     /// The key that replicas are sent in `Authorization`.
     pub(super) key: Option<String>,
+    /// Headers of requests, and of answers.
+    pub(super) request: Vec<Header>,
+    pub(super) response: Vec<Header>,
     /// How replicas are verified.
     pub(super) verified: Verified,
 }
@@ -57,8 +65,9 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
         let issue = directive.name.at.issue("`server` with an address belongs in `upstream`");
         return walk.notes.issue(issue.help("in `http` it takes a block: server { ... }"));
     };
-    let (at, listens, names, locations) = (directive.place(), Vec::new(), Vec::new(), Vec::new());
-    walk.server = Some(Server { at, listens, names, locations, shown: Shown::default() });
+    let (shown, closed, patterns) = (Shown::default(), false, Vec::new());
+    let (listens, names, locations) = (Vec::new(), Vec::new(), Vec::new());
+    walk.server = Some(Server { listens, names, locations, closed, patterns, shown });
     walk.block(block, Scope::Server);
     walk.servers.extend(walk.server.take());
 }
@@ -85,11 +94,7 @@ pub(super) fn location(walk: &mut Walk, directive: &Directive) {
             .issue(directive.name.at.issue("`location` needs a block").help("write it between `{` and `}`"));
     };
     match (how, path) {
-        ("~" | "~*", _) => {
-            return walk
-                .notes
-                .cannot(directive, "paths are compared from their beginning, not with regular expressions");
-        }
+        ("~" | "~*", _) => return guards::pattern(walk, directive),
         (_, path) if path.starts_with('@') => return walk.notes.cannot(directive, "nothing leads to a named location"),
         _ => {}
     }
@@ -101,18 +106,18 @@ pub(super) fn location(walk: &mut Walk, directive: &Directive) {
         path,
         exact,
         pass: None,
+        refused: None,
         key: None,
+        request: Vec::new(),
+        response: Vec::new(),
         verified: Verified::default(),
     });
     walk.block(block, Scope::Location);
     let inner = std::mem::replace(&mut walk.location, around);
     if let (Some(server), Some(inner)) = (&mut walk.server, inner) {
         let nested = block.iter().any(|directive| directive.name.text == "location");
-        if inner.pass.is_none() && !nested {
-            walk.notes.cannot(
-                &inner.directive,
-                "there is no proxy_pass in it: its requests go where those of the longest path around it go",
-            );
+        if inner.pass.is_none() && inner.refused.is_none() && !nested {
+            walk.notes.cannot(&inner.directive, "there is no proxy_pass in it: its path is refused with 404");
         }
         server.locations.push(inner);
     }
@@ -131,17 +136,14 @@ pub(super) fn proxy_pass(walk: &mut Walk, directive: &Directive) {
     }
 }
 
-/// Finds the key among the headers that are in force at the end of a location, and how its replicas are verified.
+/// Gathers what is in force at the end of a location.
 pub(super) fn close(walk: &mut Walk) {
-    let verified = walk.tls.verified();
-    if let Some(location) = &mut walk.location {
-        location.verified = verified;
-    }
-    let Some(headers) = walk.headers.iter().rev().find(|level| !level.is_empty()) else { return };
-    let key = headers.iter().rev().find_map(|(name, value)| bearer(name, value)).map(str::to_owned);
-    if let Some(location) = &mut walk.location {
-        location.key = key;
-    }
+    let Some(mut location) = walk.location.take() else { return };
+    location.pass = location.pass.filter(|_| location.refused.is_none());
+    location.verified = walk.tls.verified();
+    guards::close(walk, &location);
+    headers::close(walk, &mut location);
+    walk.location = Some(location);
 }
 
 /// `listen ADDRESS [default_server] [ssl] ...`.

@@ -17,6 +17,8 @@ pub(super) struct Upstream {
     pub(super) members: Vec<Member>,
     /// The policy as router.toml has it.
     pub(super) policy: Option<String>,
+    /// `sticky` as router.toml has it.
+    pub(super) sticky: Option<String>,
     /// The directive it is from.
     chosen_by: Option<(String, Where)>,
 }
@@ -32,7 +34,7 @@ pub(super) struct Member {
 }
 
 /// nginx's words that have no meaning here yet; once the configuration knows one it is carried.
-const LATER: [&str; 4] = ["slow_start", "resolve", "route", "service"];
+const LATER: [&str; 1] = ["route"];
 
 /// What an imported key that spreads nothing had better be.
 const INSTEAD: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
@@ -69,12 +71,13 @@ pub(super) fn block(walk: &mut Walk, directive: &Directive) {
         at: directive.place(),
         members: Vec::new(),
         policy: None,
+        sticky: None,
         chosen_by: None,
     });
     let issues = walk.notes.issues.len();
     walk.block(block, Scope::Upstream);
     if let Some(upstream) = walk.upstream.take() {
-        let servers = block.iter().any(|directive| directive.name.text == "server");
+        let servers = block.iter().any(|directive| matches!(directive.name.text.as_str(), "server" | "state"));
         if !servers && walk.notes.issues.len() == issues {
             let issue = name.at.issue(format!("the upstream `{}` has no server", name.text));
             walk.notes.issue(issue.help("for example server 10.0.0.1:8000;"));
@@ -94,10 +97,7 @@ pub(super) fn server(walk: &mut Walk, directive: &Directive) {
     let mut kept = Vec::new();
     for word in words {
         let name = word.text.split('=').next().unwrap_or_default();
-        if word.text == "drain" && !knows("drain") {
-            walk.notes.about(Kind::Note, directive.shown(), directive.place(), "`drain` is `down` here".to_owned());
-            kept.push(At::new("down".to_owned(), word.at.clone()));
-        } else if LATER.contains(&name) && !knows(name) {
+        if LATER.contains(&name) && !knows(name) {
             let what = format!("`{}` of {}", word.text, directive.shown());
             walk.notes.about(Kind::NotYet, what, directive.place(), "the replica is there without it".to_owned());
         } else {
@@ -126,7 +126,9 @@ pub(super) fn member(
     words: Vec<At<String>>,
 ) -> Option<Member> {
     let ported = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    let url = if ported { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:{port}") };
+    let service = words.iter().any(|word| word.value.starts_with("service="));
+    let bare = ported || service;
+    let url = if bare { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:{port}") };
     let texts = words.iter().map(|word| word.value.clone()).collect();
     let all = std::iter::once(At::new(url.clone(), at.clone())).chain(words).collect();
     match from_words(at, all) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::headers::Level;
 use super::remark::{Kind, Notes, Where};
 use super::rules::{self, Fate};
 use super::server::{self, Location, Server};
@@ -26,8 +27,10 @@ pub(super) struct Walk {
     pub(super) upstream: Option<Upstream>,
     pub(super) server: Option<Server>,
     pub(super) location: Option<Location>,
-    /// What `proxy_set_header`s of the blocks around say, the outermost first; a block that says nothing inherits.
-    pub(super) headers: Vec<Vec<(String, String)>>,
+    /// What the blocks around say of headers and guards, the outermost first.
+    pub(super) levels: Vec<Level>,
+    /// Directives on compression, judged together.
+    pub(super) gzip: Vec<Directive>,
     pub(super) tls: Tls,
 }
 
@@ -70,7 +73,8 @@ impl Walk {
             upstream: None,
             server: None,
             location: None,
-            headers: Vec::new(),
+            levels: Vec::new(),
+            gzip: Vec::new(),
             tls: Tls::default(),
         }
     }
@@ -78,7 +82,7 @@ impl Walk {
     /// Looks at all directives of a block of this kind.
     pub(super) fn block(&mut self, directives: &[Directive], scope: Scope) {
         let before = std::mem::replace(&mut self.scope, scope);
-        self.headers.push(Vec::new());
+        self.levels.push(Level::default());
         self.tls.enter();
         // What a block inherits may stand behind it.
         let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
@@ -94,7 +98,7 @@ impl Walk {
             tls::close(self);
         }
         self.tls.leave();
-        self.headers.pop();
+        self.levels.pop();
         self.scope = before;
     }
 

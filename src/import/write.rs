@@ -2,16 +2,20 @@
 
 use std::fmt::Write as _;
 
+use super::headers::Header;
 use super::pools::Pool;
 use super::remark::{Kind, Remark};
 use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 18] = [
+const KEYS: [(&str, &str); 21] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
+    ("gzip", ""),
+    ("resolver", ""),
+    ("resolver_timeout", ""),
     ("tls.certificate", ""),
     ("tls.key", ""),
     ("limits.body_bytes", "\"1m\""),
@@ -87,12 +91,41 @@ fn pool(out: &mut String, pool: &Pool) {
     if pool.any {
         line(out, "paths = \"any\"");
     }
+    let refused: Vec<String> =
+        pool.refused.iter().map(|(path, status)| format!("{} = {status}", quoted(path))).collect();
+    table(out, "refuse", &refused);
+    table(out, "request_headers", &headers(&pool.request));
+    table(out, "response_headers", &headers(&pool.response));
     line(out, &format!("policy = {}", quoted(&pool.policy)));
+    if let Some(sticky) = &pool.sticky {
+        line(out, &format!("sticky = {sticky}"));
+    }
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));
     }
     line(out, "]");
+}
+
+/// A table in one line, unless it is empty.
+fn table(out: &mut String, name: &str, entries: &[String]) {
+    if !entries.is_empty() {
+        line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
+    }
+}
+
+fn headers(headers: &[Header]) -> Vec<String> {
+    let entry = |(name, values): &Header| match values.as_slice() {
+        [one] => format!("{} = {}", key(name), quoted(one)),
+        many => format!("{} = [{}]", key(name), many.iter().map(|v| quoted(v)).collect::<Vec<_>>().join(", ")),
+    };
+    headers.iter().map(entry).collect()
+}
+
+/// A name as a key of TOML.
+fn key(name: &str) -> String {
+    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if bare { name.to_owned() } else { quoted(name) }
 }
 
 fn remarks(out: &mut String, main: &str, remarks: &[Remark]) {

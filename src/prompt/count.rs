@@ -133,7 +133,8 @@ fn cut(text: &str) -> impl Iterator<Item = &str> {
         if rest.is_empty() {
             return None;
         }
-        let most = rest.floor_char_boundary(PIECE_BYTES);
+        let most = PIECE_BYTES.min(rest.len());
+        let most = (0..=most).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(most);
         let at = if most == rest.len() { most } else { word_end(rest, most) };
         let (piece, behind) = rest.split_at(at);
         rest = behind;

@@ -188,6 +188,13 @@ mod tests {
     }
 
     #[test]
+    fn no_table_can_set_what_stays_on_its_hop() {
+        for name in &HOP_BY_HOP {
+            assert!(crate::config::barred(name.as_str()).is_some(), "{name}");
+        }
+    }
+
+    #[test]
     fn the_peer_is_appended_to_the_chain_and_is_the_real_ip() {
         let head = head(&[("x-forwarded-for", "1.1.1.1"), ("host", "llm.example:80"), ("x-real-ip", "6.6.6.6")]);
         let headers = forward(&head, CALLER, "id", true);

@@ -1,5 +1,6 @@
 //! The admin listener's view of the replicas, and what can be done to them while the router runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -10,12 +11,12 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::App;
-use super::reload::reload;
-use crate::balance::BadPolicy;
+use super::reload::{Reloaded, reload};
+use crate::balance::{BadPolicy, Load};
 use crate::config;
-use crate::fleet::{MemberSpec, Models, Pool};
+use crate::fleet::{MemberSpec, Models, Pool, Truth};
 use crate::tls::Keyring;
-use crate::units::Weight;
+use crate::units::{Moment, Tokens, Weight};
 
 /// A pool as it is now.
 #[derive(Serialize)]
@@ -24,6 +25,22 @@ struct PoolView {
     policy: String,
     models: Vec<String>,
     replicas: Vec<ReplicaView>,
+}
+
+/// What a reload has changed.
+#[derive(Serialize)]
+struct ReloadView {
+    /// All of it for people, as the error log has it.
+    changed: String,
+    pools_added: Vec<String>,
+    pools_changed: Vec<String>,
+    pools_removed: Vec<String>,
+    replicas_added: Vec<String>,
+    replicas_removed: Vec<String>,
+    /// Pools that go by a key, each with the share of keys that have another replica now, from 0 to 1.
+    keys_moved: BTreeMap<String, f64>,
+    /// What takes effect after a restart, and warnings.
+    notes: Vec<String>,
 }
 
 /// A replica as a member of a pool.
@@ -36,6 +53,38 @@ struct ReplicaView {
     in_flight: u32,
     chosen: u64,
     models: Vec<String>,
+    /// Of the requests in flight.
+    tokens: LoadView,
+    /// `None` where its engine has not told of itself lately.
+    engine: Option<EngineView>,
+}
+
+/// The token ledger of one replica.
+#[derive(Serialize)]
+struct LoadView {
+    /// Prompt tokens of requests without a first token yet.
+    prefill: u64,
+    /// Streams that have had theirs.
+    decoding: u32,
+    /// Prompt and generated tokens of all requests.
+    resident: u64,
+}
+
+/// What an engine says of itself, and what of it did not come through here.
+#[derive(Serialize)]
+struct EngineView {
+    age_seconds: f64,
+    running: u32,
+    waiting: u32,
+    kv_usage: Option<f64>,
+    kv_tokens: Option<u64>,
+    block_tokens: Option<u64>,
+    prompt_tokens: Option<u64>,
+    cached_prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    foreign_requests: u32,
+    foreign_waiting: u32,
+    foreign_tokens: LoadView,
 }
 
 /// A replica to add, in the words of the configuration: `http://10.0.0.3:8000 weight=2`.
@@ -83,8 +132,19 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/replicas/{name}/drain", post(drain).delete(undrain))
 }
 
-async fn again(State(app): State<Arc<App>>) -> Result<String, Trouble> {
-    reload(&app).await.map(|changes| format!("{changes}\n")).map_err(Trouble::Bad)
+async fn again(State(app): State<Arc<App>>) -> Result<Json<ReloadView>, Trouble> {
+    let Reloaded { changes, notes } = reload(&app).await.map_err(Trouble::Bad)?;
+    let text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
+    Ok(Json(ReloadView {
+        changed: changes.to_string(),
+        pools_added: text(&changes.pools_added),
+        pools_changed: text(&changes.pools_changed),
+        pools_removed: text(&changes.pools_removed),
+        replicas_added: text(&changes.replicas_added),
+        replicas_removed: text(&changes.replicas_removed),
+        keys_moved: changes.keys_moved.iter().map(|(pool, share)| (pool.to_string(), *share)).collect(),
+        notes,
+    }))
 }
 
 async fn pools(State(app): State<Arc<App>>) -> Json<Vec<PoolView>> {
@@ -103,6 +163,9 @@ async fn add(
     Json(addition): Json<Addition>,
 ) -> Result<Json<PoolView>, Trouble> {
     let mut member = member(&addition.replica)?;
+    if member.lookup.is_some() {
+        return Err(Trouble::Bad("names with `resolve` belong in the file".to_owned()));
+    }
     let tls = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?.spec().tls.clone();
     member.origin.verify_by(&tls);
     if member.origin.tls().is_some() {
@@ -138,7 +201,8 @@ async fn set(
     Path((pool, name)): Path<(String, String)>,
     Json(setting): Json<Setting>,
 ) -> Result<Json<PoolView>, Trouble> {
-    let weight = Weight::new(setting.weight).ok_or_else(|| Trouble::Bad("a weight is at least 1".to_owned()))?;
+    let weight = Weight::new(setting.weight).filter(|weight| weight.get() <= 65_535);
+    let weight = weight.ok_or_else(|| Trouble::Bad("a weight is from 1 to 65535".to_owned()))?;
     edit(&app, &pool, |members| {
         let member = members.iter_mut().find(|m| *m.name == *name).ok_or(Trouble::Unknown("replica"))?;
         member.weight = weight;
@@ -181,8 +245,36 @@ fn member(words: &str) -> Result<MemberSpec, Trouble> {
     members.last().ok_or_else(|| Trouble::Bad("no replica was named".to_owned()))
 }
 
+impl From<Load> for LoadView {
+    fn from(load: Load) -> Self {
+        Self { prefill: load.prefill.0, decoding: load.decoding, resident: load.resident.0 }
+    }
+}
+
+impl EngineView {
+    fn new(truth: &Truth, now: Moment) -> Self {
+        let Truth { vitals, foreign, at, .. } = truth;
+        let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
+        Self {
+            age_seconds: now.since(*at).as_secs_f64(),
+            running: vitals.running,
+            waiting: vitals.waiting,
+            kv_usage: vitals.kv_usage,
+            kv_tokens: count(vitals.kv_capacity),
+            block_tokens: count(vitals.block),
+            prompt_tokens: count(vitals.prompt),
+            cached_prompt_tokens: count(vitals.cached),
+            completion_tokens: count(vitals.generated),
+            foreign_requests: foreign.requests,
+            foreign_waiting: foreign.waiting,
+            foreign_tokens: foreign.load.into(),
+        }
+    }
+}
+
 fn view(app: &App, pool: &Pool) -> PoolView {
-    let states = pool.states(app.clock.now());
+    let now = app.clock.now();
+    let states = pool.states(now);
     let one =
         |((replica, spec), state): ((&Arc<crate::fleet::Replica>, &MemberSpec), crate::fleet::State)| ReplicaView {
             name: replica.name().to_string(),
@@ -195,6 +287,8 @@ fn view(app: &App, pool: &Pool) -> PoolView {
                 Models::Listed(names) => names.iter().map(ToString::to_string).collect(),
                 Models::Unlisted | Models::Unknown => Vec::new(),
             },
+            tokens: replica.load().into(),
+            engine: replica.truth(now).map(|truth| EngineView::new(&truth, now)),
         };
     PoolView {
         pool: pool.name().to_string(),

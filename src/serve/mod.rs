@@ -5,6 +5,8 @@ mod admin;
 mod bind;
 mod body;
 mod cors;
+mod gzip;
+mod headers;
 mod identify;
 mod key;
 mod manage;
@@ -18,7 +20,9 @@ mod reload;
 mod reply;
 mod search;
 mod secure;
+mod sessions;
 mod start;
+mod stay;
 mod story;
 mod tally;
 mod target;
@@ -36,6 +40,7 @@ use body::Budget;
 use owners::Owners;
 use refusal::Refusal;
 pub use reload::Source;
+use sessions::Sessions;
 pub use start::Server;
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore};
@@ -44,6 +49,7 @@ use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::fleet::Fleet;
+use crate::resolve::Names;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
 use crate::tls::{BadFile, Keyring};
 use crate::upstream::Upstream;
@@ -101,6 +107,7 @@ struct App {
     owners: Owners,
     /// Places for prompts that are given to a tokenizer.
     counting: Arc<Semaphore>,
+    sessions: Sessions,
     clock: Clock,
     /// The time of day at the start.
     started: Duration,
@@ -109,6 +116,10 @@ struct App {
     visits: AtomicU64,
     /// Told when there may be replicas that have not been asked for their models.
     changed: Notify,
+    /// What names in the configuration stand for.
+    names: Names,
+    /// Told when there is another configuration.
+    reloaded: Notify,
     /// Where the configuration is read from again.
     source: OnceLock<Source>,
 }

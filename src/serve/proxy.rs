@@ -14,7 +14,7 @@ use super::target::Call;
 use super::tries::{Tries, Verdict};
 use super::trip::Trip;
 use super::{Refusal, Worker, identify};
-use crate::fleet::{Attempt, NoReplica, Phase};
+use crate::fleet::{Attempt, NoReplica, Phase, Pin};
 use crate::telemetry::Level;
 use crate::units::Dialect;
 use crate::upstream::{Outbound, OutboundBody};
@@ -29,7 +29,7 @@ pub(super) async fn proxy(
     story: &mut Story,
 ) -> Result<Response<Source>, Refusal> {
     let app = &worker.app;
-    let settings = app.settings();
+    let settings = story.settings.clone();
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
@@ -44,19 +44,22 @@ pub(super) async fn proxy(
         None if call.response.is_some() => None,
         None => Some(call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone()),
     };
-    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().tokens.as_ref()) {
+    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().metering.tokens.as_ref()) {
         asked.count(vocabulary, &body.bytes, &app.counting).await;
     }
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
-    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization };
     let mut out = Outbound {
         headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
         method: head.method.clone(),
         path: call.path.clone(),
         body: OutboundBody::default(),
     };
+    let plain = settings.headers.on_requests().then(|| out.headers.clone());
+    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization, plain };
     let Some(pool) = pool else { return search(&trip, out, story).await };
-    let attempt = Attempt { pinned: owner.as_ref().map(|owner| owner.replica), ..trip.attempt(story) };
+    story.enters(&pool);
+    let pinned = owner.as_ref().map(|owner| Pin::Only(owner.replica));
+    let attempt = Attempt { pinned, ..trip.attempt(story) };
     let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
     let mut tries = Tries::new(app, pool, attempt, facts);
     let mut lease = tries.admit()?;
@@ -64,7 +67,14 @@ pub(super) async fn proxy(
         story.tries(&lease, complete);
         match trip.ask(&mut out, &lease, story).await {
             Ok(mut answer) => match tries.judge(&mut answer, lease) {
-                Verdict::Relay(lease) => return Ok(trip.relay(answer, lease)),
+                Verdict::Relay(lease) => {
+                    let cookie = tries.bind(&answer, &lease);
+                    let mut response = trip.relay(answer, lease);
+                    if let Some(cookie) = cookie {
+                        response.headers_mut().append(header::SET_COOKIE, cookie);
+                    }
+                    return Ok(response);
+                }
                 Verdict::Again(next) => {
                     story.complain(Level::Warn, Phase::FirstByte, &answer.head.status);
                     lease = next;

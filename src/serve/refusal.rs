@@ -26,6 +26,8 @@ pub(super) enum Refusal {
     UriTooLong { limit_bytes: usize },
     #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
     UnknownPath(String),
+    #[error("this path is not open to clients")]
+    Refused(u16),
     #[error("{method} is not allowed on this path; allowed: {}", joined(allow))]
     Method { method: String, allow: Vec<Method> },
     #[error("The model `{0}` does not exist. GET /v1/models lists those that do.")]
@@ -83,6 +85,7 @@ impl Refusal {
             Self::BodyStalled(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::UnknownPath(_) | Self::UnknownModel(_) | Self::UnknownResponse => StatusCode::NOT_FOUND,
+            Self::Refused(status) => StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN),
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoReplica(NoReplica::AllFull) => StatusCode::TOO_MANY_REQUESTS,
             Self::NotYetKnown(_) | Self::NoReplica(_) | Self::BodiesInFlight | Self::Unreachable => {
@@ -125,6 +128,8 @@ impl Refusal {
     pub(super) fn answer(&self, dialect: Dialect) -> Response<String> {
         let status = self.status();
         let kind = match status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
             400..=499 => "invalid_request_error",

@@ -2,17 +2,20 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
+use super::gzip::Gzip;
 use super::owners::Owner;
 use super::story::{Framing, Story};
 use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;
 use crate::upstream::Relayed;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// `0`, and two line ends.
 const LAST_CHUNK_BYTES: u64 = 5;
@@ -31,6 +34,8 @@ pub(super) struct Reply {
     story: Story,
     /// Whether it goes in chunks, whose framing counts as sent.
     chunked: bool,
+    /// Only where the answer is compressed.
+    gzip: Option<Box<Gzip>>,
 }
 
 impl Source {
@@ -39,7 +44,7 @@ impl Source {
         matches!(self, Self::Replica(relayed, _) if relayed.trims())
     }
 
-    fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
             Self::Replica(relayed, _) => relayed.size_hint(),
@@ -49,15 +54,15 @@ impl Source {
 
 impl Reply {
     /// Gives an answer its story.
-    pub(super) fn of(mut answer: Response<Source>, mut story: Story) -> Response<Self> {
-        let length = answer.body().size_hint().exact();
+    pub(super) fn of(mut answer: Response<Source>, mut story: Story, gzip: Option<Box<Gzip>>) -> Response<Self> {
+        let length = answer.body().size_hint().exact().filter(|_| gzip.is_none());
         let framing = story.begins(&answer, length);
         if framing == Framing::Close {
             // An answer of 1.1 would be sent as `connection: keep-alive`, and a client such as `ab` would not see its end.
             *answer.version_mut() = Version::HTTP_10;
         }
         let chunked = framing == Framing::Chunks;
-        answer.map(|source| Self { source, story, chunked })
+        answer.map(|source| Self { source, story, chunked, gzip })
     }
 
     /// Counts what is handed to the connection; frames are chunks there.
@@ -72,13 +77,10 @@ impl Reply {
     }
 }
 
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let frame = match &mut this.source {
+impl Reply {
+    /// The next frame as it comes from its source.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.source {
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Source::Replica(relayed, owner) => {
                 let frame = Pin::new(&mut **relayed).poll_frame(cx);
@@ -87,11 +89,37 @@ impl Body for Reply {
                     && let Some(id) = relayed.id()
                     && let Some(owner) = owner.take()
                 {
-                    this.story.remember(id, owner);
+                    self.story.remember(id, owner);
                 }
                 frame
             }
-        };
+        }
+    }
+
+    /// The next frame, compressed if that is wanted.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let frame = self.poll_source(cx);
+            let Some(gzip) = &mut self.gzip else { return frame };
+            let out = match ready!(frame) {
+                Some(Ok(frame)) => gzip.put(frame.data_ref().map_or(&[][..], |data| data)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(gzip.end().map(|rest| Ok(Frame::data(rest)))),
+            };
+            if let Some(out) = out {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = this.poll_sent(cx);
         match &frame {
             Poll::Ready(Some(Ok(frame))) => this.count(frame.data_ref().map_or(0, Bytes::len)),
             Poll::Ready(None) => this.count(0),
@@ -101,6 +129,9 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
+        if let Some(gzip) = &self.gzip {
+            return gzip.has_ended();
+        }
         match &self.source {
             Source::Own(body) => body.is_end_stream(),
             Source::Replica(relayed, _) => relayed.is_end_stream(),
@@ -108,7 +139,7 @@ impl Body for Reply {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.size_hint()
+        if self.gzip.is_some() { SizeHint::default() } else { self.source.size_hint() }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
         while let Ok(lease) = pool.acquire(&attempt, story.now()) {
             attempt.tried.push(lease.replica().id());
             story.tries(&lease, story.now());
-            trip.address(&mut out, &lease, None);
+            trip.address(&mut out, &lease, (story, None));
             match trip.send(&out, &lease, story).await {
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
                 Ok(answer) => return Ok(trip.relay(answer, lease)),

@@ -15,6 +15,7 @@ use super::bind::{bind, bind_tcp};
 use super::body::Budget;
 use super::owners::Owners;
 use super::reload::{Source, reload};
+use super::sessions::Sessions;
 use super::tally::Tally;
 use super::worker;
 use super::{App, Stage, StartError, admin};
@@ -22,6 +23,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
 use crate::fleet::{Fleet, Observer};
+use crate::resolve::{Names, Shelf};
 use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
 use crate::tls::Keyring;
 
@@ -124,7 +126,7 @@ impl Server {
     ///
     /// *Errors*: the new one is bad; nothing has changed then.
     pub async fn reload(&self) -> Result<String, String> {
-        reload(&self.app).await
+        reload(&self.app).await.map(|reloaded| reloaded.to_string())
     }
 
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
@@ -186,13 +188,17 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = metrics.clone();
     let keyring = Keyring::read(&settings.tls, &settings.pools)?;
+    let names = Names::default();
     Ok(App {
         keyring: Arc::new(ArcSwap::from_pointee(keyring)),
-        fleet: Arc::new(Fleet::new(settings.pools.clone(), &observer, clock::seed())?),
+        fleet: Arc::new(Fleet::new(names.expand(&settings.pools), &observer, clock::seed())?),
+        names,
+        reloaded: Notify::new(),
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),
         counting: Arc::new(Semaphore::new(cores())),
+        sessions: Sessions::default(),
         draining: AtomicBool::new(false),
         visits: AtomicU64::new(0),
         changed: Notify::new(),
@@ -221,7 +227,7 @@ fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
     })
 }
 
-/// The thread that asks replicas for their models and serves the admin listener, until the process ends.
+/// The thread that asks replicas for their models and DNS for their addresses, and serves the admin listener, until the process ends.
 fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Controlled> {
     let (quit, quitting) = oneshot::channel();
     let work = move || async move {
@@ -229,13 +235,28 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    let keyring = app.keyring.load_full();
-                    discover::run(app.fleet.clone(), app.errors.clone(), keyring, discover::Pace::default()).await;
+                    let (fleet, log, keyring) = (app.fleet.clone(), app.errors.clone(), app.keyring.load_full());
+                    discover::run(fleet, log, keyring, app.clock, discover::Pace::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     () = asking => {}
                     () = app.changed.notified() => {}
+                }
+            }
+        };
+        let resolving = async {
+            loop {
+                let settings = app.settings();
+                let keyring = app.keyring.load_full();
+                let shelf = Shelf { fleet: &app.fleet, log: &app.errors, changed: &app.changed, keyring: &keyring };
+                let asking = async {
+                    app.names.run(&settings.pools, &settings.dns, &shelf).await;
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    () = asking => {}
+                    () = app.reloaded.notified() => {}
                 }
             }
         };
@@ -246,7 +267,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             }
         };
         tokio::select! {
-            () = async { tokio::join!(discovery, serving).1 } => {}
+            () = async { tokio::join!(discovery, resolving, serving).2 } => {}
             _ = quitting => {}
         }
     };

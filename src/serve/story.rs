@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 
-use super::App;
 use super::identify::{Caller, Peer};
 use super::owners::Owner;
 use super::tally::Load;
-use crate::fleet::{Lease, Phase};
+use super::{App, headers};
+use crate::config::{HeaderTables, Settings};
+use crate::fleet::{Lease, Phase, Pool};
 use crate::telemetry::{Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
 use crate::units::{Moment, Timing};
 use crate::upstream::{Ending, Failure};
@@ -24,6 +25,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 const DATE_BYTES: u64 = 37;
 const CHUNKED_BYTES: u64 = 28;
 const CLOSE_BYTES: u64 = 19;
+const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 
 /// A client's connection, shared by its requests.
 pub(super) struct Visit {
@@ -53,6 +55,8 @@ pub(super) enum Framing {
 /// What there is to tell of one request. Dropping it tells it.
 pub(super) struct Story {
     app: Arc<App>,
+    /// Those that the request began with.
+    pub(super) settings: Arc<Settings>,
     /// The request counts as an open stream of its worker until the story ends.
     _load: Load,
     pub(super) id: String,
@@ -69,12 +73,22 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub(super) fn new(app: Arc<App>, load: Load, head: &Parts, caller: Caller, id: String) -> Self {
-        let needs = app.access.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
-        let kept = needs.map(|needs| {
-            let asked = Needs::select(&needs.asked, &head.headers);
-            let request_bytes = if needs.sizes { request_bytes(head) } else { 0 };
-            let head_bytes = if needs.sizes && closes(head) { CLOSE_BYTES } else { 0 };
+    /// A new story; `who` is the caller and the request's id.
+    pub(super) fn new(
+        app: Arc<App>,
+        settings: &Arc<Settings>,
+        load: Load,
+        head: &Parts,
+        who: (Caller, String),
+    ) -> Self {
+        let (caller, id) = who;
+        let logged = app.access.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
+        let set = Some(&settings.headers).filter(|headers| headers.any()).map(HeaderTables::needs);
+        let kept = (logged.is_some() || set.is_some()).then(|| {
+            let asked = select(logged, set, |needs| &needs.asked, &head.headers);
+            let sizes = logged.is_some_and(|needs| needs.sizes) || set.is_some_and(|needs| needs.sizes);
+            let request_bytes = if sizes { request_bytes(head) } else { 0 };
+            let head_bytes = if sizes && closes(head) { CLOSE_BYTES } else { 0 };
             Box::new(Kept { asked, request_bytes, head_bytes, ..Kept::default() })
         });
         Self {
@@ -87,6 +101,7 @@ impl Story {
                 wire: Wire::default(),
             },
             app,
+            settings: settings.clone(),
             _load: load,
             id,
             caller,
@@ -113,6 +128,13 @@ impl Story {
         }
     }
 
+    /// Notes the pool that the request is for.
+    pub(super) fn enters(&mut self, pool: &Arc<Pool>) {
+        if let Some(kept) = &mut self.kept {
+            kept.pool = Some(pool.clone());
+        }
+    }
+
     /// Notes the replica that is tried now, and what the router took to come to it since the body was complete.
     pub(super) fn tries(&mut self, lease: &Lease, complete: Moment) {
         let now = self.app.clock.now();
@@ -121,9 +143,40 @@ impl Story {
         if self.overhead.is_none() {
             self.overhead = Some(now.since(complete));
         }
-        if let Some(kept) = &mut self.kept {
-            kept.pool = Some(lease.pool().clone());
+        self.enters(lease.pool());
+    }
+
+    /// Sets the headers that the configuration wants on a request to the replica that is tried now.
+    pub(super) fn dress_request(&self, asked: &mut HeaderMap) {
+        let lines = &self.settings.headers.of(self.pool()).request;
+        if !lines.is_empty() {
+            self.tell(self.sent.status, |facts| headers::replace(lines, asked, facts));
         }
+    }
+
+    /// Sets the headers that the configuration wants on an answer, the replica's or our own.
+    pub(super) fn dress_answer<B>(&mut self, answer: &mut Response<B>) {
+        let settings = &self.settings;
+        let lines = &settings.headers.of(self.pool()).response;
+        let named = lines.iter().any(|line| line.name == X_UPSTREAM);
+        if settings.x_upstream
+            && !named
+            && let Some(tried) = self.tries.last()
+            && let Ok(name) = HeaderValue::try_from(&**tried.replica.name())
+        {
+            answer.headers_mut().insert(X_UPSTREAM, name);
+        }
+        if !lines.is_empty() {
+            if let Some(kept) = &mut self.kept {
+                kept.sent = Needs::select(&settings.headers.needs().sent, answer.headers());
+            }
+            let status = answer.status().as_u16();
+            self.tell(status, |facts| headers::add(lines, answer.headers_mut(), facts));
+        }
+    }
+
+    fn pool(&self) -> Option<&str> {
+        Some(self.kept.as_ref()?.pool.as_ref()?.name())
     }
 
     /// Where the present try's steps are noted.
@@ -136,8 +189,9 @@ impl Story {
         if let Some(attempt) = self.tries.last_mut() {
             attempt.status = Some(status.as_u16());
         }
-        if let (Some(kept), Some(log)) = (&mut self.kept, &self.app.access) {
-            kept.upstream = Needs::select(&log.needs().upstream, headers);
+        if let Some(kept) = &mut self.kept {
+            let logged = self.app.access.as_ref().map(|log| log.needs());
+            kept.upstream = select(logged, Some(self.settings.headers.needs()), |needs| &needs.upstream, headers);
         }
     }
 
@@ -165,7 +219,7 @@ impl Story {
         let needs = log.needs();
         kept.sent = Needs::select(&needs.sent, headers);
         if chunked && needs.sent.contains(&header::TRANSFER_ENCODING) {
-            kept.sent.insert(header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
+            kept.sent.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let missing_length = length.filter(|_| !empty && !headers.contains_key(header::CONTENT_LENGTH));
         if let Some(length) = missing_length.filter(|_| needs.sent.contains(&header::CONTENT_LENGTH)) {
@@ -207,6 +261,31 @@ impl Story {
         }
     }
 
+    /// Shows what is known by now.
+    fn tell<T>(&self, status: u16, told: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let ending = self.ending.as_ref();
+        told(&Facts {
+            id: &self.id,
+            client: &self.caller.client.text(),
+            request: &self.request,
+            sent: Sent { status, ..self.sent },
+            tries: &self.tries,
+            generated: Generated {
+                model: self.model.as_deref(),
+                usage: ending.and_then(|e| e.usage),
+                first: ending.and_then(|e| e.first_token),
+            },
+            spent: Spent {
+                arrived: self.arrived,
+                ended: self.app.clock.now(),
+                overhead: self.overhead,
+                time_of_day: self.app.clock.time_of_day(),
+            },
+            outcome: self.outcome(),
+            kept: self.kept.as_deref(),
+        })
+    }
+
     fn outcome(&self) -> &'static str {
         match (&self.ending, self.sent.status) {
             (Some(ending), _) => ending.outcome.map_or("client_gone", |outcome| outcome.as_str()),
@@ -221,36 +300,32 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         self.app.metrics.answered(self.sent.status, self.overhead);
-        if self.app.access.is_none() {
-            return;
-        }
-        let outcome = self.outcome();
+        let Some(log) = &self.app.access else { return };
         let ended = self.app.clock.now();
-        self.tried(self.ending.as_ref().and_then(|ending| ending.ended).unwrap_or(ended));
-        let (Some(log), ending) = (&self.app.access, self.ending.as_ref()) else { return };
+        let tried = self.ending.as_ref().and_then(|ending| ending.ended).unwrap_or(ended);
+        if let Some(attempt) = self.tries.last_mut() {
+            attempt.timing.ended.get_or_insert(tried);
+        }
         let status = if self.sent.status == 0 { CLIENT_CLOSED_REQUEST } else { self.sent.status };
-        log.write(&Facts {
-            id: &self.id,
-            client: &self.caller.client.text(),
-            request: &self.request,
-            sent: Sent { status, ..self.sent },
-            tries: &self.tries,
-            generated: Generated {
-                model: self.model.as_deref(),
-                usage: ending.and_then(|e| e.usage),
-                first: ending.and_then(|e| e.first_token),
-            },
-            spent: Spent {
-                arrived: self.arrived,
-                ended,
-                overhead: self.overhead,
-                time_of_day: self.app.clock.time_of_day(),
-            },
-            outcome,
-            tenant: None,
-            kept: self.kept.as_deref(),
-        });
+        self.tell(status, |facts| log.write(facts));
     }
+}
+
+/// The headers that the log or the configured headers need.
+fn select(
+    logged: Option<&Needs>,
+    set: Option<&Needs>,
+    which: impl Fn(&Needs) -> &[HeaderName],
+    headers: &HeaderMap,
+) -> HeaderMap {
+    let logged = logged.map(&which).unwrap_or_default();
+    let mut kept = Needs::select(logged, headers);
+    for name in set.map(&which).unwrap_or_default().iter().filter(|name| !logged.contains(name)) {
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
 }
 
 /// The size of a request's head as most clients write it.
@@ -262,7 +337,7 @@ fn request_bytes(head: &Parts) -> u64 {
 
 /// Tells whether a client's connection ends with this request.
 fn closes(head: &Parts) -> bool {
-    let says = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    let says = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
     head.version == Version::HTTP_11 && head.headers.get_all(header::CONNECTION).iter().any(says)
 }
 

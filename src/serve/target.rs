@@ -1,5 +1,6 @@
 //! Where a request goes, as far as its head tells: to us, or to which of the replicas' paths.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -9,6 +10,7 @@ use super::Refusal;
 use super::identify;
 use crate::fleet::{Fleet, Paths, Site};
 use crate::prompt::endpoint::{self, BodyKind, Unlisted};
+use crate::telemetry::normal_path;
 use crate::units::Dialect;
 
 /// What a request's host, method and path come to.
@@ -38,13 +40,40 @@ fn is_own(path: &str) -> bool {
 
 /// Finds a request's target.
 ///
-/// *Errors*: no pool takes the host and path, or the path is none that may reach a replica.
-pub(super) fn find(fleet: &Fleet, head: &Parts) -> Result<Target, Refusal> {
+/// *Errors*: no pool takes the host and path, or the path is none that may reach a replica; the site where there is one.
+pub(super) fn find(fleet: &Fleet, head: &Parts) -> Result<Target, (Refusal, Option<Arc<Site>>)> {
     let path = head.uri.path();
-    let unknown = || Refusal::UnknownPath(path.chars().take(256).collect());
-    let Some(site) = fleet.site(&identify::host(head), path) else {
-        return if is_own(path) { Ok(Target::Own(path.to_owned(), None)) } else { Err(unknown()) };
+    let host = identify::host(head);
+    let Some(site) = fleet.site(&host, path) else {
+        return if is_own(path) { Ok(Target::Own(path.to_owned(), None)) } else { Err((unknown(path), None)) };
     };
+    if let Some(status) = refused(fleet, &site, &host, path) {
+        return Err((Refusal::Refused(status), Some(site)));
+    }
+    within(site.clone(), head).map_err(|refusal| (refusal, Some(site)))
+}
+
+fn unknown(path: &str) -> Refusal {
+    Refusal::UnknownPath(path.chars().take(256).collect())
+}
+
+/// The status that a path is refused with, if it is, however it is spelt.
+fn refused(fleet: &Fleet, site: &Site, host: &str, path: &str) -> Option<u16> {
+    let refuses = |site: &Site, path: &[u8]| site.pools().iter().find_map(|pool| pool.refuses(path));
+    let normal = match normal_path(path) {
+        Cow::Borrowed(path) => return refuses(site, path),
+        Cow::Owned(normal) => normal,
+    };
+    refuses(site, path.as_bytes()).or_else(|| refuses(site, &normal)).or_else(|| {
+        // `/open/../closed` is found at one pool and means another.
+        let meant = fleet.site(host, &String::from_utf8_lossy(&normal))?;
+        refuses(&meant, &normal)
+    })
+}
+
+/// Finds the target among the paths of a site.
+fn within(site: Arc<Site>, head: &Parts) -> Result<Target, Refusal> {
+    let path = head.uri.path();
     // A pool's prefix is taken off where an API path is left behind it; `/v1/embeddings` as a prefix stays whole.
     let behind = path.strip_prefix(site.prefix()).unwrap_or(path);
     let open = site.pools().iter().any(|pool| *pool.paths() == Paths::Any);
@@ -79,7 +108,7 @@ pub(super) fn find(fleet: &Fleet, head: &Parts) -> Result<Target, Refusal> {
     }
     Err(match wrong_method {
         Some(allow) => Refusal::Method { method: head.method.to_string(), allow },
-        None => unknown(),
+        None => unknown(path),
     })
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use super::key::Facts;
-use super::{App, Refusal};
+use super::{App, Refusal, stay};
 use crate::balance::Job;
 use crate::fleet::{Attempt, Lease, NoReplica, Outcome, Phase, Pool};
 use crate::telemetry::Level;
@@ -41,17 +41,33 @@ pub(super) enum Verdict {
 impl<'a> Tries<'a> {
     pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
         let mut tries = Self { app, pool, attempt, facts, key: Vec::new(), lost: None, replays: 0, doubted: None };
-        tries.measure();
+        tries.enter();
         tries
     }
 
     /// Looks at the request with the present pool's eyes.
-    fn measure(&mut self) {
+    fn enter(&mut self) {
         let asked = self.facts.asked;
         self.key = self.facts.evaluate(self.pool.key());
         let meter = || self.pool.meter(asked.model.as_deref());
         let measure = |census| meter().measure(census, &self.key, asked.max_output);
         self.attempt.measured = asked.census.as_ref().map(measure);
+        self.pin();
+    }
+
+    /// Looks up whom the pool ties the client to, unless the request is bound to a replica anyway.
+    fn pin(&mut self) {
+        if !self.attempt.is_bound() {
+            self.attempt.pinned = stay::pinned(self.app, &self.pool, self.facts.head);
+        }
+    }
+
+    /// Ties the client to the replica that answers, where its pool does so. Returns the cookie to set, if there is one.
+    pub(super) fn bind(&self, answer: &Answer, lease: &Lease) -> Option<HeaderValue> {
+        if matches!(answer.meaning, Outcome::Failed { .. } | Outcome::Busy { .. }) {
+            return None;
+        }
+        stay::bind(self.app, lease, self.facts.head, &answer.head.headers)
     }
 
     /// Chooses and charges a replica, of the pool's fallback if the pool has none.
@@ -62,12 +78,12 @@ impl<'a> Tries<'a> {
                 Ok(lease) => return Ok(lease),
                 Err(none) => none,
             };
-            let next = self.pool.fallback().filter(|_| self.attempt.pinned.is_none());
+            let next = self.pool.fallback().filter(|_| !self.attempt.is_bound());
             let Some(next) = next.and_then(|name| self.app.fleet.pool(name)) else { break };
             self.pool = next;
-            self.measure();
             // The pool that helps out has its own name for the model.
             self.attempt.model = None;
+            self.enter();
         }
         // The client is better served by what happened to its request than by "all tried".
         Err(self.lost.as_ref().map_or(Refusal::NoReplica(none), Refusal::lost))
@@ -83,7 +99,7 @@ impl<'a> Tries<'a> {
         self.attempt.tried.push(lease.replica().id());
         lease.settle(Outcome::Failed { phase: failure.phase }, now);
         let sent = failure.phase != Phase::Connect;
-        if self.attempt.pinned.is_some() || sent && (failure.timed_out || self.replays >= REPLAYS) {
+        if self.attempt.is_bound() || sent && (failure.timed_out || self.replays >= REPLAYS) {
             return Err(Refusal::lost(&failure));
         }
         self.replays += u32::from(sent);
@@ -110,7 +126,7 @@ impl<'a> Tries<'a> {
             Outcome::Busy { .. } => (false, true),
             _ => (false, false),
         };
-        if self.attempt.pinned.is_some() || !(is_busy || is_fault) {
+        if self.attempt.is_bound() || !(is_busy || is_fault) {
             return Verdict::Relay(lease);
         }
         self.attempt.tried.push(lease.replica().id());

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::measure::Asked;
 use super::owners::Owner;
@@ -17,7 +17,6 @@ use crate::prompt::{Edit, splice};
 use crate::units::{Dialect, Timing, Tokens};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
 
-const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What stays the same over all attempts of one request.
@@ -29,6 +28,8 @@ pub(super) struct Trip<'a> {
     pub(super) body: &'a Bytes,
     /// The client's own `Authorization`.
     pub(super) authorization: Option<HeaderValue>,
+    /// The headers before a pool sets its own; `None` if none does.
+    pub(super) plain: Option<HeaderMap>,
 }
 
 impl<'a> Trip<'a> {
@@ -56,15 +57,15 @@ impl<'a> Trip<'a> {
     pub(super) async fn ask(&self, out: &mut Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
         let replica = lease.replica();
         let usage = self.asked.usage.as_ref();
-        let usage = usage.filter(|_| lease.pool().spec().ask_for_usage && replica.may_be_asked_usage());
-        self.address(out, lease, usage);
+        let usage = usage.filter(|_| lease.pool().spec().metering.ask_for_usage && replica.may_be_asked_usage());
+        self.address(out, lease, (story, usage));
         let mut answer = self.send(out, lease, story).await?;
         if usage.is_none() {
             return Ok(answer);
         }
         if is_refusal(answer.head.status) && !replica.gives_usage() {
             drop(answer);
-            self.address(out, lease, None);
+            self.address(out, lease, (story, None));
             story.tries(lease, story.now());
             let answer = self.send(out, lease, story).await?;
             if answer.head.status.is_success() {
@@ -79,8 +80,9 @@ impl<'a> Trip<'a> {
         Ok(answer)
     }
 
-    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key, and `more`.
-    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, more: Option<&Edit>) {
+    /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key and headers, and
+    /// one more edit.
+    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, (story, more): (&Story, Option<&Edit>)) {
         let wanted = self.asked.model.as_deref();
         let renamed = wanted.and_then(|model| lease.model_for(model)).and_then(|name| self.asked.rename(name.as_str()));
         let edits: Vec<Edit> = renamed.into_iter().chain(more.cloned()).collect();
@@ -89,12 +91,16 @@ impl<'a> Trip<'a> {
             Ok(pieces) => pieces.into_iter().collect(),
             Err(_) => [self.body.clone()].into_iter().collect(),
         };
-        // One pool's key must not reach the pool that takes over from it.
+        // What one pool sets must not reach another.
+        if let Some(plain) = &self.plain {
+            out.headers.clone_from(plain);
+        }
         let key = lease.pool().api_key().and_then(|key| HeaderValue::try_from(format!("Bearer {}", key.reveal())).ok());
         match key.or_else(|| self.authorization.clone()) {
             Some(value) => out.headers.insert(header::AUTHORIZATION, value),
             None => out.headers.remove(header::AUTHORIZATION),
         };
+        story.dress_request(&mut out.headers);
     }
 
     /// Sends the request to the leased replica; the story follows.
@@ -112,7 +118,6 @@ impl<'a> Trip<'a> {
     /// Passes an answer on; the lease goes with its body.
     pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
         let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id() };
-        let name = HeaderValue::try_from(&**lease.replica().name()).ok().filter(|_| self.settings.x_upstream);
         let (head, relayed) =
             Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
         let owner = (self.call.dialect == Dialect::Responses).then_some(owner);
@@ -127,9 +132,6 @@ impl<'a> Trip<'a> {
             // Proxies before us must neither gather nor keep what comes.
             headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
-        }
-        if let Some(name) = name {
-            headers.insert(X_UPSTREAM, name);
         }
         *response.headers_mut() = headers;
         response

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
+use super::gzip::{self, Gzip};
 use super::identify::{self, Caller, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
@@ -179,9 +180,11 @@ async fn serve(
 }
 
 impl Serving {
-    /// Both ends of a connection, if the log wants them.
+    /// Both ends of a connection, if the log or a header wants them.
     fn ends(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-        self.worker.app.access.as_ref().filter(|log| log.needs().ends)?;
+        let logged = self.worker.app.access.as_ref().is_some_and(|log| log.needs().ends);
+        let wanted = logged || self.worker.app.settings().headers.needs().ends;
+        wanted.then_some(())?;
         Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
     }
 
@@ -199,8 +202,9 @@ impl Serving {
         let settings = self.worker.app.settings();
         let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
         let caller = Caller { secure: visit.wire.tls.is_some(), ..caller };
-        let mut story = Story::new(self.worker.app.clone(), load, &head, caller, id);
+        let mut story = Story::new(self.worker.app.clone(), &settings, load, &head, (caller, id));
         story.came_by(visit);
+        let takes_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepted(&head.headers);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
@@ -214,7 +218,10 @@ impl Serving {
         if let Some(origin) = origin {
             cors::permit(answer.headers_mut(), origin);
         }
-        Reply::of(answer, story)
+        let length = answer.body().size_hint().exact();
+        let compressed = settings.gzip.is_some_and(|min_bytes| gzip::mark(&mut answer, length, min_bytes, takes_gzip));
+        story.dress_answer(&mut answer);
+        Reply::of(answer, story, compressed.then(|| Box::new(Gzip::new())))
     }
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
@@ -224,9 +231,20 @@ impl Serving {
             return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
         }
         match target::find(&self.worker.app.fleet, &head) {
-            Err(refusal) => refuse(&refusal, Dialect::Other),
-            Ok(Target::Own(path, site)) => self.own(Request::from_parts(head, body), &path, site).await,
+            Err((refusal, site)) => {
+                if let Some(site) = &site {
+                    enter(story, site);
+                }
+                refuse(&refusal, Dialect::Other)
+            }
+            Ok(Target::Own(path, site)) => {
+                if let Some(site) = &site {
+                    enter(story, site);
+                }
+                self.own(Request::from_parts(head, body), &path, site).await
+            }
             Ok(Target::Replica(call)) => {
+                enter(story, &call.site);
                 let answer = proxy(&self.worker, Request::from_parts(head, body), &call, story).await;
                 answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
             }
@@ -246,6 +264,13 @@ impl Serving {
             *answer.body_mut() = axum::body::Body::empty();
         }
         answer.map(Source::Own)
+    }
+}
+
+/// Notes the pool where a host and a path have but one.
+fn enter(story: &mut Story, site: &Site) {
+    if let [only] = site.pools() {
+        story.enters(only);
     }
 }
 

@@ -3,7 +3,8 @@
 use std::io;
 
 use super::facts::Facts;
-use super::format::{Format, Needs};
+use super::format::Format;
+use super::needs::Needs;
 use super::writer::Writer;
 
 /// Most lines fit.

@@ -28,8 +28,6 @@ pub struct Facts<'a> {
     pub spent: Spent,
     /// How it ended.
     pub outcome: &'a str,
-    /// Who asked, as far as somebody knows.
-    pub tenant: Option<&'a str>,
     /// What was kept only because the format needs it; `None` if it needs nothing of it.
     pub kept: Option<&'a Kept>,
 }

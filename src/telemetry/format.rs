@@ -4,13 +4,14 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, header};
+use http::HeaderName;
 use thiserror::Error;
 
 use super::escape::Escape;
 use super::facts::Facts;
+use super::needs::Needs;
 use super::target;
-use super::variables::{Datum, Keep, ROWS, Row, Value, cookie, joined};
+use super::variables::{Datum, Known, ROWS, Row, Value, cookie, joined};
 
 /// nginx's own format, always there.
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
@@ -37,23 +38,6 @@ pub struct Format {
     needs: Arc<Needs>,
 }
 
-/// What must be kept while a request runs, besides what costs nothing.
-#[derive(Clone, Debug, Default)]
-pub struct Needs {
-    /// Headers of the client's.
-    pub asked: Vec<HeaderName>,
-    /// Headers to the client.
-    pub sent: Vec<HeaderName>,
-    /// Headers of the replica's.
-    pub upstream: Vec<HeaderName>,
-    /// The pool.
-    pub pool: bool,
-    /// How many bytes the heads have.
-    pub sizes: bool,
-    /// The addresses and ports of both ends of the connection.
-    pub ends: bool,
-}
-
 /// Why a text is no format, and where.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BadFormat {
@@ -62,6 +46,16 @@ pub enum BadFormat {
     Unknown {
         /// The name.
         name: String,
+        /// Where it stands, its `$` included.
+        at: Range<usize>,
+    },
+    /// The variable has no value yet when it is asked for.
+    #[error("`${name}` is not known yet {}", moment(*.known))]
+    Early {
+        /// The name.
+        name: String,
+        /// When it is asked for.
+        known: Known,
         /// Where it stands, its `$` included.
         at: Range<usize>,
     },
@@ -79,7 +73,7 @@ pub enum BadFormat {
     },
 }
 
-enum Part {
+pub(super) enum Part {
     Text(String),
     Plain(&'static Row),
     Asked(HeaderName),
@@ -94,6 +88,17 @@ impl Format {
     ///
     /// *Errors*: it names a variable that does not exist, or none.
     pub fn new(text: &str, escape: Escape) -> Result<Self, BadFormat> {
+        Self::of(text, escape, Known::Ended)
+    }
+
+    /// Takes the value of a header apart, in which variables stand for themselves.
+    ///
+    /// *Errors*: as [`Format::new`], or a variable has no value by then.
+    pub fn header(text: &str, known: Known) -> Result<Self, BadFormat> {
+        Self::of(text, Escape::None, known)
+    }
+
+    fn of(text: &str, escape: Escape, known: Known) -> Result<Self, BadFormat> {
         let mut parts = Vec::new();
         let mut at = 0;
         while let Some(found) = text.get(at..).and_then(|rest| rest.find('$')) {
@@ -114,7 +119,11 @@ impl Format {
                 return Err(BadFormat::Bare { at: dollar..at });
             }
             let unknown = || BadFormat::Unknown { name: name.to_owned(), at: dollar..at };
-            parts.push(part(&name.to_ascii_lowercase()).ok_or_else(unknown)?);
+            let part = part(&name.to_ascii_lowercase()).ok_or_else(unknown)?;
+            if part.known() > known {
+                return Err(BadFormat::Early { name: name.to_owned(), known, at: dollar..at });
+            }
+            parts.push(part);
         }
         parts.extend(text.get(at..).filter(|rest| !rest.is_empty()).map(|rest| Part::Text(rest.to_owned())));
         let needs = Arc::new(Needs::of(&parts));
@@ -132,6 +141,16 @@ impl Format {
         Self::new(text, escape).ok()
     }
 
+    /// The text it was made from.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Tells whether it is nothing but text.
+    pub fn is_constant(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
     /// What the formats' variables need to be kept.
     pub fn needs(&self) -> &Needs {
         &self.needs
@@ -139,6 +158,12 @@ impl Format {
 
     /// Writes one line, its newline included.
     pub fn write(&self, facts: &Facts<'_>, out: &mut Vec<u8>) {
+        self.put(facts, out);
+        out.push(b'\n');
+    }
+
+    /// Writes one value, without a newline.
+    pub fn put(&self, facts: &Facts<'_>, out: &mut Vec<u8>) {
         for part in &*self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text.as_bytes()),
@@ -153,7 +178,6 @@ impl Format {
                 },
             }
         }
-        out.push(b'\n');
     }
 }
 
@@ -177,50 +201,15 @@ impl fmt::Debug for Format {
     }
 }
 
-impl Needs {
-    /// Tells whether anything at all must be kept of a request.
-    pub fn any(&self) -> bool {
-        !(self.asked.is_empty() && self.sent.is_empty() && self.upstream.is_empty()) || self.pool || self.sizes
-    }
-
-    fn of(parts: &[Part]) -> Self {
-        let mut needs = Self::default();
-        for part in parts {
-            match part {
-                Part::Text(_) | Part::Argument(_) => {}
-                Part::Asked(name) => needs.asked.push(name.clone()),
-                Part::Sent(name) => needs.sent.push(name.clone()),
-                Part::Upstream(name) => needs.upstream.push(name.clone()),
-                Part::Cookie(_) => needs.asked.push(header::COOKIE),
-                Part::Plain(row) => match row.keep {
-                    Keep::Nothing => {}
-                    Keep::Asked(name) => needs.asked.push(HeaderName::from_static(name)),
-                    Keep::Pool => needs.pool = true,
-                    Keep::Sizes => needs.sizes = true,
-                    Keep::Ends => needs.ends = true,
-                },
-            }
-        }
-        for names in [&mut needs.asked, &mut needs.sent, &mut needs.upstream] {
-            names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-            names.dedup();
-        }
-        needs
-    }
-
-    /// The `names` among `headers`.
-    pub fn select(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
-        let mut kept = HeaderMap::new();
-        for name in names {
-            for value in headers.get_all(name) {
-                kept.append(name, value.clone());
-            }
-        }
-        kept
-    }
-}
-
 impl Part {
+    fn known(&self) -> Known {
+        match self {
+            Self::Text(_) | Self::Asked(_) | Self::Argument(_) | Self::Cookie(_) => Known::Asked,
+            Self::Sent(_) | Self::Upstream(_) => Known::Answered,
+            Self::Plain(row) => row.known,
+        }
+    }
+
     fn read<'a>(&self, facts: &Facts<'a>) -> Value<'a> {
         match self {
             Self::Text(_) => None,
@@ -238,8 +227,22 @@ impl Part {
 
 /// Every variable's name; those that go on with a name of the user's end in `_NAME`.
 pub fn variables() -> Vec<String> {
-    let families = FAMILIES.iter().map(|family| format!("{family}NAME"));
-    ROWS.iter().map(|row| row.name.to_owned()).chain(families).collect()
+    known_variables(Known::Ended)
+}
+
+/// The variables that have a value by then, in the manner of [`variables`].
+pub fn known_variables(known: Known) -> Vec<String> {
+    let rows = ROWS.iter().filter(|row| row.known <= known).map(|row| row.name.to_owned());
+    let late = |family: &str| matches!(family, "sent_http_" | "upstream_http_") && known < Known::Answered;
+    rows.chain(FAMILIES.iter().filter(|family| !late(family)).map(|family| format!("{family}NAME"))).collect()
+}
+
+const fn moment(known: Known) -> &'static str {
+    match known {
+        Known::Asked => "when a request goes to a replica",
+        Known::Answered => "when an answer begins",
+        Known::Ended => "at the end",
+    }
 }
 
 fn part(name: &str) -> Option<Part> {

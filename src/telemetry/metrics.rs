@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report};
+use super::engines::{self, Family};
+use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
 use crate::units::{ModelName, Usage};
 
 const REQUESTS: &str = "tokenweir_requests_total";
@@ -29,6 +30,42 @@ const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
 const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
+
+/// What engines say of themselves, and what of it is not ours.
+const ENGINES: [Family; 8] = [
+    gauge_of("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
+        Some(f64::from(truth.vitals.running))
+    }),
+    gauge_of("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
+        Some(f64::from(truth.vitals.waiting))
+    }),
+    gauge_of(
+        "tokenweir_engine_kv_usage_ratio",
+        "Share of the KV memory that requests hold, as the engine says.",
+        |truth| truth.vitals.kv_usage,
+    ),
+    gauge_of("tokenweir_engine_kv_tokens", "Tokens that the engine's KV memory has room for, as it says.", |truth| {
+        truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64)
+    }),
+    gauge_of("tokenweir_foreign_requests", "Requests on the engine that did not come through this router.", |truth| {
+        Some(f64::from(truth.foreign.requests))
+    }),
+    gauge_of("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
+        Some(truth.foreign.load.resident.0 as f64)
+    }),
+    Family {
+        name: "tokenweir_engine_prompt_tokens_total",
+        kind: "counter",
+        help: "Prompt tokens by the engine's own count, whoever asked.",
+        value: |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
+    },
+    Family {
+        name: "tokenweir_engine_completion_tokens_total",
+        kind: "counter",
+        help: "Generated tokens, likewise.",
+        value: |truth| truth.vitals.generated.map(|tokens| tokens.0 as f64),
+    },
+];
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
 const WAIT_BUCKETS: &[f64] = &[
@@ -79,6 +116,10 @@ pub struct Metrics {
     requests: [Counter; 6],
     overhead: Histogram,
     handshakes_failed: Counter,
+}
+
+const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
+    Family { name, kind: "gauge", help, value }
 }
 
 fn metadata() -> Metadata<'static> {
@@ -143,7 +184,9 @@ impl Metrics {
         }
         counter(&self.recorder, LOG_LOST, Vec::new()).absolute(log_lines_lost);
         self.handle.run_upkeep();
-        self.handle.render()
+        let mut text = self.handle.render();
+        engines::render(&ENGINES, fleet, now, &mut text);
+        text
     }
 
     fn series(&self, pool: &Pool, replica: &Replica) -> Arc<Series> {

@@ -1,20 +1,26 @@
 //! Floor 3: what people see: metrics, the access log and the error log.
 
 mod access;
+mod engines;
 mod errors;
 mod escape;
 mod facts;
 mod format;
 mod metrics;
+mod needs;
 mod target;
 mod time;
 mod variables;
 mod writer;
+mod zone;
 
 pub use access::AccessLog;
 pub use errors::{ErrorLog, Level};
 pub use escape::Escape;
 pub use facts::{Asked, Facts, Generated, Kept, Sent, Session, Spent, Tries, Try, Wire};
-pub use format::{BUILT_IN, BadFormat, Format, Needs, variables};
+pub use format::{BUILT_IN, BadFormat, Format, known_variables, variables};
 pub use metrics::Metrics;
+pub use needs::Needs;
+pub use target::normal as normal_path;
+pub use variables::Known;
 pub use writer::Writer;

@@ -12,7 +12,7 @@ pub(super) fn host(named: &[u8]) -> Vec<u8> {
 }
 
 /// A path as nginx's `$uri`: escapes decoded, slashes merged, `.` and `..` taken out.
-pub(super) fn normal(path: &str) -> Cow<'_, [u8]> {
+pub fn normal(path: &str) -> Cow<'_, [u8]> {
     let odd = |b: &[u8]| b == b"//" || b == b"/.";
     if !path.contains('%') && !path.as_bytes().windows(2).any(odd) {
         return Cow::Borrowed(path.as_bytes());

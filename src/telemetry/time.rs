@@ -1,4 +1,4 @@
-//! The time of day as text, in UTC.
+//! The time of day as text.
 
 use std::time::Duration;
 
@@ -36,17 +36,30 @@ pub(super) fn rfc3339(since_epoch: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Writes a time since the Unix epoch as nginx's `$time_iso8601`.
-pub(super) fn iso8601(since_epoch: Duration) -> String {
-    let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}+00:00")
+/// Writes a time since the Unix epoch as nginx's `$time_iso8601`, where local time is so much ahead of UTC.
+pub(super) fn iso8601(since_epoch: Duration, ahead_seconds: i32) -> String {
+    let Civil { year, month, day, clock: (hour, minute, second) } = civil(shifted(since_epoch, ahead_seconds));
+    let (sign, hours, minutes) = offset(ahead_seconds);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{sign}{hours:02}:{minutes:02}")
 }
 
 /// Writes a time since the Unix epoch as nginx's `$time_local`, the common log format's.
-pub(super) fn common(since_epoch: Duration) -> String {
-    let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
+pub(super) fn common(since_epoch: Duration, ahead_seconds: i32) -> String {
+    let Civil { year, month, day, clock: (hour, minute, second) } = civil(shifted(since_epoch, ahead_seconds));
+    let (sign, hours, minutes) = offset(ahead_seconds);
     let month = usize::try_from(month).ok().and_then(|month| MONTHS.get(month - 1)).copied().unwrap_or_default();
-    format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000")
+    format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} {sign}{hours:02}{minutes:02}")
+}
+
+fn shifted(since_epoch: Duration, ahead_seconds: i32) -> Duration {
+    let by = Duration::from_secs(ahead_seconds.unsigned_abs().into());
+    if ahead_seconds < 0 { since_epoch.saturating_sub(by) } else { since_epoch.saturating_add(by) }
+}
+
+/// Sign, hours and minutes.
+const fn offset(ahead_seconds: i32) -> (char, u32, u32) {
+    let minutes = ahead_seconds.unsigned_abs() / 60;
+    (if ahead_seconds < 0 { '-' } else { '+' }, minutes / 60, minutes % 60)
 }
 
 #[cfg(test)]
@@ -66,8 +79,10 @@ mod tests {
     fn the_three_forms_tell_the_same_time() {
         let at = Duration::from_millis(1_795_355_508_042);
         assert_eq!(rfc3339(at), "2026-11-22T13:51:48.042Z");
-        assert_eq!(iso8601(at), "2026-11-22T13:51:48+00:00");
-        assert_eq!(common(at), "22/Nov/2026:13:51:48 +0000");
-        assert_eq!(common(Duration::ZERO), "01/Jan/1970:00:00:00 +0000");
+        assert_eq!(iso8601(at, 0), "2026-11-22T13:51:48+00:00");
+        assert_eq!(common(at, 0), "22/Nov/2026:13:51:48 +0000");
+        assert_eq!(iso8601(at, -19_800), "2026-11-22T08:21:48-05:30");
+        assert_eq!(common(at, 37_800), "23/Nov/2026:00:21:48 +1030");
+        assert_eq!(common(Duration::ZERO, 0), "01/Jan/1970:00:00:00 +0000");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Version, header};
 
 use super::facts::{Facts, Kept, Try};
-use super::{target, time};
+use super::{target, time, zone};
 use crate::units::Moment;
 
 /// A variable's value.
@@ -30,10 +30,22 @@ pub(super) enum Keep {
     Ends,
 }
 
+/// When a variable has its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Known {
+    /// From the moment a replica has been chosen.
+    Asked,
+    /// Once there is the head of an answer.
+    Answered,
+    /// When all is over.
+    Ended,
+}
+
 /// One variable.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) keep: Keep,
+    pub(super) known: Known,
     /// `None` where there is no value.
     pub(super) read: for<'a> fn(&Facts<'a>) -> Value<'a>,
 }
@@ -42,7 +54,19 @@ pub(super) struct Row {
 pub(super) type Value<'a> = Option<Datum<'a>>;
 
 const fn row(name: &'static str, keep: Keep, read: for<'a> fn(&Facts<'a>) -> Value<'a>) -> Row {
-    Row { name, keep, read }
+    Row { name, keep, known: Known::Asked, read }
+}
+
+impl Row {
+    const fn with_head(mut self) -> Self {
+        self.known = Known::Answered;
+        self
+    }
+
+    const fn at_end(mut self) -> Self {
+        self.known = Known::Ended;
+        self
+    }
 }
 
 pub(super) static ROWS: &[Row] = &[
@@ -51,8 +75,12 @@ pub(super) static ROWS: &[Row] = &[
     row("remote_user", Keep::Asked("authorization"), |f| {
         bytes(target::basic_user(f.kept?.asked.get(header::AUTHORIZATION)?.as_bytes())?)
     }),
-    row("time_local", Keep::Nothing, |f| bytes(time::common(f.spent.time_of_day))),
-    row("time_iso8601", Keep::Nothing, |f| bytes(time::iso8601(f.spent.time_of_day))),
+    row("time_local", Keep::Nothing, |f| {
+        bytes(time::common(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    }),
+    row("time_iso8601", Keep::Nothing, |f| {
+        bytes(time::iso8601(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    }),
     row("time_utc", Keep::Nothing, |f| bytes(time::rfc3339(f.spent.time_of_day))),
     row("msec", Keep::Nothing, |f| Some(Datum::Time(f.spent.time_of_day))),
     row("request", Keep::Nothing, |f| {
@@ -63,20 +91,21 @@ pub(super) static ROWS: &[Row] = &[
     row("request_time", Keep::Nothing, |f| Some(Datum::Time(f.spent.ended.since(f.spent.arrived)))),
     row("request_id", Keep::Nothing, |f| text(f.id)),
     row("request_length", Keep::Sizes, |f| number(f.kept?.request_bytes)),
-    row("request_completion", Keep::Nothing, |f| text(if f.outcome == "completed" { "OK" } else { "" })),
-    row("status", Keep::Nothing, |f| number(f.sent.status)),
-    row("body_bytes_sent", Keep::Nothing, |f| number(f.sent.body_bytes)),
-    row("bytes_sent", Keep::Sizes, |f| number(f.sent.body_bytes + f.kept?.head_bytes)),
-    row("upstream_addr", Keep::Nothing, |f| list(f, |out, t| out.push_str(&t.replica.origin().authority()))),
+    row("request_completion", Keep::Nothing, |f| text(if f.outcome == "completed" { "OK" } else { "" })).at_end(),
+    row("status", Keep::Nothing, |f| number(f.sent.status)).with_head(),
+    row("body_bytes_sent", Keep::Nothing, |f| number(f.sent.body_bytes)).at_end(),
+    row("bytes_sent", Keep::Sizes, |f| number(f.sent.body_bytes + f.kept?.head_bytes)).at_end(),
+    row("upstream_addr", Keep::Nothing, |f| list(f, |out, t| out.push_str(&t.replica.origin().place()))),
     row("upstream_status", Keep::Nothing, |f| {
         list(f, |out, t| match t.status {
             Some(status) => write!(out, "{status}").unwrap_or_default(),
             None => out.push('-'),
         })
-    }),
-    row("upstream_connect_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.connected))),
-    row("upstream_header_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.head))),
-    row("upstream_response_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.ended))),
+    })
+    .with_head(),
+    row("upstream_connect_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.connected))).with_head(),
+    row("upstream_header_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.head))).with_head(),
+    row("upstream_response_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.ended))).with_head(),
     row("scheme", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "https" } else { "http" })),
     row("https", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "on" } else { "" })),
     row("host", Keep::Asked("host"), |f| {
@@ -108,25 +137,25 @@ pub(super) static ROWS: &[Row] = &[
     row("pipe", Keep::Nothing, |_| text(".")),
     row("ssl_protocol", Keep::Nothing, |f| text(f.request.wire.tls?.protocol)),
     row("ssl_cipher", Keep::Nothing, |f| text(f.request.wire.tls?.cipher)),
-    row("gzip_ratio", Keep::Nothing, |_| None),
+    row("gzip_ratio", Keep::Nothing, |_| None).at_end(),
     row("upstream_cache_status", Keep::Nothing, |_| None),
     row("path", Keep::Nothing, |f| text(f.request.uri.path())),
     row("replica", Keep::Nothing, |f| bytes(f.tries.last()?.replica.name().as_bytes().to_vec())),
     row("model", Keep::Nothing, |f| text(f.generated.model?)),
-    row("tenant", Keep::Nothing, |f| text(f.tenant?)),
-    row("prompt_tokens", Keep::Nothing, |f| number(f.generated.usage?.prompt.0)),
-    row("cached_tokens", Keep::Nothing, |f| number(f.generated.usage?.cached?.0)),
-    row("completion_tokens", Keep::Nothing, |f| number(f.generated.usage?.completion.0)),
-    row("ttft", Keep::Nothing, |f| Some(Datum::Time(f.generated.first?.since(f.spent.arrived)))),
+    row("prompt_tokens", Keep::Nothing, |f| number(f.generated.usage?.prompt.0)).at_end(),
+    row("cached_tokens", Keep::Nothing, |f| number(f.generated.usage?.cached?.0)).at_end(),
+    row("completion_tokens", Keep::Nothing, |f| number(f.generated.usage?.completion.0)).at_end(),
+    row("ttft", Keep::Nothing, |f| Some(Datum::Time(f.generated.first?.since(f.spent.arrived)))).at_end(),
     row("tpot", Keep::Nothing, |f| {
         let gaps = u32::try_from(f.generated.usage?.completion.0.checked_sub(1)?).ok()?;
         let last = f.tries.last()?.timing.ended?;
         let gap = last.since(f.generated.first?).checked_div(gaps)?;
         bytes(format!("{}.{:06}", gap.as_secs(), gap.subsec_micros()))
-    }),
+    })
+    .at_end(),
     row("policy", Keep::Pool, |f| text(f.kept?.pool.as_ref()?.policy())),
     row("attempts", Keep::Nothing, |f| number(f.tries.iter().count() as u64)),
-    row("outcome", Keep::Nothing, |f| text(f.outcome)),
+    row("outcome", Keep::Nothing, |f| text(f.outcome)).at_end(),
     row("overhead_us", Keep::Nothing, |f| number(u64::try_from(f.spent.overhead?.as_micros()).unwrap_or(u64::MAX))),
 ];
 

@@ -36,7 +36,10 @@ pub(super) struct Link {
 impl Link {
     /// Connects, and shakes hands where there is TLS; no byte of a request is sent yet.
     pub(super) async fn open(origin: &Origin, keyring: &Keyring) -> io::Result<Self> {
-        let stream = TcpStream::connect((origin.host(), origin.port())).await?;
+        let stream = match origin.address() {
+            Some(address) => TcpStream::connect((address, origin.port())).await?,
+            None => TcpStream::connect((origin.host(), origin.port())).await?,
+        };
         stream.set_nodelay(true)?;
         let stream = Wire::over(stream, origin, keyring).await?;
         let mut builder = Builder::new();

@@ -38,7 +38,8 @@ pub struct Outbound {
     pub method: Method,
     /// Path and query, `/v1/...`.
     pub path: String,
-    /// Headers, hop-by-hop ones taken out; `Host` and `Content-Length` are set on sending.
+    /// Headers, hop-by-hop ones taken out; `Content-Length` is set on sending, `Host` is
+    /// the replica's authority unless it is here.
     pub headers: HeaderMap,
     /// The body.
     pub body: OutboundBody,
@@ -176,7 +177,9 @@ fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
         prefix => Uri::try_from(format!("{prefix}{}", out.path)),
     }
     .unwrap_or_default();
-    if let Ok(host) = HeaderValue::try_from(origin.authority()) {
+    if !out.headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::try_from(origin.authority())
+    {
         request.headers_mut().insert(header::HOST, host);
     }
     // Of itself hyper says nothing of an empty body, and simple servers cannot do without: RFC 9110, section 8.6.

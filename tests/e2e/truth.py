@@ -7,7 +7,8 @@ hold, at some moments; on average they may differ by a tenth. Prints a table and
 
 An emulated engine tells what it holds. Of vLLM it is told by the KV blocks in use, which are rounded up for each
 request (half a block is taken off) and shared by requests that begin alike (so here none do). They know nothing of a
-request that is on its way in or out; so streams are long beside both.
+request that is on its way in or out, so streams are long beside both; and they are few, so that on a small machine the
+engine has time to tell.
 """
 
 import re
@@ -19,6 +20,7 @@ import traffic
 from traffic import Traffic, page, samples, total
 
 MOMENTS = 100
+PROMPT_S = 0.05  # pages that took longer are not of one moment
 TOTALS = {
     "prompt tokens": ("tokenweir_prompt_tokens_total", "vllm:prompt_tokens_total"),
     "completion tokens": ("tokenweir_completion_tokens_total", "vllm:generation_tokens_total"),
@@ -73,9 +75,13 @@ def moments(admin, replicas):
     """What the router takes to be resident and what the engines hold, where they hold anything, and the requests that
     either side has."""
     seen = []
-    for _ in range(MOMENTS):
+    until = time.monotonic() + 60
+    while len(seen) < MOMENTS and time.monotonic() < until:
         time.sleep(0.1)
+        began = time.monotonic()
         ours, *theirs = fetch([f"{each}/metrics" for each in (admin, *replicas)])
+        if time.monotonic() - began > PROMPT_S:
+            continue  # an engine short of CPU lets its page wait, for seconds at times
         truth = sum(held(text) for text in theirs)
         if truth > 0:
             running = sum(total(text, "vllm:num_requests_running") for text in theirs)
@@ -104,7 +110,7 @@ def main():
     mixed.start()
     time.sleep(8)
     sent = mixed.stop()
-    streams = Fresh(router, [model], 12, (600, 1800))
+    streams = Fresh(router, [model], 4, (600, 1800))
     streams.start()
     time.sleep(8)  # what an event stands for is learned from streams that ended
     seen = moments(admin, replicas)
@@ -117,12 +123,12 @@ def main():
         print(f"{name:<22} {ours:>10.0f} {theirs:>10.0f}")
         if ours != theirs:
             faults.append(f"{name} differ by {ours - theirs:.0f}")
-    resident, truth, in_flight, running = (sum(column) / len(seen) for column in zip(*seen))
-    error = sum(abs(ours - theirs) / theirs for ours, theirs, *_ in seen) / len(seen)
+    resident, truth, in_flight, running = (sum(column) / max(1, len(seen)) for column in zip(*(seen or [(0, 0, 0, 0)])))
+    error = sum(abs(ours - theirs) / theirs for ours, theirs, *_ in seen) / max(1, len(seen))
     print(f"{'resident tokens, mean':<22} {resident:>10.0f} {truth:>10.0f}")
     print(f"{'requests, mean':<22} {in_flight:>10.1f} {running:>10.1f}")
     print(f"mean error of resident tokens at {len(seen)} moments: {error:.1%}")
-    if len(seen) < MOMENTS / 2 or error > 0.1:
+    if len(seen) < MOMENTS / 4 or error > 0.1:
         faults.append(f"resident tokens are off by {error:.1%} on average")
     for fault in faults:
         print(f"FAIL {fault}")

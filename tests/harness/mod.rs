@@ -5,6 +5,7 @@
 
 pub mod captures;
 pub mod client;
+pub mod dns;
 pub mod scripted;
 pub mod tls;
 

@@ -14,7 +14,7 @@ pub struct Heard {
     pub body: Vec<u8>,
 }
 
-/// A raw replica; it answers `/v1/models` by itself and does not remember that.
+/// A raw replica; it answers `/v1/models` and, unless told otherwise, `/metrics` by itself and does not remember that.
 pub struct Scripted {
     pub addr: SocketAddr,
     heard: Arc<Mutex<Vec<Heard>>>,
@@ -35,6 +35,10 @@ impl Heard {
         self.head.split(' ').next().unwrap()
     }
 
+    fn is_scrape(&self) -> bool {
+        self.method() == "GET" && self.target().ends_with("/metrics")
+    }
+
     /// All values of a header, in order.
     pub fn headers(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -47,8 +51,16 @@ impl Heard {
 }
 
 impl Scripted {
-    /// Serves `models`; every other request is `play`ed.
+    /// Serves `models` and has no metrics; every other request is `play`ed.
     pub fn start(models: &[&str], play: impl Fn(&Heard, &mut TcpStream) -> Keep + Send + Sync + 'static) -> Self {
+        Self::measured(models, move |heard, to| match heard.is_scrape() {
+            true => to.write_all(&whole(404, "application/json", "{}")).is_ok(),
+            false => play(heard, to),
+        })
+    }
+
+    /// Serves `models`; every other request is `play`ed, those for its metrics included.
+    pub fn measured(models: &[&str], play: impl Fn(&Heard, &mut TcpStream) -> Keep + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let (heard, stopped) = (Arc::<Mutex<Vec<Heard>>>::default(), Arc::<AtomicBool>::default());
@@ -73,9 +85,14 @@ impl Scripted {
         format!("http://{}", self.addr)
     }
 
-    /// All requests so far, `/v1/models` aside.
+    /// All requests so far, `/v1/models` and `/metrics` aside.
     pub fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
+        self.heard.lock().unwrap().iter().filter(|heard| !heard.is_scrape()).cloned().collect()
+    }
+
+    /// How often its metrics were asked for.
+    pub fn scraped(&self) -> usize {
+        self.heard.lock().unwrap().iter().filter(|heard| heard.is_scrape()).count()
     }
 
     /// The last request.

@@ -1,14 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use proptest::prelude::*;
 
 use super::*;
-use crate::fleet::{Fleet, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
-use crate::prompt::MediaTokens;
-use crate::telemetry::Metrics;
+use crate::fleet::{Fleet, Metering, Observer, Paths, PolicySpec, Pool, PoolSpec, Route};
 use crate::telemetry::facts::{Asked, Generated, Kept, Sent, Spent, Tries, Wire};
+use crate::telemetry::{Metrics, time, zone};
 use crate::units::{Moment, Tokens, Usage};
 
 /// Facts that can be borrowed from.
@@ -25,9 +24,7 @@ fn at(millis: u64) -> Moment {
 
 fn pool() -> Arc<Pool> {
     let spec = PoolSpec {
-        media: MediaTokens::default(),
-        tokens: None,
-        ask_for_usage: true,
+        metering: Metering::default(),
         name: "p".into(),
         models: Vec::new(),
         policy: PolicySpec::default(),
@@ -37,10 +34,11 @@ fn pool() -> Arc<Pool> {
             .pools
             .remove(0)
             .members,
-        route: Route { host: Some("llm.example".to_owned()), path: None },
+        route: Route { host: Some("llm.example".to_owned()), ..Route::default() },
         paths: Paths::Any,
         fallback: None,
         api_key: None,
+        sticky: None,
         tls: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
@@ -108,7 +106,6 @@ impl Case {
                 time_of_day: Duration::from_millis(1_795_355_508_042),
             },
             outcome: "completed",
-            tenant: None,
             kept: Some(&self.kept),
         }
     }
@@ -145,10 +142,13 @@ fn every_variable_has_its_value() {
     .tried();
     case.kept.sent.insert("content-type", HeaderValue::from_static("text/plain"));
     case.kept.upstream.insert("x-engine", HeaderValue::from_static("v"));
+    let now = case.facts().spent.time_of_day;
+    let ahead = zone::ahead_seconds(now);
     for (format, wanted) in [
         ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5555|alice"),
-        ("$time_local", "22/Nov/2026:13:51:48 +0000"),
-        ("$time_iso8601|$msec", "2026-11-22T13:51:48+00:00|1795355508.042"),
+        ("$time_local", &*time::common(now, ahead)),
+        ("$time_iso8601|$time_utc", &*format!("{}|2026-11-22T13:51:48.042Z", time::iso8601(now, ahead))),
+        ("$msec", "1795355508.042"),
         ("$time_utc", "2026-11-22T13:51:48.042Z"),
         ("$request", "POST /a//b%20c?x=1&Y=%20z HTTP/1.1"),
         ("$request_method $request_uri", "POST /a//b%20c?x=1&Y=%20z"),
@@ -169,7 +169,7 @@ fn every_variable_has_its_value() {
         ("$server_name|$server_addr|$server_port|$server_protocol", "llm.example|10.9.9.9|80|HTTP/1.1"),
         ("$connection|$connection_requests|$pipe", "7|2|."),
         ("$proxy_add_x_forwarded_for", "1.1.1.1, 10.1.2.3"),
-        ("$model|$tenant|$replica|$policy", "m|-|10.0.0.2:8000|least_conn"),
+        ("$model|$replica|$policy", "m|10.0.0.2:8000|least_conn"),
         ("$prompt_tokens|$cached_tokens|$completion_tokens", "12|-|6"),
         ("$ttft|$tpot|$attempts|$outcome|$overhead_us", "0.052|0.050000|2|completed|42"),
     ] {
@@ -196,8 +196,10 @@ fn log_formats_of_nginx_work_unchanged() {
     let case =
         Case::new("/v1/chat/completions?a", &[("referer", b"http://a/"), ("user-agent", "caf\u{e9}".as_bytes())]);
     let upstream = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr"#;
-    let wanted = r#"10.1.2.3 - - [22/Nov/2026:13:51:48 +0000] "POST /v1/chat/completions?a HTTP/1.1" 200 50 "http://a/" "caf\xC3\xA9" to: 10.0.0.1:8000, 10.0.0.2:8000"#;
+    let wanted = r#"10.1.2.3 - - [NOW] "POST /v1/chat/completions?a HTTP/1.1" 200 50 "http://a/" "caf\xC3\xA9" to: 10.0.0.1:8000, 10.0.0.2:8000"#;
     let case = case.tried();
+    let now = case.facts().spent.time_of_day;
+    let wanted = wanted.replace("NOW", &time::common(now, zone::ahead_seconds(now)));
     assert_eq!(case.text(upstream), wanted);
     let times =
         r#"rt=$request_time uct="$upstream_connect_time" uht="${upstream_header_time}" urt="$upstream_response_time""#;

@@ -1,0 +1,334 @@
+//! The few values of vLLM's and SGLang's `/metrics` that matter here, read from Prometheus text as it comes.
+//!
+//! *Source*: names of vLLM 0.32 (`v1/metrics/loggers.py`; `gpu_cache_usage_perc` up to 0.9) and of SGLang
+//! (`srt/metrics/collector.py`).
+
+use std::collections::BTreeMap;
+
+use crate::fleet::Vitals;
+use crate::units::Tokens;
+
+/// A longer line holds nothing for us; vLLM's longest is below 2 KiB.
+const LINE_BYTES: usize = 16 << 10;
+/// Engines behind one address; more are taken for one.
+const ENGINES: usize = 256;
+
+/// Reads an exposition in pieces. *Memory*: a line, and a few numbers for each engine behind the address.
+#[derive(Debug, Default)]
+pub(super) struct Exposition {
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    /// The line is too long and its rest is passed over.
+    overlong: bool,
+    /// By the label that tells the engines of one server apart.
+    engines: BTreeMap<String, Engine>,
+    totals: Totals,
+}
+
+/// Gauges of one engine. Where several ranks of it report, they report the same: the largest counts.
+#[derive(Debug, Default)]
+struct Engine {
+    running: Option<f64>,
+    waiting: Option<f64>,
+    usage: Option<f64>,
+    capacity: Option<f64>,
+    block: Option<f64>,
+}
+
+/// Sums over all engines.
+#[derive(Debug, Default)]
+struct Totals {
+    prompt: Option<f64>,
+    cached: Option<f64>,
+    generated: Option<f64>,
+    /// Finished requests, by vLLM, whose prompts are counted before that.
+    left: Option<f64>,
+    /// Finished requests, by SGLang, whose prompts are counted then.
+    served: Option<f64>,
+}
+
+/// `name{labels} value`, the labels as they are written.
+struct Sample<'a> {
+    name: &'a str,
+    labels: Vec<(&'a str, &'a str)>,
+    value: f64,
+}
+
+impl Exposition {
+    /// Reads the next piece.
+    pub(super) fn push(&mut self, mut piece: &[u8]) {
+        while let Some(end) = memchr::memchr(b'\n', piece) {
+            let (head, rest) = piece.split_at(end);
+            self.keep(head);
+            self.end_line();
+            piece = rest.get(1..).unwrap_or_default();
+        }
+        self.keep(piece);
+    }
+
+    /// What all of it says; `None` if it is no engine's.
+    pub(super) fn finish(mut self) -> Option<Vitals> {
+        self.end_line();
+        let of = |value: fn(&Engine) -> Option<f64>| sum(self.engines.values().map(value));
+        let capacity = of(|engine| engine.capacity);
+        // The ratio of all is that of each by its size, which only matters where there are several.
+        let usage = match capacity {
+            Some(all) if self.engines.len() > 1 && all > 0.0 => {
+                of(|engine| engine.usage.zip(engine.capacity).map(|(usage, size)| usage * size)).map(|held| held / all)
+            }
+            _ => of(|engine| engine.usage)
+                .map(|sum| sum / self.engines.values().filter(|e| e.usage.is_some()).count().max(1) as f64),
+        };
+        let running = of(|engine| engine.running)?;
+        let Totals { prompt, cached, generated, left, served } = self.totals;
+        let requests = served.or(left.map(|left| left + running));
+        let block = self.engines.values().find_map(|engine| engine.block);
+        Some(Vitals {
+            running: running as u32,
+            waiting: of(|engine| engine.waiting).unwrap_or_default() as u32,
+            kv_usage: usage.map(|usage| usage.min(1.0)),
+            kv_capacity: capacity.map(tokens),
+            block: block.map(tokens),
+            prompt: prompt.map(tokens),
+            cached: cached.map(tokens),
+            generated: generated.map(tokens),
+            requests: requests.map(|requests| requests as u64),
+        })
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        self.overlong |= self.line.len() + part.len() > LINE_BYTES;
+        if !self.overlong {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if !std::mem::take(&mut self.overlong)
+            && ours(&line)
+            && let Some(sample) = std::str::from_utf8(&line).ok().and_then(Sample::parse)
+        {
+            self.note(&sample);
+        }
+        // The allocation is kept for the next line.
+        self.line = line;
+        self.line.clear();
+    }
+
+    fn note(&mut self, sample: &Sample<'_>) {
+        // SGLang breaks some gauges down by priority, beside the whole.
+        if sample.label("priority").is_some_and(|priority| !priority.is_empty()) {
+            return;
+        }
+        let (totals, value) = (&mut self.totals, sample.value);
+        match sample.name {
+            "vllm:prompt_tokens_total" | "sglang:prompt_tokens_total" => return add(&mut totals.prompt, value),
+            "vllm:generation_tokens_total" | "sglang:generation_tokens_total" => {
+                return add(&mut totals.generated, value);
+            }
+            "vllm:prefix_cache_hits_total" | "sglang:cached_tokens_total" => return add(&mut totals.cached, value),
+            "vllm:request_success_total" => return add(&mut totals.left, value),
+            "sglang:num_requests_total" => return add(&mut totals.served, value),
+            _ => {}
+        }
+        let key = sample.label("engine").or(sample.label("dp_rank")).unwrap_or_default();
+        let key = if self.engines.len() < ENGINES || self.engines.contains_key(key) { key } else { "" };
+        let engine = self.engines.entry(key.to_owned()).or_default();
+        match sample.name {
+            "vllm:num_requests_running" | "sglang:num_running_reqs" => most(&mut engine.running, value),
+            "vllm:num_requests_waiting" | "sglang:num_queue_reqs" => most(&mut engine.waiting, value),
+            "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" | "sglang:token_usage" => {
+                most(&mut engine.usage, value);
+            }
+            "sglang:max_total_num_tokens" => most(&mut engine.capacity, value),
+            "sglang:page_size" => most(&mut engine.block, value),
+            "vllm:cache_config_info" => {
+                let number = |name| sample.label(name).and_then(amount);
+                let (block, blocks) = (number("block_size"), number("num_gpu_blocks"));
+                // Newer ones say it in tokens, which is right for models with several kinds of blocks too.
+                let size = number("kv_cache_size_tokens").or(block.zip(blocks).map(|(block, blocks)| block * blocks));
+                block.into_iter().for_each(|block| most(&mut engine.block, block));
+                size.into_iter().for_each(|size| most(&mut engine.capacity, size));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<'a> Sample<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let end = line.find(['{', ' ', '\t'])?;
+        let (name, mut rest) = line.split_at(end);
+        let mut labels = Vec::new();
+        if let Some(inner) = rest.strip_prefix('{') {
+            rest = inner;
+            loop {
+                rest = rest.trim_start_matches([',', ' ']);
+                if let Some(behind) = rest.strip_prefix('}') {
+                    rest = behind;
+                    break;
+                }
+                let (key, behind) = rest.split_once('=')?;
+                let quoted = behind.trim_start().strip_prefix('"')?;
+                let end = closing(quoted)?;
+                labels.push((key.trim(), quoted.get(..end)?));
+                rest = quoted.get(end + 1..)?;
+            }
+        }
+        // Behind the value there may be a time.
+        let value = amount(rest.split_ascii_whitespace().next()?)?;
+        Some(Self { name, labels, value })
+    }
+
+    fn label(&self, name: &str) -> Option<&'a str> {
+        self.labels.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
+}
+
+/// Most lines are histograms of others.
+fn ours(line: &[u8]) -> bool {
+    line.starts_with(b"vllm:") || line.starts_with(b"sglang:")
+}
+
+/// Where the quoted text ends.
+fn closing(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
+}
+
+/// A number that can be one of requests or tokens.
+fn amount(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0)
+}
+
+fn tokens(amount: f64) -> Tokens {
+    Tokens(amount as u64)
+}
+
+fn add(sum: &mut Option<f64>, value: f64) {
+    *sum = Some(sum.unwrap_or_default() + value);
+}
+
+fn most(known: &mut Option<f64>, value: f64) {
+    *known = Some(known.unwrap_or_default().max(value));
+}
+
+/// The sum of what is known; `None` if nothing is.
+fn sum(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    values.flatten().fold(None, |sum, value| Some(sum.unwrap_or_default() + value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VLLM: &[u8] = include_bytes!("../../tests/data/captures/vllm-0.32.0/metrics.cut.http");
+
+    fn read(text: &[u8], size: usize) -> Option<Vitals> {
+        let mut exposition = Exposition::default();
+        text.chunks(size).for_each(|piece| exposition.push(piece));
+        exposition.finish()
+    }
+
+    #[test]
+    fn a_real_vllm_is_understood_however_its_text_is_cut() {
+        let wanted = Vitals {
+            running: 3,
+            waiting: 0,
+            kv_usage: Some(0.0016480498077274808),
+            kv_capacity: Some(Tokens(2_097_152)),
+            block: Some(Tokens(128)),
+            prompt: Some(Tokens(1_254)),
+            cached: Some(Tokens(0)),
+            generated: Some(Tokens(2_134)),
+            requests: Some(4),
+        };
+        for size in [1, 2, 3, 7, 100, 4096, VLLM.len()] {
+            assert_eq!(read(VLLM, size), Some(wanted), "{size}");
+        }
+        // One prompt of 51 tokens and three of 401 had been prefilled when it was captured.
+        assert_eq!(wanted.mean_prompt(), Tokens(313));
+    }
+
+    #[test]
+    fn several_engines_are_summed_and_their_usage_weighed() {
+        let text = "\
+vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 3.0
+vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 4.0
+vllm:num_requests_waiting{engine=\"1\",model_name=\"m\"} 2.0
+vllm:gpu_cache_usage_perc{engine=\"0\"} 0.5
+vllm:gpu_cache_usage_perc{engine=\"1\"} 0.25
+vllm:cache_config_info{block_size=\"16\",engine=\"0\",num_gpu_blocks=\"100\"} 1.0
+vllm:cache_config_info{block_size=\"16\",engine=\"1\",num_gpu_blocks=\"300\"} 1.0
+vllm:prompt_tokens_total{engine=\"0\"} 1e3
+vllm:prompt_tokens_total{engine=\"1\"} 500 1700000000000
+vllm:request_success_total{engine=\"0\",finished_reason=\"stop\"} 5
+vllm:request_success_total{engine=\"1\",finished_reason=\"abort\"} 2";
+        let vitals = read(text.as_bytes(), 9).unwrap();
+        assert_eq!((vitals.running, vitals.waiting, vitals.kv_capacity), (7, 2, Some(Tokens(6_400))));
+        assert_eq!((vitals.kv_usage, vitals.held()), (Some(0.3125), Some(Tokens(2_000))));
+        assert_eq!((vitals.prompt, vitals.requests), (Some(Tokens(1_500)), Some(14)));
+    }
+
+    #[test]
+    fn sglang_ranks_and_priorities_are_not_counted_twice() {
+        let text = "\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{dp_rank=\"0\",model_name=\"m\",tp_rank=\"0\"} 5.0
+sglang:num_running_reqs{dp_rank=\"0\",model_name=\"m\",tp_rank=\"1\"} 5.0
+sglang:num_running_reqs{dp_rank=\"1\",model_name=\"m\",tp_rank=\"0\"} 1.0
+sglang:num_queue_reqs{dp_rank=\"0\",priority=\"\"} 3
+sglang:num_queue_reqs{dp_rank=\"0\",priority=\"7\"} 30
+sglang:token_usage{dp_rank=\"0\"} 0.28
+sglang:token_usage{dp_rank=\"1\"} 0.28
+sglang:max_total_num_tokens{dp_rank=\"0\"} 1000
+sglang:max_total_num_tokens{dp_rank=\"1\"} 1000
+sglang:page_size{dp_rank=\"0\"} 1
+sglang:prompt_tokens_total{model_name=\"m\"} 8.128902e+06
+sglang:generation_tokens_total{model_name=\"m\"} 7.557572e+06
+sglang:num_requests_total{model_name=\"m\"} 1000
+";
+        let vitals = read(text.as_bytes(), 11).unwrap();
+        assert_eq!((vitals.running, vitals.waiting, vitals.block), (6, 3, Some(Tokens(1))));
+        assert_eq!(
+            (vitals.kv_usage.map(|usage| (usage * 100.0).round()), vitals.held()),
+            (Some(28.0), Some(Tokens(560)))
+        );
+        assert_eq!((vitals.generated, vitals.mean_prompt()), (Some(Tokens(7_557_572)), Tokens(8_128)));
+    }
+
+    #[test]
+    fn what_is_not_said_is_not_known() {
+        let vitals =
+            read(b"vllm:num_requests_running 2\nvllm:cache_config_info{num_gpu_blocks=\"None\"} 1\n", 5).unwrap();
+        assert_eq!(vitals, Vitals { running: 2, ..Vitals::default() });
+    }
+
+    #[test]
+    fn what_is_no_engines_is_none_and_nothing_panics() {
+        let long = [b"vllm:num_requests_running".as_slice(), &vec![b' '; LINE_BYTES], b"5"].concat();
+        for text in [
+            b"".as_slice(),
+            b"<html>\n</html>",
+            b"process_cpu_seconds_total 5\n",
+            b"vllm:num_requests_running",
+            b"vllm:num_requests_running{",
+            b"vllm:num_requests_running{engine=\"0} 5",
+            b"vllm:num_requests_running{engine=\"\\\"} 5",
+            b"vllm:num_requests_running{=} 5",
+            b"vllm:num_requests_running{a=\"\xff\"} 5",
+            b"vllm:num_requests_running NaN\nvllm:num_requests_running -1\nvllm:num_requests_running +Inf",
+            b"vllm:num_requests_running_more 5",
+            &long,
+        ] {
+            assert_eq!(read(text, 3), None, "{}", String::from_utf8_lossy(text));
+        }
+        let odd = b"vllm:num_requests_running{ a = \"}\\\"{,\" , b=\"\" } 1e300 1";
+        assert_eq!(read(odd, 64).unwrap().running, u32::MAX);
+    }
+}

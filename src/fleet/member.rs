@@ -1,0 +1,79 @@
+//! A replica as a member of one pool, and whether it may be chosen.
+
+use std::sync::Arc;
+
+use super::screening::Screening;
+use super::standing::Standing;
+use super::{MemberSpec, Replica};
+use crate::balance::{self, Candidate};
+use crate::eject::Admission;
+use crate::units::{Moment, Slot};
+
+/// What holds for all members of a pool.
+#[derive(Clone, Copy)]
+pub(super) struct Ground {
+    /// Nobody is let in before they have said what they serve.
+    pub(super) waits_for_models: bool,
+    /// Like nginx: the only server of a pool is always tried.
+    pub(super) ejects: bool,
+}
+
+pub(super) struct Member {
+    pub(super) replica: Arc<Replica>,
+    pub(super) spec: MemberSpec,
+}
+
+impl Member {
+    /// The member as a policy may choose it.
+    pub(super) fn candidate(&self, at: Slot, standing: &Standing, now: Moment) -> Candidate {
+        let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
+        let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
+        let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
+        Candidate { at, weight, in_flight, load, first_byte, last_byte }
+    }
+
+    /// Tells whether requests are meant to come here at all, failures and load aside.
+    pub(super) fn is_there(&self, ground: Ground) -> bool {
+        let wanted = !self.spec.down && !self.spec.drain && !self.replica.is_drained();
+        wanted && (!ground.waits_for_models || self.replica.answered())
+    }
+
+    /// Tells whether the member can be chosen for a request that belongs to it; others need [`Member::takes_new`] too.
+    pub(super) fn admits(&self, standing: &Standing, ground: Ground, screening: &mut Screening) -> bool {
+        if self.spec.down || self.replica.is_drained() {
+            return false;
+        }
+        if ground.waits_for_models && !self.replica.answered() {
+            screening.not_ready = true;
+            return false;
+        }
+        if self.spec.max_conns.is_some_and(|most| self.replica.in_flight() >= most) {
+            screening.full = true;
+            return false;
+        }
+        match standing.ejector.admits(screening.now) {
+            Admission::Ejected { until } if ground.ejects => {
+                screening.ejected_until = Some(screening.ejected_until.map_or(until, |first| first.min(until)));
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Tells whether the member takes requests that do not belong to it.
+    pub(super) const fn takes_new(&self) -> bool {
+        !self.spec.drain
+    }
+}
+
+/// Members as policies are told of them when they are built.
+pub(super) fn describe(members: &[MemberSpec]) -> Vec<balance::Member> {
+    let one = |(at, spec): (usize, &MemberSpec)| balance::Member {
+        at: Slot(u32::try_from(at).unwrap_or(u32::MAX)),
+        name: spec.name.to_string(),
+        weight: spec.weight,
+        max_fails: spec.eject.max_fails,
+        backup: spec.backup,
+    };
+    members.iter().enumerate().map(one).collect()
+}

@@ -1,0 +1,137 @@
+//! Keeping a client on its replica: nginx's `sticky`. It pins before the policy is asked, and moves when it must.
+
+use std::fmt::Write as _;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+
+use super::App;
+use super::sessions::Name;
+use crate::fleet::{Cookie, Lease, Pin, Pool, Sticky, Variable};
+
+/// The replica that the pool ties this client to; another will do.
+pub(super) fn pinned(app: &App, pool: &Pool, head: &Parts) -> Option<Pin> {
+    let replica = match pool.sticky()? {
+        Sticky::Cookie(cookie) => pool.marked(std::str::from_utf8(sent(&head.headers, &cookie.name)?).ok()?),
+        Sticky::Learn { lookup, timeout, .. } => {
+            let id = first(lookup, &head.headers, None)?;
+            app.sessions.get(Name { pool: pool.name(), id }, *timeout, app.clock.now())
+        }
+    };
+    replica.map(Pin::Rather)
+}
+
+/// Ties the client to the replica that answers. Returns the cookie to set, unless the client has it already.
+pub(super) fn bind(app: &App, lease: &Lease, head: &Parts, answer: &HeaderMap) -> Option<HeaderValue> {
+    let (pool, replica) = (lease.pool(), lease.replica());
+    match pool.sticky()? {
+        Sticky::Cookie(cookie) => {
+            let known = sent(&head.headers, &cookie.name) == Some(replica.mark().as_bytes());
+            if known { None } else { HeaderValue::try_from(written(cookie, replica.mark())).ok() }
+        }
+        Sticky::Learn { create, lookup, timeout } => {
+            let now = app.clock.now();
+            let known = first(lookup, &head.headers, None).filter(|id| {
+                // Only a session that there is can move.
+                let owner = app.sessions.get(Name { pool: pool.name(), id }, *timeout, now);
+                owner.is_some_and(|owner| owner != replica.id())
+            });
+            let made = first(create, &head.headers, Some(answer));
+            for id in known.into_iter().chain(made) {
+                app.sessions.put(Name { pool: pool.name(), id }, replica.id(), *timeout, now);
+            }
+            None
+        }
+    }
+}
+
+/// The first of these variables that is not empty.
+fn first<'a>(variables: &[Variable], asked: &'a HeaderMap, answer: Option<&'a HeaderMap>) -> Option<&'a [u8]> {
+    let value = |variable: &Variable| match variable {
+        Variable::Cookie(name) => sent(asked, name),
+        Variable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
+        Variable::UpstreamCookie(name) => set(answer?, name),
+        Variable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
+    };
+    variables.iter().filter_map(value).find(|value| !value.is_empty())
+}
+
+/// The value of a cookie that the client sent.
+fn sent<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.flat_map(|line| line.as_bytes().split(|b| *b == b';')).find_map(|pair| valued(pair, name))
+}
+
+/// The value of a cookie that an answer sets.
+fn set<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(header::SET_COOKIE).iter();
+    lines.filter_map(|line| line.as_bytes().split(|b| *b == b';').next()).find_map(|pair| valued(pair, name))
+}
+
+/// What is behind `name=`.
+fn valued<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// A cookie as it is set.
+fn written(cookie: &Cookie, value: &str) -> String {
+    let mut text = format!("{}={value}", cookie.name);
+    // Writing to a string cannot fail.
+    if let Some(expires) = cookie.expires {
+        let _ = write!(text, "; Max-Age={}", expires.as_secs());
+    }
+    if let Some(domain) = &cookie.domain {
+        let _ = write!(text, "; Domain={domain}");
+    }
+    if let Some(path) = &cookie.path {
+        let _ = write!(text, "; Path={path}");
+    }
+    if cookie.http_only {
+        text.push_str("; HttpOnly");
+    }
+    if cookie.secure {
+        text.push_str("; Secure");
+    }
+    if let Some(same_site) = cookie.same_site {
+        let _ = write!(text, "; SameSite={}", same_site.as_str());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fleet::SameSite;
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_in_any_line() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=1; xroute=no;route=yes"));
+        headers.append(header::COOKIE, HeaderValue::from_static("b=2; empty="));
+        assert_eq!(sent(&headers, "route"), Some(&b"yes"[..]));
+        assert_eq!(sent(&headers, "b"), Some(&b"2"[..]));
+        assert_eq!(sent(&headers, "rout"), None);
+        assert_eq!(first(&[Variable::Cookie("empty".to_owned())], &headers, None), None);
+        headers.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
+        assert_eq!((set(&headers, "sid"), set(&headers, "x")), (Some(&b"abc"[..]), None));
+    }
+
+    #[test]
+    fn attributes_are_written_as_configured() {
+        let plain = Cookie { name: "route".to_owned(), ..Cookie::default() };
+        assert_eq!(written(&plain, "f00"), "route=f00");
+        let full = Cookie {
+            expires: Some(Duration::from_secs(3_600)),
+            domain: Some(".example.com".to_owned()),
+            path: Some("/".to_owned()),
+            http_only: true,
+            secure: true,
+            same_site: Some(SameSite::Lax),
+            ..plain
+        };
+        let wanted = "route=f00; Max-Age=3600; Domain=.example.com; Path=/; HttpOnly; Secure; SameSite=Lax";
+        assert_eq!(written(&full, "f00"), wanted);
+    }
+}
