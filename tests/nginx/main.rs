@@ -17,6 +17,7 @@ use harness::client::{Client, request};
 use origin::{Held, Origin};
 use pair::{Nginx, Pair, Setup, Side, assert_same};
 use tokenweir::balance::{Dice, Job};
+use tokenweir::clock::Clock;
 use tokenweir::config;
 use tokenweir::fleet::{Attempt, Fleet, Observer, Outcome, Report};
 use tokenweir::units::{Moment, Tokens};
@@ -136,13 +137,15 @@ fn retries_after_many_misses_are_nginx_retries() {
     }
 }
 
-fn leave_and_return(policy: &'static str) {
+/// `false` if the machine was too busy for what is asked to be clear of the border between two seconds.
+fn leave_and_return(policy: &'static str) -> bool {
     let mut dice = Dice::seeded(SEED + 7);
     let mut setup = Setup::new(policy, &[4, 2, 1, 3]).with(&[0, 1, 2, 3], "max_fails=2 fail_timeout=2s");
     setup.keepalive = false;
     let mut pair = setup.start();
     let mut sides = [Side::of(pair.nginx.addr), Side::of(pair.ours.addr)];
     let mut picks = Picks::default();
+    let clock = Clock::start();
     // nginx counts whole seconds, so what is asked is clear of the border by more than one.
     for round in 0..5 {
         match round {
@@ -151,11 +154,16 @@ fn leave_and_return(policy: &'static str) {
             3 => pair.origins[..3].iter_mut().for_each(Origin::reopen),
             _ => {}
         }
+        let begun = clock.now();
         ask_both(&mut sides, 60, &mut dice, &mut picks);
+        if clock.now().since(begun) > Duration::from_millis(800) {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(4_200));
     }
     let lost = picks[0].iter().filter(|port| **port == 0).count();
     assert_same(&format!("{policy}, back after fail_timeout, {lost} unanswered"), &picks[0], &picks[1]);
+    true
 }
 
 #[test]
@@ -163,7 +171,7 @@ fn leave_and_return(policy: &'static str) {
 fn replicas_come_back_after_fail_timeout_like_in_nginx() {
     std::thread::scope(|scope| {
         for policy in POLICIES {
-            scope.spawn(move || leave_and_return(policy));
+            scope.spawn(move || assert!((0..5).any(|_| leave_and_return(policy)), "{policy}: the machine is too busy"));
         }
     });
 }
