@@ -324,6 +324,7 @@ fn second_equal_prompt_hits_the_prefix_cache() {
             ((prompt - 1) / 16 * 16) as f64
         ),
         "vllm:generation_tokens_total{engine=\"0\",model_name=\"tiny\"} 6.0".to_owned(),
+        "emulated:resident_tokens{model_name=\"tiny\"} 0.0".to_owned(),
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
     }

@@ -107,3 +107,19 @@ fn after_fifty_requests_the_median_error_is_at_most_5_percent() {
     }
     assert!(worst <= 5.0, "{worst:.1} %");
 }
+
+#[test]
+fn prompts_much_alike_do_not_lead_astray() {
+    let mut dice = Dice::seeded(3);
+    let mut estimator = Estimator::new(MediaTokens::default());
+    for at in 0..3_000 {
+        let system = "a weir holds water back. ".repeat([4, 20, 60][below(&mut dice, 3)]);
+        let user = format!("question {}: {}", dice.bits(), "over the weir ".repeat(1 + below(&mut dice, 39)));
+        let body = json!({"messages": [{"role": "system", "content": system}, {"role": "user", "content": user}]});
+        let census = Census::of(&Request::parse(body.to_string().as_bytes()).unwrap().text);
+        let actual = ((system.len() + user.len()) / 4 + 8) as u64;
+        let error = (estimator.estimate(&census).0 as f64 / actual as f64 - 1.0).abs();
+        assert!(at < 50 || error < 0.05, "off by {error:.2} after {at} requests");
+        estimator.learn(&census, Tokens(actual));
+    }
+}

@@ -66,7 +66,7 @@ fn models(call: &Call) -> String {
     format!(r#"{{"object":"list","data":[{}]}}"#, models.join(","))
 }
 
-/// The part of vLLM's metrics that routers read.
+/// The part of vLLM's metrics that routers read, and what no engine tells but a test of routers wants to know.
 fn metrics(call: &Call) -> String {
     let stats = call.shared.runner.stats();
     let constants = &call.shared.settings.constants;
@@ -102,6 +102,12 @@ fn metrics(call: &Call) -> String {
          vllm:cache_config_info{{block_size=\"{block}\",cache_dtype=\"auto\",enable_prefix_caching=\"True\",engine=\"0\",\
          num_gpu_blocks=\"{}\"}} 1.0\n",
         (constants.kv.0 / block).max(1)
+    );
+    let _ = write!(
+        text,
+        "# HELP emulated:resident_tokens Prompt and generated tokens of all requests.\n\
+         # TYPE emulated:resident_tokens gauge\nemulated:resident_tokens{{model_name={model}}} {:?}\n",
+        stats.resident.0 as f64
     );
     text
 }

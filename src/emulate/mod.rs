@@ -10,7 +10,8 @@
 //! - `x-emulate-lockstep: 1`: send the first event, and each further one after a `POST /emulate/next/{x-request-id}`.
 //!
 //! `POST /emulate/faults` with `{"fault": NAME, "count": N, "path": PATH}` makes the next N requests (null: all) of the
-//! path (absent: every POST) meet a fault; `DELETE /emulate/faults` ends it.
+//! path (absent: every POST) meet a fault; `DELETE /emulate/faults` ends it. `GET /metrics` tells
+//! `emulated:resident_tokens` as well: prompt and generated tokens of all requests, which no engine tells exactly.
 
 mod about;
 mod answer;

@@ -136,6 +136,8 @@ pub struct Stats {
     pub waiting: u32,
     /// Share of the KV blocks that are held by running requests, 0 to 1.
     pub kv_usage: f64,
+    /// Prompt and generated tokens of all requests, those in the queue included.
+    pub resident: Tokens,
     /// Prompt tokens that were looked up in the prefix cache.
     pub cache_queries: Tokens,
     /// Prompt tokens that were found there.
@@ -259,10 +261,12 @@ impl Engine {
         self.ends
     }
 
-    /// The state after all steps that ended by the last call of `submit`, `abort` or `advance`.
+    /// The state after all steps that ended by the last call of `submit`, `abort` or `advance`. O(requests).
     pub fn stats(&self) -> Stats {
         let held = (self.blocks.count() - self.blocks.free()) as f64;
+        let resident = self.places.values().map(|place| self.sequences[*place].known()).sum();
         Stats {
+            resident: Tokens(resident),
             running: self.running.len() as u32,
             waiting: self.waiting.len() as u32,
             kv_usage: held / self.blocks.count() as f64,

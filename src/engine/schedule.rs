@@ -32,7 +32,7 @@ impl Sequence {
     }
 
     /// Tokens known so far: to generate one more, all of them must be computed.
-    fn known(&self) -> u64 {
+    pub(super) fn known(&self) -> u64 {
         self.work.prompt.0 + self.generated
     }
 

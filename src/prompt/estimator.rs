@@ -80,7 +80,8 @@ impl Estimator {
         }
         for (at, row) in self.covariance.iter_mut().enumerate() {
             for (cell, other) in row.iter_mut().zip(spread) {
-                *cell -= spread[at] * gain * other;
+                // In this order, so that the matrix stays symmetric to the last bit.
+                *cell -= spread[at] * other * gain;
             }
         }
         self.forget();
@@ -88,10 +89,18 @@ impl Estimator {
 
     /// Makes room for what is new. What no prompt has shown for long must not become less certain than it was at the
     /// start, or the next prompt that shows it would throw everything over.
+    ///
+    /// A row and its column grow by one factor: what is bounded cell by cell is no covariance any more, and learning
+    /// from it diverges.
     fn forget(&mut self) {
-        for (row, one) in self.covariance.iter_mut().zip(SPREAD) {
-            for (cell, other) in row.iter_mut().zip(SPREAD) {
-                *cell = (*cell / MEMORY).clamp(-one * other, one * other);
+        let grown = MEMORY.sqrt().recip();
+        let factors: [f64; PARTS] = std::array::from_fn(|at| {
+            let variance = self.covariance[at][at];
+            if variance > 0.0 { grown.min(SPREAD[at] / variance.sqrt()) } else { 1.0 }
+        });
+        for (row, one) in self.covariance.iter_mut().zip(factors) {
+            for (cell, other) in row.iter_mut().zip(factors) {
+                *cell *= one * other;
             }
         }
     }

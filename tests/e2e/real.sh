@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # real.sh [URL URL]
-# Two real vLLM replicas behind the router: the SDK scenarios, then trouble (idle connections, callers that leave,
-# replicas that are killed and come back). Without URLs the replicas are installed (6 GB) and started by real-vllm/;
-# replicas given by URL must serve a model called `tiny` and are not killed. About 8 minutes on two cores once installed.
+# Two real vLLM replicas behind the router: token counts beside the engines' own, the SDK scenarios, then trouble (idle
+# connections, callers that leave, replicas that are killed and come back). Without URLs the replicas are installed
+# (6 GB) and started by real-vllm/; replicas given by URL must serve a model called `tiny`, are not killed and must have
+# no other users. About 10 minutes on two cores once installed.
 #
 #   TOKENWEIR           the binary                 (default target/release/tokenweir, built if missing)
 #   TOKENWEIR_E2E_HOME  where packages lie         (default ~/.cache/tokenweir-e2e)
@@ -41,6 +42,8 @@ for url in "$@"; do
 done
 
 failed=0
+echo "# tokens"
+python3 "$root/tests/e2e/truth.py" "$router" "http://127.0.0.1:$admin" tiny "$@" || failed=1
 echo "# openai for Python"
 "$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$router/v1" tiny --engine vllm \
   --metrics "$1/metrics" --metrics "$2/metrics" || failed=1

@@ -1,0 +1,267 @@
+//! A few prompts that are 150 times as long as the others: the wait for the first token under `least_tokens` and
+//! `least_conn`. Run with `cargo bench --bench heavy_tail [-- [--load PERCENT] [--seconds N] [--speed N] [--runs N]]`.
+//!
+//! Four emulated replicas and a router in this process, real HTTP between all of them. Requests come when a seeded
+//! schedule says, whether others have been answered or not, and waits count from the scheduled moment. Runs are
+//! interleaved and each has replicas and a router of its own; both policies meet the same schedule.
+
+use std::error::Error;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use tokenweir::balance::Dice;
+use tokenweir::clock::Clock;
+use tokenweir::config::{self, Listen};
+use tokenweir::emulate::{Replica, Settings, load};
+use tokenweir::engine::Constants;
+use tokenweir::fleet::Models;
+use tokenweir::serve::Server;
+use tokenweir::units::{Moment, Tokens};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until};
+
+type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const REPLICAS: usize = 4;
+const SHORT: u64 = 200;
+const LONG: u64 = 30_000;
+const LONG_PERCENT: u64 = 10;
+/// Tokens of answers, from and to.
+const ANSWER: [u64; 2] = [20, 60];
+const POLICIES: [&str; 2] = ["least_tokens", "least_conn"];
+
+#[derive(Clone, Copy)]
+struct Options {
+    /// Share of the engines' time that prefill takes, in percent.
+    load: f64,
+    seconds: f64,
+    speed: f64,
+    runs: u64,
+}
+
+/// A request to come.
+struct Arrival {
+    /// From the beginning of the run.
+    at: Duration,
+    prompt: u64,
+    answer: u64,
+}
+
+/// What came of a request: its prompt's length, the wait for its first token, and how late it was sent.
+struct Waited {
+    prompt: u64,
+    first_token: Duration,
+    late: Duration,
+}
+
+/// Seconds.
+#[derive(Clone, Copy)]
+struct Figures {
+    p50: f64,
+    p99: f64,
+    p99_short: f64,
+    p99_long: f64,
+}
+
+impl Options {
+    fn from_args() -> Fallible<Self> {
+        let mut options = Self { load: 65.0, seconds: 40.0, speed: 2.0, runs: 3 };
+        let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+        while let Some(name) = args.next() {
+            let value: f64 = args.next().ok_or(format!("{name} takes a number"))?.parse()?;
+            match name.as_str() {
+                "--load" => options.load = value,
+                "--seconds" => options.seconds = value,
+                "--speed" => options.speed = value,
+                "--runs" => options.runs = value as u64,
+                _ => return Err(format!("there is no {name}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn constants(&self) -> Constants {
+        Constants { speed: self.speed, ..Constants::default() }
+    }
+
+    /// Requests a second that keep all replicas' prefill as busy as wished.
+    fn rate(&self) -> f64 {
+        let mean = (SHORT * (100 - LONG_PERCENT) + LONG * LONG_PERCENT) as f64 / 100.0;
+        let seconds = mean * self.constants().prefill_token.as_secs_f64() / self.speed;
+        self.load / 100.0 * REPLICAS as f64 / seconds
+    }
+
+    fn schedule(&self, seed: u64) -> Vec<Arrival> {
+        let mut dice = Dice::seeded(seed);
+        let mut at = 0.0;
+        let mut arrivals = Vec::new();
+        loop {
+            let unit = (dice.below(1 << 32) + 1) as f64 / (1u64 << 32) as f64;
+            at -= unit.ln() / self.rate();
+            if at > self.seconds {
+                return arrivals;
+            }
+            let prompt = if dice.below(100) < LONG_PERCENT { LONG } else { SHORT };
+            let answer = ANSWER[0] + dice.below(ANSWER[1] - ANSWER[0] + 1);
+            arrivals.push(Arrival { at: Duration::from_secs_f64(at), prompt, answer });
+        }
+    }
+}
+
+impl Figures {
+    fn of(waits: &[Waited]) -> Self {
+        let p99 = |which: fn(u64) -> bool| quantile(waits.iter().filter(|w| which(w.prompt)), 0.99);
+        Self {
+            p50: quantile(waits.iter(), 0.5),
+            p99: p99(|_| true),
+            p99_short: p99(|prompt| prompt == SHORT),
+            p99_long: p99(|prompt| prompt == LONG),
+        }
+    }
+
+    fn median(runs: &[Self]) -> Self {
+        let middle = |column: fn(&Self) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(column).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        Self {
+            p50: middle(|run| run.p50),
+            p99: middle(|run| run.p99),
+            p99_short: middle(|run| run.p99_short),
+            p99_long: middle(|run| run.p99_long),
+        }
+    }
+
+    fn print(self, run: &str, policy: &str, rest: &str) {
+        let Self { p50, p99, p99_short, p99_long } = self;
+        println!("{run:>6} {policy:<13} {p50:>8.3} {p99:>8.3} {p99_short:>12.3} {p99_long:>12.3} {rest}");
+    }
+}
+
+fn main() -> Fallible<()> {
+    let options = Options::from_args()?;
+    println!(
+        "{:.1} requests/s, {LONG_PERCENT} % of them {LONG} tokens long and the others {SHORT}; prefill takes {} % of \
+         {REPLICAS} replicas of speed {}\n",
+        options.rate(),
+        options.load,
+        options.speed
+    );
+    println!(
+        "{:>6} {:<13} {:>8} {:>8} {:>12} {:>12}",
+        "", "TTFT, seconds", "p50", "p99", "p99 of short", "p99 of long"
+    );
+    let mut figures = POLICIES.map(|_| Vec::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for run in 1..=options.runs {
+        for (policy, figures) in POLICIES.iter().zip(&mut figures) {
+            let arrivals = options.schedule(run);
+            let waits = runtime.block_on(drive(policy, arrivals, options))?;
+            let late = waits.iter().map(|wait| wait.late).max().unwrap_or_default();
+            let of_run = Figures::of(&waits);
+            of_run.print(
+                &run.to_string(),
+                policy,
+                &format!("({} requests, sent at most {late:.0?} late)", waits.len()),
+            );
+            figures.push(of_run);
+        }
+    }
+    let medians = figures.map(|runs| Figures::median(&runs));
+    println!();
+    for (policy, figures) in POLICIES.iter().zip(medians) {
+        figures.print("median", policy, "");
+    }
+    let [tokens, conn] = medians;
+    let ratio = |column: fn(Figures) -> f64| column(tokens) / column(conn);
+    let ratios = Figures {
+        p50: ratio(|f| f.p50),
+        p99: ratio(|f| f.p99),
+        p99_short: ratio(|f| f.p99_short),
+        p99_long: ratio(|f| f.p99_long),
+    };
+    ratios.print("ratio", "", "");
+    Ok(())
+}
+
+/// One run: replicas and a router, the arrivals sent, their waits.
+async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallible<Vec<Waited>> {
+    let settings = Settings { constants: options.constants(), ..Settings::default() };
+    let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, settings.clone(), Clock::start());
+    let replicas: Vec<Replica> = (0..REPLICAS).map(|_| start()).collect::<Result<_, _>>()?;
+    let server = router(policy, &replicas)?;
+    let Some(Listen::Tcp(addr)) = server.listening().first() else { return Err("it listens at a TCP port".into()) };
+    while server.fleet().replicas().iter().any(|replica| *replica.models() == Models::Unknown) {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let url = format!("http://{addr}/v1/chat/completions");
+    let (client, clock) = (load::client()?, Clock::start());
+    let mut open = JoinSet::new();
+    let expected: u64 = arrivals.iter().map(|arrival| arrival.answer).sum();
+    for (number, arrival) in arrivals.into_iter().enumerate() {
+        let due = Moment::ZERO + arrival.at;
+        sleep_until(clock.deadline(due)).await;
+        let late = clock.now().since(due);
+        let request = client.post(&url).header("content-type", "application/json").body(body(number, &arrival));
+        open.spawn(async move {
+            let first_token = follow(request, clock).await?.since(due);
+            Fallible::Ok(Waited { prompt: arrival.prompt, first_token, late })
+        });
+    }
+    let mut waits = Vec::new();
+    while let Some(waited) = open.join_next().await {
+        waits.push(waited??);
+    }
+    let generated: Tokens = replicas.iter().fold(Tokens(0), |sum, replica| sum + replica.stats().generated);
+    let cached: u64 = replicas.iter().map(|replica| replica.stats().cache_hits.0).sum();
+    if (generated.0, cached) != (expected, 0) {
+        return Err(format!("{generated} tokens generated of {expected}, {cached} of prompts cached").into());
+    }
+    server.stop();
+    Ok(waits)
+}
+
+fn router(policy: &str, replicas: &[Replica]) -> Fallible<Server> {
+    let urls: Vec<String> = replicas.iter().map(|replica| format!("{:?}", replica.url())).collect();
+    let text = format!("policy = \"{policy}\"\nreplicas = [{}]", urls.join(", "));
+    let env = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
+    let env = env.into_iter().map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
+    let loaded = config::load(&text, "router.toml", env).map_err(|report| report.to_string())?;
+    Server::start(loaded.settings).map_err(|error| error.to_string().into())
+}
+
+/// A prompt that begins like no other, so that nothing of it is cached.
+fn body(number: usize, arrival: &Arrival) -> String {
+    // Four bytes a token, less what a chat's role adds.
+    let mut text = format!("{number} ");
+    while text.len() as u64 + 6 < arrival.prompt * 4 {
+        text.push_str("over the weir the water is even ");
+    }
+    text.truncate(arrival.prompt as usize * 4 - 6);
+    let answer = arrival.answer;
+    format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
+}
+
+/// Reads a stream to its end; when its first event came, which is that of the first token.
+async fn follow(request: reqwest::RequestBuilder, clock: Clock) -> Fallible<Moment> {
+    let mut response = request.send().await?.error_for_status()?;
+    let mut first = None;
+    let mut last = bytes::Bytes::new();
+    while let Some(chunk) = response.chunk().await? {
+        first.get_or_insert_with(|| clock.now());
+        last = chunk;
+    }
+    if !last.ends_with(b"data: [DONE]\n\n") {
+        return Err("a stream ended early".into());
+    }
+    first.ok_or_else(|| "a stream ended without an event".into())
+}
+
+/// The wait that this share of requests does not exceed, in seconds.
+fn quantile<'a>(waits: impl Iterator<Item = &'a Waited>, share: f64) -> f64 {
+    let mut values: Vec<f64> = waits.map(|wait| wait.first_token.as_secs_f64()).collect();
+    values.sort_by(f64::total_cmp);
+    let at = (values.len() as f64 * share).ceil() as usize;
+    values.get(at.max(1) - 1).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The shipped dashboard and prometheus.yml, tried: two emulated replicas, a router, a Prometheus that scrapes it, and 40 s
+# of load. Every panel must show something under the labels of its legend, and the tokens/s that Prometheus adds up must
+# be what the replicas have counted themselves. About 70 s. Installs prometheus by apt if missing.
+#
+#   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
+set -euo pipefail
+# shellcheck source=tests/e2e/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+if ! command -v prometheus > /dev/null; then
+  as=()
+  [ "$(id -u)" = 0 ] || as=(sudo)
+  ${as[@]+"${as[@]}"} apt-get update -qq
+  ${as[@]+"${as[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus \
+    > /dev/null
+fi
+tokenweir=$(binary)
+engines=$(free_run 2)
+read -r port admin scraper <<< "$(free_ports 3)"
+replicas=("http://127.0.0.1:$engines" "http://127.0.0.1:$((engines + 1))")
+
+start engines.log "$tokenweir" emulate --port "$engines" --count 2 --model alpha --model beta
+TOKENWEIR__LISTEN=127.0.0.1:$port TOKENWEIR__ADMIN=127.0.0.1:$admin TOKENWEIR__LOG__ACCESS=off \
+  start serve.log "$tokenweir" serve "${replicas[@]}"
+wait_for 20 "http://127.0.0.1:$port/readyz" || { cat "$scratch"/*.log >&2; exit 1; }
+
+# The shipped file, but for the port and how often it scrapes.
+sed -e "s/127\.0\.0\.1:9464/127.0.0.1:$admin/" -e 's/scrape_interval: .*/scrape_interval: 1s/' \
+  "$root/config/prometheus/prometheus.yml" > "$scratch/prometheus.yml"
+grep -q "127.0.0.1:$admin" "$scratch/prometheus.yml"
+start prometheus.log prometheus --config.file="$scratch/prometheus.yml" --storage.tsdb.path="$scratch/data" \
+  --web.listen-address="127.0.0.1:$scraper" --log.level=warn
+wait_for 20 "http://127.0.0.1:$scraper/-/ready" || { cat "$scratch/prometheus.log" >&2; exit 1; }
+
+timeout 80 python3 "$root/tests/e2e/panels.py" "$root/config/grafana/tokenweir.json" "http://127.0.0.1:$scraper" \
+  "http://127.0.0.1:$port" "${replicas[@]}"

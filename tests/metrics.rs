@@ -1,0 +1,78 @@
+//! README's table of metrics is what `/metrics` tells: every name, its labels and its unit.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod harness;
+
+use std::collections::BTreeMap;
+
+use harness::{Router, ask, chat, replica, wait_until};
+
+/// Labels and kind of every metric, by name.
+type Table = BTreeMap<String, (Vec<String>, String)>;
+
+/// What the units of README are in names.
+const UNITS: &[(&str, &str)] = &[
+    ("seconds", "_seconds"),
+    ("share", "_ratio"),
+    ("tokens", "_tokens"),
+    ("tokens/s", "_tokens_per_second"),
+    ("streams", "_streams"),
+];
+
+fn told(page: &str) -> Table {
+    let kinds: BTreeMap<&str, &str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let mut table = Table::new();
+    for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let name = base.filter(|base| kinds.contains_key(base)).unwrap_or(name);
+        let names = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+        let names: Vec<String> = names.filter(|label| label != "le").collect();
+        let row = (names, kinds[name].to_owned());
+        let known = table.entry(name.to_owned()).or_insert_with(|| row.clone());
+        assert_eq!(*known, row, "{line}");
+        assert!(page.contains(&format!("# HELP {name} ")), "{name} has no help");
+    }
+    table
+}
+
+fn written(readme: &str) -> Table {
+    let head = "| name | labels | unit | what it says |\n|---|---|---|---|\n";
+    let rows = readme.split_once(head).expect("README.md has the table").1.lines().take_while(|l| l.starts_with('|'));
+    let mut table = Table::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, labels, unit, says, _] = cells[..] else { panic!("{row}") };
+        let (name, labels) = (name.trim_matches('`'), labels.trim_matches('`'));
+        let kind = match (says.starts_with("histogram: "), name.ends_with("_total")) {
+            (true, _) => "histogram",
+            (false, true) => "counter",
+            (false, false) => "gauge",
+        };
+        if let Some((_, end)) = UNITS.iter().find(|(name, _)| *name == unit) {
+            assert!(name.trim_end_matches("_total").ends_with(end), "{name} is no number of {unit}");
+        }
+        let labels = labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        assert!(table.insert(name.to_owned(), (labels, kind.to_owned())).is_none(), "{name} is there twice");
+    }
+    table
+}
+
+#[test]
+fn the_readme_has_every_metric_with_its_labels_and_no_other() {
+    let replica = replica(&["m"]);
+    let router = Router::over([&*replica.url()]);
+    for stream in [true, false] {
+        assert_eq!(router.post("/v1/chat/completions", chat("m", 5, stream)).status, 200);
+    }
+    wait_until("both have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 2.0);
+    // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.
+    wait_until("the engine was asked", || {
+        ask(router.admin, "GET", "/metrics", "", "").text().contains("\ntokenweir_foreign_tokens{")
+    });
+    let page = ask(router.admin, "GET", "/metrics", "", "").text();
+    assert_eq!(written(include_str!("../README.md")), told(&page));
+}
