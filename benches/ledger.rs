@@ -37,12 +37,21 @@ fn prompts() {
     for (name, bytes) in [("2 KB", 2_000), ("1 MB", 1_000_000)] {
         let prose = "The quick brown fox said \\\"jump\\\" to the lazy dog.\\n".repeat(bytes / 52);
         let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prose}"}}],"stream":true}}"#);
+        row(&format!("parse a prompt of {name}"), 1, || {
+            black_box(Request::parse(black_box(body.as_bytes())).is_ok());
+        });
         let estimator = Estimator::new(MediaTokens::default());
         row(&format!("parse, count and estimate a prompt of {name}"), 1, || {
             let request = Request::parse(black_box(body.as_bytes())).expect("a good body");
             black_box(estimator.estimate(&Census::of(&request.text)));
         });
     }
+    let plain =
+        format!(r#"{{"prompt":"{}"}}"#, "The quick brown fox said jump to the lazy dog. ".repeat(1_000_000 / 47));
+    let plain = Request::parse(plain.as_bytes()).expect("a good body");
+    row("count a prompt of 1 MB without escapes", 1, || {
+        black_box(Census::of(black_box(&plain.text)));
+    });
     let census = Census { turns: 3, words: 500, letters: 2400, marks: 60, ..Census::default() };
     let mut estimator = Estimator::new(MediaTokens::default());
     row("learn from a reported length", 1000, || estimator.learn(black_box(&census), Tokens(640)));
