@@ -12,6 +12,7 @@ use tokenweir::clock::Clock;
 use tokenweir::config::{self, Sink};
 use tokenweir::emulate::{Replica, Settings};
 use tokenweir::serve::Server;
+use tokenweir::tls;
 use tokenweir::units::Slot;
 
 /// Keeps long prompts away from short ones.
@@ -45,7 +46,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = Server::start(settings)?;
     let base = format!("http://{}", server.listening()[0]);
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    // reqwest has no TLS of its own here; this client needs none.
+    let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls::trusting_nobody()).build()?;
     while !client.get(format!("{base}/readyz")).send().await?.status().is_success() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -5,6 +5,8 @@ use super::walk::{Media, Piece, walk};
 
 /// Bytes counted at once; their counts fit a byte each.
 const BLOCK_BYTES: usize = 128;
+/// Bytes gathered before they are counted.
+const GATHERED_BYTES: usize = 16 * BLOCK_BYTES;
 
 /// A prompt's makeup.
 ///
@@ -40,42 +42,83 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts a prompt. *Cost*: about 0.2 ms a MB.
+    /// Counts a prompt. *Cost*: about 0.4 ms a MB.
     pub fn of(text: &Text<'_>) -> Self {
-        let mut census = Self::default();
-        let mut before = b' ';
-        walk(text, |piece| match piece {
-            Piece::Turn(_) => {
-                census.turns = census.turns.saturating_add(1);
-                before = b'\n';
+        let mut tally = Tally::default();
+        walk(text, |piece| {
+            let census = &mut tally.census;
+            match piece {
+                Piece::Text(text) | Piece::Tools(text) => tally.push(text.as_bytes()),
+                Piece::Turn(_) => {
+                    add(&mut census.turns, 1);
+                    // A turn ends a word, and is no line.
+                    tally.push(b" ");
+                }
+                Piece::Token(_) => add(&mut census.tokens, 1),
+                Piece::Media(Media::Image, _) => add(&mut census.images, 1),
+                Piece::Media(Media::Audio, _) => add(&mut census.sounds, 1),
             }
-            Piece::Text(text) | Piece::Tools(text) => before = census.count(text.as_bytes(), before),
-            Piece::Token(_) => census.tokens = census.tokens.saturating_add(1),
-            Piece::Media(Media::Image, _) => census.images = census.images.saturating_add(1),
-            Piece::Media(Media::Audio, _) => census.sounds = census.sounds.saturating_add(1),
         });
-        census
+        tally.finish()
+    }
+}
+
+/// Text on its way to being counted, gathered so that it is counted in long runs however short its pieces are.
+struct Tally {
+    census: Census,
+    /// The last two bytes that were counted, then those that are not yet.
+    bytes: [u8; 2 + GATHERED_BYTES],
+    used: usize,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { census: Census::default(), bytes: [b'\n'; 2 + GATHERED_BYTES], used: 2 }
+    }
+}
+
+impl Tally {
+    fn push(&mut self, mut text: &[u8]) {
+        while !text.is_empty() {
+            if self.used == self.bytes.len() {
+                self.count();
+            }
+            let room = self.bytes.get_mut(self.used..).unwrap_or_default();
+            let (now, later) = text.split_at(text.len().min(room.len()));
+            if let Some(place) = room.get_mut(..now.len()) {
+                place.copy_from_slice(now);
+            }
+            self.used += now.len();
+            text = later;
+        }
     }
 
-    /// Counts `text`, which comes after the byte `before`; returns its last byte.
-    fn count(&mut self, text: &[u8], mut before: u8) -> u8 {
-        for block in text.chunks(BLOCK_BYTES) {
-            self.block(block, before);
-            before = block.last().copied().unwrap_or(before);
-        }
-        before
+    fn finish(mut self) -> Census {
+        self.count();
+        self.census
     }
 
-    /// Counts at most [`BLOCK_BYTES`]. Written so that the loop compiles to vector instructions: no branches, counts
-    /// of a byte each.
-    fn block(&mut self, block: &[u8], before: u8) {
-        let mut shifted = [before; BLOCK_BYTES + 2];
-        if let Some(room) = shifted.get_mut(2..block.len() + 2) {
-            room.copy_from_slice(block);
+    /// Counts what was gathered and keeps its last two bytes as what comes before.
+    fn count(&mut self) {
+        let gathered = self.bytes.get(..self.used).unwrap_or_default();
+        let mut at = 2;
+        while let Some(block) = gathered.get(at..).filter(|rest| !rest.is_empty()) {
+            let block = block.get(..BLOCK_BYTES).unwrap_or(block);
+            self.census.block(gathered.get(at - 2..).unwrap_or_default(), block);
+            at += block.len();
         }
-        let lasts = shifted.get(1..).unwrap_or_default();
+        self.bytes.copy_within(self.used - 2..self.used, 0);
+        self.used = 2;
+    }
+}
+
+impl Census {
+    /// Counts at most [`BLOCK_BYTES`]; `before` is the same text from two bytes earlier. Written so that the loop
+    /// compiles to vector instructions: no branches, counts of a byte each.
+    fn block(&mut self, before: &[u8], block: &[u8]) {
+        let lasts = before.get(1..).unwrap_or_default();
         let (mut words, mut letters, mut digits, mut breaks, mut gaps, mut visible) = (0u8, 0u8, 0u8, 0u8, 0u8, 0u8);
-        for ((earlier, last), byte) in shifted.iter().zip(lasts).zip(block) {
+        for ((earlier, last), byte) in before.iter().zip(lasts).zip(block) {
             words += u8::from(is_letter(*byte) & !is_letter(*last));
             letters += u8::from(is_letter(*byte));
             digits += u8::from(byte.is_ascii_digit());

@@ -182,8 +182,18 @@ fn unescape(mut string: &str, each: &mut impl FnMut(Piece<'_>)) {
             gathered.hand_on(each);
             each(Piece::Text(text));
         }
-        let (character, length) = escaped(rest);
-        gathered.push(character, each);
+        let length = match short(rest) {
+            Some(character) => {
+                gathered.hand_on(each);
+                each(Piece::Text(character));
+                2
+            }
+            None => {
+                let (character, length) = long(rest);
+                gathered.push(character, each);
+                length
+            }
+        };
         string = rest.get(length..).unwrap_or_default();
     }
     gathered.hand_on(each);
@@ -192,28 +202,29 @@ fn unescape(mut string: &str, each: &mut impl FnMut(Piece<'_>)) {
     }
 }
 
-/// The character that `rest` begins with the escape of, and the escape's length.
-fn escaped(rest: &str) -> (char, usize) {
-    let bytes = rest.as_bytes();
-    let character = match bytes.get(1) {
-        Some(b'n') => '\n',
-        Some(b't') => '\t',
-        Some(b'r') => '\r',
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'u') => {
-            let unit = |at: usize| rest.get(at..at + 4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
-            let high = unit(2).unwrap_or(0xfffd);
-            let low = if bytes.get(6..8) == Some(b"\\u") { unit(8) } else { None };
-            let pair = low.filter(|low| (0xd800..0xdc00).contains(&high) && (0xdc00..0xe000).contains(low));
-            let Some(low) = pair else { return (char::from_u32(high.into()).unwrap_or('\u{fffd}'), 6) };
-            let decoded = char::decode_utf16([high, low]).next().and_then(Result::ok);
-            return (decoded.unwrap_or('\u{fffd}'), 12);
-        }
-        Some(other) => char::from(*other),
-        None => '\u{fffd}',
-    };
-    (character, 2)
+/// What `rest` begins with the escape of, if that is one of two characters.
+fn short(rest: &str) -> Option<&str> {
+    Some(match rest.as_bytes().get(1)? {
+        b'n' => "\n",
+        b't' => "\t",
+        b'r' => "\r",
+        b'b' => "\u{8}",
+        b'f' => "\u{c}",
+        b'u' => return None,
+        // A quote, a slash or a backslash stands for itself.
+        _ => rest.get(1..2)?,
+    })
+}
+
+/// The character that `rest` begins with the `\u` escape of, and the escape's length.
+fn long(rest: &str) -> (char, usize) {
+    let unit = |at: usize| rest.get(at..at + 4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+    let high = unit(2).unwrap_or(0xfffd);
+    let low = if rest.as_bytes().get(6..8) == Some(b"\\u") { unit(8) } else { None };
+    let pair = low.filter(|low| (0xd800..0xdc00).contains(&high) && (0xdc00..0xe000).contains(low));
+    let Some(low) = pair else { return (char::from_u32(high.into()).unwrap_or('\u{fffd}'), 6) };
+    let decoded = char::decode_utf16([high, low]).next().and_then(Result::ok);
+    (decoded.unwrap_or('\u{fffd}'), 12)
 }
 
 /// Characters whose escapes follow each other.
@@ -239,9 +250,10 @@ impl Gathered {
     }
 
     fn hand_on(&mut self, each: &mut impl FnMut(Piece<'_>)) {
-        if let Some(text) = self.bytes.get(..self.used).and_then(|bytes| std::str::from_utf8(bytes).ok())
-            && !text.is_empty()
-        {
+        if self.used == 0 {
+            return;
+        }
+        if let Some(text) = self.bytes.get(..self.used).and_then(|bytes| std::str::from_utf8(bytes).ok()) {
             each(Piece::Text(text));
         }
         self.used = 0;

@@ -1,0 +1,115 @@
+//! What routing costs: measuring a prompt, choosing among replicas, following a stream. Run with
+//! `cargo bench --bench ledger`.
+//!
+//! Each row is the best of many rounds, which a busy machine disturbs least.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokenweir::balance::{self, Job};
+use tokenweir::config;
+use tokenweir::fleet::{Attempt, Fleet, Models, Observer, Outcome, Progress, Report};
+use tokenweir::prompt::{Census, Estimator, MediaTokens, Request};
+use tokenweir::units::{ModelName, Moment, Tokens};
+
+const ROUNDS: u32 = 200;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn settled(&self, _: &Report<'_>) {}
+}
+
+fn main() {
+    println!("{:<56} {:>10}", "", "ns each");
+    prompts();
+    for policy in balance::table().iter().map(|row| format!("{} {}", row.name, row.samples[0])) {
+        for replicas in [4, 16, 64, 256] {
+            choices(policy.trim_end(), replicas);
+        }
+    }
+    streams();
+}
+
+fn prompts() {
+    for (name, bytes) in [("2 KB", 2_000), ("1 MB", 1_000_000)] {
+        let prose = "The quick brown fox said \\\"jump\\\" to the lazy dog.\\n".repeat(bytes / 52);
+        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prose}"}}],"stream":true}}"#);
+        row(&format!("parse a prompt of {name}"), 1, || {
+            black_box(Request::parse(black_box(body.as_bytes())).is_ok());
+        });
+        let estimator = Estimator::new(MediaTokens::default());
+        row(&format!("parse, count and estimate a prompt of {name}"), 1, || {
+            let request = Request::parse(black_box(body.as_bytes())).expect("a good body");
+            black_box(estimator.estimate(&Census::of(&request.text)));
+        });
+    }
+    let plain =
+        format!(r#"{{"prompt":"{}"}}"#, "The quick brown fox said jump to the lazy dog. ".repeat(1_000_000 / 47));
+    let plain = Request::parse(plain.as_bytes()).expect("a good body");
+    row("count a prompt of 1 MB without escapes", 1, || {
+        black_box(Census::of(black_box(&plain.text)));
+    });
+    let census = Census { turns: 3, words: 500, letters: 2400, marks: 60, ..Census::default() };
+    let mut estimator = Estimator::new(MediaTokens::default());
+    row("learn from a reported length", 1000, || estimator.learn(black_box(&census), Tokens(640)));
+}
+
+fn fleet(policy: &str, replicas: usize) -> Fleet {
+    let urls: Vec<String> = (0..replicas).map(|at| format!("\"http://10.0.{}.{}:1\"", at / 250, at % 250)).collect();
+    let text = format!("replicas = [{}]\nmodel = \"m\"\npolicy = \"{policy}\"\n", urls.join(", "));
+    let pools = config::load(&text, "bench.toml", []).expect("a good configuration").settings.pools;
+    let observer: Arc<dyn Observer> = Arc::new(Nobody);
+    let fleet = Fleet::new(pools, &observer, 1).expect("a good policy");
+    for replica in fleet.replicas() {
+        replica.learn(Models::Listed(vec![ModelName::from("m")]));
+    }
+    fleet
+}
+
+fn attempt() -> Attempt<'static> {
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let job = Job { prompt: Tokens(500), output: Tokens(100), key: b"session-1", client, tried: &[] };
+    Attempt { job, model: Some("m"), measured: None, pinned: None, tried: Vec::new() }
+}
+
+/// A choice with its charge and settlement, while each replica has two other requests.
+fn choices(policy: &str, replicas: usize) {
+    let fleet = fleet(policy, replicas);
+    let pool = fleet.pools().remove(0);
+    let attempt = attempt();
+    let now = Moment::ZERO + Duration::from_secs(1);
+    let others: Vec<_> = (0..2 * replicas).map(|_| pool.acquire(&attempt, now)).collect();
+    row(&format!("{policy}, {replicas} replicas: choose, charge, settle"), 500, || {
+        let lease = pool.acquire(black_box(&attempt), now).expect("all can be chosen");
+        lease.settle(Outcome::Ours, now);
+    });
+    drop(others);
+}
+
+fn streams() {
+    let fleet = fleet("least_tokens", 4);
+    let pool = fleet.pools().remove(0);
+    let mut lease = pool.acquire(&attempt(), Moment::ZERO).expect("all can be chosen");
+    let mut now = Moment::ZERO;
+    row("follow an event of a stream in the ledger", 1000, || {
+        now = now + Duration::from_millis(7);
+        lease.progress(black_box(Progress { content_events: 1, usage: None }), now);
+    });
+}
+
+/// Prints the best time of a call of `run` in nanoseconds.
+#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+fn row(name: &str, calls: usize, mut run: impl FnMut()) {
+    let best = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            (0..calls).for_each(|_| run());
+            start.elapsed()
+        })
+        .min()
+        .unwrap_or_default();
+    println!("{name:<56} {:>10.1}", best.as_secs_f64() * 1e9 / calls as f64);
+}
