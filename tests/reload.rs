@@ -2,12 +2,14 @@
 
 mod harness;
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use harness::{Router, ask, chat, client::request, replica, wait_until};
+use harness::client::{Client, request};
+use harness::{Router, ask, chat, env, nowhere, replica, wait_until};
 use tokenweir::clock::Clock;
 use tokenweir::config;
 use tokenweir::units::Moment;
@@ -21,9 +23,8 @@ fn router(text: &str) -> (Router, Arc<Mutex<String>>) {
     let router = Router::start(text).ready();
     let source = file.clone();
     router.server.reloads_from(Box::new(move || {
-        let env = [("TOKENWEIR__LISTEN", "127.0.0.1:0"), ("TOKENWEIR__ADMIN", "127.0.0.1:0")];
-        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        config::load(&source.lock().expect("no panic"), "router.toml", env).map_err(|report| report.to_string())
+        let text = source.lock().expect("no panic").clone();
+        config::load(&text, "router.toml", env(&text)).map_err(|report| report.to_string())
     }));
     (router, file)
 }
@@ -53,6 +54,73 @@ fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
     assert!(reply.text().contains("router.toml:2:1") && reply.text().contains("policy"), "{}", reply.text());
     assert_eq!(pools(&router)[0]["replicas"].as_array().unwrap().len(), 2);
     assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200);
+}
+
+#[test]
+fn a_reload_opens_and_closes_ports_and_cuts_no_connection() {
+    let replica = replica(&["m"]);
+    let [first, second] = [nowhere(), nowhere()];
+    let text = |listen: &[SocketAddr]| {
+        let listen: Vec<String> = listen.iter().map(|address| format!("\"{address}\"")).collect();
+        format!("listen = [{}]\nreplicas = [{:?}]", listen.join(", "), replica.url())
+    };
+    let (router, file) = router(&text(&[first]));
+    let reload = |listen: &[SocketAddr]| {
+        *file.lock().unwrap() = text(listen);
+        ask(router.admin, "POST", "/reload", "", "")
+    };
+    let answers = |address| ask(address, "GET", "/livez", "", "").status == 200;
+    let is_closed = |address| TcpStream::connect(address).is_err();
+    assert!(answers(first) && is_closed(second));
+    assert_eq!(reload(&[first, second]).status, 200);
+    wait_until("the new port is open", || !is_closed(second));
+    assert!(answers(first) && answers(second));
+
+    let mut client = Client::connect(first);
+    client.send(request("GET", "/livez", "", ""));
+    assert_eq!(client.reply().status, 200);
+    assert_eq!(reload(&[second]).status, 200);
+    wait_until("the old port is closed", || is_closed(first));
+    client.send(request("GET", "/livez", "", ""));
+    assert_eq!(client.reply().status, 200, "its connections go on");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = reload(&[second, taken.local_addr().unwrap()]);
+    assert!(refused.status == 400 && refused.text().contains("another process has the port"), "{}", refused.text());
+    assert!(answers(second));
+}
+
+#[test]
+fn a_reload_moves_the_logs() {
+    let replica = replica(&["m"]);
+    let folder = std::env::temp_dir().join(format!("tokenweir-reload-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = |access: &str, format: &str, level: &str| {
+        let [access, error] = [access, "errors.log"].map(|name| folder.join(name).display().to_string());
+        let log =
+            format!("[log]\naccess = {access:?}\nerror = {error:?}\nformat = \"{format}\"\nlevel = \"{level}\"\n");
+        let formats = "[log.formats]\na = 'a $request_uri'\nb = 'b $request_uri'\n";
+        format!("replicas = [{:?}]\n{log}{formats}", replica.url())
+    };
+    let (router, file) = router(&text("one.log", "a", "error"));
+    let reload = |text: String| {
+        *file.lock().unwrap() = text;
+        ask(router.admin, "POST", "/reload", "", "")
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    router.get("/livez?1");
+    let reply = reload(text("two.log", "b", "info"));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    router.get("/livez?2");
+    wait_until("both are written", || read("one.log").contains("?1") && read("two.log").contains("?2"));
+    assert_eq!((read("one.log").as_str(), read("two.log").as_str()), ("a /livez?1\n", "b /livez?2\n"));
+    wait_until("the new level counts", || read("errors.log").contains("reloaded"));
+
+    let refused = reload(text("no/such/folder.log", "a", "info"));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    router.get("/livez?3");
+    wait_until("the log that was goes on", || read("two.log").contains("?3"));
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

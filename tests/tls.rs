@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use harness::scripted::{Scripted, friendly};
 use harness::tls::{Authority, Front, Pair, der, shake, shown, version};
-use harness::{Router, ask, chat, client::request, env, replica, wait_until};
+use harness::{Router, ask, chat, client::request, env, nowhere, replica, wait_until};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ProtocolVersion;
@@ -122,6 +122,27 @@ fn a_swapped_certificate_is_shown_to_new_connections_and_open_streams_go_on() {
         drop(ask(emulated.addr(), "POST", "/emulate/next/s", "", ""));
         body.extend(stream.piece().expect("the stream goes on"));
     }
+}
+
+#[test]
+fn a_port_goes_from_plain_to_tls_by_a_reload() {
+    let authority = Authority::new("turned");
+    let pair = authority.issue("router", &["localhost"]);
+    let emulated = replica(&["m"]);
+    let port = nowhere();
+    let text = |listen: &str| {
+        listening(&pair, &format!("replicas = [{:?}]", emulated.url()))
+            .replace("'127.0.0.1:0', '127.0.0.1:0 ssl'", listen)
+    };
+    let (router, file) = reloading(&text(&format!("'{port}', '127.0.0.1:0 ssl'")));
+    assert_eq!(ask(port, "GET", "/livez", "", "").status, 200);
+    *file.lock().unwrap() = text(&format!("'{port} ssl', '127.0.0.1:0 ssl'"));
+    let reply = ask(router.admin, "POST", "/reload", "", "");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    wait_until("the port speaks TLS", || authority.handshakes(port));
+    let mut client = authority.client(port);
+    client.send(request("GET", "/livez", "", ""));
+    assert_eq!(client.reply().status, 200);
 }
 
 #[test]

@@ -58,6 +58,17 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl Listen {
+    /// Tells whether both are at one place, whatever is spoken there.
+    pub fn is_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(a) | Self::Tls(a), Self::Tcp(b) | Self::Tls(b)) => a == b,
+            (Self::Unix(a), Self::Unix(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 /// How much is taken from clients. All at least 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,22 +1,26 @@
 //! The acceptor: a plain thread that hands each connection to the worker with the fewest open streams.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 use super::App;
+use super::doors::Doors;
 use super::tally::{Open, Tally};
+use crate::config::Listen;
 use crate::telemetry::Level;
 
 /// How long accepting rests when the process has no file descriptor left.
 const REST: Duration = Duration::from_millis(100);
-/// The event that means that the thread should end; listeners are numbered from 0.
-const STOP: Token = Token(usize::MAX);
+/// The event that means that there is a change, or that the thread should end; listeners are numbered from 0.
+const WAKE: Token = Token(usize::MAX);
 
 /// A connection on its way to its worker, counted as the worker's already, so that a burst spreads before the workers
 /// come to it.
@@ -46,12 +50,27 @@ pub(super) struct Desk {
     pub(super) inbox: mpsc::Sender<Arrival>,
 }
 
-/// Accepts from all listeners until it is woken by its waker. Dropping it closes them.
+/// Accepts from all listeners. Dropping it closes them.
 pub(super) struct Acceptor {
     app: Arc<App>,
     desks: Vec<Desk>,
-    listeners: Vec<Listener>,
+    /// By token, with what each was bound for.
+    doors: BTreeMap<usize, Door>,
+    next: usize,
     poll: Poll,
+    changes: Receiver<Change>,
+}
+
+/// A listener and what is configured of it.
+pub(super) struct Door {
+    pub(super) listen: Listen,
+    pub(super) listener: Listener,
+}
+
+/// What is listened at from now on: what is kept of the present doors, by what they are to be, and new ones.
+pub(super) struct Change {
+    pub(super) kept: Vec<Listen>,
+    pub(super) opened: Vec<Door>,
 }
 
 impl Listener {
@@ -69,22 +88,19 @@ impl Listener {
 }
 
 impl Acceptor {
-    /// Gets ready to accept; the waker ends it.
-    pub(super) fn new(app: Arc<App>, mut listeners: Vec<Listener>, desks: Vec<Desk>) -> io::Result<(Self, Waker)> {
+    /// Gets ready to accept. Woken, it looks for a change, and ends when nobody can send any more.
+    pub(super) fn new(app: Arc<App>, doors: Vec<Door>, desks: Vec<Desk>) -> io::Result<(Self, Doors)> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), STOP)?;
-        for (token, listener) in (0..).map(Token).zip(&mut listeners) {
-            match listener {
-                Listener::Tcp(listener) | Listener::Tls(listener) => {
-                    poll.registry().register(listener, token, Interest::READABLE)?;
-                }
-                Listener::Unix(listener) => poll.registry().register(listener, token, Interest::READABLE)?,
-            }
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let (sender, changes) = std::sync::mpsc::channel();
+        let mut acceptor = Self { app, desks, doors: BTreeMap::new(), next: 0, poll, changes };
+        for door in doors {
+            acceptor.open(door)?;
         }
-        Ok((Self { app, desks, listeners, poll }, waker))
+        Ok((acceptor, Doors::new(sender, waker)))
     }
 
-    /// Accepts until woken.
+    /// Accepts until nobody can change anything any more.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(64);
         let mut rest = None;
@@ -96,13 +112,47 @@ impl Acceptor {
                     return self.app.errors.write(Level::Error, format_args!("accepting has ended: {error}"));
                 }
             }
-            if events.iter().any(|event| event.token() == STOP) {
+            if events.iter().any(|event| event.token() == WAKE) && !self.change() {
                 return;
             }
             // Readiness is told once, so what is left over for want of descriptors is asked for again after a rest.
-            let starved = self.listeners.iter().filter(|listener| self.drain(listener).is_err()).count() > 0;
+            let starved = self.doors.values().filter(|door| self.drain(&door.listener).is_err()).count() > 0;
             rest = starved.then_some(REST);
         }
+    }
+
+    /// Takes over what was sent. Returns whether there can be more.
+    fn change(&mut self) -> bool {
+        loop {
+            match self.changes.try_recv() {
+                Ok(Change { kept, opened }) => {
+                    let doors = std::mem::take(&mut self.doors);
+                    self.doors = doors.into_iter().filter_map(|(at, door)| Some((at, door.kept(&kept)?))).collect();
+                    for door in opened {
+                        let listen = door.listen.clone();
+                        if let Err(error) = self.open(door) {
+                            let message = format_args!("cannot accept at {listen}: {error}");
+                            self.app.errors.write(Level::Error, message);
+                        }
+                    }
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn open(&mut self, mut door: Door) -> io::Result<()> {
+        let registry = self.poll.registry();
+        match &mut door.listener {
+            Listener::Tcp(listener) | Listener::Tls(listener) => {
+                registry.register(listener, Token(self.next), Interest::READABLE)?;
+            }
+            Listener::Unix(listener) => registry.register(listener, Token(self.next), Interest::READABLE)?,
+        }
+        self.doors.insert(self.next, door);
+        self.next += 1;
+        Ok(())
     }
 
     /// Accepts all that waits at one listener.
@@ -133,6 +183,28 @@ impl Acceptor {
             // A worker that has ended takes the connection down with it.
             let _ = desk.inbox.blocking_send(Arrival { socket, open: Open::on(&desk.tally) });
         }
+    }
+}
+
+impl Door {
+    /// The door as it is to be now; closed if it is in none of `kept`.
+    fn kept(mut self, kept: &[Listen]) -> Option<Self> {
+        let same = kept.iter().find(|listen| **listen == self.listen);
+        let Some(wanted) = same.or_else(|| kept.iter().find(|listen| listen.is_at(&self.listen))) else {
+            if let Listen::Unix(path) = &self.listen {
+                // Somebody may have taken it away already.
+                let _ = std::fs::remove_file(path);
+            }
+            return None;
+        };
+        // A port goes from plain to TLS and back without being closed.
+        self.listener = match (self.listener, wanted) {
+            (Listener::Tcp(listener) | Listener::Tls(listener), Listen::Tls(_)) => Listener::Tls(listener),
+            (Listener::Tcp(listener) | Listener::Tls(listener), _) => Listener::Tcp(listener),
+            (listener @ Listener::Unix(_), _) => listener,
+        };
+        self.listen = wanted.clone();
+        Some(self)
     }
 }
 

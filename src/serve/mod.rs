@@ -5,6 +5,7 @@ mod admin;
 mod bind;
 mod body;
 mod cors;
+mod doors;
 mod gzip;
 mod headers;
 mod identify;
@@ -35,8 +36,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use body::Budget;
+use doors::Doors;
 use owners::Owners;
 use refusal::Refusal;
 pub use reload::Source;
@@ -101,7 +103,12 @@ struct App {
     /// What connections from now on are secured with.
     keyring: Arc<ArcSwap<Keyring>>,
     metrics: Arc<Metrics>,
-    access: Option<AccessLog>,
+    /// A request goes on with the one it began with.
+    access: ArcSwapOption<AccessLog>,
+    /// Lines lost by logs that are no more.
+    lines_lost: AtomicU64,
+    /// Where clients are accepted; set once the acceptor runs.
+    doors: OnceLock<Doors>,
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
     owners: Owners,

@@ -1,6 +1,7 @@
 //! What we answer ourselves: models, health, and on the admin listener the metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
@@ -79,7 +80,8 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    let lost = app.access.as_ref().map_or(0, |log| log.lost()) + app.errors.lost();
+    let lost = app.access.load().as_ref().map_or(0, |log| log.lost()) + app.errors.lost();
+    let lost = lost + app.lines_lost.load(Ordering::Relaxed);
     let text = app.metrics.render(&app.fleet, app.clock.now(), lost);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, available_parallelism};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use super::acceptor::{Acceptor, Desk};
+use super::acceptor::{Acceptor, Desk, Door};
 use super::bind::{bind, bind_tcp};
 use super::body::Budget;
 use super::owners::Owners;
@@ -43,7 +43,7 @@ pub struct Server {
     app: Arc<App>,
     stage: watch::Sender<Stage>,
     control: Option<Controlled>,
-    acceptor: Option<(JoinHandle<()>, mio::Waker)>,
+    acceptor: Option<JoinHandle<()>>,
     serving: Vec<JoinHandle<()>>,
     listening: Vec<Listen>,
     admin: Option<SocketAddr>,
@@ -56,8 +56,13 @@ impl Server {
     /// a policy cannot be made.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::start();
-        let bound = settings.listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        let (listeners, listening) = bound.into_iter().unzip();
+        let mut listening = Vec::with_capacity(settings.listen.len());
+        let open = |listen: &Listen| {
+            let (listener, bound) = bind(listen)?;
+            listening.push(bound);
+            Ok(Door { listen: listen.clone(), listener })
+        };
+        let doors = settings.listen.iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
         let app = Arc::new(build(settings, clock)?);
         let (stage, watching) = watch::channel(Stage::Running);
@@ -80,13 +85,14 @@ impl Server {
             let (app, stage) = (server.app.clone(), watching.clone());
             server.serving.push(thread("worker", move || worker::run(app, tally, arriving, stage))?);
         }
-        let (acceptor, waker) = Acceptor::new(server.app.clone(), listeners, desks)?;
-        let thread = Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?;
-        server.acceptor = Some((thread, waker));
+        let (acceptor, doors) = Acceptor::new(server.app.clone(), doors, desks)?;
+        // Set here and nowhere else.
+        let _ = server.app.doors.set(doors);
+        server.acceptor = Some(Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?);
         Ok(server)
     }
 
-    /// Where clients are accepted, ports that the system chose included.
+    /// Where clients were accepted from the start, ports that the system chose included.
     pub fn listening(&self) -> &[Listen] {
         &self.listening
     }
@@ -105,7 +111,7 @@ impl Server {
     /// the error log says so.
     pub fn reopen_logs(&self) {
         let errors = &self.app.errors;
-        let access = self.app.access.as_ref().map_or(Ok(()), AccessLog::reopen);
+        let access = self.app.access.load().as_ref().map_or(Ok(()), |log| log.reopen());
         for (log, reopened) in [("error", errors.reopen()), ("access", access)] {
             match reopened {
                 Ok(()) => errors.write(Level::Info, format_args!("reopened the {log} log")),
@@ -131,9 +137,9 @@ impl Server {
 
     /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
     pub fn drain(&mut self) {
-        if let Some((thread, waker)) = self.acceptor.take() {
-            // Both fail only if the thread has ended already.
-            let _ = waker.wake();
+        if let Some((thread, doors)) = self.acceptor.take().zip(self.app.doors.get()) {
+            doors.close();
+            // A thread that panicked has told so on standard error.
             drop(thread.join());
         }
         self.app.draining.store(true, Ordering::Relaxed);
@@ -168,7 +174,7 @@ impl Server {
             // A thread that panicked has told so on standard error.
             drop(thread.join());
         }
-        for listen in &self.listening {
+        for listen in self.listening.iter().chain(&self.app.settings().listen) {
             if let Listen::Unix(path) = listen {
                 drop(std::fs::remove_file(path));
             }
@@ -205,7 +211,9 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         source: OnceLock::new(),
         settings: ArcSwap::from_pointee(settings),
         metrics,
-        access,
+        access: ArcSwapOption::from(access.map(Arc::new)),
+        lines_lost: AtomicU64::new(0),
+        doors: OnceLock::new(),
         errors,
         clock,
     })
@@ -215,7 +223,7 @@ fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
+pub(super) fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
     Ok(match sink {
         Sink::Off => None,
         Sink::Stdout => Some(Writer::stdout()),

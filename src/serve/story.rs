@@ -15,7 +15,7 @@ use super::tally::Load;
 use super::{App, headers};
 use crate::config::{HeaderTables, Settings};
 use crate::fleet::{Lease, Phase, Pool};
-use crate::telemetry::{Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
+use crate::telemetry::{AccessLog, Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
 use crate::units::{Moment, Timing};
 use crate::upstream::{Ending, Failure};
 
@@ -55,6 +55,8 @@ pub(super) enum Framing {
 /// What there is to tell of one request. Dropping it tells it.
 pub(super) struct Story {
     app: Arc<App>,
+    /// Where it is told in the end.
+    log: Option<Arc<AccessLog>>,
     /// Those that the request began with.
     pub(super) settings: Arc<Settings>,
     /// The request counts as an open stream of its worker until the story ends.
@@ -82,7 +84,8 @@ impl Story {
         who: (Caller, String),
     ) -> Self {
         let (caller, id) = who;
-        let logged = app.access.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
+        let log = app.access.load_full();
+        let logged = log.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
         let set = Some(&settings.headers).filter(|headers| headers.any()).map(HeaderTables::needs);
         let kept = (logged.is_some() || set.is_some()).then(|| {
             let asked = select(logged, set, |needs| &needs.asked, &head.headers);
@@ -101,6 +104,7 @@ impl Story {
                 wire: Wire::default(),
             },
             app,
+            log,
             settings: settings.clone(),
             _load: load,
             id,
@@ -190,7 +194,7 @@ impl Story {
             attempt.status = Some(status.as_u16());
         }
         if let Some(kept) = &mut self.kept {
-            let logged = self.app.access.as_ref().map(|log| log.needs());
+            let logged = self.log.as_ref().map(|log| log.needs());
             kept.upstream = select(logged, Some(self.settings.headers.needs()), |needs| &needs.upstream, headers);
         }
     }
@@ -215,7 +219,7 @@ impl Story {
             _ => Framing::Length,
         };
         let chunked = framing == Framing::Chunks;
-        let Some((kept, log)) = self.kept.as_mut().zip(self.app.access.as_ref()) else { return framing };
+        let Some((kept, log)) = self.kept.as_mut().zip(self.log.as_ref()) else { return framing };
         let needs = log.needs();
         kept.sent = Needs::select(&needs.sent, headers);
         if chunked && needs.sent.contains(&header::TRANSFER_ENCODING) {
@@ -300,7 +304,7 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         self.app.metrics.answered(self.sent.status, self.overhead);
-        let Some(log) = &self.app.access else { return };
+        let Some(log) = self.log.take() else { return };
         let ended = self.app.clock.now();
         let tried = self.ending.as_ref().and_then(|ending| ending.ended).unwrap_or(ended);
         if let Some(attempt) = self.tries.last_mut() {

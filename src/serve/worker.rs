@@ -182,7 +182,7 @@ async fn serve(
 impl Serving {
     /// Both ends of a connection, if the log or a header wants them.
     fn ends(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-        let logged = self.worker.app.access.as_ref().is_some_and(|log| log.needs().ends);
+        let logged = self.worker.app.access.load().as_ref().is_some_and(|log| log.needs().ends);
         let wanted = logged || self.worker.app.settings().headers.needs().ends;
         wanted.then_some(())?;
         Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))

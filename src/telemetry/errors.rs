@@ -5,6 +5,8 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::time::rfc3339;
 use super::writer::Writer;
 use crate::clock::Clock;
@@ -25,31 +27,45 @@ pub enum Level {
 
 /// Writes error lines, from any thread.
 pub struct ErrorLog {
-    writer: Option<Writer>,
-    least: Level,
+    target: ArcSwap<Target>,
     clock: Clock,
     second: AtomicU64,
     written: AtomicU32,
     held_back: AtomicU64,
 }
 
+/// Where lines go, and which.
+struct Target {
+    writer: Option<Writer>,
+    least: Level,
+}
+
 impl ErrorLog {
     /// A log of what matters at least as much as `least`, to `writer`; `None` writes nothing.
-    pub const fn new(writer: Option<Writer>, least: Level, clock: Clock) -> Self {
+    pub fn new(writer: Option<Writer>, least: Level, clock: Clock) -> Self {
         let (second, written, held_back) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
-        Self { writer, least, clock, second, written, held_back }
+        let target = ArcSwap::from_pointee(Target { writer, least });
+        Self { target, clock, second, written, held_back }
+    }
+
+    /// Goes on with another writer and another level. Returns the lines that were dropped until now.
+    pub fn replace(&self, writer: Option<Writer>, least: Level) -> u64 {
+        let lost = self.lost();
+        self.target.store(Target { writer, least }.into());
+        lost
     }
 
     /// Opens the file anew, so that a log that was moved away is left behind.
     ///
     /// *Errors*: it cannot be opened, and the old file goes on.
     pub fn reopen(&self) -> io::Result<()> {
-        self.writer.as_ref().map_or(Ok(()), Writer::reopen)
+        self.target.load().writer.as_ref().map_or(Ok(()), Writer::reopen)
     }
 
     /// Writes one line. Control characters are taken out.
     pub fn write(&self, level: Level, message: fmt::Arguments<'_>) {
-        let Some(writer) = self.writer.as_ref().filter(|_| level >= self.least) else { return };
+        let target = self.target.load();
+        let Some(writer) = target.writer.as_ref().filter(|_| level >= target.least) else { return };
         let now = self.clock.time_of_day();
         if !self.lets_through(now) {
             self.held_back.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +87,7 @@ impl ErrorLog {
 
     /// Lines dropped so far because the log was written too slowly.
     pub fn lost(&self) -> u64 {
-        self.writer.as_ref().map_or(0, Writer::lost)
+        self.target.load().writer.as_ref().map_or(0, Writer::lost)
     }
 
     fn lets_through(&self, now: Duration) -> bool {

@@ -109,6 +109,11 @@ impl Authority {
         shake(self.trusting(rustls::ALL_VERSIONS, alpn), addr, name).unwrap()
     }
 
+    /// Tells whether a handshake succeeds.
+    pub fn handshakes(&self, addr: SocketAddr) -> bool {
+        shake(self.trusting(rustls::ALL_VERSIONS, &[]), addr, "localhost").is_ok()
+    }
+
     /// As [`Client::connect`], by TLS.
     pub fn client(&self, addr: SocketAddr) -> Client<Secured> {
         Client::over(self.connect(addr, "localhost", &["http/1.1"]))
