@@ -22,7 +22,7 @@ struct Class {
 }
 
 impl Gaps {
-    /// Counts a gap. *Cost*: 5 ns.
+    /// Counts a gap. O(1).
     pub(super) fn add(&mut self, gap: Duration) {
         let seconds = gap.as_secs_f64();
         let class = GAP_SECONDS.partition_point(|bound| *bound < seconds);

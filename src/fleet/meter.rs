@@ -79,7 +79,7 @@ impl Meter {
     }
 
     /// Measures a request: its prompt by its makeup, its answer by what was asked for and by those before it, of the
-    /// same key where there were any. `key` may be empty. *Cost*: one lock, about 50 ns.
+    /// same key where there were any. `key` may be empty. *Cost*: one lock.
     pub fn measure(self: &Arc<Self>, census: &Census, key: &[u8], most: Option<Tokens>) -> Measured {
         let key = hash(key);
         let learned = self.lock();

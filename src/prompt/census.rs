@@ -42,7 +42,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts a prompt. *Cost*: about 0.4 ms a MB.
+    /// Counts a prompt. *Cost*: 0.19 ms a MB of prose, 0.92 with an escape every 17 bytes.
     pub fn of(text: &Text<'_>) -> Self {
         let mut tally = Tally::default();
         walk(text, |piece| {

@@ -72,8 +72,8 @@ impl Vocabulary {
     /// the tokenizer fails.
     ///
     /// *Shape*: exact up to [`COUNTED_BYTES`] of text, but for words longer than 4 KiB; beyond that by evenly spread
-    /// samples. Turns, pictures and token ids stay counted as they are. *Cost*: 0.3 ms a KiB, at most 50 ms; the first
-    /// call loads the vocabulary, some 0.2 s and 40 MB. Blocks: not for a thread that others wait for.
+    /// samples. Turns, pictures and token ids stay counted as they are. *Cost*: what the tokenizer takes, about 3 MB/s, for
+    /// at most [`COUNTED_BYTES`]; the first call loads the vocabulary. Blocks: not for a thread that others wait for.
     pub fn count(&self, text: &Text<'_>, census: &mut Census) {
         let mut whole = String::new();
         walk(text, |piece| match piece {

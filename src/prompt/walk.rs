@@ -37,8 +37,7 @@ pub enum Media {
 /// Gives the pieces of a prompt to `each`: tools, then what the system says, then the turns.
 ///
 /// *Shape*: equal prompts give the same text whatever white space and escapes they are written with, though not always
-/// cut into the same pieces. *Cost*: strings pass at the speed of `memchr`, escapes at some 5 ns each; no recursion, no
-/// allocation.
+/// cut into the same pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, no allocation. With counting, some 13 ns an escape.
 pub fn walk(text: &Text<'_>, mut each: impl FnMut(Piece<'_>)) {
     if let Some(tools) = text.tools {
         each(Piece::Tools(tools.get()));
