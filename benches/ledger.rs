@@ -72,7 +72,7 @@ fn fleet(policy: &str, replicas: usize) -> Fleet {
 fn attempt() -> Attempt<'static> {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let job = Job { prompt: Tokens(500), output: Tokens(100), key: b"session-1", client, tried: &[] };
-    Attempt { job, model: Some("m"), measured: None, pinned: None, tried: Vec::new() }
+    Attempt { job, model: Some("m"), measured: None, prefix: None, pinned: None, tried: Vec::new() }
 }
 
 /// A choice with its charge and settlement, while each replica has two other requests.

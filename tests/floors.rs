@@ -36,6 +36,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tiktoken_rs", &["prompt"]),
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
+    ("twox_hash", &["prompt"]),
     ("tz", &["telemetry"]),
 ];
 

@@ -24,6 +24,7 @@ pub(super) fn candidates(weights: &[u32]) -> Vec<Candidate> {
         weight: m.weight,
         in_flight: 0,
         load: Load::default(),
+        cached: Tokens(0),
         first_byte: Duration::ZERO,
         last_byte: Duration::ZERO,
     };

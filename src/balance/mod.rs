@@ -60,6 +60,8 @@ pub struct Candidate {
     pub in_flight: u32,
     /// The tokens on it: of those requests, and of requests from elsewhere as far as its engine tells of them.
     pub load: Load,
+    /// Tokens of the job's prompt that are taken to be cached on it; fewer than the prompt has.
+    pub cached: Tokens,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
     /// The average time from the choice to the end of an answer; zero if nothing is known.

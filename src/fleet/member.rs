@@ -7,7 +7,7 @@ use super::standing::Standing;
 use super::{MemberSpec, Replica};
 use crate::balance::{self, Candidate};
 use crate::eject::Admission;
-use crate::units::{Moment, Slot};
+use crate::units::{Moment, Slot, Tokens};
 
 /// What holds for all members of a pool.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ impl Member {
         let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
         let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
-        Candidate { at, weight, in_flight, load, first_byte, last_byte }
+        Candidate { at, weight, in_flight, load, cached: Tokens(0), first_byte, last_byte }
     }
 
     /// Tells whether requests are meant to come here at all, failures and load aside.
