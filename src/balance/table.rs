@@ -96,18 +96,18 @@ macro_rules! policies {
 }
 
 policies! {
+    token_cost Load "[routers=N]" ["", "routers=2"],
+        "the least cost in tokens per weight: those waiting there, this prompt's that are not cached there, memory; the default";
     round_robin Load "" [""],
         "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
     least_conn Load "" [""],
-        "the fewest requests in flight per weight, ties by round robin; the default";
+        "the fewest requests in flight per weight, ties by round robin";
     least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
         "the least average time to the first or last byte, times requests in flight, per weight";
     least_tokens Load "" [""],
         "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
     least_prefill Load "" [""],
         "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
-    token_cost Load "[routers=N]" ["", "routers=2"],
-        "the least cost in tokens per weight: those waiting there, this prompt's that are not cached there, and memory";
     prefix_hash Key "[KEY] [bound=1.25]" ["", "$prefix bound=1.5"],
         "by what the prompt begins with, on a ring, with a bound on the tokens at one replica";
     lmetric Load "" [""],
@@ -200,7 +200,7 @@ impl From<&'static Entry> for Spec {
 
 impl Default for Spec {
     fn default() -> Self {
-        Self::from(&TABLE[1])
+        Self::from(&TABLE[0])
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_least_conn() {
-        assert_eq!(Spec::default().name(), "least_conn");
+    fn the_default_is_token_cost() {
+        assert_eq!(Spec::default().name(), "token_cost");
     }
 }

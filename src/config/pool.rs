@@ -80,7 +80,7 @@ pub(super) static POOL: &[Key<Draft>] = &[
     Key {
         path: "policy",
         wants: "a policy's name and words",
-        default: "\"least_conn\"",
+        default: "\"token_cost\"",
         set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
     },
     Key {

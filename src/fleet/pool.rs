@@ -261,7 +261,8 @@ impl Pool {
         inner.standings[at.index()].ejector.chosen(now);
         let seat = member.replica.seat();
         let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
-        let charge = member.replica.charge(prompt, prompt - cached, now);
+        // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
+        let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
         if let Some(prefix) = prefix {
             seat.note(prefix, prompt);
