@@ -15,6 +15,7 @@ pub mod engine;
 pub mod fleet;
 pub mod import;
 pub mod prompt;
+pub mod replay;
 pub mod resolve;
 pub mod serve;
 pub mod sse;
