@@ -12,6 +12,9 @@ use crate::units::{Moment, Tokens};
 use super::scenario::{Problem, Scenario};
 use super::trace::Request;
 
+/// What `$prefix` stands for.
+const PREFIX_TOKENS: u64 = 1_024;
+
 /// Fleets that share nothing.
 pub(super) struct Routers {
     pools: Vec<Arc<Pool>>,
@@ -98,11 +101,21 @@ fn key(key: Option<&Key>, request: &Request) -> Vec<u8> {
                     bytes.extend_from_slice(session.to_string().as_bytes());
                 }
             }
+            Part::Prefix => bytes.extend_from_slice(begins(request).as_bytes()),
+            Part::CacheKey => {
+                let named = request.session.map(|session| session.to_string());
+                bytes.extend_from_slice(named.unwrap_or_else(|| begins(request)).as_bytes());
+            }
             Part::RequestUri => bytes.extend_from_slice(b"/v1/chat/completions"),
             Part::Header(_) | Part::Model => {}
         }
     }
     bytes
+}
+
+/// How the prompt begins.
+fn begins(request: &Request) -> String {
+    format!("{:016x}", request.prefix().key(PREFIX_TOKENS))
 }
 
 /// A session's own address; a request without one has its time's.
