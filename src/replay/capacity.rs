@@ -117,8 +117,9 @@ fn highest(guess: f64, mut bears: impl FnMut(f64) -> Result<bool, Problem>) -> R
 fn fewest(guess: usize, mut bear: impl FnMut(usize) -> Result<bool, Problem>) -> Result<Option<usize>, Problem> {
     let guess = guess.max(1);
     let most = REPLICAS.max(8 * guess);
-    // None are too few; `enough` are enough once the first loops are over.
-    let (mut too_few, mut enough) = (0, guess);
+    // `too_few` are too few and `enough` enough once the first loops are over.
+    let mut enough = guess;
+    let mut too_few;
     if bear(guess)? {
         while enough > 1 && bear(enough / 2)? {
             enough /= 2;
