@@ -63,7 +63,7 @@ impl Capacity {
 
 /// Searches for the highest speed that the scenario's replicas bear and for the fewest replicas that bear its speed.
 ///
-/// Both by bisection, as if goodput fell with load and rose with replicas throughout; where it wavers around the goal,
+/// A closed loop of few sessions may bear any speed; none is looked at above 4096 times the scenario's. Both by bisection, as if goodput fell with load and rose with replicas throughout; where it wavers around the goal,
 /// one of the places where it crosses it is found. `ran` is called after each replay. *Errors*: as [`run`]. *Cost*:
 /// some twenty replays.
 pub fn capacity(

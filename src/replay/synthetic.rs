@@ -78,7 +78,7 @@ struct Habits {
 const NOTHING: Spread = Spread { median: 0.0, sigma: 0.0, most: 0.0 };
 
 const CHAT: Habits = Habits {
-    rate: 1.6,
+    rate: 4.0,
     shared: &[450, 1_200, 2_600, 700],
     again: 0.8,
     asked: Spread { median: 120.0, sigma: 1.2, most: 8_000.0 },
@@ -89,7 +89,7 @@ const CHAT: Habits = Habits {
 };
 
 const TOOLS: Habits = Habits {
-    rate: 14.0,
+    rate: 24.0,
     shared: &[6_100, 2_500, 4_200, 1_300, 3_000, 5_200, 1_900, 800],
     again: 0.0,
     asked: Spread { median: 500.0, sigma: 1.3, most: 32_000.0 },
@@ -111,7 +111,7 @@ const AGENTS: Habits = Habits {
 };
 
 const UNIFORM: Habits = Habits {
-    rate: 40.0,
+    rate: 60.0,
     shared: &[0],
     again: 0.0,
     asked: Spread { median: 1_000.0, sigma: 0.4, most: 4_000.0 },
@@ -124,7 +124,8 @@ const UNIFORM: Habits = Habits {
 /// Makes up `requests` requests; the same ones for the same seed.
 ///
 /// *Shape*: what arrives in a stretch of time with sessions under way at both its ends; a closed loop has whole sessions
-/// but for the last. The rates keep eight replicas of the engine's default constants busy, not overloaded.
+/// but for the last. The rates of the open loops keep eight replicas of the default
+/// constants busy, not overloaded.
 pub fn synthetic(kind: Kind, requests: usize, seed: u64) -> Trace {
     let habits = match kind {
         Kind::Chat => &CHAT,
