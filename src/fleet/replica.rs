@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::door::Door;
 use super::load::{Charge, Ledger};
 use super::pace::Pace;
 use super::vitals::{Ours, Truth, Vitals};
@@ -54,6 +55,7 @@ pub struct Replica {
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
+    door: Door,
     /// How often it was drained.
     absences: AtomicU32,
     mark: String,
@@ -73,6 +75,7 @@ impl Replica {
             pace: Pace::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
+            door: Door::default(),
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
@@ -111,6 +114,11 @@ impl Replica {
     /// again.
     pub fn learn_usage(&self, gives: bool) {
         if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its port takes connections, as far as anybody has tried.
+    pub const fn door(&self) -> &Door {
+        &self.door
     }
 
     pub(super) fn absences(&self) -> u32 {
