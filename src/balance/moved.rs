@@ -33,7 +33,15 @@ impl<'a> Owners<'a> {
         }
         let candidate = |m: &Member| {
             let (first_byte, last_byte) = (Duration::ZERO, Duration::ZERO);
-            Candidate { at: m.at, weight: m.weight, in_flight: 0, load: Load::default(), first_byte, last_byte }
+            Candidate {
+                at: m.at,
+                weight: m.weight,
+                in_flight: 0,
+                load: Load::default(),
+                cached: Tokens(0),
+                first_byte,
+                last_byte,
+            }
         };
         let offered = members.iter().filter(|m| !m.backup).map(candidate).collect();
         Some(Self { policy: spec.build(members).ok()?, members, offered, dice: Dice::seeded(0) })
