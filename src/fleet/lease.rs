@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::Charge;
+use super::speed::Sample;
 use super::{Gaps, Measured, Models, Pool, Replica};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
+
+/// Times between fewer tokens say little.
+const ENOUGH_GAPS: u64 = 8;
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +131,10 @@ pub struct Lease {
     cached: Tokens,
     prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
+    /// Nothing waited to be prefilled where it was sent.
+    found_idle: bool,
+    /// Streams there when its own began.
+    streams: u32,
     /// Taken when the lease settles.
     charge: Option<Charge>,
 }
@@ -137,6 +145,7 @@ pub(super) struct Chosen {
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
     pub(super) cached: Tokens,
+    pub(super) found_idle: bool,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
 }
@@ -144,7 +153,7 @@ pub(super) struct Chosen {
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, prefix, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured } = chosen;
         Self {
             pool,
             replica,
@@ -160,6 +169,8 @@ impl Lease {
             cached,
             prefix,
             measured,
+            found_idle,
+            streams: 0,
             charge: Some(charge),
         }
     }
@@ -221,6 +232,7 @@ impl Lease {
                 None => {
                     self.first_token = Some(now);
                     charge.first_token(ledger);
+                    self.streams = ledger.load().decoding;
                 }
             }
             charge.grow(ledger, seen.content_events, now);
@@ -245,10 +257,11 @@ impl Lease {
         // A fast refusal or failure must not make a replica look fast.
         if whole {
             let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
-            self.replica.pace().learn(first_byte, now.since(self.chosen));
+            self.replica.averages().learn(first_byte, now.since(self.chosen));
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+            self.pool.learn_speed(self.at, self.sample(completion));
         }
         self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);
@@ -269,6 +282,18 @@ impl Lease {
 }
 
 impl Lease {
+    /// What the answer has shown of its replica's speed.
+    fn sample(&self, completion: Tokens) -> Sample {
+        let uncached =
+            self.usage.and_then(|usage| Some(usage.prompt - usage.cached?)).unwrap_or(self.prompt - self.cached);
+        let first = self.first_token.filter(|_| self.found_idle);
+        let gaps = completion.0.saturating_sub(1);
+        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
+            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams)
+        });
+        Sample { prefill: first.map(|first| (first.since(self.chosen), uncached.0)), decode }
+    }
+
     /// Takes back what was taken to be cached by this request and is not.
     fn correct_beliefs(&self, outcome: Outcome) {
         let Some(prefix) = &self.prefix else { return };
