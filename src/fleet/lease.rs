@@ -38,6 +38,8 @@ pub enum Outcome {
     ClientGone,
     /// The replica answered 4xx: the client's fault.
     Refused,
+    /// The replica and another one failed in the same way: the request is to blame.
+    Excused,
     /// The replica answered 429 or 503: it has too much to do.
     Busy {
         /// What it said in `Retry-After`.
@@ -58,7 +60,7 @@ impl Outcome {
         match self {
             Self::Completed => "completed",
             Self::ClientGone => "client_gone",
-            Self::Refused => "refused",
+            Self::Refused | Self::Excused => "refused",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
             Self::Ours => "ours",
@@ -204,6 +206,7 @@ impl Lease {
     /// Follows the answer.
     pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
+        self.replica.progress(now);
         self.first_byte.get_or_insert(now);
         let Some(charge) = &mut self.charge else { return };
         let ledger = self.replica.ledger();
@@ -212,6 +215,7 @@ impl Lease {
                 Some(last) => self.gaps.add(now.since(last)),
                 None => {
                     self.first_token = Some(now);
+                    self.replica.pace().learn_prefill(self.prompt, now.since(self.chosen));
                     charge.first_token(ledger);
                 }
             }
@@ -221,6 +225,11 @@ impl Lease {
             self.usage = Some(usage);
             charge.correct(ledger, usage, now);
         }
+    }
+
+    /// Takes note that the replica is busy, before the request ends.
+    pub fn busy(&self, retry_after: Option<Duration>, now: Moment) {
+        self.pool.passes_over(self.at, retry_after, now);
     }
 
     /// Takes the charge back and tells how the request ended.
@@ -241,6 +250,9 @@ impl Lease {
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+        }
+        if matches!(outcome, Outcome::Completed | Outcome::Refused) {
+            self.replica.progress(now);
         }
         self.pool.judge(self.at, outcome, now);
         self.pool.observer().settled(&Report {

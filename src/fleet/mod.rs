@@ -1,7 +1,10 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
 mod attempt;
+mod budget;
+mod busy;
 mod changes;
+mod failing;
 mod gaps;
 mod lease;
 mod load;
@@ -20,6 +23,7 @@ mod sticky;
 mod tests;
 mod trust;
 mod vitals;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,12 +31,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 pub use attempt::{Attempt, Pin};
+pub use budget::{ReplayLimits, Replays};
 pub use changes::Changes;
+pub use failing::{Check, Failing};
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use meter::{Measured, Meter};
 pub use origin::{BadOrigin, Origin};
-pub use pool::Pool;
+pub use pool::{Checked, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use site::{NoPool, Site};

@@ -59,6 +59,10 @@ pub struct Replica {
     mark: String,
     /// What its engine last said of itself.
     truth: ArcSwapOption<Truth>,
+    /// When something last came from it, in nanoseconds.
+    progressed: AtomicU64,
+    /// When it was last given a request while it had none.
+    busy_since: AtomicU64,
 }
 
 impl Replica {
@@ -76,6 +80,8 @@ impl Replica {
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
+            progressed: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
         }
     }
 
@@ -203,6 +209,23 @@ impl Replica {
         !matches!(**self.models.load(), Models::Unknown)
     }
 
+    /// Takes note that something came from it.
+    pub(super) fn progress(&self, now: Moment) {
+        self.progressed.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// When something last came from it, and when it was last given a request while it had none.
+    pub(super) fn signs(&self) -> (Moment, Moment) {
+        let read = |at: &AtomicU64| Moment::from_nanos(at.load(Ordering::Relaxed));
+        (read(&self.progressed), read(&self.busy_since))
+    }
+
+    /// Tells whether something has come from it within `time`.
+    pub fn progressed_within(&self, time: Duration, now: Moment) -> bool {
+        let (progressed, _) = self.signs();
+        progressed > Moment::ZERO && now.since(progressed) <= time
+    }
+
     pub(super) const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -210,6 +233,9 @@ impl Replica {
     /// Puts a request on it.
     pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
+        if self.ledger.in_flight() == 0 {
+            self.busy_since.store(now.as_nanos(), Ordering::Relaxed);
+        }
         self.ledger.charge(prompt, prompt, now)
     }
 }
