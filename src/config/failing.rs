@@ -96,7 +96,8 @@ static KEYS: &[Key<Draft>] = &[
         set: |d, v| {
             let text = v.text()?;
             let fits = !text.trim().is_empty() && !text.contains(char::is_control);
-            if fits { Ok(d.check.model = Some((&*text).into())) } else { Err(v.wrong()) }
+            d.check.model = Some((&*text).into());
+            if fits { Ok(()) } else { Err(v.wrong()) }
         },
     },
 ];

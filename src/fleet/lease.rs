@@ -207,7 +207,10 @@ impl Lease {
     pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
         self.replica.progress(now);
-        self.first_byte.get_or_insert(now);
+        if self.first_byte.is_none() {
+            self.first_byte = Some(now);
+            self.replica.begins();
+        }
         let Some(charge) = &mut self.charge else { return };
         let ledger = self.replica.ledger();
         if seen.content_events > 0 {
@@ -224,6 +227,14 @@ impl Lease {
         if let Some(usage) = seen.usage {
             self.usage = Some(usage);
             charge.correct(ledger, usage, now);
+        }
+    }
+
+    /// Takes note of the token counts where the answer ends, which need not be the replica's doing.
+    pub fn counts(&mut self, usage: Option<Usage>, now: Moment) {
+        if let (Some(usage), Some(charge)) = (usage, &mut self.charge) {
+            self.usage = Some(usage);
+            charge.correct(self.replica.ledger(), usage, now);
         }
     }
 
@@ -250,6 +261,9 @@ impl Lease {
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+        }
+        if self.first_byte.is_none() {
+            self.replica.begins();
         }
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
             self.replica.progress(now);

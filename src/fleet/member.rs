@@ -73,8 +73,8 @@ impl Member {
     }
 
     /// Tells whether requests wait on a replica from which nothing comes.
-    fn hangs(&self, standing: &Standing) -> bool {
-        standing.ejector.cause() == Some(Cause::Stalled) && self.replica.in_flight() > 0
+    pub(super) fn hangs(&self, standing: &Standing) -> bool {
+        standing.ejector.cause() == Some(Cause::Stalled) && self.replica.awaited() > 0
     }
 
     /// Tells whether the member takes requests that do not belong to it.

@@ -61,8 +61,10 @@ pub struct Replica {
     truth: ArcSwapOption<Truth>,
     /// When something last came from it, in nanoseconds.
     progressed: AtomicU64,
-    /// When it was last given a request while it had none.
-    busy_since: AtomicU64,
+    /// Requests of which nothing has come yet.
+    awaited: AtomicU32,
+    /// When it was last given a request while there was none of those.
+    awaited_since: AtomicU64,
 }
 
 impl Replica {
@@ -81,7 +83,8 @@ impl Replica {
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
             progressed: AtomicU64::new(0),
-            busy_since: AtomicU64::new(0),
+            awaited: AtomicU32::new(0),
+            awaited_since: AtomicU64::new(0),
         }
     }
 
@@ -214,10 +217,20 @@ impl Replica {
         self.progressed.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// When something last came from it, and when it was last given a request while it had none.
+    /// Takes note that an answer has begun, or that nobody waits for it any more.
+    pub(super) fn begins(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests of which nothing has come yet. Others may be silent because their client does not read.
+    pub(super) fn awaited(&self) -> u32 {
+        self.awaited.load(Ordering::Relaxed)
+    }
+
+    /// When something last came from it, and when it was last given a request while no other was waited for.
     pub(super) fn signs(&self) -> (Moment, Moment) {
         let read = |at: &AtomicU64| Moment::from_nanos(at.load(Ordering::Relaxed));
-        (read(&self.progressed), read(&self.busy_since))
+        (read(&self.progressed), read(&self.awaited_since))
     }
 
     /// Tells whether something has come from it within `time`.
@@ -233,8 +246,8 @@ impl Replica {
     /// Puts a request on it.
     pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
-        if self.ledger.in_flight() == 0 {
-            self.busy_since.store(now.as_nanos(), Ordering::Relaxed);
+        if self.awaited.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.awaited_since.store(now.as_nanos(), Ordering::Relaxed);
         }
         self.ledger.charge(prompt, prompt, now)
     }

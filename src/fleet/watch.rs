@@ -13,10 +13,11 @@ const FORGETS: u32 = 1024;
 /// What a look at a replica shows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
-    pub(super) in_flight: u32,
+    /// Requests of which nothing has come yet.
+    pub(super) awaited: u32,
     /// When something last came from it.
     pub(super) progressed: Moment,
-    /// When its oldest silence can have begun: the later of that and of the first request after it had none.
+    /// When its silence began: the later of that and of the first of those requests.
     pub(super) silent_since: Moment,
     /// How long its prompts may take, and an answer that comes whole.
     pub(super) expected: Duration,
@@ -36,12 +37,12 @@ pub(super) struct Watch {
 
 impl Seen {
     pub(super) fn of(replica: &Replica) -> Self {
-        let (progressed, busy_since) = replica.signs();
+        let (progressed, awaited_since) = replica.signs();
         let (first_byte, _) = replica.pace().after(0);
         Self {
-            in_flight: replica.in_flight(),
+            awaited: replica.awaited(),
             progressed,
-            silent_since: progressed.max(busy_since),
+            silent_since: progressed.max(awaited_since),
             expected: replica.pace().prefills(replica.load().prefill) + first_byte * 2,
         }
     }
@@ -61,7 +62,7 @@ impl Watch {
             self.survived = self.survived.max(self.looked.since(self.silent_since));
         }
         self.survived -= self.survived / FORGETS;
-        (self.looked, self.silent_since, self.had_work) = (now, seen.silent_since, seen.in_flight > 0);
+        (self.looked, self.silent_since, self.had_work) = (now, seen.silent_since, seen.awaited > 0);
     }
 
     /// The longest silence that has ended by itself.
@@ -71,7 +72,7 @@ impl Watch {
 
     /// Tells whether it has been silent for too long: longer than `limit` beyond what is expected.
     pub(super) fn is_stalled(&self, seen: &Seen, limit: Duration, now: Moment) -> bool {
-        seen.in_flight > 0 && now.since(seen.silent_since) > limit + seen.expected
+        seen.awaited > 0 && now.since(seen.silent_since) > limit + seen.expected
     }
 
     /// Takes note that it was found to be stalled.
@@ -99,8 +100,8 @@ mod tests {
         Moment::ZERO + Duration::from_secs(seconds)
     }
 
-    fn seen(in_flight: u32, progressed: u64) -> Seen {
-        Seen { in_flight, progressed: at(progressed), silent_since: at(progressed), expected: Duration::ZERO }
+    fn seen(awaited: u32, progressed: u64) -> Seen {
+        Seen { awaited, progressed: at(progressed), silent_since: at(progressed), expected: Duration::ZERO }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tries of one request: which replica is next, and when there is none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
@@ -121,7 +122,7 @@ impl<'a> Tries<'a> {
         let now = self.app.clock.now();
         let status = answer.head.status;
         if let Outcome::Busy { retry_after } = answer.meaning {
-            lease.busy(retry_after, now);
+            return self.busy(retry_after, lease);
         }
         if let Some((doubted, before)) = self.doubted.take() {
             let excused = before == status;
@@ -131,27 +132,35 @@ impl<'a> Tries<'a> {
             }
             return Verdict::Relay(lease);
         }
-        if self.attempt.is_bound() || self.once {
-            return Verdict::Relay(lease);
-        }
         let is_fault = matches!(answer.meaning, Outcome::Failed { .. });
-        if !matches!(answer.meaning, Outcome::Busy { .. }) && !(is_fault && self.may_replay()) {
+        if self.attempt.is_bound() || !is_fault || !self.may_replay() {
             return Verdict::Relay(lease);
         }
         self.attempt.tried.push(lease.replica().id());
         let Ok(next) = self.acquire() else {
-            if is_fault {
-                self.pool.keeps_replay(now);
-            }
+            self.pool.keeps_replay(now);
             return Verdict::Relay(lease);
         };
-        if is_fault {
-            self.replays += 1;
-            self.doubted = Some((lease, status));
-        } else {
-            lease.settle(answer.meaning, now);
-        }
+        self.replays += 1;
+        self.doubted = Some((lease, status));
         Verdict::Again(next)
+    }
+
+    /// Passes a busy replica over, if there is another one. It tells nothing of a fault before it.
+    fn busy(&mut self, retry_after: Option<Duration>, lease: Lease) -> Verdict {
+        let now = self.app.clock.now();
+        lease.busy(retry_after, now);
+        if !self.attempt.is_bound() && !self.once {
+            self.attempt.tried.push(lease.replica().id());
+            if let Ok(next) = self.acquire() {
+                lease.settle(Outcome::Busy { retry_after }, now);
+                return Verdict::Again(next);
+            }
+        }
+        if let Some((doubted, _)) = self.doubted.take() {
+            doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
+        }
+        Verdict::Relay(lease)
     }
 
     /// Tells whether what a replica has seen may be sent to another one; if so, that is counted.

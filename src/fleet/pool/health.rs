@@ -151,6 +151,7 @@ impl Pool {
             }
             match standing.ejector.admits(screening.now) {
                 Admission::Ejected { cause, .. } => passive += usize::from(cause.is_passive()),
+                Admission::Probing if member.hangs(standing) => passive += 1,
                 Admission::Admitted | Admission::Probing => fit += 1,
             }
         }
@@ -248,8 +249,8 @@ mod tests {
     #[test]
     fn a_wedged_engine_is_left_alone_until_something_comes_from_it() {
         let (_fleet, pool) = pool_of(&[1, 2, 3]);
-        let (mut wedged, mut well) = (on(&pool, 0, at(0)), on(&pool, 1, at(0)));
-        moves(&mut wedged, at(1));
+        let (mut slow, mut wedged, mut well) = (on(&pool, 0, at(0)), on(&pool, 0, at(0)), on(&pool, 1, at(0)));
+        moves(&mut slow, at(1));
         let mut turned = None;
         for second in 2..300 {
             moves(&mut well, at(second));
@@ -268,6 +269,17 @@ mod tests {
         let back = pool.tick(at(300));
         assert_eq!(back.iter().map(|turn| turn.out).collect::<Vec<_>>(), [false]);
         assert_eq!(reached(&pool, at(300)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_no_silence_of_its_replica() {
+        let (_fleet, pool) = pool_of(&[1, 2]);
+        let (mut unread, mut well) = (on(&pool, 0, at(0)), on(&pool, 1, at(0)));
+        moves(&mut unread, at(1));
+        for second in 1..300 {
+            moves(&mut well, at(second));
+            assert!(pool.tick(at(second)).is_empty());
+        }
     }
 
     #[test]
