@@ -136,7 +136,7 @@ fn spec(dice: &mut Dice, replicas: u64) -> PoolSpec {
     let words = ["", " max_fails=1", " max_fails=2 fail_timeout=3s", " max_fails=3 fail_timeout=1s"];
     let replica = |at| format!("\"http://10.0.0.1:{at}{}\"", words[dice.below(4) as usize]);
     let replicas: Vec<String> = (1..=replicas).map(replica).collect();
-    let check = if replicas.len() % 2 == 0 { "check = { interval = \"1s\" }" } else { "" };
+    let check = if replicas.len().is_multiple_of(2) { "check = { interval = \"1s\" }" } else { "" };
     let text = format!(
         "model = \"m\"\npolicy = \"{policy}\"\nstalled = \"4s\"\n{check}\nreplicas = [{}]",
         replicas.join(", ")

@@ -2,6 +2,7 @@
 //!
 //! A policy never owns membership, health or retries, and is never offered a replica that may not be chosen.
 
+mod cache_aware;
 mod crc;
 mod dice;
 mod hash;
@@ -14,13 +15,16 @@ mod least_conn;
 mod least_prefill;
 mod least_time;
 mod least_tokens;
+mod lmetric;
 mod moved;
+mod prefix_hash;
 mod probe;
 mod random;
 mod ring;
 mod round_robin;
 mod smooth;
 mod table;
+mod token_cost;
 mod weigh;
 
 use std::net::IpAddr;
@@ -127,6 +131,11 @@ pub trait Policy: Send {
     /// What it wants to know requests by; asked once, when the configuration is read.
     fn key(&self) -> Option<&Key> {
         None
+    }
+
+    /// Tells whether it wants to know where a prompt is cached; asked once, as the key.
+    fn asks_prefix(&self) -> bool {
+        false
     }
 
     /// Tells whether it knows requests by their client's address; asked once, as the key.

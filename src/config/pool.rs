@@ -51,7 +51,7 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 21] = [
+pub(super) const SHORT: [&str; 22] = [
     "policy",
     "replicas",
     "model",
@@ -62,6 +62,7 @@ pub(super) const SHORT: [&str; 21] = [
     "tokens",
     "image_tokens",
     "audio_tokens",
+    "prefix_tokens",
     "api_key",
     "api_key_env",
     "sticky",
@@ -86,7 +87,7 @@ pub(super) static POOL: &[Key<Draft>] = &[
     Key {
         path: "policy",
         wants: "a policy's name and words",
-        default: "\"least_conn\"",
+        default: "\"token_cost\"",
         set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
     },
     Key {
@@ -166,6 +167,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         wants: "a number of tokens",
         default: "750",
         set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
+    },
+    Key {
+        path: "prefix_tokens",
+        wants: "a number of tokens",
+        default: "1024",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.prefix = tokens),
     },
     Key {
         path: "api_key",

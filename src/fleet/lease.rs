@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::load::Charge;
 use super::{Gaps, Measured, Models, Pool, Replica};
+use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
 /// How far a request had come when it failed.
@@ -124,6 +125,9 @@ pub struct Lease {
     gaps: Gaps,
     usage: Option<Usage>,
     prompt: Tokens,
+    /// What of the prompt was taken to be cached.
+    cached: Tokens,
+    prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
     /// Taken when the lease settles.
     charge: Option<Charge>,
@@ -134,13 +138,15 @@ pub(super) struct Chosen {
     pub(super) replica: Arc<Replica>,
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
+    pub(super) cached: Tokens,
+    pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
 }
 
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, prefix, measured } = chosen;
         Self {
             pool,
             replica,
@@ -153,6 +159,8 @@ impl Lease {
             gaps: Gaps::default(),
             usage: None,
             prompt,
+            cached,
+            prefix,
             measured,
             charge: Some(charge),
         }
@@ -218,7 +226,7 @@ impl Lease {
                 Some(last) => self.gaps.add(now.since(last)),
                 None => {
                     self.first_token = Some(now);
-                    self.replica.pace().learn_prefill(self.prompt, now.since(self.chosen));
+                    self.replica.pace().learn_prefill(self.prompt - self.cached, now.since(self.chosen));
                     charge.first_token(ledger);
                 }
             }
@@ -268,6 +276,7 @@ impl Lease {
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
             self.replica.progress(now);
         }
+        self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);
         self.pool.observer().settled(&Report {
             pool: &self.pool,
@@ -279,9 +288,22 @@ impl Lease {
             gaps: &self.gaps,
             ended: now,
             model: self.measured.as_ref().and_then(Measured::model),
-            estimated: Usage { prompt: self.prompt, cached: None, completion },
+            estimated: Usage { prompt: self.prompt, cached: self.prefix.as_ref().map(|_| self.cached), completion },
             usage: self.usage,
         });
+    }
+}
+
+impl Lease {
+    /// Takes back what was taken to be cached by this request and is not.
+    fn correct_beliefs(&self, outcome: Outcome) {
+        let Some(prefix) = &self.prefix else { return };
+        if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
+            // Whatever comes back there comes back empty.
+            self.replica.seat().clear();
+        } else if self.first_token.is_none() && outcome != Outcome::Completed {
+            self.replica.seat().trim(prefix, self.prompt, self.cached);
+        }
     }
 }
 

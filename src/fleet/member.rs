@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::screening::Screening;
+use super::seat::Held;
 use super::standing::Standing;
 use super::{MemberSpec, Replica};
 use crate::balance::{self, Candidate};
@@ -29,11 +30,12 @@ pub(super) struct Member {
 
 impl Member {
     /// The member as a policy may choose it.
-    pub(super) fn candidate(&self, at: Slot, standing: &Standing, now: Moment) -> Candidate {
+    pub(super) fn candidate(&self, at: Slot, standing: &Standing, held: Option<&Held<'_>>, now: Moment) -> Candidate {
         let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
         let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
-        Candidate { at, weight, in_flight, load, cached: Tokens(0), first_byte, last_byte }
+        let cached = held.map_or(Tokens(0), |held| held.by(self.replica.seat()));
+        Candidate { at, weight, in_flight, load, cached, first_byte, last_byte }
     }
 
     /// Tells whether requests are meant to come here at all, failures and load aside.

@@ -11,12 +11,13 @@ use super::lease::Chosen;
 use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
+use super::seat::Held;
 use super::standing::Standing;
 use super::{
     ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky,
 };
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
-use crate::units::{ModelName, Moment, ReplicaId, Slot};
+use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens};
 pub use health::Checked;
 
 /// What a pool's lock guards.
@@ -121,6 +122,11 @@ impl Pool {
         self.spec.policy.key()
     }
 
+    /// Whether requests' fingerprints are of use here: to the policy or to its key.
+    pub fn asks_prefix(&self) -> bool {
+        self.spec.policy.asks_prefix() || self.key().is_some_and(Key::asks_prefix)
+    }
+
     /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
     pub fn take_lopsided(&self) -> bool {
         self.lopsided.load(Ordering::Relaxed) && self.lopsided.swap(false, Ordering::Relaxed)
@@ -208,14 +214,19 @@ impl Pool {
 
     /// Chooses a replica and charges it, in one step: the one that the request belongs to, else whom the policy says.
     ///
-    /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members).
+    /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members); before it a look at the index
+    /// and after it a note there, if the policy asks where prompts are cached.
     pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
+        let prefix = attempt.prefix.as_ref().filter(|_| self.spec.policy.asks_prefix());
+        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
+        let seats = self.members.iter().map(|member| member.replica.seat());
+        let held = prefix.map(|prefix| Held::of(prefix, prompt, seats));
         let mut inner = self.lock();
         self.look(&mut inner, now);
         let mut screening = self.screen(&inner, now);
         let pinned = attempt.pinned.and_then(|pin| self.pinned(&inner, pin, attempt, &mut screening));
         let chosen = match pinned {
-            None if !attempt.is_bound() => self.choose(&mut inner, attempt, &mut screening),
+            None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
             pinned => pinned,
         };
         let Some(at) = chosen else {
@@ -227,10 +238,16 @@ impl Pool {
         if attempt.tried.is_empty() {
             inner.budget.request(now);
         }
-        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
-        let charge = member.replica.charge(prompt, now);
-        let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured };
+        let seat = member.replica.seat();
+        let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
+        // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
+        let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
+        if let Some(prefix) = prefix {
+            seat.note(prefix, prompt);
+        }
+        let (replica, prefix) = (member.replica.clone(), prefix.cloned());
+        let chosen = Chosen { replica, at, prompt, cached, prefix, measured };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
@@ -275,7 +292,13 @@ impl Pool {
     }
 
     /// Asks the policy.
-    fn choose(&self, inner: &mut Inner, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
+    fn choose(
+        &self,
+        inner: &mut Inner,
+        attempt: &Attempt<'_>,
+        held: Option<&Held<'_>>,
+        screening: &mut Screening,
+    ) -> Option<Slot> {
         let Inner { policy, dice, standings, offered, tried, told, .. } = inner;
         tried.clear();
         if !attempt.tried.is_empty() {
@@ -293,7 +316,7 @@ impl Pool {
                 if standing.busy.is_now(screening.now) {
                     screening.busy(standing.busy.until(), Slot(slot));
                 } else {
-                    offered.push(member.candidate(Slot(slot), standing, screening.now));
+                    offered.push(member.candidate(Slot(slot), standing, held, screening.now));
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::load::{Charge, Ledger};
 use super::pace::Pace;
+use super::seat::Seat;
 use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin, sticky};
 use crate::balance::Load;
@@ -15,6 +16,10 @@ use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
 pub const MODELS_PER_REPLICA: usize = 256;
+
+/// A replica's cache is taken to hold what it was last sent, up to its KV memory so many times: what has gone from it is
+/// noticed, what is there and not known is not.
+const BELIEVED: u64 = 3;
 
 /// What a replica has said about its models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +70,11 @@ pub struct Replica {
     awaited: AtomicU32,
     /// When it was last given a request while there was none of those.
     awaited_since: AtomicU64,
+    seat: Seat,
 }
 
 impl Replica {
-    pub(super) fn new(id: ReplicaId, spec: &MemberSpec) -> Self {
+    pub(super) fn new(id: ReplicaId, spec: &MemberSpec, seat: Seat) -> Self {
         Self {
             id,
             name: spec.name.clone(),
@@ -85,6 +91,7 @@ impl Replica {
             progressed: AtomicU64::new(0),
             awaited: AtomicU32::new(0),
             awaited_since: AtomicU64::new(0),
+            seat,
         }
     }
 
@@ -187,6 +194,14 @@ impl Replica {
     pub fn learn_vitals(&self, vitals: Vitals, in_flight: u32, now: Moment, good_for: Duration) {
         let ours = Ours { in_flight, load: self.ledger.load() };
         let before = self.truth(now);
+        let totals = before.as_ref().and_then(|before| before.vitals.prompt).zip(vitals.prompt);
+        if totals.is_some_and(|(before, now)| now < before) {
+            // Its totals began anew, and so did its cache.
+            self.seat.clear();
+        }
+        if let Some(capacity) = vitals.kv_capacity {
+            self.seat.resize(Tokens(capacity.0.saturating_mul(BELIEVED)));
+        }
         self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
     }
 
@@ -243,12 +258,16 @@ impl Replica {
         &self.ledger
     }
 
-    /// Puts a request on it.
-    pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
+    pub(super) const fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Puts a request on it, of which `uncached` tokens are to be prefilled.
+    pub(super) fn charge(&self, prompt: Tokens, uncached: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
         if self.awaited.fetch_add(1, Ordering::Relaxed) == 0 {
             self.awaited_since.store(now.as_nanos(), Ordering::Relaxed);
         }
-        self.ledger.charge(prompt, prompt, now)
+        self.ledger.charge(prompt, uncached, now)
     }
 }
