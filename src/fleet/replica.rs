@@ -67,9 +67,9 @@ pub struct Replica {
     /// When something last came from it, in nanoseconds.
     progressed: AtomicU64,
     /// Requests of which nothing has come yet.
-    awaited: AtomicU32,
+    unanswered: AtomicU32,
     /// When it was last given a request while there was none of those.
-    awaited_since: AtomicU64,
+    unanswered_since: AtomicU64,
     seat: Seat,
 }
 
@@ -89,8 +89,8 @@ impl Replica {
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
             progressed: AtomicU64::new(0),
-            awaited: AtomicU32::new(0),
-            awaited_since: AtomicU64::new(0),
+            unanswered: AtomicU32::new(0),
+            unanswered_since: AtomicU64::new(0),
             seat,
         }
     }
@@ -234,18 +234,18 @@ impl Replica {
 
     /// Takes note that an answer has begun, or that nobody waits for it any more.
     pub(super) fn begins(&self) {
-        self.awaited.fetch_sub(1, Ordering::Relaxed);
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Requests of which nothing has come yet. Others may be silent because their client does not read.
-    pub(super) fn awaited(&self) -> u32 {
-        self.awaited.load(Ordering::Relaxed)
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// When something last came from it, and when it was last given a request while no other was waited for.
     pub(super) fn signs(&self) -> (Moment, Moment) {
         let read = |at: &AtomicU64| Moment::from_nanos(at.load(Ordering::Relaxed));
-        (read(&self.progressed), read(&self.awaited_since))
+        (read(&self.progressed), read(&self.unanswered_since))
     }
 
     /// Tells whether something has come from it within `time`.
@@ -265,8 +265,8 @@ impl Replica {
     /// Puts a request on it, of which `uncached` tokens are to be prefilled.
     pub(super) fn charge(&self, prompt: Tokens, uncached: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
-        if self.awaited.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.awaited_since.store(now.as_nanos(), Ordering::Relaxed);
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
         }
         self.ledger.charge(prompt, uncached, now)
     }

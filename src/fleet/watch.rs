@@ -14,7 +14,7 @@ const FORGETS: u32 = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     /// Requests of which nothing has come yet.
-    pub(super) awaited: u32,
+    pub(super) unanswered: u32,
     /// When something last came from it.
     pub(super) progressed: Moment,
     /// When its silence began: the later of that and of the first of those requests.
@@ -37,12 +37,12 @@ pub(super) struct Watch {
 
 impl Seen {
     pub(super) fn of(replica: &Replica) -> Self {
-        let (progressed, awaited_since) = replica.signs();
+        let (progressed, unanswered_since) = replica.signs();
         let (first_byte, _) = replica.pace().after(0);
         Self {
-            awaited: replica.awaited(),
+            unanswered: replica.unanswered(),
             progressed,
-            silent_since: progressed.max(awaited_since),
+            silent_since: progressed.max(unanswered_since),
             expected: replica.pace().prefills(replica.load().prefill) + first_byte * 2,
         }
     }
@@ -62,7 +62,7 @@ impl Watch {
             self.survived = self.survived.max(self.looked.since(self.silent_since));
         }
         self.survived -= self.survived / FORGETS;
-        (self.looked, self.silent_since, self.had_work) = (now, seen.silent_since, seen.awaited > 0);
+        (self.looked, self.silent_since, self.had_work) = (now, seen.silent_since, seen.unanswered > 0);
     }
 
     /// The longest silence that has ended by itself.
@@ -72,7 +72,7 @@ impl Watch {
 
     /// Tells whether it has been silent for too long: longer than `limit` beyond what is expected.
     pub(super) fn is_stalled(&self, seen: &Seen, limit: Duration, now: Moment) -> bool {
-        seen.awaited > 0 && now.since(seen.silent_since) > limit + seen.expected
+        seen.unanswered > 0 && now.since(seen.silent_since) > limit + seen.expected
     }
 
     /// Takes note that it was found to be stalled.
@@ -100,8 +100,8 @@ mod tests {
         Moment::ZERO + Duration::from_secs(seconds)
     }
 
-    fn seen(awaited: u32, progressed: u64) -> Seen {
-        Seen { awaited, progressed: at(progressed), silent_since: at(progressed), expected: Duration::ZERO }
+    fn seen(unanswered: u32, progressed: u64) -> Seen {
+        Seen { unanswered, progressed: at(progressed), silent_since: at(progressed), expected: Duration::ZERO }
     }
 
     #[test]
