@@ -1,7 +1,5 @@
 //! Who is left alone, for what and for how long; and how often a request is sent twice.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
-
 mod harness;
 
 use std::io::Write;

@@ -66,10 +66,32 @@ pub struct Candidate {
     pub load: Load,
     /// Tokens of the job's prompt that are taken to be cached on it; fewer than the prompt has.
     pub cached: Tokens,
+    /// How fast it is beside the pool's others.
+    pub pace: Pace,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
     /// The average time from the choice to the end of an answer; zero if nothing is known.
     pub last_byte: Duration,
+}
+
+/// How long a replica takes beside the others of its pool, for the same work, in parts of [`Pace::ONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// For computing a prompt.
+    pub prefill: u32,
+    /// For generating a token.
+    pub decode: u32,
+}
+
+impl Pace {
+    /// As long as the others.
+    pub const ONE: u32 = 1_024;
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { prefill: Self::ONE, decode: Self::ONE }
+    }
 }
 
 /// What the requests on a replica weigh.

@@ -13,7 +13,7 @@ const HOME_PERCENT: u64 = 30;
 /// Chooses the replica where `P + u (3 + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to be
 /// computed there, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in memory.
 ///
-/// One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
+/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
 /// from busy decoders, whose every token waits for them; `T / 4` spreads memory.
 struct TokenCost {
     home: Option<Home>,
@@ -54,11 +54,12 @@ impl Policy for TokenCost {
     }
 }
 
-/// In quarters of a token.
+/// In quarters of a token, and parts of [`Pace::ONE`](super::Pace::ONE).
 fn cost(uncached: u64, replica: &Candidate) -> u128 {
-    let load = replica.load;
+    let (load, pace) = (replica.load, replica.pace);
     let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
-    4 * waiting + uncached * (12 + u128::from(load.decoding)) + resident
+    let computing = 4 * waiting + uncached * (12 + u128::from(load.decoding));
+    computing * u128::from(pace.prefill) + resident * u128::from(pace.decode)
 }
 
 pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {

@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::Charge;
+use super::speed::Sample;
 use super::{Gaps, Measured, Models, Pool, Replica};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
+
+/// Times between fewer tokens say little.
+const ENOUGH_GAPS: u64 = 8;
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +133,10 @@ pub struct Lease {
     cached: Tokens,
     prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
+    /// Nothing waited to be prefilled where it was sent.
+    found_idle: bool,
+    /// Streams there when its own began.
+    streams: u32,
     /// Taken when the lease settles.
     charge: Option<Charge>,
 }
@@ -139,6 +147,7 @@ pub(super) struct Chosen {
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
     pub(super) cached: Tokens,
+    pub(super) found_idle: bool,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
 }
@@ -146,7 +155,7 @@ pub(super) struct Chosen {
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, prefix, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured } = chosen;
         Self {
             pool,
             replica,
@@ -162,6 +171,8 @@ impl Lease {
             cached,
             prefix,
             measured,
+            found_idle,
+            streams: 0,
             charge: Some(charge),
         }
     }
@@ -226,8 +237,9 @@ impl Lease {
                 Some(last) => self.gaps.add(now.since(last)),
                 None => {
                     self.first_token = Some(now);
-                    self.replica.pace().learn_prefill(self.prompt - self.cached, now.since(self.chosen));
+                    self.replica.averages().learn_prefill(self.prompt - self.cached, now.since(self.chosen));
                     charge.first_token(ledger);
+                    self.streams = ledger.load().decoding;
                 }
             }
             charge.grow(ledger, seen.content_events, now);
@@ -265,10 +277,11 @@ impl Lease {
         // A fast refusal or failure must not make a replica look fast.
         if whole {
             let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
-            self.replica.pace().learn(first_byte, now.since(self.chosen));
+            self.replica.averages().learn(first_byte, now.since(self.chosen));
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+            self.pool.learn_speed(self.at, self.sample(completion));
         }
         if self.first_byte.is_none() {
             self.replica.begins();
@@ -295,6 +308,18 @@ impl Lease {
 }
 
 impl Lease {
+    /// What the answer has shown of its replica's speed.
+    fn sample(&self, completion: Tokens) -> Sample {
+        let uncached =
+            self.usage.and_then(|usage| Some(usage.prompt - usage.cached?)).unwrap_or(self.prompt - self.cached);
+        let first = self.first_token.filter(|_| self.found_idle);
+        let gaps = completion.0.saturating_sub(1);
+        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
+            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams)
+        });
+        Sample { prefill: first.map(|first| (first.since(self.chosen), uncached.0)), decode }
+    }
+
     /// Takes back what was taken to be cached by this request and is not.
     fn correct_beliefs(&self, outcome: Outcome) {
         let Some(prefix) = &self.prefix else { return };

@@ -1,6 +1,7 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
 mod attempt;
+mod averages;
 mod budget;
 mod busy;
 mod changes;
@@ -11,13 +12,14 @@ mod load;
 mod member;
 mod meter;
 mod origin;
-mod pace;
+
 mod pool;
 mod replica;
 mod screening;
 mod seat;
 mod site;
 mod spec;
+mod speed;
 mod standing;
 mod sticky;
 #[cfg(test)]

@@ -12,12 +12,13 @@ use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
 use super::seat::Held;
+use super::speed::{Sample, Speeds};
 use super::standing::Standing;
 use super::{
     ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky,
 };
-use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
-use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens};
+use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
+use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
 pub use health::Checked;
 
 /// What a pool's lock guards.
@@ -26,6 +27,7 @@ struct Inner {
     dice: Dice,
     standings: Vec<Standing>,
     budget: Budget,
+    speeds: Speeds,
     /// When a member could first be chosen.
     opened: Option<Moment>,
     /// Kept to spare an allocation a choice.
@@ -45,6 +47,8 @@ pub struct Pool {
     meters: Arc<Meters>,
     /// Some member has a `slow_start`; without one nobody is looked after.
     starts_slowly: bool,
+    /// No member was given a weight, so that their speeds are learned in its place.
+    learns_speed: bool,
 }
 
 impl Pool {
@@ -59,6 +63,7 @@ impl Pool {
             dice: Dice::seeded(seed),
             standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
             budget: Budget::default(),
+            speeds: Speeds::new(spec.members.len()),
             opened: None,
             offered: Vec::with_capacity(spec.members.len()),
             tried: Vec::new(),
@@ -68,8 +73,9 @@ impl Pool {
         let members = spec.members.iter().zip(replicas).map(member).collect();
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
+        let learns_speed = spec.members.iter().all(|m| m.weight == Weight::ONE);
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
-        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
+        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly, learns_speed })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -240,6 +246,7 @@ impl Pool {
         }
         let seat = member.replica.seat();
         let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
+        let found_idle = member.replica.load().prefill == Tokens(0);
         // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
         let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
@@ -247,8 +254,15 @@ impl Pool {
             seat.note(prefix, prompt);
         }
         let (replica, prefix) = (member.replica.clone(), prefix.cloned());
-        let chosen = Chosen { replica, at, prompt, cached, prefix, measured };
+        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured };
         Ok(Lease::new(self.clone(), chosen, charge, now))
+    }
+
+    /// Learns how fast a member is.
+    pub(super) fn learn_speed(&self, at: Slot, sample: Sample) {
+        if self.learns_speed && self.spec.policy.asks_prefix() {
+            self.lock().speeds.learn(at.index(), sample);
+        }
     }
 
     pub(super) const fn observer(&self) -> &Arc<dyn Observer> {
@@ -299,7 +313,7 @@ impl Pool {
         held: Option<&Held<'_>>,
         screening: &mut Screening,
     ) -> Option<Slot> {
-        let Inner { policy, dice, standings, offered, tried, told, .. } = inner;
+        let Inner { policy, dice, standings, speeds, offered, tried, told, .. } = inner;
         tried.clear();
         if !attempt.tried.is_empty() {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
@@ -316,7 +330,9 @@ impl Pool {
                 if standing.busy.is_now(screening.now) {
                     screening.busy(standing.busy.until(), Slot(slot));
                 } else {
-                    offered.push(member.candidate(Slot(slot), standing, held, screening.now));
+                    let candidate = member.candidate(Slot(slot), standing, held, screening.now);
+                    let pace = if self.learns_speed { speeds.pace(slot as usize) } else { Pace::default() };
+                    offered.push(Candidate { pace, ..candidate });
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };

@@ -38,12 +38,12 @@ pub(super) struct Watch {
 impl Seen {
     pub(super) fn of(replica: &Replica) -> Self {
         let (progressed, unanswered_since) = replica.signs();
-        let (first_byte, _) = replica.pace().after(0);
+        let (first_byte, _) = replica.averages().after(0);
         Self {
             unanswered: replica.unanswered(),
             progressed,
             silent_since: progressed.max(unanswered_since),
-            expected: replica.pace().prefills(replica.load().prefill) + first_byte * 2,
+            expected: replica.averages().prefills(replica.load().prefill) + first_byte * 2,
         }
     }
 
