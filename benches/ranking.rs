@@ -101,7 +101,10 @@ fn main() -> Fallible<()> {
     }
     ratios.sort_by(f64::total_cmp);
     let (real, simulated) = (ratios[ratios.len() / 2], virtual_time[0] / virtual_time[1]);
-    println!("median ratio over HTTP {real:.2}, in virtual time {simulated:.2}: {:+.0} %", (real / simulated - 1.0) * 100.0);
+    println!(
+        "median ratio over HTTP {real:.2}, in virtual time {simulated:.2}: {:+.0} %",
+        (real / simulated - 1.0) * 100.0
+    );
     Ok(())
 }
 
@@ -129,6 +132,11 @@ async fn drive(policy: &str, trace: &Trace, scenario: &Scenario) -> Fallible<f64
     let mut waits = Vec::new();
     while let Some(waited) = open.join_next().await {
         waits.extend(waited??);
+    }
+    let generated: u64 = stand.replicas.iter().map(|replica| replica.stats().generated.0).sum();
+    let expected: u64 = trace.requests().iter().map(|request| request.output.0).sum();
+    if generated != expected {
+        return Err(format!("{generated} tokens generated of {expected}").into());
     }
     stand.server.stop();
     Ok(waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64)
