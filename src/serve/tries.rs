@@ -97,7 +97,7 @@ impl<'a> Tries<'a> {
             doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
         self.attempt.tried.push(lease.replica().id());
-        lease.settle(Outcome::Failed { phase: failure.phase }, now);
+        lease.settle(failure.outcome(), now);
         let sent = failure.phase != Phase::Connect;
         if self.attempt.is_bound() || sent && (failure.timed_out || self.replays >= REPLAYS) {
             return Err(Refusal::lost(&failure));

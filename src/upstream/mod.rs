@@ -25,11 +25,14 @@ pub use relay::{Ending, Relayed, is_stream};
 
 use crate::clock::Clock;
 use crate::config::Timeouts;
-use crate::fleet::{Origin, Phase, Replica};
+use crate::fleet::{Origin, Outcome, Phase, Replica};
 use crate::tls::Keyring;
 use crate::units::{Moment, Timing};
 use idle::IdleLinks;
 use link::Link;
+
+/// `ENFILE` and `EMFILE`, the same on every Unix: no descriptor is left, in the system or in the process.
+const STARVED: [i32; 2] = [23, 24];
 
 /// A request as it goes to a replica. The path is the one behind the replica's prefix.
 #[derive(Clone, Debug)]
@@ -53,6 +56,8 @@ pub struct Failure {
     pub phase: Phase,
     /// The replica was given all the time there is.
     pub timed_out: bool,
+    /// It is for want of something of our own: no file descriptor was left.
+    ours: bool,
     what: &'static str,
     cause: String,
 }
@@ -61,11 +66,16 @@ impl Failure {
     fn new(phase: Phase, what: &'static str, error: &dyn std::error::Error) -> Self {
         // hyper and io keep the telling part in the source.
         let cause = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        Self { phase, timed_out: false, what, cause }
+        Self { phase, timed_out: false, ours: false, what, cause }
+    }
+
+    /// Whose fault it is.
+    pub const fn outcome(&self) -> Outcome {
+        if self.ours { Outcome::Ours } else { Outcome::Failed { phase: self.phase } }
     }
 
     fn late(phase: Phase, what: &'static str, waited: Duration) -> Self {
-        Self { phase, timed_out: true, what, cause: format!("nothing within {waited:?}") }
+        Self { phase, timed_out: true, ours: false, what, cause: format!("nothing within {waited:?}") }
     }
 }
 
@@ -114,7 +124,10 @@ impl Upstream {
         let origin = replica.origin();
         let link = match timeout(timeouts.connect, Link::open(origin, &self.keyring.load_full())).await {
             Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
+            Ok(Err(error)) => {
+                let ours = error.raw_os_error().is_some_and(|code| STARVED.contains(&code));
+                return Err(Failure { ours, ..Failure::new(Phase::Connect, "no connection", &error) });
+            }
             Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
         };
         timing.connected = Some(self.clock.now());
