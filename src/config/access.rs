@@ -187,7 +187,10 @@ pub(super) fn closed(drafts: &[DraftKey], pools: &[PoolSpec]) -> Option<Issue> {
     let draft = drafts.iter().find(|draft| draft.models.is_some())?;
     let at = draft.name.as_ref().map_or(&draft.at, |name| &name.at);
     let message = format!("warning: this key opens nothing of pool `{}`, whose requests name no model", pool.name);
-    Some(at.issue(message).help("with `paths = \"any\"` no model is read, so a key with `models` cannot be held to them"))
+    Some(
+        at.issue(message)
+            .help("with `paths = \"any\"` no model is read, so a key with `models` cannot be held to them"),
+    )
 }
 
 impl DraftSecret {

@@ -197,8 +197,10 @@ pub(super) fn conceals(line: &str) -> bool {
         line.replace(&format!("api_key{end}"), "").replace(&format!("admin_token{end}"), "")
     });
     let sets = |word: &str| {
-        let behind = line.match_indices(word).map(|(at, _)| line[at + word.len()..].trim_start());
-        behind.filter(|rest| rest.starts_with(['=', '"', '\''])).next().is_some()
+        line.match_indices(word).any(|(at, _)| {
+            let behind = line[at + word.len()..].trim_start_matches(['"', '\'']).trim_start();
+            behind.starts_with('=') && !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-')
+        })
     };
     ["api_key", "admin_token"].iter().any(|word| line.contains(word)) || sets("hash") || has_key(&line)
 }
@@ -245,7 +247,15 @@ mod tests {
         for line in ["hash = 'x'", "{ name = 'a', hash='x' }", "admin_token = 'x'", "key = sk-1", "\"hash\" = 1"] {
             assert!(conceals(line), "{line}");
         }
-        for line in ["policy = 'hash $session'", "api_key_env = 'K'", "admin_token_file = '/x'", "key = 'a.pem'", "task-1"] {
+        for line in [
+            "policy = 'hash $session'",
+            "api_key_env = 'K'",
+            "admin_token_file = '/x'",
+            "key = 'a.pem'",
+            "task-1",
+            "policy = \"hash\"",
+            "a = \"ip_hash\"",
+        ] {
             assert!(!conceals(line), "{line}");
         }
         assert_eq!(shown("api_key = 1234", 10..14), "f:1:11: m\n  = help: h");

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::acceptor::{Acceptor, Desk, Door};
 use super::bind::{bind, bind_tcp};
 use super::body::Budget;
+use super::crowd::Crowd;
 use super::owners::Owners;
 use super::reload::{Source, reload};
 use super::sessions::Sessions;
@@ -200,6 +201,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         fleet: Arc::new(Fleet::new(names.expand(&settings.pools), &observer, clock::seed())?),
         names,
         reloaded: Notify::new(),
+        crowd: Crowd::default(),
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),
