@@ -9,6 +9,7 @@ mod cors;
 mod crowd;
 mod doors;
 mod farewell;
+mod files;
 mod gate;
 mod gzip;
 mod headers;

@@ -19,7 +19,7 @@ use super::reload::{Source, reload};
 use super::sessions::Sessions;
 use super::tally::Tally;
 use super::worker;
-use super::{App, Stage, StartError, admin};
+use super::{App, Stage, StartError, admin, files};
 use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
@@ -66,6 +66,7 @@ impl Server {
         let doors = settings.listen.iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
         let app = Arc::new(build(settings, clock)?);
+        files::compare(&app.settings().limits, &app.errors);
         let (stage, watching) = watch::channel(Stage::Running);
         let mut server = Self {
             listening,
