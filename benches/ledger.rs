@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokenweir::balance::{self, Job};
 use tokenweir::config;
 use tokenweir::fleet::{Attempt, Fleet, Models, Observer, Outcome, Progress, Report};
-use tokenweir::prompt::{Census, Estimator, MediaTokens, Request};
+use tokenweir::prompt::{Census, Estimator, MediaTokens, Prefix, Request, survey};
 use tokenweir::units::{ModelName, Moment, Tokens};
 
 const ROUNDS: u32 = 200;
@@ -31,6 +31,12 @@ fn main() {
         }
     }
     streams();
+    println!("\n{:<56} {:>10} {:>10}", "", "median us", "p99 us");
+    for replicas in [8, 64] {
+        for tokens in [12_000, 64_000] {
+            prefixes(replicas, tokens);
+        }
+    }
 }
 
 fn prompts() {
@@ -41,6 +47,10 @@ fn prompts() {
             black_box(Request::parse(black_box(body.as_bytes())).is_ok());
         });
         let estimator = Estimator::new(MediaTokens::default());
+        row(&format!("parse, count and fingerprint a prompt of {name}"), 1, || {
+            let request = Request::parse(black_box(body.as_bytes())).expect("a good body");
+            black_box(survey(&request.text, &["m"]));
+        });
         row(&format!("parse, count and estimate a prompt of {name}"), 1, || {
             let request = Request::parse(black_box(body.as_bytes())).expect("a good body");
             black_box(estimator.estimate(&Census::of(&request.text)));
@@ -72,7 +82,7 @@ fn fleet(policy: &str, replicas: usize) -> Fleet {
 fn attempt() -> Attempt<'static> {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let job = Job { prompt: Tokens(500), output: Tokens(100), key: b"session-1", client, tried: &[] };
-    Attempt { job, model: Some("m"), measured: None, pinned: None, tried: Vec::new() }
+    Attempt { job, model: Some("m"), measured: None, prefix: None, pinned: None, tried: Vec::new() }
 }
 
 /// A choice with its charge and settlement, while each replica has two other requests.
@@ -98,6 +108,40 @@ fn streams() {
         now = now + Duration::from_millis(7);
         lease.progress(black_box(Progress { content_events: 1, usage: None }), now);
     });
+}
+
+/// A choice by where a prompt is cached, of conversations in a full index: a system prompt that all have, then turns.
+#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+fn prefixes(replicas: usize, tokens: usize) {
+    let fleet = fleet("token_cost", replicas);
+    let pool = fleet.pools().remove(0);
+    let text = |session: usize| {
+        let system = "You are a helpful assistant. ".repeat(500);
+        let own = format!("{session} says what the quick brown fox did. ").repeat(tokens / 10);
+        let body =
+            format!(r#"{{"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"{own}"}}]}}"#);
+        Arc::new(survey(&Request::parse(body.as_bytes()).expect("a good body").text, &["m"]).1)
+    };
+    // As many as fill what each replica is taken to have room for.
+    let sessions: Vec<Arc<Prefix>> = (0..replicas * 2_000_000 / tokens).map(text).collect();
+    let now = Moment::ZERO + Duration::from_secs(1);
+    let mut took = Vec::new();
+    for round in 0..3 {
+        for prefix in &sessions {
+            let mut attempt = Attempt { prefix: Some(prefix.clone()), ..attempt() };
+            attempt.job.prompt = Tokens(tokens as u64);
+            let start = Instant::now();
+            let lease = pool.acquire(black_box(&attempt), now).expect("all can be chosen");
+            if round > 0 {
+                took.push(start.elapsed());
+            }
+            lease.settle(Outcome::Completed, now);
+        }
+    }
+    took.sort();
+    let us = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1e6;
+    let name = format!("token_cost, {replicas} replicas, {tokens} tokens: look up, choose, note");
+    println!("{name:<56} {:>10.1} {:>10.1}", us(50), us(99));
 }
 
 /// Prints the best time of a call of `run` in nanoseconds.

@@ -3,6 +3,7 @@
 //! Built in floors; a file may use its own floor and lower ones, never a higher one, and the folders of a floor never
 //! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
 
+pub mod affinity;
 pub mod balance;
 pub mod cli;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod fleet;
 pub mod import;
 pub mod prompt;
+pub mod replay;
 pub mod resolve;
 pub mod serve;
 pub mod sse;

@@ -85,7 +85,7 @@ fn a_request_that_was_closed_without_an_answer_is_replayed_once_elsewhere() {
 fn a_request_is_replayed_no_more_than_once() {
     let replicas = [(); 3].map(|()| replica(&["m"]));
     let urls = replicas.each_ref().map(|r| format!("{:?}", r.url())).join(",");
-    let router = Router::start(&format!("replicas = [{urls}]")).ready();
+    let router = Router::start(&format!("policy = \"least_conn\"\nreplicas = [{urls}]")).ready();
     replicas.iter().for_each(|replica| order(replica, "close-before-head"));
     let reply = post(&router, false);
     assert_eq!(reply.status, 502, "{}", reply.text());

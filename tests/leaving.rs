@@ -266,7 +266,7 @@ fn nothing_is_charged_after_a_storm_of_faults_and_leaving_clients() {
     println!("seed {seed}");
     let replicas = [(); 3].map(|()| replica(&["m"]));
     let urls = replicas.each_ref().map(|r| format!("\"{} max_fails=0\"", r.url())).join(",");
-    let router = Router::start(&format!("replicas = [{urls}]")).ready();
+    let router = Router::start(&format!("policy = \"least_conn\"\nreplicas = [{urls}]")).ready();
     std::thread::scope(|scope| {
         for at in 0..THREADS {
             let (router, mut dice) = (&router, Dice::seeded(seed + at));

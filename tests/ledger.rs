@@ -114,7 +114,8 @@ impl Storm {
         let prompt = measured.prompt.0;
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let job = Job { prompt: Tokens(0), output: Tokens(0), key: b"", client, tried: &[] };
-        let mut attempt = Attempt { job, model: Some("m"), measured: Some(measured), pinned: None, tried: Vec::new() };
+        let mut attempt =
+            Attempt { job, model: Some("m"), measured: Some(measured), prefix: None, pinned: None, tried: Vec::new() };
         // Some requests fail before they begin and are tried elsewhere.
         while let Ok(lease) = pool.acquire(&attempt, self.now) {
             self.started += 1;

@@ -28,15 +28,21 @@ pub enum Part {
     /// `$session`: the first there is of the body's `prompt_cache_key`, the header `x-session-id`, the body's `user` and
     /// a hash of the first message.
     Session,
+    /// `$prefix`: a hash of how the prompt begins, as far as the pool's `prefix_tokens`.
+    Prefix,
+    /// `$cache_key`: the first there is of the body's `prompt_cache_key`, the header `x-session-id` and `$prefix`.
+    CacheKey,
 }
 
 /// The variables that stand for themselves; a header follows `$http_`.
-const VARIABLES: [(&str, Part); 5] = [
+const VARIABLES: [(&str, Part); 7] = [
     ("$session", Part::Session),
     ("$user", Part::User),
     ("$model", Part::Model),
     ("$remote_addr", Part::RemoteAddr),
     ("$request_uri", Part::RequestUri),
+    ("$prefix", Part::Prefix),
+    ("$cache_key", Part::CacheKey),
 ];
 
 impl Key {
@@ -60,6 +66,11 @@ impl Key {
         Ok(Self { parts })
     }
 
+    /// What requests that share a cache are known by: `$cache_key`.
+    pub(super) fn cache() -> Self {
+        Self { parts: vec![Part::CacheKey] }
+    }
+
     /// The pieces, in order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
@@ -67,7 +78,12 @@ impl Key {
 
     /// Tells whether the body has a say in the key, besides its model.
     pub fn asks_body(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::User | Part::Session))
+        self.parts.iter().any(|part| matches!(part, Part::User | Part::Session | Part::CacheKey))
+    }
+
+    /// Tells whether how the prompt begins has a say in the key.
+    pub fn asks_prefix(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Prefix | Part::CacheKey))
     }
 
     /// The variables there are, as they are written.

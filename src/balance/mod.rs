@@ -2,6 +2,7 @@
 //!
 //! A policy never owns membership, health or retries, and is never offered a replica that may not be chosen.
 
+mod cache_aware;
 mod crc;
 mod dice;
 mod hash;
@@ -14,13 +15,16 @@ mod least_conn;
 mod least_prefill;
 mod least_time;
 mod least_tokens;
+mod lmetric;
 mod moved;
+mod prefix_hash;
 mod probe;
 mod random;
 mod ring;
 mod round_robin;
 mod smooth;
 mod table;
+mod token_cost;
 mod weigh;
 
 use std::net::IpAddr;
@@ -60,10 +64,34 @@ pub struct Candidate {
     pub in_flight: u32,
     /// The tokens on it: of those requests, and of requests from elsewhere as far as its engine tells of them.
     pub load: Load,
+    /// Tokens of the job's prompt that are taken to be cached on it; fewer than the prompt has.
+    pub cached: Tokens,
+    /// How fast it is beside the pool's others.
+    pub pace: Pace,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
     /// The average time from the choice to the end of an answer; zero if nothing is known.
     pub last_byte: Duration,
+}
+
+/// How long a replica takes beside the others of its pool, for the same work, in parts of [`Pace::ONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// For computing a prompt.
+    pub prefill: u32,
+    /// For generating a token.
+    pub decode: u32,
+}
+
+impl Pace {
+    /// As long as the others.
+    pub const ONE: u32 = 1_024;
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { prefill: Self::ONE, decode: Self::ONE }
+    }
 }
 
 /// What the requests on a replica weigh.
@@ -125,6 +153,11 @@ pub trait Policy: Send {
     /// What it wants to know requests by; asked once, when the configuration is read.
     fn key(&self) -> Option<&Key> {
         None
+    }
+
+    /// Tells whether it wants to know where a prompt is cached; asked once, as the key.
+    fn asks_prefix(&self) -> bool {
+        false
     }
 
     /// Tells whether it knows requests by their client's address; asked once, as the key.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Candidate, Dice, Job, Load, Member, Policy, Spec};
+use super::{Candidate, Dice, Job, Load, Member, Pace, Policy, Spec};
 use crate::units::Tokens;
 
 /// Keys that are looked at.
@@ -33,7 +33,16 @@ impl<'a> Owners<'a> {
         }
         let candidate = |m: &Member| {
             let (first_byte, last_byte) = (Duration::ZERO, Duration::ZERO);
-            Candidate { at: m.at, weight: m.weight, in_flight: 0, load: Load::default(), first_byte, last_byte }
+            Candidate {
+                at: m.at,
+                weight: m.weight,
+                in_flight: 0,
+                load: Load::default(),
+                cached: Tokens(0),
+                pace: Pace::default(),
+                first_byte,
+                last_byte,
+            }
         };
         let offered = members.iter().filter(|m| !m.backup).map(candidate).collect();
         Some(Self { policy: spec.build(members).ok()?, members, offered, dice: Dice::seeded(0) })

@@ -1,4 +1,4 @@
-//! The ring of `hash KEY consistent`: ketama as nginx has it.
+//! The ring that keys and members lie on: ketama as nginx has it, and nginx's `hash KEY consistent`.
 
 use super::crc::Crc;
 use super::probe::{MISSES, Probe, candidate};
@@ -8,22 +8,37 @@ use crate::units::Slot;
 /// Points on the ring for each unit of weight.
 const POINTS: u64 = 160;
 
+/// Members' points on a ring: hash and owner, sorted by hash, no hash twice; backups have none.
+pub(super) struct Points(Vec<(u32, Slot)>);
+
 /// Sends all requests with one key to one replica; only the keys of a member that comes or goes move.
 pub(super) struct Ring {
     key: Key,
-    /// Hash and owner, sorted by hash, no hash twice; backups have none.
-    points: Vec<(u32, Slot)>,
+    points: Points,
     probe: Probe,
 }
 
-impl Ring {
+impl Points {
     /// *Cost*: 1,280 bytes a unit of weight, sorted.
-    pub(super) fn new(key: Key, members: &[Member]) -> Self {
+    pub(super) fn new(members: &[Member]) -> Self {
         let mut points: Vec<(u32, Slot)> = members.iter().filter(|m| !m.backup).flat_map(points).collect();
         // Of two members at one place the one configured first has it.
         points.sort_by_key(|(hash, _)| *hash);
         points.dedup_by_key(|(hash, _)| *hash);
-        Self { key, points, probe: Probe::new(members) }
+        Self(points)
+    }
+
+    /// The owners of the points from where `hash` lies on, once around; most come again and again. O(log points) to begin.
+    pub(super) fn from(&self, hash: u32) -> impl Iterator<Item = Slot> {
+        let start = self.0.partition_point(|(point, _)| *point < hash);
+        let (before, after) = self.0.split_at(start);
+        after.iter().chain(before).map(|(_, at)| *at)
+    }
+}
+
+impl Ring {
+    pub(super) fn new(key: Key, members: &[Member]) -> Self {
+        Self { key, points: Points::new(members), probe: Probe::new(members) }
     }
 }
 
@@ -38,10 +53,7 @@ impl Policy for Ring {
         }
         let hash = Crc::new().add(job.key).value();
         self.probe.saw(hash);
-        let start = self.points.partition_point(|(point, _)| *point < hash);
-        let (before, after) = self.points.split_at(start);
-        let way = after.iter().chain(before).take(MISSES as usize + 1);
-        let hit = way.copied().find_map(|(_, at)| candidate(at, candidates));
+        let hit = self.points.from(hash).take(MISSES as usize + 1).find_map(|at| candidate(at, candidates));
         self.probe.turn(hit.map_or(candidates, std::slice::from_ref))
     }
 
@@ -86,9 +98,9 @@ mod tests {
     #[test]
     fn a_unit_of_weight_has_160_points_that_depend_on_the_name_only() {
         let one = Ring::new(Key::parse("$user").unwrap(), &members(&[1, 2]));
-        assert_eq!(one.points.len(), 480);
+        assert_eq!(one.points.0.len(), 480);
         let two = Ring::new(Key::parse("$user").unwrap(), &members(&[1, 2, 1]));
-        assert!(one.points.iter().all(|point| two.points.contains(point)));
+        assert!(one.points.0.iter().all(|point| two.points.0.contains(point)));
     }
 
     #[test]

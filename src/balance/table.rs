@@ -96,16 +96,24 @@ macro_rules! policies {
 }
 
 policies! {
+    token_cost Load "[routers=N]" ["", "routers=2"],
+        "the least cost in tokens per weight: those waiting there, this prompt's that are not cached there, memory; the default";
     round_robin Load "" [""],
         "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
     least_conn Load "" [""],
-        "the fewest requests in flight per weight, ties by round robin; the default";
+        "the fewest requests in flight per weight, ties by round robin";
     least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
         "the least average time to the first or last byte, times requests in flight, per weight";
     least_tokens Load "" [""],
         "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
     least_prefill Load "" [""],
         "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
+    prefix_hash Key "[KEY] [bound=1.25]" ["", "$prefix bound=1.5"],
+        "by what the prompt begins with, on a ring, with a bound on the tokens at one replica";
+    lmetric Load "" [""],
+        "the least of prompt tokens to compute times requests, per weight";
+    cache_aware Load "" [""],
+        "the longest cached beginning, the fewest requests while those are out of balance: SGLang's rule";
     random Chance "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
         "at random, by weight; `two`: the better of two";
     ip_hash Key "" [""],
@@ -126,6 +134,7 @@ pub struct Spec {
     args: Vec<String>,
     key: Option<Key>,
     asks_client: bool,
+    asks_prefix: bool,
 }
 
 impl Spec {
@@ -136,9 +145,11 @@ impl Spec {
         let mut words = text.split_ascii_whitespace();
         let name = words.next().unwrap_or_default();
         let entry = TABLE.iter().find(|e| e.name == name).ok_or_else(|| BadPolicy::Unknown(name.to_owned()))?;
-        let spec = Self { entry, args: words.map(str::to_owned).collect(), key: None, asks_client: false };
+        let spec =
+            Self { entry, args: words.map(str::to_owned).collect(), key: None, asks_client: false, asks_prefix: false };
         let policy = spec.build(&[])?;
-        Ok(Self { key: policy.key().cloned(), asks_client: policy.asks_client(), ..spec })
+        let (asks_client, asks_prefix) = (policy.asks_client(), policy.asks_prefix());
+        Ok(Self { key: policy.key().cloned(), asks_client, asks_prefix, ..spec })
     }
 
     /// The policy's name in the table.
@@ -165,6 +176,11 @@ impl Spec {
         self.asks_client
     }
 
+    /// Whether the policy wants to know where prompts are cached.
+    pub const fn asks_prefix(&self) -> bool {
+        self.asks_prefix
+    }
+
     /// Makes the policy for these members.
     pub(crate) fn build(&self, members: &[Member]) -> Result<Box<dyn Policy>, BadPolicy> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
@@ -177,13 +193,14 @@ impl From<&'static Entry> for Spec {
     fn from(entry: &'static Entry) -> Self {
         let policy = (entry.build)(&[], &[]).ok();
         let asks_client = policy.as_ref().is_some_and(|policy| policy.asks_client());
-        Self { entry, args: Vec::new(), key: policy.and_then(|policy| policy.key().cloned()), asks_client }
+        let asks_prefix = policy.as_ref().is_some_and(|policy| policy.asks_prefix());
+        Self { entry, args: Vec::new(), key: policy.and_then(|policy| policy.key().cloned()), asks_client, asks_prefix }
     }
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self::from(&TABLE[1])
+        Self::from(&TABLE[0])
     }
 }
 
@@ -244,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_least_conn() {
-        assert_eq!(Spec::default().name(), "least_conn");
+    fn the_default_is_token_cost() {
+        assert_eq!(Spec::default().name(), "token_cost");
     }
 }

@@ -1,9 +1,9 @@
-//! The least of a load per weight, fairly among equals.
+//! The least of a load or of a cost per weight, fairly among equals.
 
 use std::cmp::Ordering;
 
-use super::Candidate;
 use super::smooth::Smooth;
+use super::{Candidate, Dice, Job};
 use crate::units::Slot;
 
 /// The candidate whose load per weight is least, compared number by number; equals take turns by smooth round robin, and
@@ -32,4 +32,31 @@ pub(super) fn least<const N: usize>(
         return Some(least.at);
     }
     turns.turn(candidates.iter().filter(|candidate| compare(candidate, least).is_eq()))
+}
+
+/// The candidate whose cost per weight is least; of equals, one at random. O(n).
+pub(super) fn cheapest(candidates: &[Candidate], dice: &mut Dice, cost: impl Fn(&Candidate) -> u128) -> Option<Slot> {
+    let mut best: Option<(&Candidate, u128)> = None;
+    let mut equals = 1;
+    for candidate in candidates {
+        let cost = cost(candidate);
+        let order = best.map_or(Ordering::Less, |(best, least)| {
+            let (ours, theirs) = (u128::from(best.weight.get()), u128::from(candidate.weight.get()));
+            cost.saturating_mul(ours).cmp(&least.saturating_mul(theirs))
+        });
+        equals = if order.is_eq() { equals + 1 } else { equals };
+        if order.is_lt() {
+            equals = 1;
+        }
+        // The nth of equals takes the place of those before it with a chance of one in n.
+        if order.is_lt() || order.is_eq() && dice.below(equals) == 0 {
+            best = Some((candidate, cost));
+        }
+    }
+    best.map(|(best, _)| best.at)
+}
+
+/// Tokens of the job's prompt that would have to be computed there, at least one.
+pub(super) fn uncached(job: &Job<'_>, candidate: &Candidate) -> u64 {
+    (job.prompt - candidate.cached).0.max(1)
 }

@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod emulate;
 mod import;
+mod replay;
 mod serve;
 mod stop;
 
@@ -47,6 +48,9 @@ enum Command {
     Import(Import),
     /// Runs emulated replicas
     Emulate(Emulate),
+    /// Replays recorded traffic under several policies, in virtual time
+    #[command(after_help = policies())]
+    Replay(replay::Replay),
 }
 
 #[derive(Args, Debug)]
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(args)) => load(&Some(args.config), &[]).and_then(|loaded| check::report(&loaded)),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

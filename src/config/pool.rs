@@ -50,7 +50,7 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 17] = [
+pub(super) const SHORT: [&str; 18] = [
     "policy",
     "replicas",
     "model",
@@ -61,6 +61,7 @@ pub(super) const SHORT: [&str; 17] = [
     "tokens",
     "image_tokens",
     "audio_tokens",
+    "prefix_tokens",
     "api_key",
     "api_key_env",
     "sticky",
@@ -81,7 +82,7 @@ pub(super) static POOL: &[Key<Draft>] = &[
     Key {
         path: "policy",
         wants: "a policy's name and words",
-        default: "\"least_conn\"",
+        default: "\"token_cost\"",
         set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
     },
     Key {
@@ -161,6 +162,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         wants: "a number of tokens",
         default: "750",
         set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
+    },
+    Key {
+        path: "prefix_tokens",
+        wants: "a number of tokens",
+        default: "1024",
+        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.prefix = tokens),
     },
     Key {
         path: "api_key",

@@ -26,7 +26,8 @@ fn doubt(policy: &At<PolicySpec>, draft: &Draft, settings: &Settings) -> Option<
         // Nearly all requests of an API go to one of its paths.
         Part::RequestUri => !any,
         Part::Model => !any && one_model,
-        Part::RemoteAddr | Part::Header(_) | Part::User | Part::Session => false,
+        Part::RemoteAddr | Part::Header(_) => false,
+        Part::User | Part::Session | Part::Prefix | Part::CacheKey => false,
     };
     let by_client = |part: &Part| constant(part) || *part == Part::RemoteAddr;
     if !parts.is_empty() && parts.iter().all(constant) {
@@ -39,7 +40,8 @@ fn doubt(policy: &At<PolicySpec>, draft: &Draft, settings: &Settings) -> Option<
         );
         return warning("knows clients by the address that connects", help);
     }
-    let of_body = |part: &Part| matches!(part, Part::Model | Part::User | Part::Session);
+    let of_body =
+        |part: &Part| matches!(part, Part::Model | Part::User | Part::Session | Part::Prefix | Part::CacheKey);
     if any && parts.iter().any(of_body) {
         let help = "without `paths = \"any\"` they are; until then only the header `x-session-id` names a `$session`";
         return warning("asks for what is in bodies, which are not read in this pool", help.to_owned());

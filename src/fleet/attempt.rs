@@ -1,7 +1,10 @@
 //! One try at finding a replica for a request.
 
+use std::sync::Arc;
+
 use super::Measured;
 use crate::balance::Job;
+use crate::prompt::Prefix;
 use crate::units::ReplicaId;
 
 /// One try at finding a replica for a request.
@@ -13,6 +16,8 @@ pub struct Attempt<'a> {
     pub model: Option<&'a str>,
     /// How the request was measured, to learn from its end; its lengths go before the job's.
     pub measured: Option<Measured>,
+    /// What the prompt begins with, to know where that is cached.
+    pub prefix: Option<Arc<Prefix>>,
     /// The replica that the request belongs to.
     pub pinned: Option<Pin>,
     /// Replicas that have failed this request.

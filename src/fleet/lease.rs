@@ -4,8 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::Charge;
+use super::speed::Sample;
 use super::{Gaps, Measured, Models, Pool, Replica};
+use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
+
+/// Times between fewer tokens say little.
+const ENOUGH_GAPS: u64 = 8;
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +127,14 @@ pub struct Lease {
     gaps: Gaps,
     usage: Option<Usage>,
     prompt: Tokens,
+    /// What of the prompt was taken to be cached.
+    cached: Tokens,
+    prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
+    /// Nothing waited to be prefilled where it was sent.
+    found_idle: bool,
+    /// Streams there when its own began.
+    streams: u32,
     /// Taken when the lease settles.
     charge: Option<Charge>,
 }
@@ -132,13 +144,16 @@ pub(super) struct Chosen {
     pub(super) replica: Arc<Replica>,
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
+    pub(super) cached: Tokens,
+    pub(super) found_idle: bool,
+    pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
 }
 
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured } = chosen;
         Self {
             pool,
             replica,
@@ -151,7 +166,11 @@ impl Lease {
             gaps: Gaps::default(),
             usage: None,
             prompt,
+            cached,
+            prefix,
             measured,
+            found_idle,
+            streams: 0,
             charge: Some(charge),
         }
     }
@@ -213,6 +232,7 @@ impl Lease {
                 None => {
                     self.first_token = Some(now);
                     charge.first_token(ledger);
+                    self.streams = ledger.load().decoding;
                 }
             }
             charge.grow(ledger, seen.content_events, now);
@@ -237,11 +257,13 @@ impl Lease {
         // A fast refusal or failure must not make a replica look fast.
         if whole {
             let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
-            self.replica.pace().learn(first_byte, now.since(self.chosen));
+            self.replica.averages().learn(first_byte, now.since(self.chosen));
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+            self.pool.learn_speed(self.at, self.sample(completion));
         }
+        self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);
         self.pool.observer().settled(&Report {
             pool: &self.pool,
@@ -253,9 +275,34 @@ impl Lease {
             gaps: &self.gaps,
             ended: now,
             model: self.measured.as_ref().and_then(Measured::model),
-            estimated: Usage { prompt: self.prompt, cached: None, completion },
+            estimated: Usage { prompt: self.prompt, cached: self.prefix.as_ref().map(|_| self.cached), completion },
             usage: self.usage,
         });
+    }
+}
+
+impl Lease {
+    /// What the answer has shown of its replica's speed.
+    fn sample(&self, completion: Tokens) -> Sample {
+        let uncached =
+            self.usage.and_then(|usage| Some(usage.prompt - usage.cached?)).unwrap_or(self.prompt - self.cached);
+        let first = self.first_token.filter(|_| self.found_idle);
+        let gaps = completion.0.saturating_sub(1);
+        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
+            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams)
+        });
+        Sample { prefill: first.map(|first| (first.since(self.chosen), uncached.0)), decode }
+    }
+
+    /// Takes back what was taken to be cached by this request and is not.
+    fn correct_beliefs(&self, outcome: Outcome) {
+        let Some(prefix) = &self.prefix else { return };
+        if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
+            // Whatever comes back there comes back empty.
+            self.replica.seat().clear();
+        } else if self.first_token.is_none() && outcome != Outcome::Completed {
+            self.replica.seat().trim(prefix, self.prompt, self.cached);
+        }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::screening::Screening;
+use super::seat::Held;
 use super::standing::Standing;
 use super::{MemberSpec, Replica};
-use crate::balance::{self, Candidate};
+use crate::balance::{self, Candidate, Pace};
 use crate::eject::Admission;
-use crate::units::{Moment, Slot};
+use crate::units::{Moment, Slot, Tokens};
 
 /// What holds for all members of a pool.
 #[derive(Clone, Copy)]
@@ -25,11 +26,12 @@ pub(super) struct Member {
 
 impl Member {
     /// The member as a policy may choose it.
-    pub(super) fn candidate(&self, at: Slot, standing: &Standing, now: Moment) -> Candidate {
-        let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
+    pub(super) fn candidate(&self, at: Slot, standing: &Standing, held: Option<&Held<'_>>, now: Moment) -> Candidate {
+        let (first_byte, last_byte) = self.replica.averages().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
         let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
-        Candidate { at, weight, in_flight, load, first_byte, last_byte }
+        let cached = held.map_or(Tokens(0), |held| held.by(self.replica.seat()));
+        Candidate { at, weight, in_flight, load, cached, pace: Pace::default(), first_byte, last_byte }
     }
 
     /// Tells whether requests are meant to come here at all, failures and load aside.

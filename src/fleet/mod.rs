@@ -1,6 +1,7 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
 mod attempt;
+mod averages;
 mod changes;
 mod gaps;
 mod lease;
@@ -8,12 +9,14 @@ mod load;
 mod member;
 mod meter;
 mod origin;
-mod pace;
+
 mod pool;
 mod replica;
 mod screening;
+mod seat;
 mod site;
 mod spec;
+mod speed;
 mod standing;
 mod sticky;
 #[cfg(test)]
@@ -43,6 +46,7 @@ pub use vitals::{Foreign, Truth, Vitals};
 
 use crate::balance::{BadPolicy, Dice, Key};
 use crate::units::ReplicaId;
+use seat::Shelves;
 
 /// The most replicas that are announced and have not come.
 const ANNOUNCED: usize = 4_096;
@@ -62,6 +66,8 @@ struct Table {
     replicas: Vec<Arc<Replica>>,
     /// Some pool's policy wants to know a request by what its body says.
     asks_body: bool,
+    /// Some pool's policy wants to know where a prompt is cached.
+    asks_prefix: bool,
 }
 
 /// What outlives the tables.
@@ -69,6 +75,7 @@ struct Maker {
     observer: Arc<dyn Observer>,
     dice: Dice,
     next_id: u64,
+    shelves: Shelves,
     /// Replicas that are to come with the next table.
     announced: Vec<Arc<Replica>>,
 }
@@ -78,7 +85,13 @@ impl Fleet {
     ///
     /// *Errors*: a policy cannot be made for its pool's members.
     pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn Observer>, seed: u64) -> Result<Self, BadPolicy> {
-        let maker = Maker { observer: observer.clone(), dice: Dice::seeded(seed), next_id: 0, announced: Vec::new() };
+        let maker = Maker {
+            observer: observer.clone(),
+            dice: Dice::seeded(seed),
+            next_id: 0,
+            shelves: Shelves::default(),
+            announced: Vec::new(),
+        };
         let fleet = Self { table: ArcSwap::default(), maker: Mutex::new(maker) };
         fleet.reload(specs)?;
         Ok(fleet)
@@ -170,6 +183,11 @@ impl Fleet {
         self.table.load().asks_body
     }
 
+    /// Tells whether some pool's policy wants to know where a prompt is cached. O(1).
+    pub fn asks_prefix(&self) -> bool {
+        self.table.load().asks_prefix
+    }
+
     /// All pools, in configuration order.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.table.load().pools.clone()
@@ -217,13 +235,14 @@ impl Maker {
             routed.push(pool);
         }
         let asks_body = routed.iter().any(|pool| pool.key().is_some_and(Key::asks_body));
-        Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body })
+        let asks_prefix = routed.iter().any(|pool| pool.asks_prefix());
+        Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body, asks_prefix })
     }
 
     fn replica(&mut self, member: &MemberSpec) -> Arc<Replica> {
         let id = ReplicaId(self.next_id);
         self.next_id += 1;
-        Arc::new(Replica::new(id, member))
+        Arc::new(Replica::new(id, member, self.shelves.seat()))
     }
 }
 

@@ -8,20 +8,23 @@ use super::lease::Chosen;
 use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
+use super::seat::Held;
+use super::speed::{Sample, Speeds};
 use super::standing::Standing;
 use super::{
     ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
     State, Sticky,
 };
-use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
+use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
 use crate::eject::Admission;
-use crate::units::{ModelName, Moment, ReplicaId, Slot};
+use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
 
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
     dice: Dice,
     standings: Vec<Standing>,
+    speeds: Speeds,
     /// When a member could first be chosen.
     opened: Option<Moment>,
     /// Kept to spare an allocation a choice.
@@ -41,6 +44,8 @@ pub struct Pool {
     meters: Arc<Meters>,
     /// Some member has a `slow_start`; without one nobody is looked after.
     starts_slowly: bool,
+    /// No member was given a weight, so that their speeds are learned in its place.
+    learns_speed: bool,
 }
 
 impl Pool {
@@ -54,6 +59,7 @@ impl Pool {
             policy: spec.policy.build(&describe(&spec.members))?,
             dice: Dice::seeded(seed),
             standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
+            speeds: Speeds::new(spec.members.len()),
             opened: None,
             offered: Vec::with_capacity(spec.members.len()),
             tried: Vec::new(),
@@ -63,8 +69,9 @@ impl Pool {
         let members = spec.members.iter().zip(replicas).map(member).collect();
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
+        let learns_speed = spec.members.iter().all(|m| m.weight == Weight::ONE);
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
-        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
+        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly, learns_speed })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -115,6 +122,11 @@ impl Pool {
     /// What the policy wants to know requests by.
     pub const fn key(&self) -> Option<&Key> {
         self.spec.policy.key()
+    }
+
+    /// Whether requests' fingerprints are of use here: to the policy or to its key.
+    pub fn asks_prefix(&self) -> bool {
+        self.spec.policy.asks_prefix() || self.key().is_some_and(Key::asks_prefix)
     }
 
     /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
@@ -232,14 +244,19 @@ impl Pool {
 
     /// Chooses a replica and charges it, in one step: the one that the request belongs to, else whom the policy says.
     ///
-    /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members).
+    /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members); before it a look at the index
+    /// and after it a note there, if the policy asks where prompts are cached.
     pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
+        let prefix = attempt.prefix.as_ref().filter(|_| self.spec.policy.asks_prefix());
+        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
+        let seats = self.members.iter().map(|member| member.replica.seat());
+        let held = prefix.map(|prefix| Held::of(prefix, prompt, seats));
         let mut screening = Screening::at(now);
         let mut inner = self.lock();
         self.look(&mut inner, now);
         let pinned = attempt.pinned.and_then(|pin| self.pinned(&inner, pin, attempt, &mut screening));
         let chosen = match pinned {
-            None if !attempt.is_bound() => self.choose(&mut inner, attempt, &mut screening),
+            None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
             pinned => pinned,
         };
         let Some(at) = chosen else {
@@ -248,10 +265,17 @@ impl Pool {
         };
         let member = &self.members[at.index()];
         inner.standings[at.index()].ejector.chosen(now);
-        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
-        let charge = member.replica.charge(prompt, now);
-        let chosen = Chosen { replica: member.replica.clone(), at, prompt, measured };
+        let seat = member.replica.seat();
+        let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
+        let found_idle = member.replica.load().prefill == Tokens(0);
+        // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
+        let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
+        if let Some(prefix) = prefix {
+            seat.note(prefix, prompt);
+        }
+        let (replica, prefix) = (member.replica.clone(), prefix.cloned());
+        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
@@ -266,6 +290,13 @@ impl Pool {
             }
             Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => standings[at.index()].served(now),
             Outcome::ClientGone | Outcome::Ours => {}
+        }
+    }
+
+    /// Learns how fast a member is.
+    pub(super) fn learn_speed(&self, at: Slot, sample: Sample) {
+        if self.learns_speed && self.spec.policy.asks_prefix() {
+            self.lock().speeds.learn(at.index(), sample);
         }
     }
 
@@ -307,8 +338,14 @@ impl Pool {
     }
 
     /// Asks the policy.
-    fn choose(&self, inner: &mut Inner, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
-        let Inner { policy, dice, standings, offered, tried, told, .. } = inner;
+    fn choose(
+        &self,
+        inner: &mut Inner,
+        attempt: &Attempt<'_>,
+        held: Option<&Held<'_>>,
+        screening: &mut Screening,
+    ) -> Option<Slot> {
+        let Inner { policy, dice, standings, speeds, offered, tried, told, .. } = inner;
         tried.clear();
         if !attempt.tried.is_empty() {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
@@ -320,7 +357,9 @@ impl Pool {
             for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {
                 let wanted = member.spec.backup == backup && member.takes_new();
                 if wanted && self.eligible(member, standing, attempt, screening) {
-                    offered.push(member.candidate(Slot(slot), standing, screening.now));
+                    let candidate = member.candidate(Slot(slot), standing, held, screening.now);
+                    let pace = if self.learns_speed { speeds.pace(slot as usize) } else { Pace::default() };
+                    offered.push(Candidate { pace, ..candidate });
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::averages::Averages;
 use super::load::{Charge, Ledger};
-use super::pace::Pace;
+use super::seat::Seat;
 use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin, sticky};
 use crate::balance::Load;
@@ -15,6 +16,10 @@ use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
 pub const MODELS_PER_REPLICA: usize = 256;
+
+/// A replica's cache is taken to hold what it was last sent, up to its KV memory so many times: what has gone from it is
+/// noticed, what is there and not known is not.
+const BELIEVED: u64 = 3;
 
 /// What a replica has said about its models.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +55,7 @@ pub struct Replica {
     models: ArcSwap<Models>,
     ledger: Ledger,
     chosen: AtomicU64,
-    pace: Pace,
+    averages: Averages,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
@@ -59,10 +64,11 @@ pub struct Replica {
     mark: String,
     /// What its engine last said of itself.
     truth: ArcSwapOption<Truth>,
+    seat: Seat,
 }
 
 impl Replica {
-    pub(super) fn new(id: ReplicaId, spec: &MemberSpec) -> Self {
+    pub(super) fn new(id: ReplicaId, spec: &MemberSpec, seat: Seat) -> Self {
         Self {
             id,
             name: spec.name.clone(),
@@ -70,12 +76,13 @@ impl Replica {
             models: ArcSwap::from_pointee(Models::Unknown),
             ledger: Ledger::default(),
             chosen: AtomicU64::new(0),
-            pace: Pace::default(),
+            averages: Averages::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
+            seat,
         }
     }
 
@@ -178,6 +185,14 @@ impl Replica {
     pub fn learn_vitals(&self, vitals: Vitals, in_flight: u32, now: Moment, good_for: Duration) {
         let ours = Ours { in_flight, load: self.ledger.load() };
         let before = self.truth(now);
+        let totals = before.as_ref().and_then(|before| before.vitals.prompt).zip(vitals.prompt);
+        if totals.is_some_and(|(before, now)| now < before) {
+            // Its totals began anew, and so did its cache.
+            self.seat.clear();
+        }
+        if let Some(capacity) = vitals.kv_capacity {
+            self.seat.resize(Tokens(capacity.0.saturating_mul(BELIEVED)));
+        }
         self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
     }
 
@@ -191,8 +206,8 @@ impl Replica {
         self.chosen.load(Ordering::Relaxed)
     }
 
-    pub(super) const fn pace(&self) -> &Pace {
-        &self.pace
+    pub(super) const fn averages(&self) -> &Averages {
+        &self.averages
     }
 
     pub(super) fn serves(&self, model: &str) -> bool {
@@ -207,9 +222,13 @@ impl Replica {
         &self.ledger
     }
 
-    /// Puts a request on it.
-    pub(super) fn charge(&self, prompt: Tokens, now: Moment) -> Charge {
+    pub(super) const fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// Puts a request on it, of which `uncached` tokens are to be prefilled.
+    pub(super) fn charge(&self, prompt: Tokens, uncached: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
-        self.ledger.charge(prompt, prompt, now)
+        self.ledger.charge(prompt, uncached, now)
     }
 }

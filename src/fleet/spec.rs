@@ -8,7 +8,7 @@ use super::{Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
 use crate::prompt::{MediaTokens, Vocabulary};
-use crate::units::{ModelName, Weight};
+use crate::units::{ModelName, Tokens, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Metering {
     pub tokens: Option<Vocabulary>,
     /// What a picture or a sound counts as.
     pub media: MediaTokens,
+    /// How much of a prompt `$prefix` stands for.
+    pub prefix: Tokens,
     /// How often the replicas are asked for their engine's metrics; `None` for never.
     pub engine_metrics: Option<Duration>,
 }
@@ -53,7 +55,13 @@ pub struct Metering {
 impl Default for Metering {
     /// Estimates, and asks for the usage of every stream; asks no engine for its metrics.
     fn default() -> Self {
-        Self { ask_for_usage: true, tokens: None, media: MediaTokens::default(), engine_metrics: None }
+        Self {
+            ask_for_usage: true,
+            tokens: None,
+            media: MediaTokens::default(),
+            prefix: Tokens(1_024),
+            engine_metrics: None,
+        }
     }
 }
 

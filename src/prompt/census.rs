@@ -45,26 +45,13 @@ impl Census {
     /// Counts a prompt. *Cost*: 0.19 ms a MB of prose, 0.92 with an escape every 17 bytes.
     pub fn of(text: &Text<'_>) -> Self {
         let mut tally = Tally::default();
-        walk(text, |piece| {
-            let census = &mut tally.census;
-            match piece {
-                Piece::Text(text) | Piece::Tools(text) => tally.push(text.as_bytes()),
-                Piece::Turn(_) => {
-                    add(&mut census.turns, 1);
-                    // A turn ends a word, and is no line.
-                    tally.push(b" ");
-                }
-                Piece::Token(_) => add(&mut census.tokens, 1),
-                Piece::Media(Media::Image, _) => add(&mut census.images, 1),
-                Piece::Media(Media::Audio, _) => add(&mut census.sounds, 1),
-            }
-        });
+        walk(text, |piece| tally.add(piece));
         tally.finish()
     }
 }
 
 /// Text on its way to being counted, gathered so that it is counted in long runs however short its pieces are.
-struct Tally {
+pub(super) struct Tally {
     census: Census,
     /// The last two bytes that were counted, then those that are not yet.
     bytes: [u8; 2 + GATHERED_BYTES],
@@ -78,6 +65,20 @@ impl Default for Tally {
 }
 
 impl Tally {
+    pub(super) fn add(&mut self, piece: Piece<'_>) {
+        match piece {
+            Piece::Text(text) | Piece::Tools(text) => self.push(text.as_bytes()),
+            Piece::Turn(_) => {
+                add(&mut self.census.turns, 1);
+                // A turn ends a word, and is no line.
+                self.push(b" ");
+            }
+            Piece::Token(_) => add(&mut self.census.tokens, 1),
+            Piece::Media(Media::Image, _) => add(&mut self.census.images, 1),
+            Piece::Media(Media::Audio, _) => add(&mut self.census.sounds, 1),
+        }
+    }
+
     fn push(&mut self, mut text: &[u8]) {
         while !text.is_empty() {
             if self.used == self.bytes.len() {
@@ -93,7 +94,7 @@ impl Tally {
         }
     }
 
-    fn finish(mut self) -> Census {
+    pub(super) fn finish(mut self) -> Census {
         self.count();
         self.census
     }

@@ -8,10 +8,12 @@ use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
 use super::Refusal;
+use super::target::Call;
+use crate::fleet::Fleet;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
-use crate::prompt::{BadBody, Census, Edit, Model, Request, Vocabulary, opening};
-use crate::units::Tokens;
+use crate::prompt::{BadBody, Census, Edit, Model, Prefix, Request, Vocabulary, opening, survey};
+use crate::units::{Dialect, Tokens};
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
 const INLINE_BYTES: usize = 256 * 1024;
@@ -24,6 +26,8 @@ pub(super) struct Asked {
     written: Option<(Range<usize>, BodyKind)>,
     /// What the prompt is made of, if the body says.
     pub(super) census: Option<Census>,
+    /// How the prompt begins, if some policy wants to know.
+    pub(super) prefix: Option<Arc<Prefix>>,
     /// The most tokens that may be generated.
     pub(super) max_output: Option<Tokens>,
     /// What asks for a stream's usage, if it can be asked for and the client has not.
@@ -69,8 +73,17 @@ pub(super) struct Reading {
     pub(super) kind: BodyKind,
     /// Some policy's key asks the body.
     pub(super) keyed: bool,
+    /// Some policy wants to know how prompts begin.
+    pub(super) printed: bool,
     /// The endpoint has `stream_options`.
     pub(super) has_options: bool,
+}
+
+impl Reading {
+    pub(super) fn of(call: &Call, fleet: &Fleet) -> Self {
+        let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
+        Self { kind: call.body, keyed: fleet.asks_body(), printed: fleet.asks_prefix(), has_options }
+    }
 }
 
 /// Reads a body; a large one on another thread, so that the worker's other streams go on.
@@ -99,9 +112,18 @@ fn read(reading: Reading, content_type: &str, body: &[u8]) -> Result<Asked, BadB
 
 fn json(body: &[u8], reading: Reading) -> Result<Asked, BadBody> {
     let request = Request::parse(body)?;
+    let (census, prefix) = if reading.printed {
+        let salt = request.keys.cache_salt.as_deref().unwrap_or_default();
+        let model = request.model.as_ref().map_or("", |model| &model.name);
+        let (census, prefix) = survey(&request.text, &[model, salt]);
+        (census, Some(Arc::new(prefix)))
+    } else {
+        (Census::of(&request.text), None)
+    };
     let mut asked = Asked {
         written: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
-        census: Some(Census::of(&request.text)),
+        census: Some(census),
+        prefix,
         max_output: request.max_output.map(|most| Tokens(most.0.saturating_mul(request.n.unwrap_or(1).into()))),
         usage: if reading.has_options && request.stream { request.ask_for_usage() } else { None },
         previous_response: request.keys.previous_response_id.map(|id| id.into_owned()),

@@ -34,10 +34,8 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
-    let reading = Reading { kind: call.body, keyed: app.fleet.asks_body(), has_options };
-    let mut asked = measure(reading, &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
+    let mut asked = measure(Reading::of(call, &app.fleet), &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
     let (pool, owner) = lead(app, call, &asked, story, complete)?;
     if let Some((place, pool)) = story.place.as_mut().zip(pool.as_ref()) {

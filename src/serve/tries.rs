@@ -48,7 +48,7 @@ impl<'a> Tries<'a> {
     /// Looks at the request with the present pool's eyes.
     fn enter(&mut self) {
         let asked = self.facts.asked;
-        self.key = self.facts.evaluate(self.pool.key());
+        self.key = self.facts.evaluate(&self.pool);
         let meter = || self.pool.meter(asked.model.as_deref());
         let measure = |census| meter().measure(census, &self.key, asked.max_output);
         self.attempt.measured = asked.census.as_ref().map(measure);

@@ -45,6 +45,7 @@ impl<'a> Trip<'a> {
             },
             model: self.asked.model.as_deref(),
             measured: None,
+            prefix: self.asked.prefix.clone(),
             pinned: None,
             tried: Vec::new(),
         }

@@ -69,10 +69,10 @@ impl Router {
         Self { addr: *addr, admin: server.admin().unwrap(), server }
     }
 
-    /// One pool over these, ready.
+    /// One pool over these, ready. Idle replicas take turns.
     pub fn over<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
         let urls: Vec<String> = urls.into_iter().map(|url| format!("{url:?}")).collect();
-        Self::start(&format!("replicas = [{}]", urls.join(", "))).ready()
+        Self::start(&format!("policy = \"least_conn\"\nreplicas = [{}]", urls.join(", "))).ready()
     }
 
     /// Waits until every replica has said which models it serves.

@@ -1,0 +1,150 @@
+//! `token_cost`: what a request would cost there, itself and those around it, in tokens.
+
+use super::crc::Crc;
+use super::probe::candidate;
+use super::ring::Points;
+use super::weigh::{cheapest, uncached};
+use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
+use crate::units::Slot;
+
+/// Where other routers send to the same replicas, a prompt counts as computed at its home by this share at least.
+const HOME_PERCENT: u64 = 30;
+
+/// Chooses the replica where `P + u (3 + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to be
+/// computed there, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in memory.
+///
+/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
+/// from busy decoders, whose every token waits for them; `T / 4` spreads memory.
+struct TokenCost {
+    home: Option<Home>,
+}
+
+/// Where a key belongs, whichever router asks.
+struct Home {
+    key: Key,
+    points: Points,
+}
+
+impl Home {
+    fn of(&self, job: &Job<'_>, candidates: &[Candidate]) -> Option<Slot> {
+        let hash = Crc::new().add(job.key).value();
+        self.points.from(hash).find(|at| candidate(*at, candidates).is_some()).filter(|_| !job.key.is_empty())
+    }
+}
+
+impl Policy for TokenCost {
+    /// O(n).
+    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
+        let home = self.home.as_ref().and_then(|home| home.of(job, candidates));
+        cheapest(candidates, dice, |replica| {
+            let mut uncached = uncached(job, replica);
+            if home == Some(replica.at) {
+                uncached = uncached.min(job.prompt.0 - job.prompt.0 / 100 * HOME_PERCENT);
+            }
+            cost(uncached, replica)
+        })
+    }
+
+    fn key(&self) -> Option<&Key> {
+        self.home.as_ref().map(|home| &home.key)
+    }
+
+    fn asks_prefix(&self) -> bool {
+        true
+    }
+}
+
+/// In quarters of a token, and parts of [`Pace::ONE`](super::Pace::ONE).
+fn cost(uncached: u64, replica: &Candidate) -> u128 {
+    let (load, pace) = (replica.load, replica.pace);
+    let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
+    let computing = 4 * waiting + uncached * (12 + u128::from(load.decoding));
+    computing * u128::from(pace.prefill) + resident * u128::from(pace.decode)
+}
+
+pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+    let routers: u32 = match args {
+        [] => 1,
+        [arg] => {
+            let number = arg.strip_prefix("routers=").and_then(|number| number.parse().ok());
+            number.filter(|n| *n > 0).ok_or_else(|| BadPolicy::Argument((*arg).to_owned()))?
+        }
+        [_, more, ..] => return Err(BadPolicy::Argument((*more).to_owned())),
+    };
+    let home = || Home { key: Key::cache(), points: Points::new(members) };
+    Ok(Box::new(TokenCost { home: (routers > 1).then(home) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::laws::{candidates, job, members};
+    use super::*;
+    use crate::balance::Load;
+    use crate::units::Tokens;
+
+    fn choose(job: &Job<'_>, change: impl Fn(&mut [Candidate])) -> u32 {
+        let mut offered = candidates(&[1, 1]);
+        change(&mut offered);
+        TokenCost { home: None }.choose(job, &offered, &mut Dice::seeded(0)).unwrap().0
+    }
+
+    #[test]
+    fn the_cache_decides_until_waiting_there_costs_more() {
+        let job = Job { prompt: Tokens(10_000), ..job() };
+        // 3 x 8,000 tokens are saved there.
+        let waits = |tokens| {
+            choose(&job, |offered| {
+                offered[0].cached = Tokens(8_000);
+                offered[0].load = Load { prefill: Tokens(tokens), decoding: 0, resident: Tokens(tokens) };
+            })
+        };
+        assert_eq!((waits(19_000), waits(20_000)), (0, 1));
+    }
+
+    #[test]
+    fn long_prompts_keep_away_from_streams_and_short_ones_from_memory() {
+        let busy = |prompt| {
+            choose(&Job { prompt: Tokens(prompt), ..job() }, |offered| {
+                offered[0].load = Load { prefill: Tokens(0), decoding: 40, resident: Tokens(10_000) };
+                offered[1].load = Load { prefill: Tokens(0), decoding: 4, resident: Tokens(20_000) };
+            })
+        };
+        assert_eq!((busy(200), busy(400)), (0, 1));
+    }
+
+    #[test]
+    fn weights_divide_the_cost_and_equals_are_chosen_at_random() {
+        let mut offered = candidates(&[1, 2]);
+        offered[1].load.prefill = Tokens(290);
+        let mut policy = TokenCost { home: None };
+        let mut choose =
+            |offered: &[Candidate], seed| policy.choose(&job(), offered, &mut Dice::seeded(seed)).unwrap().0;
+        assert_eq!(choose(&offered, 0), 1, "(290 + 300) / 2 against 300");
+        offered[1].load.prefill = Tokens(310);
+        assert_eq!(choose(&offered, 0), 0);
+        let equal = candidates(&[1, 1, 1]);
+        let mut seen = [0; 3];
+        (0..300).for_each(|seed| seen[choose(&equal, seed) as usize] += 1);
+        assert!(seen.iter().all(|n| (60..140).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn routers_that_share_nothing_lean_to_the_same_home() {
+        let mut policies = [0; 2].map(|_| build(&members(&[1; 8]), &["routers=2"]).unwrap());
+        assert_eq!(policies[0].key(), Some(&Key::cache()));
+        let offered = candidates(&[1; 8]);
+        for at in 0..100u64 {
+            let key = at.to_string();
+            let job = Job { key: key.as_bytes(), ..job() };
+            let [one, other] = [0, 1].map(|n| policies[n].choose(&job, &offered, &mut Dice::seeded(at + n as u64)));
+            assert_eq!(one, other);
+        }
+    }
+
+    #[test]
+    fn routers_are_the_only_argument() {
+        for (args, wrong) in [(&["routers=0"][..], "routers=0"), (&["x"], "x"), (&["routers=2", "y"], "y")] {
+            assert_eq!(build(&[], args).err(), Some(BadPolicy::Argument(wrong.to_owned())));
+        }
+    }
+}

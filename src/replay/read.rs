@@ -1,0 +1,249 @@
+//! Reading traces: our own JSON lines, Mooncake's, Azure's CSV; gzip or not.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use flate2::bufread::MultiGzDecoder;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::trace::{Request, Run, Trace};
+use crate::units::Tokens;
+
+/// Longest line.
+const LINE_BYTES: u64 = 16 << 20;
+/// Longest prompt or answer.
+const MOST_TOKENS: u64 = 1 << 24;
+/// Tokens of a block where a line does not say: Mooncake's.
+const BLOCK: u64 = 512;
+/// The first bytes of what gzip has compressed.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// Why a trace cannot be used.
+#[derive(Debug, Error)]
+pub enum BadTrace {
+    /// The file cannot be read.
+    #[error("cannot read {name}: {why}")]
+    Unreadable {
+        /// The file.
+        name: String,
+        /// What went wrong.
+        why: std::io::Error,
+    },
+    /// A line is no request.
+    #[error("{name}:{line}: {why}")]
+    Line {
+        /// The file.
+        name: String,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no request in it.
+    #[error("{name}: there is no request in it")]
+    Empty {
+        /// The file.
+        name: String,
+    },
+}
+
+/// A line of JSON: ours, with Mooncake's names.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(alias = "timestamp")]
+    timestamp_ms: f64,
+    #[serde(alias = "input_length")]
+    input_tokens: u64,
+    #[serde(alias = "output_length")]
+    output_tokens: u64,
+    block_tokens: Option<u64>,
+    block_runs: Option<Vec<u64>>,
+    hash_ids: Option<Vec<u64>>,
+    session: Option<u64>,
+    #[serde(default)]
+    turn: u32,
+    think_ms: Option<f64>,
+}
+
+/// Reads a trace from a file. See [`parse`].
+pub fn open(path: &Path) -> Result<Trace, BadTrace> {
+    let name = path.display().to_string();
+    match File::open(path) {
+        Ok(file) => parse(file, &name),
+        Err(why) => Err(BadTrace::Unreadable { name, why }),
+    }
+}
+
+/// Reads a trace, compressed by gzip or not: JSON lines, or CSV with a line of names.
+///
+/// *JSON*: `timestamp_ms`, `input_tokens`, `output_tokens`, and where known `block_tokens` with `block_runs` (`[first,
+/// count, first, count, ...]`), `session`, `turn`, `think_ms`; or Mooncake's `timestamp` (ms), `input_length`,
+/// `output_length`, `hash_ids` (512 tokens each). *CSV*: Azure's `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
+/// An answer of 0 tokens is taken as 1. *Errors*: with the name and the line. *Cost*: all requests are in memory.
+pub fn parse(source: impl Read, name: &str) -> Result<Trace, BadTrace> {
+    let unreadable = |why| BadTrace::Unreadable { name: name.to_owned(), why };
+    let mut source = BufReader::new(source);
+    let compressed = source.fill_buf().map_err(unreadable)?.starts_with(&GZIP);
+    let mut source: Box<dyn BufRead> =
+        if compressed { Box::new(BufReader::new(MultiGzDecoder::new(source))) } else { Box::new(source) };
+    let (mut requests, mut columns, mut line) = (Vec::new(), None, Vec::new());
+    for number in 1.. {
+        line.clear();
+        let read = source.as_mut().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(unreadable)?;
+        if read == 0 {
+            break;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let parsed = match (text.trim(), &columns) {
+            ("", _) => continue,
+            (text, None) if number == 1 && !text.starts_with('{') => Columns::of(text).map(|found| {
+                columns = Some(found);
+                None
+            }),
+            (text, None) => json(text).map(Some),
+            (text, Some(columns)) => columns.request(text).map(Some),
+        };
+        match parsed {
+            Ok(request) => requests.extend(request),
+            Err(why) => return Err(BadTrace::Line { name: name.to_owned(), line: number, why }),
+        }
+    }
+    if columns.is_some() {
+        from_zero(&mut requests);
+    }
+    if requests.is_empty() { Err(BadTrace::Empty { name: name.to_owned() }) } else { Ok(Trace::new(requests)) }
+}
+
+/// CSV times are times of day: the first of them is the trace's start.
+fn from_zero(requests: &mut [Request]) {
+    let first = requests.iter().map(|request| request.at).min().unwrap_or_default();
+    requests.iter_mut().for_each(|request| request.at -= first);
+}
+
+fn json(text: &str) -> Result<Request, String> {
+    let line: Line = serde_json::from_str(text).map_err(|error| {
+        // The line that serde counts is always the first.
+        let why = error.to_string();
+        why.split(" at line ").next().unwrap_or(&why).to_owned()
+    })?;
+    let block = line.block_tokens.unwrap_or(BLOCK);
+    let blocks = match (line.block_runs, line.hash_ids) {
+        (Some(runs), _) => pairs(&runs)?,
+        (None, Some(ids)) => {
+            // Mooncake names the part behind the last full block too, which caches cannot hold by blocks.
+            let full = usize::try_from(line.input_tokens / block.max(1)).unwrap_or(usize::MAX);
+            ids.iter().take(full).map(|id| Run { first: *id, count: 1 }).collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    let request = Request {
+        at: millis(line.timestamp_ms, "timestamp")?,
+        prompt: Tokens(line.input_tokens),
+        output: Tokens(line.output_tokens.max(1)),
+        block: Tokens(block),
+        blocks,
+        session: line.session,
+        turn: line.turn,
+        think: line.think_ms.map(|think| millis(think, "think_ms")).transpose()?,
+    };
+    check(request)
+}
+
+fn check(request: Request) -> Result<Request, String> {
+    let (prompt, output) = (request.prompt.0, request.output.0);
+    if prompt > MOST_TOKENS || output > MOST_TOKENS {
+        return Err(format!("{} tokens are more than {MOST_TOKENS}", prompt.max(output)));
+    }
+    if !request.blocks.is_empty() && request.block == Tokens(0) {
+        return Err("block_tokens is 0".to_owned());
+    }
+    if request.block_tokens() > prompt {
+        return Err(format!("the blocks have {} tokens and the prompt {prompt}", request.block_tokens()));
+    }
+    Ok(request)
+}
+
+fn pairs(runs: &[u64]) -> Result<Vec<Run>, String> {
+    let run = |pair: &[u64]| match pair {
+        [first, count] => Ok(Run { first: *first, count: *count }),
+        _ => Err("block_runs has a start without a count".to_owned()),
+    };
+    runs.chunks(2).map(run).collect()
+}
+
+fn millis(ms: f64, what: &str) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(ms / 1_000.0).map_err(|_| format!("{what} is no time: {ms}"))
+}
+
+/// Where a CSV file has what is needed.
+struct Columns {
+    time: usize,
+    prompt: usize,
+    output: usize,
+}
+
+impl Columns {
+    fn of(header: &str) -> Result<Self, String> {
+        let names: Vec<String> = cells(header).map(str::to_ascii_lowercase).collect();
+        let find = |name: &str| names.iter().position(|known| known == name);
+        match (find("timestamp"), find("contexttokens"), find("generatedtokens")) {
+            (Some(time), Some(prompt), Some(output)) => Ok(Self { time, prompt, output }),
+            _ => Err("neither JSON nor the names TIMESTAMP,ContextTokens,GeneratedTokens".to_owned()),
+        }
+    }
+
+    fn request(&self, text: &str) -> Result<Request, String> {
+        let cells: Vec<&str> = cells(text).collect();
+        let cell = |at: usize| cells.get(at).copied().ok_or_else(|| format!("{} columns are too few", cells.len()));
+        let tokens = |at: usize| {
+            let text = cell(at)?;
+            text.parse().map_err(|_| format!("`{text}` is no number of tokens"))
+        };
+        let time = cell(self.time)?;
+        check(Request {
+            at: time_of(time).ok_or_else(|| format!("`{time}` is no time such as 2023-11-16 18:15:46.6805900"))?,
+            prompt: Tokens(tokens(self.prompt)?),
+            output: Tokens(tokens(self.output)?.max(1)),
+            ..Request::default()
+        })
+    }
+}
+
+fn cells(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(|cell| cell.trim().trim_matches('"'))
+}
+
+/// Reads `YYYY-MM-DD HH:MM:SS[.fraction]`, whatever offset follows, as time since the year 0. All lines of a file are
+/// taken to have the same offset.
+fn time_of(text: &str) -> Option<Duration> {
+    let (date, time) = text.split_once([' ', 'T'])?;
+    let [year, month, day] = numbers(date, '-')?;
+    let time = time.split(['+', '-', 'Z']).next()?;
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let [hour, minute, second] = numbers(whole, ':')?;
+    let in_range = (1..=12).contains(&month) && (1..=31).contains(&day) && year < 10_000;
+    let clock_fits = hour < 24 && minute < 60 && second < 61;
+    if !in_range || !clock_fits || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let fraction: f64 = format!("0.{fraction}").parse().ok()?;
+    let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
+    Some(Duration::from_secs(seconds) + Duration::try_from_secs_f64(fraction).ok()?)
+}
+
+fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
+    let numbers: Option<Vec<u64>> = text.split(between).map(|part| part.parse().ok()).collect();
+    numbers?.try_into().ok()
+}
+
+/// Days from the first of March of the year 0, in which a leap day is the last of its year.
+fn days(year: u64, month: u64, day: u64) -> u64 {
+    let (year, month) = if month > 2 { (year + 1, month - 3) } else { (year, month + 9) };
+    year * 365 + year.saturating_sub(1) / 4 - year.saturating_sub(1) / 100
+        + year.saturating_sub(1) / 400
+        + (month * 153 + 2) / 5
+        + day
+}
