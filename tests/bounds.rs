@@ -422,6 +422,25 @@ fn header_lines_of_http2_are_counted_too() {
     });
 }
 
+#[test]
+fn connections_beyond_the_limit_are_closed_and_make_room_when_others_go() {
+    let replica = Scripted::start(&["m"], friendly);
+    let told = Told::start("connections", &replica.url(), "[limits]\nconnections = 2");
+    let served = |client: &mut Client<TcpStream>| {
+        client.try_send(request("GET", "/livez", "", "")).is_ok() && client.try_head().is_some_and(|r| r.status == 200)
+    };
+    let mut first = told.router.client();
+    let mut second = told.router.client();
+    assert!(served(&mut first) && served(&mut second));
+    let mut third = told.router.client();
+    assert!(third.closes());
+    told.has_told("a connection was closed: 2 are open (`limits.connections`)");
+    first.rest();
+    assert!(served(&mut first), "those that are in stay");
+    drop(second);
+    wait_until("there is room again", || served(&mut told.router.client()));
+}
+
 /// A router that may open this many files, as a process of its own; killed when dropped.
 struct Poor {
     child: Child,
