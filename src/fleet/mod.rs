@@ -3,6 +3,7 @@
 mod attempt;
 mod averages;
 mod changes;
+mod door;
 mod gaps;
 mod lease;
 mod load;
@@ -31,6 +32,7 @@ use arc_swap::ArcSwap;
 
 pub use attempt::{Attempt, Pin};
 pub use changes::Changes;
+pub use door::{Door, HUNG_AFTER};
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use meter::{Measured, Meter};
