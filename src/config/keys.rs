@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::access::{self, ENV, FILE, HASH};
 use super::headers;
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
@@ -30,9 +31,11 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 28] = [
+pub(super) const NGINX: [(&str, &str); 33] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),
+    ("auth_basic", "a `[[key]]`"),
+    ("auth_basic_user_file", "a `[[key]]`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
     ("client_header_timeout", "`header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
@@ -44,6 +47,8 @@ pub(super) const NGINX: [(&str, &str); 28] = [
     ("least_conn", "`policy = \"least_conn\"`"),
     ("least_time", "`policy = \"least_time ...\"`"),
     ("log_format", "an entry of `[log.formats]`"),
+    ("limit_conn", "`max_in_flight` of a pool"),
+    ("limit_req", "`max_in_flight` of a pool"),
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
     ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
@@ -51,6 +56,7 @@ pub(super) const NGINX: [(&str, &str); 28] = [
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
     ("proxy_ssl_verify", "`tls_verify` of a pool"),
+    ("send_timeout", "`send` in `[timeouts]`"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),
     ("set_real_ip_from", "`trusted_proxies`"),
@@ -80,6 +86,21 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "an address such as \"127.0.0.1:9464\", or \"off\"",
         default: "\"127.0.0.1:9464\"",
         set: |s, v| admin(v).map(|admin| s.admin = admin),
+    },
+    Key {
+        path: "admin_token",
+        wants: HASH,
+        default: "",
+        // One of three forms, of which the hash is made once all are known; so with the next two.
+        set: |_, v| access::hash(v).map(drop),
+    },
+    Key { path: "admin_token_env", wants: ENV, default: "", set: |_, v| access::variable(v).map(drop) },
+    Key { path: "admin_token_file", wants: FILE, default: "", set: |_, v| access::path(v).map(drop) },
+    Key {
+        path: "metrics_need_token",
+        wants: "true or false",
+        default: "true",
+        set: |s, v| v.flag().map(|need| s.admin_access.metrics_need_token = need),
     },
     Key {
         path: "workers",
@@ -173,6 +194,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.count(1).map(|n| s.limits.connections = n),
     },
     Key {
+        path: "limits.in_flight_requests",
+        wants: COUNT,
+        default: "20_000",
+        set: |s, v| v.count(1).map(|n| s.limits.in_flight_requests = n),
+    },
+    Key {
         path: "limits.streams_per_connection",
         wants: COUNT,
         default: "128",
@@ -208,6 +235,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: SOME_TIME,
         default: "\"10s\"",
         set: |s, v| v.some_time().map(|t| s.timeouts.body = t),
+    },
+    Key {
+        path: "timeouts.send",
+        wants: SOME_TIME,
+        default: "\"60s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.send = t),
     },
     Key { path: "timeouts.hold", wants: TIME, default: "\"10s\"", set: |s, v| v.time().map(|t| s.timeouts.hold = t) },
     Key {

@@ -2,10 +2,15 @@
 
 mod acceptor;
 mod admin;
+mod admission;
 mod bind;
 mod body;
 mod cors;
+mod crowd;
 mod doors;
+mod farewell;
+mod files;
+mod gate;
 mod gzip;
 mod headers;
 mod identify;
@@ -29,6 +34,7 @@ mod tally;
 mod target;
 mod tries;
 mod trip;
+mod visit;
 mod worker;
 
 use std::io;
@@ -38,6 +44,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use body::Budget;
+use crowd::Crowd;
 use doors::Doors;
 use owners::Owners;
 use refusal::Refusal;
@@ -111,6 +118,7 @@ struct App {
     doors: OnceLock<Doors>,
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
+    crowd: Crowd,
     owners: Owners,
     /// Places for prompts that are given to a tokenizer.
     counting: Arc<Semaphore>,

@@ -10,6 +10,7 @@ mod format;
 mod metrics;
 mod needs;
 mod target;
+mod tenants;
 mod time;
 mod variables;
 mod writer;
