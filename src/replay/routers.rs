@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use crate::balance::{Dice, Job, Key, Part};
 use crate::config;
-use crate::fleet::{Attempt, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report};
+use crate::fleet::{Attempt, Beside, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report};
 use crate::prompt::Census;
 use crate::units::{Moment, Tokens};
 
 use super::scenario::{Problem, Scenario};
 use super::trace::Request;
+
+/// What `$prefix` stands for.
+const PREFIX_TOKENS: u64 = 1_024;
 
 /// Fleets that share nothing.
 pub(super) struct Routers {
@@ -61,7 +64,15 @@ impl Routers {
         measured.prompt = request.prompt;
         let job = Job { prompt: request.prompt, output: Tokens(0), key: &key, client: client(request), tried: &[] };
         let prefix = Some(request.prefix());
-        let attempt = Attempt { job, model: None, measured: Some(measured), prefix, pinned: None, tried: Vec::new() };
+        let attempt = Attempt {
+            job,
+            model: None,
+            measured: Some(measured),
+            prefix,
+            pinned: None,
+            tried: Vec::new(),
+            beside: Beside::default(),
+        };
         let lease = pool.acquire(&attempt, now)?;
         let id = lease.replica().id();
         let engine = pool.replicas().position(|replica| replica.id() == id).unwrap_or_default();
@@ -98,11 +109,21 @@ fn key(key: Option<&Key>, request: &Request) -> Vec<u8> {
                     bytes.extend_from_slice(session.to_string().as_bytes());
                 }
             }
+            Part::Prefix => bytes.extend_from_slice(begins(request).as_bytes()),
+            Part::CacheKey => {
+                let named = request.session.map(|session| session.to_string());
+                bytes.extend_from_slice(named.unwrap_or_else(|| begins(request)).as_bytes());
+            }
             Part::RequestUri => bytes.extend_from_slice(b"/v1/chat/completions"),
             Part::Header(_) | Part::Model => {}
         }
     }
     bytes
+}
+
+/// How the prompt begins.
+fn begins(request: &Request) -> String {
+    format!("{:016x}", request.prefix().key(PREFIX_TOKENS))
 }
 
 /// A session's own address; a request without one has its time's.
