@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokenweir::balance::{Dice, Job};
 use tokenweir::config;
 use tokenweir::fleet::{
-    Attempt, Fleet, Lease, Measured, Models, Observer, Outcome, Phase, PoolSpec, Progress, Replica, Report,
+    Attempt, Beside, Fleet, Lease, Measured, Models, Observer, Outcome, Phase, PoolSpec, Progress, Replica, Report,
 };
 use tokenweir::prompt::{Census, Request};
 use tokenweir::sse::{self, Kind};
@@ -114,8 +114,15 @@ impl Storm {
         let prompt = measured.prompt.0;
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let job = Job { prompt: Tokens(0), output: Tokens(0), key: b"", client, tried: &[] };
-        let mut attempt =
-            Attempt { job, model: Some("m"), measured: Some(measured), prefix: None, pinned: None, tried: Vec::new() };
+        let mut attempt = Attempt {
+            job,
+            model: Some("m"),
+            measured: Some(measured),
+            prefix: None,
+            pinned: None,
+            tried: Vec::new(),
+            beside: Beside::default(),
+        };
         // Some requests fail before they begin and are tried elsewhere.
         while let Ok(lease) = pool.acquire(&attempt, self.now) {
             self.started += 1;

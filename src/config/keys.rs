@@ -93,6 +93,18 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.flag().map(|on| s.x_upstream = on),
     },
     Key {
+        path: "explain",
+        wants: "a whole number up to 100000, or 0 for none",
+        default: "1_000",
+        set: |s, v| explain(v).map(|most| s.explain = most),
+    },
+    Key {
+        path: "explain_header",
+        wants: "true or false",
+        default: "false",
+        set: |s, v| v.flag().map(|on| s.explain_header = on),
+    },
+    Key {
         path: "trusted_proxies",
         wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
@@ -306,6 +318,10 @@ fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
         0..=1024 => value.count(0).map(NonZeroUsize::new),
         _ => Err(value.wrong()),
     }
+}
+
+fn explain(value: &Value<'_>) -> Read<usize> {
+    value.count(0).and_then(|most| if most <= 100_000 { Ok(most) } else { Err(value.wrong()) })
 }
 
 /// A path must have a slash, so that `stdot` is no file.

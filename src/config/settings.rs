@@ -25,6 +25,10 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
     pub x_upstream: bool,
+    /// How many decisions are kept to be explained; 0 for none.
+    pub explain: usize,
+    /// Whether answers tell of their decision in `X-Decision`.
+    pub explain_header: bool,
     /// Who is believed about the client's address.
     pub trusted_proxies: Vec<Network>,
     /// How much is taken from clients.
@@ -198,6 +202,8 @@ impl Default for Settings {
             admin: Some((Ipv4Addr::LOCALHOST, 9464).into()),
             workers: None,
             x_upstream: true,
+            explain: 1_000,
+            explain_header: false,
             trusted_proxies: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::Charge;
-use super::{Gaps, Measured, Models, Pool, Replica};
+use super::pool::Aside;
+use super::{End, Gaps, Measured, Models, Pool, Replica};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
@@ -129,6 +130,8 @@ pub struct Lease {
     measured: Option<Measured>,
     /// Taken when the lease settles.
     charge: Option<Charge>,
+    /// For those who look on.
+    aside: Option<Box<Aside>>,
 }
 
 /// What a lease is made from.
@@ -139,12 +142,13 @@ pub(super) struct Chosen {
     pub(super) cached: Tokens,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
+    pub(super) aside: Option<Box<Aside>>,
 }
 
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, prefix, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, prefix, measured, aside } = chosen;
         Self {
             pool,
             replica,
@@ -161,6 +165,7 @@ impl Lease {
             prefix,
             measured,
             charge: Some(charge),
+            aside,
         }
     }
 
@@ -187,6 +192,11 @@ impl Lease {
             Models::Unlisted | Models::Unknown => names.first(),
         };
         own.filter(|own| own.as_str() != model).cloned()
+    }
+
+    /// How the choice came about, in a line for people; `None` unless it is kept, and not forgotten yet.
+    pub fn decision(&self) -> Option<String> {
+        self.aside.as_ref()?.line()
     }
 
     /// When the first generated content came.
@@ -238,7 +248,7 @@ impl Lease {
         }
     }
 
-    fn end(&self, charge: Charge, outcome: Outcome, now: Moment) {
+    fn end(&mut self, charge: Charge, outcome: Outcome, now: Moment) {
         let whole = outcome == Outcome::Completed;
         let completion = Tokens(charge.generated(self.replica.ledger()));
         charge.release(self.replica.ledger(), whole);
@@ -265,6 +275,10 @@ impl Lease {
             estimated: Usage { prompt: self.prompt, cached: self.prefix.as_ref().map(|_| self.cached), completion },
             usage: self.usage,
         });
+        if let Some(aside) = self.aside.take() {
+            let first_token = self.first_token.map(|first| first.since(self.chosen));
+            aside.end(End { outcome, took: now.since(self.chosen), first_token, usage: self.usage });
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod changes;
+mod decisions;
 mod gaps;
 mod lease;
 mod load;
@@ -27,8 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-pub use attempt::{Attempt, Pin};
+pub use attempt::{Attempt, Beside, Pin};
 pub use changes::Changes;
+pub use decisions::{Decisions, End, Scored, Told};
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use meter::{Measured, Meter};

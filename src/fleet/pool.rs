@@ -1,5 +1,7 @@
 //! The replicas that can stand in for each other, and the choice among them.
 
+mod aside;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +19,8 @@ use super::{
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
 use crate::eject::Admission;
 use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens};
+pub(super) use aside::Aside;
+use aside::Choice;
 
 /// What a pool's lock guards.
 struct Inner {
@@ -35,6 +39,8 @@ struct Inner {
 /// Replicas that can stand in for each other.
 pub struct Pool {
     spec: PoolSpec,
+    /// The same, for decisions to tell of when the pool is gone.
+    described: Arc<PoolSpec>,
     members: Vec<Member>,
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
@@ -65,7 +71,8 @@ impl Pool {
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
-        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly })
+        let described = Arc::new(spec.clone());
+        Ok(Self { spec, described, members, observer, inner, lopsided, meters, starts_slowly })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -253,9 +260,12 @@ impl Pool {
             None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
             pinned => pinned,
         };
+        let seen = self.seen(&inner, attempt, held.as_ref(), Choice { chosen, pinned: pinned.is_some(), now });
         let Some(at) = chosen else {
             drop(inner);
-            return Err(if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() });
+            let none = if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() };
+            self.tell(seen, attempt, Err(none), now);
+            return Err(none);
         };
         let member = &self.members[at.index()];
         inner.standings[at.index()].ejector.chosen(now);
@@ -267,8 +277,9 @@ impl Pool {
         if let Some(prefix) = prefix {
             seat.note(prefix, prompt);
         }
+        let aside = self.tell(seen, attempt, Ok(at), now);
         let (replica, prefix) = (member.replica.clone(), prefix.cloned());
-        let chosen = Chosen { replica, at, prompt, cached, prefix, measured };
+        let chosen = Chosen { replica, at, prompt, cached, prefix, measured, aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 

@@ -44,7 +44,15 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 fn attempt() -> Attempt<'static> {
     let job =
         Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
-    Attempt { job, model: None, measured: None, prefix: None, pinned: None, tried: Vec::new() }
+    Attempt {
+        job,
+        model: None,
+        measured: None,
+        prefix: None,
+        pinned: None,
+        tried: Vec::new(),
+        beside: Beside::default(),
+    }
 }
 
 fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {

@@ -6,6 +6,7 @@ mod bind;
 mod body;
 mod cors;
 mod doors;
+mod explain;
 mod gzip;
 mod headers;
 mod identify;
@@ -50,7 +51,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::fleet::Fleet;
+use crate::fleet::{Decisions, Fleet};
 use crate::resolve::Names;
 use crate::telemetry::{AccessLog, ErrorLog, Metrics};
 use crate::tls::{BadFile, Keyring};
@@ -103,6 +104,8 @@ struct App {
     /// What connections from now on are secured with.
     keyring: Arc<ArcSwap<Keyring>>,
     metrics: Arc<Metrics>,
+    /// The last choices, to be explained.
+    decisions: Arc<Decisions>,
     /// A request goes on with the one it began with.
     access: ArcSwapOption<AccessLog>,
     /// Lines lost by logs that are no more.

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use super::{App, Refusal, manage};
+use super::{App, Refusal, explain, manage};
 use crate::fleet::{NoPool, Site};
 use crate::units::{Dialect, ModelName};
 
@@ -46,6 +46,7 @@ pub(super) fn admin(app: Arc<App>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .merge(manage::routes())
+        .merge(explain::routes())
         .merge(health())
         .method_not_allowed_fallback(not_allowed)
         .fallback(unknown)

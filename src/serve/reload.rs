@@ -67,6 +67,7 @@ async fn replace(app: &App) -> Result<Reloaded, String> {
     if let Some(logs) = logs {
         logs.take_over(app);
     }
+    app.decisions.resize(settings.explain);
     app.settings.store(settings.into());
     if let Some(way) = app.doors.get() {
         way.change(doors);

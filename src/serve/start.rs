@@ -22,7 +22,7 @@ use super::{App, Stage, StartError, admin};
 use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
-use crate::fleet::{Fleet, Observer};
+use crate::fleet::{Decisions, Fleet, Observer};
 use crate::resolve::{Names, Shelf};
 use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
 use crate::tls::Keyring;
@@ -209,6 +209,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         visits: AtomicU64::new(0),
         changed: Notify::new(),
         source: OnceLock::new(),
+        decisions: Arc::new(Decisions::new(settings.explain)),
         settings: ArcSwap::from_pointee(settings),
         metrics,
         access: ArcSwapOption::from(access.map(Arc::new)),

@@ -26,6 +26,7 @@ const DATE_BYTES: u64 = 37;
 const CHUNKED_BYTES: u64 = 28;
 const CLOSE_BYTES: u64 = 19;
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
 
 /// A client's connection, shared by its requests.
 pub(super) struct Visit {
@@ -68,6 +69,8 @@ pub(super) struct Story {
     pub(super) sent: Sent,
     pub(super) model: Option<String>,
     tries: Tries,
+    /// How the last try's replica was chosen, where answers tell so.
+    decision: Option<String>,
     overhead: Option<Duration>,
     pub(super) ending: Option<Ending>,
     /// Only where the log's format needs it.
@@ -112,6 +115,7 @@ impl Story {
             sent: Sent::default(),
             model: None,
             tries: Tries::default(),
+            decision: None,
             overhead: None,
             ending: None,
             kept,
@@ -144,6 +148,7 @@ impl Story {
         let now = self.app.clock.now();
         self.tried(now);
         self.tries.begin(lease.replica(), now);
+        self.decision = if self.settings.explain_header { lease.decision() } else { None };
         if self.overhead.is_none() {
             self.overhead = Some(now.since(complete));
         }
@@ -169,6 +174,9 @@ impl Story {
             && let Ok(name) = HeaderValue::try_from(&**tried.replica.name())
         {
             answer.headers_mut().insert(X_UPSTREAM, name);
+        }
+        if let Some(decision) = self.decision.as_ref().and_then(|line| HeaderValue::try_from(line).ok()) {
+            answer.headers_mut().insert(X_DECISION, decision);
         }
         if !lines.is_empty() {
             if let Some(kept) = &mut self.kept {

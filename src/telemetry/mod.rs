@@ -22,5 +22,6 @@ pub use format::{BUILT_IN, BadFormat, Format, known_variables, variables};
 pub use metrics::Metrics;
 pub use needs::Needs;
 pub use target::normal as normal_path;
+pub use time::rfc3339;
 pub use variables::Known;
 pub use writer::Writer;
