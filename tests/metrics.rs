@@ -64,7 +64,8 @@ fn written(readme: &str) -> Table {
 #[test]
 fn the_readme_has_every_metric_with_its_labels_and_no_other() {
     let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let text = format!("policy = \"least_conn\"\nshadow = \"token_cost\"\nreplicas = [{:?}]", replica.url());
+    let router = Router::start(&text).ready();
     for stream in [true, false] {
         assert_eq!(router.post("/v1/chat/completions", chat("m", 5, stream)).status, 200);
     }

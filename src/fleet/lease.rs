@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load::Charge;
 use super::pool::Aside;
-use super::{End, Gaps, Measured, Models, Pool, Replica};
+use super::{End, Gaps, Measured, Models, Pool, Replica, Shadowed};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
@@ -102,6 +102,10 @@ pub struct Report<'a> {
     pub estimated: Usage,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
+    /// What the prompt begins with, if anybody wanted to know.
+    pub prefix: Option<&'a Arc<Prefix>>,
+    /// What the pool's shadow policy would have done, if it has one and it was asked.
+    pub shadowed: Option<Shadowed>,
 }
 
 /// Is told of every settled lease, after the pool's lock is released.
@@ -124,8 +128,8 @@ pub struct Lease {
     gaps: Gaps,
     usage: Option<Usage>,
     prompt: Tokens,
-    /// What of the prompt was taken to be cached.
-    cached: Tokens,
+    /// What of the prompt was taken to be cached; `None` if the policy does not ask.
+    cached: Option<Tokens>,
     prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
     /// Taken when the lease settles.
@@ -139,7 +143,7 @@ pub(super) struct Chosen {
     pub(super) replica: Arc<Replica>,
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
-    pub(super) cached: Tokens,
+    pub(super) cached: Option<Tokens>,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
     pub(super) aside: Option<Box<Aside>>,
@@ -223,6 +227,9 @@ impl Lease {
     pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
         self.first_byte.get_or_insert(now);
+        if let Some(aside) = &mut self.aside {
+            aside.follow(seen, now);
+        }
         let Some(charge) = &mut self.charge else { return };
         let ledger = self.replica.ledger();
         if seen.content_events > 0 {
@@ -272,12 +279,14 @@ impl Lease {
             gaps: &self.gaps,
             ended: now,
             model: self.measured.as_ref().and_then(Measured::model),
-            estimated: Usage { prompt: self.prompt, cached: self.prefix.as_ref().map(|_| self.cached), completion },
+            estimated: Usage { prompt: self.prompt, cached: self.cached, completion },
             usage: self.usage,
+            prefix: self.prefix.as_ref(),
+            shadowed: self.aside.as_ref().and_then(|aside| aside.shadowed()),
         });
         if let Some(aside) = self.aside.take() {
             let first_token = self.first_token.map(|first| first.since(self.chosen));
-            aside.end(End { outcome, took: now.since(self.chosen), first_token, usage: self.usage });
+            aside.end(self.at, End { outcome, took: now.since(self.chosen), first_token, usage: self.usage });
         }
     }
 }
@@ -285,12 +294,12 @@ impl Lease {
 impl Lease {
     /// Takes back what was taken to be cached by this request and is not.
     fn correct_beliefs(&self, outcome: Outcome) {
-        let Some(prefix) = &self.prefix else { return };
+        let (Some(prefix), Some(cached)) = (&self.prefix, self.cached) else { return };
         if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
             // Whatever comes back there comes back empty.
             self.replica.seat().clear();
         } else if self.first_token.is_none() && outcome != Outcome::Completed {
-            self.replica.seat().trim(prefix, self.prompt, self.cached);
+            self.replica.seat().trim(prefix, self.prompt, cached);
         }
     }
 }

@@ -14,6 +14,7 @@ mod pool;
 mod replica;
 mod screening;
 mod seat;
+mod shadow;
 mod site;
 mod spec;
 mod standing;
@@ -38,13 +39,14 @@ pub use origin::{BadOrigin, Origin};
 pub use pool::Pool;
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
+pub use shadow::Shadowed;
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
 pub use vitals::{Foreign, Truth, Vitals};
 
-use crate::balance::{BadPolicy, Dice, Key};
+use crate::balance::{BadPolicy, Dice};
 use crate::units::ReplicaId;
 use seat::Shelves;
 
@@ -234,7 +236,7 @@ impl Maker {
             };
             routed.push(pool);
         }
-        let asks_body = routed.iter().any(|pool| pool.key().is_some_and(Key::asks_body));
+        let asks_body = routed.iter().any(|pool| pool.asks_body());
         let asks_prefix = routed.iter().any(|pool| pool.asks_prefix());
         Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body, asks_prefix })
     }

@@ -11,6 +11,7 @@ use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
 use super::seat::Held;
+use super::shadow::Shadow;
 use super::standing::Standing;
 use super::{
     ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
@@ -42,6 +43,8 @@ pub struct Pool {
     /// The same, for decisions to tell of when the pool is gone.
     described: Arc<PoolSpec>,
     members: Vec<Member>,
+    /// Who is asked beside the policy.
+    shadow: Option<Arc<Shadow>>,
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
@@ -66,19 +69,25 @@ impl Pool {
             tried: Vec::new(),
             told: false,
         };
+        let shadow =
+            spec.shadow.as_ref().map(|policy| Shadow::new(policy, &spec.members, &replicas, seed)).transpose()?;
+        let shadow = shadow.map(Arc::new);
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
         let described = Arc::new(spec.clone());
-        Ok(Self { spec, described, members, observer, inner, lopsided, meters, starts_slowly })
+        Ok(Self { spec, described, members, shadow, observer, inner, lopsided, meters, starts_slowly })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
     pub(super) fn take_over(&mut self, old: &Self) {
         if self.spec.metering.media == old.spec.metering.media {
             self.meters = old.meters.clone();
+        }
+        if let (Some(shadow), Some(old)) = (self.shadow.as_mut().and_then(Arc::get_mut), &old.shadow) {
+            shadow.take_over(old);
         }
         let (opened, known) = {
             let inner = old.lock();
@@ -123,11 +132,6 @@ impl Pool {
     /// What the policy wants to know requests by.
     pub const fn key(&self) -> Option<&Key> {
         self.spec.policy.key()
-    }
-
-    /// Whether requests' fingerprints are of use here: to the policy or to its key.
-    pub fn asks_prefix(&self) -> bool {
-        self.spec.policy.asks_prefix() || self.key().is_some_and(Key::asks_prefix)
     }
 
     /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
@@ -278,8 +282,8 @@ impl Pool {
             seat.note(prefix, prompt);
         }
         let aside = self.tell(seen, attempt, Ok(at), now);
-        let (replica, prefix) = (member.replica.clone(), prefix.cloned());
-        let chosen = Chosen { replica, at, prompt, cached, prefix, measured, aside };
+        let (cached, replica) = (prefix.map(|_| cached), member.replica.clone());
+        let chosen = Chosen { replica, at, prompt, cached, prefix: attempt.prefix.clone(), measured, aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 

@@ -31,6 +31,7 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
+        shadow: None,
         members: ports.iter().map(|p| member(*p)).collect(),
         route: Route::default(),
         paths: Paths::Listed(Vec::new()),

@@ -8,6 +8,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::engines::{self, Family};
+use super::shadows::Shadows;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
 use crate::units::{ModelName, Usage};
 
@@ -28,6 +29,8 @@ const STREAM_SPEED: &str = "tokenweir_stream_tokens_per_second";
 const ESTIMATE_ERROR: &str = "tokenweir_prompt_estimate_error_ratio";
 const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
+const SHADOW_DECISIONS: &str = "tokenweir_shadow_decisions_total";
+const SHADOW_CACHED: &str = "tokenweir_shadow_cached_tokens_total";
 const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
@@ -116,6 +119,7 @@ pub struct Metrics {
     requests: [Counter; 6],
     overhead: Histogram,
     handshakes_failed: Counter,
+    shadows: Shadows,
 }
 
 const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
@@ -151,7 +155,8 @@ impl Metrics {
         let requests = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class);
         let overhead = histogram(&recorder, OVERHEAD, Vec::new());
         let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
-        Self { handle, series: ArcSwap::default(), requests, overhead, handshakes_failed, recorder }
+        let (series, shadows) = (ArcSwap::default(), Shadows::default());
+        Self { handle, series, requests, overhead, handshakes_failed, shadows, recorder }
     }
 
     /// Counts a client that could not agree on TLS with us.
@@ -312,6 +317,11 @@ impl Observer for Metrics {
         if counted(report).is_some() {
             self.tokens(&series, report).count(report);
         }
+        if let Some(shadowed) = report.shadowed {
+            self.shadows.count(report.pool.name(), shadowed, |labels, decides| {
+                counter(&self.recorder, if decides { SHADOW_DECISIONS } else { SHADOW_CACHED }, labels)
+            });
+        }
     }
 }
 
@@ -322,6 +332,11 @@ fn describe(recorder: &PrometheusRecorder) {
         (PROMPT_TOKENS, "Prompt tokens as reported by the replicas, estimated of streams that ended before they were."),
         (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
         (COMPLETION_TOKENS, "Generated tokens, likewise."),
+        (SHADOW_DECISIONS, "Choices that ended, by whether the pool's shadow policy would have made the same."),
+        (
+            SHADOW_CACHED,
+            "Prompt tokens that would have been cached where the shadow policy would have sent them, as believed.",
+        ),
         (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];

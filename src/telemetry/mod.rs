@@ -8,6 +8,7 @@ mod facts;
 mod format;
 mod metrics;
 mod needs;
+mod shadows;
 mod target;
 mod time;
 mod variables;

@@ -9,6 +9,7 @@ fn pool(replicas: u16) -> Arc<PoolSpec> {
         name: "chat".into(),
         models: Vec::new(),
         policy: PolicySpec::default(),
+        shadow: None,
         members: (0..replicas).map(|at| member(8_000 + at)).collect(),
         route: Route::default(),
         paths: Paths::Any,

@@ -1,21 +1,24 @@
-//! What a pool does for those who look on: keeps what there was to choose from.
+//! What a pool does for those who look on, its decisions' record and its shadow policy; and what it asks of requests for
+//! both.
 
 use std::sync::Arc;
 
 use super::{Inner, Pool};
-use crate::balance::Candidate;
+use crate::balance::{Candidate, Key, Load};
 use crate::fleet::decisions::{Decision, Decisions, End, Seen};
 use crate::fleet::member::Member;
 use crate::fleet::screening::Screening;
 use crate::fleet::seat::Held;
+use crate::fleet::shadow::{Happened, Imagined};
 use crate::fleet::standing::Standing;
-use crate::fleet::{Attempt, NoReplica};
+use crate::fleet::{Attempt, NoReplica, Progress, Shadowed};
 use crate::units::{Moment, Slot};
 
 /// What follows a request beside its charge.
 #[derive(Debug)]
 pub(in crate::fleet) struct Aside {
     kept: Option<(Arc<Decisions>, u64)>,
+    imagined: Option<Imagined>,
 }
 
 /// A choice as it came about.
@@ -33,8 +36,23 @@ impl Aside {
         decisions.line(*number)
     }
 
-    /// The request has ended.
-    pub(in crate::fleet) fn end(self, end: End) {
+    /// The answer goes on.
+    pub(in crate::fleet) fn follow(&mut self, seen: Progress, now: Moment) {
+        if let Some(imagined) = &mut self.imagined {
+            imagined.follow(seen, now);
+        }
+    }
+
+    /// What the shadow policy would have done.
+    pub(in crate::fleet) fn shadowed(&self) -> Option<Shadowed> {
+        self.imagined.as_ref()?.told()
+    }
+
+    /// The request has ended, on the replica at `at`.
+    pub(in crate::fleet) fn end(self, at: Slot, end: End) {
+        if let Some(imagined) = self.imagined {
+            imagined.end(end.outcome, at, end.first_token.is_some());
+        }
         if let Some((decisions, number)) = self.kept {
             decisions.end(number, end);
         }
@@ -42,6 +60,27 @@ impl Aside {
 }
 
 impl Pool {
+    /// What the shadow policy wants to know requests by.
+    pub fn shadow_key(&self) -> Option<&Key> {
+        self.spec.shadow.as_ref()?.key()
+    }
+
+    /// Whether the policy, or the shadow policy, wants to know a request by what its body says.
+    pub fn asks_body(&self) -> bool {
+        [self.key(), self.shadow_key()].into_iter().flatten().any(Key::asks_body)
+    }
+
+    /// Whether requests' fingerprints are of use here: to the policy, to the shadow policy or to their keys.
+    pub fn asks_prefix(&self) -> bool {
+        let policies = [Some(&self.spec.policy), self.spec.shadow.as_ref()];
+        policies.into_iter().flatten().any(|policy| policy.asks_prefix() || policy.key().is_some_and(Key::asks_prefix))
+    }
+
+    /// Requests and tokens that would be on each replica if the shadow policy had its way; empty without one.
+    pub fn imagined(&self) -> Vec<(u32, Load)> {
+        self.shadow.as_ref().map(|shadow| shadow.loads()).unwrap_or_default()
+    }
+
     /// What there was to choose from, if anybody looks on. Copied under the lock; nothing is worked out.
     pub(super) fn seen(
         &self,
@@ -50,7 +89,10 @@ impl Pool {
         held: Option<&Held<'_>>,
         choice: Choice,
     ) -> Option<Seen> {
-        attempt.beside.kept.as_ref()?;
+        let kept = attempt.beside.kept.is_some();
+        if !kept && self.shadow.is_none() {
+            return None;
+        }
         let candidate = |at: Slot| -> Option<Candidate> {
             let (member, standing) = (self.members.get(at.index())?, inner.standings.get(at.index())?);
             Some(member.candidate(at, standing, held, choice.now))
@@ -61,7 +103,7 @@ impl Pool {
             Some(_) => seen.offered.clone_from(&inner.offered),
             None => {}
         }
-        if !choice.pinned {
+        if kept && !choice.pinned {
             seen.passed = self.passed_over(inner, attempt, &seen.offered, choice.now);
         }
         Some(seen)
@@ -108,8 +150,15 @@ impl Pool {
         chosen: Result<Slot, NoReplica>,
         now: Moment,
     ) -> Option<Box<Aside>> {
-        let (seen, (decisions, id)) = seen.zip(attempt.beside.kept.as_ref())?;
-        let decision = Decision::new(id, &self.described, &attempt.job(), (seen, chosen), now);
-        Some(Box::new(Aside { kept: Some((decisions.clone(), decisions.keep(decision))) }))
+        let seen = seen?;
+        let imagined = self.shadow.as_ref().zip(chosen.ok()).and_then(|(shadow, chosen)| {
+            let (members, offered, pinned) = (&*self.members, &*seen.offered, seen.pinned);
+            shadow.imagine(attempt, &Happened { members, offered, chosen, pinned, now })
+        });
+        let kept = attempt.beside.kept.as_ref().map(|(decisions, id)| {
+            let decision = Decision::new(id, &self.described, &attempt.job(), (seen, chosen), now);
+            (decisions.clone(), decisions.keep(decision))
+        });
+        Some(Box::new(Aside { kept, imagined }))
     }
 }
