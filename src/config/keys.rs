@@ -27,7 +27,7 @@ pub(super) struct Key<T: 'static> {
 }
 
 /// The tables that hold keys of `SETTINGS`.
-pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
+pub(super) const TABLES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
 
 /// What people who come from nginx will look for.
 pub(super) const NGINX: [(&str, &str); 27] = [
@@ -259,6 +259,24 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.one_of("levels", &LEVELS).map(|level| s.log.level = level),
     },
     Key {
+        path: "record.path",
+        wants: "\"off\" or a path",
+        default: "\"off\"",
+        set: |s, v| recorded(v).map(|path| s.record.path = path),
+    },
+    Key {
+        path: "record.max_bytes",
+        wants: SIZE,
+        default: "\"100MiB\"",
+        set: |s, v| v.size(1).map(|n| s.record.max_bytes = n as u64),
+    },
+    Key {
+        path: "record.keep",
+        wants: "a whole number",
+        default: "3",
+        set: |s, v| v.count(0).map(|n| s.record.keep = n),
+    },
+    Key {
         path: "cors.origins",
         wants: "origins such as \"https://chat.example.com\", or \"*\"",
         default: "[]",
@@ -318,6 +336,10 @@ fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
         0..=1024 => value.count(0).map(NonZeroUsize::new),
         _ => Err(value.wrong()),
     }
+}
+
+fn recorded(value: &Value<'_>) -> Read<Option<PathBuf>> {
+    if value.given.as_str() == Some("off") { Ok(None) } else { file(value).map(Some) }
 }
 
 fn explain(value: &Value<'_>) -> Read<usize> {

@@ -27,7 +27,7 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Record, Settings, Sink, Timeouts};
 
 use std::collections::BTreeMap;
 use std::path::Path;

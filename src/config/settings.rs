@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
-use crate::telemetry::{Format, Level};
+use crate::telemetry::{Format, Level, RecordFile};
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where logs go.
     pub log: Log,
+    /// Where traffic is written down.
+    pub record: Record,
     /// Who is asked for the addresses of names with `resolve`.
     pub dns: Dns,
     /// Who we are to clients that connect by TLS.
@@ -49,6 +51,17 @@ pub struct Settings {
     pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
+}
+
+/// Where traffic is written down, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The file; `None` for nowhere.
+    pub path: Option<PathBuf>,
+    /// The size from which a new file is begun.
+    pub max_bytes: u64,
+    /// How many older files are kept.
+    pub keep: usize,
 }
 
 /// One address that clients connect to.
@@ -208,6 +221,7 @@ impl Default for Settings {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),
+            record: Record::default(),
             dns: Dns::default(),
             tls: Certificates::default(),
             cors: None,
@@ -300,6 +314,20 @@ impl Default for Timeouts {
             upstream_keepalive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
         }
+    }
+}
+
+impl Record {
+    /// The file, if there is to be one.
+    pub fn file(&self) -> Option<RecordFile> {
+        let Self { path, max_bytes, keep } = self.clone();
+        path.map(|path| RecordFile { path, max_bytes, keep })
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { path: None, max_bytes: 100 << 20, keep: 3 }
     }
 }
 

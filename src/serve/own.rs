@@ -82,7 +82,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let lost = app.access.load().as_ref().map_or(0, |log| log.lost()) + app.errors.lost();
-    let lost = lost + app.lines_lost.load(Ordering::Relaxed);
+    let lost = lost + app.lines_lost.load(Ordering::Relaxed) + app.recorder.as_ref().map_or(0, |record| record.lost());
     let text = app.metrics.render(&app.fleet, app.clock.now(), lost);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

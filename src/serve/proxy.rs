@@ -33,7 +33,7 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let mut asked = measure(Reading::of(call, &app.fleet), &head.headers, &body.bytes).await?;
+    let mut asked = measure(Reading::of(call, app), &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
     story.model.clone_from(&asked.model);
     let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));

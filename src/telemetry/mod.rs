@@ -8,6 +8,7 @@ mod facts;
 mod format;
 mod metrics;
 mod needs;
+mod record;
 mod shadows;
 mod target;
 mod time;
@@ -22,6 +23,7 @@ pub use facts::{Asked, Facts, Generated, Kept, Sent, Session, Spent, Tries, Try,
 pub use format::{BUILT_IN, BadFormat, Format, known_variables, variables};
 pub use metrics::Metrics;
 pub use needs::Needs;
+pub use record::{RecordFile, Recorder};
 pub use target::normal as normal_path;
 pub use time::rfc3339;
 pub use variables::Known;
