@@ -5,22 +5,18 @@
 //! schedule says, whether others have been answered or not, and waits count from the scheduled moment. Runs are
 //! interleaved and each has replicas and a router of its own; both policies meet the same schedule.
 
-use std::error::Error;
-use std::net::TcpListener;
+mod http;
+
 use std::time::Duration;
 
+use http::{Fallible, Stand, follow};
 use tokenweir::balance::Dice;
 use tokenweir::clock::Clock;
-use tokenweir::config::{self, Listen};
-use tokenweir::emulate::{Replica, Settings, load};
+use tokenweir::emulate::load;
 use tokenweir::engine::Constants;
-use tokenweir::fleet::Models;
-use tokenweir::serve::Server;
 use tokenweir::units::{Moment, Tokens};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
-
-type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use tokio::time::sleep_until;
 
 const REPLICAS: usize = 4;
 const SHORT: u64 = 200;
@@ -187,15 +183,7 @@ fn main() -> Fallible<()> {
 
 /// One run: replicas and a router, the arrivals sent, their waits.
 async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallible<Vec<Waited>> {
-    let settings = Settings { constants: options.constants(), ..Settings::default() };
-    let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, settings.clone(), Clock::start());
-    let replicas: Vec<Replica> = (0..REPLICAS).map(|_| start()).collect::<Result<_, _>>()?;
-    let server = router(policy, &replicas)?;
-    let Some(Listen::Tcp(addr)) = server.listening().first() else { return Err("it listens at a TCP port".into()) };
-    while server.fleet().replicas().iter().any(|replica| *replica.models() == Models::Unknown) {
-        sleep(Duration::from_millis(5)).await;
-    }
-    let url = format!("http://{addr}/v1/chat/completions");
+    let stand = Stand::new(policy, REPLICAS, options.constants()).await?;
     let (client, clock) = (load::client()?, Clock::start());
     let mut open = JoinSet::new();
     let expected: u64 = arrivals.iter().map(|arrival| arrival.answer).sum();
@@ -203,7 +191,7 @@ async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallib
         let due = Moment::ZERO + arrival.at;
         sleep_until(clock.deadline(due)).await;
         let late = clock.now().since(due);
-        let request = client.post(&url).header("content-type", "application/json").body(body(number, &arrival));
+        let request = client.post(&stand.url).header("content-type", "application/json").body(body(number, &arrival));
         open.spawn(async move {
             let first_token = follow(request, clock).await?.since(due);
             Fallible::Ok(Waited { prompt: arrival.prompt, first_token, late })
@@ -213,22 +201,14 @@ async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallib
     while let Some(waited) = open.join_next().await {
         waits.push(waited??);
     }
+    let replicas = &stand.replicas;
     let generated: Tokens = replicas.iter().fold(Tokens(0), |sum, replica| sum + replica.stats().generated);
     let cached: u64 = replicas.iter().map(|replica| replica.stats().cache_hits.0).sum();
     if (generated.0, cached) != (expected, 0) {
         return Err(format!("{generated} tokens generated of {expected}, {cached} of prompts cached").into());
     }
-    server.stop();
+    stand.server.stop();
     Ok(waits)
-}
-
-fn router(policy: &str, replicas: &[Replica]) -> Fallible<Server> {
-    let urls: Vec<String> = replicas.iter().map(|replica| format!("{:?}", replica.url())).collect();
-    let text = format!("policy = \"{policy}\"\nreplicas = [{}]", urls.join(", "));
-    let env = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
-    let env = env.into_iter().map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
-    let loaded = config::load(&text, "router.toml", env).map_err(|report| report.to_string())?;
-    Server::start(loaded.settings).map_err(|error| error.to_string().into())
 }
 
 /// A prompt that begins like no other, so that nothing of it is cached.
@@ -241,21 +221,6 @@ fn body(number: usize, arrival: &Arrival) -> String {
     text.truncate(arrival.prompt as usize * 4 - 6);
     let answer = arrival.answer;
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
-}
-
-/// Reads a stream to its end; when its first event came, which is that of the first token.
-async fn follow(request: reqwest::RequestBuilder, clock: Clock) -> Fallible<Moment> {
-    let mut response = request.send().await?.error_for_status()?;
-    let mut first = None;
-    let mut last = bytes::Bytes::new();
-    while let Some(chunk) = response.chunk().await? {
-        first.get_or_insert_with(|| clock.now());
-        last = chunk;
-    }
-    if !last.ends_with(b"data: [DONE]\n\n") {
-        return Err("a stream ended early".into());
-    }
-    first.ok_or_else(|| "a stream ended without an event".into())
 }
 
 /// The wait that this share of requests does not exceed, in seconds.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Candidate, Dice, Job, Load, Member, Policy, Spec, table};
+use super::{Candidate, Dice, Job, Load, Member, Pace, Policy, Spec, table};
 use crate::units::{Slot, Tokens, Weight};
 
 pub(super) fn members(weights: &[u32]) -> Vec<Member> {
@@ -25,6 +25,7 @@ pub(super) fn candidates(weights: &[u32]) -> Vec<Candidate> {
         in_flight: 0,
         load: Load::default(),
         cached: Tokens(0),
+        pace: Pace::default(),
         first_byte: Duration::ZERO,
         last_byte: Duration::ZERO,
     };

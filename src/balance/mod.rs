@@ -66,10 +66,32 @@ pub struct Candidate {
     pub load: Load,
     /// Tokens of the job's prompt that are taken to be cached on it; fewer than the prompt has.
     pub cached: Tokens,
+    /// How fast it is beside the pool's others.
+    pub pace: Pace,
     /// The average time from the choice to the first byte of an answer's body; zero if nothing is known.
     pub first_byte: Duration,
     /// The average time from the choice to the end of an answer; zero if nothing is known.
     pub last_byte: Duration,
+}
+
+/// How long a replica takes beside the others of its pool, for the same work, in parts of [`Pace::ONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// For computing a prompt.
+    pub prefill: u32,
+    /// For generating a token.
+    pub decode: u32,
+}
+
+impl Pace {
+    /// As long as the others.
+    pub const ONE: u32 = 1_024;
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { prefill: Self::ONE, decode: Self::ONE }
+    }
 }
 
 /// What the requests on a replica weigh.
@@ -104,19 +126,15 @@ fn lighter(a: &Candidate, b: &Candidate) -> bool {
 /// What any policy may go by.
 fn general(of: &Candidate) -> Vec<(&'static str, f64)> {
     let tokens = |tokens: Tokens| tokens.0 as f64;
-    let mut terms = vec![
+    vec![
         ("in_flight", f64::from(of.in_flight)),
         ("prefill", tokens(of.load.prefill)),
         ("decoding", f64::from(of.load.decoding)),
         ("resident", tokens(of.load.resident)),
         ("cached", tokens(of.cached)),
-    ];
-    for (name, time) in [("first_byte_seconds", of.first_byte), ("last_byte_seconds", of.last_byte)] {
-        if !time.is_zero() {
-            terms.push((name, time.as_secs_f64()));
-        }
-    }
-    terms
+        ("first_byte_seconds", of.first_byte.as_secs_f64()),
+        ("last_byte_seconds", of.last_byte.as_secs_f64()),
+    ]
 }
 
 /// One member of a pool as a policy is told of it when it is built: chosen or not, up or down.

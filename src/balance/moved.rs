@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::{Candidate, Dice, Job, Load, Member, Policy, Spec};
+use super::{Candidate, Dice, Job, Load, Member, Pace, Policy, Spec};
 use crate::units::Tokens;
 
 /// Keys that are looked at.
@@ -39,6 +39,7 @@ impl<'a> Owners<'a> {
                 in_flight: 0,
                 load: Load::default(),
                 cached: Tokens(0),
+                pace: Pace::default(),
                 first_byte,
                 last_byte,
             }

@@ -4,7 +4,7 @@ use super::crc::Crc;
 use super::probe::candidate;
 use super::ring::Points;
 use super::weigh::{cheapest, uncached};
-use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
+use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Pace, Policy};
 use crate::units::Slot;
 
 /// Where other routers send to the same replicas, a prompt counts as computed at its home by this share at least.
@@ -13,7 +13,7 @@ const HOME_PERCENT: u64 = 30;
 /// Chooses the replica where `P + u (3 + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to be
 /// computed there, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in memory.
 ///
-/// One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
+/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
 /// from busy decoders, whose every token waits for them; `T / 4` spreads memory.
 struct TokenCost {
     home: Option<Home>,
@@ -39,7 +39,7 @@ impl Policy for TokenCost {
         cheapest(candidates, dice, |replica| cost(to_compute(job, replica, home == Some(replica.at)), replica))
     }
 
-    /// `cost` is `waiting + uncached (3 + streams / 4) + resident / 4`.
+    /// `cost` is `(waiting + uncached (3 + streams / 4)) prefill_pace + resident / 4 decode_pace`.
     fn terms(&self, job: &Job<'_>, of: &Candidate, among: &[Candidate]) -> Vec<(&'static str, f64)> {
         let is_home = self.home.as_ref().and_then(|home| home.of(job, among)) == Some(of.at);
         let uncached = to_compute(job, of, is_home);
@@ -48,7 +48,9 @@ impl Policy for TokenCost {
             ("uncached", uncached as f64),
             ("streams", f64::from(of.load.decoding)),
             ("resident", of.load.resident.0 as f64),
-            ("cost", cost(uncached, of) as f64 / 4.0),
+            ("prefill_pace", f64::from(of.pace.prefill) / f64::from(Pace::ONE)),
+            ("decode_pace", f64::from(of.pace.decode) / f64::from(Pace::ONE)),
+            ("cost", cost(uncached, of) as f64 / 4.0 / f64::from(Pace::ONE)),
         ];
         if self.home.is_some() {
             terms.push(("home", f64::from(u8::from(is_home))));
@@ -71,11 +73,12 @@ fn to_compute(job: &Job<'_>, replica: &Candidate, is_home: bool) -> u64 {
     if is_home { uncached.min(job.prompt.0 - job.prompt.0 / 100 * HOME_PERCENT) } else { uncached }
 }
 
-/// In quarters of a token.
+/// In quarters of a token, and parts of [`Pace::ONE`].
 fn cost(uncached: u64, replica: &Candidate) -> u128 {
-    let load = replica.load;
+    let (load, pace) = (replica.load, replica.pace);
     let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
-    4 * waiting + uncached * (12 + u128::from(load.decoding)) + resident
+    let computing = 4 * waiting + uncached * (12 + u128::from(load.decoding));
+    computing * u128::from(pace.prefill) + resident * u128::from(pace.decode)
 }
 
 pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
@@ -162,9 +165,11 @@ mod tests {
         let mut offered = candidates(&[1, 1]);
         offered[0].load = Load { prefill: Tokens(40), decoding: 6, resident: Tokens(800) };
         offered[0].cached = Tokens(60);
+        offered[0].pace = Pace { prefill: 2 * Pace::ONE, decode: Pace::ONE };
         let terms = TokenCost { home: None }.terms(&job(), &offered[0], &offered);
-        let wanted = [("waiting", 40.0), ("uncached", 40.0), ("streams", 6.0), ("resident", 800.0), ("cost", 420.0)];
-        assert_eq!(terms, wanted, "40 + 40 (3 + 6 / 4) + 800 / 4");
+        let load = [("waiting", 40.0), ("uncached", 40.0), ("streams", 6.0), ("resident", 800.0)];
+        let price = [("prefill_pace", 2.0), ("decode_pace", 1.0), ("cost", 640.0)];
+        assert_eq!(terms, [&load[..], &price].concat(), "2 (40 + 40 (3 + 6 / 4)) + 800 / 4");
         let policy = build(&members(&[1; 2]), &["routers=2"]).unwrap();
         let keyed = Job { key: b"k", ..job() };
         let home = |at: usize| policy.terms(&keyed, &offered[at], &offered).pop().unwrap();

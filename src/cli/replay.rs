@@ -8,18 +8,25 @@ use clap::Args;
 
 use super::tell;
 use crate::fleet::PolicySpec;
-use crate::replay::{self, Figures, Scenario, Slo, Trace};
+use crate::replay::{self, Capacity, Figures, Kind, Scenario, Slo, Trace};
 use crate::units::Tokens;
 
 #[derive(Args, Debug)]
 pub(super) struct Replay {
     /// The trace: JSON lines, Mooncake's JSON lines or Azure's CSV, compressed by gzip or not
-    trace: PathBuf,
+    #[arg(required_unless_present = "synthetic")]
+    trace: Option<PathBuf>,
+    /// Make a trace up instead: chat, tools, agents or uniform
+    #[arg(long, value_name = "KIND", conflicts_with = "trace")]
+    synthetic: Option<Kind>,
+    /// How many requests to make up
+    #[arg(long, value_name = "COUNT", default_value_t = 3000, requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    requests: u32,
     /// Policies, as in a configuration, with commas between them
     #[arg(long, value_delimiter = ',', default_value = "least_conn,least_tokens")]
     policy: Vec<String>,
     /// Replicas behind the router
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     replicas: u32,
     /// How many times faster than recorded requests arrive; of a closed loop (`think_ms`), sessions begun per second
     /// [default: 1, of a closed loop 0.1]
@@ -46,12 +53,23 @@ pub(super) struct Replay {
     /// A good answer's longest mean time between two tokens, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0.05")]
     slo_tpot: Duration,
+    /// Search for the highest speed that the replicas bear, 90 % of answers being good, and for the fewest replicas that
+    /// bear `--speed`
+    #[arg(long)]
+    capacity: bool,
     /// Print CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How results are printed.
+struct Form {
+    csv: bool,
+    json: bool,
+    introduction: String,
 }
 
 /// Shows how far a replay is, on a terminal only.
@@ -65,27 +83,61 @@ struct Progress {
 pub(super) fn run(args: &Replay) -> Result<(), String> {
     let policies = args.policy.iter().map(|text| PolicySpec::parse(text.trim()).map_err(|bad| bad.to_string()));
     let policies = policies.collect::<Result<Vec<_>, _>>()?;
-    let trace = replay::open(&args.trace).map_err(|bad| bad.to_string())?;
+    let trace = match (&args.trace, args.synthetic) {
+        (Some(path), _) => replay::open(path).map_err(|bad| bad.to_string())?,
+        (None, kind) => replay::synthetic(kind.unwrap_or(Kind::Chat), args.requests as usize, args.seed),
+    };
     let scenario = scenario(args, &trace);
+    let form = Form { csv: args.csv, json: args.json, introduction: introduction(&trace, &scenario) };
+    if args.capacity {
+        capacities(&trace, &policies, &scenario, &form)
+    } else {
+        rows(&trace, &policies, &scenario, &form)
+    }
+}
+
+fn rows(trace: &Trace, policies: &[PolicySpec], scenario: &Scenario, form: &Form) -> Result<(), String> {
     let mut rows: Vec<Figures> = Vec::with_capacity(policies.len());
-    for policy in &policies {
+    for policy in policies {
         let mut progress = Progress::new(trace.requests().len());
-        let figures = replay::run(&trace, policy, &scenario, &mut |done| progress.show(policy, done));
+        let figures = replay::run(trace, policy, scenario, &mut |done| progress.show(policy, done));
         progress.clear();
         rows.push(figures.map_err(|problem| format!("{policy}: {problem}"))?);
     }
-    let mut out = std::io::stdout();
-    let text = match (args.csv, args.json) {
-        (true, _) => replay::csv(&rows),
-        (_, true) => replay::json(&rows),
-        _ => format!("{}\n{}", introduction(&trace, &scenario), replay::text(&rows)),
-    };
-    tell(&mut out, format_args!("{}", text.trim_end()));
+    form.print(&rows, [replay::text, replay::csv, replay::json]);
     for row in rows.iter().filter(|row| row.counts.refused > 0) {
         let why = "need more KV memory than a replica has and count as not answered in time";
         tell(&mut std::io::stderr(), format_args!("{}: {} requests {why}", row.policy, row.counts.refused));
     }
     Ok(())
+}
+
+fn capacities(trace: &Trace, policies: &[PolicySpec], scenario: &Scenario, form: &Form) -> Result<(), String> {
+    let mut rows: Vec<Capacity> = Vec::with_capacity(policies.len());
+    for policy in policies {
+        // About as many replays as it takes.
+        let (mut progress, mut ran) = (Progress::new(20), 0);
+        let found = replay::capacity(trace, policy, scenario, &mut || {
+            ran += 1;
+            progress.show(policy, ran.min(20));
+        });
+        progress.clear();
+        rows.push(found.map_err(|problem| format!("{policy}: {problem}"))?);
+    }
+    form.print(&rows, [Capacity::text, Capacity::csv, Capacity::json]);
+    Ok(())
+}
+
+impl Form {
+    /// Prints rows as a text, CSV or JSON; `forms` in this order.
+    fn print<Row>(&self, rows: &[Row], [text, csv, json]: [fn(&[Row]) -> String; 3]) {
+        let written = match (self.csv, self.json) {
+            (true, _) => csv(rows),
+            (_, true) => json(rows),
+            _ => format!("{}\n{}", self.introduction, text(rows)),
+        };
+        tell(&mut std::io::stdout(), format_args!("{}", written.trim_end()));
+    }
 }
 
 fn scenario(args: &Replay, trace: &Trace) -> Scenario {

@@ -20,8 +20,9 @@ use crate::units::{Moment, Tokens};
 use blocks::Blocks;
 use schedule::Sequence;
 
-/// What a replica can do. A step takes `(step + prefill_token * p + sequence * n + context_token * c) / speed`, for `p`
-/// prompt tokens computed, `n` sequences decoding and `c` tokens in their contexts.
+/// What a replica can do. A step takes `(step + prefill_token * p + attention * a / 1000 + sequence * n + context_token *
+/// c) / speed`, for `p` prompt tokens computed with `a` tokens before them in all, `n` sequences decoding and `c` tokens in
+/// their contexts.
 ///
 /// The default is an 8B model on one H100.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,9 @@ pub struct Constants {
     pub step: Duration,
     /// Time per prompt token computed in a step.
     pub prefill_token: Duration,
+    /// Time per thousand pairs of a prompt token computed and a token before it, so that prefill grows with the square of a
+    /// long prompt's length; the default leaves it out.
+    pub attention: Duration,
     /// Time per sequence that decodes in a step.
     pub sequence: Duration,
     /// Time per token in the contexts of the sequences that decode in a step.
@@ -51,6 +55,7 @@ impl Default for Constants {
         Self {
             step: Duration::from_millis(6),
             prefill_token: Duration::from_micros(32),
+            attention: Duration::ZERO,
             sequence: Duration::from_micros(25),
             context_token: Duration::from_nanos(49),
             speed: 1.0,

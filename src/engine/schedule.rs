@@ -55,6 +55,8 @@ impl Sequence {
 #[derive(Default)]
 struct Batch {
     prefill: u64,
+    /// Of a prompt token computed and a token before it.
+    pairs: u64,
     sequences: u64,
     context: u64,
 }
@@ -66,6 +68,7 @@ impl Batch {
             self.context += sequence.known();
         } else {
             self.prefill += tokens;
+            self.pairs += tokens * sequence.computed + tokens * tokens.saturating_sub(1) / 2;
         }
     }
 
@@ -78,6 +81,7 @@ impl Batch {
         let cost = |each: Duration, count: u64| (each.as_nanos() as u64).saturating_mul(count);
         let nanos = cost(constants.step, 1)
             .saturating_add(cost(constants.prefill_token, self.prefill))
+            .saturating_add(cost(constants.attention, self.pairs) / 1_000)
             .saturating_add(cost(constants.sequence, self.sequences))
             .saturating_add(cost(constants.context_token, self.context));
         Duration::from_nanos(((nanos as f64 / constants.speed).round() as u64).max(1))

@@ -75,6 +75,31 @@ fn idle_engine_has_first_token_after_a_step_and_its_prompt() {
 }
 
 #[test]
+fn attention_takes_the_same_time_in_one_chunk_or_many() {
+    let attention = Duration::from_micros(1);
+    let first = |step_tokens| {
+        let constants = Constants { attention, step_tokens: Tokens(step_tokens), ..Constants::default() };
+        let mut engine = Engine::new(constants);
+        engine.submit(work(1, &[], 1000, 1), Moment::ZERO).unwrap();
+        let steps = 1000u64.div_ceil(step_tokens);
+        run(&mut engine, FAR)[0].at.as_nanos() - steps * 6_000_000 - 32_000 * 1000
+    };
+    // Each token attends to those before it.
+    assert_eq!((first(8192), first(250)), (1000 * 999 / 2, 1000 * 999 / 2));
+}
+
+#[test]
+fn a_cached_beginning_is_attended_to_and_costs_nothing_else() {
+    let constants = Constants { attention: Duration::from_micros(1), ..Constants::default() };
+    let mut engine = Engine::new(constants);
+    engine.submit(work(1, &[7], 16, 1), Moment::ZERO).unwrap();
+    run(&mut engine, FAR);
+    engine.submit(work(2, &[7], 26, 1), millis(100)).unwrap();
+    let took = run(&mut engine, FAR)[0].at.since(millis(100));
+    assert_eq!(took, Duration::from_nanos(6_000_000 + 32_000 * 10 + 10 * 16 + 45));
+}
+
+#[test]
 fn speed_divides_the_time_of_a_step() {
     let mut engine = Engine::new(Constants { speed: 2.0, ..Constants::default() });
     engine.submit(work(1, &[], 100, 1), Moment::ZERO).unwrap();
@@ -256,6 +281,7 @@ fn absurd_constants_and_work_end() {
     let zero = Constants {
         step: Duration::ZERO,
         prefill_token: Duration::ZERO,
+        attention: Duration::ZERO,
         sequence: Duration::ZERO,
         context_token: Duration::ZERO,
         speed: f64::NAN,

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use super::load::Charge;
 use super::pool::Aside;
+use super::speed::Sample;
 use super::{End, Gaps, Measured, Models, Pool, Replica, Shadowed};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
+
+/// Times between fewer tokens say little.
+const ENOUGH_GAPS: u64 = 8;
 
 /// How far a request had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +136,10 @@ pub struct Lease {
     cached: Option<Tokens>,
     prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
+    /// Nothing waited to be prefilled where it was sent.
+    found_idle: bool,
+    /// Streams there when its own began.
+    streams: u32,
     /// Taken when the lease settles.
     charge: Option<Charge>,
     /// For those who look on.
@@ -144,6 +152,7 @@ pub(super) struct Chosen {
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
     pub(super) cached: Option<Tokens>,
+    pub(super) found_idle: bool,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
     pub(super) aside: Option<Box<Aside>>,
@@ -152,7 +161,7 @@ pub(super) struct Chosen {
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, prefix, measured, aside } = chosen;
+        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside } = chosen;
         Self {
             pool,
             replica,
@@ -168,6 +177,8 @@ impl Lease {
             cached,
             prefix,
             measured,
+            found_idle,
+            streams: 0,
             charge: Some(charge),
             aside,
         }
@@ -238,6 +249,7 @@ impl Lease {
                 None => {
                     self.first_token = Some(now);
                     charge.first_token(ledger);
+                    self.streams = ledger.load().decoding;
                 }
             }
             charge.grow(ledger, seen.content_events, now);
@@ -262,10 +274,11 @@ impl Lease {
         // A fast refusal or failure must not make a replica look fast.
         if whole {
             let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
-            self.replica.pace().learn(first_byte, now.since(self.chosen));
+            self.replica.averages().learn(first_byte, now.since(self.chosen));
             if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
                 measured.learn(usage);
             }
+            self.pool.learn_speed(self.at, self.sample(completion));
         }
         self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);
@@ -292,6 +305,20 @@ impl Lease {
 }
 
 impl Lease {
+    /// What the answer has shown of its replica's speed.
+    fn sample(&self, completion: Tokens) -> Sample {
+        let uncached = self
+            .usage
+            .and_then(|usage| Some(usage.prompt - usage.cached?))
+            .unwrap_or(self.prompt - self.cached.unwrap_or_default());
+        let first = self.first_token.filter(|_| self.found_idle);
+        let gaps = completion.0.saturating_sub(1);
+        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
+            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams)
+        });
+        Sample { prefill: first.map(|first| (first.since(self.chosen), uncached.0)), decode }
+    }
+
     /// Takes back what was taken to be cached by this request and is not.
     fn correct_beliefs(&self, outcome: Outcome) {
         let (Some(prefix), Some(cached)) = (&self.prefix, self.cached) else { return };

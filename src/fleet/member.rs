@@ -6,7 +6,7 @@ use super::screening::Screening;
 use super::seat::Held;
 use super::standing::Standing;
 use super::{MemberSpec, Replica};
-use crate::balance::{self, Candidate};
+use crate::balance::{self, Candidate, Pace};
 use crate::eject::Admission;
 use crate::units::{Moment, Slot, Tokens};
 
@@ -27,11 +27,11 @@ pub(super) struct Member {
 impl Member {
     /// The member as a policy may choose it.
     pub(super) fn candidate(&self, at: Slot, standing: &Standing, held: Option<&Held<'_>>, now: Moment) -> Candidate {
-        let (first_byte, last_byte) = self.replica.pace().after(standing.ejector.rounds_missed(now));
+        let (first_byte, last_byte) = self.replica.averages().after(standing.ejector.rounds_missed(now));
         let weight = standing.weight(self.spec.weight, self.spec.slow_start, now);
         let (in_flight, load) = (self.replica.in_flight(), self.replica.whole_load(now));
         let cached = held.map_or(Tokens(0), |held| held.by(self.replica.seat()));
-        Candidate { at, weight, in_flight, load, cached, first_byte, last_byte }
+        Candidate { at, weight, in_flight, load, cached, pace: Pace::default(), first_byte, last_byte }
     }
 
     /// Tells whether requests are meant to come here at all, failures and load aside.

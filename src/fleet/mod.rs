@@ -1,6 +1,7 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
 mod attempt;
+mod averages;
 mod changes;
 mod decisions;
 mod gaps;
@@ -9,7 +10,7 @@ mod load;
 mod member;
 mod meter;
 mod origin;
-mod pace;
+
 mod pool;
 mod replica;
 mod screening;
@@ -17,6 +18,7 @@ mod seat;
 mod shadow;
 mod site;
 mod spec;
+mod speed;
 mod standing;
 mod sticky;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The replicas that can stand in for each other, and the choice among them.
 
 mod aside;
+mod models;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +13,15 @@ use super::meter::Meters;
 use super::screening::Screening;
 use super::seat::Held;
 use super::shadow::Shadow;
+use super::speed::{Sample, Speeds};
 use super::standing::Standing;
 use super::{
     ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
     State, Sticky,
 };
-use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Policy};
+use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
 use crate::eject::Admission;
-use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens};
+use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
 pub(super) use aside::Aside;
 use aside::Choice;
 
@@ -28,6 +30,7 @@ struct Inner {
     policy: Box<dyn Policy>,
     dice: Dice,
     standings: Vec<Standing>,
+    speeds: Speeds,
     /// When a member could first be chosen.
     opened: Option<Moment>,
     /// Kept to spare an allocation a choice.
@@ -51,6 +54,8 @@ pub struct Pool {
     meters: Arc<Meters>,
     /// Some member has a `slow_start`; without one nobody is looked after.
     starts_slowly: bool,
+    /// No member was given a weight, so that their speeds are learned in its place.
+    learns_speed: bool,
 }
 
 impl Pool {
@@ -64,6 +69,7 @@ impl Pool {
             policy: spec.policy.build(&describe(&spec.members))?,
             dice: Dice::seeded(seed),
             standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
+            speeds: Speeds::new(spec.members.len()),
             opened: None,
             offered: Vec::with_capacity(spec.members.len()),
             tried: Vec::new(),
@@ -76,9 +82,10 @@ impl Pool {
         let members = spec.members.iter().zip(replicas).map(member).collect();
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
+        let learns_speed = spec.members.iter().all(|m| m.weight == Weight::ONE);
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
         let described = Arc::new(spec.clone());
-        Ok(Self { spec, described, members, shadow, observer, inner, lopsided, meters, starts_slowly })
+        Ok(Self { spec, described, members, shadow, observer, inner, lopsided, meters, starts_slowly, learns_speed })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
@@ -175,39 +182,6 @@ impl Pool {
         self.replicas().find(|replica| replica.mark() == mark).map(|replica| replica.id())
     }
 
-    /// The models the pool can be asked for now: its configured names, else what its replicas list. Sorted, no doubles.
-    pub fn models(&self) -> Vec<ModelName> {
-        let mut names = self.spec.models.clone();
-        if names.is_empty() {
-            for replica in self.replicas() {
-                if let Models::Listed(listed) = &*replica.models() {
-                    names.extend(listed.iter().cloned());
-                }
-            }
-        }
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    /// What measures requests for `model`, a name the pool can be asked for.
-    pub fn meter(&self, model: Option<&str>) -> Arc<Meter> {
-        let named = model.filter(|model| {
-            let lists = |name: &ModelName| name.as_str() == *model;
-            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.serves(model))
-        });
-        self.meters.of(named.map(ModelName::from).as_ref())
-    }
-
-    /// Tells whether the pool is asked for `model`.
-    pub fn serves(&self, model: &str) -> bool {
-        match (&self.spec.paths, self.spec.models.as_slice()) {
-            (Paths::Any, []) => true,
-            (_, []) => self.replicas().any(|r| r.serves(model)),
-            (_, names) => names.iter().any(|n| n.as_str() == model),
-        }
-    }
-
     /// How clients stay on their replica.
     pub const fn sticky(&self) -> Option<&Sticky> {
         self.spec.sticky.as_ref()
@@ -275,6 +249,7 @@ impl Pool {
         inner.standings[at.index()].ejector.chosen(now);
         let seat = member.replica.seat();
         let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
+        let found_idle = member.replica.load().prefill == Tokens(0);
         // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
         let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
@@ -283,7 +258,8 @@ impl Pool {
         }
         let aside = self.tell(seen, attempt, Ok(at), now);
         let (cached, replica) = (prefix.map(|_| cached), member.replica.clone());
-        let chosen = Chosen { replica, at, prompt, cached, prefix: attempt.prefix.clone(), measured, aside };
+        let prefix = attempt.prefix.clone();
+        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
@@ -298,6 +274,13 @@ impl Pool {
             }
             Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => standings[at.index()].served(now),
             Outcome::ClientGone | Outcome::Ours => {}
+        }
+    }
+
+    /// Learns how fast a member is.
+    pub(super) fn learn_speed(&self, at: Slot, sample: Sample) {
+        if self.learns_speed && self.spec.policy.asks_prefix() {
+            self.lock().speeds.learn(at.index(), sample);
         }
     }
 
@@ -346,7 +329,7 @@ impl Pool {
         held: Option<&Held<'_>>,
         screening: &mut Screening,
     ) -> Option<Slot> {
-        let Inner { policy, dice, standings, offered, tried, told, .. } = inner;
+        let Inner { policy, dice, standings, speeds, offered, tried, told, .. } = inner;
         tried.clear();
         if !attempt.tried.is_empty() {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
@@ -358,7 +341,9 @@ impl Pool {
             for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {
                 let wanted = member.spec.backup == backup && member.takes_new();
                 if wanted && self.eligible(member, standing, attempt, screening) {
-                    offered.push(member.candidate(Slot(slot), standing, held, screening.now));
+                    let candidate = member.candidate(Slot(slot), standing, held, screening.now);
+                    let pace = if self.learns_speed { speeds.pace(slot as usize) } else { Pace::default() };
+                    offered.push(Candidate { pace, ..candidate });
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::averages::Averages;
 use super::load::{Charge, Ledger};
-use super::pace::Pace;
 use super::seat::Seat;
 use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin, sticky};
@@ -55,7 +55,7 @@ pub struct Replica {
     models: ArcSwap<Models>,
     ledger: Ledger,
     chosen: AtomicU64,
-    pace: Pace,
+    averages: Averages,
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
@@ -76,7 +76,7 @@ impl Replica {
             models: ArcSwap::from_pointee(Models::Unknown),
             ledger: Ledger::default(),
             chosen: AtomicU64::new(0),
-            pace: Pace::default(),
+            averages: Averages::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
             absences: AtomicU32::new(0),
@@ -216,8 +216,8 @@ impl Replica {
         self.chosen.load(Ordering::Relaxed)
     }
 
-    pub(super) const fn pace(&self) -> &Pace {
-        &self.pace
+    pub(super) const fn averages(&self) -> &Averages {
+        &self.averages
     }
 
     pub(super) fn serves(&self, model: &str) -> bool {

@@ -6,14 +6,11 @@ use std::sync::Arc;
 use crate::balance::{Dice, Job, Key, Part};
 use crate::config;
 use crate::fleet::{Attempt, Beside, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report};
-use crate::prompt::Census;
+use crate::prompt::{Census, Prefix};
 use crate::units::{Moment, Tokens};
 
 use super::scenario::{Problem, Scenario};
 use super::trace::Request;
-
-/// What `$prefix` stands for.
-const PREFIX_TOKENS: u64 = 1_024;
 
 /// Fleets that share nothing.
 pub(super) struct Routers {
@@ -57,13 +54,13 @@ impl Routers {
         let count = self.pools.len() as u64;
         let at = if count > 1 { self.dice.below(count) as usize } else { 0 };
         let pool = self.pools.get(at).ok_or(NoReplica::AllDown)?;
-        let key = key(pool.key(), request);
+        let prefix = pool.asks_prefix().then(|| request.prefix());
+        let key = key(pool, request, prefix.as_deref());
         // The answer's length is learned as in live traffic; the prompt's is known.
         let census = Census { counted: u32::try_from(request.prompt.0).ok(), ..Census::default() };
         let mut measured = pool.meter(None).measure(&census, &key, None);
         measured.prompt = request.prompt;
         let job = Job { prompt: request.prompt, output: Tokens(0), key: &key, client: client(request), tried: &[] };
-        let prefix = Some(request.prefix());
         let attempt = Attempt {
             job,
             model: None,
@@ -97,22 +94,25 @@ impl Routers {
     }
 }
 
-/// What a policy knows the request by. A trace has sessions and clients of its own and nothing else.
-fn key(key: Option<&Key>, request: &Request) -> Vec<u8> {
+/// What a policy knows the request by. Clients are taken to name no session, so that `$session` is what tells
+/// conversations apart and `$cache_key` is how the prompt begins.
+fn key(pool: &Pool, request: &Request, prefix: Option<&Prefix>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for part in key.map_or(&[][..], Key::parts) {
+    for part in pool.key().map_or(&[][..], Key::parts) {
         match part {
             Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
             Part::RemoteAddr => bytes.extend_from_slice(client(request).to_string().as_bytes()),
+            Part::CacheKey if request.session.is_some() => {
+                bytes.extend_from_slice(request.session.unwrap_or_default().to_string().as_bytes());
+            }
             Part::Session | Part::User => {
                 if let Some(session) = request.session {
                     bytes.extend_from_slice(session.to_string().as_bytes());
                 }
             }
-            Part::Prefix => bytes.extend_from_slice(begins(request).as_bytes()),
-            Part::CacheKey => {
-                let named = request.session.map(|session| session.to_string());
-                bytes.extend_from_slice(named.unwrap_or_else(|| begins(request)).as_bytes());
+            Part::Prefix | Part::CacheKey => {
+                let beginning = prefix.map_or(0, |prefix| beginning(pool.spec().metering.prefix, request, prefix));
+                bytes.extend_from_slice(format!("{beginning:016x}").as_bytes());
             }
             Part::RequestUri => bytes.extend_from_slice(b"/v1/chat/completions"),
             Part::Header(_) | Part::Model => {}
@@ -121,9 +121,14 @@ fn key(key: Option<&Key>, request: &Request) -> Vec<u8> {
     bytes
 }
 
-/// How the prompt begins.
-fn begins(request: &Request) -> String {
-    format!("{:016x}", request.prefix().key(PREFIX_TOKENS))
+/// How the prompt begins, up to `tokens`. What is behind the blocks of a shorter one is like no other's.
+fn beginning(tokens: Tokens, request: &Request, prefix: &Prefix) -> u64 {
+    let covered = request.block_tokens();
+    if covered > 0 && (request.prompt > tokens || covered == request.prompt.0) {
+        return prefix.key(tokens.0);
+    }
+    let at = u64::try_from(request.at.as_nanos()).unwrap_or_default();
+    Dice::seeded(prefix.key(u64::MAX) ^ Dice::seeded(at ^ request.prompt.0 << 48).bits()).bits()
 }
 
 /// A session's own address; a request without one has its time's.

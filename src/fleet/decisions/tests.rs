@@ -1,5 +1,5 @@
 use super::*;
-use crate::balance::Load;
+use crate::balance::{Load, Pace};
 use crate::fleet::{MemberSpec, Metering, Paths, PolicySpec, Route, Tls};
 use crate::units::Weight;
 
@@ -28,6 +28,7 @@ fn candidate(at: u32) -> Candidate {
         in_flight: 1,
         load: Load { prefill: Tokens(40), decoding: 2, resident: Tokens(400) },
         cached: Tokens(60),
+        pace: Pace::default(),
         first_byte: Duration::ZERO,
         last_byte: Duration::ZERO,
     }
@@ -53,14 +54,9 @@ fn a_decision_is_told_in_the_policys_words_with_its_end() {
     let [told] = &told[..] else { panic!("{told:?}") };
     assert_eq!((&*told.pool, &*told.policy, told.why, told.end), ("chat", "token_cost", "policy", Some(end)));
     assert_eq!((told.chosen.as_deref(), told.cached), (Ok("10.0.0.1:8001"), Some(Tokens(60))));
-    let wanted = [
-        ("waiting", 40.0),
-        ("uncached", 40.0),
-        ("streams", 2.0),
-        ("resident", 400.0),
-        ("cost", 280.0),
-        ("weight", 2.0),
-    ];
+    let load = [("waiting", 40.0), ("uncached", 40.0), ("streams", 2.0), ("resident", 400.0)];
+    let price = [("prefill_pace", 1.0), ("decode_pace", 1.0), ("cost", 280.0), ("weight", 2.0)];
+    let wanted = [&load[..], &price].concat();
     assert_eq!(told.candidates[1].terms, wanted);
     assert_eq!(
         decisions.line(number).as_deref(),

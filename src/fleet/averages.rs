@@ -8,7 +8,7 @@ const MEMORY: u64 = 8;
 
 /// Averages over a replica's completed answers, each new answer weighing an eighth, from every pool that has it.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct Averages {
     first_byte: Average,
     last_byte: Average,
 }
@@ -17,7 +17,7 @@ pub(super) struct Pace {
 #[derive(Debug, Default)]
 struct Average(AtomicU64);
 
-impl Pace {
+impl Averages {
     /// Takes note of an answer, by the times from its choice to the first byte of its body and to its end.
     pub(super) fn learn(&self, first_byte: Duration, last_byte: Duration) {
         self.first_byte.learn(first_byte);
@@ -53,14 +53,14 @@ mod tests {
 
     #[test]
     fn an_answer_weighs_an_eighth_and_time_halves() {
-        let pace = Pace::default();
-        assert_eq!(pace.after(0), (Duration::ZERO, Duration::ZERO));
+        let averages = Averages::default();
+        assert_eq!(averages.after(0), (Duration::ZERO, Duration::ZERO));
         let ms = Duration::from_millis;
-        pace.learn(ms(80), ms(800));
-        assert_eq!(pace.after(0), (ms(80), ms(800)));
-        pace.learn(ms(160), ms(0));
-        assert_eq!(pace.after(0).0, ms(90));
-        assert_eq!(pace.after(1).0, ms(45));
-        assert_eq!(pace.after(500).0, Duration::from_nanos(1));
+        averages.learn(ms(80), ms(800));
+        assert_eq!(averages.after(0), (ms(80), ms(800)));
+        averages.learn(ms(160), ms(0));
+        assert_eq!(averages.after(0).0, ms(90));
+        assert_eq!(averages.after(1).0, ms(45));
+        assert_eq!(averages.after(500).0, Duration::from_nanos(1));
     }
 }

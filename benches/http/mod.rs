@@ -1,0 +1,62 @@
+//! What benches over real HTTP share: emulated replicas, a router in this process, streams that are read to their end.
+
+use std::error::Error;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use tokenweir::clock::Clock;
+use tokenweir::config::{self, Listen};
+use tokenweir::emulate::{Replica, Settings};
+use tokenweir::engine::Constants;
+use tokenweir::fleet::Models;
+use tokenweir::serve::Server;
+use tokenweir::units::Moment;
+use tokio::time::sleep;
+
+pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Replicas and a router in front of them, ready.
+pub struct Stand {
+    pub replicas: Vec<Replica>,
+    pub server: Server,
+    pub url: String,
+}
+
+impl Stand {
+    pub async fn new(policy: &str, replicas: usize, constants: Constants) -> Fallible<Self> {
+        let settings = Settings { constants, ..Settings::default() };
+        let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, settings.clone(), Clock::start());
+        let replicas: Vec<Replica> = (0..replicas).map(|_| start()).collect::<Result<_, _>>()?;
+        let server = router(policy, &replicas)?;
+        let Some(Listen::Tcp(addr)) = server.listening().first() else { return Err("it listens at a TCP port".into()) };
+        let url = format!("http://{addr}/v1/chat/completions");
+        while server.fleet().replicas().iter().any(|replica| *replica.models() == Models::Unknown) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(Self { replicas, server, url })
+    }
+}
+
+fn router(policy: &str, replicas: &[Replica]) -> Fallible<Server> {
+    let urls: Vec<String> = replicas.iter().map(|replica| format!("{:?}", replica.url())).collect();
+    let text = format!("policy = \"{policy}\"\nreplicas = [{}]", urls.join(", "));
+    let env = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
+    let env = env.into_iter().map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
+    let loaded = config::load(&text, "router.toml", env).map_err(|report| report.to_string())?;
+    Server::start(loaded.settings).map_err(|error| error.to_string().into())
+}
+
+/// Reads a stream to its end; when its first event came, which is that of the first token.
+pub async fn follow(request: reqwest::RequestBuilder, clock: Clock) -> Fallible<Moment> {
+    let mut response = request.send().await?.error_for_status()?;
+    let mut first = None;
+    let mut last = bytes::Bytes::new();
+    while let Some(chunk) = response.chunk().await? {
+        first.get_or_insert_with(|| clock.now());
+        last = chunk;
+    }
+    if !last.ends_with(b"data: [DONE]\n\n") {
+        return Err("a stream ended early".into());
+    }
+    first.ok_or_else(|| "a stream ended without an event".into())
+}
