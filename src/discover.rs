@@ -3,6 +3,7 @@
 mod exposition;
 mod scrape;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,7 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, c
         for replica in pool.replicas().filter(|r| !seen.contains(&r.id())).cloned().collect::<Vec<_>>() {
             seen.push(replica.id());
             if let Some(client) = client(&replica) {
-                asking.push(follow(client, replica, pool.clone(), log.clone(), pace));
+                asking.push(follow(client, (replica, pool.clone()), log.clone(), clock, pace));
             }
         }
     }
@@ -93,7 +94,8 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, c
 pub async fn greet(fresh: Vec<(Arc<Replica>, Option<ApiKey>)>, keyring: &Keyring) {
     let asking = fresh.into_iter().map(async |(replica, key)| {
         let Ok(client) = client(replica.origin(), keyring) else { return };
-        if let Ok(Ok(models)) = tokio::time::timeout(GREETING, ask(&client, &replica, key.as_ref())).await {
+        let asked = async { models(list(&client, &replica, key.as_ref()).send().await).await };
+        if let Ok(Ok(models)) = tokio::time::timeout(GREETING, asked).await {
             replica.learn(models);
         }
     });
@@ -140,10 +142,18 @@ fn get(client: &reqwest::Client, origin: &Origin, path: &str, key: Option<&ApiKe
     }
 }
 
-async fn follow(client: reqwest::Client, replica: Arc<Replica>, pool: Arc<Pool>, log: Arc<ErrorLog>, pace: Pace) {
+async fn follow(
+    client: reqwest::Client,
+    (replica, pool): (Arc<Replica>, Arc<Pool>),
+    log: Arc<ErrorLog>,
+    clock: Clock,
+    pace: Pace,
+) {
     let mut complaint = String::new();
     loop {
-        let wait = match ask(&client, &replica, pool.api_key()).await {
+        let answer = list(&client, &replica, pool.api_key()).send().await;
+        knock(&replica, &answer, clock);
+        let wait = match models(answer).await {
             Ok(models) => {
                 note(&replica, models, &pool, &log);
                 complaint.clear();
@@ -184,12 +194,37 @@ fn note(replica: &Replica, models: Models, pool: &Pool, log: &ErrorLog) {
     }
 }
 
-/// Asks once.
+/// The question for a replica's models.
+fn list(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> reqwest::RequestBuilder {
+    get(client, replica.origin(), "/v1/models", key)
+}
+
+/// Tells the replica's door whether the connection for a question came about.
+fn knock(replica: &Replica, answer: &reqwest::Result<reqwest::Response>, clock: Clock) {
+    match answer {
+        Ok(_) => replica.door().opened(),
+        Err(error) if is_refused(error) => replica.door().refused(clock.now()),
+        Err(_) => {}
+    }
+}
+
+/// Tells whether nobody listened at the other end.
+fn is_refused(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Reads the answer to that question.
 ///
-/// *Errors*: it cannot be reached, or says it is not ready.
-async fn ask(client: &reqwest::Client, replica: &Replica, key: Option<&ApiKey>) -> Result<Models, String> {
-    let request = get(client, replica.origin(), "/v1/models", key);
-    let mut answer = request.send().await.map_err(|error| innermost(&error))?;
+/// *Errors*: the replica cannot be reached, or says it is not ready.
+async fn models(answer: reqwest::Result<reqwest::Response>) -> Result<Models, String> {
+    let mut answer = answer.map_err(|error| innermost(&error))?;
     let status = answer.status();
     if status.is_server_error() || status.as_u16() == 429 {
         return Err(format!("/v1/models answered {status}"));

@@ -25,6 +25,8 @@ const ROUNDS: usize = 4;
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 const EVENT: &[u8] = b"20\r\ndata: {\"choices\":[{\"inde\":0}]}\n\n\r\n";
 const HALF_JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half\":";
+const HALF_LARGE_JSON: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1048577\r\n\r\n{\"half\":";
 
 /// What the replica does once it has the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +35,10 @@ enum Script {
     HeadThenSilent,
     EventThenSilent,
     EventsForEver,
+    /// Held until it is complete.
     HalfJson,
+    /// Too large to be held.
+    HalfLargeJson,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +68,7 @@ fn stage(script: Script, clock: Clock) -> (Router, Scripted, Receiver<Told>) {
             Script::HeadThenSilent => to.write_all(HEAD).unwrap(),
             Script::EventThenSilent | Script::EventsForEver => to.write_all(&[HEAD, EVENT].concat()).unwrap(),
             Script::HalfJson => to.write_all(HALF_JSON).unwrap(),
+            Script::HalfLargeJson => to.write_all(HALF_LARGE_JSON).unwrap(),
         }
         tell.send(Told::Begun).unwrap();
         match script {
@@ -147,7 +153,8 @@ fn a_client_that_leaves_a_running_stream_ends_the_replicas_work() {
 
 #[test]
 fn a_client_that_leaves_half_a_json_answer_ends_the_replicas_work() {
-    leaves(Script::HalfJson, false, |client| {
+    leaves(Script::HalfJson, false, |_| ());
+    leaves(Script::HalfLargeJson, false, |client| {
         assert_eq!(client.head().status, 200);
         client.piece().unwrap();
     });

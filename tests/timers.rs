@@ -57,7 +57,8 @@ fn a_stream_that_falls_silent_is_broken_off() {
     let router = router(&replica.url());
     let reply = router.ask("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", chat("m", 9, true));
     assert_eq!((reply.status, reply.whole), (200, false));
-    assert_eq!(reply.text().matches("data: ").count(), 2);
+    assert_eq!(reply.text().matches("data: ").count(), 3, "two events and why there are no more: {}", reply.text());
+    assert!(!reply.text().contains("[DONE]"));
     assert_eq!(router.in_flight(), 0);
 }
 

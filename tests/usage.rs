@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use harness::Router;
-use harness::captures::{captured, dechunked, player};
+use harness::captures::{captured, dechunked, passable, player};
 use harness::scripted::{Heard, Keep, Scripted, whole};
 
 const SILENT: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
@@ -63,8 +63,22 @@ fn streams_of_real_servers_cut_at_every_byte_lose_their_usage_event_and_nothing_
                     let path = format!("{CHAT}?{at}-{cut}");
                     client.send(harness::client::request("POST", &path, "", SILENT));
                     let reply = client.reply();
-                    assert!(reply.status == 200 && reply.whole, "{} cut at {cut}: {}", streams[*at].0, reply.head);
-                    assert!(reply.body == wanted[*at], "{} cut at {cut} differs", streams[*at].0);
+                    let (passed, whole) = passable(&wanted[*at]);
+                    assert!(
+                        reply.status == 200 && reply.whole == whole,
+                        "{} cut at {cut}: {}",
+                        streams[*at].0,
+                        reply.head
+                    );
+                    if whole {
+                        assert!(reply.body == passed, "{} cut at {cut} differs", streams[*at].0);
+                    } else {
+                        assert!(
+                            reply.body.starts_with(passed) && !reply.text().contains("\"usage\":{"),
+                            "cut at {cut}"
+                        );
+                        client = router.client();
+                    }
                 }
             });
         }
@@ -141,6 +155,7 @@ fn what_came_before_a_cut_is_delivered() {
     let router = Router::over([&*replica.url()]);
     let reply = router.post(CHAT, SILENT);
     assert!(!reply.whole);
-    assert_eq!(reply.text(), format!("{CONTENT}data: {{\"choi"));
+    let ending = reply.text().strip_prefix(CONTENT).map(str::to_owned).unwrap();
+    assert!(ending.starts_with("data: {\"error\":"), "whole events, and why there are no more: {ending}");
     assert_eq!(router.metric("tokenweir_attempts_total", &["failed"]), 1.0);
 }

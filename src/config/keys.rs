@@ -207,6 +207,7 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         default: "\"120s\"",
         set: |s, v| v.some_time().map(|t| s.timeouts.idle = t),
     },
+    Key { path: "timeouts.total", wants: TIME, default: "0", set: |s, v| v.time().map(|t| s.timeouts.total = t) },
     Key {
         path: "timeouts.header",
         wants: SOME_TIME,
@@ -220,6 +221,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.some_time().map(|t| s.timeouts.body = t),
     },
     Key { path: "timeouts.hold", wants: TIME, default: "\"10s\"", set: |s, v| v.time().map(|t| s.timeouts.hold = t) },
+    Key {
+        path: "timeouts.waiting",
+        wants: TIME,
+        default: "\"15s\"",
+        set: |s, v| v.time().map(|t| s.timeouts.waiting = t),
+    },
     Key {
         path: "timeouts.keepalive",
         wants: TIME,

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level, RecordFile};
+use crate::units::Moment;
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,22 +111,35 @@ pub struct Limits {
 pub struct Timeouts {
     /// Connecting to a replica.
     pub connect: Duration,
-    /// From the request to the first byte of a replica's answer.
+    /// From the request to the first event of a replica's stream, or the first byte of another answer; to which 1 ms is
+    /// added for each token of the prompt.
     pub first_byte: Duration,
-    /// From one piece of a replica's answer to the next.
+    /// From one event of a replica's stream, or piece of another answer, to the next.
     pub idle: Duration,
+    /// From a request's end to the end of its answer, however often it is tried; 0 for no limit.
+    pub total: Duration,
     /// Receiving a request's head.
     pub header: Duration,
     /// From one piece of a request's body to the next.
     pub body: Duration,
-    /// How long a 200 without a body byte is held back so that another replica can still be tried; 0 for not at all.
+    /// How long a 200 is held back for the first event of its stream, so that another replica can still be tried; 0 for
+    /// not at all.
     pub hold: Duration,
+    /// Between the comments that a client gets when its stream has a head and no event yet; 0 for none.
+    pub waiting: Duration,
     /// How long a client's idle connection is kept; 0 for not at all.
     pub keepalive: Duration,
     /// How long an idle connection to a replica is kept; 0 for not at all.
     pub upstream_keepalive: Duration,
     /// How long a stopping process waits for requests in flight.
     pub drain: Duration,
+}
+
+impl Timeouts {
+    /// When the answer to a request that was complete then must have come; `None` for no limit.
+    pub fn until(&self, complete: Moment) -> Option<Moment> {
+        (!self.total.is_zero()).then(|| complete + self.total)
+    }
 }
 
 /// Who is asked for the addresses of names, and for how long.
@@ -307,9 +321,11 @@ impl Default for Timeouts {
             connect: Duration::from_millis(3_500),
             first_byte: Duration::from_secs(300),
             idle: Duration::from_secs(120),
+            total: Duration::ZERO,
             header: Duration::from_secs(10),
             body: Duration::from_secs(10),
             hold: Duration::from_secs(10),
+            waiting: Duration::from_secs(15),
             keepalive: Duration::from_secs(75),
             upstream_keepalive: Duration::from_secs(4),
             drain: Duration::from_secs(300),

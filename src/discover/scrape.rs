@@ -60,16 +60,18 @@ impl Scrape {
 
     async fn look(&self, client: &reqwest::Client, clock: Clock) -> Result<(), Nothing> {
         let before = self.replica.in_flight();
-        let vitals = self.ask(client).await?;
+        let vitals = self.ask(client, clock).await?;
         // The engine counted somewhere between: with the larger number, what has just come or gone is not foreign.
         let in_flight = before.max(self.replica.in_flight());
         self.replica.learn_vitals(vitals, in_flight, clock.now(), self.every * GOOD_FOR);
         Ok(())
     }
 
-    async fn ask(&self, client: &reqwest::Client) -> Result<Vitals, Nothing> {
+    async fn ask(&self, client: &reqwest::Client, clock: Clock) -> Result<Vitals, Nothing> {
         let request = super::get(client, self.replica.origin(), "/metrics", self.key.as_ref()).timeout(PATIENCE);
-        let mut answer = request.send().await.map_err(|_| Nothing::ForNow)?;
+        let answer = request.send().await;
+        super::knock(&self.replica, &answer, clock);
+        let mut answer = answer.map_err(|_| Nothing::ForNow)?;
         let status = answer.status();
         if status.is_server_error() || status.as_u16() == 429 {
             return Err(Nothing::ForNow);

@@ -16,8 +16,7 @@ use super::shadow::Shadow;
 use super::speed::{Sample, Speeds};
 use super::standing::Standing;
 use super::{
-    ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica,
-    State, Sticky,
+    ApiKey, Attempt, Lease, MemberSpec, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica, State, Sticky,
 };
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
 use crate::eject::Admission;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::averages::Averages;
+use super::door::Door;
 use super::load::{Charge, Ledger};
 use super::seat::Seat;
 use super::vitals::{Ours, Truth, Vitals};
@@ -59,6 +60,7 @@ pub struct Replica {
     /// Set by hand, and kept until undone by hand.
     drained: AtomicBool,
     asking: Asking,
+    door: Door,
     /// How often it was drained.
     absences: AtomicU32,
     mark: String,
@@ -79,6 +81,7 @@ impl Replica {
             averages: Averages::default(),
             drained: AtomicBool::new(false),
             asking: Asking::default(),
+            door: Door::default(),
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
@@ -118,6 +121,11 @@ impl Replica {
     /// again.
     pub fn learn_usage(&self, gives: bool) {
         if gives { &self.asking.given } else { &self.asking.never }.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its port takes connections, as far as anybody has tried.
+    pub const fn door(&self) -> &Door {
+        &self.door
     }
 
     pub(super) fn absences(&self) -> u32 {

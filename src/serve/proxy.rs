@@ -1,6 +1,7 @@
 //! THE path of a proxied request: accept, identify, measure, choose and charge, forward, observe, settle.
 
 use http::header;
+use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -17,7 +18,7 @@ use super::{Refusal, Worker, identify};
 use crate::fleet::{Attempt, NoReplica, Phase, Pin};
 use crate::telemetry::Level;
 use crate::units::Dialect;
-use crate::upstream::{Outbound, OutboundBody};
+use crate::upstream::{Errand, Outbound, OutboundBody};
 
 /// Sends a request to a replica and returns its answer as it begins.
 ///
@@ -46,12 +47,8 @@ pub(super) async fn proxy(
         asked.count(vocabulary, &body.bytes, &app.counting).await;
     }
     let authorization = head.headers.get(header::AUTHORIZATION).cloned();
-    let mut out = Outbound {
-        headers: identify::forward(&head, story.caller, &story.id, call.dialect != Dialect::Other),
-        method: head.method.clone(),
-        path: call.path.clone(),
-        body: OutboundBody::default(),
-    };
+    let mut out = outbound(&head, call, story);
+    out.errand.until = settings.timeouts.until(complete);
     let plain = settings.headers.on_requests().then(|| out.headers.clone());
     let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization, plain };
     let Some(pool) = pool else { return search(&trip, out, story).await };
@@ -74,7 +71,7 @@ pub(super) async fn proxy(
                     return Ok(response);
                 }
                 Verdict::Again(next) => {
-                    story.complain(Level::Warn, Phase::FirstByte, &answer.head.status);
+                    story.complain(Level::Warn, Phase::FirstByte, &answer.trouble());
                     lease = next;
                 }
             },
@@ -83,5 +80,16 @@ pub(super) async fn proxy(
                 lease = tries.admit()?;
             }
         }
+    }
+}
+
+/// The request as it goes to whichever replica, but for its body.
+fn outbound(head: &Parts, call: &Call, story: &Story) -> Outbound {
+    Outbound {
+        headers: identify::forward(head, story.caller, &story.id, call.dialect != Dialect::Other),
+        method: head.method.clone(),
+        path: call.path.clone(),
+        body: OutboundBody::default(),
+        errand: Errand { dialect: call.dialect, holds_json: call.judged, until: None },
     }
 }

@@ -39,9 +39,9 @@ pub(super) struct Reply {
 }
 
 impl Source {
-    /// Tells whether a replica's answer may lose a part on its way.
-    pub(super) fn trims(&self) -> bool {
-        matches!(self, Self::Replica(relayed, _) if relayed.trims())
+    /// Tells whether a replica's answer may be another one when it comes to the client.
+    pub(super) fn edits(&self) -> bool {
+        matches!(self, Self::Replica(relayed, _) if relayed.edits())
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

@@ -25,7 +25,7 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
                 Ok(answer) => return Ok(trip.relay(answer, lease)),
                 Err(failure) => {
-                    lease.settle(Outcome::Failed { phase: failure.phase }, story.now());
+                    lease.settle(failure.outcome(), story.now());
                     unanswered = Some(failure);
                 }
             }

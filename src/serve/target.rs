@@ -28,6 +28,8 @@ pub(super) struct Call {
     pub(super) path: String,
     pub(super) dialect: Dialect,
     pub(super) body: BodyKind,
+    /// It is a question of the API's: what is wrong with an answer can be told, and another replica can answer as well.
+    pub(super) judged: bool,
     /// The stored response the path is about.
     pub(super) response: Option<String>,
 }
@@ -89,6 +91,7 @@ fn within(site: Arc<Site>, head: &Parts) -> Result<Target, Refusal> {
                 return Ok(Target::Replica(Call {
                     path: with_query(if only_open { head.uri.path() } else { path }, head),
                     dialect: found.endpoint.dialect,
+                    judged: head.method == Method::POST,
                     body: if only_open { BodyKind::None } else { found.endpoint.body },
                     response: found.response_id.filter(|_| !only_open).map(str::to_owned),
                     site,
@@ -113,7 +116,7 @@ fn within(site: Arc<Site>, head: &Parts) -> Result<Target, Refusal> {
 }
 
 const fn other(site: Arc<Site>, path: String, body: BodyKind) -> Call {
-    Call { site, path, dialect: Dialect::Other, body, response: None }
+    Call { site, path, dialect: Dialect::Other, body, judged: false, response: None }
 }
 
 /// How the body of a path that we know nothing of names its model.

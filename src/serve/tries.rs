@@ -101,7 +101,7 @@ impl<'a> Tries<'a> {
             doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
         self.attempt.tried.push(lease.replica().id());
-        lease.settle(Outcome::Failed { phase: failure.phase }, now);
+        lease.settle(failure.outcome(), now);
         let sent = failure.phase != Phase::Connect;
         if self.attempt.is_bound() || sent && (failure.timed_out || self.replays >= REPLAYS) {
             return Err(Refusal::lost(&failure));
@@ -135,8 +135,9 @@ impl<'a> Tries<'a> {
         }
         self.attempt.tried.push(lease.replica().id());
         let Ok(next) = self.acquire() else { return Verdict::Relay(lease) };
-        if is_fault {
-            self.replays += 1;
+        self.replays += u32::from(is_fault);
+        // A status may be the request's doing; an answer that fails behind a 200 is the replica's.
+        if is_fault && answer.fault.is_none() {
             self.doubted = Some((lease, status));
         } else {
             lease.settle(answer.meaning, now);

@@ -111,7 +111,7 @@ impl<'a> Trip<'a> {
     pub(super) async fn send(&self, out: &Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
         let mut nowhere = Timing::default();
         let timing = story.timing().unwrap_or(&mut nowhere);
-        let sent = self.worker.upstream.send(out, lease.replica(), &self.settings.timeouts, timing).await;
+        let sent = self.worker.upstream.send(out, lease, &self.settings.timeouts, timing).await;
         match &sent {
             Ok(answer) => story.answered(answer.head.status, &answer.head.headers),
             Err(failure) => story.failed(failure),
@@ -129,7 +129,7 @@ impl<'a> Trip<'a> {
         *response.status_mut() = head.status;
         let mut headers = head.headers;
         identify::strip_hop_by_hop(&mut headers);
-        if response.body().trims() {
+        if response.body().edits() {
             headers.remove(header::CONTENT_LENGTH);
         }
         if is_stream(&headers) {

@@ -36,6 +36,8 @@ pub(super) struct Event<'a> {
     pub(super) usage_only: bool,
     pub(super) id: Option<Cow<'a, str>>,
     pub(super) error: bool,
+    /// The error is about the request: 4xx, said in a stream.
+    pub(super) refused: bool,
     pub(super) aborted: bool,
     pub(super) done: bool,
 }
@@ -77,6 +79,15 @@ struct Members<'a> {
     response: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
+}
+
+/// What an error object says of whose fault it is.
+#[derive(Deserialize)]
+struct Blame<'a> {
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +133,7 @@ pub(super) fn read<'a>(dialect: Dialect, frame: &Frame<'a>, seek: Seek) -> Event
 fn response_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Option<Event<'a>> {
     let kind = kind(frame, data, |kind| kind == b"error" || kind.starts_with(b"response."))?;
     if kind == b"error" {
-        return Some(Event { error: true, ..Event::default() });
+        return Some(error_event(frame, data));
     }
     if kind.ends_with(b".delta") {
         return Some(Event { content: true, ..Event::default() });
@@ -143,13 +154,28 @@ fn message_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Option<Ev
         b"message_start" => within(frame, data, seek, |m| m.message),
         b"message_delta" => within(frame, data, Seek { id: false, ..seek }, |_| None),
         b"message_stop" => Event { done: true, ..Event::default() },
-        b"error" => Event { error: true, ..Event::default() },
+        b"error" => error_event(frame, data),
         _ => Event::default(),
     })
 }
 
 fn is_block(kind: &[u8]) -> bool {
     kind.starts_with(b"content_block_")
+}
+
+/// An event that is named an error.
+fn error_event<'a>(frame: &Frame<'a>, data: &'a [u8]) -> Event<'a> {
+    let refused = members(frame, data).and_then(|m| m.error).is_some_and(blames_client);
+    Event { error: true, refused, ..Event::default() }
+}
+
+/// Tells whether an error object is what a 4xx would have brought. vLLM repeats the status as `code`; 408 and 429 are
+/// about the server.
+fn blames_client(error: &RawValue) -> bool {
+    let Some(blame) = parse::<Blame<'_>>(error) else { return false };
+    let status = blame.code.and_then(|code| code.get().parse::<u16>().ok());
+    let named = || matches!(blame.kind.map(RawValue::get), Some(r#""invalid_request_error""# | r#""BadRequestError""#));
+    status.map_or_else(named, |status| matches!(status, 400..=499) && !matches!(status, 408 | 429))
 }
 
 /// An event of chat completions, completions, or anything whose type is unknown.
@@ -172,6 +198,7 @@ fn choices_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Event<'a>
         usage,
         id: if seek.id { members.id.and_then(parse) } else { None },
         error,
+        refused: members.error.is_some_and(blames_client),
         aborted: choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#)),
         done: false,
     }

@@ -31,6 +31,8 @@ pub struct Seen {
 pub struct Judged {
     /// Where the event lies, in bytes from the stream's start.
     pub range: Range<u64>,
+    /// It is an event; `false` for comments and blank lines.
+    pub data: bool,
     /// It carries a piece of the answer.
     pub content: bool,
     /// It carries token counts.
@@ -39,6 +41,8 @@ pub struct Judged {
     pub usage_only: bool,
     /// It reports an error.
     pub error: bool,
+    /// That error is about the request, as a 4xx is.
+    pub refused: bool,
     /// It says that the replica gave the answer up (`finish_reason` "abort").
     pub aborted: bool,
     /// It ends the answer.
@@ -132,9 +136,14 @@ impl Observer {
         self.said.done
     }
 
-    /// True once the answer reported an error in its body.
+    /// True once the answer reported an error in its body that is not about the request.
     pub fn error(&self) -> bool {
         self.said.error
+    }
+
+    /// True once a stream reported an error that is about the request, as a 4xx is.
+    pub fn refused(&self) -> bool {
+        self.said.refused
     }
 
     /// True once a choice ended with `finish_reason` "abort".
@@ -163,8 +172,10 @@ fn hear(dialect: Dialect, said: &mut Said, frame: &Frame<'_>, seen: &mut Seen) -
     }
     said.identify(event.id.as_deref());
     said.done |= event.done;
-    said.error |= event.error;
+    said.error |= event.error && !event.refused;
+    said.refused |= event.refused;
     said.aborted |= event.aborted;
-    let Event { content, usage_only, error, aborted, done, usage, .. } = event;
-    Judged { range: frame.range.clone(), content, usage: usage.is_some(), usage_only, error, aborted, done }
+    let Event { content, usage_only, error, refused, aborted, done, usage, .. } = event;
+    let (range, data, usage) = (frame.range.clone(), frame.data.is_some() || !frame.event.is_empty(), usage.is_some());
+    Judged { range, data, content, usage, usage_only, error, refused, aborted, done }
 }

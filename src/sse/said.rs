@@ -12,6 +12,7 @@ pub(super) struct Said {
     pub(super) counts: Counts,
     pub(super) id: Option<Box<str>>,
     pub(super) error: bool,
+    pub(super) refused: bool,
     pub(super) aborted: bool,
     pub(super) done: bool,
 }

@@ -449,3 +449,27 @@ proptest! {
         prop_assert_eq!(scanned(cut(stream.as_bytes(), &cuts)), oracle(stream.as_bytes()));
     }
 }
+
+#[test]
+fn errors_that_a_4xx_would_have_told_are_the_clients() {
+    for (dialect, event, refused) in [
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","param":null,"code":400}}"#, true),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"InternalServerError","code":500}}"#, false),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","code":500}}"#, false),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","code":429}}"#, false),
+        (Dialect::Completions, r#"data: {"error":{"type":"invalid_request_error","code":null}}"#, true),
+        (Dialect::Completions, r#"data: {"error":"x"}"#, false),
+        (Dialect::Responses, "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":404}}", true),
+        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"invalid_request_error"}}"#, true),
+        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#, false),
+    ] {
+        let mut observer = Observer::new(dialect, Kind::Stream);
+        let mut judged = Vec::new();
+        observer.judge(format!("{event}\n\n").as_bytes(), |j| judged.push((j.error, j.refused)));
+        assert_eq!(
+            (judged, observer.error(), observer.refused()),
+            (vec![(true, refused)], !refused, refused),
+            "{event}"
+        );
+    }
+}

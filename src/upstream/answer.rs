@@ -1,5 +1,6 @@
 //! A replica's answer as it comes.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,10 +11,12 @@ use http::response::Parts;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::hold::Fault;
 use super::idle::IdleLinks;
 use super::link::Link;
 use crate::clock::Clock;
 use crate::fleet::Outcome;
+use crate::sse::Observer;
 use crate::units::{Moment, ReplicaId};
 
 /// Status, headers and the body that follows.
@@ -24,10 +27,27 @@ pub struct Answer {
     pub came: Moment,
     /// What the answer means for the replica if it comes whole; may be changed by who knows better.
     pub meaning: Outcome,
+    /// How it shows that it is no success, whatever its status; then its meaning is a failure.
+    pub fault: Option<Fault>,
     /// The stream's usage event was asked for by us, not by the client.
     pub usage_is_ours: bool,
     /// The body.
     pub body: AnswerBody,
+    /// What has been seen of a JSON document that was held.
+    pub(super) observer: Option<Observer>,
+    /// A stream without an event yet.
+    pub(super) waits: bool,
+    /// When its first byte must have come.
+    pub(super) first_by: Moment,
+    /// When all of it must have come.
+    pub(super) until: Option<Moment>,
+}
+
+impl Answer {
+    /// What is wrong with an answer that is not passed on.
+    pub fn trouble(&self) -> String {
+        self.fault.map_or_else(|| self.head.status.to_string(), |fault| fault.to_string())
+    }
 }
 
 /// The body of an answer together with the connection it comes on. Dropped before its end, it closes the connection.
@@ -38,8 +58,9 @@ pub struct AnswerBody {
     idle: Rc<IdleLinks>,
     replica: ReplicaId,
     clock: Clock,
-    /// A frame that was read before the head was passed on.
-    first: Option<Frame<Bytes>>,
+    /// Frames that were read before the head was passed on.
+    early: VecDeque<Frame<Bytes>>,
+    early_bytes: u64,
 }
 
 impl AnswerBody {
@@ -50,13 +71,41 @@ impl AnswerBody {
         replica: ReplicaId,
         clock: Clock,
     ) -> Self {
-        Self { incoming, link: Some(link), idle, replica, clock, first: None }
+        Self { incoming, link: Some(link), idle, replica, clock, early: VecDeque::new(), early_bytes: 0 }
     }
 
-    /// Waits for the first frame, or for the end of a body that has none, and keeps it for the reader.
-    pub(super) async fn prefetch(&mut self) -> hyper::Result<()> {
-        self.first = poll_fn(|cx| self.poll_wire(cx)).await.transpose()?;
-        Ok(())
+    /// Waits for the next frame and keeps it for the reader; `false` if there is none any more.
+    pub(super) async fn prefetch(&mut self) -> hyper::Result<bool> {
+        let Some(frame) = poll_fn(|cx| self.poll_wire(cx)).await.transpose()? else { return Ok(false) };
+        self.early_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.early.push_back(frame);
+        Ok(true)
+    }
+
+    /// The bytes kept for the reader.
+    pub(super) const fn early_bytes(&self) -> u64 {
+        self.early_bytes
+    }
+
+    /// The frames kept for the reader.
+    pub(super) fn early_frames(&self) -> usize {
+        self.early.len()
+    }
+
+    /// The data of the frame that was kept last.
+    pub(super) fn latest(&self) -> &[u8] {
+        self.early.back().and_then(Frame::data_ref).map_or(&[], |data| data)
+    }
+
+    /// Tells whether all has come from the socket.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.link.is_none()
+    }
+
+    /// Closes the connection; what is left of the answer is of no use.
+    pub(super) fn close(&mut self) {
+        self.link = None;
+        self.early.clear();
     }
 
     /// The next frame from the socket; at the end the connection goes back to the idle ones.
@@ -86,14 +135,14 @@ impl Body for AnswerBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        match this.first.take() {
+        match this.early.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => this.poll_wire(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.link.is_none()
+        self.early.is_empty() && self.link.is_none()
     }
 
     fn size_hint(&self) -> http_body::SizeHint {

@@ -2,10 +2,13 @@
 
 mod answer;
 mod body;
+mod failure;
+mod hold;
 mod idle;
 mod link;
+mod pulse;
 mod relay;
-mod trim;
+mod sieve;
 mod wire;
 
 use std::io;
@@ -16,18 +19,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
-use thiserror::Error;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::{error::Elapsed, timeout, timeout_at};
 
 pub use answer::{Answer, AnswerBody};
 pub use body::OutboundBody;
+pub use failure::Failure;
+pub use hold::Fault;
 pub use relay::{Ending, Relayed, is_stream};
 
 use crate::clock::Clock;
 use crate::config::Timeouts;
-use crate::fleet::{Origin, Phase, Replica};
+use crate::fleet::{Lease, Origin, Outcome, Phase, Replica};
 use crate::tls::Keyring;
-use crate::units::{Moment, Timing};
+use crate::units::{Dialect, Moment, Timing};
+use hold::{Patience, Shown};
 use idle::IdleLinks;
 use link::Link;
 
@@ -43,30 +48,19 @@ pub struct Outbound {
     pub headers: HeaderMap,
     /// The body.
     pub body: OutboundBody,
+    /// What is known of the answer.
+    pub errand: Errand,
 }
 
-/// Why a replica gave no answer. No byte of one has been seen.
-#[derive(Debug, Error)]
-#[error("{what}: {cause}")]
-pub struct Failure {
-    /// How far the request had come.
-    pub phase: Phase,
-    /// The replica was given all the time there is.
-    pub timed_out: bool,
-    what: &'static str,
-    cause: String,
-}
-
-impl Failure {
-    fn new(phase: Phase, what: &'static str, error: &dyn std::error::Error) -> Self {
-        // hyper and io keep the telling part in the source.
-        let cause = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-        Self { phase, timed_out: false, what, cause }
-    }
-
-    fn late(phase: Phase, what: &'static str, waited: Duration) -> Self {
-        Self { phase, timed_out: true, what, cause: format!("nothing within {waited:?}") }
-    }
+/// What is known of a request's answer before it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Errand {
+    /// The shape of the answer.
+    pub dialect: Dialect,
+    /// A JSON answer is held until it is complete: another replica can answer as well.
+    pub holds_json: bool,
+    /// When the whole of it must have come; `None` for no limit.
+    pub until: Option<Moment>,
 }
 
 /// One worker's way to the replicas, with its own idle connections. Never shared between threads.
@@ -88,69 +82,79 @@ impl Upstream {
         self.idle.sweep(self.clock.now(), timeouts.upstream_keepalive);
     }
 
-    /// Sends `out` to `replica` and waits for the answer's head and its first frame.
+    /// Sends `out` to the leased replica and waits until the answer shows whether it is worth passing on.
     ///
-    /// A head of 200 is held back until the body's first frame or `hold`, so that a replica that dies before its first
-    /// token can still be replaced. A reused connection that turns out to be closed is replaced by a fresh one.
+    /// A stream is held until its first event, or `hold`; a JSON answer of up to 1 MiB until it is complete, if
+    /// `out.errand` says so; any other until its first byte, or `hold`. Until then a replica that fails can still be
+    /// replaced. A reused connection that turns out to be closed is replaced by a fresh one.
     ///
-    /// *Errors*: no connection, or no answer: nothing has been seen of one, so the request may go elsewhere.
-    /// `timing` is told at once when there is a connection, even if nobody waits for the answer.
+    /// *Errors*: no connection, no answer, or one that broke off: the client has nothing of it, so the request may go
+    /// elsewhere. `timing` is told at once when there is a connection, even if nobody waits for the answer.
     pub async fn send(
         &self,
         out: &Outbound,
-        replica: &Replica,
+        lease: &Lease,
         timeouts: &Timeouts,
         timing: &mut Timing,
     ) -> Result<Answer, Failure> {
+        let replica = lease.replica();
         let now = self.clock.now();
+        // A long prompt takes long to read: 1 s for each 1,000 tokens.
+        let first_byte = timeouts.first_byte + Duration::from_millis(lease.prompt().0);
+        let (first_by, until) = (now + first_byte, out.errand.until);
+        let mut patience = Patience { clock: self.clock, timeouts, replica, first_byte, first_by, until };
         if let Some(link) = self.idle.take(replica.id(), now, timeouts.upstream_keepalive).await {
             timing.connected = Some(now);
-            match self.ask(link, out, replica, timeouts).await {
+            match self.ask(link, out, &patience).await {
                 // Engines close idle connections whenever they like; that this one was is no fault of the replica.
                 Err(Refused { stale: true, .. }) => timing.connected = None,
                 answered => return told(answered, timing),
             }
         }
-        let origin = replica.origin();
-        let link = match timeout(timeouts.connect, Link::open(origin, &self.keyring.load_full())).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(Failure::new(Phase::Connect, "no connection", &error)),
-            Err(Elapsed { .. }) => return Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
-        };
-        timing.connected = Some(self.clock.now());
-        told(self.ask(link, out, replica, timeouts).await, timing)
+        let link = self.connect(replica, timeouts).await?;
+        let connected = self.clock.now();
+        timing.connected = Some(connected);
+        patience.first_by = connected + first_byte;
+        told(self.ask(link, out, &patience).await, timing)
     }
 
-    async fn ask(
-        &self,
-        mut link: Link,
-        out: &Outbound,
-        replica: &Replica,
-        timeouts: &Timeouts,
-    ) -> Result<Answer, Refused> {
+    async fn connect(&self, replica: &Replica, timeouts: &Timeouts) -> Result<Link, Failure> {
+        match timeout(timeouts.connect, Link::open(replica.origin(), &self.keyring.load_full())).await {
+            Ok(Ok(link)) => {
+                replica.door().opened();
+                Ok(link)
+            }
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    replica.door().refused(self.clock.now());
+                }
+                Err(Failure::new(Phase::Connect, "no connection", &error))
+            }
+            Err(Elapsed { .. }) => Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
+        }
+    }
+
+    async fn ask(&self, mut link: Link, out: &Outbound, patience: &Patience<'_>) -> Result<Answer, Refused> {
+        let replica = patience.replica;
         let request = compose(out, replica.origin());
-        let fail = |what, error: &hyper::Error| Failure::new(Phase::FirstByte, what, error);
-        let head = match timeout(timeouts.first_byte, link.exchange(request)).await {
+        let head = match timeout_at(self.clock.deadline(patience.latest()), link.exchange(request)).await {
             Ok(Ok(head)) => head,
             Ok(Err(error)) => {
                 let stale = link.reused && (error.is_canceled() || error.is_incomplete_message() || is_cut(&error));
-                return Err(Refused { failure: fail("no answer", &error), stale });
+                return Err(Refused { failure: Failure::new(Phase::FirstByte, "no answer", &error), stale });
             }
-            Err(Elapsed { .. }) => {
-                let failure = Failure::late(Phase::FirstByte, "no answer", timeouts.first_byte);
-                return Err(Refused { failure, stale: false });
-            }
+            Err(Elapsed { .. }) => return Err(patience.late().into()),
         };
         let came = self.clock.now();
         let (head, incoming) = head.into_parts();
         let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
-        match timeout(timeouts.hold, body.prefetch()).await {
-            Ok(Err(error)) => Err(Refused { failure: fail("the answer ended in its head", &error), stale: false }),
-            Ok(Ok(())) | Err(Elapsed { .. }) => {
-                let meaning = relay::meaning(head.status, &head.headers);
-                Ok(Answer { meaning, came, usage_is_ours: false, head, body })
-            }
-        }
+        let Shown { fault, observer, waits } = hold::hold(&mut body, &head, &out.errand, patience).await?;
+        let meaning = match fault {
+            Some(_) => Outcome::Failed { phase: Phase::Stream },
+            None => relay::meaning(head.status, &head.headers),
+        };
+        let (first_by, until) = (patience.first_by, patience.until);
+        Ok(Answer { meaning, fault, came, usage_is_ours: false, head, body, observer, waits, first_by, until })
     }
 }
 
@@ -158,6 +162,12 @@ struct Refused {
     failure: Failure,
     /// Nothing was wrong but the age of the connection.
     stale: bool,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { failure, stale: false }
+    }
 }
 
 /// Notes when the head came.

@@ -9,14 +9,16 @@ use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
 
-use super::trim::Trim;
+use super::failure;
+use super::hold::{Fault, HUNG, is_readable_stream};
+use super::pulse::{Pulse, Rung};
+use super::sieve::Sieve;
 use super::{Answer, AnswerBody};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Lease, Outcome, Phase, Progress};
-use crate::sse::{Kind, Observer};
+use crate::sse::{Kind, Observer, Seen, WAITING, error_event};
 use crate::units::{Dialect, Moment, Usage};
 
 /// What an answer came to, for the log.
@@ -34,61 +36,61 @@ pub struct Ending {
     pub cause: Option<String>,
 }
 
-/// An answer's body on its way to the client, byte for byte, frame by frame.
+/// An answer's body on its way to the client, byte for byte.
 ///
-/// Settles its lease at the end; dropped before, the lease ends as left by the client and the replica's connection
-/// is closed. Observing never fails or changes a byte; only a usage event that we asked for ourselves is taken out, and
-/// for its sake the beginning of an unfinished event is held until its end comes.
+/// Settles its lease at the end; dropped before, the lease ends as left by the client, unless the answer has reported an
+/// error already, and the replica's connection is closed. Of a stream whole events go on, so that one that breaks off
+/// can be ended by an error event; what is taken out of it is the [`Sieve`]'s business.
 pub struct Relayed {
     body: AnswerBody,
     lease: Option<Lease>,
+    dialect: Dialect,
     observer: Observer,
-    /// Takes out the usage event that the client did not ask for.
-    trim: Option<Trim>,
+    /// Frames that the observer has seen already.
+    seen_before: usize,
+    /// What may go on of a stream whose events are known.
+    sieve: Option<Sieve>,
     /// What broke the answer off, to be told after what came before it.
     broken: Option<String>,
     /// Something was handed on since the client's connection last had a turn to write.
     unflushed: bool,
-    /// What a whole answer with this status means.
+    /// What the answer means if it comes whole.
     whole: Outcome,
-    first_byte: Duration,
-    between: Duration,
+    pulse: Pulse,
     clock: Clock,
-    last_frame: Moment,
-    has_begun: bool,
     /// Only a stream has a first token; a JSON document comes whole.
     streams: bool,
-    /// Made when the replica first lets us wait.
-    alarm: Option<Pin<Box<Sleep>>>,
     ending: Ending,
 }
 
 impl Relayed {
     /// Splits an answer into the replica's status and headers, and the body that settles `lease`.
-    pub fn new(answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
-        let Answer { head, meaning, body, usage_is_ours, .. } = answer;
-        let kind = if is_stream(&head.headers) { Kind::Stream } else { Kind::Whole };
+    pub fn new(mut answer: Answer, lease: Lease, dialect: Dialect, timeouts: &Timeouts, clock: Clock) -> (Parts, Self) {
+        let kind = if is_stream(&answer.head.headers) { Kind::Stream } else { Kind::Whole };
+        let sifted = answer.head.status.is_success() && is_readable_stream(&answer.head.headers, dialect);
+        // An answer that was known to be at fault and is passed on for want of a better one stays as it is.
+        let sieve = sifted.then(|| Sieve::new(answer.usage_is_ours, answer.fault.is_none()));
+        let pulse = Pulse::new(&answer, sifted, timeouts, clock);
+        let seen_before = if answer.observer.is_some() { answer.body.early_frames() } else { 0 };
         let mut relayed = Self {
-            observer: Observer::new(dialect, kind),
-            trim: (usage_is_ours && kind == Kind::Stream).then(Trim::default),
+            dialect,
+            observer: answer.observer.take().unwrap_or_else(|| Observer::new(dialect, kind)),
+            seen_before,
+            sieve,
             broken: None,
             unflushed: false,
-            whole: meaning,
-            first_byte: timeouts.first_byte,
-            between: timeouts.idle,
+            whole: answer.meaning,
+            pulse,
             clock,
-            last_frame: clock.now(),
-            has_begun: false,
             streams: kind == Kind::Stream,
-            alarm: None,
-            ending: Ending::default(),
+            ending: Ending { cause: answer.fault.map(|fault| fault.to_string()), ..Ending::default() },
             lease: Some(lease),
-            body,
+            body: answer.body,
         };
         if relayed.body.is_end_stream() {
             relayed.finish();
         }
-        (head, relayed)
+        (answer.head, relayed)
     }
 
     /// What the answer has come to so far.
@@ -101,51 +103,92 @@ impl Relayed {
         self.observer.id()
     }
 
-    /// Tells whether bytes may be taken out, so that the length the replica gave is not the client's.
-    pub const fn trims(&self) -> bool {
-        self.trim.is_some()
+    /// Tells whether bytes may be taken out or added, so that the length the replica gave is not the client's.
+    pub const fn edits(&self) -> bool {
+        self.sieve.is_some()
     }
 
-    /// Looks at what came. What may go on of it is the frame itself, or ready in `trim`.
+    /// Looks at what came. What may go on of it is the frame itself, or ready in the sieve.
     fn follow(&mut self, bytes: &Bytes) {
-        self.last_frame = self.clock.now();
-        self.has_begun = true;
-        let seen = match &mut self.trim {
-            Some(trim) => trim.push(bytes, &mut self.observer),
+        let now = self.clock.now();
+        let seen = match &mut self.sieve {
+            Some(sieve) => sieve.push(bytes, &mut self.observer),
+            None if self.seen_before > 0 => {
+                self.seen_before -= 1;
+                Seen::default()
+            }
             None => self.observer.observe(bytes),
         };
+        match &self.sieve {
+            Some(sieve) if seen.events == 0 && sieve.is_empty() => {}
+            Some(_) if seen.events == 0 => self.pulse.hush(),
+            _ => self.pulse.beats(now),
+        }
         let content_events = if self.streams { seen.content_events } else { 0 };
         let progress = Progress { content_events, usage: self.observer.usage() };
         if let Some(lease) = &mut self.lease {
-            lease.progress(progress, self.last_frame);
+            lease.progress(progress, now);
+            lease.replica().door().stirs(now);
             self.ending.first_token = lease.first_token();
-            if self.trim.as_ref().is_some_and(|trim| trim.leaked) {
+            if self.sieve.as_ref().is_some_and(|sieve| sieve.leaked) {
                 lease.replica().learn_usage(false);
             }
         }
+        if self.sieve.as_ref().is_some_and(|sieve| sieve.aborted) {
+            self.fail(Outcome::Failed { phase: Phase::Stream }, Fault::Aborted.to_string(), "gave the answer up");
+        } else if self.pulse.is_over(now) && !self.body.is_end_stream() {
+            self.give_up(Rung::Over);
+        }
     }
 
+    /// The answer has come to its end.
     fn finish(&mut self) {
-        match &mut self.trim {
-            Some(trim) => trim.finish(&mut self.observer),
+        match &mut self.sieve {
+            Some(sieve) => sieve.finish(&mut self.observer),
             None => {
                 self.observer.finish();
             }
         }
-        let faulty = self.whole == Outcome::Completed && (self.observer.error() || self.observer.aborted());
-        if faulty {
-            self.ending.cause = Some("the replica ended its answer with an error".to_owned());
+        if self.sieve.as_ref().is_some_and(|sieve| sieve.aborted) {
+            return self.fail(
+                Outcome::Failed { phase: Phase::Stream },
+                Fault::Aborted.to_string(),
+                "gave the answer up",
+            );
         }
-        self.end(if faulty { Outcome::Failed { phase: Phase::Stream } } else { self.whole });
+        let outcome = self.shown().unwrap_or(self.whole);
+        self.end(outcome);
     }
 
-    fn fail(&mut self, cause: String) {
-        if let Some(trim) = &mut self.trim {
-            trim.flush();
+    /// What the answer has said of itself that its status did not.
+    fn shown(&mut self) -> Option<Outcome> {
+        if self.whole != Outcome::Completed {
+            return None;
         }
+        if self.observer.error() || self.observer.aborted() {
+            self.ending.cause = Some("the replica ended its answer with an error".to_owned());
+            return Some(Outcome::Failed { phase: Phase::Stream });
+        }
+        self.observer.refused().then_some(Outcome::Refused)
+    }
+
+    /// The answer cannot be brought to its end: the client is told, in its endpoint's words where they are known.
+    fn fail(&mut self, outcome: Outcome, cause: String, told: &str) {
+        // Who has been told of an error, or has the whole answer, needs no other ending.
+        let is_told = self.observer.error() || self.observer.refused() || self.observer.done();
+        if let Some(sieve) = &mut self.sieve {
+            // Of what came behind an abort the client has nothing.
+            let is_told = is_told && !sieve.aborted;
+            let ending = error_event(self.dialect, &format!("the replica {told}"), sieve.events());
+            match ending.filter(|_| !is_told) {
+                Some(ending) => sieve.end_with(ending),
+                None => sieve.flush(),
+            }
+        }
+        self.body.close();
         self.broken = Some(cause.clone());
         self.ending.cause = Some(cause);
-        self.end(Outcome::Failed { phase: Phase::Stream });
+        self.end(outcome);
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -158,52 +201,52 @@ impl Relayed {
         lease.settle(outcome, now);
     }
 
-    /// The next frame that came and was not kept for trimming; `None` when there is nothing more to come.
+    /// The next frame that came and was not kept in the sieve; `None` when there is nothing more to come.
     fn poll_replica(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
-        while self.lease.is_some() {
+        while let Some(lease) = &self.lease {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.follow(bytes);
                     }
                     // A body of known length is not asked again after its last byte.
-                    if self.body.is_end_stream() {
+                    if self.lease.is_some() && self.body.is_end_stream() {
                         self.finish();
                     }
-                    if self.trim.is_none() || !frame.is_data() {
+                    if self.sieve.is_none() || !frame.is_data() {
                         return Poll::Ready(Some(frame));
                     }
-                    if self.trim.as_ref().is_some_and(|trim| !trim.is_empty()) {
+                    if self.sieve.as_ref().is_some_and(|sieve| !sieve.is_empty()) {
                         break;
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let cause = error.source().map_or_else(|| error.to_string(), |s| format!("{error}: {s}"));
-                    self.fail(cause);
+                    let failed = Outcome::Failed { phase: Phase::Stream };
+                    self.fail(failed, failure::told(&error), "broke the answer off");
                 }
                 Poll::Ready(None) => self.finish(),
-                Poll::Pending => match self.poll_silence(cx) {
-                    Poll::Ready(limit) => self.fail(format!("no byte for {limit:?}")),
-                    Poll::Pending => return Poll::Pending,
+                Poll::Pending => match ready!(self.pulse.poll(lease.replica(), cx)) {
+                    Rung::Comment => return Poll::Ready(Some(Frame::data(Bytes::from_static(WAITING.as_bytes())))),
+                    rung => self.give_up(rung),
                 },
             }
         }
         Poll::Ready(None)
     }
 
-    /// Tells whether the replica has been silent for too long. The alarm is moved only when it rings, not at each event.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let limit = if self.has_begun { self.between } else { self.first_byte };
-        loop {
-            let until = self.clock.deadline(self.last_frame + limit);
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            if alarm.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
+    /// Ends an answer that nothing comes of any more.
+    fn give_up(&mut self, rung: Rung) {
+        let failed = Outcome::Failed { phase: Phase::Stream };
+        match rung {
+            Rung::Silent(limit) => self.fail(failed, format!("nothing for {limit:?}"), "fell silent"),
+            Rung::Late => {
+                self.fail(failed, "nothing within the time to the first byte".to_owned(), "did not begin in time");
             }
-            if self.clock.now().since(self.last_frame) >= limit {
-                return Poll::Ready(limit);
+            Rung::Hung => self.fail(failed, HUNG.to_owned(), "fell silent"),
+            Rung::Over => {
+                self.fail(Outcome::Ours, "it took longer than `timeouts.total`".to_owned(), "took longer than it may");
             }
-            alarm.as_mut().reset(until);
+            Rung::Comment => {}
         }
     }
 }
@@ -214,10 +257,10 @@ impl Body for Relayed {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let trimmed = |this: &mut Self| this.trim.as_mut().and_then(Trim::pop).map(Frame::data);
-        let mut frame = trimmed(this);
+        let sifted = |this: &mut Self| this.sieve.as_mut().and_then(Sieve::pop).map(Frame::data);
+        let mut frame = sifted(this);
         if frame.is_none() {
-            frame = ready!(this.poll_replica(cx)).or_else(|| trimmed(this));
+            frame = ready!(this.poll_replica(cx)).or_else(|| sifted(this));
         }
         if let Some(frame) = frame {
             this.unflushed = true;
@@ -232,11 +275,22 @@ impl Body for Relayed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.lease.is_none() && self.broken.is_none() && self.trim.as_ref().is_none_or(Trim::is_empty)
+        self.lease.is_none() && self.broken.is_none() && self.sieve.as_ref().is_none_or(Sieve::is_empty)
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.trim.is_some() { SizeHint::default() } else { self.body.size_hint() }
+        if self.sieve.is_some() { SizeHint::default() } else { self.body.size_hint() }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        // Clients leave when they have read of an error; it is the replica's all the same.
+        if self.lease.is_some()
+            && let Some(outcome) = self.shown()
+        {
+            self.end(outcome);
+        }
     }
 }
 

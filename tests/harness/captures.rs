@@ -55,6 +55,15 @@ pub fn dechunked(mut wire: &[u8]) -> Vec<u8> {
     }
 }
 
+/// What may reach a client of a stream: all of it, or what comes before the event by which the replica gives it up.
+pub fn passable(stream: &[u8]) -> (&[u8], bool) {
+    let end = stream
+        .windows(23)
+        .position(|w| w == b"\"finish_reason\":\"abort\"")
+        .map(|abort| stream[..abort].windows(2).rposition(|w| w == b"\n\n").map_or(0, |end| end + 2));
+    (&stream[..end.unwrap_or(stream.len())], end.is_none())
+}
+
 /// Plays stream N cut at byte M for the path's query `N-M`.
 pub fn player(streams: Arc<Vec<(String, Vec<u8>)>>) -> impl Fn(&Heard, &mut TcpStream) -> bool {
     move |heard, to| {

@@ -1,0 +1,51 @@
+//! Why a replica gave no answer.
+
+use std::error::Error;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::fleet::{Outcome, Phase};
+
+/// Why a replica gave no answer, or none that is worth passing on. Nothing of one has reached the client.
+#[derive(Debug, Error)]
+#[error("{what}: {cause}")]
+pub struct Failure {
+    /// How far the request had come.
+    pub phase: Phase,
+    /// The replica was given all the time there is.
+    pub timed_out: bool,
+    /// It is the router that does not wait any longer (`timeouts.total`).
+    ours: bool,
+    what: &'static str,
+    cause: String,
+}
+
+impl Failure {
+    pub(super) fn new(phase: Phase, what: &'static str, error: &dyn Error) -> Self {
+        Self::told(phase, what, told(error))
+    }
+
+    pub(super) const fn told(phase: Phase, what: &'static str, cause: String) -> Self {
+        Self { phase, timed_out: false, ours: false, what, cause }
+    }
+
+    pub(super) fn late(phase: Phase, what: &'static str, waited: Duration) -> Self {
+        Self { timed_out: true, ..Self::told(phase, what, format!("nothing within {waited:?}")) }
+    }
+
+    pub(super) fn over() -> Self {
+        let cause = "the request took longer than `timeouts.total`".to_owned();
+        Self { timed_out: true, ours: true, ..Self::told(Phase::FirstByte, "no answer", cause) }
+    }
+
+    /// What the failure means for the replica.
+    pub const fn outcome(&self) -> Outcome {
+        if self.ours { Outcome::Ours } else { Outcome::Failed { phase: self.phase } }
+    }
+}
+
+/// An error in words; hyper and io keep the telling part in the source.
+pub(super) fn told(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
