@@ -133,6 +133,11 @@ async fn drive(policy: &str, trace: &Trace, scenario: &Scenario) -> Fallible<f64
     while let Some(waited) = open.join_next().await {
         waits.extend(waited??);
     }
+    let generated: u64 = stand.replicas.iter().map(|replica| replica.stats().generated.0).sum();
+    let expected: u64 = trace.requests().iter().map(|request| request.output.0).sum();
+    if generated != expected {
+        return Err(format!("{generated} tokens generated of {expected}").into());
+    }
     stand.server.stop();
     Ok(waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64)
 }

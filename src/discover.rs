@@ -1,5 +1,6 @@
-//! Floor 3: asking replicas which models they serve, and engines for their metrics.
+//! Floor 3: asking replicas which models they serve and whether they are well, and engines for their metrics.
 
+mod check;
 mod exposition;
 mod scrape;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Method;
 use http::header::HOST;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
@@ -17,6 +19,8 @@ use crate::fleet::{ApiKey, Fleet, Models, Origin, Paths, Pool, Replica};
 use crate::telemetry::{ErrorLog, Level};
 use crate::tls::{self, Keyring};
 use crate::units::{ModelName, ReplicaId};
+use check::Checker;
+pub use check::watch;
 use scrape::Scrape;
 
 /// How long one question may take.
@@ -87,7 +91,10 @@ pub async fn run(fleet: Arc<Fleet>, log: Arc<ErrorLog>, keyring: Arc<Keyring>, c
     }
     let looking = Scrape::all(&fleet).into_iter();
     let looking = looking.filter_map(|scrape| client(&scrape.replica).map(|client| scrape.follow(client, clock)));
-    futures_util::future::join(join_all(asking), join_all(looking)).await;
+    let checking = Checker::all(&fleet).into_iter();
+    let checking = checking
+        .filter_map(|checker| client(&checker.replica).map(|client| checker.follow(client, log.clone(), clock)));
+    futures_util::future::join3(join_all(asking), join_all(looking), join_all(checking)).await;
 }
 
 /// Asks replicas once, before they are let in; one that does not answer in time is asked again by [`run`].
@@ -129,13 +136,23 @@ fn client(origin: &Origin, keyring: &Keyring) -> reqwest::Result<reqwest::Client
     builder.timeout(PATIENCE).pool_max_idle_per_host(0).build()
 }
 
-/// Asks a replica for `path`. The name in its certificate stands in the place of its host.
+/// Asks a replica for `path` by GET.
 fn get(client: &reqwest::Client, origin: &Origin, path: &str, key: Option<&ApiKey>) -> reqwest::RequestBuilder {
+    ask_for(client, (Method::GET, origin), path, key)
+}
+
+/// Asks a replica for `path`. The name in its certificate stands in the place of its host.
+fn ask_for(
+    client: &reqwest::Client,
+    (method, origin): (Method, &Origin),
+    path: &str,
+    key: Option<&ApiKey>,
+) -> reqwest::RequestBuilder {
     let url = match origin.tls().and_then(|tls| tls.name.as_ref()) {
         Some(name) => format!("https://{name}:{}{}{path}", origin.port(), origin.prefix()),
         None => format!("{origin}{path}"),
     };
-    let request = client.get(url).header(HOST, origin.authority());
+    let request = client.request(method, url).header(HOST, origin.authority());
     match key {
         Some(key) => request.bearer_auth(key.reveal()),
         None => request,

@@ -1,5 +1,7 @@
 //! What benches over real HTTP share: emulated replicas, a router in this process, streams that are read to their end.
 
+#![allow(unreachable_pub, reason = "benches are crates of their own")]
+
 use std::error::Error;
 use std::net::TcpListener;
 use std::time::Duration;

@@ -56,15 +56,18 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
     let usual = (paths != Paths::Any).then_some(ENGINE_METRICS);
     let members = draft.members.unwrap_or_default().into_iter().map(|At { value: mut member, .. }| {
         member.origin.verify_by(&tls);
+        draft.failing.apply(&mut member);
         member
     });
+    let members = members.collect();
     PoolSpec {
+        failing: draft.failing.finish(paths != Paths::Any),
         metering: draft.metering.finish(usual),
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
         shadow: draft.shadow,
-        members: members.collect(),
+        members,
         route: draft.route,
         paths,
         fallback: draft.fallback.map(|fallback| fallback.value),

@@ -30,7 +30,7 @@ pub(super) struct Key<T: 'static> {
 pub(super) const TABLES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 27] = [
+pub(super) const NGINX: [(&str, &str); 28] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),
     ("client_body_timeout", "`body` in `[timeouts]`"),
@@ -38,6 +38,7 @@ pub(super) const NGINX: [(&str, &str); 27] = [
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
     ("error_log", "`error` in `[log]`"),
     ("hash", "`policy = \"hash ...\"`"),
+    ("health_check", "`check` of a pool"),
     ("ip_hash", "`policy = \"ip_hash\"`"),
     ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
     ("least_conn", "`policy = \"least_conn\"`"),

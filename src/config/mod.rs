@@ -4,6 +4,7 @@
 
 pub(crate) mod amount;
 mod assemble;
+mod failing;
 mod files;
 mod headers;
 mod keys;

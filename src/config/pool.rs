@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
+use super::failing::{self, DraftFailing};
 use super::headers::{self, OwnHeaders};
 use super::keys::{HEADERS, Key, file};
 use super::metering::{self, DraftMetering};
@@ -37,6 +38,7 @@ pub(super) struct Draft {
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
     pub(super) tls: DraftTls,
+    pub(super) failing: DraftFailing,
     /// The keys that were given, readable or not.
     pub(super) given: Vec<At<&'static str>>,
 }
@@ -50,7 +52,7 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 18] = [
+pub(super) const SHORT: [&str; 23] = [
     "policy",
     "shadow",
     "replicas",
@@ -69,6 +71,11 @@ pub(super) const SHORT: [&str; 18] = [
     "tls_ca",
     "tls_name",
     "tls_verify",
+    "eject_growth",
+    "replay_percent",
+    "replay_spare",
+    "stalled",
+    "check",
 ];
 
 pub(super) static POOL: &[Key<Draft>] = &[
@@ -211,6 +218,36 @@ pub(super) static POOL: &[Key<Draft>] = &[
         default: "true",
         set: |d, v| v.flag().map(|verify| d.tls.verify = Some(v.here(verify))),
     },
+    Key {
+        path: "eject_growth",
+        wants: "true or false",
+        default: "true",
+        set: |d, v| v.flag().map(|grows| d.failing.growth = Some(grows)),
+    },
+    Key {
+        path: "replay_percent",
+        wants: "a whole number of percent",
+        default: "20",
+        set: |d, v| failing::number(v).map(|percent| d.failing.failing.replays.percent = percent),
+    },
+    Key {
+        path: "replay_spare",
+        wants: "a whole number",
+        default: "3",
+        set: |d, v| failing::number(v).map(|spare| d.failing.failing.replays.spare = spare),
+    },
+    Key {
+        path: "stalled",
+        wants: "a time above 0 such as \"30s\", or \"off\"",
+        default: "\"30s\"",
+        set: |d, v| failing::stalled(v).map(|time| d.failing.stalled = Some(time)),
+    },
+    Key {
+        path: "check",
+        wants: "a table such as { path = \"/health\", interval = \"5s\" }",
+        default: "",
+        set: |d, v| failing::check(v).map(|check| d.failing.failing.check = Some(check)),
+    },
 ];
 
 impl Draft {
@@ -231,6 +268,7 @@ impl Draft {
             api_key_env: None,
             sticky: None,
             tls: DraftTls::default(),
+            failing: DraftFailing::default(),
             given: Vec::new(),
         }
     }

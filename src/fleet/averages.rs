@@ -3,14 +3,22 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::units::Tokens;
+
 /// A new answer's share in an average is one in this many.
 const MEMORY: u64 = 8;
+/// Shorter prompts say nothing of how fast prompts are read.
+const TELLING: Tokens = Tokens(256);
+/// What a prompt's token is taken to need while nothing is known.
+const SLOW: Duration = Duration::from_millis(1);
 
 /// Averages over a replica's completed answers, each new answer weighing an eighth, from every pool that has it.
 #[derive(Debug, Default)]
 pub(super) struct Averages {
     first_byte: Average,
     last_byte: Average,
+    /// For each token of a prompt, its time in the queue included.
+    token: Average,
 }
 
 /// Nanoseconds; 0 before the first answer.
@@ -22,6 +30,20 @@ impl Averages {
     pub(super) fn learn(&self, first_byte: Duration, last_byte: Duration) {
         self.first_byte.learn(first_byte);
         self.last_byte.learn(last_byte);
+    }
+
+    /// Takes note of a prompt's length and the time from its choice to the first token.
+    pub(super) fn learn_prefill(&self, prompt: Tokens, time: Duration) {
+        if let (true, Ok(tokens)) = (prompt >= TELLING, u32::try_from(prompt.0)) {
+            self.token.learn(time / tokens);
+        }
+    }
+
+    /// How long prompts of so many tokens take, as far as is known.
+    pub(super) fn prefills(&self, prompts: Tokens) -> Duration {
+        let token = self.token.after(0);
+        let each = if token.is_zero() { SLOW } else { token };
+        each.saturating_mul(u32::try_from(prompts.0).unwrap_or(u32::MAX))
     }
 
     /// The average times to the first byte and to the end, halved `rounds` times so that a replica that was slow once is
@@ -62,5 +84,14 @@ mod tests {
         assert_eq!(averages.after(0).0, ms(90));
         assert_eq!(averages.after(1).0, ms(45));
         assert_eq!(averages.after(500).0, Duration::from_nanos(1));
+    }
+
+    #[test]
+    fn prompts_are_expected_to_be_read_as_fast_as_those_before() {
+        let averages = Averages::default();
+        averages.learn_prefill(Tokens(10), Duration::from_secs(9));
+        assert_eq!(averages.prefills(Tokens(2_000)), Duration::from_secs(2), "nothing is known yet");
+        averages.learn_prefill(Tokens(1_000), Duration::from_millis(100));
+        assert_eq!(averages.prefills(Tokens(2_000)), Duration::from_millis(200));
     }
 }

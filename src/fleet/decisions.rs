@@ -55,6 +55,18 @@ pub(super) struct Decision {
     pub(super) end: Option<End>,
 }
 
+/// How a choice comes about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The policy was asked.
+    #[default]
+    Asked,
+    /// The request belonged to a replica.
+    Pinned,
+    /// All that could be chosen had too much to do, and this one will be free first.
+    FirstFree,
+}
+
 /// What there was to choose from.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -62,8 +74,7 @@ pub(super) struct Seen {
     pub(super) offered: Vec<Candidate>,
     /// Who was not offered, and why.
     pub(super) passed: Vec<(Slot, &'static str)>,
-    /// The request belonged to a replica; the policy was not asked.
-    pub(super) pinned: bool,
+    pub(super) way: Way,
     /// Replicas that there was no room for.
     left_out: usize,
 }
@@ -100,7 +111,7 @@ pub struct Told {
     pub left_out: usize,
     /// Who was chosen, or why nobody was.
     pub chosen: Result<Arc<str>, NoReplica>,
-    /// Why that one: `pinned`, `only one` or `policy`; empty if nobody was.
+    /// Why that one: `pinned`, `only one`, `first free` or `policy`; empty if nobody was.
     pub why: &'static str,
     /// What of the prompt was taken to be cached there; `None` where the policy does not ask.
     pub cached: Option<Tokens>,
@@ -187,8 +198,8 @@ impl Ring {
 }
 
 impl Seen {
-    pub(super) fn new(pinned: bool) -> Self {
-        Self { pinned, ..Self::default() }
+    pub(super) fn new(way: Way) -> Self {
+        Self { way, ..Self::default() }
     }
 
     /// How many it tells of.
@@ -227,8 +238,8 @@ impl Decision {
     }
 
     fn copy(&self) -> Self {
-        let Seen { offered, passed, pinned, left_out } = &self.seen;
-        let seen = Seen { offered: offered.clone(), passed: passed.clone(), pinned: *pinned, left_out: *left_out };
+        let Seen { offered, passed, way, left_out } = &self.seen;
+        let seen = Seen { offered: offered.clone(), passed: passed.clone(), way: *way, left_out: *left_out };
         Self { id: self.id.clone(), pool: self.pool.clone(), key: self.key.clone(), seen, ..*self }
     }
 
@@ -239,7 +250,8 @@ impl Decision {
     fn why(&self) -> &'static str {
         match self.chosen {
             Err(_) => "",
-            Ok(_) if self.seen.pinned => "pinned",
+            Ok(_) if self.seen.way == Way::Pinned => "pinned",
+            Ok(_) if self.seen.way == Way::FirstFree => "first free",
             Ok(_) if self.seen.offered.len() == 1 && self.seen.left_out == 0 => "only one",
             Ok(_) => "policy",
         }

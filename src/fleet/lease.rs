@@ -44,6 +44,8 @@ pub enum Outcome {
     ClientGone,
     /// The replica answered 4xx: the client's fault.
     Refused,
+    /// The replica and another one failed in the same way: the request is to blame.
+    Excused,
     /// The replica answered 429 or 503: it has too much to do.
     Busy {
         /// What it said in `Retry-After`.
@@ -64,7 +66,7 @@ impl Outcome {
         match self {
             Self::Completed => "completed",
             Self::ClientGone => "client_gone",
-            Self::Refused => "refused",
+            Self::Refused | Self::Excused => "refused",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
             Self::Ours => "ours",
@@ -237,7 +239,11 @@ impl Lease {
     /// Follows the answer.
     pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
-        self.first_byte.get_or_insert(now);
+        self.replica.progress(now);
+        if self.first_byte.is_none() {
+            self.first_byte = Some(now);
+            self.replica.begins();
+        }
         if let Some(aside) = &mut self.aside {
             aside.follow(seen, now);
         }
@@ -248,6 +254,9 @@ impl Lease {
                 Some(last) => self.gaps.add(now.since(last)),
                 None => {
                     self.first_token = Some(now);
+                    self.replica
+                        .averages()
+                        .learn_prefill(self.prompt - self.cached.unwrap_or_default(), now.since(self.chosen));
                     charge.first_token(ledger);
                     self.streams = ledger.load().decoding;
                 }
@@ -258,6 +267,19 @@ impl Lease {
             self.usage = Some(usage);
             charge.correct(ledger, usage, now);
         }
+    }
+
+    /// Takes note of the token counts where the answer ends, which need not be the replica's doing.
+    pub fn counts(&mut self, usage: Option<Usage>, now: Moment) {
+        if let (Some(usage), Some(charge)) = (usage, &mut self.charge) {
+            self.usage = Some(usage);
+            charge.correct(self.replica.ledger(), usage, now);
+        }
+    }
+
+    /// Takes note that the replica is busy, before the request ends.
+    pub fn busy(&self, retry_after: Option<Duration>, now: Moment) {
+        self.pool.passes_over(self.at, retry_after, now);
     }
 
     /// Takes the charge back and tells how the request ended.
@@ -279,6 +301,12 @@ impl Lease {
                 measured.learn(usage);
             }
             self.pool.learn_speed(self.at, self.sample(completion));
+        }
+        if self.first_byte.is_none() {
+            self.replica.begins();
+        }
+        if matches!(outcome, Outcome::Completed | Outcome::Refused) {
+            self.replica.progress(now);
         }
         self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);

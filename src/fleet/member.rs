@@ -1,14 +1,18 @@
 //! A replica as a member of one pool, and whether it may be chosen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::screening::Screening;
 use super::seat::Held;
 use super::standing::Standing;
 use super::{MemberSpec, Replica};
 use crate::balance::{self, Candidate, Pace};
-use crate::eject::Admission;
+use crate::eject::{Admission, Cause};
 use crate::units::{Moment, Slot, Tokens};
+
+/// When to ask again for a member that is out until something comes from it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What holds for all members of a pool.
 #[derive(Clone, Copy)]
@@ -53,13 +57,26 @@ impl Member {
             screening.full = true;
             return false;
         }
-        match standing.ejector.admits(screening.now) {
-            Admission::Ejected { until } if ground.ejects => {
-                screening.ejected_until = Some(screening.ejected_until.map_or(until, |first| first.min(until)));
-                false
-            }
-            _ => true,
+        if let Some(every) = screening.checked_every.filter(|_| standing.health.is_out()) {
+            screening.ejected(screening.now + every);
+            return false;
         }
+        let until = match standing.ejector.admits(screening.now) {
+            Admission::Ejected { cause, .. } if screening.panic && cause.is_passive() => return true,
+            Admission::Ejected { until, .. } if ground.ejects => until,
+            // Requests wait there already; one more would learn nothing that they do not.
+            Admission::Probing if self.hangs(standing) && ground.ejects && !screening.panic => {
+                screening.now + LOOK_AGAIN
+            }
+            _ => return true,
+        };
+        screening.ejected(until);
+        false
+    }
+
+    /// Tells whether requests wait on a replica from which nothing comes.
+    pub(super) fn hangs(&self, standing: &Standing) -> bool {
+        standing.ejector.cause() == Some(Cause::Stalled) && self.replica.unanswered() > 0
     }
 
     /// Tells whether the member takes requests that do not belong to it.

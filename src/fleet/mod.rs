@@ -2,9 +2,12 @@
 
 mod attempt;
 mod averages;
+mod budget;
+mod busy;
 mod changes;
 mod decisions;
 mod door;
+mod failing;
 mod gaps;
 mod lease;
 mod load;
@@ -26,6 +29,7 @@ mod sticky;
 mod tests;
 mod trust;
 mod vitals;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,14 +37,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 
 pub use attempt::{Attempt, Beside, Pin};
+pub use budget::{ReplayLimits, Replays};
 pub use changes::Changes;
 pub use decisions::{Decisions, End, Scored, Told};
 pub use door::{Door, HUNG_AFTER};
+pub use failing::{Check, Failing};
 pub use gaps::{GAP_SECONDS, Gaps};
 pub use lease::{Lease, Observer, Outcome, Phase, Progress, Report};
 pub use meter::{Measured, Meter};
 pub use origin::{BadOrigin, Origin};
-pub use pool::Pool;
+pub use pool::{Checked, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
 pub use shadow::Shadowed;

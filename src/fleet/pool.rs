@@ -1,12 +1,14 @@
 //! The replicas that can stand in for each other, and the choice among them.
 
 mod aside;
+mod health;
 mod models;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::budget::Budget;
 use super::lease::Chosen;
 use super::member::{Ground, Member, describe};
 use super::meter::Meters;
@@ -15,20 +17,19 @@ use super::seat::Held;
 use super::shadow::Shadow;
 use super::speed::{Sample, Speeds};
 use super::standing::Standing;
-use super::{
-    ApiKey, Attempt, Lease, MemberSpec, NoReplica, Observer, Outcome, Paths, Pin, PoolSpec, Replica, State, Sticky,
-};
+use super::{ApiKey, Attempt, Lease, MemberSpec, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky};
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
-use crate::eject::Admission;
 use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
 pub(super) use aside::Aside;
 use aside::Choice;
+pub use health::Checked;
 
 /// What a pool's lock guards.
 struct Inner {
     policy: Box<dyn Policy>,
     dice: Dice,
     standings: Vec<Standing>,
+    budget: Budget,
     speeds: Speeds,
     /// When a member could first be chosen.
     opened: Option<Moment>,
@@ -68,6 +69,7 @@ impl Pool {
             policy: spec.policy.build(&describe(&spec.members))?,
             dice: Dice::seeded(seed),
             standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
+            budget: Budget::default(),
             speeds: Speeds::new(spec.members.len()),
             opened: None,
             offered: Vec::with_capacity(spec.members.len()),
@@ -95,14 +97,14 @@ impl Pool {
         if let (Some(shadow), Some(old)) = (self.shadow.as_mut().and_then(Arc::get_mut), &old.shadow) {
             shadow.take_over(old);
         }
-        let (opened, known) = {
+        let (opened, budget, known) = {
             let inner = old.lock();
             let known = old.members.iter().zip(&inner.standings);
             let known: Vec<_> = known.map(|(m, s)| (m.replica.id(), m.is_there(old.ground()), s.clone())).collect();
-            (inner.opened, known)
+            (inner.opened, inner.budget.clone(), known)
         };
         let mut inner = self.lock();
-        inner.opened = opened;
+        (inner.opened, inner.budget) = (opened, budget);
         for (member, standing) in self.members.iter().zip(&mut inner.standings) {
             let before = known.iter().find(|(id, ..)| *id == member.replica.id());
             *standing = match before {
@@ -186,34 +188,6 @@ impl Pool {
         self.spec.sticky.as_ref()
     }
 
-    /// Tells of each member whether it could be chosen now, in configuration order.
-    pub fn states(&self, now: Moment) -> Vec<State> {
-        let mut inner = self.lock();
-        self.look(&mut inner, now);
-        let state = |(member, standing): (&Member, &Standing)| {
-            let mut screening = Screening::at(now);
-            match (member.admits(standing, self.ground(), &mut screening), standing.ejector.admits(now)) {
-                (true, _) if !member.takes_new() => State::Draining,
-                (true, Admission::Probing) => State::Probing,
-                (true, _) => State::Admitted,
-                (false, _) if member.replica.is_drained() => State::Drained,
-                (false, _) if member.spec.down => State::Down,
-                (false, _) if screening.not_ready => State::NotReady,
-                (false, _) if screening.full => State::Full,
-                (false, _) => State::Ejected,
-            }
-        };
-        self.members.iter().zip(&inner.standings).map(state).collect()
-    }
-
-    /// Tells whether some member could be chosen now.
-    pub fn ready(&self, now: Moment) -> bool {
-        let inner = self.lock();
-        let mut screening = Screening::at(now);
-        let admits = |(m, s): (&Member, &Standing)| m.takes_new() && m.admits(s, self.ground(), &mut screening);
-        self.members.iter().zip(&inner.standings).any(admits)
-    }
-
     /// Tells whether a member has never answered `/v1/models`, or has no address yet.
     pub fn is_waiting(&self) -> bool {
         let unheard = |m: &Member| !m.spec.down && !m.replica.answered();
@@ -229,9 +203,9 @@ impl Pool {
         let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
         let seats = self.members.iter().map(|member| member.replica.seat());
         let held = prefix.map(|prefix| Held::of(prefix, prompt, seats));
-        let mut screening = Screening::at(now);
         let mut inner = self.lock();
         self.look(&mut inner, now);
+        let mut screening = self.screen(&inner, now);
         let pinned = attempt.pinned.and_then(|pin| self.pinned(&inner, pin, attempt, &mut screening));
         let chosen = match pinned {
             None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
@@ -246,6 +220,9 @@ impl Pool {
         };
         let member = &self.members[at.index()];
         inner.standings[at.index()].ejector.chosen(now);
+        if attempt.tried.is_empty() {
+            inner.budget.request(now);
+        }
         let seat = member.replica.seat();
         let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
         let found_idle = member.replica.load().prefill == Tokens(0);
@@ -260,20 +237,6 @@ impl Pool {
         let prefix = attempt.prefix.clone();
         let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
-    }
-
-    /// Feeds a settled request's outcome to the ejector and the policy.
-    pub(super) fn judge(&self, at: Slot, outcome: Outcome, now: Moment) {
-        let mut inner = self.lock();
-        let Inner { policy, standings, .. } = &mut *inner;
-        match outcome {
-            Outcome::Failed { .. } => {
-                standings[at.index()].ejector.failed(now);
-                policy.failed(at);
-            }
-            Outcome::Completed | Outcome::Refused | Outcome::Busy { .. } => standings[at.index()].served(now),
-            Outcome::ClientGone | Outcome::Ours => {}
-        }
     }
 
     /// Learns how fast a member is.
@@ -317,6 +280,9 @@ impl Pool {
     fn pinned(&self, inner: &Inner, pin: Pin, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
         let at = self.members.iter().position(|m| m.replica.id() == pin.replica())?;
         let (member, standing) = (self.members.get(at)?, inner.standings.get(at)?);
+        if !attempt.is_bound() && standing.busy.is_now(screening.now) {
+            return None;
+        }
         self.eligible(member, standing, attempt, screening).then_some(Slot(u32::try_from(at).ok()?))
     }
 
@@ -339,7 +305,12 @@ impl Pool {
             offered.clear();
             for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {
                 let wanted = member.spec.backup == backup && member.takes_new();
-                if wanted && self.eligible(member, standing, attempt, screening) {
+                if !wanted || !self.eligible(member, standing, attempt, screening) {
+                    continue;
+                }
+                if standing.busy.is_now(screening.now) {
+                    screening.busy(standing.busy.until(), Slot(slot));
+                } else {
                     let candidate = member.candidate(Slot(slot), standing, held, screening.now);
                     let pace = if self.learns_speed { speeds.pace(slot as usize) } else { Pace::default() };
                     offered.push(Candidate { pace, ..candidate });
@@ -356,7 +327,9 @@ impl Pool {
                 return Some(chosen.at);
             }
         }
-        None
+        // A request that one replica was too busy for does not go round all the others that have said the same.
+        let told = tried.iter().any(|at| standings.get(at.index()).is_some_and(|s| s.busy.is_now(screening.now)));
+        screening.first_free.filter(|_| !told).map(|(_, at)| at)
     }
 
     /// The one eligibility test: what holds for every request, then what this one asks for.

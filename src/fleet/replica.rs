@@ -66,6 +66,12 @@ pub struct Replica {
     mark: String,
     /// What its engine last said of itself.
     truth: ArcSwapOption<Truth>,
+    /// When something last came from it, in nanoseconds.
+    progressed: AtomicU64,
+    /// Requests of which nothing has come yet.
+    unanswered: AtomicU32,
+    /// When it was last given a request while there was none of those.
+    unanswered_since: AtomicU64,
     seat: Seat,
 }
 
@@ -85,6 +91,9 @@ impl Replica {
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
+            progressed: AtomicU64::new(0),
+            unanswered: AtomicU32::new(0),
+            unanswered_since: AtomicU64::new(0),
             seat,
         }
     }
@@ -236,6 +245,33 @@ impl Replica {
         !matches!(**self.models.load(), Models::Unknown)
     }
 
+    /// Takes note that something came from it.
+    pub(super) fn progress(&self, now: Moment) {
+        self.progressed.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Takes note that an answer has begun, or that nobody waits for it any more.
+    pub(super) fn begins(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests of which nothing has come yet. Others may be silent because their client does not read.
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// When something last came from it, and when it was last given a request while no other was waited for.
+    pub(super) fn signs(&self) -> (Moment, Moment) {
+        let read = |at: &AtomicU64| Moment::from_nanos(at.load(Ordering::Relaxed));
+        (read(&self.progressed), read(&self.unanswered_since))
+    }
+
+    /// Tells whether something has come from it within `time`.
+    pub fn progressed_within(&self, time: Duration, now: Moment) -> bool {
+        let (progressed, _) = self.signs();
+        progressed > Moment::ZERO && now.since(progressed) <= time
+    }
+
     pub(super) const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -247,6 +283,9 @@ impl Replica {
     /// Puts a request on it, of which `uncached` tokens are to be prefilled.
     pub(super) fn charge(&self, prompt: Tokens, uncached: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
+        }
         self.ledger.charge(prompt, uncached, now)
     }
 }

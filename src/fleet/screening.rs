@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::units::Moment;
+use crate::eject::Cause;
+use crate::units::{Moment, Slot};
 
 /// Why no replica could be chosen.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -39,8 +40,10 @@ pub enum State {
     Admitted,
     /// It can, for the first time after failures.
     Probing,
-    /// It is left alone after failures.
-    Ejected,
+    /// It is left alone for this.
+    Ejected(Cause),
+    /// It is passed over for having answered 429 or 503, unless all are.
+    Busy,
     /// It has not answered `/v1/models` yet.
     NotReady,
     /// It has as many requests as `max_conns` allows.
@@ -54,12 +57,19 @@ pub enum State {
 }
 
 /// One look at the members at one moment; notes why some were passed over, to say so when all were.
+#[derive(Clone)]
 pub(super) struct Screening {
     pub(super) now: Moment,
     pub(super) not_ready: bool,
     pub(super) ejected_until: Option<Moment>,
     pub(super) full: bool,
     pub(super) tried: bool,
+    /// So many have failed that nobody is left alone for that.
+    pub(super) panic: bool,
+    /// The time between checks, where there are any.
+    pub(super) checked_every: Option<Duration>,
+    /// Of those that are busy, who is free first.
+    pub(super) first_free: Option<(Moment, Slot)>,
 }
 
 impl State {
@@ -68,7 +78,8 @@ impl State {
         match self {
             Self::Admitted => "admitted",
             Self::Probing => "probing",
-            Self::Ejected => "ejected",
+            Self::Ejected(_) => "ejected",
+            Self::Busy => "busy",
             Self::NotReady => "not_ready",
             Self::Full => "full",
             Self::Draining => "draining",
@@ -76,11 +87,40 @@ impl State {
             Self::Down => "down",
         }
     }
+
+    /// What it is left alone for.
+    pub const fn cause(self) -> Option<Cause> {
+        match self {
+            Self::Ejected(cause) => Some(cause),
+            _ => None,
+        }
+    }
 }
 
 impl Screening {
     pub(super) const fn at(now: Moment) -> Self {
-        Self { now, not_ready: false, ejected_until: None, full: false, tried: false }
+        Self {
+            now,
+            not_ready: false,
+            ejected_until: None,
+            full: false,
+            tried: false,
+            panic: false,
+            checked_every: None,
+            first_free: None,
+        }
+    }
+
+    /// Takes note of when a member may be asked again.
+    pub(super) fn ejected(&mut self, until: Moment) {
+        self.ejected_until = Some(self.ejected_until.map_or(until, |first| first.min(until)));
+    }
+
+    /// Takes note of a busy member; of two, the first to be free is kept.
+    pub(super) fn busy(&mut self, until: Moment, at: Slot) {
+        if self.first_free.is_none_or(|(first, _)| until < first) {
+            self.first_free = Some((until, at));
+        }
     }
 
     pub(super) fn reason(&self) -> NoReplica {

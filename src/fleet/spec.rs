@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Origin, Sticky, Tls};
+use super::{Failing, Origin, Sticky, Tls};
 use crate::balance;
 use crate::eject;
 use crate::prompt::{MediaTokens, Vocabulary};
@@ -37,6 +37,8 @@ pub struct PoolSpec {
     pub sticky: Option<Sticky>,
     /// How replicas that are reached by `https://` are verified; the members' origins say so too.
     pub tls: Tls,
+    /// What is done about replicas that fail.
+    pub failing: Failing,
 }
 
 /// How a pool's tokens are counted.

@@ -2,21 +2,42 @@
 
 use std::time::Duration;
 
-use crate::eject::{Admission, Ejector, Limits};
+use super::busy::Busy;
+use super::watch::Watch;
+use super::{Check, Outcome, Phase};
+use crate::eject::{Admission, Cause, Ejector, Limits};
 use crate::units::{Moment, Weight};
 
 /// Members that become ready within this time of their pool's first have started with it.
 const TOGETHER: Duration = Duration::from_secs(10);
 /// Weights are offered to policies in thousandths, so that one that grows has steps between nothing and 1.
 const WHOLE: u128 = 1_000;
+/// A replica that so many requests in a row found as faulty as another one, and none was served by, is at fault itself: two
+/// replicas that are broken in the same way vouch for each other.
+const DOUBTS: u32 = 8;
 
 /// One member's failures and its way back.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     pub(super) ejector: Ejector,
+    pub(super) busy: Busy,
+    pub(super) watch: Watch,
+    pub(super) health: Health,
+    /// Faults in a row that were taken to be the requests'.
+    doubts: u32,
+    /// How often each of [`Cause::ALL`] has taken it out.
+    ejections: [u64; Cause::ALL.len()],
     warmth: Warmth,
     /// The replica's count of absences when it was last looked at.
     absences: u32,
+}
+
+/// What the checks of a replica came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Health {
+    out: bool,
+    /// Answers in a row that say otherwise.
+    against: u32,
 }
 
 /// nginx's `slow_start`: how far a member that has come back is.
@@ -33,8 +54,17 @@ enum Warmth {
 
 impl Standing {
     /// A member of a pool that is made now.
-    pub(super) const fn new(limits: Limits) -> Self {
-        Self { ejector: Ejector::new(limits), warmth: Warmth::Fresh, absences: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            ejector: Ejector::new(limits),
+            busy: Busy::default(),
+            watch: Watch::default(),
+            health: Health::default(),
+            doubts: 0,
+            ejections: Default::default(),
+            warmth: Warmth::Fresh,
+            absences: 0,
+        }
     }
 
     /// A member that joins a pool which serves already, or had been taken out of it by its description.
@@ -63,6 +93,83 @@ impl Standing {
         };
     }
 
+    /// Draws the consequences of how a request on the member ended.
+    pub(super) fn judge(&mut self, outcome: Outcome, now: Moment) {
+        match outcome {
+            Outcome::Failed { phase: Phase::Connect } => self.failed(Cause::Refused, now),
+            Outcome::Failed { .. } => self.failed(Cause::Failed, now),
+            Outcome::Excused => {
+                self.doubts += 1;
+                if self.doubts >= DOUBTS {
+                    self.doubts = 0;
+                    self.failed(Cause::Failed, now);
+                }
+            }
+            Outcome::Busy { retry_after } => {
+                self.busy.told(retry_after, now);
+                self.served(now);
+            }
+            Outcome::Completed => {
+                self.doubts = 0;
+                self.served(now);
+            }
+            Outcome::Refused => self.served(now),
+            Outcome::ClientGone | Outcome::Ours => {}
+        }
+    }
+
+    fn failed(&mut self, cause: Cause, now: Moment) {
+        let begins = self.ejector.failed(cause, now);
+        self.count(cause, begins);
+    }
+
+    /// Ejects it because nothing comes from it. Returns whether it was in until now.
+    pub(super) fn stalls(&mut self, now: Moment) -> bool {
+        let begins = !self.ejector.is_out() && self.ejector.eject(Cause::Stalled, now);
+        if begins {
+            self.watch.stalls(now);
+        }
+        self.count(Cause::Stalled, begins);
+        begins
+    }
+
+    /// Ends an ejection for its silence.
+    pub(super) fn revives(&mut self, now: Moment) -> bool {
+        let revives = self.ejector.cause() == Some(Cause::Stalled);
+        if revives {
+            self.ejector.cleared();
+            self.warmth = Warmth::Warming(now);
+        }
+        revives
+    }
+
+    /// Takes note of a check. Returns whether it took the member out, or brought it back.
+    pub(super) fn checked(&mut self, passed: bool, check: &Check, now: Moment) -> bool {
+        let turns = self.health.look(passed, check);
+        self.count(Cause::Check, turns && !passed);
+        if turns && passed {
+            self.warmth = Warmth::Warming(now);
+        }
+        turns
+    }
+
+    fn count(&mut self, cause: Cause, begins: bool) {
+        let at = Cause::ALL.iter().position(|known| *known == cause);
+        if let Some(count) = at.and_then(|at| self.ejections.get_mut(at)) {
+            *count += u64::from(begins);
+        }
+    }
+
+    /// What it is left alone for.
+    pub(super) fn out_for(&self) -> Option<Cause> {
+        if self.health.is_out() { Some(Cause::Check) } else { self.ejector.cause() }
+    }
+
+    /// How often each of [`Cause::ALL`] has taken it out.
+    pub(super) const fn ejections(&self) -> [u64; Cause::ALL.len()] {
+        self.ejections
+    }
+
     /// Counts an answer; one that ends an ejection begins the way back.
     pub(super) fn served(&mut self, now: Moment) {
         let was_out = self.ejector.admits(now) != Admission::Admitted;
@@ -82,6 +189,22 @@ impl Standing {
             _ => full,
         };
         u32::try_from(reached.max(1)).ok().and_then(Weight::new).unwrap_or(weight)
+    }
+}
+
+impl Health {
+    /// Tells whether the checks have taken it out.
+    pub(super) const fn is_out(&self) -> bool {
+        self.out
+    }
+
+    fn look(&mut self, passed: bool, check: &Check) -> bool {
+        self.against = if passed == self.out { self.against + 1 } else { 0 };
+        let turns = self.against >= if self.out { check.rise } else { check.fall };
+        if turns {
+            (self.out, self.against) = (!self.out, 0);
+        }
+        turns
     }
 }
 
@@ -140,12 +263,45 @@ mod tests {
     fn a_probe_that_is_served_begins_the_return() {
         let mut standing = fresh();
         standing.look(true, 0, at(0), at(0));
-        standing.ejector.failed(at(10));
+        standing.judge(Outcome::Failed { phase: Phase::Connect }, at(10));
         standing.ejector.chosen(at(21));
         assert_eq!(weight(&standing, at(21)), 2_000, "a probe is not kept waiting");
         standing.served(at(22));
         assert_eq!(weight(&standing, at(32)), 500);
         standing.served(at(33));
         assert_eq!(weight(&standing, at(42)), 1_000, "further answers change nothing");
+    }
+
+    #[test]
+    fn checks_take_out_after_fall_and_bring_back_after_rise() {
+        let mut standing = fresh();
+        let check = Check { rise: 2, fall: 3, ..Check::default() };
+        let mut turns = String::new();
+        for passed in "++--+---+-++".chars() {
+            let turned = standing.checked(passed == '+', &check, at(0));
+            turns.push(if turned { '!' } else { '.' });
+            turns.push(if standing.health.is_out() { 'o' } else { 'i' });
+        }
+        assert_eq!(turns, ".i.i.i.i.i.i.i!o.o.o.o!i");
+        assert_eq!(standing.ejections(), [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn faults_that_another_shares_count_only_if_nothing_is_served_between_many() {
+        let mut standing = fresh();
+        for n in 0..100 {
+            standing.judge(if n % 7 == 6 { Outcome::Completed } else { Outcome::Excused }, at(n));
+            assert!(!standing.ejector.is_out());
+        }
+        (0..DOUBTS).for_each(|_| standing.judge(Outcome::Excused, at(101)));
+        assert_eq!(standing.ejector.cause(), Some(Cause::Failed));
+    }
+
+    #[test]
+    fn being_busy_never_ejects() {
+        let mut standing = fresh();
+        (0..1_000).for_each(|n| standing.judge(Outcome::Busy { retry_after: None }, at(n)));
+        assert!(!standing.ejector.is_out() && standing.busy.is_now(at(999)));
+        assert_eq!(standing.ejections(), [0; 4]);
     }
 }

@@ -9,7 +9,7 @@ use crate::balance::{Job, Spec};
 use crate::units::{ModelName, Moment, Tokens};
 
 #[derive(Default)]
-struct Book(Mutex<Vec<(String, Outcome)>>);
+pub(super) struct Book(Mutex<Vec<(String, Outcome)>>);
 
 impl Observer for Book {
     fn settled(&self, report: &Report<'_>) {
@@ -17,7 +17,7 @@ impl Observer for Book {
     }
 }
 
-fn at(seconds: u64) -> Moment {
+pub(super) fn at(seconds: u64) -> Moment {
     Moment::ZERO + Duration::from_secs(100 + seconds)
 }
 
@@ -25,7 +25,7 @@ fn member(port: u16) -> MemberSpec {
     MemberSpec::new(format!("http://10.0.0.1:{port}").parse().unwrap())
 }
 
-fn spec(name: &str, ports: &[u16]) -> PoolSpec {
+pub(super) fn spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
         metering: Metering::default(),
         name: name.into(),
@@ -39,10 +39,11 @@ fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         api_key: None,
         sticky: None,
         tls: Default::default(),
+        failing: Default::default(),
     }
 }
 
-fn attempt() -> Attempt<'static> {
+pub(super) fn attempt() -> Attempt<'static> {
     let job =
         Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
     Attempt {
@@ -56,7 +57,7 @@ fn attempt() -> Attempt<'static> {
     }
 }
 
-fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {
+pub(super) fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {
     let book = Arc::new(Book::default());
     let observer: Arc<dyn Observer> = book.clone();
     let fleet = Fleet::new(specs, &observer, 1).unwrap();
@@ -126,7 +127,7 @@ fn the_only_replica_is_never_ejected() {
 fn client_faults_and_hangups_do_not_eject() {
     let (fleet, _) = fleet_of(vec![spec("m", &[1, 2])]);
     let pool = fleet.pool("m").unwrap();
-    for outcome in [Outcome::Refused, Outcome::ClientGone, Outcome::Busy { retry_after: None }, Outcome::Ours] {
+    for outcome in [Outcome::Refused, Outcome::ClientGone, Outcome::Ours, Outcome::Completed] {
         for _ in 0..4 {
             pool.acquire(&attempt(), at(0)).unwrap().settle(outcome, at(0));
         }

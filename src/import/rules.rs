@@ -41,7 +41,8 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["sticky"], By(sticky::sticky)),
     (&["sticky_cookie_insert"], Cannot("nginx itself has it no more: write `sticky cookie`")),
     (&["state"], Cannot("replicas that are added by hand last until the next reload: write them into the file")),
-    (&["queue", "ntlm", "health_check", "match", "check", "check_*"], Cannot("no such thing here")),
+    (&["queue", "ntlm"], Cannot("no such thing here")),
+    (&["health_check", "match", "check", "check_*"], Cannot("write a `check` into the pool by hand")),
     (&["resolver"], By(sticky::resolver)),
     (&["resolver_timeout"], Time("resolver_timeout")),
     // Servers.

@@ -100,6 +100,7 @@ fn pool(out: &mut String, pool: &Pool) {
     if let Some(sticky) = &pool.sticky {
         line(out, &format!("sticky = {sticky}"));
     }
+    line(out, "eject_growth = false # nginx's times away do not grow");
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));

@@ -128,6 +128,9 @@ impl Try {
         match (&self.chosen, &*self.why) {
             (Some(name), "pinned") => writeln!(out, "  chosen: {name}, to which the request belonged")?,
             (Some(name), "only one") => writeln!(out, "  chosen: {name}, the only one")?,
+            (Some(name), "first free") => {
+                writeln!(out, "  chosen: {name}, the first to be free of those that are busy")?;
+            }
             (Some(name), _) => writeln!(out, "  chosen: {name}, by the policy")?,
             (None, why) => writeln!(out, "  nobody chosen: {why}")?,
         }

@@ -14,6 +14,7 @@ use super::App;
 use super::reload::{Reloaded, reload};
 use crate::balance::{BadPolicy, Load};
 use crate::config;
+use crate::eject::Cause;
 use crate::fleet::{MemberSpec, Models, Pool, Truth};
 use crate::tls::Keyring;
 use crate::units::{Moment, Tokens, Weight};
@@ -49,6 +50,8 @@ struct ReplicaView {
     name: String,
     url: String,
     state: &'static str,
+    /// What it is left alone for: `refused`, `failed`, `stalled` or `check`.
+    reason: Option<&'static str>,
     weight: u32,
     in_flight: u32,
     chosen: u64,
@@ -280,6 +283,7 @@ fn view(app: &App, pool: &Pool) -> PoolView {
             name: replica.name().to_string(),
             url: replica.origin().to_string(),
             state: state.as_str(),
+            reason: state.cause().map(Cause::as_str),
             weight: spec.weight.get(),
             in_flight: replica.in_flight(),
             chosen: replica.chosen(),

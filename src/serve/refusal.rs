@@ -11,6 +11,9 @@ use crate::prompt::BadBody;
 use crate::units::Dialect;
 use crate::upstream::Failure;
 
+/// OpenAI's clients obey it before they look at the status.
+const X_SHOULD_RETRY: &str = "x-should-retry";
+
 /// Why a request is not answered by a replica.
 #[derive(Debug, Error)]
 pub(super) enum Refusal {
@@ -117,7 +120,9 @@ impl Refusal {
     /// Seconds after which asking again may help, 1 to 30.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::NoReplica(NoReplica::AllEjected { retry_after }) => Some(retry_after.as_secs().clamp(1, 30)),
+            Self::NoReplica(NoReplica::AllEjected { retry_after }) => {
+                Some(retry_after.as_millis().div_ceil(1_000).clamp(1, 30) as u64)
+            }
             Self::NotYetKnown(_) | Self::NoReplica(NoReplica::NotReady) => Some(5),
             Self::NoReplica(_) | Self::BodiesInFlight | Self::Unreachable => Some(1),
             _ => None,
@@ -145,6 +150,7 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("true"));
         }
         if let Self::Method { allow, .. } = self
             && let Ok(allow) = HeaderValue::try_from(joined(allow))
@@ -188,6 +194,7 @@ mod tests {
         let none = NoReplica::AllEjected { retry_after: Duration::from_secs(300) };
         let answer = Refusal::NoReplica(none).answer(Dialect::Messages);
         assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "30"));
+        assert_eq!(answer.headers()[X_SHOULD_RETRY], "true");
         let body: serde_json::Value = serde_json::from_str(answer.body()).unwrap();
         assert_eq!(body["type"], "error");
     }

@@ -246,7 +246,8 @@ pub(super) fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
     })
 }
 
-/// The thread that asks replicas for their models and DNS for their addresses, and serves the admin listener, until the process ends.
+/// The thread that asks replicas for their models and DNS for their addresses, looks for replicas from which nothing
+/// comes, and serves the admin listener, until the process ends.
 fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Controlled> {
     let (quit, quitting) = oneshot::channel();
     let work = move || async move {
@@ -279,6 +280,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
                 }
             }
         };
+        let watching = discover::watch(&app.fleet, &app.errors, app.clock);
         let serving = async {
             match admin.map(tokio::net::TcpListener::from_std) {
                 Some(Ok(listener)) => admin::run(app.clone(), listener).await,
@@ -286,7 +288,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             }
         };
         tokio::select! {
-            () = async { tokio::join!(discovery, resolving, serving).2 } => {}
+            () = async { tokio::join!(discovery, resolving, watching, serving).3 } => {}
             _ = quitting => {}
         }
     };

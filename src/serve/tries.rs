@@ -1,6 +1,7 @@
 //! The tries of one request: which replica is next, and when there is none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
@@ -16,6 +17,9 @@ const FALLBACKS: usize = 8;
 /// How often a request that reached a replica in vain is sent to another one.
 const REPLAYS: u32 = 1;
 
+/// With this header a client says that its request must not be carried out twice.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// What has been tried for one request, and what may be.
 pub(super) struct Tries<'a> {
     app: &'a App,
@@ -28,6 +32,8 @@ pub(super) struct Tries<'a> {
     shadow_key: Vec<u8>,
     lost: Option<Failure>,
     replays: u32,
+    /// The client wants no second replica to see what a first one has seen.
+    once: bool,
     /// A fault that may be the request's: the next replica's answer tells.
     doubted: Option<(Lease, StatusCode)>,
 }
@@ -42,8 +48,9 @@ pub(super) enum Verdict {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
-        let (key, shadow_key) = (Vec::new(), Vec::new());
-        let mut tries = Self { app, pool, attempt, facts, key, shadow_key, lost: None, replays: 0, doubted: None };
+        let once = facts.head.headers.contains_key(IDEMPOTENCY_KEY);
+        let (key, shadow_key, lost, doubted) = (Vec::new(), Vec::new(), None, None);
+        let mut tries = Self { app, pool, attempt, facts, key, shadow_key, lost, replays: 0, once, doubted };
         tries.enter();
         tries
     }
@@ -94,7 +101,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Settles a try that brought no answer. After a failed connection every replica may be tried once, after a closed
-    /// one a single other one.
+    /// one a single other one if the pool's budget has a replay left.
     pub(super) fn lost(&mut self, failure: Failure, lease: Lease) -> Result<(), Refusal> {
         let now = self.app.clock.now();
         if let Some((doubted, _)) = self.doubted.take() {
@@ -103,7 +110,7 @@ impl<'a> Tries<'a> {
         self.attempt.tried.push(lease.replica().id());
         lease.settle(failure.outcome(), now);
         let sent = failure.phase != Phase::Connect;
-        if self.attempt.is_bound() || sent && (failure.timed_out || self.replays >= REPLAYS) {
+        if self.attempt.is_bound() || sent && (failure.timed_out || !self.may_replay()) {
             return Err(Refusal::lost(&failure));
         }
         self.replays += u32::from(sent);
@@ -117,32 +124,56 @@ impl<'a> Tries<'a> {
     pub(super) fn judge(&mut self, answer: &mut Answer, lease: Lease) -> Verdict {
         let now = self.app.clock.now();
         let status = answer.head.status;
+        if let Outcome::Busy { retry_after } = answer.meaning {
+            return self.busy(retry_after, lease);
+        }
         if let Some((doubted, before)) = self.doubted.take() {
             let excused = before == status;
-            doubted.settle(if excused { Outcome::Refused } else { Outcome::Failed { phase: Phase::FirstByte } }, now);
+            doubted.settle(if excused { Outcome::Excused } else { Outcome::Failed { phase: Phase::FirstByte } }, now);
             if excused {
-                answer.meaning = Outcome::Refused;
+                answer.meaning = Outcome::Excused;
             }
             return Verdict::Relay(lease);
         }
-        let (is_fault, is_busy) = match answer.meaning {
-            Outcome::Failed { .. } => (self.replays < REPLAYS, false),
-            Outcome::Busy { .. } => (false, true),
-            _ => (false, false),
-        };
-        if self.attempt.is_bound() || !(is_busy || is_fault) {
+        let is_fault = matches!(answer.meaning, Outcome::Failed { .. });
+        if self.attempt.is_bound() || !is_fault || !self.may_replay() {
             return Verdict::Relay(lease);
         }
         self.attempt.tried.push(lease.replica().id());
-        let Ok(next) = self.acquire() else { return Verdict::Relay(lease) };
-        self.replays += u32::from(is_fault);
+        let Ok(next) = self.acquire() else {
+            self.pool.keeps_replay(now);
+            return Verdict::Relay(lease);
+        };
+        self.replays += 1;
         // A status may be the request's doing; an answer that fails behind a 200 is the replica's.
-        if is_fault && answer.fault.is_none() {
+        if answer.fault.is_none() {
             self.doubted = Some((lease, status));
         } else {
             lease.settle(answer.meaning, now);
         }
         Verdict::Again(next)
+    }
+
+    /// Passes a busy replica over, if there is another one. It tells nothing of a fault before it.
+    fn busy(&mut self, retry_after: Option<Duration>, lease: Lease) -> Verdict {
+        let now = self.app.clock.now();
+        lease.busy(retry_after, now);
+        if !self.attempt.is_bound() && !self.once {
+            self.attempt.tried.push(lease.replica().id());
+            if let Ok(next) = self.acquire() {
+                lease.settle(Outcome::Busy { retry_after }, now);
+                return Verdict::Again(next);
+            }
+        }
+        if let Some((doubted, _)) = self.doubted.take() {
+            doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
+        }
+        Verdict::Relay(lease)
+    }
+
+    /// Tells whether what a replica has seen may be sent to another one; if so, that is counted.
+    fn may_replay(&self) -> bool {
+        !self.once && self.replays < REPLAYS && self.pool.may_replay(self.app.clock.now())
     }
 
     fn acquire(&self) -> Result<Lease, NoReplica> {

@@ -43,7 +43,7 @@ pub(super) fn render(families: &[Family], fleet: &Fleet, now: Moment, out: &mut 
 }
 
 /// A label's value as the text format wants it.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -8,6 +8,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::engines::{self, Family};
+use super::failing;
 use super::shadows::Shadows;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
 use crate::units::{ModelName, Usage};
@@ -191,6 +192,7 @@ impl Metrics {
         self.handle.run_upkeep();
         let mut text = self.handle.render();
         engines::render(&ENGINES, fleet, now, &mut text);
+        failing::render(fleet, now, &mut text);
         text
     }
 

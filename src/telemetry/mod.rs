@@ -5,6 +5,7 @@ mod engines;
 mod errors;
 mod escape;
 mod facts;
+mod failing;
 mod format;
 mod metrics;
 mod needs;

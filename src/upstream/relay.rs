@@ -194,7 +194,7 @@ impl Relayed {
     fn end(&mut self, outcome: Outcome) {
         let Some(mut lease) = self.lease.take() else { return };
         let now = self.clock.now();
-        lease.progress(Progress { content_events: 0, usage: self.observer.usage() }, now);
+        lease.counts(self.observer.usage(), now);
         self.ending.usage = lease.usage();
         self.ending.outcome = Some(outcome);
         self.ending.ended = Some(now);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::balance::{Load, Pace};
-use crate::fleet::{MemberSpec, Metering, Paths, PolicySpec, Route, Tls};
+use crate::fleet::{Failing, MemberSpec, Metering, Paths, PolicySpec, Route, Tls};
 use crate::units::Weight;
 
 fn pool(replicas: u16) -> Arc<PoolSpec> {
@@ -14,6 +14,7 @@ fn pool(replicas: u16) -> Arc<PoolSpec> {
         route: Route::default(),
         paths: Paths::Any,
         fallback: None,
+        failing: Failing::default(),
         metering: Metering::default(),
         api_key: None,
         sticky: None,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Inner, Pool};
 use crate::balance::{Candidate, Key, Load};
-use crate::fleet::decisions::{Decision, Decisions, End, Seen};
+use crate::eject::Cause;
+use crate::fleet::decisions::{Decision, Decisions, End, Seen, Way};
 use crate::fleet::member::Member;
 use crate::fleet::screening::Screening;
 use crate::fleet::seat::Held;
@@ -97,10 +98,15 @@ impl Pool {
             let (member, standing) = (self.members.get(at.index())?, inner.standings.get(at.index())?);
             Some(member.candidate(at, standing, held, choice.now))
         };
-        let mut seen = Seen::new(choice.pinned);
+        let way = match choice.chosen {
+            _ if choice.pinned => Way::Pinned,
+            Some(_) if inner.offered.is_empty() => Way::FirstFree,
+            _ => Way::Asked,
+        };
+        let mut seen = Seen::new(way);
         match choice.chosen {
-            Some(at) if choice.pinned => seen.offered.extend(candidate(at)),
-            Some(_) => seen.offered.clone_from(&inner.offered),
+            Some(_) if way == Way::Asked => seen.offered.clone_from(&inner.offered),
+            Some(at) => seen.offered.extend(candidate(at)),
             None => {}
         }
         if kept && !choice.pinned {
@@ -118,24 +124,39 @@ impl Pool {
         now: Moment,
     ) -> Vec<(Slot, &'static str)> {
         let mut passed = Vec::new();
+        if offered.len() == self.members.len() {
+            return passed;
+        }
+        let screened = self.screen(inner, now);
         for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(&inner.standings)) {
             if offered.binary_search_by_key(&Slot(slot), |c| c.at).is_err() {
-                passed.push((Slot(slot), self.reason(member, standing, attempt, now)));
+                passed.push((Slot(slot), self.reason(member, standing, attempt, screened.clone())));
             }
         }
         passed
     }
 
-    fn reason(&self, member: &Member, standing: &Standing, attempt: &Attempt<'_>, now: Moment) -> &'static str {
-        let mut screening = Screening::at(now);
+    fn reason(
+        &self,
+        member: &Member,
+        standing: &Standing,
+        attempt: &Attempt<'_>,
+        mut screening: Screening,
+    ) -> &'static str {
         match (self.eligible(member, standing, attempt, &mut screening), &screening) {
             (true, _) if !member.takes_new() => "draining",
             (true, _) if attempt.is_bound() => "not the replica that the request belongs to",
+            (true, _) if standing.busy.is_now(screening.now) => "busy",
             (true, _) => "a backup",
             (false, Screening { tried: true, .. }) => "has failed this request",
             (false, Screening { not_ready: true, .. }) => "not ready",
             (false, Screening { full: true, .. }) => "full",
-            (false, Screening { ejected_until: Some(_), .. }) => "ejected",
+            (false, Screening { ejected_until: Some(_), .. }) => match standing.out_for() {
+                Some(Cause::Refused) => "ejected: refused a connection",
+                Some(Cause::Failed) => "ejected: failed",
+                Some(Cause::Stalled) => "ejected: stalled",
+                Some(Cause::Check) | None => "ejected: failed its check",
+            },
             (false, _) if member.spec.down => "down",
             (false, _) if member.replica.is_drained() => "drained",
             (false, _) => "without the model",
@@ -152,7 +173,7 @@ impl Pool {
     ) -> Option<Box<Aside>> {
         let seen = seen?;
         let imagined = self.shadow.as_ref().zip(chosen.ok()).and_then(|(shadow, chosen)| {
-            let (members, offered, pinned) = (&*self.members, &*seen.offered, seen.pinned);
+            let (members, offered, pinned) = (&*self.members, &*seen.offered, seen.way != Way::Asked);
             shadow.imagine(attempt, &Happened { members, offered, chosen, pinned, now })
         });
         let kept = attempt.beside.kept.as_ref().map(|(decisions, id)| {

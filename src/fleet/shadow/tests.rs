@@ -2,7 +2,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::*;
-use crate::fleet::{Beside, Fleet, MemberSpec, Metering, Models, Observer, Paths, Pin, PoolSpec, Report, Route, Tls};
+use crate::fleet::{
+    Beside, Decisions, Failing, Fleet, MemberSpec, Metering, Models, Observer, Paths, Pin, PoolSpec, Report, Route, Tls,
+};
 
 #[derive(Default)]
 struct Heard(Mutex<Vec<Option<Shadowed>>>);
@@ -24,6 +26,7 @@ fn spec(ports: &[u16], policy: &str, shadow: &str) -> PoolSpec {
         route: Route::default(),
         paths: Paths::Any,
         fallback: None,
+        failing: Failing::default(),
         metering: Metering::default(),
         api_key: None,
         sticky: None,
@@ -97,6 +100,24 @@ fn a_request_that_belongs_to_a_replica_weighs_there_and_is_no_decision() {
     drop(lease);
     assert_eq!(*heard.0.lock().unwrap(), [None]);
     assert_eq!(pool.imagined(), [(0, Load::default()); 2]);
+}
+
+#[test]
+fn where_all_are_busy_no_policy_is_asked_and_the_decision_says_so() {
+    let (fleet, heard) = fleet(vec![spec(&[1, 2], "round_robin", "least_conn")]);
+    let pool = fleet.pools().remove(0);
+    for n in 0..2 {
+        let lease = pool.acquire(&attempt(1), at(n)).unwrap();
+        lease.busy(None, at(n));
+        lease.settle(Outcome::Busy { retry_after: None }, at(n));
+    }
+    let decisions = Arc::new(Decisions::new(1));
+    let beside = Beside { kept: Some((decisions.clone(), "a".into())), shadow_key: b"" };
+    drop(pool.acquire(&Attempt { beside, ..attempt(1) }, at(2)).unwrap());
+    let told = decisions.of("a").remove(0);
+    assert_eq!((told.why, told.candidates.len(), told.passed_over.len()), ("first free", 1, 1));
+    assert_eq!(told.passed_over[0].1, "busy");
+    assert_eq!(heard.0.lock().unwrap().iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn pool() -> Arc<Pool> {
         api_key: None,
         sticky: None,
         tls: Default::default(),
+        failing: Default::default(),
     };
     let observer: Arc<dyn Observer> = Arc::new(Metrics::new());
     Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
