@@ -139,7 +139,7 @@ fn what_was_never_computed_is_not_imagined_to_be_cached() {
     let (fleet, heard) = fleet(vec![spec(&[1], "round_robin", "token_cost")]);
     let pool = fleet.pools().remove(0);
     for _ in 0..2 {
-        pool.acquire(&attempt(1), at(0)).unwrap().settle(Outcome::Busy { retry_after: None }, at(1));
+        pool.acquire(&attempt(1), at(0)).unwrap().settle(Outcome::Refused, at(1));
     }
     pool.acquire(&attempt(1), at(2)).unwrap().settle(Outcome::Completed, at(3));
     let phase = Phase::Connect;
