@@ -20,6 +20,7 @@ pub mod resolve;
 pub mod serve;
 pub mod sse;
 pub mod telemetry;
+pub mod tenants;
 pub mod tls;
 pub mod units;
 pub mod upstream;

@@ -115,6 +115,26 @@ fn what_is_not_kept_is_not_explained_and_says_so() {
 }
 
 #[test]
+fn where_the_admin_listener_has_a_token_the_program_shows_it() {
+    let replica = replica(&["m"]);
+    // Of `abc`, from FIPS 180-2.
+    let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let router = Router::start(&format!("admin_token = {hash:?}\nreplicas = [{:?}]", replica.url())).ready();
+    assert_eq!(router.ask("POST", CHAT, "x-request-id: a\r\n", chat("m", 1, false)).status, 200);
+    assert_eq!(ask(router.admin, "GET", "/explain/a", "", "").status, 401);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
+        let output = command.args(["explain", "a", "--admin", &router.admin.to_string()]).args(args);
+        let output = output.env("ITS_TOKEN", "abc").output().unwrap();
+        (output.status.code(), output.stdout.len() + output.stderr.len())
+    };
+    assert_eq!(run(&["--token-env", "ITS_TOKEN"]).0, Some(0));
+    let (code, said) = run(&[]);
+    assert!(code == Some(1) && said > 0);
+    assert_eq!(run(&["--token-env", "NOBODYS"]).0, Some(1));
+}
+
+#[test]
 fn the_program_asks_a_running_router() {
     let replicas = [replica(&["m"]), replica(&["m"])];
     let router = Router::over([&*replicas[0].url(), &*replicas[1].url()]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Top-level modules by floor. A module may use its own floor and lower ones; modules of one floor never in a circle.
 const FLOORS: [&[&str]; 6] = [
     &["units"],
-    &["affinity", "balance", "eject", "engine", "prompt", "sse"],
+    &["affinity", "balance", "eject", "engine", "prompt", "sse", "tenants"],
     &["fleet"],
     &["clock", "config", "discover", "emulate", "import", "replay", "resolve", "telemetry", "tls", "upstream"],
     &["serve"],
@@ -28,11 +28,13 @@ const FENCES: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("mio", &["serve"]),
     ("reqwest", &["discover", "emulate"]),
+    ("ring", &["tenants"]),
     ("rustls", &["tls"]),
     ("rustls_native_certs", &["tls"]),
     ("serde", &["prompt", "sse", "serve", "discover", "emulate", "telemetry", "replay"]),
     ("serde_json", &["prompt", "sse", "serve", "discover", "emulate", "telemetry", "replay"]),
     ("socket2", &["serve"]),
+    ("subtle", &["tenants"]),
     ("tiktoken_rs", &["prompt"]),
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),

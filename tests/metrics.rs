@@ -64,10 +64,13 @@ fn written(readme: &str) -> Table {
 #[test]
 fn the_readme_has_every_metric_with_its_labels_and_no_other() {
     let replica = replica(&["m"]);
-    let text = format!("policy = \"least_conn\"\nshadow = \"token_cost\"\nreplicas = [{:?}]", replica.url());
-    let router = Router::start(&text).ready();
+    // Of `abc`, from FIPS 180-2.
+    let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let key = format!("[[key]]\nname = 'a'\nhash = '{hash}'");
+    let router = Router::start(&format!("shadow = \"least_conn\"\nreplicas = [{:?}]\n{key}", replica.url())).ready();
     for stream in [true, false] {
-        assert_eq!(router.post("/v1/chat/completions", chat("m", 5, stream)).status, 200);
+        let headers = "authorization: Bearer abc\r\n";
+        assert_eq!(router.ask("POST", "/v1/chat/completions", headers, chat("m", 5, stream)).status, 200);
     }
     wait_until("both have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 2.0);
     // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.

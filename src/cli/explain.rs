@@ -23,6 +23,9 @@ pub(super) struct Explain {
     /// The address of the admin listener [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// The variable that holds the admin listener's token, if it asks for one
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
 }
 
 /// Prints what the router tells of a request.
@@ -34,7 +37,9 @@ pub(super) fn run(args: &Explain) -> Result<(), String> {
             load(&args.config, &urls)?.settings.admin.ok_or("this router has no admin listener: `admin` is off")?
         }
     };
-    let answer = ask(admin, &args.id).map_err(|error| format!("cannot ask the router at {admin}: {error}"))?;
+    let token = args.token_env.as_ref().map(|name| token(name)).transpose()?;
+    let answer =
+        ask(admin, &args.id, token.as_deref()).map_err(|error| format!("cannot ask the router at {admin}: {error}"))?;
     let (head, text) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{admin} is no router"))?;
     if head.split(' ').nth(1) == Some("200") {
         tell(&mut std::io::stdout(), format_args!("{}", text.trim_end()));
@@ -43,13 +48,24 @@ pub(super) fn run(args: &Explain) -> Result<(), String> {
     Err(format!("{admin}: {}", text.trim_end()))
 }
 
+/// The token in the environment's variable `name`.
+fn token(name: &str) -> Result<String, String> {
+    let token = std::env::var(name).map_err(|error| format!("the variable {name}: {error}"))?;
+    let fits = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    if fits { Ok(token) } else { Err(format!("the variable {name} holds no token of visible ASCII characters")) }
+}
+
 /// The whole answer, its head included. HTTP/1.0, so that it comes unframed.
-fn ask(admin: SocketAddr, id: &str) -> std::io::Result<String> {
+fn ask(admin: SocketAddr, id: &str, token: Option<&str>) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let id = escaped(id);
-    write!(stream, "GET /explain/{id} HTTP/1.0\r\nhost: {admin}\r\naccept: text/plain\r\nconnection: close\r\n\r\n")?;
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    write!(
+        stream,
+        "GET /explain/{id} HTTP/1.0\r\nhost: {admin}\r\n{token}accept: text/plain\r\nconnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

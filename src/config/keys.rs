@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use super::access::{self, ENV, FILE, HASH};
 use super::headers;
 use super::log::{self, LEVELS};
 use super::nearest::nearest;
@@ -29,38 +30,6 @@ pub(super) struct Key<T: 'static> {
 /// The tables that hold keys of `SETTINGS`.
 pub(super) const TABLES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
 
-/// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 28] = [
-    ("access_log", "`access` in `[log]`"),
-    ("add_header", "an entry of `response_headers`"),
-    ("client_body_timeout", "`body` in `[timeouts]`"),
-    ("client_header_timeout", "`header` in `[timeouts]`"),
-    ("client_max_body_size", "`body_bytes` in `[limits]`"),
-    ("error_log", "`error` in `[log]`"),
-    ("hash", "`policy = \"hash ...\"`"),
-    ("health_check", "`check` of a pool"),
-    ("ip_hash", "`policy = \"ip_hash\"`"),
-    ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
-    ("least_conn", "`policy = \"least_conn\"`"),
-    ("least_time", "`policy = \"least_time ...\"`"),
-    ("log_format", "an entry of `[log.formats]`"),
-    ("location", "`path` in a `[[pool]]`"),
-    ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
-    ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
-    ("proxy_set_header", "an entry of `request_headers`"),
-    ("proxy_ssl_name", "`tls_name` of a pool"),
-    ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
-    ("proxy_ssl_verify", "`tls_verify` of a pool"),
-    ("server", "an entry of `replicas`"),
-    ("server_name", "`host` in a `[[pool]]`"),
-    ("set_real_ip_from", "`trusted_proxies`"),
-    ("ssl_certificate", "`certificate` in `[tls]`"),
-    ("ssl_certificate_key", "`key` in `[tls]`"),
-    ("upstream", "a `[[pool]]`"),
-    ("worker_connections", "`connections` in `[limits]`"),
-    ("worker_processes", "`workers`"),
-];
-
 pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 const COUNT: &str = "a whole number from 1";
 const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
@@ -80,6 +49,21 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "an address such as \"127.0.0.1:9464\", or \"off\"",
         default: "\"127.0.0.1:9464\"",
         set: |s, v| admin(v).map(|admin| s.admin = admin),
+    },
+    Key {
+        path: "admin_token",
+        wants: HASH,
+        default: "",
+        // One of three forms, of which the hash is made once all are known; so with the next two.
+        set: |_, v| access::hash(v).map(drop),
+    },
+    Key { path: "admin_token_env", wants: ENV, default: "", set: |_, v| access::variable(v).map(drop) },
+    Key { path: "admin_token_file", wants: FILE, default: "", set: |_, v| access::path(v).map(drop) },
+    Key {
+        path: "metrics_need_token",
+        wants: "true or false",
+        default: "true",
+        set: |s, v| v.flag().map(|need| s.admin_access.metrics_need_token = need),
     },
     Key {
         path: "workers",
@@ -185,6 +169,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.count(1).map(|n| s.limits.connections = n),
     },
     Key {
+        path: "limits.in_flight_requests",
+        wants: COUNT,
+        default: "20_000",
+        set: |s, v| v.count(1).map(|n| s.limits.in_flight_requests = n),
+    },
+    Key {
         path: "limits.streams_per_connection",
         wants: COUNT,
         default: "128",
@@ -220,6 +210,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: SOME_TIME,
         default: "\"10s\"",
         set: |s, v| v.some_time().map(|t| s.timeouts.body = t),
+    },
+    Key {
+        path: "timeouts.send",
+        wants: SOME_TIME,
+        default: "\"60s\"",
+        set: |s, v| v.some_time().map(|t| s.timeouts.send = t),
     },
     Key { path: "timeouts.hold", wants: TIME, default: "\"10s\"", set: |s, v| v.time().map(|t| s.timeouts.hold = t) },
     Key {

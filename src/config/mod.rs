@@ -2,8 +2,10 @@
 //!
 //! All that is wrong is said at once, each thing with its line, its place in the line and what to do about it.
 
+mod access;
 pub(crate) mod amount;
 mod assemble;
+mod elsewhere;
 mod failing;
 mod files;
 mod headers;
@@ -28,7 +30,9 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Record, Settings, Sink, Timeouts};
+pub use settings::{
+    AdminAccess, BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Record, Settings, Sink, Timeouts,
+};
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -58,7 +62,7 @@ impl Loaded {
 
 /// Reads a configuration file's `text`; `file` is its name in messages.
 ///
-/// `env` is the environment: variables that begin with [`PREFIX`] override the file, `api_key_env` looks up the others.
+/// `env` is the environment: variables that begin with [`PREFIX`] override the file, `api_key_env` and its like look up the others.
 /// *Errors*: all that is wrong with the file and the variables; after a syntax error nothing else is looked at.
 pub fn load(text: &str, file: &str, env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Report> {
     let env: BTreeMap<String, String> = env.into_iter().collect();

@@ -37,6 +37,7 @@ pub(super) struct Draft {
     pub(super) api_key: Option<At<ApiKey>>,
     pub(super) api_key_env: Option<At<String>>,
     pub(super) sticky: Option<Sticky>,
+    pub(super) max_in_flight: Option<usize>,
     pub(super) tls: DraftTls,
     pub(super) failing: DraftFailing,
     /// The keys that were given, readable or not.
@@ -52,7 +53,7 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 23] = [
+pub(super) const SHORT: [&str; 24] = [
     "policy",
     "shadow",
     "replicas",
@@ -68,6 +69,7 @@ pub(super) const SHORT: [&str; 23] = [
     "api_key",
     "api_key_env",
     "sticky",
+    "max_in_flight",
     "tls_ca",
     "tls_name",
     "tls_verify",
@@ -201,6 +203,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
     },
     Key {
+        path: "max_in_flight",
+        wants: "a whole number, or 0 for no limit",
+        default: "0",
+        set: |d, v| v.count(0).map(|most| d.max_in_flight = Some(most).filter(|most| *most > 0)),
+    },
+    Key {
         path: "tls_ca",
         wants: "a PEM file",
         default: "",
@@ -267,6 +275,7 @@ impl Draft {
             api_key: None,
             api_key_env: None,
             sticky: None,
+            max_in_flight: None,
             tls: DraftTls::default(),
             failing: DraftFailing::default(),
             given: Vec::new(),
@@ -288,7 +297,7 @@ impl Draft {
     }
 }
 
-fn name(value: &Value<'_>) -> Read<Arc<str>> {
+pub(super) fn name(value: &Value<'_>) -> Read<Arc<str>> {
     let text = value.text()?;
     let fits = !text.trim().is_empty() && text.trim() == text && !text.contains(char::is_control);
     if fits { Ok((*text).into()) } else { Err(value.wrong()) }

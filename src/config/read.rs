@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::access::{self, DraftKey, DraftSecret};
 use super::assemble::{Found, assemble};
+use super::elsewhere::NGINX;
 use super::files::Files;
-use super::keys::{NGINX, SETTINGS, TABLES, file};
+use super::keys::{SETTINGS, TABLES, file};
 use super::log;
 use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};
@@ -22,6 +25,8 @@ pub(super) struct Reading {
     /// The pool of the short form.
     pub(super) short: Draft,
     pools: Vec<Draft>,
+    keys: Vec<DraftKey>,
+    admin_token: DraftSecret,
     /// Where settings were given, by path; the last one counts.
     given: BTreeMap<&'static str, Place>,
     /// The name of the access log's format, if it has one.
@@ -40,6 +45,8 @@ impl Reading {
             settings,
             short,
             pools: Vec::new(),
+            keys: Vec::new(),
+            admin_token: DraftSecret::default(),
             given: BTreeMap::new(),
             format: None,
             files: Files::default(),
@@ -69,6 +76,16 @@ impl Reading {
                 }
                 DeValue::Array(pools) if name == "pool" => {
                     pools.iter().for_each(|pool| self.pool(pool.get_ref(), &whole.at(pool.span())));
+                }
+                DeValue::Array(keys) if name == "key" => {
+                    let read = |key: &Spanned<DeValue<'_>>, issues: &mut _| {
+                        DraftKey::read(key.get_ref(), &whole.at(key.span()), issues)
+                    };
+                    self.keys.extend(keys.iter().map(|key| read(key, &mut self.issues)));
+                }
+                given if name == "key" => {
+                    self.issues.push(spot.issue("keys are a list").bare().help("write `[[key]]`, one for each key"));
+                    self.keys.push(DraftKey::read(given, &spot, &mut self.issues));
                 }
                 given if name == "pool" => {
                     self.issues.push(spot.issue("pools are a list").help("write `[[pool]]`, one for each pool"));
@@ -111,6 +128,12 @@ impl Reading {
             let value = Value { key: name, wants: row.wants, given: given.value, at: given.at, unquoted };
             if row.path == "log.format" {
                 self.format = log::name(&value);
+            }
+            match row.path {
+                "admin_token" => self.admin_token.hash = access::hash(&value).ok(),
+                "admin_token_env" => self.admin_token.env = access::variable(&value).ok(),
+                "admin_token_file" => self.admin_token.file = access::path(&value).ok(),
+                _ => {}
             }
             if split(row.path).0 == "tls" {
                 value
@@ -161,6 +184,8 @@ impl Reading {
     pub(super) fn finish(mut self, file: &str, env: &BTreeMap<String, String>) -> Result<Loaded, Report> {
         self.limits();
         self.certificates();
+        self.admin(env);
+        self.settings.tenants = access::tenants(&self.keys, env, &mut self.issues);
         if let Some(name) = &self.format {
             match log::find(name, &self.settings.log.formats) {
                 Ok(format) => self.settings.log.format = format,
@@ -180,11 +205,14 @@ impl Reading {
         };
         self.warnings.extend(spread::doubts(&drafts, default.as_ref(), &self.settings));
         for draft in &mut drafts {
+            let most = draft.max_in_flight.map(|most| (draft.called().value, most));
+            self.settings.limits.pools.extend(most);
             self.settings.headers.add(draft.called().value, std::mem::take(&mut draft.headers));
         }
         self.settings.headers.close();
         let mut found = Found { issues: self.issues, warnings: self.warnings, files: self.files };
         self.settings.pools = assemble(drafts, default.as_ref(), env, &mut found);
+        found.warnings.extend(access::closed(&self.keys, &self.settings.pools));
         if !found.issues.is_empty() {
             return Err(Report::new(file, found.issues));
         }
@@ -216,6 +244,23 @@ impl Reading {
             self.issues.push(issue.help("`key` names a file for each of `certificate`, in the same order"));
         } else if let Some(at) = certificate.filter(|_| secure && tls.chains.is_empty()) {
             self.issues.push(at.issue("where TLS is spoken a certificate is needed").help("name a PEM file"));
+        }
+    }
+
+    /// Who may use the admin listener.
+    fn admin(&mut self, env: &BTreeMap<String, String>) {
+        let token = self.admin_token.digest(["admin_token", "admin_token_env", "admin_token_file"], env);
+        match token {
+            Ok(token) => self.settings.admin_access.token = token.map(|(digest, _)| digest),
+            Err(issue) => return self.issues.push(issue),
+        }
+        let reachable = self.settings.admin.is_some_and(|admin| !admin.ip().is_loopback());
+        if let Some(at) = self.given.get("admin")
+            && reachable
+            && self.settings.admin_access.token.is_none()
+        {
+            let warning = at.issue("warning: whoever reaches this address can change where requests go");
+            self.warnings.push(warning.help("set `admin_token`, or listen at 127.0.0.1"));
         }
     }
 
@@ -256,7 +301,7 @@ fn unknown(table: &str, key: &At<&str>) -> Issue {
     };
     let pool: Vec<&str> = POOL.iter().map(|row| row.path).collect();
     let known = match table {
-        "" => [settings(""), SHORT.to_vec(), TABLES.to_vec(), vec!["pool"]].concat(),
+        "" => [settings(""), SHORT.to_vec(), TABLES.to_vec(), vec!["pool", "key"]].concat(),
         "pool" => pool.clone(),
         table => settings(table),
     };

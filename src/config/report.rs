@@ -160,7 +160,7 @@ impl Place {
 
     pub(crate) fn issue(&self, message: impl Into<String>) -> Issue {
         let (line, column, text) = self.position();
-        let secret = text.replace("api_key_env", "").contains("api_key") || self.source.file.ends_with("API_KEY");
+        let secret = conceals(text) || conceals(&format!("{} =", self.source.file.to_ascii_lowercase()));
         let width = self.written().lines().next().map_or(0, |first| first.chars().count());
         Issue {
             file: self.source.file.clone(),
@@ -189,6 +189,25 @@ impl<T> At<T> {
     pub(crate) fn new(value: T, at: Place) -> Self {
         Self { value, at }
     }
+}
+
+/// Tells whether a line may hold a secret: it sets a key that is for one, or that people take for one.
+pub(super) fn conceals(line: &str) -> bool {
+    let line = ["_env", "_file"].iter().fold(line.to_owned(), |line, end| {
+        line.replace(&format!("api_key{end}"), "").replace(&format!("admin_token{end}"), "")
+    });
+    let sets = |word: &str| {
+        line.match_indices(word).any(|(at, _)| {
+            let behind = line[at + word.len()..].trim_start_matches(['"', '\'']).trim_start();
+            behind.starts_with('=') && !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-')
+        })
+    };
+    ["api_key", "admin_token"].iter().any(|word| line.contains(word)) || sets("hash") || has_key(&line)
+}
+
+/// Tells whether there is a word such as `sk-1234`, which is what keys look like.
+fn has_key(line: &str) -> bool {
+    line.match_indices("sk-").any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '-'))
 }
 
 /// Configuration goes to a terminal here: what could steer the terminal does not.
@@ -225,6 +244,20 @@ mod tests {
 
     #[test]
     fn lines_that_may_hold_a_key_are_not_shown() {
+        for line in ["hash = 'x'", "{ name = 'a', hash='x' }", "admin_token = 'x'", "key = sk-1", "\"hash\" = 1"] {
+            assert!(conceals(line), "{line}");
+        }
+        for line in [
+            "policy = 'hash $session'",
+            "api_key_env = 'K'",
+            "admin_token_file = '/x'",
+            "key = 'a.pem'",
+            "task-1",
+            "policy = \"hash\"",
+            "a = \"ip_hash\"",
+        ] {
+            assert!(!conceals(line), "{line}");
+        }
         assert_eq!(shown("api_key = 1234", 10..14), "f:1:11: m\n  = help: h");
     }
 

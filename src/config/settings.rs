@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -13,6 +14,7 @@ use thiserror::Error;
 use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
 use crate::telemetry::{Format, Level, RecordFile};
+use crate::tenants::{Digest, Tenants};
 use crate::units::Moment;
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
@@ -22,6 +24,10 @@ pub struct Settings {
     pub listen: Vec<Listen>,
     /// Where metrics, status and administration are served; `None` for nowhere.
     pub admin: Option<SocketAddr>,
+    /// Who may use the admin listener.
+    pub admin_access: AdminAccess,
+    /// Who may ask for models; nobody in particular: everybody.
+    pub tenants: Tenants,
     /// Worker threads; `None` for one per core.
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
@@ -87,6 +93,15 @@ impl Listen {
     }
 }
 
+/// Who may use the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminAccess {
+    /// The hash of the token that is asked for; `None`: everybody who can connect may.
+    pub token: Option<Digest>,
+    /// Whether `/metrics` asks for it too.
+    pub metrics_need_token: bool,
+}
+
 /// How much is taken from clients. All at least 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -102,6 +117,10 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// The most client connections at once.
     pub connections: usize,
+    /// The most requests for replicas at once, all pools together.
+    pub in_flight_requests: usize,
+    /// `max_in_flight` of the pools that have it, by name: the most requests for that pool at once.
+    pub pools: BTreeMap<Arc<str>, usize>,
     /// The most requests at once on one HTTP/2 connection.
     pub streams_per_connection: u32,
 }
@@ -122,6 +141,8 @@ pub struct Timeouts {
     pub header: Duration,
     /// From one piece of a request's body to the next.
     pub body: Duration,
+    /// How long a client that is sent something may take none of it.
+    pub send: Duration,
     /// How long a 200 is held back for the first event of its stream, so that another replica can still be tried; 0 for
     /// not at all.
     pub hold: Duration,
@@ -227,6 +248,8 @@ impl Default for Settings {
         Self {
             listen: vec![Listen::Tcp((Ipv4Addr::LOCALHOST, 8080).into())],
             admin: Some((Ipv4Addr::LOCALHOST, 9464).into()),
+            admin_access: AdminAccess::default(),
+            tenants: Tenants::default(),
             workers: None,
             x_upstream: true,
             explain: 1_000,
@@ -301,6 +324,12 @@ impl fmt::Display for Listen {
     }
 }
 
+impl Default for AdminAccess {
+    fn default() -> Self {
+        Self { token: None, metrics_need_token: true }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -310,6 +339,8 @@ impl Default for Limits {
             headers: 100,
             uri_bytes: 8 << 10,
             connections: 20_000,
+            in_flight_requests: 20_000,
+            pools: BTreeMap::new(),
             streams_per_connection: 128,
         }
     }
@@ -324,6 +355,7 @@ impl Default for Timeouts {
             total: Duration::ZERO,
             header: Duration::from_secs(10),
             body: Duration::from_secs(10),
+            send: Duration::from_secs(60),
             hold: Duration::from_secs(10),
             waiting: Duration::from_secs(15),
             keepalive: Duration::from_secs(75),

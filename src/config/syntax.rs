@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, Error};
 
-use super::report::{Issue, Place};
+use super::report::{Issue, Place, conceals};
 
 /// Parses a file; the issues beside the tree are of keys given twice, of which the tree has the first.
 ///
@@ -47,7 +47,7 @@ fn advice(line: &str) -> Option<String> {
     let (key, value) = (key.trim(), value.trim());
     let word = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     // A key must not be shown, and what has quotes already lacks something else.
-    if !word || key.contains("api_key") || value.is_empty() || value.contains(['"', '\'', '[', '{']) {
+    if !word || conceals(&format!("{key} = {value}")) || value.is_empty() || value.contains(['"', '\'', '[', '{']) {
         return colon.then(|| "lines end without `;`".to_owned());
     }
     let value = match value {

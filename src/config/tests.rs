@@ -4,6 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::access::KEY;
 use crate::config::keys::SETTINGS;
 use crate::config::pool::{POOL, SHORT};
 use crate::config::replica::WORDS;
@@ -45,8 +46,12 @@ fn the_reference_file_has_every_key_at_the_tables_default() {
         lines.push(format!("{}{table}{bare}", if line.starts_with('#') { "# " } else { "" }));
     }
     for (path, default) in SETTINGS.iter().map(|row| (row.path, row.default)) {
-        let wanted = format!("{path} = {default}");
-        assert!(lines.contains(&wanted), "config/router.toml lacks `{wanted}`");
+        let wanted = match default {
+            "" => format!("# {path} = "),
+            default => format!("{path} = {default}"),
+        };
+        let has = |line: &String| if default.is_empty() { line.starts_with(&wanted) } else { *line == wanted };
+        assert!(lines.iter().any(has), "config/router.toml lacks `{wanted}`");
     }
     for row in POOL {
         let home = if SHORT.contains(&row.path) { "" } else { "pool." };
@@ -55,6 +60,10 @@ fn the_reference_file_has_every_key_at_the_tables_default() {
             ("", path) => format!("# {home}{path} = "),
             (default, path) => format!("{home}{path} = {default}"),
         };
+        assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
+    }
+    for row in KEY {
+        let wanted = format!("# key.{} = ", row.path);
         assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
     }
     for word in WORDS {
@@ -170,8 +179,55 @@ fn keys_of_replicas_are_never_printed() {
         let shown = with(&format!("replicas = ['http://a:1']\n{text}"), &[("KEY", "sk-secret\n")]).unwrap_err();
         assert!(!shown.contains("secret"), "{shown}");
     }
+    let texts = [
+        "hash = 'hushed'",
+        "hash = ['hushed']",
+        "hash = 'hushed",
+        "key = 'hushed'",
+        "secret = \"hushed\"",
+        "hash = 1234\nhash = 'hushed'",
+        "key = sk-hushed",
+        "env = 'KEY'",
+        "env = 'SHORT'",
+        "hash = 'sha256:hushed'\nenv = 'KEY'",
+    ];
+    for text in texts {
+        let text = format!("replicas = ['http://a:1']\n[[key]]\nname = 'a'\n{text}");
+        let shown = with(&text, &[("KEY", "hushed-and-long-enough\n"), ("SHORT", "hushed")]).unwrap_err();
+        assert!(!shown.contains("hushed"), "{shown}");
+    }
+    for text in ["admin_token = 'hushed'", "admin_token = hushed", "key = ['hushed']", "key = [{ hash = 'hushed' }]"] {
+        let shown = with(&format!("replicas = ['http://a:1']\n{text}"), &[]).unwrap_err();
+        assert!(!shown.contains("hushed"), "{shown}");
+    }
+    let shown = with("replicas = ['http://a:1']", &[("TOKENWEIR__ADMIN_TOKEN", "hushed")]).unwrap_err();
+    assert!(!shown.contains("hushed"), "{shown}");
     let shown = with("replicas = ['http://a:1']", &[("TOKENWEIR__API_KEY", "[\"sk-secret\"]")]).unwrap_err();
     assert!(!shown.contains("secret"), "{shown}");
+}
+
+#[test]
+fn keys_of_clients_come_from_the_file_the_environment_and_files() {
+    let path = std::env::temp_dir().join(format!("tokenweir-key-{}", std::process::id()));
+    fs::write(&path, "third-key-0123456789\n").unwrap();
+    // Of `abc`, from FIPS 180-2.
+    let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let text = format!(
+        "replicas = ['http://a:1']\nadmin_token_env = 'SECOND'\n\
+         [[key]]\nname = 'a'\nhash = '{hash}'\nmodels = ['m', 'n']\n\
+         [[key]]\nname = 'b'\nenv = 'SECOND'\n[[key]]\nname = 'c'\nfile = '{}'",
+        path.display()
+    );
+    let settings = with(&text, &[("SECOND", "second-key-0123456789")]).unwrap().settings;
+    let whose = |key: &str| settings.tenants.find(key.as_bytes()).map(|tenant| (&*tenant.name, tenant.may_use("x")));
+    assert_eq!(whose("abc"), Some(("a", false)));
+    assert_eq!(whose("second-key-0123456789"), Some(("b", true)));
+    assert_eq!(whose("third-key-0123456789"), Some(("c", true)));
+    assert_eq!((whose(""), whose(hash), whose("third-key-0123456789\n")), (None, None, None));
+    assert!(settings.admin_access.token.as_ref().unwrap().is_of(b"second-key-0123456789"));
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("0123456789") && !shown.contains("ba7816"), "{shown}");
+    fs::remove_file(path).unwrap();
 }
 
 #[test]

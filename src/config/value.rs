@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::amount;
 use super::nearest::suggest;
-use super::report::{At, Issue, Place};
+use super::report::{At, Issue, Place, conceals};
 
 /// What reading gives: all that is wrong, not only the first.
 pub(crate) type Read<T> = Result<T, Vec<Issue>>;
@@ -131,7 +131,7 @@ impl<'a> Value<'a> {
 
     /// Says what the key was given, and what it takes.
     pub(super) fn wrong(&self) -> Vec<Issue> {
-        let secret = self.key.contains("api_key");
+        let secret = conceals(&format!("{} =", self.key));
         let given = match self.given {
             DeValue::String(text) if !secret => format!("`{text}`"),
             DeValue::Integer(number) if !secret => format!("`{number}`"),

@@ -59,8 +59,14 @@ static RULES: &[(&[&str], Fate)] = &[
     ),
     (&["allow", "deny", "auth_basic", "auth_request", "auth_jwt"], By(guards::guard)),
     (&["satisfy"], Cannot("addresses are not filtered: use a firewall")),
-    (&["auth_basic_*", "auth_request_*", "auth_jwt_*", "auth_delay"], NotYet("clients are not asked for keys")),
-    (&["limit_req*", "limit_conn*"], NotYet("clients are not limited one by one; `max_conns` limits a replica")),
+    (
+        &["auth_basic_*", "auth_request_*", "auth_jwt_*", "auth_delay"],
+        Cannot("clients show keys here, not passwords: `[[key]]`"),
+    ),
+    (
+        &["limit_req*", "limit_conn*"],
+        NotYet("clients are not limited one by one; `max_in_flight` limits a pool, `max_conns` a replica"),
+    ),
     (&["limit_rate*", "proxy_limit_rate"], Cannot("streams are not slowed down")),
     // Times and sizes.
     (&["proxy_connect_timeout"], Time("timeouts.connect")),
@@ -72,7 +78,7 @@ static RULES: &[(&[&str], Fate)] = &[
     (&["client_max_body_size"], By(walk::body_size)),
     (&["large_client_header_buffers"], By(walk::header_buffers)),
     (&["proxy_send_timeout"], NotNeeded("`timeouts.first_byte` bounds sending as well")),
-    (&["send_timeout"], Cannot("a client may read as slowly as it likes")),
+    (&["send_timeout"], Time("timeouts.send")),
     (&["lingering_*", "reset_timedout_connection", "keepalive_disable"], NotNeeded("connections end by themselves")),
     (&["http2_max_concurrent_streams"], By(walk::streams)),
     // Processes.

@@ -9,7 +9,7 @@ use super::walk::{Walk, quoted};
 use crate::config::Listen;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 21] = [
+const KEYS: [(&str, &str); 22] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
@@ -28,6 +28,7 @@ const KEYS: [(&str, &str); 21] = [
     ("timeouts.idle", "\"60s\""),
     ("timeouts.header", "\"60s\""),
     ("timeouts.body", "\"60s\""),
+    ("timeouts.send", ""),
     ("timeouts.keepalive", ""),
     ("timeouts.upstream_keepalive", ""),
     ("timeouts.drain", ""),

@@ -2,10 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::balance::{Dice, Job, Key, Part};
 use crate::config;
-use crate::fleet::{Attempt, Beside, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report};
+use crate::fleet::{
+    Attempt, Beside, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report, Vitals,
+};
 use crate::prompt::{Census, Prefix};
 use crate::units::{Moment, Tokens};
 
@@ -17,6 +20,7 @@ pub(super) struct Routers {
     pools: Vec<Arc<Pool>>,
     policy: PolicySpec,
     replicas: usize,
+    kv: Tokens,
     dice: Dice,
 }
 
@@ -30,7 +34,8 @@ impl Observer for Unheard {
 impl Routers {
     pub(super) fn new(policy: &PolicySpec, scenario: &Scenario, dice: Dice) -> Result<Self, Problem> {
         let pools = Vec::with_capacity(scenario.routers);
-        let mut routers = Self { pools, policy: policy.clone(), replicas: scenario.replicas, dice };
+        let mut routers =
+            Self { pools, policy: policy.clone(), replicas: scenario.replicas, kv: scenario.constants.kv, dice };
         for _ in 0..scenario.routers.max(1) {
             let pool = routers.pool()?;
             routers.pools.push(pool);
@@ -89,13 +94,16 @@ impl Routers {
         let fleet = Fleet::new(specs, &observer, self.dice.bits())?;
         for replica in fleet.replicas() {
             replica.learn(Models::Unlisted);
+            // Of its engine's metrics a router is told this alone.
+            let vitals = Vitals { kv_capacity: Some(self.kv), ..Vitals::default() };
+            replica.learn_vitals(vitals, 0, Moment::ZERO, Duration::ZERO);
         }
         fleet.pools().pop().ok_or_else(|| Problem::Fleet("there is no pool".to_owned()))
     }
 }
 
-/// What a policy knows the request by. Clients are taken to name no session, so that `$session` is what tells
-/// conversations apart and `$cache_key` is how the prompt begins.
+/// What a policy knows the request by. A trace's sessions are taken to be named by their clients; without one `$cache_key`
+/// is how the prompt begins.
 fn key(pool: &Pool, request: &Request, prefix: Option<&Prefix>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in pool.key().map_or(&[][..], Key::parts) {

@@ -4,26 +4,31 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::response::IntoResponse as _;
+use http::{Method, Request, header};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use super::{App, own};
+use super::admission::bearer;
+use super::{App, Refusal, own};
+use crate::config::AdminAccess;
 
 /// The most connections at once; scrapers and people need few.
 const CONNECTIONS: usize = 64;
 
 /// Serves until dropped.
 pub(super) async fn run(app: Arc<App>, listener: TcpListener) {
-    let router = own::admin(app);
+    let router = own::admin(app.clone());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve(stream, router.clone()));
+                    connections.spawn(serve(stream, app.clone(), router.clone()));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
@@ -32,10 +37,37 @@ pub(super) async fn run(app: Arc<App>, listener: TcpListener) {
     }
 }
 
-async fn serve(stream: tokio::net::TcpStream, router: axum::Router) {
-    let service = service_fn(move |request| {
-        let mut router = router.clone();
-        async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+/// Tells whether a request may be served.
+///
+/// *Errors*: it needs the token; or it comes from a web page, which must not act for whoever looks at it.
+fn check(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), Refusal> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads && request.headers().contains_key(header::ORIGIN) {
+        return Err(Refusal::WebPage);
+    }
+    let is_open = match request.uri().path() {
+        "/livez" | "/readyz" | "/health" => true,
+        "/metrics" => !access.metrics_need_token,
+        _ => false,
+    };
+    let Some(token) = access.token.as_ref().filter(|_| !is_open || !reads) else { return Ok(()) };
+    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer(v.as_bytes()));
+    match shown.next() {
+        Some(shown) if token.is_of(shown) => Ok(()),
+        Some(_) => Err(Refusal::KeyWrong),
+        None => Err(Refusal::TokenMissing),
+    }
+}
+
+async fn serve(stream: tokio::net::TcpStream, app: Arc<App>, router: axum::Router) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (app, mut router) = (app.clone(), router.clone());
+        async move {
+            if let Err(refusal) = check(&app.settings().admin_access, &request) {
+                return Ok(refusal.into_response());
+            }
+            Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {}))
+        }
     });
     // A scraper that hangs up is no news.
     let _ = hyper::server::conn::http1::Builder::new()

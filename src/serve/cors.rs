@@ -7,7 +7,7 @@ use http::{Method, Response, StatusCode};
 use crate::config::Cors;
 
 /// Headers that a page may read beside the simple ones.
-const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, x-upstream, retry-after");
+const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, x-upstream, retry-after, x-should-retry");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
 const ANY_HEADER: HeaderValue = HeaderValue::from_static("*, authorization");
 /// Two hours, the most that browsers honour.

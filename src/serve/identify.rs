@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
+use super::admission::X_API_KEY;
 use crate::balance::Dice;
 use crate::config::Network;
 
@@ -64,6 +65,8 @@ pub(super) struct Caller {
     pub(super) client: Peer,
     /// Whether the connection is one of TLS.
     pub(super) secure: bool,
+    /// Whether they have shown a key of ours, which no replica gets.
+    pub(super) known: bool,
 }
 
 /// The client behind trusted proxies: the last address in `X-Forwarded-For` that is no trusted proxy's own, as nginx
@@ -79,7 +82,7 @@ pub(super) fn caller(peer: Peer, headers: &HeaderMap, trusted: &[Network]) -> Ca
         let Some(address) = believed(client).then(|| address(text.trim())).flatten() else { break };
         client = Peer::Tcp(address);
     }
-    Caller { peer, client, secure: false }
+    Caller { peer, client, secure: false, known: false }
 }
 
 /// An address as proxies write it, with or without port and brackets.
@@ -136,6 +139,10 @@ pub(super) fn forward(head: &Parts, caller: Caller, id: &str, plain: bool) -> He
     // We have answered it, and set the length ourselves.
     headers.remove(header::EXPECT);
     headers.remove(header::CONTENT_LENGTH);
+    if caller.known {
+        headers.remove(header::AUTHORIZATION);
+        headers.remove(X_API_KEY);
+    }
     if plain {
         headers.remove(header::ACCEPT_ENCODING);
     }
@@ -175,7 +182,7 @@ mod tests {
     }
 
     const PEER: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
-    const CALLER: Caller = Caller { peer: PEER, client: PEER, secure: false };
+    const CALLER: Caller = Caller { peer: PEER, client: PEER, secure: false, known: false };
 
     #[test]
     fn hop_by_hop_headers_and_those_connection_names_stay_on_their_hop() {
@@ -202,6 +209,15 @@ mod tests {
         assert_eq!(headers["x-real-ip"], "10.0.0.9");
         assert_eq!(headers["x-forwarded-host"], "llm.example:80");
         assert!(!headers.contains_key("host"));
+    }
+
+    #[test]
+    fn a_key_of_ours_goes_to_no_replica_and_any_other_does() {
+        let head = head(&[("authorization", "Bearer k"), ("x-api-key", "k"), ("x-kept", "1")]);
+        let ours = forward(&head, Caller { known: true, ..CALLER }, "id", true);
+        assert!(!ours.contains_key("authorization") && !ours.contains_key("x-api-key") && ours.contains_key("x-kept"));
+        let theirs = forward(&head, CALLER, "id", true);
+        assert!(theirs.contains_key("authorization") && theirs.contains_key("x-api-key"));
     }
 
     #[test]

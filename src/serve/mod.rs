@@ -2,11 +2,16 @@
 
 mod acceptor;
 mod admin;
+mod admission;
 mod bind;
 mod body;
 mod cors;
+mod crowd;
 mod doors;
 mod explain;
+mod farewell;
+mod files;
+mod gate;
 mod gzip;
 mod headers;
 mod identify;
@@ -30,6 +35,7 @@ mod tally;
 mod target;
 mod tries;
 mod trip;
+mod visit;
 mod worker;
 
 use std::io;
@@ -39,6 +45,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use body::Budget;
+use crowd::Crowd;
 use doors::Doors;
 use owners::Owners;
 use refusal::Refusal;
@@ -119,6 +126,7 @@ struct App {
     doors: OnceLock<Doors>,
     errors: Arc<ErrorLog>,
     budget: Arc<Budget>,
+    crowd: Crowd,
     owners: Owners,
     /// Places for prompts that are given to a tokenizer.
     counting: Arc<Semaphore>,

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::{App, Refusal, explain, manage};
 use crate::fleet::{NoPool, Site};
+use crate::tenants::Tenant;
 use crate::units::{Dialect, ModelName};
 
-/// The site a request came in by, if there is one.
-pub(super) type Through = Option<Arc<Site>>;
+/// The site a request came in by, and whose key it shows, if there are such.
+pub(super) type Through = (Option<Arc<Site>>, Option<Arc<Tenant>>);
 
 #[derive(Serialize)]
 struct Model {
@@ -88,7 +89,7 @@ async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 }
 
 async fn models(State(app): State<Arc<App>>, Extension(through): Extension<Through>) -> Json<Models> {
-    let data = names(through.as_ref()).into_iter().map(|(name, pool)| card(&app, &name, &pool)).collect();
+    let data = names(&through).into_iter().map(|(name, pool)| card(&app, &name, &pool)).collect();
     Json(Models { object: "list", data })
 }
 
@@ -97,20 +98,21 @@ async fn model(
     Extension(through): Extension<Through>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, Refusal> {
-    match names(through.as_ref()).into_iter().find(|(name, _)| name.as_str() == id) {
+    match names(&through).into_iter().find(|(name, _)| name.as_str() == id) {
         Some((name, pool)) => Ok(Json(card(&app, &name, &pool))),
         None => Err(Refusal::from((NoPool::UnknownModel, Some(id.as_str())))),
     }
 }
 
-/// Every model of the site with its pool, the first pool's where several have it; sorted by name.
-fn names(through: Option<&Arc<Site>>) -> Vec<(ModelName, Arc<str>)> {
-    let pools = through.map(|site| site.pools()).unwrap_or_default();
+/// Every model of the site that may be asked for with its pool, the first pool's where several have it; sorted by name.
+fn names((site, tenant): &Through) -> Vec<(ModelName, Arc<str>)> {
+    let pools = site.as_ref().map(|site| site.pools()).unwrap_or_default();
     let each = |pool: &Arc<crate::fleet::Pool>| {
         let name = pool.name().clone();
         pool.models().into_iter().map(move |model| (model, name.clone()))
     };
     let mut names: Vec<_> = pools.iter().flat_map(each).collect();
+    names.retain(|(name, _)| tenant.as_ref().is_none_or(|tenant| tenant.may_use(name.as_str())));
     names.sort_by(|(a, _), (b, _)| a.cmp(b));
     names.dedup_by(|(a, _), (b, _)| a == b);
     names

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 
 use crate::units::{Moment, ReplicaId};
 
-/// The most ids remembered. At most 256 bytes of id each: about 40 MB at worst, 15 MB as engines write ids.
+/// The most ids remembered. At most 256 bytes of id each: about 42 MB at worst, 17 MB as engines write ids.
 const IDS: usize = 100_000;
 /// How long an id is remembered.
 const KEEP: Duration = Duration::from_secs(3_600);
@@ -19,6 +19,8 @@ pub(super) struct Owner {
     /// The pool's name: after a reload there is another pool behind it.
     pub(super) pool: Arc<str>,
     pub(super) replica: ReplicaId,
+    /// The name of the key that the response was made with.
+    pub(super) tenant: Option<Arc<str>>,
 }
 
 /// A bounded map from response ids to their replicas; the oldest ids go first.
@@ -60,7 +62,7 @@ mod tests {
     use super::*;
 
     fn owner() -> Owner {
-        Owner { pool: "p".into(), replica: ReplicaId(1) }
+        Owner { pool: "p".into(), replica: ReplicaId(1), tenant: None }
     }
 
     #[test]

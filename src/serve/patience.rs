@@ -1,6 +1,7 @@
 //! How long a client may take for a request's head, and how long a connection may wait for its next request.
 //!
-//! hyper has one timer for both. Ours knows whether a byte of the head has come.
+//! hyper has one timer for both. Ours knows whether a byte of the head has come. For a client that takes nothing of what
+//! it is sent hyper has none.
 
 use std::cell::Cell;
 use std::io;
@@ -11,16 +12,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use crate::config::Timeouts;
 use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The bytes that HTTP/2 begins with.
 const PREFACE_BYTES: u64 = 24;
 
-/// A connection that counts the bytes that come.
+/// A connection that counts the bytes that come, and fails when nothing can be written for too long.
 pub(super) struct Counted<S> {
     stream: S,
     received: Arc<AtomicU64>,
+    /// How long the client may take nothing of what is sent.
+    send: Duration,
+    /// Rings when it has taken nothing for so long; only while it takes nothing.
+    stalled: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// hyper's clock for one connection's request heads.
@@ -42,9 +48,21 @@ struct HeadSleep {
 
 impl<S> Counted<S> {
     /// Counts what comes by `stream`; the timer goes to the connection's hyper.
-    pub(super) fn new(stream: S, head: Duration, idle: Duration) -> (Self, HeadTimer) {
+    pub(super) fn new(stream: S, timeouts: &Timeouts) -> (Self, HeadTimer) {
+        let Timeouts { header: head, keepalive: idle, send, .. } = *timeouts;
         let received = Arc::new(AtomicU64::new(0));
-        (Self { stream, received: received.clone() }, HeadTimer { received, head, idle })
+        (Self { stream, received: received.clone(), send, stalled: None }, HeadTimer { received, head, idle })
+    }
+
+    /// Passes on what came of writing; where the client has taken nothing for too long that is an error.
+    fn patient<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let send = self.send;
+        let alarm = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
+        alarm.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -110,15 +128,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.patient(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.patient(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.patient(shut, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -130,6 +151,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.patient(written, cx)
     }
 }

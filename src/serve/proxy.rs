@@ -5,6 +5,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
+use super::admission::lead;
 use super::body::gather;
 use super::key::Facts;
 use super::measure::{Reading, measure};
@@ -15,7 +16,7 @@ use super::target::Call;
 use super::tries::{Tries, Verdict};
 use super::trip::Trip;
 use super::{Refusal, Worker, identify};
-use crate::fleet::{Attempt, NoReplica, Phase, Pin};
+use crate::fleet::{Attempt, Phase, Pin};
 use crate::telemetry::Level;
 use crate::units::Dialect;
 use crate::upstream::{Errand, Outbound, OutboundBody};
@@ -34,19 +35,17 @@ pub(super) async fn proxy(
     let (head, body) = request.into_parts();
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
-    let mut asked = measure(Reading::of(call, app), &head.headers, &body.bytes).await?;
     story.gathered(body.bytes.len());
+    let mut asked = measure(Reading::of(call, app), &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
-    let owner = call.response.as_ref().or(asked.previous_response.as_ref()).and_then(|id| app.owners.get(id, complete));
-    let pool = match &owner {
-        Some(owner) => Some(app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?),
-        None if call.response.is_some() => None,
-        None => Some(call.site.pool(asked.model.as_deref()).map_err(|why| (why, asked.model.as_deref()))?.clone()),
-    };
+    let (pool, owner) = lead(app, call, &asked, story, complete)?;
+    if let Some((place, pool)) = story.place.as_mut().zip(pool.as_ref()) {
+        place.join(app, &settings.limits, pool)?;
+    }
     if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().metering.tokens.as_ref()) {
         asked.count(vocabulary, &body.bytes, &app.counting).await;
     }
-    let authorization = head.headers.get(header::AUTHORIZATION).cloned();
+    let authorization = head.headers.get(header::AUTHORIZATION).filter(|_| !story.caller.known).cloned();
     let mut out = outbound(&head, call, story);
     out.errand.until = settings.timeouts.until(complete);
     let plain = settings.headers.on_requests().then(|| out.headers.clone());

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::config::Limits;
 use crate::fleet::{NoPool, NoReplica, Phase};
 use crate::prompt::BadBody;
 use crate::units::Dialect;
 use crate::upstream::Failure;
 
-/// OpenAI's clients obey it before they look at the status.
-const X_SHOULD_RETRY: &str = "x-should-retry";
+/// OpenAI's clients retry by it, and not by the status, where it is there.
+pub(super) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// To have the same done once more would be as vain and cost the replicas as much.
+pub(super) const NO: HeaderValue = HeaderValue::from_static("false");
 
 /// Why a request is not answered by a replica.
 #[derive(Debug, Error)]
@@ -27,6 +30,25 @@ pub(super) enum Refusal {
     BodyBroken,
     #[error("the request target is longer than {limit_bytes} bytes (`limits.uri_bytes` in the router's configuration)")]
     UriTooLong { limit_bytes: usize },
+    #[error(
+        "the request's head is larger than {limit_bytes} bytes or has more than {limit_lines} header lines \
+         (`limits.header_bytes` and `limits.headers` in the router's configuration)"
+    )]
+    HeadTooLarge { limit_bytes: usize, limit_lines: usize },
+    #[error("the request cannot be read as HTTP/1.1, or could be read in two ways")]
+    Unreadable,
+    #[error("the request has {0} `Host` headers and needs one")]
+    Hosts(usize),
+    #[error("this router asks for a key: send it as `Authorization: Bearer KEY` (or as `x-api-key`)")]
+    KeyMissing,
+    #[error("the admin listener asks for its token: send it as `Authorization: Bearer TOKEN`")]
+    TokenMissing,
+    #[error("web pages cannot change anything here")]
+    WebPage,
+    #[error("Incorrect API key provided.")]
+    KeyWrong,
+    #[error("this key is for some models only: name one of them as `model`")]
+    ModelUnnamed,
     #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
     UnknownPath(String),
     #[error("this path is not open to clients")]
@@ -45,6 +67,12 @@ pub(super) enum Refusal {
     UnknownResponse,
     #[error("too many request bodies are in flight (`limits.in_flight_bytes` in the router's configuration)")]
     BodiesInFlight,
+    #[error("too many requests are in flight (`limits.in_flight_requests` in the router's configuration)")]
+    Crowded { retry_after: u64 },
+    #[error(
+        "too many requests for this model are in flight (`max_in_flight` of its pool in the router's configuration)"
+    )]
+    PoolCrowded { retry_after: u64 },
     #[error("no replica could be connected to")]
     Unreachable,
     #[error("the replica closed the connection before it answered")]
@@ -81,19 +109,35 @@ impl Refusal {
         }
     }
 
+    /// A head that is beyond the limits.
+    pub(super) const fn head_too_large(limits: &Limits) -> Self {
+        Self::HeadTooLarge { limit_bytes: limits.header_bytes, limit_lines: limits.headers }
+    }
+
+    /// Tells whether it is for want of room, so that the ledger may know when to ask again.
+    pub(super) const fn is_full(&self) -> bool {
+        matches!(self, Self::NoReplica(NoReplica::AllFull) | Self::BodiesInFlight)
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::BadBody(_) | Self::BodyBroken | Self::ModelMissing => StatusCode::BAD_REQUEST,
+            Self::BadBody(_) | Self::BodyBroken | Self::ModelMissing | Self::ModelUnnamed => StatusCode::BAD_REQUEST,
+            Self::Unreadable | Self::Hosts(_) => StatusCode::BAD_REQUEST,
+            Self::KeyMissing | Self::KeyWrong | Self::TokenMissing => StatusCode::UNAUTHORIZED,
+            Self::WebPage => StatusCode::FORBIDDEN,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyStalled(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::UnknownPath(_) | Self::UnknownModel(_) | Self::UnknownResponse => StatusCode::NOT_FOUND,
             Self::Refused(status) => StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN),
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoReplica(NoReplica::AllFull) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotYetKnown(_) | Self::NoReplica(_) | Self::BodiesInFlight | Self::Unreachable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::PoolCrowded { .. } | Self::NoReplica(NoReplica::AllFull) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Crowded { .. }
+            | Self::NotYetKnown(_)
+            | Self::NoReplica(_)
+            | Self::BodiesInFlight
+            | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Closed => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -103,6 +147,9 @@ impl Refusal {
         match self {
             Self::UnknownModel(_) => Some("model_not_found"),
             Self::UnknownPath(_) => Some("unknown_url"),
+            Self::KeyMissing | Self::KeyWrong | Self::TokenMissing => Some("invalid_api_key"),
+            Self::PoolCrowded { .. } | Self::NoReplica(NoReplica::AllFull) => Some("rate_limit_exceeded"),
+            Self::Crowded { .. } | Self::BodiesInFlight => Some("overloaded"),
             Self::Method { .. } => Some("method_not_supported"),
             Self::NotYetKnown(_) | Self::NoReplica(_) | Self::Unreachable => Some("no_replica"),
             _ => None,
@@ -112,7 +159,7 @@ impl Refusal {
     const fn param(&self) -> Option<&'static str> {
         match self {
             Self::BadBody(bad) => bad.param,
-            Self::UnknownModel(_) | Self::ModelMissing => Some("model"),
+            Self::UnknownModel(_) | Self::ModelMissing | Self::ModelUnnamed => Some("model"),
             _ => None,
         }
     }
@@ -123,6 +170,7 @@ impl Refusal {
             Self::NoReplica(NoReplica::AllEjected { retry_after }) => {
                 Some(retry_after.as_millis().div_ceil(1_000).clamp(1, 30) as u64)
             }
+            Self::Crowded { retry_after } | Self::PoolCrowded { retry_after } => Some(*retry_after),
             Self::NotYetKnown(_) | Self::NoReplica(NoReplica::NotReady) => Some(5),
             Self::NoReplica(_) | Self::BodiesInFlight | Self::Unreachable => Some(1),
             _ => None,
@@ -133,7 +181,8 @@ impl Refusal {
     pub(super) fn answer(&self, dialect: Dialect) -> Response<String> {
         let status = self.status();
         let kind = match status.as_u16() {
-            401 => "authentication_error",
+            // What Anthropic and OpenAI call it.
+            401 if dialect == Dialect::Messages => "authentication_error",
             403 => "permission_error",
             404 => "not_found_error",
             429 => "rate_limit_error",
@@ -151,6 +200,16 @@ impl Refusal {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("true"));
+        }
+        if matches!(self, Self::Late) {
+            headers.insert(X_SHOULD_RETRY, NO);
+        }
+        if matches!(self, Self::Unreadable | Self::Hosts(_)) {
+            // Nobody can tell where its body ends.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Self::Method { allow, .. } = self
             && let Ok(allow) = HeaderValue::try_from(joined(allow))

@@ -13,12 +13,13 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use super::acceptor::{Acceptor, Desk, Door};
 use super::bind::{bind, bind_tcp};
 use super::body::Budget;
+use super::crowd::Crowd;
 use super::owners::Owners;
 use super::reload::{Source, reload};
 use super::sessions::Sessions;
 use super::tally::Tally;
 use super::worker;
-use super::{App, Stage, StartError, admin};
+use super::{App, Stage, StartError, admin, files};
 use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
@@ -65,6 +66,7 @@ impl Server {
         let doors = settings.listen.iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
         let app = Arc::new(build(settings, clock)?);
+        files::compare(&app.settings().limits, &app.errors);
         let (stage, watching) = watch::channel(Stage::Running);
         let mut server = Self {
             listening,
@@ -209,6 +211,7 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         fleet: Arc::new(Fleet::new(names.expand(&settings.pools), &observer, clock::seed())?),
         names,
         reloaded: Notify::new(),
+        crowd: Crowd::default(),
         budget: Budget::new(settings.limits.in_flight_bytes),
         started: clock.time_of_day(),
         owners: Owners::default(),

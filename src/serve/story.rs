@@ -1,21 +1,24 @@
 //! The story of one request, told to the access log and the metrics when it is over, however it ends.
 
-use std::cell::Cell;
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
 
-use super::identify::{Caller, Peer};
+use super::admission::X_API_KEY;
+use super::crowd::Place;
+use super::identify::Caller;
 use super::owners::Owner;
+use super::refusal::{NO, Refusal, X_SHOULD_RETRY};
 use super::tally::Load;
+use super::visit::{Present, Visit};
 use super::{App, headers};
 use crate::config::{HeaderTables, Settings};
 use crate::fleet::{Lease, Phase, Pool};
 use crate::telemetry::{AccessLog, Asked, Facts, Generated, Kept, Level, Needs, Sent, Spent, Tries, Wire};
+use crate::tenants::Tenant;
 use crate::units::{Moment, Timing};
 use crate::upstream::{Ending, Failure};
 
@@ -27,21 +30,6 @@ const CHUNKED_BYTES: u64 = 28;
 const CLOSE_BYTES: u64 = 19;
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
-
-/// A client's connection, shared by its requests.
-pub(super) struct Visit {
-    pub(super) peer: Peer,
-    pub(super) wire: Wire,
-    /// Requests so far.
-    pub(super) requests: Cell<u64>,
-}
-
-impl Visit {
-    /// A connection that no request has come by.
-    pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
-        Rc::new(Self { peer, wire, requests: Cell::new(0) })
-    }
-}
 
 /// How the end of an answer's body is told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +48,12 @@ pub(super) struct Story {
     log: Option<Arc<AccessLog>>,
     /// Those that the request began with.
     pub(super) settings: Arc<Settings>,
+    /// Whose key it shows.
+    pub(super) tenant: Option<Arc<Tenant>>,
+    /// Its place among the requests for replicas.
+    pub(super) place: Option<Place>,
+    /// The request is one of its connection's until the story ends.
+    present: Option<Present>,
     /// The request counts as an open stream of its worker until the story ends.
     _load: Load,
     pub(super) id: String,
@@ -91,7 +85,12 @@ impl Story {
         let logged = log.as_ref().map(|log| log.needs()).filter(|needs| needs.any());
         let set = Some(&settings.headers).filter(|headers| headers.any()).map(HeaderTables::needs);
         let kept = (logged.is_some() || set.is_some()).then(|| {
-            let asked = select(logged, set, |needs| &needs.asked, &head.headers);
+            let mut asked = select(logged, set, |needs| &needs.asked, &head.headers);
+            if !settings.tenants.is_empty() {
+                // Keys of ours are for us: no log and no replica gets them.
+                asked.remove(header::AUTHORIZATION);
+                asked.remove(X_API_KEY);
+            }
             let sizes = logged.is_some_and(|needs| needs.sizes) || set.is_some_and(|needs| needs.sizes);
             let request_bytes = if sizes { request_bytes(head) } else { 0 };
             let head_bytes = if sizes && closes(head) { CLOSE_BYTES } else { 0 };
@@ -109,6 +108,9 @@ impl Story {
             app,
             log,
             settings: settings.clone(),
+            tenant: None,
+            place: None,
+            present: None,
             _load: load,
             id,
             caller,
@@ -123,14 +125,35 @@ impl Story {
     }
 
     /// Notes the connection that the request came by.
-    pub(super) fn came_by(&mut self, visit: &Visit) {
-        visit.requests.set(visit.requests.get() + 1);
+    pub(super) fn came_by(&mut self, visit: &Visit, present: Present) {
         self.request.nth = visit.requests.get();
         self.request.wire = visit.wire;
+        self.present = Some(present);
+    }
+
+    /// Notes whose key the request shows.
+    pub(super) fn is_of(&mut self, tenant: Option<Arc<Tenant>>) {
+        self.caller.known = tenant.is_some();
+        self.tenant = tenant;
+    }
+
+    /// Finishes an answer of ours to a request that could not be served: when it may be asked again, if at all.
+    pub(super) fn advise<B>(&self, refusal: &Refusal, answer: &mut Response<B>) {
+        let known = self.place.as_ref().filter(|_| refusal.is_full()).and_then(|place| place.wait(self.now()));
+        if let Some(seconds) = known {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // Two replicas have died of it, or of something that two replicas have in common.
+        if matches!(refusal, Refusal::Closed) && self.tries.iter().count() > 1 {
+            answer.headers_mut().insert(X_SHOULD_RETRY, NO);
+        }
     }
 
     /// Notes the size of the request's body.
     pub(super) fn gathered(&mut self, bytes: usize) {
+        if let Some(present) = &self.present {
+            present.visit().owes(false);
+        }
         if let Some(kept) = &mut self.kept {
             kept.request_bytes += bytes as u64;
         }
@@ -263,6 +286,7 @@ impl Story {
 
     /// Remembers who holds the response with this id.
     pub(super) fn remember(&self, id: &str, owner: Owner) {
+        let owner = Owner { tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()), ..owner };
         self.app.owners.put(id, owner, self.app.clock.now());
     }
 
@@ -293,6 +317,7 @@ impl Story {
                 overhead: self.overhead,
                 time_of_day: self.app.clock.time_of_day(),
             },
+            tenant: self.tenant.as_ref().map(|tenant| &*tenant.name),
             outcome: self.outcome(),
             kept: self.kept.as_deref(),
         })
@@ -312,6 +337,13 @@ impl Story {
 impl Drop for Story {
     fn drop(&mut self) {
         self.app.metrics.answered(self.sent.status, self.overhead);
+        let usage = self.ending.as_ref().and_then(|ending| ending.usage);
+        if let Some(tenant) = &self.tenant {
+            self.app.metrics.answered_to(&tenant.name, self.sent.status, usage);
+        }
+        if let Some((place, usage)) = self.place.as_ref().zip(usage) {
+            place.ended(usage.prompt + usage.completion, self.now());
+        }
         let Some(log) = self.log.take() else { return };
         let ended = self.app.clock.now();
         let tried = self.ending.as_ref().and_then(|ending| ending.ended).unwrap_or(ended);

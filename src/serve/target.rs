@@ -21,6 +21,13 @@ pub(super) enum Target {
     Replica(Call),
 }
 
+impl Target {
+    /// Tells whether it is open to everybody: what supervisors and load balancers ask for.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Own(path, _) if matches!(path.as_str(), "/livez" | "/readyz" | "/health"))
+    }
+}
+
 /// A call of a replica's path.
 pub(super) struct Call {
     pub(super) site: Arc<Site>,

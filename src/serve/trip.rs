@@ -121,7 +121,7 @@ impl<'a> Trip<'a> {
 
     /// Passes an answer on; the lease goes with its body.
     pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
-        let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id() };
+        let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id(), tenant: None };
         let (head, relayed) =
             Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
         let owner = (self.call.dialect == Dialect::Responses).then_some(owner);

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,15 +21,18 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
+use super::crowd::Crowd;
+use super::farewell::Farewell;
 use super::gzip::{self, Gzip};
 use super::identify::{self, Caller, Peer};
 use super::patience::Counted;
 use super::proxy::proxy;
 use super::reply::{Reply, Source};
-use super::story::{Story, Visit};
+use super::story::Story;
 use super::tally::{Load, Tally};
 use super::target::{self, Target};
-use super::{App, Refusal, Stage, Worker, cors, own, secure};
+use super::visit::{Present, Visit};
+use super::{App, Refusal, Stage, Worker, admission, cors, gate, own, secure};
 use crate::balance::Dice;
 use crate::clock;
 use crate::config::Settings;
@@ -118,7 +122,8 @@ fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
         // Rapid reset: requests that are taken back before we come to them end the connection once there are so many.
         .max_pending_accept_reset_streams(RESETS)
         .max_send_buf_size(UNREAD_BYTES)
-        .max_header_list_size(u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX))
+        // Beyond it the connection ends; up to it the gate refuses in words.
+        .max_header_list_size(u32::try_from(settings.limits.header_bytes.saturating_mul(2)).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(Duration::from_secs(20)));
     builder
 }
@@ -157,12 +162,13 @@ async fn serve(
 ) {
     let settings = serving.worker.app.settings();
     let timeouts = &settings.timeouts;
-    let (stream, timer) = Counted::new(stream, timeouts.header, timeouts.keepalive);
+    let (stream, timer) = Counted::new(stream, timeouts);
+    let stream = Farewell::new(stream, serving.worker.app.clone(), visit.clone());
     let (undecided, decided) = timer.undecided();
     let service = service_fn(|request| {
         decided.set(true);
-        let (serving, visit) = (serving.clone(), visit.clone());
-        async move { Ok::<_, Infallible>(serving.answer(request, &visit).await) }
+        let (serving, visit, present) = (serving.clone(), visit.clone(), visit.begins());
+        async move { Ok::<_, Infallible>(serving.answer(request, &visit, present).await) }
     });
     let mut builder = builder(&settings);
     // The timer knows the times; hyper only has to ask it.
@@ -195,7 +201,7 @@ impl Serving {
     }
 
     /// Answers one request, whatever happens.
-    async fn answer(&self, request: Request<Incoming>, visit: &Visit) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, visit: &Visit, present: Present) -> Response<Reply> {
         let load = Load::on(&self.tally);
         let (head, body) = request.into_parts();
         let id = identify::request_id(&head.headers, &mut self.dice.borrow_mut());
@@ -203,13 +209,14 @@ impl Serving {
         let caller = identify::caller(visit.peer, &head.headers, &settings.trusted_proxies);
         let caller = Caller { secure: visit.wire.tls.is_some(), ..caller };
         let mut story = Story::new(self.worker.app.clone(), &settings, load, &head, (caller, id));
-        story.came_by(visit);
+        story.came_by(visit, present);
         let takes_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepted(&head.headers);
         let cors = settings.cors.as_ref();
         let origin = cors.and_then(|cors| cors::allowed(cors, &head.headers));
         let mut answer = if cors.is_some() && cors::is_preflight(&head) {
             cors::preflight::<axum::body::Body>(&head.headers).map(Source::Own)
         } else {
+            visit.owes(!body.is_end_stream());
             self.route(Request::from_parts(head, body), &mut story).await
         };
         if let Ok(id) = HeaderValue::try_from(&story.id) {
@@ -226,35 +233,53 @@ impl Serving {
 
     async fn route(&self, request: Request<Incoming>, story: &mut Story) -> Response<Source> {
         let (head, body) = request.into_parts();
-        let limit_bytes = self.worker.app.settings().limits.uri_bytes;
-        if head.uri.path_and_query().is_some_and(|p| p.as_str().len() > limit_bytes) {
-            return refuse(&Refusal::UriTooLong { limit_bytes }, Dialect::Other);
+        let (app, settings) = (&self.worker.app, story.settings.clone());
+        if let Err(refusal) = gate::check(&head, &settings.limits) {
+            return refuse(&refusal, Dialect::Other);
         }
-        match target::find(&self.worker.app.fleet, &head) {
+        let target = target::find(&app.fleet, &head);
+        let dialect = if let Ok(Target::Replica(call)) = &target { call.dialect } else { Dialect::Other };
+        if !matches!(&target, Ok(target) if target.is_open()) {
+            match admission::admit(&settings.tenants, &head.headers) {
+                Ok(tenant) => story.is_of(tenant),
+                Err(refusal) => return refuse(&refusal, dialect),
+            }
+        }
+        match target {
             Err((refusal, site)) => {
                 if let Some(site) = &site {
                     enter(story, site);
                 }
-                refuse(&refusal, Dialect::Other)
+                refuse(&refusal, dialect)
             }
             Ok(Target::Own(path, site)) => {
                 if let Some(site) = &site {
                     enter(story, site);
                 }
-                self.own(Request::from_parts(head, body), &path, site).await
+                self.own(Request::from_parts(head, body), &path, (site, story.tenant.clone())).await
             }
             Ok(Target::Replica(call)) => {
                 enter(story, &call.site);
-                let answer = proxy(&self.worker, Request::from_parts(head, body), &call, story).await;
-                answer.unwrap_or_else(|refusal| refuse(&refusal, call.dialect))
+                let answer = match Crowd::enter(app, &settings.limits) {
+                    Ok(place) => {
+                        story.place = Some(place);
+                        proxy(&self.worker, Request::from_parts(head, body), &call, story).await
+                    }
+                    Err(refusal) => Err(refusal),
+                };
+                answer.unwrap_or_else(|refusal| {
+                    let mut answer = refuse(&refusal, dialect);
+                    story.advise(&refusal, &mut answer);
+                    answer
+                })
             }
         }
     }
 
-    async fn own(&self, mut request: Request<Incoming>, path: &str, site: Option<Arc<Site>>) -> Response<Source> {
+    async fn own(&self, mut request: Request<Incoming>, path: &str, through: own::Through) -> Response<Source> {
         // `path` is a part of the path that came, so it is a valid one.
         *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
-        request.extensions_mut().insert(site);
+        request.extensions_mut().insert(through);
         let is_head = request.method() == Method::HEAD;
         let mut answer = match self.router.clone().call(request).await {
             Ok(answer) => answer,

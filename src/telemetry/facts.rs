@@ -26,6 +26,8 @@ pub struct Facts<'a> {
     pub generated: Generated<'a>,
     /// The times.
     pub spent: Spent,
+    /// The name of the key that the client has shown, if it has shown one.
+    pub tenant: Option<&'a str>,
     /// How it ended.
     pub outcome: &'a str,
     /// What was kept only because the format needs it; `None` if it needs nothing of it.

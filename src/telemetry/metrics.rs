@@ -9,7 +9,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::engines::{self, Family};
 use super::failing;
-use super::shadows::Shadows;
+use super::shadows::{self, Shadows};
+use super::tenants::Tenants;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
 use crate::units::{ModelName, Usage};
 
@@ -30,9 +31,10 @@ const STREAM_SPEED: &str = "tokenweir_stream_tokens_per_second";
 const ESTIMATE_ERROR: &str = "tokenweir_prompt_estimate_error_ratio";
 const DURATION: &str = "tokenweir_duration_seconds";
 const OVERHEAD: &str = "tokenweir_overhead_seconds";
-const SHADOW_DECISIONS: &str = "tokenweir_shadow_decisions_total";
-const SHADOW_CACHED: &str = "tokenweir_shadow_cached_tokens_total";
 const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
+pub(super) const TENANT_REQUESTS: &str = "tokenweir_tenant_requests_total";
+pub(super) const TENANT_PROMPT: &str = "tokenweir_tenant_prompt_tokens_total";
+pub(super) const TENANT_COMPLETION: &str = "tokenweir_tenant_completion_tokens_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
 /// What engines say of themselves, and what of it is not ours.
@@ -117,6 +119,7 @@ pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     series: ArcSwap<Vec<Arc<Series>>>,
+    tenants: Tenants,
     requests: [Counter; 6],
     overhead: Histogram,
     handshakes_failed: Counter,
@@ -125,6 +128,13 @@ pub struct Metrics {
 
 const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
     Family { name, kind: "gauge", help, value }
+}
+
+/// Classes of statuses, by their first digit.
+pub(super) const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+fn count(classes: &[Counter; 6], status: u16) {
+    classes.get(usize::from(status / 100)).unwrap_or(&classes[0]).increment(1);
 }
 
 fn metadata() -> Metadata<'static> {
@@ -152,12 +162,11 @@ impl Metrics {
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         describe(&recorder);
-        let class = |class: &'static str| counter(&recorder, REQUESTS, vec![Label::new("status", class)]);
-        let requests = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class);
+        let requests = CLASSES.map(|class| counter(&recorder, REQUESTS, vec![Label::new("status", class)]));
         let overhead = histogram(&recorder, OVERHEAD, Vec::new());
         let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
-        let (series, shadows) = (ArcSwap::default(), Shadows::default());
-        Self { handle, series, requests, overhead, handshakes_failed, shadows, recorder }
+        let (series, tenants, shadows) = (ArcSwap::default(), Tenants::default(), Shadows::default());
+        Self { handle, series, tenants, requests, overhead, handshakes_failed, shadows, recorder }
     }
 
     /// Counts a client that could not agree on TLS with us.
@@ -168,10 +177,19 @@ impl Metrics {
     /// Counts one answered request by its status, 0 if the client left before there was one, and the time the router
     /// itself took from the last byte of the request to its first byte to a replica.
     pub fn answered(&self, status: u16, overhead: Option<Duration>) {
-        let class = usize::from(status / 100);
-        self.requests.get(class).unwrap_or(&self.requests[0]).increment(1);
+        count(&self.requests, status);
         if let Some(overhead) = overhead {
             self.overhead.record(overhead.as_secs_f64());
+        }
+    }
+
+    /// Counts a request that was answered to whoever has the key called `tenant`, and the tokens that it came to.
+    pub fn answered_to(&self, tenant: &Arc<str>, status: u16, usage: Option<Usage>) {
+        let series = self.tenants.of(tenant, &self.recorder);
+        count(&series.requests, status);
+        if let Some(usage) = usage {
+            series.prompt.increment(usage.prompt.0);
+            series.completion.increment(usage.completion.0);
         }
     }
 
@@ -320,9 +338,7 @@ impl Observer for Metrics {
             self.tokens(&series, report).count(report);
         }
         if let Some(shadowed) = report.shadowed {
-            self.shadows.count(report.pool.name(), shadowed, |labels, decides| {
-                counter(&self.recorder, if decides { SHADOW_DECISIONS } else { SHADOW_CACHED }, labels)
-            });
+            self.shadows.count(&self.recorder, report.pool.name(), shadowed);
         }
     }
 }
@@ -334,15 +350,13 @@ fn describe(recorder: &PrometheusRecorder) {
         (PROMPT_TOKENS, "Prompt tokens as reported by the replicas, estimated of streams that ended before they were."),
         (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
         (COMPLETION_TOKENS, "Generated tokens, likewise."),
-        (SHADOW_DECISIONS, "Choices that ended, by whether the pool's shadow policy would have made the same."),
-        (
-            SHADOW_CACHED,
-            "Prompt tokens that would have been cached where the shadow policy would have sent them, as believed.",
-        ),
         (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
+        (TENANT_REQUESTS, "Requests answered to a key's clients, by the class of the status."),
+        (TENANT_PROMPT, "Prompt tokens of a key's clients, as reported by the replicas."),
+        (TENANT_COMPLETION, "Tokens generated for a key's clients, as reported by the replicas."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];
-    for (name, help) in counters {
+    for (name, help) in counters.into_iter().chain(shadows::HELP) {
         recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
     }
     let gauges = [
@@ -369,7 +383,7 @@ fn describe(recorder: &PrometheusRecorder) {
     }
 }
 
-fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Counter {
+pub(super) fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(name, labels), &metadata())
 }
 

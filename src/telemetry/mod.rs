@@ -12,6 +12,7 @@ mod needs;
 mod record;
 mod shadows;
 mod target;
+mod tenants;
 mod time;
 mod variables;
 mod writer;

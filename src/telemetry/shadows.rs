@@ -4,8 +4,19 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use metrics::{Counter, Label};
+use metrics_exporter_prometheus::PrometheusRecorder;
 
+use super::metrics::counter;
 use crate::fleet::Shadowed;
+
+const DECISIONS: &str = "tokenweir_shadow_decisions_total";
+const CACHED: &str = "tokenweir_shadow_cached_tokens_total";
+
+/// What both say.
+pub(super) const HELP: [(&str, &str); 2] = [
+    (DECISIONS, "Choices that ended, by whether the pool's shadow policy would have made the same."),
+    (CACHED, "Prompt tokens that would have been cached where the shadow policy would have sent them, as believed."),
+];
 
 /// One shadow policy in one pool.
 pub(super) struct Series {
@@ -21,16 +32,17 @@ pub(super) struct Series {
 pub(super) struct Shadows(ArcSwap<Vec<Arc<Series>>>);
 
 impl Shadows {
-    /// Counts a decision. `counter` makes one of the decisions' counters or, without labels of its own, the tokens'.
-    pub(super) fn count(&self, pool: &Arc<str>, shadowed: Shadowed, counter: impl Fn(Vec<Label>, bool) -> Counter) {
+    /// Counts a decision.
+    pub(super) fn count(&self, recorder: &PrometheusRecorder, pool: &Arc<str>, shadowed: Shadowed) {
         let find = |list: &[Arc<Series>]| {
             list.iter().find(|series| series.pool == *pool && series.policy == shadowed.policy).cloned()
         };
         let found = find(&self.0.load());
         let series = found.unwrap_or_else(|| {
             let labels = || vec![Label::new("pool", pool.to_string()), Label::new("policy", shadowed.policy)];
-            let decisions = |same| counter(labels().into_iter().chain([Label::new("same", same)]).collect(), true);
-            let (same, other, cached) = (decisions("true"), decisions("false"), counter(labels(), false));
+            let decisions =
+                |same| counter(recorder, DECISIONS, labels().into_iter().chain([Label::new("same", same)]).collect());
+            let (same, other, cached) = (decisions("true"), decisions("false"), counter(recorder, CACHED, labels()));
             let made = Arc::new(Series { pool: pool.clone(), policy: shadowed.policy, same, other, cached });
             self.0.rcu(|list| match find(list) {
                 Some(_) => list.clone(),

@@ -141,6 +141,7 @@ pub(super) static ROWS: &[Row] = &[
     row("upstream_cache_status", Keep::Nothing, |_| None),
     row("path", Keep::Nothing, |f| text(f.request.uri.path())),
     row("replica", Keep::Nothing, |f| bytes(f.tries.last()?.replica.name().as_bytes().to_vec())),
+    row("tenant", Keep::Nothing, |f| text(f.tenant?)),
     row("model", Keep::Nothing, |f| text(f.generated.model?)),
     row("prompt_tokens", Keep::Nothing, |f| number(f.generated.usage?.prompt.0)).at_end(),
     row("cached_tokens", Keep::Nothing, |f| number(f.generated.usage?.cached?.0)).at_end(),

@@ -1,11 +1,15 @@
 //! Why a replica gave no answer.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::fleet::{Outcome, Phase};
+
+/// `ENFILE` and `EMFILE`, the same on every Unix: no descriptor is left, in the system or in the process.
+const STARVED: [i32; 2] = [23, 24];
 
 /// Why a replica gave no answer, or none that is worth passing on. Nothing of one has reached the client.
 #[derive(Debug, Error)]
@@ -15,7 +19,7 @@ pub struct Failure {
     pub phase: Phase,
     /// The replica was given all the time there is.
     pub timed_out: bool,
-    /// It is the router that does not wait any longer (`timeouts.total`).
+    /// It is the router that does not wait any longer (`timeouts.total`), or that has no file descriptor left.
     ours: bool,
     what: &'static str,
     cause: String,
@@ -24,6 +28,11 @@ pub struct Failure {
 impl Failure {
     pub(super) fn new(phase: Phase, what: &'static str, error: &dyn Error) -> Self {
         Self::told(phase, what, told(error))
+    }
+
+    pub(super) fn unconnected(error: &io::Error) -> Self {
+        let ours = error.raw_os_error().is_some_and(|code| STARVED.contains(&code));
+        Self { ours, ..Self::new(Phase::Connect, "no connection", error) }
     }
 
     pub(super) const fn told(phase: Phase, what: &'static str, cause: String) -> Self {

@@ -128,7 +128,7 @@ impl Upstream {
                 if error.kind() == io::ErrorKind::ConnectionRefused {
                     replica.door().refused(self.clock.now());
                 }
-                Err(Failure::new(Phase::Connect, "no connection", &error))
+                Err(Failure::unconnected(&error))
             }
             Err(Elapsed { .. }) => Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
         }

@@ -107,6 +107,7 @@ impl Case {
                 overhead: Some(Duration::from_micros(42)),
                 time_of_day: Duration::from_millis(1_795_355_508_042),
             },
+            tenant: Some("team-a"),
             outcome: "completed",
             kept: Some(&self.kept),
         }
@@ -171,7 +172,7 @@ fn every_variable_has_its_value() {
         ("$server_name|$server_addr|$server_port|$server_protocol", "llm.example|10.9.9.9|80|HTTP/1.1"),
         ("$connection|$connection_requests|$pipe", "7|2|."),
         ("$proxy_add_x_forwarded_for", "1.1.1.1, 10.1.2.3"),
-        ("$model|$replica|$policy", "m|10.0.0.2:8000|token_cost"),
+        ("$model|$replica|$policy|$tenant", "m|10.0.0.2:8000|token_cost|team-a"),
         ("$prompt_tokens|$cached_tokens|$completion_tokens", "12|-|6"),
         ("$ttft|$tpot|$attempts|$outcome|$overhead_us", "0.052|0.050000|2|completed|42"),
     ] {

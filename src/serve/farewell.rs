@@ -1,0 +1,154 @@
+//! What hyper answers of itself, in our words: heads that it cannot read or that are beyond its limits.
+//!
+//! hyper writes a bare status and closes. Nobody but hyper writes to an HTTP/1 connection that has no request under way
+//! and nothing left to be written, so that is how such an answer is known.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::visit::Visit;
+use super::{App, Refusal};
+use crate::telemetry::Level;
+use crate::units::Dialect;
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long what a client goes on sending is read and thrown away after the last answer. Closed at once, the connection
+/// would be reset, and the answer with it.
+const LINGER: Duration = Duration::from_secs(2);
+const SCRAP_BYTES: usize = 4096;
+
+/// A client's connection.
+pub(super) struct Farewell<S> {
+    stream: S,
+    app: Arc<App>,
+    visit: Rc<Visit>,
+    /// The bytes of HTTP/2's preface that have come; `None` once it is HTTP/1.
+    preface: Option<usize>,
+    /// What is said in the place of hyper's words.
+    last: Option<Bytes>,
+    lingers: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Farewell<S> {
+    pub(super) const fn new(stream: S, app: Arc<App>, visit: Rc<Visit>) -> Self {
+        Self { stream, app, visit, preface: Some(0), last: None, lingers: None }
+    }
+
+    /// Compares what came with HTTP/2's preface.
+    fn look(&mut self, came: &[u8]) {
+        if let Some(seen) = self.preface {
+            let wanted = PREFACE.get(seen..).unwrap_or_default();
+            let same = wanted.iter().zip(came).all(|(a, b)| a == b);
+            self.preface = same.then(|| (seen + came.len()).min(PREFACE.len()));
+        }
+    }
+
+    /// Tells whether hyper says something that we have not said.
+    fn is_hypers(&self, bytes: &[u8]) -> bool {
+        self.preface != Some(PREFACE.len()) && self.visit.is_quiet() && bytes.starts_with(b"HTTP/1.1 4")
+    }
+
+    /// Our words for hyper's, told to the log and the metrics as well.
+    fn words(&self, hypers: &[u8]) -> Bytes {
+        let status = hypers.get(9..12).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let settings = self.app.settings();
+        let refusal = match status {
+            Some(431) => Refusal::head_too_large(&settings.limits),
+            Some(414) => Refusal::UriTooLong { limit_bytes: settings.limits.uri_bytes },
+            _ => Refusal::Unreadable,
+        };
+        let answer = refusal.answer(Dialect::Other);
+        let status = answer.status();
+        self.app.metrics.answered(status.as_u16(), None);
+        let client = self.visit.peer.text();
+        self.app.errors.write(Level::Info, format_args!("a request of {client} was refused with {status}: {refusal}"));
+        let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n");
+        if let Some(date) = date(hypers) {
+            head += date;
+            head += "\r\n";
+        }
+        let body = answer.into_body();
+        format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into()
+    }
+}
+
+/// The `date` line of a head.
+fn date(head: &[u8]) -> Option<&str> {
+    std::str::from_utf8(head).ok()?.split("\r\n").find(|line| line.starts_with("date: "))
+}
+
+impl<S: AsyncWrite + Unpin> Farewell<S> {
+    fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(last) = self.last.as_mut().filter(|last| !last.is_empty()) {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, last))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            last.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Farewell<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if self.preface.is_some_and(|seen| seen < PREFACE.len()) {
+            self.look(buf.filled().get(before..).unwrap_or_default());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.last.is_none() {
+            if !self.is_hypers(buf) {
+                return Pin::new(&mut self.stream).poll_write(cx, buf);
+            }
+            self.last = Some(self.words(buf));
+        }
+        ready!(self.poll_say(cx))?;
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.visit.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingers.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if self.last.is_none() && !self.visit.is_unread() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let this = &mut *self;
+        let end = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut scrap = [0; SCRAP_BYTES];
+        while end.as_mut().poll(cx).is_pending() {
+            let mut scrap = ReadBuf::new(&mut scrap);
+            if ready!(Pin::new(&mut this.stream).poll_read(cx, &mut scrap)).is_err() || scrap.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // hyper is told to write in one piece, which is what is looked at here.
+        false
+    }
+}

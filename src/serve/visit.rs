@@ -1,0 +1,76 @@
+//! One client's connection, as its requests share it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::identify::Peer;
+use crate::telemetry::Wire;
+
+/// A client's connection, shared by its requests.
+pub(super) struct Visit {
+    pub(super) peer: Peer,
+    pub(super) wire: Wire,
+    /// Requests so far.
+    pub(super) requests: Cell<u64>,
+    /// Requests under way.
+    present: Cell<usize>,
+    /// Something of the last answer may not have been written yet.
+    unsaid: Cell<bool>,
+    /// The body of the last request has not been read to its end.
+    unread: Cell<bool>,
+}
+
+/// One request of a visit, until dropped.
+pub(super) struct Present(Rc<Visit>);
+
+impl Present {
+    /// The connection that the request came by.
+    pub(super) fn visit(&self) -> &Visit {
+        &self.0
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.present.set(self.0.present.get().saturating_sub(1));
+    }
+}
+
+impl Visit {
+    /// A connection that no request has come by.
+    pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
+        let (requests, present) = (Cell::new(0), Cell::new(0));
+        Rc::new(Self { peer, wire, requests, present, unsaid: Cell::new(false), unread: Cell::new(false) })
+    }
+
+    /// Notes that a request has come.
+    pub(super) fn begins(self: &Rc<Self>) -> Present {
+        self.requests.set(self.requests.get() + 1);
+        self.present.set(self.present.get() + 1);
+        self.unsaid.set(true);
+        self.unread.set(false);
+        Present(self.clone())
+    }
+
+    /// Notes that all that was handed over has been written.
+    pub(super) fn flushed(&self) {
+        if self.present.get() == 0 {
+            self.unsaid.set(false);
+        }
+    }
+
+    /// Tells whether no request is under way and no answer left to be written.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.present.get() == 0 && !self.unsaid.get()
+    }
+
+    /// Notes whether there is a body of the present request that has not been read to its end.
+    pub(super) fn owes(&self, a_body: bool) {
+        self.unread.set(a_body);
+    }
+
+    /// Tells whether the client may still be sending what nobody reads.
+    pub(super) const fn is_unread(&self) -> bool {
+        self.unread.get()
+    }
+}

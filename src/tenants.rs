@@ -1,0 +1,170 @@
+//! Floor 1: who may ask, by the hashes of their keys.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq as _;
+use thiserror::Error;
+
+use crate::units::ModelName;
+
+/// What is in front of a hash, so that nobody takes a key for one.
+const SCHEME: &str = "sha256:";
+const BYTES: usize = 32;
+
+/// The SHA-256 hash of a secret; the secret itself is not kept. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest([u8; BYTES]);
+
+/// Why a text is no hash. Does not say what the text was.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a hash is `sha256:` and 64 hexadecimal digits")]
+pub struct BadDigest;
+
+/// Whom a key belongs to, and what it opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// The key's name in logs, metrics and headers; unique among its like.
+    pub name: Arc<str>,
+    /// The models that may be asked for, as clients write them; `None` for all.
+    pub models: Option<Vec<ModelName>>,
+    digest: Digest,
+}
+
+/// All who may ask. Nobody in particular if there is none: everybody may then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenants(Vec<Arc<Tenant>>);
+
+impl Digest {
+    /// Hashes a secret.
+    pub fn of(secret: &[u8]) -> Self {
+        let mut bytes = [0; BYTES];
+        for (to, from) in bytes.iter_mut().zip(digest(&SHA256, secret).as_ref()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+
+    /// Tells whether it is the hash of `secret`, in a time that does not depend on how much of it is right.
+    pub fn is_of(&self, secret: &[u8]) -> bool {
+        self.equals(&Self::of(secret))
+    }
+
+    fn equals(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl FromStr for Digest {
+    type Err = BadDigest;
+
+    /// Reads `sha256:` and 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, BadDigest> {
+        let digits = text.strip_prefix(SCHEME).ok_or(BadDigest)?.as_bytes();
+        if digits.len() != 2 * BYTES {
+            return Err(BadDigest);
+        }
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|n| u8::try_from(n).ok()).ok_or(BadDigest);
+        let mut bytes = [0; BYTES];
+        for (to, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let [high, low] = pair else { return Err(BadDigest) };
+            *to = digit(high)? << 4 | digit(low)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Digest(..)")
+    }
+}
+
+impl Tenant {
+    /// Whom the key with this hash belongs to.
+    pub fn new(name: impl Into<Arc<str>>, digest: Digest, models: Option<Vec<ModelName>>) -> Self {
+        Self { name: name.into(), models, digest }
+    }
+
+    /// Tells whether the model may be asked for.
+    pub fn may_use(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|name| name.as_str() == model))
+    }
+
+    /// Tells whether both have one key.
+    pub fn shares_key(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Tenants {
+    /// These, in their order.
+    pub fn new(tenants: impl IntoIterator<Item = Tenant>) -> Self {
+        Self(tenants.into_iter().map(Arc::new).collect())
+    }
+
+    /// Tells whether nobody is known, so that nobody is asked for a key.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whom `key` belongs to.
+    ///
+    /// *Cost*: one hash of `key` and a comparison with every tenant's, the right one or not, so that the time says
+    /// nothing of any key.
+    pub fn find(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
+        let asked = Digest::of(key);
+        let mut found = None;
+        for tenant in &self.0 {
+            if tenant.digest.equals(&asked) {
+                found = Some(tenant);
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `abc`, from FIPS 180-2.
+    const ABC: &str = "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015ad";
+
+    fn tenant(name: &str, key: &str) -> Tenant {
+        Tenant::new(name, Digest::of(key.as_bytes()), None)
+    }
+
+    #[test]
+    fn a_written_hash_is_that_of_its_key() {
+        let digest: Digest = ABC.parse().unwrap();
+        assert!(digest.is_of(b"abc") && !digest.is_of(b"abd") && !digest.is_of(b""));
+        for bad in ["", "sha256:", &ABC[..70], &ABC[7..], &format!("{ABC}0"), &ABC.replace("BA", "+A"), "sha512:00"] {
+            assert_eq!(bad.parse::<Digest>(), Err(BadDigest), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_found_and_no_other() {
+        let tenants = Tenants::new([tenant("a", "one"), tenant("b", "two"), tenant("c", "three")]);
+        for (key, name) in [("one", Some("a")), ("two", Some("b")), ("three", Some("c")), ("", None), ("onе", None)] {
+            assert_eq!(tenants.find(key.as_bytes()).map(|tenant| &*tenant.name), name, "{key}");
+        }
+        assert!(Tenants::default().find(b"one").is_none());
+    }
+
+    #[test]
+    fn only_listed_models_may_be_used_where_there_is_a_list() {
+        let listed = Tenant { models: Some(vec!["m".into()]), ..tenant("a", "one") };
+        assert!(listed.may_use("m") && !listed.may_use("M") && !listed.may_use(""));
+        assert!(tenant("a", "one").may_use("anything"));
+    }
+
+    #[test]
+    fn neither_key_nor_hash_is_ever_shown() {
+        let shown = format!("{:?}", Tenants::new([Tenant::new("a", ABC.parse().unwrap(), None)]));
+        assert!(shown.contains("\"a\"") && !shown.to_lowercase().contains("ba78"), "{shown}");
+    }
+}
