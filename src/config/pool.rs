@@ -26,6 +26,7 @@ pub(super) struct Draft {
     pub(super) name: Option<At<Arc<str>>>,
     pub(super) models: Vec<At<ModelName>>,
     pub(super) policy: Option<At<PolicySpec>>,
+    pub(super) shadow: Option<PolicySpec>,
     /// `None` if not given, or not readable.
     pub(super) members: Option<Vec<At<MemberSpec>>>,
     pub(super) route: Route,
@@ -52,8 +53,9 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 23] = [
+pub(super) const SHORT: [&str; 24] = [
     "policy",
+    "shadow",
     "replicas",
     "model",
     "paths",
@@ -91,6 +93,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         wants: "a policy's name and words",
         default: "\"token_cost\"",
         set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
+    },
+    Key {
+        path: "shadow",
+        wants: "a policy's name and words",
+        default: "",
+        set: |d, v| policy(v).map(|policy| d.shadow = Some(policy)),
     },
     Key {
         path: "replicas",
@@ -257,6 +265,7 @@ impl Draft {
             name: None,
             models: Vec::new(),
             policy: None,
+            shadow: None,
             members: None,
             route: Route::default(),
             headers: OwnHeaders::default(),
