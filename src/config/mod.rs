@@ -18,6 +18,7 @@ mod pool;
 mod read;
 pub(crate) mod replica;
 mod report;
+mod route;
 mod settings;
 mod spread;
 mod sticky;
