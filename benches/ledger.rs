@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokenweir::balance::{self, Job};
 use tokenweir::config;
-use tokenweir::fleet::{Attempt, Fleet, Models, Observer, Outcome, Progress, Report};
+use tokenweir::fleet::{Attempt, Beside, Fleet, Models, Observer, Outcome, Progress, Report};
 use tokenweir::prompt::{Census, Estimator, MediaTokens, Prefix, Request, survey};
 use tokenweir::units::{ModelName, Moment, Tokens};
 
@@ -82,7 +82,15 @@ fn fleet(policy: &str, replicas: usize) -> Fleet {
 fn attempt() -> Attempt<'static> {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let job = Job { prompt: Tokens(500), output: Tokens(100), key: b"session-1", client, tried: &[] };
-    Attempt { job, model: Some("m"), measured: None, prefix: None, pinned: None, tried: Vec::new() }
+    Attempt {
+        job,
+        model: Some("m"),
+        measured: None,
+        prefix: None,
+        pinned: None,
+        tried: Vec::new(),
+        beside: Beside::default(),
+    }
 }
 
 /// A choice with its charge and settlement, while each replica has two other requests.

@@ -68,7 +68,7 @@ fn a_replica_that_fails_at_once_attracts_nothing() {
         // Those of the eight clients that were chosen for it before the first of them was told.
         assert!((1..=8).contains(&fell), "{policy}: {fell} of 200");
         assert!(is(&router, 0, ("ejected", "failed")), "{policy}: however green its health");
-        assert!(hole.heard().iter().any(|heard| heard.target() == "/health"));
+        wait_until("its health is asked for", || hole.heard().iter().any(|heard| heard.target() == "/health"));
         assert_eq!(router.metric("tokenweir_ejected", &["replica="]), 1.0);
         assert_eq!(router.metric("tokenweir_ejections_total", &["reason=\"failed\""]), 1.0);
         assert_eq!(router.in_flight(), 0);

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokenweir::balance::{Dice, Job};
 use tokenweir::config;
 use tokenweir::fleet::{
-    Attempt, Fleet, Lease, Measured, Models, Observer, Outcome, Phase, PoolSpec, Progress, Replica, Report,
+    Attempt, Beside, Fleet, Lease, Measured, Models, Observer, Outcome, Phase, Pool, PoolSpec, Progress, Replica,
+    Report,
 };
-use tokenweir::prompt::{Census, Request};
+use tokenweir::prompt::{Census, Prefix, Request};
 use tokenweir::sse::{self, Kind};
 use tokenweir::units::{Dialect, ModelName, Moment, Tokens};
 
@@ -38,9 +39,10 @@ struct Running {
     streams: bool,
 }
 
-fn specs(ports: &[u64], policy: &str) -> Vec<PoolSpec> {
+fn specs(ports: &[u64], policy: &str, shadow: &str) -> Vec<PoolSpec> {
     let replicas: Vec<String> = ports.iter().map(|port| format!("\"http://10.0.0.1:{port}\"")).collect();
-    let text = format!("replicas = [{}]\nmodel = \"m\"\npolicy = \"{policy}\"\n", replicas.join(", "));
+    let replicas = replicas.join(", ");
+    let text = format!("replicas = [{replicas}]\nmodel = \"m\"\npolicy = \"{policy}\"\nshadow = \"{shadow}\"\n");
     config::load(&text, "router.toml", []).unwrap_or_else(|report| panic!("{report}")).settings.pools
 }
 
@@ -86,6 +88,14 @@ fn sound(replicas: &[Arc<Replica>]) {
     }
 }
 
+/// What shadow policies imagine is as sound.
+fn sound_in_mind(pools: &[Arc<Pool>]) {
+    for (in_flight, load) in pools.iter().flat_map(|pool| pool.imagined()) {
+        assert!(load.prefill.0 < BOUND && load.resident.0 < BOUND, "{load:?}");
+        assert!(load.decoding <= in_flight && in_flight as usize <= AT_ONCE, "{load:?}");
+    }
+}
+
 struct Storm {
     fleet: Fleet,
     dice: Dice,
@@ -93,11 +103,14 @@ struct Storm {
     running: Vec<Running>,
     /// Every replica there ever was.
     seen: Vec<Arc<Replica>>,
+    /// Every pool.
+    pools: Vec<Arc<Pool>>,
     started: u64,
 }
 
 impl Storm {
     fn meet(&mut self) {
+        self.pools.extend(self.fleet.pools());
         for replica in self.fleet.replicas() {
             replica.learn(Models::Listed(vec![ModelName::from("m")]));
             if !self.seen.iter().any(|known| known.id() == replica.id()) {
@@ -114,8 +127,18 @@ impl Storm {
         let prompt = measured.prompt.0;
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let job = Job { prompt: Tokens(0), output: Tokens(0), key: b"", client, tried: &[] };
-        let mut attempt =
-            Attempt { job, model: Some("m"), measured: Some(measured), prefix: None, pinned: None, tried: Vec::new() };
+        // A few prompts that begin alike, as policies for caches are told.
+        let whose = self.dice.below(5) << 32;
+        let prefix = Prefix::of_blocks((0..prompt / 64).map(|at| whose | at), Tokens(64), Tokens(prompt));
+        let mut attempt = Attempt {
+            job,
+            model: Some("m"),
+            measured: Some(measured),
+            prefix: Some(Arc::new(prefix)),
+            pinned: None,
+            tried: Vec::new(),
+            beside: Beside::default(),
+        };
         // Some requests fail before they begin and are tried elsewhere.
         while let Ok(lease) = pool.acquire(&attempt, self.now) {
             self.started += 1;
@@ -166,9 +189,9 @@ impl Storm {
         match self.dice.below(2_000) {
             0 => {
                 let from = self.dice.below(3);
-                let policies = ["least_tokens", "least_prefill", "least_conn", "round_robin", "random two"];
-                let policy = policies[self.dice.below(5) as usize];
-                self.fleet.reload(specs(&[8000 + from, 8003, 8004 + from, 8010], policy)).unwrap();
+                let policies = ["least_tokens", "token_cost", "least_conn", "round_robin", "random two"];
+                let [policy, shadow] = [5, 2].map(|few| policies[self.dice.below(few) as usize]);
+                self.fleet.reload(specs(&[8000 + from, 8003, 8004 + from, 8010], policy, shadow)).unwrap();
                 self.meet();
             }
             _ if self.running.len() < AT_ONCE && self.dice.below(12) == 0 => self.begin(),
@@ -183,14 +206,15 @@ fn nothing_is_left_on_any_replica_after_any_storm() {
     println!("seed {seed}");
     let settled = Arc::new(Settled::default());
     let observer: Arc<dyn Observer> = settled.clone();
-    let fleet = Fleet::new(specs(&[8000, 8001, 8002, 8003], "least_tokens"), &observer, seed).unwrap();
-    let (running, seen) = (Vec::new(), Vec::new());
-    let mut storm = Storm { fleet, dice: Dice::seeded(seed), now: Moment::ZERO, running, seen, started: 0 };
+    let fleet = Fleet::new(specs(&[8000, 8001, 8002, 8003], "least_tokens", "token_cost"), &observer, seed).unwrap();
+    let (running, seen, pools) = (Vec::new(), Vec::new(), Vec::new());
+    let mut storm = Storm { fleet, dice: Dice::seeded(seed), now: Moment::ZERO, running, seen, pools, started: 0 };
     storm.meet();
     let mut busiest = 0;
     while storm.started < REQUESTS {
         storm.step();
         sound(&storm.fleet.replicas());
+        sound_in_mind(&storm.fleet.pools());
         busiest = busiest.max(storm.fleet.replicas().iter().map(|replica| replica.load().resident.0).sum());
     }
     storm.running.clear();
@@ -199,6 +223,12 @@ fn nothing_is_left_on_any_replica_after_any_storm() {
     for replica in &storm.seen {
         let load = replica.load();
         assert_eq!((replica.in_flight(), load.prefill, load.decoding, load.resident), (0, Tokens(0), 0, Tokens(0)));
+    }
+    assert!(storm.pools.len() > 2, "policies changed");
+    let imagined: Vec<_> = storm.pools.iter().flat_map(|pool| pool.imagined()).collect();
+    assert!(imagined.len() >= 4 * storm.pools.len());
+    for (in_flight, load) in imagined {
+        assert_eq!((in_flight, load.prefill, load.decoding, load.resident), (0, Tokens(0), 0, Tokens(0)));
     }
     assert_eq!(settled.0.load(Ordering::Relaxed), storm.started);
 }

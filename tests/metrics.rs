@@ -67,7 +67,7 @@ fn the_readme_has_every_metric_with_its_labels_and_no_other() {
     // Of `abc`, from FIPS 180-2.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let key = format!("[[key]]\nname = 'a'\nhash = '{hash}'");
-    let router = Router::start(&format!("replicas = [{:?}]\n{key}", replica.url())).ready();
+    let router = Router::start(&format!("shadow = \"least_conn\"\nreplicas = [{:?}]\n{key}", replica.url())).ready();
     for stream in [true, false] {
         let headers = "authorization: Bearer abc\r\n";
         assert_eq!(router.ask("POST", "/v1/chat/completions", headers, chat("m", 5, stream)).status, 200);

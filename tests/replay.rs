@@ -295,3 +295,19 @@ fn the_command_says_what_is_wrong() {
     assert!(fails(&["--synthetic", "novels"]).contains("chat, tools, agents, uniform"));
     assert!(fails(&[]).contains("required"));
 }
+
+#[test]
+fn a_replica_of_half_the_speed_ends_with_about_half_the_work() {
+    // What the last one computes beside the mean of the others.
+    let slow = |load: f64, speeds: &[f64]| {
+        let scenario = Scenario { replicas: 4, speed: load, engine_speeds: speeds.to_vec(), ..Scenario::default() };
+        let work = replayed(&replay::synthetic(Kind::Chat, 1_500, 3), "token_cost", &scenario).work;
+        work[3].0 as f64 / (work[..3].iter().map(|tokens| tokens.0 as f64).sum::<f64>() / 3.0)
+    };
+    for load in [0.7, 1.0] {
+        let (equal, half) = (slow(load, &[1.0]), slow(load, &[1.0, 1.0, 1.0, 0.5]));
+        println!("load {load}: {half:.2} of the others' work, {equal:.2} at the same speed");
+        // Conversations stay where they are cached, so that even equals differ.
+        assert!((0.35..=0.65).contains(&(half / equal)), "{half} at half the speed, {equal} at the same");
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pingora_ketama::{Bucket, Continuum};
 use tokenweir::balance::{Dice, Job};
 use tokenweir::config;
-use tokenweir::fleet::{Attempt, Fleet, Observer, Report};
+use tokenweir::fleet::{Attempt, Beside, Fleet, Observer, Report};
 use tokenweir::units::{Moment, Tokens};
 
 struct Nobody;
@@ -32,7 +32,15 @@ fn keys_fall_on_the_same_replica_as_in_another_port_of_nginx() {
             let key = format!("{:x}", dice.bits());
             let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
             let job = Job { prompt: Tokens(1), output: Tokens(0), key: key.as_bytes(), client, tried: &[] };
-            let attempt = Attempt { job, model: None, measured: None, prefix: None, pinned: None, tried: Vec::new() };
+            let attempt = Attempt {
+                job,
+                model: None,
+                measured: None,
+                prefix: None,
+                pinned: None,
+                tried: Vec::new(),
+                beside: Beside::default(),
+            };
             let lease = pool.acquire(&attempt, Moment::ZERO).unwrap();
             let port = theirs.node(key.as_bytes()).unwrap().port();
             differing += u32::from(lease.replica().origin().port() != port);

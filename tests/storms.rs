@@ -12,7 +12,7 @@ use tokenweir::balance::{Dice, Job};
 use tokenweir::config;
 use tokenweir::eject::Cause;
 use tokenweir::fleet::{
-    Attempt, Fleet, Lease, Models, Observer, Outcome, Phase, Pool, PoolSpec, Progress, Report, State,
+    Attempt, Beside, Fleet, Lease, Models, Observer, Outcome, Phase, Pool, PoolSpec, Progress, Report, State,
 };
 use tokenweir::units::{Moment, ReplicaId, Tokens};
 
@@ -281,7 +281,15 @@ impl World {
             tried: &[],
         };
         let tried = self.requests[at].tried.clone();
-        let attempt = Attempt { job, model: Some("m"), measured: None, prefix: None, pinned: None, tried };
+        let attempt = Attempt {
+            job,
+            model: Some("m"),
+            measured: None,
+            prefix: None,
+            pinned: None,
+            tried,
+            beside: Beside::default(),
+        };
         let lease = self.pool.acquire(&attempt, self.now).ok()?;
         self.leases += 1;
         self.note(lease.replica().id().0);

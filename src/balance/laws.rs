@@ -165,13 +165,14 @@ fn no_replica_starves_after_failing() {
 
 #[test]
 fn a_ring_moves_the_keys_of_a_removed_replica_and_no_others() {
-    for n in [2usize, 3, 10, 50] {
+    let cases = [2usize, 3, 10, 50].into_iter().flat_map(|n| [(n, "hash $user consistent"), (n, "prefix_hash $user")]);
+    for (n, policy) in cases {
         let all = members(&vec![1; n]);
         let gone = &all[n / 2];
         let mut shrunk: Vec<Member> = all.iter().filter(|m| m.at != gone.at).cloned().collect();
         (0u32..).zip(&mut shrunk).for_each(|(at, member)| member.at = Slot(at));
         let names = |members: &[Member], offered: &[Candidate]| -> Vec<String> {
-            let mut ring = Spec::parse("hash $user consistent").unwrap().build(members).unwrap();
+            let mut ring = Spec::parse(policy).unwrap().build(members).unwrap();
             picks(ring.as_mut(), offered, 10_000, 1).iter().map(|at| members[at.index()].name.clone()).collect()
         };
         let offered = candidates(&vec![1; n]);

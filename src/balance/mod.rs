@@ -123,6 +123,20 @@ fn lighter(a: &Candidate, b: &Candidate) -> bool {
     u64::from(a.in_flight) * u64::from(b.weight.get()) < u64::from(b.in_flight) * u64::from(a.weight.get())
 }
 
+/// What any policy may go by.
+fn general(of: &Candidate) -> Vec<(&'static str, f64)> {
+    let tokens = |tokens: Tokens| tokens.0 as f64;
+    vec![
+        ("in_flight", f64::from(of.in_flight)),
+        ("prefill", tokens(of.load.prefill)),
+        ("decoding", f64::from(of.load.decoding)),
+        ("resident", tokens(of.load.resident)),
+        ("cached", tokens(of.cached)),
+        ("first_byte_seconds", of.first_byte.as_secs_f64()),
+        ("last_byte_seconds", of.last_byte.as_secs_f64()),
+    ]
+}
+
 /// One member of a pool as a policy is told of it when it is built: chosen or not, up or down.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -163,6 +177,14 @@ pub trait Policy: Send {
     /// Tells whether it knows requests by their client's address; asked once, as the key.
     fn asks_client(&self) -> bool {
         false
+    }
+
+    /// What it goes by, in its own words, of one of the candidates that it was offered; for people, and asked off the path.
+    ///
+    /// *Shape*: in the order of reading, the weight aside, by which a load is divided. *Units*: tokens, requests or
+    /// seconds, as the word says.
+    fn terms(&self, _job: &Job<'_>, of: &Candidate, _among: &[Candidate]) -> Vec<(&'static str, f64)> {
+        general(of)
     }
 
     /// Tells whether so many of the requests had the same key that it spreads hardly any load.

@@ -4,7 +4,7 @@ use super::crc::Crc;
 use super::probe::candidate;
 use super::ring::Points;
 use super::weigh::{cheapest, uncached};
-use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
+use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Pace, Policy};
 use crate::units::Slot;
 
 /// Where other routers send to the same replicas, a prompt counts as computed at its home by this share at least.
@@ -36,13 +36,26 @@ impl Policy for TokenCost {
     /// O(n).
     fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
         let home = self.home.as_ref().and_then(|home| home.of(job, candidates));
-        cheapest(candidates, dice, |replica| {
-            let mut uncached = uncached(job, replica);
-            if home == Some(replica.at) {
-                uncached = uncached.min(job.prompt.0 - job.prompt.0 / 100 * HOME_PERCENT);
-            }
-            cost(uncached, replica)
-        })
+        cheapest(candidates, dice, |replica| cost(to_compute(job, replica, home == Some(replica.at)), replica))
+    }
+
+    /// `cost` is `(waiting + uncached (3 + streams / 4)) prefill_pace + resident / 4 decode_pace`.
+    fn terms(&self, job: &Job<'_>, of: &Candidate, among: &[Candidate]) -> Vec<(&'static str, f64)> {
+        let is_home = self.home.as_ref().and_then(|home| home.of(job, among)) == Some(of.at);
+        let uncached = to_compute(job, of, is_home);
+        let mut terms = vec![
+            ("waiting", of.load.prefill.0 as f64),
+            ("uncached", uncached as f64),
+            ("streams", f64::from(of.load.decoding)),
+            ("resident", of.load.resident.0 as f64),
+            ("prefill_pace", f64::from(of.pace.prefill) / f64::from(Pace::ONE)),
+            ("decode_pace", f64::from(of.pace.decode) / f64::from(Pace::ONE)),
+            ("cost", cost(uncached, of) as f64 / 4.0 / f64::from(Pace::ONE)),
+        ];
+        if self.home.is_some() {
+            terms.push(("home", f64::from(u8::from(is_home))));
+        }
+        terms
     }
 
     fn key(&self) -> Option<&Key> {
@@ -54,7 +67,13 @@ impl Policy for TokenCost {
     }
 }
 
-/// In quarters of a token, and parts of [`Pace::ONE`](super::Pace::ONE).
+/// Tokens of the prompt that count as to be computed there.
+fn to_compute(job: &Job<'_>, replica: &Candidate, is_home: bool) -> u64 {
+    let uncached = uncached(job, replica);
+    if is_home { uncached.min(job.prompt.0 - job.prompt.0 / 100 * HOME_PERCENT) } else { uncached }
+}
+
+/// In quarters of a token, and parts of [`Pace::ONE`].
 fn cost(uncached: u64, replica: &Candidate) -> u128 {
     let (load, pace) = (replica.load, replica.pace);
     let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
@@ -139,6 +158,22 @@ mod tests {
             let [one, other] = [0, 1].map(|n| policies[n].choose(&job, &offered, &mut Dice::seeded(at + n as u64)));
             assert_eq!(one, other);
         }
+    }
+
+    #[test]
+    fn its_terms_add_up_to_what_it_compares() {
+        let mut offered = candidates(&[1, 1]);
+        offered[0].load = Load { prefill: Tokens(40), decoding: 6, resident: Tokens(800) };
+        offered[0].cached = Tokens(60);
+        offered[0].pace = Pace { prefill: 2 * Pace::ONE, decode: Pace::ONE };
+        let terms = TokenCost { home: None }.terms(&job(), &offered[0], &offered);
+        let load = [("waiting", 40.0), ("uncached", 40.0), ("streams", 6.0), ("resident", 800.0)];
+        let price = [("prefill_pace", 2.0), ("decode_pace", 1.0), ("cost", 640.0)];
+        assert_eq!(terms, [&load[..], &price].concat(), "2 (40 + 40 (3 + 6 / 4)) + 800 / 4");
+        let policy = build(&members(&[1; 2]), &["routers=2"]).unwrap();
+        let keyed = Job { key: b"k", ..job() };
+        let home = |at: usize| policy.terms(&keyed, &offered[at], &offered).pop().unwrap();
+        assert_eq!([home(0), home(1)].iter().map(|(name, is)| (*name, *is)).filter(|t| *t == ("home", 1.0)).count(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod emulate;
+mod explain;
 mod import;
 mod replay;
 mod serve;
@@ -48,6 +49,8 @@ enum Command {
     Import(Import),
     /// Runs emulated replicas
     Emulate(Emulate),
+    /// Tells why a request went where it went: asks the running router's admin listener
+    Explain(explain::Explain),
     /// Replays recorded traffic under several policies, in virtual time
     #[command(after_help = policies())]
     Replay(replay::Replay),
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(args)) => load(&Some(args.config), &[]).and_then(|loaded| check::report(&loaded)),
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
+        Some(Command::Explain(args)) => explain::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
     };
     match done {

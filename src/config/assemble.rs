@@ -66,6 +66,7 @@ fn pool(draft: Draft, policy: Option<&At<PolicySpec>>, env: &BTreeMap<String, St
         name,
         models: draft.models.into_iter().map(|model| model.value).collect(),
         policy,
+        shadow: draft.shadow,
         members,
         route: draft.route,
         paths,

@@ -28,44 +28,7 @@ pub(super) struct Key<T: 'static> {
 }
 
 /// The tables that hold keys of `SETTINGS`.
-pub(super) const TABLES: [&str; 5] = ["tls", "limits", "timeouts", "log", "cors"];
-
-/// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 33] = [
-    ("access_log", "`access` in `[log]`"),
-    ("add_header", "an entry of `response_headers`"),
-    ("auth_basic", "a `[[key]]`"),
-    ("auth_basic_user_file", "a `[[key]]`"),
-    ("client_body_timeout", "`body` in `[timeouts]`"),
-    ("client_header_timeout", "`header` in `[timeouts]`"),
-    ("client_max_body_size", "`body_bytes` in `[limits]`"),
-    ("error_log", "`error` in `[log]`"),
-    ("hash", "`policy = \"hash ...\"`"),
-    ("health_check", "`check` of a pool"),
-    ("ip_hash", "`policy = \"ip_hash\"`"),
-    ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
-    ("least_conn", "`policy = \"least_conn\"`"),
-    ("least_time", "`policy = \"least_time ...\"`"),
-    ("log_format", "an entry of `[log.formats]`"),
-    ("limit_conn", "`max_in_flight` of a pool"),
-    ("limit_req", "`max_in_flight` of a pool"),
-    ("location", "`path` in a `[[pool]]`"),
-    ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
-    ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
-    ("proxy_set_header", "an entry of `request_headers`"),
-    ("proxy_ssl_name", "`tls_name` of a pool"),
-    ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
-    ("proxy_ssl_verify", "`tls_verify` of a pool"),
-    ("send_timeout", "`send` in `[timeouts]`"),
-    ("server", "an entry of `replicas`"),
-    ("server_name", "`host` in a `[[pool]]`"),
-    ("set_real_ip_from", "`trusted_proxies`"),
-    ("ssl_certificate", "`certificate` in `[tls]`"),
-    ("ssl_certificate_key", "`key` in `[tls]`"),
-    ("upstream", "a `[[pool]]`"),
-    ("worker_connections", "`connections` in `[limits]`"),
-    ("worker_processes", "`workers`"),
-];
+pub(super) const TABLES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
 
 pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 const COUNT: &str = "a whole number from 1";
@@ -113,6 +76,18 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         wants: "true or false",
         default: "true",
         set: |s, v| v.flag().map(|on| s.x_upstream = on),
+    },
+    Key {
+        path: "explain",
+        wants: "a whole number up to 100000, or 0 for none",
+        default: "1_000",
+        set: |s, v| explain(v).map(|most| s.explain = most),
+    },
+    Key {
+        path: "explain_header",
+        wants: "true or false",
+        default: "false",
+        set: |s, v| v.flag().map(|on| s.explain_header = on),
     },
     Key {
         path: "trusted_proxies",
@@ -288,6 +263,24 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.one_of("levels", &LEVELS).map(|level| s.log.level = level),
     },
     Key {
+        path: "record.path",
+        wants: "\"off\" or a path",
+        default: "\"off\"",
+        set: |s, v| recorded(v).map(|path| s.record.path = path),
+    },
+    Key {
+        path: "record.max_bytes",
+        wants: SIZE,
+        default: "\"100MiB\"",
+        set: |s, v| v.size(1).map(|n| s.record.max_bytes = n as u64),
+    },
+    Key {
+        path: "record.keep",
+        wants: "a whole number",
+        default: "3",
+        set: |s, v| v.count(0).map(|n| s.record.keep = n),
+    },
+    Key {
         path: "cors.origins",
         wants: "origins such as \"https://chat.example.com\", or \"*\"",
         default: "[]",
@@ -347,6 +340,14 @@ fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
         0..=1024 => value.count(0).map(NonZeroUsize::new),
         _ => Err(value.wrong()),
     }
+}
+
+fn recorded(value: &Value<'_>) -> Read<Option<PathBuf>> {
+    if value.given.as_str() == Some("off") { Ok(None) } else { file(value).map(Some) }
+}
+
+fn explain(value: &Value<'_>) -> Read<usize> {
+    value.count(0).and_then(|most| if most <= 100_000 { Ok(most) } else { Err(value.wrong()) })
 }
 
 /// A path must have a slash, so that `stdot` is no file.

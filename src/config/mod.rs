@@ -5,6 +5,7 @@
 mod access;
 pub(crate) mod amount;
 mod assemble;
+mod elsewhere;
 mod failing;
 mod files;
 mod headers;
@@ -17,6 +18,7 @@ mod pool;
 mod read;
 pub(crate) mod replica;
 mod report;
+mod route;
 mod settings;
 mod spread;
 mod sticky;
@@ -29,7 +31,9 @@ pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
-pub use settings::{AdminAccess, BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Settings, Sink, Timeouts};
+pub use settings::{
+    AdminAccess, BadListen, Certificates, Cors, Dns, Limits, Listen, Log, Record, Settings, Sink, Timeouts,
+};
 
 use std::collections::BTreeMap;
 use std::path::Path;

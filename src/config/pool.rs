@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use toml::de::DeValue;
-
 use super::failing::{self, DraftFailing};
 use super::headers::{self, OwnHeaders};
 use super::keys::{HEADERS, Key, file};
@@ -12,10 +10,11 @@ use super::metering::{self, DraftMetering};
 use super::nearest::suggest;
 use super::replica::replica;
 use super::report::{At, Place};
+use super::route::{host, paths, prefix, refused};
 use super::sticky::sticky;
 use super::value::{Read, Value};
 use crate::balance::{self, BadPolicy};
-use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Refused, Route, Sticky};
+use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Route, Sticky};
 use crate::telemetry::Known;
 use crate::units::ModelName;
 
@@ -26,6 +25,7 @@ pub(super) struct Draft {
     pub(super) name: Option<At<Arc<str>>>,
     pub(super) models: Vec<At<ModelName>>,
     pub(super) policy: Option<At<PolicySpec>>,
+    pub(super) shadow: Option<PolicySpec>,
     /// `None` if not given, or not readable.
     pub(super) members: Option<Vec<At<MemberSpec>>>,
     pub(super) route: Route,
@@ -52,8 +52,9 @@ pub(super) struct DraftTls {
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 23] = [
+pub(super) const SHORT: [&str; 24] = [
     "policy",
+    "shadow",
     "replicas",
     "model",
     "paths",
@@ -91,6 +92,12 @@ pub(super) static POOL: &[Key<Draft>] = &[
         wants: "a policy's name and words",
         default: "\"token_cost\"",
         set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
+    },
+    Key {
+        path: "shadow",
+        wants: "a policy's name and words",
+        default: "",
+        set: |d, v| policy(v).map(|policy| d.shadow = Some(policy)),
     },
     Key {
         path: "replicas",
@@ -257,6 +264,7 @@ impl Draft {
             name: None,
             models: Vec::new(),
             policy: None,
+            shadow: None,
             members: None,
             route: Route::default(),
             headers: OwnHeaders::default(),
@@ -326,62 +334,11 @@ fn culprit(words: &[At<String>], bad: &BadPolicy) -> Option<Place> {
     words.iter().skip(behind_name).find_map(in_word)
 }
 
-fn host(value: &Value<'_>) -> Read<String> {
-    let text = value.text()?.trim_end_matches('.').to_ascii_lowercase();
-    let name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let fits = !text.is_empty() && (name(&text) || address.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()));
-    if fits { Ok(text) } else { Err(value.wrong()) }
-}
-
 /// A name that a certificate can be for; where it is for an address, the URL has that.
 fn certified(value: &Value<'_>) -> Read<String> {
     let host = host(value)?;
     let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
     if is_name { Ok(host) } else { Err(value.wrong()) }
-}
-
-fn path(value: &Value<'_>) -> Read<String> {
-    let text = value.text()?;
-    let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
-    if fits { Ok(text.into_owned()) } else { Err(value.wrong()) }
-}
-
-/// A path without its last slash; nothing is left of `/`.
-fn prefix(value: &Value<'_>) -> Read<Option<String>> {
-    let path = path(value)?;
-    let path = path.trim_end_matches('/');
-    Ok((!path.is_empty()).then(|| path.to_owned()))
-}
-
-fn paths(value: &Value<'_>) -> Read<Paths> {
-    match value.given.as_str() {
-        Some("any") => Ok(Paths::Any),
-        Some(text) if !text.starts_with('/') => Err(value.wrong()),
-        _ => value.each(path).map(Paths::Listed),
-    }
-}
-
-/// Paths and the statuses that they are answered with.
-fn refused(value: &Value<'_>) -> Read<Vec<Refused>> {
-    let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
-    let mut issues = Vec::new();
-    let mut all = Vec::new();
-    for (key, given) in table {
-        let written = key.get_ref().as_ref();
-        let (exact, path) = written.strip_prefix('=').map_or((false, written), |path| (true, path.trim_start()));
-        if !path.starts_with('/') || path.contains(char::is_control) {
-            let issue = value.at.at(key.span()).issue(format!("`{written}` is no path"));
-            issues.push(issue.help("write \"/admin\" for all that begins so, \"= /admin\" for that path alone"));
-        }
-        let (at, wants) = (value.at.at(given.span()), "a status from 400 to 599");
-        let entry = Value { key: written, wants, given: given.get_ref(), at, unquoted: value.unquoted };
-        match entry.count(400).ok().and_then(|n| u16::try_from(n).ok()).filter(|status| *status < 600) {
-            Some(status) => all.push(Refused { path: path.to_owned(), exact, status }),
-            None => issues.extend(entry.wrong()),
-        }
-    }
-    if issues.is_empty() { Ok(all) } else { Err(issues) }
 }
 
 fn key(value: &Value<'_>) -> Read<ApiKey> {

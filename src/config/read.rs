@@ -7,8 +7,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::access::{self, DraftKey, DraftSecret};
 use super::assemble::{Found, assemble};
+use super::elsewhere::NGINX;
 use super::files::Files;
-use super::keys::{NGINX, SETTINGS, TABLES, file};
+use super::keys::{SETTINGS, TABLES, file};
 use super::log;
 use super::nearest::{nearest, suggest};
 use super::pool::{Draft, POOL, SHORT};

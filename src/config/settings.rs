@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{HeaderTables, Network};
 use crate::fleet::PoolSpec;
-use crate::telemetry::{Format, Level};
+use crate::telemetry::{Format, Level, RecordFile};
 use crate::tenants::{Digest, Tenants};
 use crate::units::Moment;
 
@@ -32,6 +32,10 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
     pub x_upstream: bool,
+    /// How many decisions are kept to be explained; 0 for none.
+    pub explain: usize,
+    /// Whether answers tell of their decision in `X-Decision`.
+    pub explain_header: bool,
     /// Who is believed about the client's address.
     pub trusted_proxies: Vec<Network>,
     /// How much is taken from clients.
@@ -40,6 +44,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Where logs go.
     pub log: Log,
+    /// Where traffic is written down.
+    pub record: Record,
     /// Who is asked for the addresses of names with `resolve`.
     pub dns: Dns,
     /// Who we are to clients that connect by TLS.
@@ -52,6 +58,17 @@ pub struct Settings {
     pub headers: HeaderTables,
     /// The replicas behind us, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
+}
+
+/// Where traffic is written down, without its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The file; `None` for nowhere.
+    pub path: Option<PathBuf>,
+    /// The size from which a new file is begun.
+    pub max_bytes: u64,
+    /// How many older files are kept.
+    pub keep: usize,
 }
 
 /// One address that clients connect to.
@@ -235,10 +252,13 @@ impl Default for Settings {
             tenants: Tenants::default(),
             workers: None,
             x_upstream: true,
+            explain: 1_000,
+            explain_header: false,
             trusted_proxies: Vec::new(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: Log::default(),
+            record: Record::default(),
             dns: Dns::default(),
             tls: Certificates::default(),
             cors: None,
@@ -342,6 +362,20 @@ impl Default for Timeouts {
             upstream_keepalive: Duration::from_secs(4),
             drain: Duration::from_secs(300),
         }
+    }
+}
+
+impl Record {
+    /// The file, if there is to be one.
+    pub fn file(&self) -> Option<RecordFile> {
+        let Self { path, max_bytes, keep } = self.clone();
+        path.map(|path| RecordFile { path, max_bytes, keep })
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { path: None, max_bytes: 100 << 20, keep: 3 }
     }
 }
 

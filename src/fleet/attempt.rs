@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Measured;
+use super::{Decisions, Measured};
 use crate::balance::Job;
 use crate::prompt::Prefix;
 use crate::units::ReplicaId;
@@ -22,6 +22,17 @@ pub struct Attempt<'a> {
     pub pinned: Option<Pin>,
     /// Replicas that have failed this request.
     pub tried: Vec<ReplicaId>,
+    /// Who looks on.
+    pub beside: Beside<'a>,
+}
+
+/// What goes along with a choice and takes no part in it.
+#[derive(Clone, Debug, Default)]
+pub struct Beside<'a> {
+    /// Where the decision is kept, and by which name of the request.
+    pub kept: Option<(Arc<Decisions>, Arc<str>)>,
+    /// What the pool's shadow policy knows the request by; empty if that has no key.
+    pub shadow_key: &'a [u8],
 }
 
 /// How much a request belongs to a replica. It goes there without asking the policy.

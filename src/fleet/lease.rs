@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::Charge;
+use super::pool::Aside;
 use super::speed::Sample;
-use super::{Gaps, Measured, Models, Pool, Replica};
+use super::{End, Gaps, Measured, Models, Pool, Replica, Shadowed};
 use crate::prompt::Prefix;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
@@ -107,6 +108,10 @@ pub struct Report<'a> {
     pub estimated: Usage,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
+    /// What the prompt begins with, if anybody wanted to know.
+    pub prefix: Option<&'a Arc<Prefix>>,
+    /// What the pool's shadow policy would have done, if it has one and it was asked.
+    pub shadowed: Option<Shadowed>,
 }
 
 /// Is told of every settled lease, after the pool's lock is released.
@@ -129,8 +134,8 @@ pub struct Lease {
     gaps: Gaps,
     usage: Option<Usage>,
     prompt: Tokens,
-    /// What of the prompt was taken to be cached.
-    cached: Tokens,
+    /// What of the prompt was taken to be cached; `None` if the policy does not ask.
+    cached: Option<Tokens>,
     prefix: Option<Arc<Prefix>>,
     measured: Option<Measured>,
     /// Nothing waited to be prefilled where it was sent.
@@ -139,6 +144,8 @@ pub struct Lease {
     streams: u32,
     /// Taken when the lease settles.
     charge: Option<Charge>,
+    /// For those who look on.
+    aside: Option<Box<Aside>>,
 }
 
 /// What a lease is made from.
@@ -146,16 +153,17 @@ pub(super) struct Chosen {
     pub(super) replica: Arc<Replica>,
     pub(super) at: Slot,
     pub(super) prompt: Tokens,
-    pub(super) cached: Tokens,
+    pub(super) cached: Option<Tokens>,
     pub(super) found_idle: bool,
     pub(super) prefix: Option<Arc<Prefix>>,
     pub(super) measured: Option<Measured>,
+    pub(super) aside: Option<Box<Aside>>,
 }
 
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
     pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured } = chosen;
+        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside } = chosen;
         Self {
             pool,
             replica,
@@ -174,6 +182,7 @@ impl Lease {
             found_idle,
             streams: 0,
             charge: Some(charge),
+            aside,
         }
     }
 
@@ -200,6 +209,11 @@ impl Lease {
             Models::Unlisted | Models::Unknown => names.first(),
         };
         own.filter(|own| own.as_str() != model).cloned()
+    }
+
+    /// How the choice came about, in a line for people; `None` unless it is kept, and not forgotten yet.
+    pub fn decision(&self) -> Option<String> {
+        self.aside.as_ref()?.line()
     }
 
     /// When the first generated content came.
@@ -230,6 +244,9 @@ impl Lease {
             self.first_byte = Some(now);
             self.replica.begins();
         }
+        if let Some(aside) = &mut self.aside {
+            aside.follow(seen, now);
+        }
         let Some(charge) = &mut self.charge else { return };
         let ledger = self.replica.ledger();
         if seen.content_events > 0 {
@@ -237,7 +254,9 @@ impl Lease {
                 Some(last) => self.gaps.add(now.since(last)),
                 None => {
                     self.first_token = Some(now);
-                    self.replica.averages().learn_prefill(self.prompt - self.cached, now.since(self.chosen));
+                    self.replica
+                        .averages()
+                        .learn_prefill(self.prompt - self.cached.unwrap_or_default(), now.since(self.chosen));
                     charge.first_token(ledger);
                     self.streams = ledger.load().decoding;
                 }
@@ -270,7 +289,7 @@ impl Lease {
         }
     }
 
-    fn end(&self, charge: Charge, outcome: Outcome, now: Moment) {
+    fn end(&mut self, charge: Charge, outcome: Outcome, now: Moment) {
         let whole = outcome == Outcome::Completed;
         let completion = Tokens(charge.generated(self.replica.ledger()));
         charge.release(self.replica.ledger(), whole);
@@ -301,17 +320,25 @@ impl Lease {
             gaps: &self.gaps,
             ended: now,
             model: self.measured.as_ref().and_then(Measured::model),
-            estimated: Usage { prompt: self.prompt, cached: self.prefix.as_ref().map(|_| self.cached), completion },
+            estimated: Usage { prompt: self.prompt, cached: self.cached, completion },
             usage: self.usage,
+            prefix: self.prefix.as_ref(),
+            shadowed: self.aside.as_ref().and_then(|aside| aside.shadowed()),
         });
+        if let Some(aside) = self.aside.take() {
+            let first_token = self.first_token.map(|first| first.since(self.chosen));
+            aside.end(self.at, End { outcome, took: now.since(self.chosen), first_token, usage: self.usage });
+        }
     }
 }
 
 impl Lease {
     /// What the answer has shown of its replica's speed.
     fn sample(&self, completion: Tokens) -> Sample {
-        let uncached =
-            self.usage.and_then(|usage| Some(usage.prompt - usage.cached?)).unwrap_or(self.prompt - self.cached);
+        let uncached = self
+            .usage
+            .and_then(|usage| Some(usage.prompt - usage.cached?))
+            .unwrap_or(self.prompt - self.cached.unwrap_or_default());
         let first = self.first_token.filter(|_| self.found_idle);
         let gaps = completion.0.saturating_sub(1);
         let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
@@ -322,12 +349,12 @@ impl Lease {
 
     /// Takes back what was taken to be cached by this request and is not.
     fn correct_beliefs(&self, outcome: Outcome) {
-        let Some(prefix) = &self.prefix else { return };
+        let (Some(prefix), Some(cached)) = (&self.prefix, self.cached) else { return };
         if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
             // Whatever comes back there comes back empty.
             self.replica.seat().clear();
         } else if self.first_token.is_none() && outcome != Outcome::Completed {
-            self.replica.seat().trim(prefix, self.prompt, self.cached);
+            self.replica.seat().trim(prefix, self.prompt, cached);
         }
     }
 }

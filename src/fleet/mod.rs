@@ -5,6 +5,7 @@ mod averages;
 mod budget;
 mod busy;
 mod changes;
+mod decisions;
 mod door;
 mod failing;
 mod gaps;
@@ -18,6 +19,7 @@ mod pool;
 mod replica;
 mod screening;
 mod seat;
+mod shadow;
 mod site;
 mod spec;
 mod speed;
@@ -34,9 +36,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-pub use attempt::{Attempt, Pin};
+pub use attempt::{Attempt, Beside, Pin};
 pub use budget::{ReplayLimits, Replays};
 pub use changes::Changes;
+pub use decisions::{Decisions, End, Scored, Told};
 pub use door::{Door, HUNG_AFTER};
 pub use failing::{Check, Failing};
 pub use gaps::{GAP_SECONDS, Gaps};
@@ -46,13 +49,14 @@ pub use origin::{BadOrigin, Origin};
 pub use pool::{Checked, Pool};
 pub use replica::{MODELS_PER_REPLICA, Models, Replica};
 pub use screening::{NoReplica, State};
+pub use shadow::Shadowed;
 pub use site::{NoPool, Site};
 pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
 pub use sticky::{Cookie, SameSite, Sticky, Variable};
 pub use trust::{Tls, Trust};
 pub use vitals::{Foreign, Truth, Vitals};
 
-use crate::balance::{BadPolicy, Dice, Key};
+use crate::balance::{BadPolicy, Dice};
 use crate::units::ReplicaId;
 use seat::Shelves;
 
@@ -242,7 +246,7 @@ impl Maker {
             };
             routed.push(pool);
         }
-        let asks_body = routed.iter().any(|pool| pool.key().is_some_and(Key::asks_body));
+        let asks_body = routed.iter().any(|pool| pool.asks_body());
         let asks_prefix = routed.iter().any(|pool| pool.asks_prefix());
         Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body, asks_prefix })
     }

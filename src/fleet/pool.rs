@@ -1,6 +1,8 @@
 //! The replicas that can stand in for each other, and the choice among them.
 
+mod aside;
 mod health;
+mod models;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +14,14 @@ use super::member::{Ground, Member, describe};
 use super::meter::Meters;
 use super::screening::Screening;
 use super::seat::Held;
+use super::shadow::Shadow;
 use super::speed::{Sample, Speeds};
 use super::standing::Standing;
-use super::{
-    ApiKey, Attempt, Lease, MemberSpec, Meter, Models, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky,
-};
+use super::{ApiKey, Attempt, Lease, MemberSpec, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky};
 use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
 use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
+pub(super) use aside::Aside;
+use aside::Choice;
 pub use health::Checked;
 
 /// What a pool's lock guards.
@@ -40,7 +43,11 @@ struct Inner {
 /// Replicas that can stand in for each other.
 pub struct Pool {
     spec: PoolSpec,
+    /// The same, for decisions to tell of when the pool is gone.
+    described: Arc<PoolSpec>,
     members: Vec<Member>,
+    /// Who is asked beside the policy.
+    shadow: Option<Arc<Shadow>>,
     observer: Arc<dyn Observer>,
     inner: Mutex<Inner>,
     lopsided: AtomicBool,
@@ -69,19 +76,26 @@ impl Pool {
             tried: Vec::new(),
             told: false,
         };
+        let shadow =
+            spec.shadow.as_ref().map(|policy| Shadow::new(policy, &spec.members, &replicas, seed)).transpose()?;
+        let shadow = shadow.map(Arc::new);
         let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
         let meters = Arc::new(Meters::new(spec.metering.media));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let learns_speed = spec.members.iter().all(|m| m.weight == Weight::ONE);
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
-        Ok(Self { spec, members, observer, inner, lopsided, meters, starts_slowly, learns_speed })
+        let described = Arc::new(spec.clone());
+        Ok(Self { spec, described, members, shadow, observer, inner, lopsided, meters, starts_slowly, learns_speed })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
     pub(super) fn take_over(&mut self, old: &Self) {
         if self.spec.metering.media == old.spec.metering.media {
             self.meters = old.meters.clone();
+        }
+        if let (Some(shadow), Some(old)) = (self.shadow.as_mut().and_then(Arc::get_mut), &old.shadow) {
+            shadow.take_over(old);
         }
         let (opened, budget, known) = {
             let inner = old.lock();
@@ -128,11 +142,6 @@ impl Pool {
         self.spec.policy.key()
     }
 
-    /// Whether requests' fingerprints are of use here: to the policy or to its key.
-    pub fn asks_prefix(&self) -> bool {
-        self.spec.policy.asks_prefix() || self.key().is_some_and(Key::asks_prefix)
-    }
-
     /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
     pub fn take_lopsided(&self) -> bool {
         self.lopsided.load(Ordering::Relaxed) && self.lopsided.swap(false, Ordering::Relaxed)
@@ -174,39 +183,6 @@ impl Pool {
         self.replicas().find(|replica| replica.mark() == mark).map(|replica| replica.id())
     }
 
-    /// The models the pool can be asked for now: its configured names, else what its replicas list. Sorted, no doubles.
-    pub fn models(&self) -> Vec<ModelName> {
-        let mut names = self.spec.models.clone();
-        if names.is_empty() {
-            for replica in self.replicas() {
-                if let Models::Listed(listed) = &*replica.models() {
-                    names.extend(listed.iter().cloned());
-                }
-            }
-        }
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    /// What measures requests for `model`, a name the pool can be asked for.
-    pub fn meter(&self, model: Option<&str>) -> Arc<Meter> {
-        let named = model.filter(|model| {
-            let lists = |name: &ModelName| name.as_str() == *model;
-            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.serves(model))
-        });
-        self.meters.of(named.map(ModelName::from).as_ref())
-    }
-
-    /// Tells whether the pool is asked for `model`.
-    pub fn serves(&self, model: &str) -> bool {
-        match (&self.spec.paths, self.spec.models.as_slice()) {
-            (Paths::Any, []) => true,
-            (_, []) => self.replicas().any(|r| r.serves(model)),
-            (_, names) => names.iter().any(|n| n.as_str() == model),
-        }
-    }
-
     /// How clients stay on their replica.
     pub const fn sticky(&self) -> Option<&Sticky> {
         self.spec.sticky.as_ref()
@@ -235,9 +211,12 @@ impl Pool {
             None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
             pinned => pinned,
         };
+        let seen = self.seen(&inner, attempt, held.as_ref(), Choice { chosen, pinned: pinned.is_some(), now });
         let Some(at) = chosen else {
             drop(inner);
-            return Err(if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() });
+            let none = if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() };
+            self.tell(seen, attempt, Err(none), now);
+            return Err(none);
         };
         let member = &self.members[at.index()];
         inner.standings[at.index()].ejector.chosen(now);
@@ -253,8 +232,10 @@ impl Pool {
         if let Some(prefix) = prefix {
             seat.note(prefix, prompt);
         }
-        let (replica, prefix) = (member.replica.clone(), prefix.cloned());
-        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured };
+        let aside = self.tell(seen, attempt, Ok(at), now);
+        let (cached, replica) = (prefix.map(|_| cached), member.replica.clone());
+        let prefix = attempt.prefix.clone();
+        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 

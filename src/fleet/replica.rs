@@ -190,11 +190,21 @@ impl Replica {
 
     /// The tokens on it, those of requests that did not come through this router included, as far as is known at `now`.
     pub(super) fn whole_load(&self, now: Moment) -> Load {
-        let load = self.ledger.load();
+        self.ledger.load() + self.foreign_load(now)
+    }
+
+    /// The tokens of requests on it that did not come through this router, as far as is known at `now`.
+    pub(super) fn foreign_load(&self, now: Moment) -> Load {
         match &*self.truth.load() {
-            Some(truth) if now < truth.until => load + truth.foreign.load,
-            _ => load,
+            Some(truth) if now < truth.until => truth.foreign.load,
+            _ => Load::default(),
         }
+    }
+
+    /// Tokens that its cache is taken to have room for, if its engine says.
+    pub(super) fn room(&self, now: Moment) -> Option<Tokens> {
+        let capacity = self.truth(now)?.vitals.kv_capacity?;
+        Some(Tokens(capacity.0.saturating_mul(BELIEVED)))
     }
 
     /// Takes note of what its engine said at `now`, to be believed for `good_for`. `in_flight`: the most requests of ours

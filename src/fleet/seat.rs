@@ -23,7 +23,7 @@ pub(super) struct Seat {
 }
 
 /// Gives replicas their seats.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Shelves(Vec<Weak<Shelf>>);
 
 /// What the replicas of some shelves are taken to have of one prompt.

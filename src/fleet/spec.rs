@@ -19,6 +19,8 @@ pub struct PoolSpec {
     pub models: Vec<ModelName>,
     /// How a replica is chosen.
     pub policy: PolicySpec,
+    /// A policy that is asked beside it and not obeyed, to know what it would have done.
+    pub shadow: Option<PolicySpec>,
     /// The replicas, in configuration order.
     pub members: Vec<MemberSpec>,
     /// Which requests are looked at for this pool at all.

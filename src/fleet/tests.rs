@@ -31,6 +31,7 @@ pub(super) fn spec(name: &str, ports: &[u16]) -> PoolSpec {
         name: name.into(),
         models: vec![ModelName::from(name)],
         policy: Spec::parse("round_robin").unwrap(),
+        shadow: None,
         members: ports.iter().map(|p| member(*p)).collect(),
         route: Route::default(),
         paths: Paths::Listed(Vec::new()),
@@ -45,7 +46,15 @@ pub(super) fn spec(name: &str, ports: &[u16]) -> PoolSpec {
 pub(super) fn attempt() -> Attempt<'static> {
     let job =
         Job { prompt: Tokens(10), output: Tokens(0), key: b"", client: IpAddr::V4(Ipv4Addr::LOCALHOST), tried: &[] };
-    Attempt { job, model: None, measured: None, prefix: None, pinned: None, tried: Vec::new() }
+    Attempt {
+        job,
+        model: None,
+        measured: None,
+        prefix: None,
+        pinned: None,
+        tried: Vec::new(),
+        beside: Beside::default(),
+    }
 }
 
 pub(super) fn fleet_of(specs: Vec<PoolSpec>) -> (Fleet, Arc<Book>) {

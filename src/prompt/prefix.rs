@@ -57,6 +57,17 @@ impl Prefix {
         self.blocks.iter().map(|block| block.hash)
     }
 
+    /// The blocks' hashes, each with how many times 256 bytes the block is long; of [`Prefix::of_blocks`], 1 each.
+    pub fn units(&self) -> impl Iterator<Item = (u64, u64)> {
+        let unit = self.blocks.first().map_or(1, |first| first.end.max(1));
+        let mut before = 0;
+        self.blocks.iter().map(move |block| {
+            let units = (block.end - before) / unit;
+            before = block.end;
+            (block.hash, units)
+        })
+    }
+
     /// The tokens in the first `blocks` blocks of a prompt that has `prompt` tokens in all; by their share of its bytes.
     pub fn tokens(&self, blocks: usize, prompt: Tokens) -> Tokens {
         let last = blocks.min(self.blocks.len()).checked_sub(1).and_then(|last| self.blocks.get(last));

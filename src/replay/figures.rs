@@ -28,6 +28,9 @@ pub struct Figures {
     /// Counts that the above are made of.
     #[serde(skip)]
     pub counts: Counts,
+    /// Prompt tokens that each replica computed and tokens that it generated, over all requests.
+    #[serde(skip)]
+    pub work: Vec<Tokens>,
 }
 
 /// Counts of a replay. Of the engines: over all its requests.

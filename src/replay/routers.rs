@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::balance::{Dice, Job, Key, Part};
 use crate::config;
-use crate::fleet::{Attempt, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report, Vitals};
+use crate::fleet::{
+    Attempt, Beside, Fleet, Lease, Models, NoReplica, Observer, Paths, PolicySpec, Pool, Report, Vitals,
+};
 use crate::prompt::{Census, Prefix};
 use crate::units::{Moment, Tokens};
 
@@ -64,7 +66,15 @@ impl Routers {
         let mut measured = pool.meter(None).measure(&census, &key, None);
         measured.prompt = request.prompt;
         let job = Job { prompt: request.prompt, output: Tokens(0), key: &key, client: client(request), tried: &[] };
-        let attempt = Attempt { job, model: None, measured: Some(measured), prefix, pinned: None, tried: Vec::new() };
+        let attempt = Attempt {
+            job,
+            model: None,
+            measured: Some(measured),
+            prefix,
+            pinned: None,
+            tried: Vec::new(),
+            beside: Beside::default(),
+        };
         let lease = pool.acquire(&attempt, now)?;
         let id = lease.replica().id();
         let engine = pool.replicas().position(|replica| replica.id() == id).unwrap_or_default();

@@ -201,6 +201,11 @@ impl<'a> Replay<'a> {
             counts.cached += stats.cache_hits;
             counts.output += stats.generated;
         }
-        self.tally.finish(policy, counts)
+        let computed = |engine: &Engine| {
+            let stats = engine.stats();
+            stats.prompt - stats.cache_hits + stats.generated
+        };
+        let work = self.engines.iter().map(computed).collect();
+        Figures { work, ..self.tally.finish(policy, counts) }
     }
 }

@@ -140,6 +140,7 @@ impl Tally {
             imbalance: ratio(busiest * areas.len() as f64, areas.iter().sum()),
             goodput_pct: 100.0 * ratio(self.good as f64, self.measured as f64),
             counts: Counts { measured: self.measured, refused: self.refused, ..counts },
+            work: Vec::new(),
         }
     }
 }

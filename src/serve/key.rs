@@ -22,11 +22,11 @@ pub(super) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// The values of the variables of a pool's key in a row; what a request does not have is empty, as in nginx. Without a key
-    /// nothing is allocated.
-    pub(super) fn evaluate(&self, pool: &Pool) -> Vec<u8> {
+    /// The values of a key's variables in a row; what a request does not have is empty, as in nginx. Without a key nothing
+    /// is allocated.
+    pub(super) fn evaluate(&self, key: Option<&Key>, pool: &Pool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for part in pool.key().map_or(&[][..], Key::parts) {
+        for part in key.map_or(&[][..], Key::parts) {
             match part {
                 Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
                 Part::RequestUri => {

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
-use super::Refusal;
 use super::target::Call;
-use crate::fleet::Fleet;
+use super::{App, Refusal};
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, Field};
 use crate::prompt::{BadBody, Census, Edit, Model, Prefix, Request, Vocabulary, opening, survey};
@@ -73,16 +72,17 @@ pub(super) struct Reading {
     pub(super) kind: BodyKind,
     /// Some policy's key asks the body.
     pub(super) keyed: bool,
-    /// Some policy wants to know how prompts begin.
+    /// Some policy wants to know how prompts begin, or traffic is written down.
     pub(super) printed: bool,
     /// The endpoint has `stream_options`.
     pub(super) has_options: bool,
 }
 
 impl Reading {
-    pub(super) fn of(call: &Call, fleet: &Fleet) -> Self {
+    pub(super) fn of(call: &Call, app: &App) -> Self {
         let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
-        Self { kind: call.body, keyed: fleet.asks_body(), printed: fleet.asks_prefix(), has_options }
+        let printed = app.fleet.asks_prefix() || app.recorder.is_some();
+        Self { kind: call.body, keyed: app.fleet.asks_body(), printed, has_options }
     }
 }
 

@@ -8,6 +8,7 @@ mod body;
 mod cors;
 mod crowd;
 mod doors;
+mod explain;
 mod farewell;
 mod files;
 mod gate;
@@ -57,9 +58,9 @@ use tokio::sync::{Notify, Semaphore};
 use crate::balance::BadPolicy;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::fleet::Fleet;
+use crate::fleet::{Decisions, Fleet};
 use crate::resolve::Names;
-use crate::telemetry::{AccessLog, ErrorLog, Metrics};
+use crate::telemetry::{AccessLog, ErrorLog, Metrics, Recorder};
 use crate::tls::{BadFile, Keyring};
 use crate::upstream::Upstream;
 
@@ -81,6 +82,9 @@ pub enum StartError {
     /// A log cannot be opened.
     #[error("cannot open the log {0}: {1}")]
     Log(String, io::Error),
+    /// The file that traffic is written to cannot be opened.
+    #[error("cannot record to {0}: {1}")]
+    Record(String, io::Error),
     /// A file of certificates or keys cannot be used.
     #[error("{0}; {help}", help = .0.help)]
     Tls(#[from] BadFile),
@@ -110,6 +114,10 @@ struct App {
     /// What connections from now on are secured with.
     keyring: Arc<ArcSwap<Keyring>>,
     metrics: Arc<Metrics>,
+    /// Writes traffic down.
+    recorder: Option<Arc<Recorder>>,
+    /// The last choices, to be explained.
+    decisions: Arc<Decisions>,
     /// A request goes on with the one it began with.
     access: ArcSwapOption<AccessLog>,
     /// Lines lost by logs that are no more.

@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 
-use super::{App, Refusal, manage};
+use super::{App, Refusal, explain, manage};
 use crate::fleet::{NoPool, Site};
 use crate::tenants::Tenant;
 use crate::units::{Dialect, ModelName};
@@ -47,6 +47,7 @@ pub(super) fn admin(app: Arc<App>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .merge(manage::routes())
+        .merge(explain::routes())
         .merge(health())
         .method_not_allowed_fallback(not_allowed)
         .fallback(unknown)
@@ -82,7 +83,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let lost = app.access.load().as_ref().map_or(0, |log| log.lost()) + app.errors.lost();
-    let lost = lost + app.lines_lost.load(Ordering::Relaxed);
+    let lost = lost + app.lines_lost.load(Ordering::Relaxed) + app.recorder.as_ref().map_or(0, |record| record.lost());
     let text = app.metrics.render(&app.fleet, app.clock.now(), lost);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -36,7 +36,7 @@ pub(super) async fn proxy(
     let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
     let complete = app.clock.now();
     story.gathered(body.bytes.len());
-    let mut asked = measure(Reading::of(call, &app.fleet), &head.headers, &body.bytes).await?;
+    let mut asked = measure(Reading::of(call, app), &head.headers, &body.bytes).await?;
     story.model.clone_from(&asked.model);
     let (pool, owner) = lead(app, call, &asked, story, complete)?;
     if let Some((place, pool)) = story.place.as_mut().zip(pool.as_ref()) {

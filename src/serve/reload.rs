@@ -67,6 +67,7 @@ async fn replace(app: &App) -> Result<Reloaded, String> {
     if let Some(logs) = logs {
         logs.take_over(app);
     }
+    app.decisions.resize(settings.explain);
     app.settings.store(settings.into());
     if let Some(way) = app.doors.get() {
         way.change(doors);
@@ -108,6 +109,7 @@ fn fixed(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let differ = [
         ("admin", old.admin != new.admin),
         ("workers", old.workers != new.workers),
+        ("record", old.record != new.record),
         ("limits.in_flight_bytes", old.limits.in_flight_bytes != new.limits.in_flight_bytes),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

@@ -23,9 +23,9 @@ use super::{App, Stage, StartError, admin, files};
 use crate::clock::{self, Clock};
 use crate::config::{Listen, Settings, Sink};
 use crate::discover;
-use crate::fleet::{Fleet, Observer};
+use crate::fleet::{Decisions, Fleet, Observer};
 use crate::resolve::{Names, Shelf};
-use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, Writer};
+use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, RecordFile, Recorder, Writer};
 use crate::tls::Keyring;
 
 /// Connections that wait for their worker.
@@ -194,7 +194,16 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
     let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, settings.log.level, clock));
     let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
-    let observer: Arc<dyn Observer> = metrics.clone();
+    let record = |file: RecordFile| {
+        let why = |name, error| StartError::Record(name, error);
+        let name = file.path.display().to_string();
+        Recorder::start(file, metrics.clone()).map(Arc::new).map_err(|error| why(name, error))
+    };
+    let recorder = settings.record.file().map(record).transpose()?;
+    let observer: Arc<dyn Observer> = match &recorder {
+        Some(recorder) => recorder.clone(),
+        None => metrics.clone(),
+    };
     let keyring = Keyring::read(&settings.tls, &settings.pools)?;
     let names = Names::default();
     Ok(App {
@@ -212,8 +221,10 @@ fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
         visits: AtomicU64::new(0),
         changed: Notify::new(),
         source: OnceLock::new(),
+        decisions: Arc::new(Decisions::new(settings.explain)),
         settings: ArcSwap::from_pointee(settings),
         metrics,
+        recorder,
         access: ArcSwapOption::from(access.map(Arc::new)),
         lines_lost: AtomicU64::new(0),
         doors: OnceLock::new(),

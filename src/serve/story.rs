@@ -29,6 +29,7 @@ const DATE_BYTES: u64 = 37;
 const CHUNKED_BYTES: u64 = 28;
 const CLOSE_BYTES: u64 = 19;
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
 
 /// How the end of an answer's body is told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub(super) struct Story {
     pub(super) sent: Sent,
     pub(super) model: Option<String>,
     tries: Tries,
+    /// How the last try's replica was chosen, where answers tell so.
+    decision: Option<String>,
     overhead: Option<Duration>,
     pub(super) ending: Option<Ending>,
     /// Only where the log's format needs it.
@@ -114,6 +117,7 @@ impl Story {
             sent: Sent::default(),
             model: None,
             tries: Tries::default(),
+            decision: None,
             overhead: None,
             ending: None,
             kept,
@@ -167,6 +171,7 @@ impl Story {
         let now = self.app.clock.now();
         self.tried(now);
         self.tries.begin(lease.replica(), now);
+        self.decision = if self.settings.explain_header { lease.decision() } else { None };
         if self.overhead.is_none() {
             self.overhead = Some(now.since(complete));
         }
@@ -192,6 +197,9 @@ impl Story {
             && let Ok(name) = HeaderValue::try_from(&**tried.replica.name())
         {
             answer.headers_mut().insert(X_UPSTREAM, name);
+        }
+        if let Some(decision) = self.decision.as_ref().and_then(|line| HeaderValue::try_from(line).ok()) {
+            answer.headers_mut().insert(X_DECISION, decision);
         }
         if !lines.is_empty() {
             if let Some(kept) = &mut self.kept {

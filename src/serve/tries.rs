@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode};
 use super::key::Facts;
 use super::{App, Refusal, stay};
 use crate::balance::Job;
-use crate::fleet::{Attempt, Lease, NoReplica, Outcome, Phase, Pool};
+use crate::fleet::{Attempt, Beside, Lease, NoReplica, Outcome, Phase, Pool};
 use crate::telemetry::Level;
 use crate::upstream::{Answer, Failure};
 
@@ -28,6 +28,8 @@ pub(super) struct Tries<'a> {
     facts: Facts<'a>,
     /// What the present pool's policy knows the request by.
     key: Vec<u8>,
+    /// The same for its shadow policy.
+    shadow_key: Vec<u8>,
     lost: Option<Failure>,
     replays: u32,
     /// The client wants no second replica to see what a first one has seen.
@@ -47,8 +49,8 @@ pub(super) enum Verdict {
 impl<'a> Tries<'a> {
     pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
         let once = facts.head.headers.contains_key(IDEMPOTENCY_KEY);
-        let (key, lost, doubted) = (Vec::new(), None, None);
-        let mut tries = Self { app, pool, attempt, facts, key, lost, replays: 0, once, doubted };
+        let (key, shadow_key, lost, doubted) = (Vec::new(), Vec::new(), None, None);
+        let mut tries = Self { app, pool, attempt, facts, key, shadow_key, lost, replays: 0, once, doubted };
         tries.enter();
         tries
     }
@@ -56,7 +58,8 @@ impl<'a> Tries<'a> {
     /// Looks at the request with the present pool's eyes.
     fn enter(&mut self) {
         let asked = self.facts.asked;
-        self.key = self.facts.evaluate(&self.pool);
+        self.key = self.facts.evaluate(self.pool.key(), &self.pool);
+        self.shadow_key = self.facts.evaluate(self.pool.shadow_key(), &self.pool);
         let meter = || self.pool.meter(asked.model.as_deref());
         let measure = |census| meter().measure(census, &self.key, asked.max_output);
         self.attempt.measured = asked.census.as_ref().map(measure);
@@ -175,11 +178,12 @@ impl<'a> Tries<'a> {
 
     fn acquire(&self) -> Result<Lease, NoReplica> {
         let now = self.app.clock.now();
-        let lease = if self.key.is_empty() {
+        let lease = if self.key.is_empty() && self.shadow_key.is_empty() {
             self.pool.acquire(&self.attempt, now)
         } else {
             let job = Job { key: &self.key, ..self.attempt.job };
-            self.pool.acquire(&Attempt { job, ..self.attempt.clone() }, now)
+            let beside = Beside { shadow_key: &self.shadow_key, ..self.attempt.beside.clone() };
+            self.pool.acquire(&Attempt { job, beside, ..self.attempt.clone() }, now)
         };
         self.report_lopsided();
         lease

@@ -12,7 +12,7 @@ use super::target::Call;
 use super::{Worker, identify};
 use crate::balance::Job;
 use crate::config::Settings;
-use crate::fleet::{Attempt, Lease};
+use crate::fleet::{Attempt, Beside, Lease};
 use crate::prompt::{Edit, splice};
 use crate::units::{Dialect, Timing, Tokens};
 use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
@@ -35,6 +35,8 @@ pub(super) struct Trip<'a> {
 impl<'a> Trip<'a> {
     /// The first try of this request.
     pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
+        let decisions = &self.worker.app.decisions;
+        let kept = (decisions.most() > 0).then(|| (decisions.clone(), story.id.as_str().into()));
         Attempt {
             job: Job {
                 prompt: Tokens(0),
@@ -48,6 +50,7 @@ impl<'a> Trip<'a> {
             prefix: self.asked.prefix.clone(),
             pinned: None,
             tried: Vec::new(),
+            beside: Beside { kept, shadow_key: b"" },
         }
     }
 

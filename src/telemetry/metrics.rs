@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::engines::{self, Family};
 use super::failing;
+use super::shadows::{self, Shadows};
 use super::tenants::Tenants;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
 use crate::units::{ModelName, Usage};
@@ -122,6 +123,7 @@ pub struct Metrics {
     requests: [Counter; 6],
     overhead: Histogram,
     handshakes_failed: Counter,
+    shadows: Shadows,
 }
 
 const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
@@ -163,8 +165,8 @@ impl Metrics {
         let requests = CLASSES.map(|class| counter(&recorder, REQUESTS, vec![Label::new("status", class)]));
         let overhead = histogram(&recorder, OVERHEAD, Vec::new());
         let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
-        let (series, tenants) = (ArcSwap::default(), Tenants::default());
-        Self { handle, series, tenants, requests, overhead, handshakes_failed, recorder }
+        let (series, tenants, shadows) = (ArcSwap::default(), Tenants::default(), Shadows::default());
+        Self { handle, series, tenants, requests, overhead, handshakes_failed, shadows, recorder }
     }
 
     /// Counts a client that could not agree on TLS with us.
@@ -335,6 +337,9 @@ impl Observer for Metrics {
         if counted(report).is_some() {
             self.tokens(&series, report).count(report);
         }
+        if let Some(shadowed) = report.shadowed {
+            self.shadows.count(&self.recorder, report.pool.name(), shadowed);
+        }
     }
 }
 
@@ -351,7 +356,7 @@ fn describe(recorder: &PrometheusRecorder) {
         (TENANT_COMPLETION, "Tokens generated for a key's clients, as reported by the replicas."),
         (LOG_LOST, "Log lines dropped because the log could not be written fast enough."),
     ];
-    for (name, help) in counters {
+    for (name, help) in counters.into_iter().chain(shadows::HELP) {
         recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
     }
     let gauges = [

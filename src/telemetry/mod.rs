@@ -9,6 +9,8 @@ mod failing;
 mod format;
 mod metrics;
 mod needs;
+mod record;
+mod shadows;
 mod target;
 mod tenants;
 mod time;
@@ -23,6 +25,8 @@ pub use facts::{Asked, Facts, Generated, Kept, Sent, Session, Spent, Tries, Try,
 pub use format::{BUILT_IN, BadFormat, Format, known_variables, variables};
 pub use metrics::Metrics;
 pub use needs::Needs;
+pub use record::{RecordFile, Recorder};
 pub use target::normal as normal_path;
+pub use time::rfc3339;
 pub use variables::Known;
 pub use writer::Writer;

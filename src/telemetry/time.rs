@@ -30,7 +30,7 @@ fn civil(since_epoch: Duration) -> Civil {
 }
 
 /// Writes a time since the Unix epoch as RFC 3339 with milliseconds.
-pub(super) fn rfc3339(since_epoch: Duration) -> String {
+pub fn rfc3339(since_epoch: Duration) -> String {
     let Civil { year, month, day, clock: (hour, minute, second) } = civil(since_epoch);
     let millis = since_epoch.subsec_millis();
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")

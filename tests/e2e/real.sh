@@ -44,6 +44,17 @@ done
 failed=0
 echo "# tokens"
 python3 "$root/tests/e2e/truth.py" "$router" "http://127.0.0.1:$admin" tiny "$@" || failed=1
+echo "# conversations of several turns: what could come from a cache and does"
+block=$(curl -sf "$1/metrics" | sed -n 's/^vllm:cache_config_info{.*[{,]block_size="\([0-9]*\)".*/\1/p' | head -1)
+for policy in round_robin token_cost; do
+  read -r port2 admin2 <<< "$(free_ports 2)"
+  TOKENWEIR__LISTEN=127.0.0.1:$port2 TOKENWEIR__ADMIN=127.0.0.1:$admin2 TOKENWEIR__POLICY=$policy \
+    start "$policy.log" "$tokenweir" serve "$@"
+  wait_for 20 "http://127.0.0.1:$port2/readyz"
+  least=0
+  [ "$policy" = token_cost ] && least=90
+  python3 "$root/tests/e2e/turns.py" "http://127.0.0.1:$port2" tiny "${block:-16}" "$policy" "$least" || failed=1
+done
 echo "# openai for Python"
 "$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$router/v1" tiny --engine vllm \
   --metrics "$1/metrics" --metrics "$2/metrics" || failed=1

@@ -19,7 +19,7 @@ use pair::{Nginx, Pair, Setup, Side, assert_same};
 use tokenweir::balance::{Dice, Job};
 use tokenweir::clock::Clock;
 use tokenweir::config;
-use tokenweir::fleet::{Attempt, Fleet, Observer, Outcome, Report};
+use tokenweir::fleet::{Attempt, Beside, Fleet, Observer, Outcome, Report};
 use tokenweir::units::{Moment, Tokens};
 
 const SEED: u64 = 20_261_122;
@@ -270,7 +270,15 @@ fn pick_for(setup: &Setup, origins: &[Origin], clients: &[IpAddr]) -> Vec<u32> {
     let pool = fleet.pools()[0].clone();
     let pick = |client: &IpAddr| {
         let job = Job { prompt: Tokens(1), output: Tokens(0), key: b"", client: *client, tried: &[] };
-        let attempt = Attempt { job, model: None, measured: None, prefix: None, pinned: None, tried: Vec::new() };
+        let attempt = Attempt {
+            job,
+            model: None,
+            measured: None,
+            prefix: None,
+            pinned: None,
+            tried: Vec::new(),
+            beside: Beside::default(),
+        };
         let lease = pool.acquire(&attempt, Moment::ZERO).unwrap();
         let port = u32::from(lease.replica().origin().port());
         lease.settle(Outcome::Completed, Moment::ZERO);

@@ -28,6 +28,7 @@ fn pool() -> Arc<Pool> {
         name: "p".into(),
         models: Vec::new(),
         policy: PolicySpec::default(),
+        shadow: None,
         members: crate::config::load("replicas = ['http://10.0.0.1:8000 name=a', 'http://10.0.0.2:8000']", "f", [])
             .unwrap()
             .settings
