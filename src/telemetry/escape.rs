@@ -10,7 +10,8 @@ pub enum Escape {
     /// nginx's default: `"`, `\`, and bytes below 0x20 and above 0x7E become `\xHH`; `-` for what is missing.
     #[default]
     Default,
-    /// nginx's `json`: what a JSON string needs, and nothing for what is missing. What is no UTF-8 is replaced.
+    /// nginx's `json`: what a JSON string needs, and nothing for what is missing. What is no UTF-8 is replaced; unlike in
+    /// nginx, control characters beyond ASCII are escaped too.
     Json,
     /// nginx's `none`: as it came, and nothing for what is missing.
     None,
@@ -84,19 +85,22 @@ fn json(value: &[u8], out: &mut Vec<u8>) {
     }
     // Bytes that are no text would make the whole line unreadable to a JSON parser.
     let text: Cow<'_, str> = String::from_utf8_lossy(value);
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            8 => out.extend_from_slice(b"\\b"),
-            12 => out.extend_from_slice(b"\\f"),
-            0..=0x1f | 0x7f => {
+    for character in text.chars() {
+        match character {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\n' => out.extend_from_slice(b"\\n"),
+            '\r' => out.extend_from_slice(b"\\r"),
+            '\t' => out.extend_from_slice(b"\\t"),
+            '\u{8}' => out.extend_from_slice(b"\\b"),
+            '\u{c}' => out.extend_from_slice(b"\\f"),
+            // All controls are below U+0100.
+            control if control.is_control() => {
+                let byte = control as usize;
                 out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[UPPER[usize::from(byte >> 4)], UPPER[usize::from(byte & 15)]]);
+                out.extend_from_slice(&[UPPER[byte >> 4 & 15], UPPER[byte & 15]]);
             }
-            _ => out.push(byte),
+            _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
 }
@@ -106,14 +110,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_written_as_nginx_writes_it() {
+    fn every_byte_is_written_as_nginx_writes_it_but_controls_beyond_ascii() {
         let raw = "a b\"\\\n\x1f\x7fé\u{85}";
         for (escape, wanted) in [
             (Escape::Default, r"a b\x22\x5C\x0A\x1F\x7F\xC3\xA9\xC2\x85"),
-            (Escape::Json, "a b\\\"\\\\\\n\\u001F\\u007Fé\u{85}"),
+            (Escape::Json, "a b\\\"\\\\\\n\\u001F\\u007Fé\\u0085"),
             (Escape::None, raw),
             (Escape::Word, "a\\x20b\\x22\\x5C\\x0A\\x1F\\x7Fé\\xC2\\x85"),
-            (Escape::JsonValue, "\"a b\\\"\\\\\\n\\u001F\\u007Fé\u{85}\""),
+            (Escape::JsonValue, "\"a b\\\"\\\\\\n\\u001F\\u007Fé\\u0085\""),
         ] {
             let mut out = Vec::new();
             escape.text(raw.as_bytes(), &mut out);
