@@ -82,7 +82,7 @@ fn a_reader_that_stalls_is_given_up() {
 /// "A reader that stops costs at most 256 KiB of buffer: reading from the replica stops (back-pressure)."
 #[test]
 fn a_reader_that_stops_stops_the_replica_and_costs_little_memory() {
-    const READERS: u64 = 16;
+    const READERS: u64 = 32;
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let replica = endless(&WRITTEN);
     let process = Process::start("readers", &format!("replicas = [{:?}]", replica.url()), 1024);
