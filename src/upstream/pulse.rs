@@ -30,6 +30,8 @@ pub(super) struct Pulse {
     last: Moment,
     /// When the alarm last rang.
     rang: Moment,
+    /// Since when the client has not asked for more; the replica is not silent then, it is not listened to.
+    resting: Option<Moment>,
     has_begun: bool,
     /// It is a stream of events, of which a replica that lives sends some.
     streams: bool,
@@ -66,6 +68,7 @@ impl Pulse {
             comment: comments.then(|| now + timeouts.waiting),
             last: now,
             rang: now,
+            resting: None,
             has_begun: false,
             streams,
             alarm: None,
@@ -77,6 +80,18 @@ impl Pulse {
         self.last = now;
         if !self.has_begun {
             (self.has_begun, self.comment, self.alarm) = (true, None, None);
+        }
+    }
+
+    /// The client was given something.
+    pub(super) fn rests(&mut self) {
+        self.resting = Some(self.clock.now());
+    }
+
+    /// The client asks for more: the time since does not count as the replica's.
+    pub(super) fn resumes(&mut self) {
+        if let Some(since) = self.resting.take() {
+            self.last = self.last + self.clock.now().since(since);
         }
     }
 

@@ -257,6 +257,7 @@ impl Body for Relayed {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
+        this.pulse.resumes();
         let sifted = |this: &mut Self| this.sieve.as_mut().and_then(Sieve::pop).map(Frame::data);
         let mut frame = sifted(this);
         if frame.is_none() {
@@ -264,6 +265,7 @@ impl Body for Relayed {
         }
         if let Some(frame) = frame {
             this.unflushed = true;
+            this.pulse.rests();
             return Poll::Ready(Some(Ok(frame)));
         }
         if this.broken.is_some() && std::mem::take(&mut this.unflushed) {
