@@ -40,7 +40,7 @@ pub struct Ending {
 ///
 /// Settles its lease at the end; dropped before, the lease ends as left by the client, unless the answer has reported an
 /// error already, and the replica's connection is closed. Of a stream whole events go on, so that one that breaks off
-/// can be ended by an error event; what is taken out of it is the [`Sieve`]'s business.
+/// can be ended by an error event; what is taken out of it is the business of the sieve.
 pub struct Relayed {
     body: AnswerBody,
     lease: Option<Lease>,
