@@ -86,7 +86,7 @@ impl Prefix {
 
 /// Counts a prompt and takes its fingerprint in one pass. `apart`: what keeps its cache from others', such as the model.
 ///
-/// *Cost*: as [`Census::of`], and 0.1 us a KiB.
+/// *Cost*: as [`Census::of`], and about half as much again.
 pub fn survey(text: &Text<'_>, apart: &[&str]) -> (Census, Prefix) {
     let (mut tally, mut print) = (Tally::default(), Print::new(apart));
     walk(text, |piece| {
