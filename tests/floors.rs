@@ -22,6 +22,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("eventsource_stream", &["emulate"]),
     ("flate2", &["serve", "replay"]),
     ("hickory_resolver", &["resolve"]),
+    ("httpdate", &["upstream"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
     ("metrics", &["telemetry"]),
