@@ -113,6 +113,7 @@ fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
         .max_buf_size(settings.limits.header_bytes)
         .max_headers(settings.limits.headers)
         .keep_alive(!settings.timeouts.keepalive.is_zero())
+        .half_close(settings.half_close)
         // Small answers and events are written faster in one piece than as a list of pieces.
         .writev(false);
     builder

@@ -212,7 +212,6 @@ fn a_client_that_leaves_releases_the_replica_within_100_ms() {
 
 /// "`half_close = true` trades the 100 ms for serving half-closed clients."
 #[test]
-#[ignore = "not kept yet: there is no key `half_close`, the configuration is refused"]
 fn half_closed_clients_are_served_where_that_is_wished() {
     let replica = Scripted::start(&["m"], |heard, to| {
         pause(300);
