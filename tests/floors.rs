@@ -25,6 +25,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("httpdate", &["upstream"]),
     ("hyper", &["serve", "upstream", "emulate"]),
     ("hyper_util", &["serve", "upstream", "emulate"]),
+    ("memmap2", &["serve"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("mio", &["serve"]),

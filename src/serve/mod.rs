@@ -12,6 +12,7 @@ mod explain;
 mod farewell;
 mod files;
 mod gate;
+mod growing;
 mod gzip;
 mod headers;
 mod identify;
