@@ -273,6 +273,11 @@ impl Story {
         framing
     }
 
+    /// The connection where it is this answer's alone: in HTTP/1.
+    pub(super) fn lane(&self) -> Option<&Visit> {
+        self.present.as_ref().filter(|_| self.request.version < Version::HTTP_2).map(Present::visit)
+    }
+
     pub(super) fn now(&self) -> Moment {
         self.app.clock.now()
     }

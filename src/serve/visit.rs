@@ -6,6 +6,10 @@ use std::rc::Rc;
 use super::identify::Peer;
 use crate::telemetry::Wire;
 
+/// An HTTP/1 answer that the client does not take is not read on once so much of it waits to be written: with the frame
+/// that came last it fits into 64 KiB.
+const WAITING_BYTES: usize = 16 << 10;
+
 /// A client's connection, shared by its requests.
 pub(super) struct Visit {
     pub(super) peer: Peer,
@@ -18,6 +22,8 @@ pub(super) struct Visit {
     unsaid: Cell<bool>,
     /// The body of the last request has not been read to its end.
     unread: Cell<bool>,
+    /// What was handed over and has not been written.
+    waiting_bytes: Cell<usize>,
 }
 
 /// One request of a visit, until dropped.
@@ -39,8 +45,9 @@ impl Drop for Present {
 impl Visit {
     /// A connection that no request has come by.
     pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
-        let (requests, present) = (Cell::new(0), Cell::new(0));
-        Rc::new(Self { peer, wire, requests, present, unsaid: Cell::new(false), unread: Cell::new(false) })
+        let (requests, present, waiting_bytes) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let (unsaid, unread) = (Cell::new(false), Cell::new(false));
+        Rc::new(Self { peer, wire, requests, present, unsaid, unread, waiting_bytes })
     }
 
     /// Notes that a request has come.
@@ -52,8 +59,24 @@ impl Visit {
         Present(self.clone())
     }
 
+    /// Notes that so much of an answer was handed over to be written.
+    pub(super) fn handed(&self, bytes: usize) {
+        self.waiting_bytes.set(self.waiting_bytes.get().saturating_add(bytes));
+    }
+
+    /// Notes that so much was written.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.waiting_bytes.set(self.waiting_bytes.get().saturating_sub(bytes));
+    }
+
+    /// Tells whether the client should take something before more is handed over.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.waiting_bytes.get() >= WAITING_BYTES
+    }
+
     /// Notes that all that was handed over has been written.
     pub(super) fn flushed(&self) {
+        self.waiting_bytes.set(0);
         if self.present.get() == 0 {
             self.unsaid.set(false);
         }

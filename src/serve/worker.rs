@@ -47,7 +47,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Requests of one HTTP/2 connection that may be taken back before they are looked at.
 const RESETS: usize = 20;
 /// What is buffered of one HTTP/2 answer that its client does not read.
-const UNREAD_BYTES: usize = 256 << 10;
+const UNREAD_BYTES: usize = 64 << 10;
 
 /// A worker and what its connections need beside.
 struct Serving {

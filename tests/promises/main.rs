@@ -16,6 +16,7 @@ mod input;
 mod operations;
 mod overload;
 mod process;
+mod readers;
 mod replicas;
 mod secrets;
 mod stage;
