@@ -3,6 +3,7 @@
 mod acceptor;
 mod admin;
 mod admission;
+mod ahead;
 mod bind;
 mod body;
 mod cors;

@@ -275,7 +275,7 @@ impl Story {
 
     /// The connection where it is this answer's alone: in HTTP/1.
     pub(super) fn lane(&self) -> Option<&Visit> {
-        self.present.as_ref().filter(|_| self.request.version < Version::HTTP_2).map(Present::visit)
+        self.present.as_ref().map(Present::visit).filter(|visit| visit.is_lane())
     }
 
     pub(super) fn now(&self) -> Moment {

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use http::Version;
+
 use super::identify::Peer;
 use crate::telemetry::Wire;
 
@@ -18,6 +20,8 @@ pub(super) struct Visit {
     pub(super) requests: Cell<u64>,
     /// Requests under way.
     present: Cell<usize>,
+    /// They share the connection: HTTP/2.
+    shared: Cell<bool>,
     /// Something of the last answer may not have been written yet.
     unsaid: Cell<bool>,
     /// The body of the last request has not been read to its end.
@@ -46,17 +50,28 @@ impl Visit {
     /// A connection that no request has come by.
     pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
         let (requests, present, waiting_bytes) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let (unsaid, unread) = (Cell::new(false), Cell::new(false));
-        Rc::new(Self { peer, wire, requests, present, unsaid, unread, waiting_bytes })
+        let [shared, unsaid, unread] = [const { Cell::new(false) }; 3];
+        Rc::new(Self { peer, wire, requests, present, shared, unsaid, unread, waiting_bytes })
     }
 
     /// Notes that a request has come.
-    pub(super) fn begins(self: &Rc<Self>) -> Present {
+    pub(super) fn begins(self: &Rc<Self>, version: Version) -> Present {
+        self.shared.set(version >= Version::HTTP_2);
         self.requests.set(self.requests.get() + 1);
         self.present.set(self.present.get() + 1);
         self.unsaid.set(true);
         self.unread.set(false);
         Present(self.clone())
+    }
+
+    /// Tells whether the connection is one request's at a time: HTTP/1.
+    pub(super) const fn is_lane(&self) -> bool {
+        !self.shared.get()
+    }
+
+    /// Tells whether a request that has come whole, the only one, has not been answered whole.
+    pub(super) const fn is_answering(&self) -> bool {
+        self.is_lane() && self.present.get() > 0 && !self.unread.get()
     }
 
     /// Notes that so much of an answer was handed over to be written.

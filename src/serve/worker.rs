@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
+use super::ahead::Ahead;
 use super::crowd::Crowd;
 use super::farewell::Farewell;
 use super::gzip::{self, Gzip};
@@ -165,10 +166,11 @@ async fn serve(
     let timeouts = &settings.timeouts;
     let (stream, timer) = Counted::new(stream, timeouts);
     let stream = Farewell::new(stream, serving.worker.app.clone(), visit.clone());
+    let stream = Ahead::new(stream, visit.clone(), !settings.half_close);
     let (undecided, decided) = timer.undecided();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         decided.set(true);
-        let (serving, visit, present) = (serving.clone(), visit.clone(), visit.begins());
+        let (serving, visit, present) = (serving.clone(), visit.clone(), visit.begins(request.version()));
         async move { Ok::<_, Infallible>(serving.answer(request, &visit, present).await) }
     });
     let mut builder = builder(&settings);
