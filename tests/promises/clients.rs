@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::harness::captures::HEAD;
 use crate::harness::client::request;
 use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{PATIENCE, Router, ask, chat, replica, wait_until};
+use crate::harness::{PATIENCE, Router, ask, chat, replica, wait_until, within};
 use crate::process::Process;
 use crate::stage::{CHAT, EVENT, Watch, attempts, chunk, good, over, pause, post, until_closed};
 
@@ -63,6 +63,24 @@ fn a_reader_that_stalls_is_given_up() {
     assert_eq!((attempts(&router, "client_gone"), attempts(&router, "failed")), (1.0, 0.0));
     client.rest();
     assert!(client.is_broken());
+}
+
+/// "Reader stalled 60 s: connection closed." At the default.
+#[test]
+fn a_reader_that_stalls_is_given_up_after_sixty_seconds() {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let replica = crate::readers::endless(&WRITTEN);
+    let router = over([&replica], "");
+    let mut client = router.client();
+    client.send(request("POST", CHAT, "", chat("m", 1, true)));
+    assert_eq!(client.head().status, 200);
+    let watch = Watch::start();
+    within(5 * PATIENCE, "the replica is let go", || {
+        pause(100);
+        router.metric("tokenweir_in_flight", &[]) == 0.0
+    });
+    let after = watch.elapsed().as_secs_f64();
+    assert!((59.0..70.0).contains(&after), "{after} s");
 }
 
 /// How long a replica works on for a client that has left, at best.

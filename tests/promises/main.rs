@@ -12,6 +12,7 @@ mod harness;
 mod clients;
 mod dying;
 mod ejecting;
+mod frames;
 mod input;
 mod operations;
 mod overload;
