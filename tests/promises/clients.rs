@@ -14,9 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use crate::harness::captures::HEAD;
 use crate::harness::client::request;
 use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{PATIENCE, Router, ask, chat, replica, wait_until, within};
+use crate::harness::{PATIENCE, ask, chat, replica, wait_until, within};
 use crate::process::Process;
-use crate::stage::{CHAT, EVENT, Watch, attempts, chunk, good, over, pause, post, until_closed};
+use crate::stage::{CHAT, EVENT, Router, Watch, attempts, chunk, good, over, pause, post, until_closed};
 
 /// "Header not finished in 10 s, body stalled 10 s: connection closed." At the defaults.
 #[test]
@@ -235,10 +235,10 @@ fn headers_of_one_connection_stay_on_it() {
 #[test]
 fn rapid_resets_leave_nothing_behind() {
     let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let router = Router::start(&format!("replicas = [{:?}]", replica.url())).ready();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(router.addr).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(router.h2).await.unwrap();
         let (mut sender, connection) =
             http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

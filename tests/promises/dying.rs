@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::harness::captures::HEAD;
 use crate::harness::client::request;
 use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, chat, wait_until};
-use crate::stage::{CHAT, DONE, EVENT, Watch, attempts, chunk, over, pause, until_closed};
+use crate::harness::{chat, wait_until};
+use crate::stage::{CHAT, DONE, EVENT, Router, Watch, attempts, chunk, over, pause, until_closed};
 
 /// How an answer breaks off.
 #[derive(Clone, Copy, Debug)]

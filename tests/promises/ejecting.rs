@@ -8,8 +8,10 @@ use std::time::Duration;
 use crate::harness::captures::HEAD;
 use crate::harness::client::request;
 use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{PATIENCE, Router, chat, nowhere, wait_until};
-use crate::stage::{CHAT, EVENT, JSON, Watch, chunk, ejected, good, moody, over, pause, post, saying, until_closed};
+use crate::harness::{PATIENCE, chat, nowhere, wait_until};
+use crate::stage::{
+    CHAT, EVENT, JSON, Router, Watch, chunk, ejected, good, moody, over, pause, post, saying, until_closed,
+};
 
 /// A router over one with words behind its URL and one without.
 fn two(first: &Scripted, words: &str, second: &Scripted, more: &str) -> Router {
@@ -38,8 +40,9 @@ fn max_fails_failures_eject_for_fail_timeout() {
     let times = times(&router, &bad, 6, PATIENCE);
     assert!(times[2] < 0.9, "three failures at first: {times:?}");
     let gaps: Vec<f64> = times.windows(2).skip(2).map(|two| two[1] - two[0]).collect();
-    assert!(gaps[0] > 0.9 && gaps[0] < 1.9, "{times:?}");
-    assert!(gaps.iter().all(|gap| *gap < 1.9), "none is longer than it says: {times:?}");
+    // nginx counts whole seconds, and so takes up to one more. If they grew, the third would take three.
+    assert!(gaps[0] > 0.9, "{times:?}");
+    assert!(gaps.iter().all(|gap| *gap < 2.2), "none is longer than it says: {times:?}");
 }
 
 /// "Unless configured ... by `import`": then each time is as long as nginx's.

@@ -42,7 +42,7 @@ fn literal((name, value): (&str, &str)) -> Vec<u8> {
 
 /// The kind of the frame by which the router answers a request of these headers, and the first byte of what is in it.
 fn answered(router: &Router, headers: &[(&str, &str)]) -> (u8, u8) {
-    let mut stream = TcpStream::connect(router.addr).unwrap();
+    let mut stream = TcpStream::connect(router.h2).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let block: Vec<u8> = headers.iter().copied().flat_map(literal).collect();
     let asked = [frame(HEADERS, END_HEADERS, 1, &block), frame(DATA, END_STREAM, 1, BODY.as_bytes())].concat();
@@ -117,7 +117,7 @@ fn a_reset_stream_releases_the_replica_within_100_ms() {
         let router = over([&replica], "");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut sender = runtime.block_on(async {
-            let socket = tokio::net::TcpStream::connect(router.addr).await.unwrap();
+            let socket = tokio::net::TcpStream::connect(router.h2).await.unwrap();
             let handshake = http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(socket));
             let (sender, connection) = handshake.await.unwrap();
             tokio::spawn(connection);

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use crate::harness::chat;
 use crate::harness::client::request;
 use crate::harness::scripted::{Scripted, whole};
-use crate::harness::{Router, chat};
-use crate::stage::{CHAT, JSON, Watch, good, over, saying};
+use crate::stage::{CHAT, JSON, Router, Watch, good, over, saying};
 
 const BODY: &str = "{\"model\":\"m\"}";
 const TAIL: &str = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";

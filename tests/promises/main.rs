@@ -1,7 +1,6 @@
 //! What the router promises under bad input, hostile clients, failing replicas, overload and operations, from outside:
 //! over HTTP, by `/metrics`, signals and the process's own words. A module per section, a test per promise, each with the
-//! promise in its own words. A promise that is not kept yet is ignored and says why:
-//! `cargo test --test promises -- --ignored` lists them.
+//! promise in its own words. `.ci/promises-nginx` counts them, and asks the same of an nginx.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 #![allow(unreachable_pub, reason = "the modules of one binary")]
@@ -10,6 +9,7 @@
 mod harness;
 
 mod clients;
+mod control;
 mod dying;
 mod ejecting;
 mod frames;

@@ -36,8 +36,8 @@ fn sigterm_and_sigquit_let_streams_finish() {
         let mut process = Process::start(&format!("end-{signal}"), &format!("replicas = [{:?}]", replica.url()), 1024);
         let mut client = begun(&process, signal);
         process.signal(signal);
-        wait_until("readiness fails", || ask(process.admin, "GET", "/readyz", "", "").status == 503);
-        assert_eq!(ask(process.admin, "GET", "/livez", "", "").status, 200);
+        wait_until("readiness fails", || ask(process.admin(), "GET", "/readyz", "", "").status == 503);
+        assert_eq!(ask(process.admin(), "GET", "/livez", "", "").status, 200);
         finishes(&mut client, &replica, signal);
         assert_eq!(process.code(), Some(0), "{signal}");
     }
@@ -146,9 +146,9 @@ fn what_cannot_be_served_ends_with_1_and_says_why() {
 #[test]
 fn it_says_whether_it_lives_and_whether_it_is_ready() {
     let alive = replica(&["m"]);
-    let router = crate::harness::Router::over([&*alive.url()]);
+    let router = crate::stage::Router::start(&format!("replicas = [{:?}]", alive.url())).ready();
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 200));
-    let router = crate::harness::Router::start(&format!("replicas = [\"http://{}\"]", nowhere()));
+    let router = crate::stage::Router::start(&format!("replicas = [\"http://{}\"]", nowhere()));
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 503));
 }
 
@@ -185,8 +185,8 @@ fn series(page: &str) -> BTreeSet<String> {
 fn metrics_are_valid_and_what_clients_invent_adds_no_series() {
     let replica = replica(&["m"]);
     let router =
-        crate::harness::Router::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url())).ready();
-    let page = || ask(router.admin, "GET", "/metrics", "", "").text();
+        crate::stage::Router::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url())).ready();
+    let page = || ask(router.admin(), "GET", "/metrics", "", "").text();
     let ask_for = |model: &str, path: &str, method: &str| router.ask(method, path, "", chat(model, 2, true)).status;
     assert_eq!(
         (ask_for("m", CHAT, "POST"), ask_for("none", CHAT, "POST"), ask_for("m", "/none", "POST")),
@@ -212,11 +212,11 @@ fn invented_names_add_no_series_where_models_are_not_known() {
     let replica = Scripted::start(&[], move |_, to| {
         to.write_all(&whole(200, "text/event-stream", &format!("{event}data: [DONE]\n\n"))).is_ok()
     });
-    let router = crate::harness::Router::start(&format!(
+    let router = crate::stage::Router::start(&format!(
         "paths = \"any\"\nengine_metrics = \"off\"\nreplicas = [{:?}]",
         replica.url()
     ));
-    let page = || ask(router.admin, "GET", "/metrics", "", "").text();
+    let page = || ask(router.admin(), "GET", "/metrics", "", "").text();
     assert_eq!(router.post(CHAT, chat("one", 2, true)).status, 200);
     wait_until("it has settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 1.0);
     let before = series(&page());

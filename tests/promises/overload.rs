@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::harness::captures::HEAD;
 use crate::harness::client::{Client, Reply, request};
 use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{PATIENCE, Router, ask, chat, replica, wait_until, within};
+use crate::harness::{PATIENCE, ask, chat, replica, wait_until, within};
 use crate::process::Process;
-use crate::stage::{CHAT, DONE, EVENT, JSON, Watch, chunk, over, post, until_closed};
+use crate::stage::{CHAT, DONE, EVENT, JSON, Router, Watch, chunk, over, post, until_closed};
 
 /// A replica that holds each answer until the test lets it go, and what lets it go.
 fn holding() -> (Scripted, Sender<()>) {

@@ -51,14 +51,14 @@ fn narrow(addr: SocketAddr) -> TcpStream {
 
 /// What the process's memory grows with each reader that stops, in KiB; fails if replicas can go on writing. `open` gives
 /// connections of `each` readers.
-fn cost<R>(name: &str, more: &str, each: usize, open: impl Fn(SocketAddr) -> R) -> u64 {
+fn cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&Process) -> R) -> u64 {
     let written: &AtomicU64 = Box::leak(Box::default());
     let replica = endless(written);
     let process = Process::start(name, &format!("replicas = [{:?}]\n{more}", replica.url()), 1024);
     let mut readers = Vec::new();
     let mut stopped = |count: usize| {
         while readers.len() * each < count {
-            readers.push(open(process.data));
+            readers.push(open(&process));
         }
         wait_until("each has a stream", || process.metric("tokenweir_in_flight", "") == count as f64);
         let mut before = 0;
@@ -79,8 +79,8 @@ fn cost<R>(name: &str, more: &str, each: usize, open: impl Fn(SocketAddr) -> R) 
 /// "A reader that stops costs at most 256 KiB of buffer: reading from the replica stops (back-pressure)."
 #[test]
 fn a_reader_that_stops_stops_the_replica_and_costs_little_memory() {
-    let each = cost("readers", "", 1, |addr| {
-        let mut client = Client::over(narrow(addr));
+    let each = cost("readers", "", 1, |process| {
+        let mut client = Client::over(narrow(process.data));
         client.send(asking());
         client
     });
@@ -93,8 +93,8 @@ fn a_reader_that_stops_costs_little_memory_by_tls() {
     let authority = Authority::new("readers");
     let pair = authority.issue("router", &["localhost"]);
     let tls = format!("listen = \"127.0.0.1:0 ssl\"\n[tls]\ncertificate = {:?}\nkey = {:?}", pair.chain, pair.key);
-    let each = cost("readers-tls", &tls, 1, |addr| {
-        let mut stream = authority.connect(addr, "localhost", &["http/1.1"]);
+    let each = cost("readers-tls", &tls, 1, |process| {
+        let mut stream = authority.connect(process.data, "localhost", &["http/1.1"]);
         socket2::SockRef::from(&stream.sock).set_recv_buffer_size(KERNEL_BYTES).unwrap();
         stream.write_all(&asking()).unwrap();
         stream
@@ -126,7 +126,7 @@ fn streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> im
 #[test]
 fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let each = cost("readers-h2", "", 16, |addr| streams(&runtime, addr, 16, 65_535));
+    let each = cost("readers-h2", "", 16, |process| streams(&runtime, process.h2, 16, 65_535));
     assert!(each <= MOST_KIB, "{each} KiB each");
 }
 
@@ -135,6 +135,6 @@ fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
 fn a_connection_that_is_not_read_in_http2_costs_little_memory() {
     // It is driven only while the streams begin.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let each = cost("readers-h2-all", "", 16, |addr| streams(&runtime, addr, 16, 1 << 30));
+    let each = cost("readers-h2-all", "", 16, |process| streams(&runtime, process.h2, 16, 1 << 30));
     assert!(each <= MOST_KIB, "{each} KiB each");
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::harness::captures::HEAD;
 use crate::harness::client::Reply;
 use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{PATIENCE, Router, chat, nowhere, wait_until};
-use crate::stage::{CHAT, EVENT, Full, JSON, Watch, attempts, chunk, ejected, good, over, pause, post, saying};
+use crate::harness::{PATIENCE, chat, nowhere, wait_until};
+use crate::stage::{CHAT, EVENT, Full, JSON, Router, Watch, attempts, chunk, ejected, good, over, pause, post, saying};
 
 fn replays(router: &Router, result: &str) -> f64 {
     router.metric("tokenweir_replays_total", &[&format!("result=\"{result}\"")])

@@ -7,9 +7,9 @@ use ring::digest::{SHA256, digest};
 use crate::harness::client::Reply;
 use crate::harness::scripted::{Scripted, whole};
 use crate::harness::tls::{Authority, Front};
-use crate::harness::{Router, ask, chat, nowhere, wait_until};
+use crate::harness::{ask, chat, nowhere, wait_until};
 use crate::process::{Process, program};
-use crate::stage::{CHAT, JSON, good, over, post, saying};
+use crate::stage::{CHAT, JSON, Router, good, over, post, saying};
 
 /// Keys of three clients.
 const KEYS: [&str; 3] = ["first-secret-key", "second-secret-key", "third-secret-key"];
@@ -125,8 +125,8 @@ fn no_key_and_no_prompt_is_told_anywhere() {
         }
         replies.push(ask(process.data, "GET", "/nowhere", &bearer(KEYS[2]), ""));
         wait_until("all are logged", || process.log("access.log").lines().count() == replies.len());
-        let page = ask(process.admin, "GET", "/metrics", "", "").text();
-        let pools = ask(process.admin, "GET", "/pools", "", "").text();
+        let page = ask(process.admin(), "GET", "/metrics", "", "").text();
+        let pools = ask(process.admin(), "GET", "/pools", "", "").text();
         let told = replies.iter().map(|reply| format!("{}{}", reply.head, reply.text()));
         for text in told.chain([page, pools, process.log("access.log"), process.log("error.log")]) {
             assert!(!text.contains("secret"), "{text}");
@@ -177,7 +177,7 @@ fn a_replicas_name_is_told_where_it_is_promised_and_its_address_is_not() {
         let reply: Reply = ask(process.data, "POST", CHAT, "", chat("m", 1, false));
         assert_eq!((reply.status, reply.header("x-upstream")), (200, told.then_some(name)));
         wait_until("it is logged", || process.log("access.log").contains(&format!(" {name} ")));
-        let page = ask(process.admin, "GET", "/metrics", "", "").text();
+        let page = ask(process.admin(), "GET", "/metrics", "", "").text();
         assert!(page.contains(&format!("replica=\"{name}\"")));
         if name != addr {
             assert!(![&*page, &process.log("access.log"), &reply.head].iter().any(|text| text.contains(&addr)));

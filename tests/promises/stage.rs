@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-pub use crate::harness::Router;
-use crate::harness::chat;
+use crate::control::{self, Nginx};
+use crate::harness::client::Client;
 use crate::harness::client::Reply;
 use crate::harness::scripted::{Keep, Scripted, friendly, whole};
+use crate::harness::{self, ask, chat};
 use tokenweir::clock::Clock;
 use tokenweir::units::Moment;
 
@@ -22,6 +23,76 @@ pub const DONE: &str = "data: [DONE]\n\n";
 /// A body or a piece of one, framed.
 pub fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// A router, or what stands in its place, on ports of its own.
+pub struct Router {
+    pub addr: SocketAddr,
+    /// Where it speaks HTTP/2 without TLS.
+    pub h2: SocketAddr,
+    served: Served,
+}
+
+enum Served {
+    Router(Box<harness::Router>),
+    /// Held until the test is over.
+    Nginx {
+        _nginx: Nginx,
+    },
+}
+
+impl Router {
+    /// Starts with a configuration as text; does not wait for anything.
+    pub fn start(text: &str) -> Self {
+        if control::is_on() {
+            let nginx = Nginx::start(text);
+            return Self { addr: nginx.addr, h2: nginx.h2, served: Served::Nginx { _nginx: nginx } };
+        }
+        let router = harness::Router::start(text);
+        Self { addr: router.addr, h2: router.addr, served: Served::Router(Box::new(router)) }
+    }
+
+    /// Waits until every replica has said which models it serves.
+    pub fn ready(self) -> Self {
+        let served = match self.served {
+            Served::Router(router) => Served::Router(Box::new(router.ready())),
+            nginx @ Served::Nginx { .. } => nginx,
+        };
+        Self { served, ..self }
+    }
+
+    /// Where it is administered.
+    pub fn admin(&self) -> SocketAddr {
+        match &self.served {
+            Served::Router(router) => router.admin,
+            Served::Nginx { .. } => control::beyond("an admin listener"),
+        }
+    }
+
+    pub fn client(&self) -> Client<TcpStream> {
+        Client::connect(self.addr)
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
+        ask(self.addr, method, path, headers, body)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, "", "")
+    }
+
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.ask("POST", path, "", body)
+    }
+
+    /// The sum of a metric's series whose labels contain all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        match &self.served {
+            Served::Router(router) => router.metric(name, labels),
+            Served::Nginx { .. } => control::beyond("metrics"),
+        }
+    }
 }
 
 /// A router over these replicas, in turn, and with more keys.
