@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::engines::{self, Family};
 use super::failing;
+use super::families::{self, Family};
 use super::shadows::{self, Shadows};
 use super::tenants::Tenants;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
@@ -20,7 +20,6 @@ const IN_FLIGHT: &str = "tokenweir_in_flight";
 const PREFILL: &str = "tokenweir_prefill_tokens";
 const RESIDENT: &str = "tokenweir_resident_tokens";
 const DECODING: &str = "tokenweir_decoding_streams";
-const READY: &str = "tokenweir_pool_ready";
 const PROMPT_TOKENS: &str = "tokenweir_prompt_tokens_total";
 const CACHED_TOKENS: &str = "tokenweir_cached_prompt_tokens_total";
 const COMPLETION_TOKENS: &str = "tokenweir_completion_tokens_total";
@@ -37,40 +36,56 @@ pub(super) const TENANT_PROMPT: &str = "tokenweir_tenant_prompt_tokens_total";
 pub(super) const TENANT_COMPLETION: &str = "tokenweir_tenant_completion_tokens_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
+/// What is on a replica now.
+const LOADS: [Family<Replica>; 4] = [
+    Family::gauge(IN_FLIGHT, "Requests on the replica now, from every pool that has it.", |replica| {
+        Some(f64::from(replica.in_flight()))
+    }),
+    Family::gauge(PREFILL, "Prompt tokens of requests on the replica that have had no first token yet.", |replica| {
+        Some(replica.load().prefill.0 as f64)
+    }),
+    Family::gauge(RESIDENT, "Prompt and generated tokens of all requests on the replica.", |replica| {
+        Some(replica.load().resident.0 as f64)
+    }),
+    Family::gauge(DECODING, "Streams on the replica that have had their first token.", |replica| {
+        Some(f64::from(replica.load().decoding))
+    }),
+];
+
 /// What engines say of themselves, and what of it is not ours.
-const ENGINES: [Family; 8] = [
-    gauge_of("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
+const ENGINES: [Family<Truth>; 8] = [
+    Family::gauge("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
         Some(f64::from(truth.vitals.running))
     }),
-    gauge_of("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
+    Family::gauge("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
         Some(f64::from(truth.vitals.waiting))
     }),
-    gauge_of(
+    Family::gauge(
         "tokenweir_engine_kv_usage_ratio",
         "Share of the KV memory that requests hold, as the engine says.",
         |truth| truth.vitals.kv_usage,
     ),
-    gauge_of("tokenweir_engine_kv_tokens", "Tokens that the engine's KV memory has room for, as it says.", |truth| {
-        truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64)
-    }),
-    gauge_of("tokenweir_foreign_requests", "Requests on the engine that did not come through this router.", |truth| {
-        Some(f64::from(truth.foreign.requests))
-    }),
-    gauge_of("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
+    Family::gauge(
+        "tokenweir_engine_kv_tokens",
+        "Tokens that the engine's KV memory has room for, as it says.",
+        |truth| truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64),
+    ),
+    Family::gauge(
+        "tokenweir_foreign_requests",
+        "Requests on the engine that did not come through this router.",
+        |truth| Some(f64::from(truth.foreign.requests)),
+    ),
+    Family::gauge("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
         Some(truth.foreign.load.resident.0 as f64)
     }),
-    Family {
-        name: "tokenweir_engine_prompt_tokens_total",
-        kind: "counter",
-        help: "Prompt tokens by the engine's own count, whoever asked.",
-        value: |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
-    },
-    Family {
-        name: "tokenweir_engine_completion_tokens_total",
-        kind: "counter",
-        help: "Generated tokens, likewise.",
-        value: |truth| truth.vitals.generated.map(|tokens| tokens.0 as f64),
-    },
+    Family::counter(
+        "tokenweir_engine_prompt_tokens_total",
+        "Prompt tokens by the engine's own count, whoever asked.",
+        |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
+    ),
+    Family::counter("tokenweir_engine_completion_tokens_total", "Generated tokens, likewise.", |truth| {
+        truth.vitals.generated.map(|tokens| tokens.0 as f64)
+    }),
 ];
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
@@ -93,10 +108,6 @@ struct Series {
     replica: Arc<str>,
     outcomes: [(&'static str, Counter); 6],
     duration: Histogram,
-    in_flight: Gauge,
-    prefill: Gauge,
-    resident: Gauge,
-    decoding: Gauge,
     /// By model.
     tokens: ArcSwap<Vec<Arc<TokenSeries>>>,
 }
@@ -124,10 +135,6 @@ pub struct Metrics {
     overhead: Histogram,
     handshakes_failed: Counter,
     shadows: Shadows,
-}
-
-const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
-    Family { name, kind: "gauge", help, value }
 }
 
 /// Classes of statuses, by their first digit.
@@ -195,21 +202,10 @@ impl Metrics {
 
     /// The whole exposition as Prometheus text. Gauges are read from the fleet now, so they cannot drift.
     pub fn render(&self, fleet: &Fleet, now: crate::units::Moment, log_lines_lost: u64) -> String {
-        for pool in fleet.pools() {
-            let labels = vec![Label::new("pool", SharedString::from_shared(pool.name().clone()))];
-            gauge(&self.recorder, READY, labels).set(f64::from(u8::from(pool.ready(now))));
-            for replica in pool.replicas() {
-                let (series, load) = (self.series(&pool, replica), replica.load());
-                series.in_flight.set(f64::from(replica.in_flight()));
-                series.prefill.set(load.prefill.0 as f64);
-                series.resident.set(load.resident.0 as f64);
-                series.decoding.set(f64::from(load.decoding));
-            }
-        }
         counter(&self.recorder, LOG_LOST, Vec::new()).absolute(log_lines_lost);
         self.handle.run_upkeep();
         let mut text = self.handle.render();
-        engines::render(&ENGINES, fleet, now, &mut text);
+        families::render(&LOADS, &ENGINES, (fleet, now), &mut text);
         failing::render(fleet, now, &mut text);
         text
     }
@@ -241,10 +237,6 @@ impl Metrics {
             replica: replica.name().clone(),
             outcomes: ["completed", "client_gone", "refused", "busy", "failed", "ours"].map(outcome),
             duration: histogram(&self.recorder, DURATION, labels()),
-            in_flight: gauge(&self.recorder, IN_FLIGHT, labels()),
-            prefill: gauge(&self.recorder, PREFILL, labels()),
-            resident: gauge(&self.recorder, RESIDENT, labels()),
-            decoding: gauge(&self.recorder, DECODING, labels()),
             tokens: ArcSwap::default(),
         }
     }
@@ -359,16 +351,6 @@ fn describe(recorder: &PrometheusRecorder) {
     for (name, help) in counters.into_iter().chain(shadows::HELP) {
         recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
     }
-    let gauges = [
-        (IN_FLIGHT, "Requests on the replica now, from every pool that has it."),
-        (PREFILL, "Prompt tokens of requests on the replica that have had no first token yet."),
-        (RESIDENT, "Prompt and generated tokens of all requests on the replica."),
-        (DECODING, "Streams on the replica that have had their first token."),
-    ];
-    for (name, help) in gauges {
-        recorder.describe_gauge(name.into(), None, help.into());
-    }
-    recorder.describe_gauge(READY.into(), None, "1 if the pool has a replica that can be chosen.".into());
     let histograms = [
         (TTFT, Unit::Seconds, "From the choice of the replica to the first generated content of a stream."),
         (ITL, Unit::Seconds, "Between two arrivals of generated content in a stream; each may bring several tokens."),
@@ -385,10 +367,6 @@ fn describe(recorder: &PrometheusRecorder) {
 
 pub(super) fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(name, labels), &metadata())
-}
-
-fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Gauge {
-    recorder.register_gauge(&Key::from_parts(name, labels), &metadata())
 }
 
 fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Histogram {

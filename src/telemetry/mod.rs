@@ -1,11 +1,11 @@
 //! Floor 3: what people see: metrics, the access log and the error log.
 
 mod access;
-mod engines;
 mod errors;
 mod escape;
 mod facts;
 mod failing;
+mod families;
 mod format;
 mod metrics;
 mod needs;
