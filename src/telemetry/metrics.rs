@@ -8,7 +8,8 @@ use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::failing;
-use super::families::{self, Family};
+use super::families::{self, Family, escaped};
+use super::gaps::{self, AllGaps};
 use super::shadows::{self, Shadows};
 use super::tenants::Tenants;
 use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
@@ -119,7 +120,7 @@ struct TokenSeries {
     cached: Counter,
     completion: Counter,
     ttft: Histogram,
-    itl: Histogram,
+    itl: AllGaps,
     tpot: Histogram,
     speed: Histogram,
     error: Histogram,
@@ -154,7 +155,6 @@ impl Metrics {
         let mut builder = PrometheusBuilder::new();
         let buckets = [
             (TTFT, WAIT_BUCKETS),
-            (ITL, &GAP_SECONDS),
             (TPOT, &GAP_SECONDS),
             (STREAM_SPEED, SPEED_BUCKETS),
             (ESTIMATE_ERROR, ERROR_BUCKETS),
@@ -203,11 +203,29 @@ impl Metrics {
     /// The whole exposition as Prometheus text. Gauges are read from the fleet now, so they cannot drift.
     pub fn render(&self, fleet: &Fleet, now: crate::units::Moment, log_lines_lost: u64) -> String {
         counter(&self.recorder, LOG_LOST, Vec::new()).absolute(log_lines_lost);
-        self.handle.run_upkeep();
         let mut text = self.handle.render();
+        self.render_gaps(&mut text);
         families::render(&LOADS, &ENGINES, (fleet, now), &mut text);
         failing::render(fleet, now, &mut text);
         text
+    }
+
+    /// Adds up what the recorder keeps sample by sample until it is asked: without it an unread process would grow.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    fn render_gaps(&self, out: &mut String) {
+        let series = self.series.load();
+        let tokens: Vec<_> = series.iter().map(|series| (series, series.tokens.load())).collect();
+        let all = tokens.iter().flat_map(|(series, tokens)| {
+            tokens.iter().map(|of| {
+                let model = of.model.as_ref().map(ModelName::as_str).unwrap_or_default();
+                let [pool, replica, model] = [&*series.pool, &*series.replica, model].map(escaped);
+                (format!("pool=\"{pool}\",replica=\"{replica}\",model=\"{model}\""), &of.itl)
+            })
+        });
+        gaps::render(ITL, all, out);
     }
 
     fn series(&self, pool: &Pool, replica: &Replica) -> Arc<Series> {
@@ -259,7 +277,7 @@ impl Metrics {
             cached: counter(&self.recorder, CACHED_TOKENS, labels()),
             completion: counter(&self.recorder, COMPLETION_TOKENS, labels()),
             ttft: histogram(&self.recorder, TTFT, labels()),
-            itl: histogram(&self.recorder, ITL, labels()),
+            itl: AllGaps::default(),
             tpot: histogram(&self.recorder, TPOT, labels()),
             speed: histogram(&self.recorder, STREAM_SPEED, labels()),
             error: histogram(&self.recorder, ESTIMATE_ERROR, labels()),
@@ -281,9 +299,7 @@ impl TokenSeries {
         }
         let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
         self.ttft.record(first.since(report.chosen).as_secs_f64());
-        for (gaps, seconds) in report.gaps.iter() {
-            self.itl.record_many(seconds, gaps as usize);
-        }
+        self.itl.add(report.gaps);
         let (seconds, tokens) = (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated).completion);
         if tokens.0 > 1 && seconds > 0.0 {
             let per_token = seconds / (tokens.0 - 1) as f64;
@@ -353,7 +369,6 @@ fn describe(recorder: &PrometheusRecorder) {
     }
     let histograms = [
         (TTFT, Unit::Seconds, "From the choice of the replica to the first generated content of a stream."),
-        (ITL, Unit::Seconds, "Between two arrivals of generated content in a stream; each may bring several tokens."),
         (TPOT, Unit::Seconds, "From a stream's first to its last content, for each token after the first."),
         (STREAM_SPEED, Unit::Count, "Tokens a second of a stream after its first token: 1 / TPOT."),
         (ESTIMATE_ERROR, Unit::Count, "How far the estimate of a prompt's length was off, as a share of the length."),

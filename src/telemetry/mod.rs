@@ -7,6 +7,7 @@ mod facts;
 mod failing;
 mod families;
 mod format;
+mod gaps;
 mod metrics;
 mod needs;
 mod record;
