@@ -31,8 +31,8 @@ use crate::tls::Keyring;
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
-/// How often metrics are added up that nobody asks for.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// How often metrics that nobody reads are looked through for replicas that have left.
+const KEEPS_METRICS: Duration = Duration::from_secs(60);
 /// Threads of one worker that read large bodies.
 const READERS: usize = 2;
 
@@ -289,8 +289,8 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
         let watching = discover::watch(&app.fleet, &app.errors, app.clock);
         let keeping = async {
             loop {
-                tokio::time::sleep(UPKEEP).await;
-                app.metrics.upkeep();
+                tokio::time::sleep(KEEPS_METRICS).await;
+                app.metrics.follow(&app.fleet, app.clock.now());
             }
         };
         let serving = async {
