@@ -215,7 +215,6 @@ fn a_router_that_stops_cuts_the_streams_that_do_not_end() {
 }
 
 #[test]
-#[ignore = "hyper does not look at a connection while bytes of a next request wait on it"]
 fn a_client_that_leaves_with_more_requests_waiting_ends_the_replicas_work() {
     for extra in [&b"\r\n"[..], b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
         for script in [Script::Silent, Script::EventThenSilent] {

@@ -78,6 +78,12 @@ pub(super) static SETTINGS: &[Key<Settings>] = &[
         set: |s, v| v.flag().map(|on| s.x_upstream = on),
     },
     Key {
+        path: "half_close",
+        wants: "true or false",
+        default: "false",
+        set: |s, v| v.flag().map(|on| s.half_close = on),
+    },
+    Key {
         path: "explain",
         wants: "a whole number up to 100000, or 0 for none",
         default: "1_000",

@@ -32,6 +32,8 @@ pub struct Settings {
     pub workers: Option<NonZeroUsize>,
     /// Whether answers name their replica in `X-Upstream`.
     pub x_upstream: bool,
+    /// Whether a client that has ended its sending side is still served; otherwise it counts as one that has left.
+    pub half_close: bool,
     /// How many decisions are kept to be explained; 0 for none.
     pub explain: usize,
     /// Whether answers tell of their decision in `X-Decision`.
@@ -252,6 +254,7 @@ impl Default for Settings {
             tenants: Tenants::default(),
             workers: None,
             x_upstream: true,
+            half_close: false,
             explain: 1_000,
             explain_header: false,
             trusted_proxies: Vec::new(),

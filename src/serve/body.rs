@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::Refusal;
+use super::growing::Growing;
 use crate::config::Limits;
 
 /// The bytes of request bodies that may still be taken in, all requests together.
@@ -66,7 +67,7 @@ impl Drop for Share {
 /// Reads a body to its end.
 ///
 /// *Errors*: it is larger than a request may be, exceeds the budget, stalls or breaks off. A body that says its length
-/// is refused before it is read. *Cost*: a body that comes in one frame is not copied, others once.
+/// is refused before it is read.
 pub(super) async fn gather(
     mut body: Incoming,
     headers: &HeaderMap,
@@ -84,30 +85,17 @@ pub(super) async fn gather(
         return Err(Refusal::BodyTooLarge { limit_bytes });
     }
     share.grow(known.unwrap_or(0))?;
-    let mut first = Bytes::new();
-    let mut joined = BytesMut::new();
-    let mut length = 0usize;
+    let mut growing = Growing::new(known, limit_bytes);
     loop {
         let frame = timeout(patience, body.frame()).await.map_err(|_| Refusal::BodyStalled(patience))?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
-        length = length.saturating_add(data.len());
-        if length > limit_bytes {
+        share.grow(growing.len().saturating_add(data.len()).min(limit_bytes).saturating_sub(share.bytes))?;
+        if !growing.push(data) {
             return Err(Refusal::BodyTooLarge { limit_bytes });
         }
-        share.grow(length.saturating_sub(share.bytes))?;
-        if joined.is_empty() && first.is_empty() {
-            first = data;
-            continue;
-        }
-        if joined.is_empty() {
-            joined.reserve(known.unwrap_or(0).max(length));
-            joined.extend_from_slice(&first);
-        }
-        joined.extend_from_slice(&data);
     }
-    let bytes = if joined.is_empty() { first } else { joined.freeze() };
-    Ok(Gathered { bytes, _share: share })
+    Ok(Gathered { bytes: growing.finish(), _share: share })
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {

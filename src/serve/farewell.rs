@@ -114,7 +114,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.last.is_none() {
             if !self.is_hypers(buf) {
-                return Pin::new(&mut self.stream).poll_write(cx, buf);
+                let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+                self.visit.wrote(written);
+                return Poll::Ready(Ok(written));
             }
             self.last = Some(self.words(buf));
         }

@@ -3,6 +3,7 @@
 mod acceptor;
 mod admin;
 mod admission;
+mod ahead;
 mod bind;
 mod body;
 mod cors;
@@ -12,6 +13,7 @@ mod explain;
 mod farewell;
 mod files;
 mod gate;
+mod growing;
 mod gzip;
 mod headers;
 mod identify;

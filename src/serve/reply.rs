@@ -11,12 +11,15 @@ use http_body::{Body, Frame, SizeHint};
 use super::gzip::Gzip;
 use super::owners::Owner;
 use super::story::{Framing, Story};
+use super::visit::Visit;
 use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;
 use crate::upstream::Relayed;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// The most that frames a chunk: its size in hexadecimal digits, and two line ends.
+const CHUNK_BYTES: usize = 16 + 4;
 /// `0`, and two line ends.
 const LAST_CHUNK_BYTES: u64 = 5;
 
@@ -36,6 +39,8 @@ pub(super) struct Reply {
     chunked: bool,
     /// Only where the answer is compressed.
     gzip: Option<Box<Gzip>>,
+    /// The client has to take something first.
+    waits: bool,
 }
 
 impl Source {
@@ -62,7 +67,7 @@ impl Reply {
             *answer.version_mut() = Version::HTTP_10;
         }
         let chunked = framing == Framing::Chunks;
-        answer.map(|source| Self { source, story, chunked, gzip })
+        answer.map(|source| Self { source, story, chunked, gzip, waits: false })
     }
 
     /// Counts what is handed to the connection; frames are chunks there.
@@ -119,9 +124,25 @@ impl Body for Reply {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        let is_behind = this.story.lane().is_some_and(Visit::is_behind);
+        let waited = std::mem::replace(&mut this.waits, is_behind);
+        if is_behind {
+            // hyper writes when it gets nothing more. It need not ask again then, so it is told to, once: where nothing
+            // can be written, the connection wakes it.
+            if !waited {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
         let frame = this.poll_sent(cx);
         match &frame {
-            Poll::Ready(Some(Ok(frame))) => this.count(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.count(bytes);
+                if let Some(visit) = this.story.lane() {
+                    visit.handed(bytes + CHUNK_BYTES);
+                }
+            }
             Poll::Ready(None) => this.count(0),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }

@@ -273,6 +273,11 @@ impl Story {
         framing
     }
 
+    /// The connection where it is this answer's alone: in HTTP/1.
+    pub(super) fn lane(&self) -> Option<&Visit> {
+        self.present.as_ref().map(Present::visit).filter(|visit| visit.is_lane())
+    }
+
     pub(super) fn now(&self) -> Moment {
         self.app.clock.now()
     }

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::acceptor::{Arrival, Socket};
+use super::ahead::Ahead;
 use super::crowd::Crowd;
 use super::farewell::Farewell;
 use super::gzip::{self, Gzip};
@@ -47,7 +48,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Requests of one HTTP/2 connection that may be taken back before they are looked at.
 const RESETS: usize = 20;
 /// What is buffered of one HTTP/2 answer that its client does not read.
-const UNREAD_BYTES: usize = 256 << 10;
+const UNREAD_BYTES: usize = 64 << 10;
 
 /// A worker and what its connections need beside.
 struct Serving {
@@ -113,6 +114,7 @@ fn builder(settings: &Settings) -> auto::Builder<OnThisThread> {
         .max_buf_size(settings.limits.header_bytes)
         .max_headers(settings.limits.headers)
         .keep_alive(!settings.timeouts.keepalive.is_zero())
+        .half_close(settings.half_close)
         // Small answers and events are written faster in one piece than as a list of pieces.
         .writev(false);
     builder
@@ -164,10 +166,11 @@ async fn serve(
     let timeouts = &settings.timeouts;
     let (stream, timer) = Counted::new(stream, timeouts);
     let stream = Farewell::new(stream, serving.worker.app.clone(), visit.clone());
+    let stream = Ahead::new(stream, visit.clone(), !settings.half_close);
     let (undecided, decided) = timer.undecided();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         decided.set(true);
-        let (serving, visit, present) = (serving.clone(), visit.clone(), visit.begins());
+        let (serving, visit, present) = (serving.clone(), visit.clone(), visit.begins(request.version()));
         async move { Ok::<_, Infallible>(serving.answer(request, &visit, present).await) }
     });
     let mut builder = builder(&settings);

@@ -17,6 +17,9 @@ use super::{BadFile, Keyring, Role, SUPPORTED, provider, unready};
 use crate::config::Certificates;
 use crate::telemetry::Session;
 
+/// The most that waits encrypted for a client to take it: a record.
+const UNSENT_BYTES: usize = 16 << 10;
+
 /// A client's connection behind its handshake.
 pub type ClientStream = tokio_rustls::server::TlsStream<TcpStream>;
 
@@ -85,7 +88,8 @@ pub(super) fn config(certificates: &Certificates) -> Result<Option<Arc<ServerCon
 /// *Errors*: the client does not speak TLS, or nothing that we speak too.
 pub async fn accept(keyring: &Keyring, stream: TcpStream) -> io::Result<(ClientStream, Session)> {
     let config = keyring.server.clone().ok_or_else(unready)?;
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+    stream.get_mut().1.set_buffer_limit(Some(UNSENT_BYTES));
     let session = session(stream.get_ref().1);
     Ok((stream, session))
 }

@@ -43,7 +43,7 @@ impl Link {
         stream.set_nodelay(true)?;
         let stream = Wire::over(stream, origin, keyring).await?;
         let mut builder = Builder::new();
-        builder.max_buf_size(64 * 1024);
+        builder.max_buf_size(32 * 1024);
         let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, wire: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
     }

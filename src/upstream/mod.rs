@@ -6,6 +6,7 @@ mod failure;
 mod hold;
 mod idle;
 mod link;
+mod meaning;
 mod pulse;
 mod relay;
 mod sieve;
@@ -151,7 +152,7 @@ impl Upstream {
         let Shown { fault, observer, waits } = hold::hold(&mut body, &head, &out.errand, patience).await?;
         let meaning = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
-            None => relay::meaning(head.status, &head.headers),
+            None => meaning::meaning(head.status, &head.headers, self.clock),
         };
         let (first_by, until) = (patience.first_by, patience.until);
         Ok(Answer { meaning, fault, came, usage_is_ours: false, head, body, observer, waits, first_by, until })

@@ -3,11 +3,10 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::failure;
@@ -300,36 +299,4 @@ impl Drop for Relayed {
 pub fn is_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-/// What an answer with this status means for the replica, if it comes whole.
-pub(super) fn meaning(status: StatusCode, headers: &HeaderMap) -> Outcome {
-    match status.as_u16() {
-        429 | 503 => Outcome::Busy { retry_after: retry_after(headers) },
-        500 | 502 | 504 => Outcome::Failed { phase: Phase::FirstByte },
-        // 501 and the like are about what was asked for, as 4xx are.
-        400.. => Outcome::Refused,
-        _ => Outcome::Completed,
-    }
-}
-
-/// `Retry-After` in seconds; dates are not read.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_are_blamed_on_whom_they_concern() {
-        let meaning = |status: u16| meaning(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
-        assert_eq!(meaning(200), Outcome::Completed);
-        assert_eq!(meaning(404), Outcome::Refused);
-        assert_eq!(meaning(429), Outcome::Busy { retry_after: None });
-        assert_eq!(meaning(503), Outcome::Busy { retry_after: None });
-        assert_eq!(meaning(501), Outcome::Refused);
-        assert_eq!(meaning(500), Outcome::Failed { phase: Phase::FirstByte });
-    }
 }

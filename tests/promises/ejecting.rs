@@ -42,6 +42,28 @@ fn max_fails_failures_eject_for_fail_timeout() {
     assert!(gaps.iter().all(|gap| *gap < 1.9), "none is longer than it says: {times:?}");
 }
 
+/// "Unless configured ... by `import`": then each time is as long as nginx's.
+#[test]
+fn what_is_imported_ejects_as_nginx_does() {
+    let (bad, alive) = (saying(500, "{}"), good());
+    let folder = crate::process::folder("imported");
+    let conf = folder.join("nginx.conf");
+    let (a, b) = (bad.addr, alive.addr);
+    let upstream = format!("upstream u {{ server {a} fail_timeout=1s; server {b}; }}");
+    let server = "server { listen 127.0.0.1:8080; location / { proxy_pass http://u; } }";
+    std::fs::write(&conf, format!("events {{}}\nhttp {{ {upstream}\n{server} }}\n")).unwrap();
+    let output = crate::process::program(&["import", conf.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = text.replace("127.0.0.1:8080", "127.0.0.1:0");
+    let text = text.lines().filter(|line| !line.starts_with("access =") && !line.starts_with("error ="));
+    let router = Router::start(&text.map(|line| format!("{line}\n")).collect::<String>());
+    let times = times(&router, &bad, 5, PATIENCE);
+    let gaps: Vec<f64> = times.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(gaps.len() == 4 && gaps.iter().all(|gap| (0.9..1.9).contains(gap)), "{times:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 /// "(... defaults 1 and 10 s)"
 #[test]
 fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {

@@ -67,6 +67,23 @@ fn a_request_with_both_lengths_is_read_by_its_chunks_alone_and_closed() {
     assert!(heard.len() <= 1 && heard.iter().all(|h| h.target() == CHAT && h.body == BODY.as_bytes()), "{heard:?}");
 }
 
+/// "Every message is re-framed": one length said twice has one meaning, and is said once.
+#[test]
+fn a_length_that_is_said_twice_is_refused_or_said_once() {
+    let replica = good();
+    let router = over([&replica], "");
+    for headers in ["content-length: 13\r\ncontent-length: 13", "content-length: 13, 13"] {
+        let mut client = router.client();
+        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{BODY}"));
+        let status = client.head().status;
+        assert!([200, 400].contains(&status), "{headers}: {status}");
+        if status == 200 {
+            assert_eq!(replica.last().headers("content-length"), ["13"], "{headers}");
+            assert_eq!(replica.last().body, BODY.as_bytes());
+        }
+    }
+}
+
 /// "Bad chunking: refused."
 #[test]
 fn bad_chunks_reach_no_replica() {
@@ -216,6 +233,18 @@ fn a_client_that_waits_to_be_told_to_continue_is_told() {
     assert_eq!(client.head().status, 100);
     client.send(&bytes[body..]);
     assert_eq!(client.reply().status, 200);
+}
+
+/// "`Expect: 100-continue` works": who would send too much is told so before it does.
+#[test]
+fn a_client_that_waits_with_too_much_is_refused_at_once() {
+    let replica = good();
+    let router = over([&replica], "");
+    let mut client = router.client();
+    let length = (32 << 20) + 1;
+    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"));
+    assert_eq!(client.head().status, 413);
+    assert!(replica.heard().is_empty());
 }
 
 /// "CONNECT, TRACE, Upgrade, absolute URIs, dot segments, encoded slashes: never an open proxy, never a path outside the

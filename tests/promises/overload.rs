@@ -141,7 +141,6 @@ fn bodies_in_flight_cost_at_most_half_as_much_again() {
 
 /// "Memory in flight <= 1.5 bytes per body byte": of a body whose length is not known before its end too.
 #[test]
-#[ignore = "not kept yet: a body that comes in chunks costs 1.5 to 2 bytes per body byte at its peak"]
 fn bodies_in_chunks_cost_at_most_half_as_much_again() {
     let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
     let chunked = |body: &str| {

@@ -42,6 +42,9 @@ impl Process {
         let mut command = Command::new("sh");
         let run = format!("ulimit -n {files}; exec {:?} serve -c {file:?}", env!("CARGO_BIN_EXE_tokenweir"));
         command.args(["-c", &run]).envs(program(&[]).get_envs().filter_map(|(key, value)| Some((key, value?))));
+        if text.contains("listen =") {
+            command.env_remove("TOKENWEIR__LISTEN");
+        }
         command.env("TOKENWEIR__LOG__ACCESS", folder.join("access.log"));
         command.env("TOKENWEIR__LOG__ERROR", folder.join("error.log"));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
+pub use crate::harness::Router;
+use crate::harness::chat;
 use crate::harness::client::Reply;
 use crate::harness::scripted::{Keep, Scripted, friendly, whole};
-use crate::harness::{Router, chat};
 use tokenweir::clock::Clock;
 use tokenweir::units::Moment;
 
