@@ -299,6 +299,22 @@ fn prompts_that_are_too_long_are_refused() {
 }
 
 #[test]
+fn messages_count_what_was_cached_beside_the_input() {
+    let replica = start(fast());
+    let mut body = chat(2, false);
+    body["messages"][0]["content"] = json!("water flows over the weir ".repeat(40));
+    let usage = || post(&replica, "/v1/messages", &body).json()["usage"].clone();
+    let (first, second) = (usage(), usage());
+    let prompt = first["input_tokens"].as_u64().unwrap();
+    let cached = (prompt - 1) / 16 * 16;
+    assert_eq!(first["cache_read_input_tokens"], 0);
+    assert_eq!(
+        (&second["input_tokens"], &second["cache_read_input_tokens"]),
+        (&json!(prompt - cached), &json!(cached))
+    );
+}
+
+#[test]
 fn second_equal_prompt_hits_the_prefix_cache() {
     let replica = start(fast());
     let mut body = chat(2, false);

@@ -152,6 +152,22 @@ fn an_engine_that_dies_politely_is_counted_as_failed() {
 }
 
 #[test]
+fn a_message_that_its_engine_gave_up_is_none() {
+    let ask = |stream| {
+        let (router, replicas) = two("");
+        let reply = router.ask("POST", "/v1/messages", "x-emulate-fault: abort-event=4\r\n", chat("m", 40, stream));
+        wait_until("it is counted", || failed(&router) > 0.0);
+        (reply, replicas.iter().map(|r| r.counters().seen("/v1/messages")).sum::<u64>())
+    };
+    let (cut, asked) = ask(true);
+    assert_eq!((cut.status, cut.whole, asked), (200, false, 1), "{}", cut.text());
+    assert!(cut.text().contains("event: error") && !cut.text().contains("message_stop"), "{}", cut.text());
+    let (short, asked) = ask(false);
+    assert_eq!((short.status, asked), (200, 2), "another one was asked, and gave it up as well");
+    assert!(short.json()["stop_reason"].is_null(), "{}", short.text());
+}
+
+#[test]
 fn a_silent_stream_is_cut_after_its_timeout() {
     let replica = replica(&["m"]);
     let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nidle = \"100ms\"", replica.url())).ready();

@@ -6,6 +6,7 @@ mod harness;
 
 use std::collections::BTreeMap;
 
+use harness::client::request;
 use harness::{Router, ask, chat, replica, wait_until};
 
 /// Labels and kind of every metric, by name.
@@ -79,4 +80,23 @@ fn the_readme_has_every_metric_with_its_labels_and_no_other() {
     });
     let page = ask(router.admin, "GET", "/metrics", "", "").text();
     assert_eq!(written(include_str!("../README.md")), told(&page));
+}
+
+#[test]
+fn a_replica_that_has_left_has_no_load() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let router = Router::over(replicas.each_ref().map(|replica| replica.url()).each_ref().map(String::as_str)).ready();
+    let mut streams: Vec<_> = (0..2).map(|_| router.client()).collect();
+    for (at, client) in streams.iter_mut().enumerate() {
+        let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: s{at}\r\n");
+        client.send(request("POST", "/v1/chat/completions", &headers, chat("m", 5, true)));
+    }
+    let gone = format!("replica=\"{}\"", replicas[1].addr());
+    let load = || router.metric("tokenweir_in_flight", &[&gone]);
+    wait_until("each has a stream", || load() == 1.0 && router.in_flight() == 2);
+    let path = format!("/pools/default/replicas/{}", replicas[1].addr());
+    assert_eq!(ask(router.admin, "DELETE", &path, "", "").status, 200);
+    assert_eq!(load(), 0.0);
+    drop(streams);
+    wait_until("the other's has ended", || router.metric("tokenweir_in_flight", &[]) == 0.0);
 }

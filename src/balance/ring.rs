@@ -92,6 +92,8 @@ fn split(name: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::laws::members;
     use super::*;
 
@@ -110,5 +112,28 @@ mod tests {
         assert_eq!(split("gpu1"), ("gpu1", ""));
         assert_eq!(split("a:b"), ("a:b", ""));
         assert_eq!(split("a:"), ("a", ""));
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_meets_every_member_and_one_that_leaves_moves_only_what_it_had(
+            weights in prop::collection::vec(1u32..4, 2..8),
+            gone in any::<prop::sample::Index>(),
+            hashes in any::<[u32; 4]>(),
+        ) {
+            let all = members(&weights);
+            let gone = all[gone.index(all.len())].at;
+            let rest: Vec<Member> = all.iter().filter(|member| member.at != gone).cloned().collect();
+            let (before, after) = (Points::new(&all), Points::new(&rest));
+            prop_assert!(before.0.is_sorted_by(|(one, _), (next, _)| one < next), "no hash twice");
+            for hash in hashes {
+                let mut met: Vec<Slot> = before.from(hash).collect();
+                let heir = met.iter().find(|at| **at != gone).copied();
+                prop_assert_eq!(after.from(hash).next(), heir);
+                met.sort_unstable();
+                met.dedup();
+                prop_assert_eq!(met.len(), all.len());
+            }
+        }
     }
 }

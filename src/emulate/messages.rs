@@ -33,7 +33,7 @@ impl Pen for Messages {
         if let Some(finish) = piece.finish {
             events.push(event("content_block_stop", r#""index":0"#));
             let stop = stop_reason(finish);
-            let delta = format!(r#""delta":{{"stop_reason":"{stop}","stop_sequence":null}}{}"#, usage(answer));
+            let delta = format!(r#""delta":{{"stop_reason":{stop},"stop_sequence":null}}{}"#, usage(answer));
             events.push(event("message_delta", &delta));
         }
         events
@@ -45,7 +45,7 @@ impl Pen for Messages {
 
     fn whole(&mut self, answer: &Answer, finish: &str) -> String {
         format!(
-            r#"{{"id":{},"type":"message","role":"assistant","content":[{{"type":"text","text":{}}}],"model":{},"stop_reason":"{}"{}}}"#,
+            r#"{{"id":{},"type":"message","role":"assistant","content":[{{"type":"text","text":{}}}],"model":{},"stop_reason":{}{}}}"#,
             quote(&answer.id),
             quote(&text(0, 0..answer.completion_tokens())),
             quote(&answer.ask.model),
@@ -59,21 +59,24 @@ fn event(kind: &str, fields: &str) -> String {
     format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{fields}}}\n\n")
 }
 
-fn stop_reason(finish: &str) -> &str {
+/// As JSON; vLLM has no word for an abort.
+fn stop_reason(finish: &str) -> String {
     match finish {
-        "length" => "max_tokens",
-        "stop" => "end_turn",
-        other => other,
+        "length" => quote("max_tokens"),
+        "stop" => quote("end_turn"),
+        "abort" => "null".to_owned(),
+        other => quote(other),
     }
 }
 
+/// What was cached is no part of `input_tokens` here.
 fn usage(answer: &Answer) -> String {
     if answer.secretive {
         return String::new();
     }
     format!(
         r#","usage":{{"input_tokens":{},"output_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":{}}}"#,
-        answer.ask.prompt_tokens(),
+        answer.ask.prompt_tokens().saturating_sub(answer.cached),
         answer.completion_tokens(),
         answer.cached,
     )

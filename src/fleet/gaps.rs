@@ -32,10 +32,9 @@ impl Gaps {
         }
     }
 
-    /// The number of gaps and their mean in seconds, for each class that has any.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, f64)> {
-        let counted = self.classes.iter().filter(|class| class.gaps > 0);
-        counted.map(|class| (class.gaps, f64::from(class.sum) / f64::from(class.gaps)))
+    /// The number of gaps in each class and their sum in seconds, the class beyond the last bound included.
+    pub fn classes(&self) -> impl Iterator<Item = (u32, f64)> {
+        self.classes.iter().map(|class| (class.gaps, f64::from(class.sum)))
     }
 }
 
@@ -44,12 +43,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_counted_in_their_class_with_their_mean() {
+    fn gaps_are_counted_in_their_class_with_their_sum() {
         let mut gaps = Gaps::default();
         for ms in [20, 16, 600, 60_000] {
             gaps.add(Duration::from_millis(ms));
         }
-        let counted: Vec<(u32, u64)> = gaps.iter().map(|(gaps, mean)| (gaps, (mean * 1000.0).round() as u64)).collect();
-        assert_eq!(counted, [(2, 18), (1, 600), (1, 60_000)]);
+        let counted = gaps.classes().enumerate().filter(|(_, (gaps, _))| *gaps > 0);
+        let counted: Vec<_> = counted.map(|(class, (gaps, sum))| (class, gaps, (sum * 1e3).round() as u64)).collect();
+        assert_eq!(counted, [(6, 2, 36), (16, 1, 600), (20, 1, 60_000)]);
     }
 }

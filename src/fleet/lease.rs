@@ -239,10 +239,10 @@ impl Lease {
     /// Follows the answer.
     pub fn progress(&mut self, seen: Progress, now: Moment) {
         self.last_progress = now;
-        self.replica.progress(now);
+        self.replica.signs().progress(now);
         if self.first_byte.is_none() {
             self.first_byte = Some(now);
-            self.replica.begins();
+            self.replica.signs().begins();
         }
         if let Some(aside) = &mut self.aside {
             aside.follow(seen, now);
@@ -303,10 +303,10 @@ impl Lease {
             self.pool.learn_speed(self.at, self.sample(completion));
         }
         if self.first_byte.is_none() {
-            self.replica.begins();
+            self.replica.signs().begins();
         }
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
-            self.replica.progress(now);
+            self.replica.signs().progress(now);
         }
         self.correct_beliefs(outcome);
         self.pool.judge(self.at, outcome, now);

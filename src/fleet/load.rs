@@ -173,6 +173,8 @@ fn take(sum: &AtomicU64, amount: u64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(ms: u64) -> Moment {
@@ -230,5 +232,39 @@ mod tests {
         assert_eq!(ledger.load(), load(10, 0, 510));
         charge.release(&ledger, false);
         assert_eq!((ledger.load(), ledger.tokens(3)), (Load::default(), 3));
+    }
+
+    /// What the ledger must say, summed up anew.
+    fn summed(charges: &[Charge]) -> (u32, Load) {
+        let all = |part: fn(&Charge) -> u64| charges.iter().map(part).sum();
+        let decoding = charges.iter().filter(|charge| charge.decoding).count();
+        (charges.len() as u32, load(all(|charge| charge.prefill), decoding as u32, all(|charge| charge.resident)))
+    }
+
+    proptest! {
+        #[test]
+        fn the_counters_are_the_sum_of_the_charges_whatever_happens(
+            steps in prop::collection::vec((0u8..6, any::<prop::sample::Index>(), 0u64..100_000, 0u64..300), 1..200),
+        ) {
+            let (ledger, mut charges, mut now) = (Ledger::default(), Vec::<Charge>::new(), Moment::ZERO);
+            for (what, whose, tokens, passed) in steps {
+                now = now + Duration::from_millis(passed / 10);
+                if what == 0 || charges.is_empty() {
+                    charges.push(ledger.charge(Tokens(tokens), Tokens(tokens.min(passed)), now));
+                } else {
+                    let at = whose.index(charges.len());
+                    let charge = &mut charges[at];
+                    match what {
+                        1 => charge.first_token(&ledger),
+                        2 => charge.grow(&ledger, passed as u32, now),
+                        3 => charge.correct(&ledger, usage(tokens % 1_000, passed), now),
+                        _ => charges.swap_remove(at).release(&ledger, what == 4),
+                    }
+                }
+                prop_assert_eq!((ledger.in_flight(), ledger.load()), summed(&charges));
+            }
+            charges.into_iter().for_each(|charge| charge.release(&ledger, true));
+            prop_assert_eq!((ledger.in_flight(), ledger.load()), (0, Load::default()));
+        }
     }
 }

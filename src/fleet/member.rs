@@ -76,7 +76,7 @@ impl Member {
 
     /// Tells whether requests wait on a replica from which nothing comes.
     pub(super) fn hangs(&self, standing: &Standing) -> bool {
-        standing.ejector.cause() == Some(Cause::Stalled) && self.replica.unanswered() > 0
+        standing.ejector.cause() == Some(Cause::Stalled) && self.replica.signs().unanswered() > 0
     }
 
     /// Tells whether the member takes requests that do not belong to it.

@@ -20,6 +20,7 @@ mod replica;
 mod screening;
 mod seat;
 mod shadow;
+mod signs;
 mod site;
 mod spec;
 mod speed;

@@ -10,6 +10,7 @@ use super::averages::Averages;
 use super::door::Door;
 use super::load::{Charge, Ledger};
 use super::seat::Seat;
+use super::signs::Signs;
 use super::vitals::{Ours, Truth, Vitals};
 use super::{MemberSpec, Origin, sticky};
 use crate::balance::Load;
@@ -54,6 +55,8 @@ pub struct Replica {
     name: Arc<str>,
     origin: Origin,
     models: ArcSwap<Models>,
+    /// It has said what it serves. Beside `models`, which every choice would have to open for this.
+    answered: AtomicBool,
     ledger: Ledger,
     chosen: AtomicU64,
     averages: Averages,
@@ -66,12 +69,9 @@ pub struct Replica {
     mark: String,
     /// What its engine last said of itself.
     truth: ArcSwapOption<Truth>,
-    /// When something last came from it, in nanoseconds.
-    progressed: AtomicU64,
-    /// Requests of which nothing has come yet.
-    unanswered: AtomicU32,
-    /// When it was last given a request while there was none of those.
-    unanswered_since: AtomicU64,
+    /// `truth` tells of load that is not ours. Mostly there is none, and choices need not open `truth`.
+    shared: AtomicBool,
+    signs: Signs,
     seat: Seat,
 }
 
@@ -82,6 +82,7 @@ impl Replica {
             name: spec.name.clone(),
             origin: spec.origin.clone(),
             models: ArcSwap::from_pointee(Models::Unknown),
+            answered: AtomicBool::new(false),
             ledger: Ledger::default(),
             chosen: AtomicU64::new(0),
             averages: Averages::default(),
@@ -91,9 +92,8 @@ impl Replica {
             absences: AtomicU32::new(0),
             mark: sticky::mark(&spec.name),
             truth: ArcSwapOption::empty(),
-            progressed: AtomicU64::new(0),
-            unanswered: AtomicU32::new(0),
-            unanswered_since: AtomicU64::new(0),
+            shared: AtomicBool::new(false),
+            signs: Signs::default(),
             seat,
         }
     }
@@ -173,7 +173,9 @@ impl Replica {
         }
         let changed = **self.models.load() != models;
         if changed {
+            let answered = models != Models::Unknown;
             self.models.store(Arc::new(models));
+            self.answered.store(answered, Ordering::Release);
         }
         changed
     }
@@ -195,6 +197,9 @@ impl Replica {
 
     /// The tokens of requests on it that did not come through this router, as far as is known at `now`.
     pub(super) fn foreign_load(&self, now: Moment) -> Load {
+        if !self.shared.load(Ordering::Acquire) {
+            return Load::default();
+        }
         match &*self.truth.load() {
             Some(truth) if now < truth.until => truth.foreign.load,
             _ => Load::default(),
@@ -220,7 +225,10 @@ impl Replica {
         if let Some(capacity) = vitals.kv_capacity {
             self.seat.resize(Tokens(capacity.0.saturating_mul(BELIEVED)));
         }
-        self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
+        let truth = Truth::new(vitals, ours, before.as_deref(), now, good_for);
+        let shared = truth.foreign.load != Load::default();
+        self.truth.store(Some(Arc::new(truth)));
+        self.shared.store(shared, Ordering::Release);
     }
 
     /// What its engine said of itself; `None` if it has not, or not lately.
@@ -242,34 +250,16 @@ impl Replica {
     }
 
     pub(super) fn answered(&self) -> bool {
-        !matches!(**self.models.load(), Models::Unknown)
-    }
-
-    /// Takes note that something came from it.
-    pub(super) fn progress(&self, now: Moment) {
-        self.progressed.store(now.as_nanos(), Ordering::Relaxed);
-    }
-
-    /// Takes note that an answer has begun, or that nobody waits for it any more.
-    pub(super) fn begins(&self) {
-        self.unanswered.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Requests of which nothing has come yet. Others may be silent because their client does not read.
-    pub(super) fn unanswered(&self) -> u32 {
-        self.unanswered.load(Ordering::Relaxed)
-    }
-
-    /// When something last came from it, and when it was last given a request while no other was waited for.
-    pub(super) fn signs(&self) -> (Moment, Moment) {
-        let read = |at: &AtomicU64| Moment::from_nanos(at.load(Ordering::Relaxed));
-        (read(&self.progressed), read(&self.unanswered_since))
+        self.answered.load(Ordering::Acquire)
     }
 
     /// Tells whether something has come from it within `time`.
     pub fn progressed_within(&self, time: Duration, now: Moment) -> bool {
-        let (progressed, _) = self.signs();
-        progressed > Moment::ZERO && now.since(progressed) <= time
+        self.signs.within(time, now)
+    }
+
+    pub(super) const fn signs(&self) -> &Signs {
+        &self.signs
     }
 
     pub(super) const fn ledger(&self) -> &Ledger {
@@ -283,9 +273,7 @@ impl Replica {
     /// Puts a request on it, of which `uncached` tokens are to be prefilled.
     pub(super) fn charge(&self, prompt: Tokens, uncached: Tokens, now: Moment) -> Charge {
         self.chosen.fetch_add(1, Ordering::Relaxed);
-        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
-        }
+        self.signs.awaits(now);
         self.ledger.charge(prompt, uncached, now)
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn sites(pools: &[Arc<Pool>]) -> Vec<Arc<Site>> {
     let mut sites: Vec<Site> = Vec::new();
     for pool in pools {
         let route = &pool.spec().route;
-        match sites.iter_mut().find(|s| s.route == *route) {
+        match sites.iter_mut().find(|s| s.route.meets(route)) {
             Some(site) => site.pools.push(pool.clone()),
             None => sites.push(Site { route: route.clone(), pools: vec![pool.clone()] }),
         }

@@ -117,6 +117,13 @@ pub struct Route {
     pub refused: Vec<Refused>,
 }
 
+impl Route {
+    /// Tells whether the same requests come here, whatever is refused of them.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.host == other.host && self.path == other.path
+    }
+}
+
 /// A path that never reaches a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {

@@ -363,6 +363,15 @@ fn host_comes_before_path_and_the_longest_path_wins() {
 }
 
 #[test]
+fn a_pool_that_refuses_paths_hides_no_other_of_its_host() {
+    let mut refusing = spec("a", &[1]);
+    refusing.route.refused = vec![Refused { path: "/closed".to_owned(), exact: false, status: 403 }];
+    let (fleet, _) = fleet_of(vec![refusing, spec("b", &[2])]);
+    let site = fleet.site("", "/v1").unwrap();
+    assert_eq!(["a", "b"].map(|model| site.pool(Some(model)).unwrap().name().to_string()), ["a", "b"]);
+}
+
+#[test]
 fn a_request_without_a_model_needs_a_single_pool() {
     let (fleet, _) = fleet_of(vec![spec("a", &[1])]);
     assert_eq!(&**fleet.site("", "/v1").unwrap().pool(None).unwrap().name(), "a");

@@ -37,12 +37,12 @@ pub(super) struct Watch {
 
 impl Seen {
     pub(super) fn of(replica: &Replica) -> Self {
-        let (progressed, unanswered_since) = replica.signs();
+        let signs = replica.signs();
         let (first_byte, _) = replica.averages().after(0);
         Self {
-            unanswered: replica.unanswered(),
-            progressed,
-            silent_since: progressed.max(unanswered_since),
+            unanswered: signs.unanswered(),
+            progressed: signs.progressed(),
+            silent_since: signs.progressed().max(signs.unanswered_since()),
             expected: replica.averages().prefills(replica.load().prefill) + first_byte * 2,
         }
     }

@@ -96,6 +96,12 @@ pub(super) fn location(walk: &mut Walk, directive: &Directive) {
     match (how, path) {
         ("~" | "~*", _) => return guards::pattern(walk, directive),
         (_, path) if path.starts_with('@') => return walk.notes.cannot(directive, "nothing leads to a named location"),
+        // It may keep requests out, and no key of ours takes it.
+        (_, path) if path.contains(char::is_control) => {
+            let at = directive.args.last().map_or(&directive.name.at, |word| &word.at);
+            let issue = at.issue("this path has control characters in it");
+            return walk.notes.issue(issue.help("take the location out to import the rest"));
+        }
         _ => {}
     }
     let mut head = directive.clone();

@@ -76,6 +76,15 @@ fn the_key_of_replicas_is_inherited_by_blocks_without_headers_of_their_own() {
 }
 
 #[test]
+fn what_no_key_takes_fails_at_its_own_line() {
+    for inner in ["return 403;", "deny all;", "proxy_pass http://h:1;", ""] {
+        let text = format!("server {{ location / {{ proxy_pass http://h:1; }}\nlocation /a\u{1}b {{ {inner} }} }}");
+        let report = import(&text).unwrap_err().to_string();
+        assert!(report.starts_with("nginx.conf:2:10: this path has control characters"), "{report}");
+    }
+}
+
+#[test]
 fn bombs_are_refused() {
     for bomb in [
         "http{".repeat(1_000_000),

@@ -102,6 +102,7 @@ fn pool(out: &mut String, pool: &Pool) {
         line(out, &format!("sticky = {sticky}"));
     }
     line(out, "eject_growth = false # nginx's times away do not grow");
+    line(out, "replay_percent = 100 # nginx has no budget for what it sends to a next server");
     line(out, "replicas = [");
     for replica in &pool.replicas {
         line(out, &format!("  {},", quoted(replica)));

@@ -9,6 +9,8 @@ use super::Text;
 const DEPTH: usize = 16;
 /// Characters written as escapes are gathered up to this many bytes before they are handed on.
 const GATHERED_BYTES: usize = 64;
+/// No name that means something here is longer, with every character written as an escape.
+const NAME_BYTES: usize = 128;
 
 /// One piece of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,8 @@ pub enum Media {
 /// Gives the pieces of a prompt to `each`: tools, then what the system says, then the turns.
 ///
 /// *Shape*: equal prompts give the same text whatever white space and escapes they are written with, though not always
-/// cut into the same pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, no allocation. With counting, some 13 ns an escape.
+/// cut into the same pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation but for a name
+/// that is written with escapes. With counting, some 13 ns an escape.
 pub fn walk(text: &Text<'_>, mut each: impl FnMut(Piece<'_>)) {
     if let Some(tools) = text.tools {
         each(Piece::Tools(tools.get()));
@@ -88,7 +91,7 @@ impl Walk {
                     let string = json.get(at + 1..end).unwrap_or_default();
                     let rest = bytes.get(end + 1..).unwrap_or_default();
                     if self.objects > 0 && rest.trim_ascii_start().first() == Some(&b':') {
-                        self.member = Member::named(string);
+                        self.member = Member::written(string);
                     } else {
                         self.string(string, each);
                     }
@@ -146,6 +149,20 @@ impl Walk {
 }
 
 impl Member {
+    /// The member of the name that is written so.
+    fn written(name: &str) -> Self {
+        if name.len() > NAME_BYTES || !name.contains('\\') {
+            return Self::named(name);
+        }
+        let mut plain = String::new();
+        unescape(name, &mut |piece| {
+            if let Piece::Text(text) = piece {
+                plain.push_str(text);
+            }
+        });
+        Self::named(&plain)
+    }
+
     fn named(name: &str) -> Self {
         match name {
             "role" => Self::Role,
@@ -284,6 +301,9 @@ mod tests {
         assert_eq!(pieces(plain), "[user]h\u{e9} \"x\"\n😀");
         assert_eq!(pieces(other), "h\u{e9} \"x\"\n😀");
         assert_eq!(pieces(r#"{"prompt":"\ud800 \udc00x\/\t"}"#), "\u{fffd} \u{fffd}x/\t");
+        let names =
+            r#"{"messages":[{"r\u006fle":"user","content":{"\u0069mage_url":{"\u0075rl":"u","d\u0065tail":"d"}}}]}"#;
+        assert_eq!(pieces(names), "[user][Image u]");
         let many = "\\u4f60".repeat(100);
         assert_eq!(pieces(&format!(r#"{{"prompt":"{many}"}}"#)), "你".repeat(100));
     }

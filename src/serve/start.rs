@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, available_parallelism};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{self, LocalOptions};
@@ -30,6 +31,8 @@ use crate::tls::Keyring;
 
 /// Connections that wait for their worker.
 const INBOX: usize = 1024;
+/// How often metrics that nobody reads are looked through for replicas that have left.
+const KEEPS_METRICS: Duration = Duration::from_secs(60);
 /// Threads of one worker that read large bodies.
 const READERS: usize = 2;
 
@@ -284,6 +287,12 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             }
         };
         let watching = discover::watch(&app.fleet, &app.errors, app.clock);
+        let keeping = async {
+            loop {
+                tokio::time::sleep(KEEPS_METRICS).await;
+                app.metrics.follow(&app.fleet, app.clock.now());
+            }
+        };
         let serving = async {
             match admin.map(tokio::net::TcpListener::from_std) {
                 Some(Ok(listener)) => admin::run(app.clone(), listener).await,
@@ -291,7 +300,7 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             }
         };
         tokio::select! {
-            () = async { tokio::join!(discovery, resolving, watching, serving).3 } => {}
+            () = async { tokio::join!(discovery, resolving, watching, keeping, serving).4 } => {}
             _ = quitting => {}
         }
     };

@@ -22,6 +22,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     error: Finder::new(b"\"error\""),
     abort: Finder::new(b"\"abort\""),
     finish_reason: Finder::new(b"\"finish_reason\""),
+    stop_reason: Finder::new(b"\"stop_reason\""),
     kind: Finder::new(b"\"type\""),
     id: Finder::new(b"\"id\""),
 });
@@ -39,6 +40,8 @@ pub(super) struct Event<'a> {
     /// The error is about the request: 4xx, said in a stream.
     pub(super) refused: bool,
     pub(super) aborted: bool,
+    /// Whether a message has no reason to end: `stop_reason` null. `None` where nothing is said of it.
+    pub(super) reasonless: Option<bool>,
     pub(super) done: bool,
 }
 
@@ -58,6 +61,7 @@ struct Keys {
     error: Finder<'static>,
     abort: Finder<'static>,
     finish_reason: Finder<'static>,
+    stop_reason: Finder<'static>,
     kind: Finder<'static>,
     id: Finder<'static>,
 }
@@ -152,7 +156,10 @@ fn message_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Option<Ev
     Some(match kind {
         b"content_block_delta" => Event { content: true, ..Event::default() },
         b"message_start" => within(frame, data, seek, |m| m.message),
-        b"message_delta" => within(frame, data, Seek { id: false, ..seek }, |_| None),
+        b"message_delta" => {
+            let reasonless = values(&KEYS.stop_reason, data).next().map(|reason| reason.starts_with(b"null"));
+            Event { reasonless, ..within(frame, data, Seek { id: false, ..seek }, |_| None) }
+        }
         b"message_stop" => Event { done: true, ..Event::default() },
         b"error" => error_event(frame, data),
         _ => Event::default(),
@@ -200,7 +207,7 @@ fn choices_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Event<'a>
         error,
         refused: members.error.is_some_and(blames_client),
         aborted: choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#)),
-        done: false,
+        ..Event::default()
     }
 }
 

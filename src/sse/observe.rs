@@ -43,7 +43,8 @@ pub struct Judged {
     pub error: bool,
     /// That error is about the request, as a 4xx is.
     pub refused: bool,
-    /// It says that the replica gave the answer up (`finish_reason` "abort").
+    /// It says that the replica gave the answer up: `finish_reason` "abort", or a message that stops without a reason,
+    /// which is how vLLM words it there.
     pub aborted: bool,
     /// It ends the answer.
     pub done: bool,
@@ -72,7 +73,7 @@ impl Observer {
     pub fn new(dialect: Dialect, kind: Kind) -> Self {
         let body = match kind {
             Kind::Stream => Body::Stream(Scanner::new()),
-            Kind::Whole => Body::Whole(Whole::default()),
+            Kind::Whole => Body::Whole(Whole::of(dialect)),
         };
         Self { dialect, body, said: Said::default() }
     }
@@ -146,7 +147,7 @@ impl Observer {
         self.said.refused
     }
 
-    /// True once a choice ended with `finish_reason` "abort".
+    /// True once a choice ended with `finish_reason` "abort", or a message without a reason.
     pub fn aborted(&self) -> bool {
         self.said.aborted
     }
@@ -174,8 +175,10 @@ fn hear(dialect: Dialect, said: &mut Said, frame: &Frame<'_>, seen: &mut Seen) -
     said.done |= event.done;
     said.error |= event.error && !event.refused;
     said.refused |= event.refused;
-    said.aborted |= event.aborted;
-    let Event { content, usage_only, error, refused, aborted, done, usage, .. } = event;
+    said.reasonless = event.reasonless.unwrap_or(said.reasonless);
+    let aborted = event.aborted || event.done && said.reasonless;
+    said.aborted |= aborted;
+    let Event { content, usage_only, error, refused, done, usage, .. } = event;
     let (range, data, usage) = (frame.range.clone(), frame.data.is_some() || !frame.event.is_empty(), usage.is_some());
     Judged { range, data, content, usage, usage_only, error, refused, aborted, done }
 }

@@ -14,6 +14,8 @@ pub(super) struct Said {
     pub(super) error: bool,
     pub(super) refused: bool,
     pub(super) aborted: bool,
+    /// A message said that it ends, and not why.
+    pub(super) reasonless: bool,
     pub(super) done: bool,
 }
 

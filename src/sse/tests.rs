@@ -288,6 +288,30 @@ fn failures_are_seen_in_every_dialect() {
 }
 
 #[test]
+fn a_message_that_stops_without_a_reason_was_given_up() {
+    let delta = |reason: &str| {
+        format!("event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":{reason}}}}}\n\n")
+    };
+    let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    let start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"stop_reason\":null}}\n\n";
+    for (events, expected) in [
+        (delta("null") + stop, true),
+        (delta("\"end_turn\"") + stop, false),
+        (delta("null") + &delta("\"max_tokens\"") + stop, false),
+        (delta("null"), false),
+        (stop.to_owned(), false),
+    ] {
+        assert_eq!(stream_of(Dialect::Messages, &format!("{start}{events}")).aborted, expected, "{events}");
+    }
+    let whole = |dialect, reason: &str| {
+        let text = format!("{{\"type\":\"message\",\"content\":[{{\"stop_reason\":null}}],\"stop_reason\":{reason}}}");
+        observed(dialect, Kind::Whole, [text.as_bytes()]).aborted
+    };
+    assert!(whole(Dialect::Messages, "null") && !whole(Dialect::Messages, "\"end_turn\""));
+    assert!(!whole(Dialect::Chat, "null"));
+}
+
+#[test]
 fn latest_usage_wins_and_null_is_none() {
     let event = |usage: &str| format!("data: {{\"choices\":[{{\"text\":\"a\"}}],\"usage\": {usage}}}\n\n");
     let usage = |n: u32| format!("{{\"prompt_tokens\":3,\"completion_tokens\":{n}}}");

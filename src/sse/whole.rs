@@ -5,6 +5,7 @@ use memchr::memchr2;
 
 use super::said::Said;
 use super::usage::Wire;
+use crate::units::Dialect;
 
 /// A value longer than this is not kept; a `usage` object has some hundred bytes.
 const VALUE_BYTES: usize = 4 * 1024;
@@ -18,10 +19,12 @@ const BLOCK_BYTES: usize = 32;
 /// The outline of a plain JSON answer.
 ///
 /// *Shape*: any bytes, JSON or not, cut anywhere. Keys are taken by their depth, so that neither text nor a user's own
-/// metadata in the answer can pass for them: `id`, `usage` and `error` of the outermost object, `finish_reason` of its
-/// choices. *Cost*: 0.1 to 1 ns a byte.
+/// metadata in the answer can pass for them: `id`, `usage` and `error` of the outermost object, `stop_reason` of a
+/// message's, `finish_reason` of its choices. *Cost*: 0.1 to 1 ns a byte.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
+    /// It is an answer of `/v1/messages`.
+    is_message: bool,
     place: Place,
     depth: u32,
     /// The beginning of the last string, as it is written.
@@ -59,9 +62,15 @@ enum Member {
     Usage,
     Error,
     FinishReason,
+    StopReason,
 }
 
 impl Whole {
+    /// The outline of an answer that has not begun.
+    pub(super) fn of(dialect: Dialect) -> Self {
+        Self { is_message: dialect == Dialect::Messages, ..Self::default() }
+    }
+
     /// Reads the next chunk of the body into `said`.
     pub(super) fn observe(&mut self, chunk: &[u8], said: &mut Said) {
         said.content |= !chunk.trim_ascii().is_empty();
@@ -135,6 +144,7 @@ impl Whole {
             (1, b"id") => Some(Member::Id),
             (1, b"usage") => Some(Member::Usage),
             (1, b"error") => Some(Member::Error),
+            (1, b"stop_reason") if self.is_message => Some(Member::StopReason),
             (3, b"finish_reason") if self.in_choices => Some(Member::FinishReason),
             _ => None,
         };
@@ -156,6 +166,7 @@ impl Whole {
             Member::Id => said.identify(serde_json::from_slice::<String>(value).ok().as_deref()),
             Member::Error => said.error |= value != b"null",
             Member::FinishReason => said.aborted |= value == b"\"abort\"",
+            Member::StopReason => said.aborted |= value == b"null",
             Member::Usage => {
                 if let Ok(wire) = serde_json::from_slice::<Wire<'_>>(value) {
                     said.counts.merge(&wire);

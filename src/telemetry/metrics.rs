@@ -1,76 +1,139 @@
 //! Every metric there is: names, help, units and buckets. A public contract.
+//!
+//! The recorder keeps what has the configuration's labels. What is of a replica is kept in `series`: replicas come and go,
+//! and the recorder forgets nothing, nor any sample of a histogram until it is read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{Counter, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::engines::{self, Family};
 use super::failing;
+use super::families::{self, Family};
+use super::histogram::{self, Histogram, Shape};
+use super::series::AllSeries;
 use super::shadows::{self, Shadows};
 use super::tenants::Tenants;
-use crate::fleet::{Fleet, GAP_SECONDS, Observer, Outcome, Pool, Replica, Report, Truth};
-use crate::units::{ModelName, Usage};
+use crate::fleet::{Fleet, GAP_SECONDS, Observer, Replica, Report, Truth};
+use crate::units::{Moment, Usage};
 
 const REQUESTS: &str = "tokenweir_requests_total";
-const ATTEMPTS: &str = "tokenweir_attempts_total";
-const IN_FLIGHT: &str = "tokenweir_in_flight";
-const PREFILL: &str = "tokenweir_prefill_tokens";
-const RESIDENT: &str = "tokenweir_resident_tokens";
-const DECODING: &str = "tokenweir_decoding_streams";
-const READY: &str = "tokenweir_pool_ready";
-const PROMPT_TOKENS: &str = "tokenweir_prompt_tokens_total";
-const CACHED_TOKENS: &str = "tokenweir_cached_prompt_tokens_total";
-const COMPLETION_TOKENS: &str = "tokenweir_completion_tokens_total";
-const TTFT: &str = "tokenweir_ttft_seconds";
-const ITL: &str = "tokenweir_itl_seconds";
-const TPOT: &str = "tokenweir_tpot_seconds";
-const STREAM_SPEED: &str = "tokenweir_stream_tokens_per_second";
-const ESTIMATE_ERROR: &str = "tokenweir_prompt_estimate_error_ratio";
-const DURATION: &str = "tokenweir_duration_seconds";
-const OVERHEAD: &str = "tokenweir_overhead_seconds";
 const HANDSHAKES_FAILED: &str = "tokenweir_tls_handshakes_failed_total";
 pub(super) const TENANT_REQUESTS: &str = "tokenweir_tenant_requests_total";
 pub(super) const TENANT_PROMPT: &str = "tokenweir_tenant_prompt_tokens_total";
 pub(super) const TENANT_COMPLETION: &str = "tokenweir_tenant_completion_tokens_total";
 const LOG_LOST: &str = "tokenweir_log_lines_lost_total";
 
+/// A counter of each replica, and what it says.
+pub(super) struct Name {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+}
+
+pub(super) static ATTEMPTS: Name =
+    Name { name: "tokenweir_attempts_total", help: "Requests sent to a replica, by how they ended." };
+pub(super) static PROMPT_TOKENS: Name = Name {
+    name: "tokenweir_prompt_tokens_total",
+    help: "Prompt tokens as reported by the replicas, estimated of streams that ended before they were.",
+};
+pub(super) static CACHED_TOKENS: Name = Name {
+    name: "tokenweir_cached_prompt_tokens_total",
+    help: "Prompt tokens the replicas found in their prefix cache, as reported by them.",
+};
+pub(super) static COMPLETION_TOKENS: Name =
+    Name { name: "tokenweir_completion_tokens_total", help: "Generated tokens, likewise." };
+
+pub(super) static TTFT: Shape = Shape {
+    name: "tokenweir_ttft_seconds",
+    help: "From the choice of the replica to the first generated content of a stream.",
+    bounds: WAIT_BUCKETS,
+};
+pub(super) static ITL: Shape = Shape {
+    name: "tokenweir_itl_seconds",
+    help: "Between two arrivals of generated content in a stream; each may bring several tokens.",
+    bounds: &GAP_SECONDS,
+};
+pub(super) static TPOT: Shape = Shape {
+    name: "tokenweir_tpot_seconds",
+    help: "From a stream's first to its last content, for each token after the first.",
+    bounds: &GAP_SECONDS,
+};
+pub(super) static STREAM_SPEED: Shape = Shape {
+    name: "tokenweir_stream_tokens_per_second",
+    help: "Tokens a second of a stream after its first token: 1 / TPOT.",
+    bounds: SPEED_BUCKETS,
+};
+pub(super) static ESTIMATE_ERROR: Shape = Shape {
+    name: "tokenweir_prompt_estimate_error_ratio",
+    help: "How far the estimate of a prompt's length was off, as a share of the length.",
+    bounds: ERROR_BUCKETS,
+};
+pub(super) static DURATION: Shape = Shape {
+    name: "tokenweir_duration_seconds",
+    help: "From the choice of the replica to the end of a completed answer.",
+    bounds: WAIT_BUCKETS,
+};
+static OVERHEAD: Shape = Shape {
+    name: "tokenweir_overhead_seconds",
+    help: "From the last byte of the request to its first byte to a replica.",
+    bounds: OVERHEAD_BUCKETS,
+};
+
+/// What is on a replica now.
+const LOADS: [Family<Replica>; 4] = [
+    Family::gauge("tokenweir_in_flight", "Requests on the replica now, from every pool that has it.", |replica| {
+        Some(f64::from(replica.in_flight()))
+    }),
+    Family::gauge(
+        "tokenweir_prefill_tokens",
+        "Prompt tokens of requests on the replica that have had no first token yet.",
+        |replica| Some(replica.load().prefill.0 as f64),
+    ),
+    Family::gauge(
+        "tokenweir_resident_tokens",
+        "Prompt and generated tokens of all requests on the replica.",
+        |replica| Some(replica.load().resident.0 as f64),
+    ),
+    Family::gauge("tokenweir_decoding_streams", "Streams on the replica that have had their first token.", |replica| {
+        Some(f64::from(replica.load().decoding))
+    }),
+];
+
 /// What engines say of themselves, and what of it is not ours.
-const ENGINES: [Family; 8] = [
-    gauge_of("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
+const ENGINES: [Family<Truth>; 8] = [
+    Family::gauge("tokenweir_engine_requests_running", "Requests in the engine's batch, as it says.", |truth| {
         Some(f64::from(truth.vitals.running))
     }),
-    gauge_of("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
+    Family::gauge("tokenweir_engine_requests_waiting", "Requests in the engine's queue, as it says.", |truth| {
         Some(f64::from(truth.vitals.waiting))
     }),
-    gauge_of(
+    Family::gauge(
         "tokenweir_engine_kv_usage_ratio",
         "Share of the KV memory that requests hold, as the engine says.",
         |truth| truth.vitals.kv_usage,
     ),
-    gauge_of("tokenweir_engine_kv_tokens", "Tokens that the engine's KV memory has room for, as it says.", |truth| {
-        truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64)
-    }),
-    gauge_of("tokenweir_foreign_requests", "Requests on the engine that did not come through this router.", |truth| {
-        Some(f64::from(truth.foreign.requests))
-    }),
-    gauge_of("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
+    Family::gauge(
+        "tokenweir_engine_kv_tokens",
+        "Tokens that the engine's KV memory has room for, as it says.",
+        |truth| truth.vitals.kv_capacity.map(|tokens| tokens.0 as f64),
+    ),
+    Family::gauge(
+        "tokenweir_foreign_requests",
+        "Requests on the engine that did not come through this router.",
+        |truth| Some(f64::from(truth.foreign.requests)),
+    ),
+    Family::gauge("tokenweir_foreign_tokens", "Prompt and generated tokens of those requests, estimated.", |truth| {
         Some(truth.foreign.load.resident.0 as f64)
     }),
-    Family {
-        name: "tokenweir_engine_prompt_tokens_total",
-        kind: "counter",
-        help: "Prompt tokens by the engine's own count, whoever asked.",
-        value: |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
-    },
-    Family {
-        name: "tokenweir_engine_completion_tokens_total",
-        kind: "counter",
-        help: "Generated tokens, likewise.",
-        value: |truth| truth.vitals.generated.map(|tokens| tokens.0 as f64),
-    },
+    Family::counter(
+        "tokenweir_engine_prompt_tokens_total",
+        "Prompt tokens by the engine's own count, whoever asked.",
+        |truth| truth.vitals.prompt.map(|tokens| tokens.0 as f64),
+    ),
+    Family::counter("tokenweir_engine_completion_tokens_total", "Generated tokens, likewise.", |truth| {
+        truth.vitals.generated.map(|tokens| tokens.0 as f64)
+    }),
 ];
 
 /// Seconds, from a cached prefix on a fast engine to a long prefill in a queue.
@@ -87,47 +150,16 @@ const ERROR_BUCKETS: &[f64] = &[0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15,
 const OVERHEAD_BUCKETS: &[f64] =
     &[10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 50e-3];
 
-/// What is counted of one replica in one pool, looked up once and kept.
-struct Series {
-    pool: Arc<str>,
-    replica: Arc<str>,
-    outcomes: [(&'static str, Counter); 6],
-    duration: Histogram,
-    in_flight: Gauge,
-    prefill: Gauge,
-    resident: Gauge,
-    decoding: Gauge,
-    /// By model.
-    tokens: ArcSwap<Vec<Arc<TokenSeries>>>,
-}
-
-/// What is counted of one model on one replica in one pool.
-struct TokenSeries {
-    model: Option<ModelName>,
-    prompt: Counter,
-    cached: Counter,
-    completion: Counter,
-    ttft: Histogram,
-    itl: Histogram,
-    tpot: Histogram,
-    speed: Histogram,
-    error: Histogram,
-}
-
 /// The process's metrics. Labels come from the configuration and from replicas' own answers, never from a client.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
-    series: ArcSwap<Vec<Arc<Series>>>,
+    series: AllSeries,
     tenants: Tenants,
     requests: [Counter; 6],
     overhead: Histogram,
     handshakes_failed: Counter,
     shadows: Shadows,
-}
-
-const fn gauge_of(name: &'static str, help: &'static str, value: fn(&Truth) -> Option<f64>) -> Family {
-    Family { name, kind: "gauge", help, value }
 }
 
 /// Classes of statuses, by their first digit.
@@ -144,28 +176,13 @@ fn metadata() -> Metadata<'static> {
 impl Metrics {
     /// Metrics that nothing has been counted in.
     pub fn new() -> Self {
-        let mut builder = PrometheusBuilder::new();
-        let buckets = [
-            (TTFT, WAIT_BUCKETS),
-            (ITL, &GAP_SECONDS),
-            (TPOT, &GAP_SECONDS),
-            (STREAM_SPEED, SPEED_BUCKETS),
-            (ESTIMATE_ERROR, ERROR_BUCKETS),
-            (DURATION, WAIT_BUCKETS),
-            (OVERHEAD, OVERHEAD_BUCKETS),
-        ];
-        for (name, buckets) in buckets {
-            builder = builder
-                .set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
-                .expect("the bucket lists above are not empty");
-        }
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         describe(&recorder);
         let requests = CLASSES.map(|class| counter(&recorder, REQUESTS, vec![Label::new("status", class)]));
-        let overhead = histogram(&recorder, OVERHEAD, Vec::new());
+        let overhead = Histogram::new(&OVERHEAD);
         let handshakes_failed = counter(&recorder, HANDSHAKES_FAILED, Vec::new());
-        let (series, tenants, shadows) = (ArcSwap::default(), Tenants::default(), Shadows::default());
+        let (series, tenants, shadows) = (AllSeries::default(), Tenants::default(), Shadows::default());
         Self { handle, series, tenants, requests, overhead, handshakes_failed, shadows, recorder }
     }
 
@@ -193,129 +210,22 @@ impl Metrics {
         }
     }
 
+    /// Forgets replicas that left a while ago; a scrape does so too.
+    pub fn follow(&self, fleet: &Fleet, now: Moment) {
+        self.series.follow(fleet, now);
+    }
+
     /// The whole exposition as Prometheus text. Gauges are read from the fleet now, so they cannot drift.
-    pub fn render(&self, fleet: &Fleet, now: crate::units::Moment, log_lines_lost: u64) -> String {
-        for pool in fleet.pools() {
-            let labels = vec![Label::new("pool", SharedString::from_shared(pool.name().clone()))];
-            gauge(&self.recorder, READY, labels).set(f64::from(u8::from(pool.ready(now))));
-            for replica in pool.replicas() {
-                let (series, load) = (self.series(&pool, replica), replica.load());
-                series.in_flight.set(f64::from(replica.in_flight()));
-                series.prefill.set(load.prefill.0 as f64);
-                series.resident.set(load.resident.0 as f64);
-                series.decoding.set(f64::from(load.decoding));
-            }
-        }
+    pub fn render(&self, fleet: &Fleet, now: Moment, log_lines_lost: u64) -> String {
         counter(&self.recorder, LOG_LOST, Vec::new()).absolute(log_lines_lost);
-        self.handle.run_upkeep();
         let mut text = self.handle.render();
-        engines::render(&ENGINES, fleet, now, &mut text);
+        histogram::render(&OVERHEAD, [("", &self.overhead)], &mut text);
+        self.follow(fleet, now);
+        self.series.render(&mut text);
+        families::render(&LOADS, &ENGINES, (fleet, now), &mut text);
         failing::render(fleet, now, &mut text);
         text
     }
-
-    fn series(&self, pool: &Pool, replica: &Replica) -> Arc<Series> {
-        let known = |list: &[Arc<Series>]| {
-            list.iter().find(|s| s.pool == *pool.name() && s.replica == *replica.name()).cloned()
-        };
-        if let Some(found) = known(&self.series.load()) {
-            return found;
-        }
-        let made = Arc::new(self.make(pool, replica));
-        self.series.rcu(|list| match known(list) {
-            Some(_) => list.clone(),
-            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
-        });
-        known(&self.series.load()).unwrap_or(made)
-    }
-
-    fn make(&self, pool: &Pool, replica: &Replica) -> Series {
-        let labels = || labels(pool, replica);
-        let outcome = |name: &'static str| {
-            let mut labels = labels();
-            labels.push(Label::new("outcome", name));
-            (name, counter(&self.recorder, ATTEMPTS, labels))
-        };
-        Series {
-            pool: pool.name().clone(),
-            replica: replica.name().clone(),
-            outcomes: ["completed", "client_gone", "refused", "busy", "failed", "ours"].map(outcome),
-            duration: histogram(&self.recorder, DURATION, labels()),
-            in_flight: gauge(&self.recorder, IN_FLIGHT, labels()),
-            prefill: gauge(&self.recorder, PREFILL, labels()),
-            resident: gauge(&self.recorder, RESIDENT, labels()),
-            decoding: gauge(&self.recorder, DECODING, labels()),
-            tokens: ArcSwap::default(),
-        }
-    }
-
-    /// The series of the report's model; made when it is first asked for.
-    fn tokens(&self, series: &Series, report: &Report<'_>) -> Arc<TokenSeries> {
-        let known = |list: &[Arc<TokenSeries>]| list.iter().find(|s| s.model.as_ref() == report.model).cloned();
-        if let Some(found) = known(&series.tokens.load()) {
-            return found;
-        }
-        let labels = || {
-            let model = report.model.map(ModelName::to_string).unwrap_or_default();
-            let mut labels = labels(report.pool, report.replica);
-            labels.push(Label::new("model", model));
-            labels
-        };
-        let made = Arc::new(TokenSeries {
-            model: report.model.cloned(),
-            prompt: counter(&self.recorder, PROMPT_TOKENS, labels()),
-            cached: counter(&self.recorder, CACHED_TOKENS, labels()),
-            completion: counter(&self.recorder, COMPLETION_TOKENS, labels()),
-            ttft: histogram(&self.recorder, TTFT, labels()),
-            itl: histogram(&self.recorder, ITL, labels()),
-            tpot: histogram(&self.recorder, TPOT, labels()),
-            speed: histogram(&self.recorder, STREAM_SPEED, labels()),
-            error: histogram(&self.recorder, ESTIMATE_ERROR, labels()),
-        });
-        series.tokens.rcu(|list| match known(list) {
-            Some(_) => list.clone(),
-            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
-        });
-        known(&series.tokens.load()).unwrap_or(made)
-    }
-}
-
-impl TokenSeries {
-    fn count(&self, report: &Report<'_>) {
-        if let Some(usage) = counted(report) {
-            self.prompt.increment(usage.prompt.0);
-            self.cached.increment(usage.cached.unwrap_or_default().0);
-            self.completion.increment(usage.completion.0);
-        }
-        let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
-        self.ttft.record(first.since(report.chosen).as_secs_f64());
-        for (gaps, seconds) in report.gaps.iter() {
-            self.itl.record_many(seconds, gaps as usize);
-        }
-        let (seconds, tokens) = (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated).completion);
-        if tokens.0 > 1 && seconds > 0.0 {
-            let per_token = seconds / (tokens.0 - 1) as f64;
-            self.tpot.record(per_token);
-            self.speed.record(1.0 / per_token);
-        }
-        if let Some(usage) = report.usage.filter(|usage| usage.prompt.0 > 0) {
-            let ratio = report.estimated.prompt.0 as f64 / usage.prompt.0 as f64;
-            self.error.record((ratio - 1.0).abs());
-        }
-    }
-}
-
-/// The tokens a request came to: as reported, or where a stream ended before it was, as estimated. `None` if as far as
-/// one can tell nothing was computed.
-fn counted(report: &Report<'_>) -> Option<Usage> {
-    report.usage.or_else(|| report.first_token.map(|_| report.estimated))
-}
-
-fn labels(pool: &Pool, replica: &Replica) -> Vec<Label> {
-    vec![
-        Label::new("pool", SharedString::from_shared(pool.name().clone())),
-        Label::new("replica", SharedString::from_shared(replica.name().clone())),
-    ]
 }
 
 impl Default for Metrics {
@@ -326,17 +236,7 @@ impl Default for Metrics {
 
 impl Observer for Metrics {
     fn settled(&self, report: &Report<'_>) {
-        let series = self.series(report.pool, report.replica);
-        let name = report.outcome.as_str();
-        if let Some((_, counter)) = series.outcomes.iter().find(|(outcome, _)| *outcome == name) {
-            counter.increment(1);
-        }
-        if report.outcome == Outcome::Completed {
-            series.duration.record(report.ended.since(report.chosen).as_secs_f64());
-        }
-        if counted(report).is_some() {
-            self.tokens(&series, report).count(report);
-        }
+        self.series.count(report);
         if let Some(shadowed) = report.shadowed {
             self.shadows.count(&self.recorder, report.pool.name(), shadowed);
         }
@@ -346,10 +246,6 @@ impl Observer for Metrics {
 fn describe(recorder: &PrometheusRecorder) {
     let counters = [
         (REQUESTS, "Requests answered, by the class of the status; `other`: the client left first."),
-        (ATTEMPTS, "Requests sent to a replica, by how they ended."),
-        (PROMPT_TOKENS, "Prompt tokens as reported by the replicas, estimated of streams that ended before they were."),
-        (CACHED_TOKENS, "Prompt tokens the replicas found in their prefix cache, as reported by them."),
-        (COMPLETION_TOKENS, "Generated tokens, likewise."),
         (HANDSHAKES_FAILED, "Connections of clients that ended in their TLS handshake."),
         (TENANT_REQUESTS, "Requests answered to a key's clients, by the class of the status."),
         (TENANT_PROMPT, "Prompt tokens of a key's clients, as reported by the replicas."),
@@ -359,38 +255,8 @@ fn describe(recorder: &PrometheusRecorder) {
     for (name, help) in counters.into_iter().chain(shadows::HELP) {
         recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
     }
-    let gauges = [
-        (IN_FLIGHT, "Requests on the replica now, from every pool that has it."),
-        (PREFILL, "Prompt tokens of requests on the replica that have had no first token yet."),
-        (RESIDENT, "Prompt and generated tokens of all requests on the replica."),
-        (DECODING, "Streams on the replica that have had their first token."),
-    ];
-    for (name, help) in gauges {
-        recorder.describe_gauge(name.into(), None, help.into());
-    }
-    recorder.describe_gauge(READY.into(), None, "1 if the pool has a replica that can be chosen.".into());
-    let histograms = [
-        (TTFT, Unit::Seconds, "From the choice of the replica to the first generated content of a stream."),
-        (ITL, Unit::Seconds, "Between two arrivals of generated content in a stream; each may bring several tokens."),
-        (TPOT, Unit::Seconds, "From a stream's first to its last content, for each token after the first."),
-        (STREAM_SPEED, Unit::Count, "Tokens a second of a stream after its first token: 1 / TPOT."),
-        (ESTIMATE_ERROR, Unit::Count, "How far the estimate of a prompt's length was off, as a share of the length."),
-        (DURATION, Unit::Seconds, "From the choice of the replica to the end of a completed answer."),
-        (OVERHEAD, Unit::Seconds, "From the last byte of the request to its first byte to a replica."),
-    ];
-    for (name, unit, help) in histograms {
-        recorder.describe_histogram(name.into(), Some(unit), help.into());
-    }
 }
 
 pub(super) fn counter(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Counter {
     recorder.register_counter(&Key::from_parts(name, labels), &metadata())
-}
-
-fn gauge(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Gauge {
-    recorder.register_gauge(&Key::from_parts(name, labels), &metadata())
-}
-
-fn histogram(recorder: &PrometheusRecorder, name: &'static str, labels: Vec<Label>) -> Histogram {
-    recorder.register_histogram(&Key::from_parts(name, labels), &metadata())
 }

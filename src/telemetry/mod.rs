@@ -1,15 +1,17 @@
 //! Floor 3: what people see: metrics, the access log and the error log.
 
 mod access;
-mod engines;
 mod errors;
 mod escape;
 mod facts;
 mod failing;
+mod families;
 mod format;
+mod histogram;
 mod metrics;
 mod needs;
 mod record;
+mod series;
 mod shadows;
 mod target;
 mod tenants;

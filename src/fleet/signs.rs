@@ -1,0 +1,57 @@
+//! Signs of life: when something last came from a replica, and since when somebody waits for it.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::units::Moment;
+
+/// One replica's signs of life.
+#[derive(Debug, Default)]
+pub(super) struct Signs {
+    /// When something last came, in nanoseconds; 0 if nothing has.
+    progressed: AtomicU64,
+    /// Requests of which nothing has come yet.
+    unanswered: AtomicU32,
+    /// When a request was last given while there was none of those.
+    unanswered_since: AtomicU64,
+}
+
+impl Signs {
+    /// A request is sent.
+    pub(super) fn awaits(&self, now: Moment) {
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// An answer has begun, or nobody waits for it any more.
+    pub(super) fn begins(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Something came.
+    pub(super) fn progress(&self, now: Moment) {
+        self.progressed.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Requests of which nothing has come yet. Others may be silent because their client does not read.
+    pub(super) fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// When a request was last given while no other was waited for.
+    pub(super) fn unanswered_since(&self) -> Moment {
+        Moment::from_nanos(self.unanswered_since.load(Ordering::Relaxed))
+    }
+
+    /// When something last came; [`Moment::ZERO`] if nothing has.
+    pub(super) fn progressed(&self) -> Moment {
+        Moment::from_nanos(self.progressed.load(Ordering::Relaxed))
+    }
+
+    /// Tells whether something has come within `time`.
+    pub(super) fn within(&self, time: Duration, now: Moment) -> bool {
+        let progressed = self.progressed();
+        progressed > Moment::ZERO && now.since(progressed) <= time
+    }
+}
