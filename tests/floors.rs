@@ -179,7 +179,9 @@ fn pure_floors_know_no_async_no_sockets_and_no_unordered_maps() {
     let banned = ["tokio::", "async fn", ".await", "std::net::Tcp", "std::fs", "HashMap<", "HashSet<", "std::thread"];
     for source in sources().iter().filter(|s| floor(&s.module).is_some_and(|f| f <= 2)) {
         for word in banned {
-            assert!(!source.code.contains(word), "{} is on a pure floor and has `{word}`", source.path.display());
+            // `.awaits(..)` is a method like any other.
+            let code = source.code.replace(".awaits(", "");
+            assert!(!code.contains(word), "{} is on a pure floor and has `{word}`", source.path.display());
         }
     }
 }
