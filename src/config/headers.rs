@@ -131,6 +131,11 @@ pub(crate) fn barred(name: &str) -> Option<&'static str> {
     BARRED.iter().find(|(barred, _)| name.eq_ignore_ascii_case(barred)).map(|(_, why)| *why)
 }
 
+/// Tells whether a text has what no header can hold.
+pub(crate) fn has_controls(text: &str) -> bool {
+    text.bytes().any(|b| b == 0x7f || b < b' ' && b != b'\t')
+}
+
 /// Reads a table of headers whose values are needed when `known` says.
 pub(super) fn table(value: &Value<'_>, known: Known) -> Read<Vec<HeaderLine>> {
     let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
@@ -173,7 +178,7 @@ fn text(value: &Value<'_>, known: Known) -> Read<HeaderText> {
     if text.is_empty() {
         return Ok(HeaderText::Nothing);
     }
-    if text.bytes().any(|b| b == 0x7f || b < b' ' && b != b'\t') {
+    if has_controls(&text) {
         let issue = value.issue(format!("the value of `{}` has control characters", value.key)).bare();
         return Err(issue.help("no header can hold them").into());
     }

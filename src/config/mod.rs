@@ -25,8 +25,8 @@ mod sticky;
 mod syntax;
 mod value;
 
-pub(crate) use headers::barred;
 pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
+pub(crate) use headers::{barred, has_controls};
 pub(crate) use nearest::nearest;
 pub use network::Network;
 pub(crate) use report::{At, Place};

@@ -3,7 +3,7 @@
 use super::server::Location;
 use super::tree::{Directive, Word};
 use super::walk::{Walk, quoted};
-use crate::config::{Issue, barred};
+use crate::config::{Issue, barred, has_controls};
 use crate::telemetry::{BadFormat, Format, Known};
 
 /// What a block says of headers, and what keeps requests from what is in it. A block that says nothing of one of these
@@ -96,26 +96,23 @@ fn lower(name: &str) -> String {
 /// The value as router.toml takes it. A header whose value is not known here is taken away, so that no client can send
 /// what only the proxy should say; an answer does without.
 fn evaluable(walk: &mut Walk, directive: &Directive, value: String, known: Known) -> Option<String> {
-    let bad = match Format::header(&value, known) {
-        Ok(_) => return Some(value),
-        Err(bad) => bad,
-    };
-    let at = directive.args.get(1).map_or(&directive.name.at, |word| &word.at);
-    match &bad {
-        BadFormat::Bare { .. } | BadFormat::Unclosed { .. } => {
+    let why = match Format::header(&value, known) {
+        Ok(_) if !has_controls(&value) => return Some(value),
+        Ok(_) => "no header can hold control characters".to_owned(),
+        Err(bad @ (BadFormat::Bare { .. } | BadFormat::Unclosed { .. })) => {
+            let at = directive.args.get(1).map_or(&directive.name.at, |word| &word.at);
             walk.notes.issue(at.issue(bad.to_string()).help("nginx takes no `$` in a value but for a variable"));
-            None
+            return None;
         }
-        BadFormat::Unknown { .. } | BadFormat::Early { .. } => {
-            if known == Known::Answered {
-                walk.notes.cannot(directive, format!("{bad}: the header is left out"));
-                return None;
-            }
-            walk.notes.carried = walk.notes.carried.saturating_sub(1);
-            walk.notes.cannot(directive, format!("{bad}: replicas do not get the header"));
-            Some(String::new())
-        }
+        Err(bad @ (BadFormat::Unknown { .. } | BadFormat::Early { .. })) => bad.to_string(),
+    };
+    if known == Known::Answered {
+        walk.notes.cannot(directive, format!("{why}: the header is left out"));
+        return None;
     }
+    walk.notes.carried = walk.notes.carried.saturating_sub(1);
+    walk.notes.cannot(directive, format!("{why}: replicas do not get the header"));
+    Some(String::new())
 }
 
 /// The key in `Authorization: Bearer KEY`, if that is what a header says.

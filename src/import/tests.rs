@@ -85,6 +85,14 @@ fn what_no_key_takes_fails_at_its_own_line() {
 }
 
 #[test]
+fn headers_that_cannot_be_are_left_out_and_no_client_can_send_them() {
+    let lines = "proxy_set_header X-A \"a\nb\"; add_header X-B \"a;\r\n b\" always;";
+    let toml = import(&format!("server {{ location / {{ proxy_pass http://h:1; {lines} }} }}")).unwrap().toml;
+    assert!(toml.contains("request_headers = { X-A = \"\" }") && !toml.contains("response_headers"), "{toml}");
+    assert_eq!(toml.matches("# cannot: ").count(), 2, "{toml}");
+}
+
+#[test]
 fn bombs_are_refused() {
     for bomb in [
         "http{".repeat(1_000_000),
