@@ -331,8 +331,12 @@ fn gzip(value: &Value<'_>) -> Read<Option<usize>> {
 /// A file's path.
 pub(super) fn file(value: &Value<'_>) -> Read<PathBuf> {
     let text = value.text()?;
-    let fits = !text.is_empty() && !text.ends_with('/') && !text.contains(char::is_control);
-    if fits { Ok(text.as_ref().into()) } else { Err(value.wrong()) }
+    if is_file(&text) { Ok(text.as_ref().into()) } else { Err(value.wrong()) }
+}
+
+/// Tells whether a text can be the path of a file.
+pub(crate) fn is_file(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with('/') && !text.contains(char::is_control)
 }
 
 fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
@@ -377,10 +381,14 @@ fn network(value: &Value<'_>) -> Read<Network> {
     value.text()?.parse().map_err(|()| value.wrong())
 }
 
-/// What browsers send as `Origin`: scheme, host and port, nothing behind.
 fn origin(value: &Value<'_>) -> Read<String> {
     let text = value.text()?;
+    if is_origin(&text) { Ok(text.to_ascii_lowercase()) } else { Err(value.wrong()) }
+}
+
+/// What browsers send as `Origin`: scheme, host and port, nothing behind; or `*` for all.
+pub(crate) fn is_origin(text: &str) -> bool {
     let host = text.split_once("://").map_or("", |(_, host)| host);
     let plain = !host.is_empty() && !host.contains('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'*');
-    if plain || text == "*" { Ok(text.to_ascii_lowercase()) } else { Err(value.wrong()) }
+    plain || text == "*"
 }

@@ -27,8 +27,10 @@ mod value;
 
 pub use headers::{HeaderLine, HeaderTables, HeaderText, Headers};
 pub(crate) use headers::{barred, has_controls};
+pub(crate) use keys::{is_file, is_origin};
 pub(crate) use nearest::nearest;
 pub use network::Network;
+pub(crate) use pool::is_name;
 pub(crate) use report::{At, Place};
 pub use report::{Issue, Report};
 pub use settings::{

@@ -298,8 +298,12 @@ impl Draft {
 
 pub(super) fn name(value: &Value<'_>) -> Read<Arc<str>> {
     let text = value.text()?;
-    let fits = !text.trim().is_empty() && text.trim() == text && !text.contains(char::is_control);
-    if fits { Ok((*text).into()) } else { Err(value.wrong()) }
+    if is_name(&text) { Ok((*text).into()) } else { Err(value.wrong()) }
+}
+
+/// Tells whether a text can be a name: it is one line without blanks around it.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.trim() == text && !text.contains(char::is_control)
 }
 
 fn policy(value: &Value<'_>) -> Read<PolicySpec> {

@@ -3,7 +3,7 @@
 use super::server::Location;
 use super::tree::{Directive, Word};
 use super::walk::{Walk, quoted};
-use crate::config::{Issue, barred, has_controls};
+use crate::config::{Issue, barred, has_controls, is_origin};
 use crate::telemetry::{BadFormat, Format, Known};
 
 /// What a block says of headers, and what keeps requests from what is in it. A block that says nothing of one of these
@@ -131,9 +131,7 @@ pub(super) fn add_header(walk: &mut Walk, directive: &Directive) {
     match (lower(&name).as_str(), value.as_str()) {
         ("x-request-id", "$request_id") => walk.notes.not_needed(directive, "every answer has it"),
         ("x-accel-buffering", "no") => walk.notes.not_needed(directive, "streams have it"),
-        ("access-control-allow-origin", origin)
-            if origin == "*" || (origin.contains("://") && !origin.contains('$')) =>
-        {
+        ("access-control-allow-origin", origin) if is_origin(origin) && !origin.contains('$') => {
             walk.set("cors.origins", format!("[{}]", quoted(origin)), 0, directive);
         }
         (name, _) if name.starts_with("access-control-") => {

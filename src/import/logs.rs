@@ -73,6 +73,13 @@ pub(super) fn log_format(walk: &mut Walk, directive: &Directive) {
     if directive.args.len() < 2 {
         return walk.wrong(directive, "a name and a text");
     }
+    if let Some(word) = directive.args.get(1)
+        && let Some(escape) = word.text.strip_prefix("escape=")
+        && !["default", "json", "none"].contains(&escape)
+    {
+        let issue = word.at.issue(format!("`log_format` knows no escape `{escape}`"));
+        return walk.notes.issue(issue.help("escapes: default, json, none"));
+    }
     walk.formats.push(directive.clone());
 }
 
@@ -100,8 +107,9 @@ pub(super) fn judge_formats(walk: &mut Walk) {
 fn carry(walk: &mut Walk, directive: &Directive) {
     let mut pieces = directive.texts();
     let name = pieces.remove(0);
-    // Ours have three names that nginx leaves to the user, or nearly.
-    let name = if BUILT_IN.contains(&name) { format!("nginx_{name}") } else { name.to_owned() };
+    // Ours have three names that nginx leaves to the user, or nearly; what has a `$` in it is no name here.
+    let ours = BUILT_IN.contains(&name) || name.contains('$');
+    let name = if ours { format!("nginx_{}", name.replace('$', "_")) } else { name.to_owned() };
     let word = pieces.first().and_then(|piece| piece.strip_prefix("escape="));
     let escape = match word {
         Some("json") => Escape::Json,

@@ -85,6 +85,27 @@ fn what_no_key_takes_fails_at_its_own_line() {
 }
 
 #[test]
+fn what_our_keys_would_not_take_is_not_written() {
+    let around = |http: &str, inner: &str| {
+        import(&format!("{http} server {{ location / {{ proxy_pass http://h:1; {inner} }} }}"))
+    };
+    for origin in ["https://a.example/", "a://\u{e9}", "a://b*", "'a://b c'"] {
+        let toml = around("", &format!("add_header Access-Control-Allow-Origin {origin};")).unwrap().toml;
+        assert!(!toml.contains("\norigins"), "{toml}");
+    }
+    let toml = around("log_format a$b '$status'; access_log /l a$b;", "").unwrap().toml;
+    assert!(toml.contains("format = \"nginx_a_b\""), "{toml}");
+    for (http, said) in [
+        ("log_format a escape=xml '$status'; access_log /l a;", "nginx.conf:1:14: `log_format` knows no escape `xml`"),
+        ("upstream ' a' { server h:1; }", "nginx.conf:1:10: ` a` is no name for an upstream"),
+        ("ssl_certificate /a/;", "nginx.conf:1:17: `ssl_certificate` cannot be `/a/`"),
+    ] {
+        let report = around(http, "").unwrap_err().to_string();
+        assert!(report.starts_with(said), "{report}");
+    }
+}
+
+#[test]
 fn headers_that_cannot_be_are_left_out_and_no_client_can_send_them() {
     let lines = "proxy_set_header X-A \"a\nb\"; add_header X-B \"a;\r\n b\" always;";
     let toml = import(&format!("server {{ location / {{ proxy_pass http://h:1; {lines} }} }}")).unwrap().toml;

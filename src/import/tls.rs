@@ -8,7 +8,7 @@ use super::remark::{Kind, Where};
 use super::server::{Listening, Server};
 use super::tree::Directive;
 use super::walk::{Walk, quoted};
-use crate::config::Listen;
+use crate::config::{Listen, is_file};
 
 /// What has been gathered about TLS.
 #[derive(Default)]
@@ -96,7 +96,7 @@ pub(super) fn file(walk: &mut Walk, directive: &Directive) {
         return walk.notes.cannot(directive, "certificates and keys are read from files, and there are no variables");
     }
     match text {
-        "" => walk.wrong(directive, "a file"),
+        _ if !is_file(text) => walk.wrong(directive, "a file"),
         _ => {
             let Some(level) = walk.tls.levels.last_mut() else { return };
             match directive.name.text.as_str() {

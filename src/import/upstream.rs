@@ -6,7 +6,7 @@ use super::tree::Directive;
 use super::walk::{Scope, Walk};
 use crate::balance;
 use crate::config::replica::{from_words, knows};
-use crate::config::{At, Place};
+use crate::config::{At, Place, is_name};
 use crate::fleet::MemberSpec;
 
 /// An `upstream`.
@@ -61,6 +61,10 @@ pub(super) fn block(walk: &mut Walk, directive: &Directive) {
         let issue = directive.name.at.issue("`upstream` takes a name and a block");
         return walk.notes.issue(issue.help("for example upstream chat { server 10.0.0.1:8000; }"));
     };
+    if !is_name(&name.text) {
+        let issue = name.at.issue(format!("`{}` is no name for an upstream", name.text));
+        return walk.notes.issue(issue.help("a name is one line without blanks around it"));
+    }
     if let Some(known) = walk.upstreams.iter().find(|known| known.name == name.text) {
         let issue = name.at.issue(format!("there is an upstream `{}` already, in line {}", name.text, known.at.line));
         return walk.notes.issue(issue.help("give this one another name"));
