@@ -9,8 +9,13 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         return None;
     }
     let most = (typed.len() / 3).max(1);
-    let slips = |word: &'a str| (distance(&typed, &word.to_lowercase().chars().collect::<Vec<_>>()), word);
-    known.into_iter().map(slips).filter(|(d, _)| *d <= most).min_by_key(|(d, _)| *d).map(|(_, word)| word)
+    let slips = |word: &'a str| {
+        let known: Vec<char> = word.to_lowercase().chars().collect();
+        // Each letter more or less is a slip.
+        let near = known.len().abs_diff(typed.len()) <= most;
+        near.then(|| (distance(&typed, &known), word)).filter(|(d, _)| *d <= most)
+    };
+    known.into_iter().filter_map(slips).min_by_key(|(d, _)| *d).map(|(_, word)| word)
 }
 
 /// The help for a word that is none of `known`: the likely one, and all of them.
