@@ -50,6 +50,8 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.kept.extend_from_slice(piece.filled());
+            // hyper, which was told that there was nothing, would not ask again for what the socket has given away.
+            cx.waker().wake_by_ref();
         }
         Ok(())
     }

@@ -1,0 +1,168 @@
+//! What clients write into a request's head: what goes on of it, what the logs have of it, and forms.
+
+#![no_main]
+
+#[path = "../../src/serve/identify.rs"]
+#[allow(dead_code, reason = "the program uses all of it")]
+mod identify;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Uri, Version};
+use identify::{Peer, caller, forward, host, request_id, strip_hop_by_hop};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use tokenweir::balance::{self, Dice};
+use tokenweir::config::{self, Network};
+use tokenweir::prompt::{endpoint, multipart, splice};
+use tokenweir::telemetry::{
+    Asked, BUILT_IN, Escape, Facts, Format, Generated, Kept, Known, Sent, Spent, Tries, Wire, normal_path,
+};
+
+/// What identify.rs asks its neighbour for.
+mod admission {
+    pub(super) const X_API_KEY: http::HeaderName = http::HeaderName::from_static("x-api-key");
+}
+
+// A target, lines of headers, an empty line, a body. The header `x-format` is the format of a log.
+fuzz_target!(|data: &[u8]| {
+    let (head, body) = split(data, b"\n\n").unwrap_or((data, b""));
+    let mut lines = head.split(|byte| *byte == b'\n');
+    let Ok(uri) = Uri::try_from(lines.next().unwrap_or_default()) else { return };
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.uri = uri;
+    for (name, value) in lines.filter_map(|line| split(line, b":")) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.trim_ascii())) {
+            head.headers.append(name, value);
+        }
+    }
+    passed_on(&head);
+    targeted(head.uri.path());
+    logged(&head);
+    let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    found_in_a_form(content_type.unwrap_or_default(), body);
+});
+
+fn split<'a>(data: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = data.windows(by.len()).position(|window| window == by)?;
+    Some((&data[..at], &data[at + by.len()..]))
+}
+
+/// Only headers that concern both ends go on, as they came; whom they name as the client is believed of proxies only.
+fn passed_on(head: &Parts) {
+    let mut end_to_end = head.headers.clone();
+    strip_hop_by_hop(&mut end_to_end);
+    let id = request_id(&head.headers, &mut Dice::seeded(1));
+    assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"'));
+    assert!(!host(head).contains(|c: char| c.is_ascii_uppercase()));
+    let ours = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"];
+    let answered = ["host", "expect", "content-length", "accept-encoding"];
+    for (peer, trusted) in [("10.0.0.9", "10.0.0.0/8"), ("10.0.0.9", "10.0.0.0/30"), ("::ffff:10.0.0.9", "::/0")] {
+        let peer: IpAddr = peer.parse().expect("an address");
+        let trusted: Network = trusted.parse().expect("a network");
+        let caller = caller(Peer::Tcp(peer), &head.headers, &[trusted]);
+        assert!(caller.client == caller.peer || trusted.has(peer));
+        let sent = forward(head, caller, &id, true);
+        for name in sent.keys().filter(|name| !ours.contains(&name.as_str())) {
+            assert!(!answered.contains(&name.as_str()));
+            assert!(values(&sent, name).eq(values(&end_to_end, name)), "{name} is not as it was");
+        }
+        for name in end_to_end.keys().filter(|name| !answered.contains(&name.as_str())) {
+            assert!(sent.contains_key(name), "{name} is lost");
+        }
+        let chain = sent["x-forwarded-for"].to_str().expect("visible");
+        assert_eq!(chain.rsplit(", ").next(), Some("10.0.0.9"));
+        assert!(sent["x-real-ip"] == *caller.client.text() && sent["x-request-id"] == *id);
+    }
+}
+
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> {
+    headers.get_all(name).iter()
+}
+
+/// A path that reaches a replica cannot be read as another one.
+fn targeted(path: &str) {
+    let normal = normal_path(path);
+    for method in [Method::GET, Method::POST] {
+        if endpoint::find(&method, path).is_ok() {
+            assert_eq!(&*normal, path.as_bytes());
+        }
+    }
+    if path.starts_with('/') {
+        assert!(normal.starts_with(b"/") && split(&normal, b"//").is_none() && split(&normal, b"/./").is_none());
+        assert!(split(&normal, b"/../").is_none() && !normal.ends_with(b"/.") && !normal.ends_with(b"/.."));
+    }
+}
+
+/// No client forges a line of a log, nor a field.
+fn logged(head: &Parts) {
+    let kept = Kept { asked: head.headers.clone(), ..Kept::default() };
+    let (request, tries) = (asked(head.uri.clone()), Tries::default());
+    let facts = facts(&request, &tries, &kept);
+    let (plain, none) = (asked(Uri::from_static("/")), Kept::default());
+    for name in BUILT_IN {
+        let format = Format::built_in(name).expect("it is built in");
+        let (line, other) = (written(&format, &facts), written(&format, &self::facts(&plain, &tries, &none)));
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        match name {
+            "json" => assert!(serde_json::from_str::<Value>(&line).is_ok_and(|line| line["path"] == head.uri.path())),
+            "text" => assert_eq!(line.matches([' ', '"']).count(), other.matches([' ', '"']).count(), "{line:?}"),
+            _ => assert_eq!(line.matches('"').count(), other.matches('"').count(), "{line:?}"),
+        }
+    }
+    let Some(text) = head.headers.get("x-format").and_then(|value| std::str::from_utf8(value.as_bytes()).ok()) else {
+        return;
+    };
+    for escape in [Escape::Default, Escape::Json, Escape::None, Escape::Word, Escape::JsonValue] {
+        if let Ok(format) = Format::new(text, escape) {
+            let line = written(&format, &facts);
+            assert!(escape == Escape::None || text.contains('\t') || !line.contains(char::is_control), "{line:?}");
+            assert!(!format.is_constant() || line == text);
+        }
+    }
+    let header = Format::header(text, Known::Asked);
+    assert!(header.is_err() || Format::new(text, Escape::None).is_ok());
+}
+
+fn asked(uri: Uri) -> Asked {
+    Asked { method: Method::POST, uri, version: Version::HTTP_11, nth: 1, wire: Wire::default() }
+}
+
+fn facts<'a>(request: &'a Asked, tries: &'a Tries, kept: &'a Kept) -> Facts<'a> {
+    Facts {
+        id: "r1",
+        client: "10.0.0.9",
+        request,
+        sent: Sent { status: 200, body_bytes: 5 },
+        tries,
+        generated: Generated::default(),
+        spent: Spent { time_of_day: Duration::from_secs(1_795_355_508), ..Spent::default() },
+        tenant: None,
+        outcome: "completed",
+        kept: Some(kept),
+    }
+}
+
+fn written(format: &Format, facts: &Facts<'_>) -> String {
+    let mut line = Vec::new();
+    format.write(facts, &mut line);
+    assert_eq!(line.pop(), Some(b'\n'));
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// What is found is where it is said to be, and another value in its place is found there too.
+fn found_in_a_form(content_type: &str, body: &[u8]) {
+    let find = |body: &[u8]| {
+        let found = multipart::field(content_type, body, "model").ok()??;
+        assert_eq!(&body[found.range.clone()], found.value.as_bytes());
+        Some((found.value.to_owned(), found.replace("other\r\n--x")))
+    };
+    let Some((_, edit)) = find(body) else { return };
+    let new = splice(&Bytes::copy_from_slice(body), vec![edit]).expect("it is within the body");
+    let new: Vec<u8> = new.into_iter().flatten().collect();
+    assert_eq!(find(&new).map(|(value, _)| value).as_deref(), Some("other"));
+}
