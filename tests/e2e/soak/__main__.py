@@ -64,7 +64,7 @@ class Samples:
 async def settled(world, before, audit):
     """Waits until nothing is left of the load; tells what is."""
     left = {}
-    for _ in range(60):
+    for _ in range(30):
         text = await world.metrics()
         left = {name: total(text, f"tokenweir_{name}") for name in GAUGES if total(text, f"tokenweir_{name}")}
         for replica in world.replicas.values():
@@ -77,7 +77,7 @@ async def settled(world, before, audit):
         if not left and not audit.open:
             return
         await asyncio.sleep(1)
-    audit.fail(f"left over 60 s after the load: {left}; before it there were {before[1]} descriptors and {before[2]} threads; "
+    audit.fail(f"left over 30 s after the load: {left}; before it there were {before[1]} descriptors and {before[2]} threads; "
                f"requests: {list(audit.open)[:5]}")
 
 

@@ -180,8 +180,9 @@ def see(ask, answer):
         return "broken", answer.broke
     if ask.expect:
         status, words = ask.expect
-        right = answer.whole and answer.status == (status or answer.status) and words in answer.body
-        return ("whole", "") if right else (str(answer.status), answer.body[:300])
+        if answer.status != (status or answer.status) or answer.whole and words not in answer.body:
+            return str(answer.status), answer.body[:300]
+        return ("whole", "") if answer.whole else ("cut refusal", answer.body[:300])
     if answer.status != 200:
         return str(answer.status), answer.body[:300]
     return (stream if ask.stream else plain)(ask, answer)

@@ -14,8 +14,8 @@ FORMS = {
     "503": {"503"},
     "429": {"429"},
     "close-before-head": {"502"},
-    "close-after-head": {"502", "error told"},
-    "die-midstream": {"502", "error told"},
+    "close-after-head": {"502", "error told", "cut refusal"},
+    "die-midstream": {"502", "error told", "cut refusal"},
     "cut-midstream": {"short"},
     "stall": {"504", "error told"},
     "error-event": {"500", "error told", "error, then its end"},
@@ -43,8 +43,8 @@ class Audit:
         self.open[ask.id] = ask
 
     def told(self, ask, seen):
-        """Notes what the client saw; None of one that has left."""
-        ask.seen, ask.ended = seen or ("left", ""), time.monotonic()
+        """Notes what the client saw, or in which phase it left."""
+        ask.seen, ask.ended = seen, time.monotonic()
         self.settle(ask)
 
     def fail(self, what, ask=None, line=None):
@@ -148,7 +148,7 @@ class Audit:
             now = time.monotonic()
             for ask in [ask for ask in self.open.values() if ask.ended and ask.ended < now - LATE_S]:
                 del self.open[ask.id]
-                if ask.seen[0] == "left":
+                if ask.seen[0] == "left" and ask.seen[1] != "stream":
                     self.left["no line"] += 1
                 else:
                     self.fail("no line in the access log", ask)

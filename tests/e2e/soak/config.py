@@ -36,6 +36,7 @@ body_bytes = "4MiB"
 [timeouts]
 first_byte = "10s"
 idle = "6s"
+total = "40s"
 hold = "2s"
 waiting = "1s"
 drain = "20s"

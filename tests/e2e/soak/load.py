@@ -94,8 +94,7 @@ class Load:
         if kind == "leaving":
             ask, phase = asks.generation(self.next(), dice, kind), asks.pick(dice, PHASES)
             self.audit.sends(ask)
-            await link.leave(ask.message, phase, dice)
-            self.audit.told(ask, None)
+            self.audit.told(ask, ("left", await link.leave(ask.message, phase, dice)))
         elif kind in ("bad", "other"):
             await self.exchange(getattr(asks, kind)(self.next(), dice), link)
         elif kind == "talk":

@@ -126,7 +126,8 @@ class Link:
             answer.body = zlib.decompress(answer.body, 31)
 
     async def leave(self, message, phase, dice):
-        """Sends a request, or part of it, and hangs up in a phase."""
+        """Sends a request, or part of it, and hangs up in a phase; returns the phase that it came to."""
+        came = "head"
         try:
             async with asyncio.timeout(READ_S):
                 await self.open()
@@ -141,6 +142,8 @@ class Link:
                     for _ in range(dice.randrange(1, 12)):
                         if not await reader.read(1024):
                             break
+                        came = "stream"
         except (OSError, TimeoutError):
             pass
         self.drop(reset=dice.random() < 0.5)
+        return came
