@@ -37,8 +37,8 @@ impl fmt::Display for Reloaded {
 pub(super) async fn reload(app: &App) -> Result<Reloaded, String> {
     let told = replace(app).await;
     match &told {
-        Ok(changes) => app.errors.write(Level::Info, format_args!("reloaded, changed: {changes}")),
-        Err(why) => app.errors.write(Level::Error, format_args!("not reloaded, nothing changed: {why}")),
+        Ok(changes) => app.errors.tell(Level::Info, format_args!("reloaded, changed: {changes}")),
+        Err(why) => app.errors.tell(Level::Error, format_args!("not reloaded, nothing changed: {why}")),
     }
     told
 }

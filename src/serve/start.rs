@@ -119,10 +119,10 @@ impl Server {
         let access = self.app.access.load().as_ref().map_or(Ok(()), |log| log.reopen());
         for (log, reopened) in [("error", errors.reopen()), ("access", access)] {
             match reopened {
-                Ok(()) => errors.write(Level::Info, format_args!("reopened the {log} log")),
+                Ok(()) => errors.tell(Level::Info, format_args!("reopened the {log} log")),
                 Err(why) => {
                     let message = format_args!("cannot reopen the {log} log, its old file is kept: {why}");
-                    errors.write(Level::Error, message);
+                    errors.tell(Level::Error, message);
                 }
             }
         }

@@ -62,22 +62,29 @@ impl ErrorLog {
         self.target.load().writer.as_ref().map_or(Ok(()), Writer::reopen)
     }
 
-    /// Writes one line. Control characters are taken out.
+    /// Writes one line, unless there are too many. Control characters are taken out.
     pub fn write(&self, level: Level, message: fmt::Arguments<'_>) {
-        let target = self.target.load();
-        let Some(writer) = target.writer.as_ref().filter(|_| level >= target.least) else { return };
-        let now = self.clock.time_of_day();
-        if !self.lets_through(now) {
-            self.held_back.fetch_add(1, Ordering::Relaxed);
+        if level < self.target.load().least {
             return;
         }
+        if self.lets_through(self.clock.time_of_day()) {
+            self.tell(level, message);
+        } else {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes one line that somebody waits for, however many others there are: what has come of a reload.
+    pub fn tell(&self, level: Level, message: fmt::Arguments<'_>) {
+        let target = self.target.load();
+        let Some(writer) = target.writer.as_ref().filter(|_| level >= target.least) else { return };
         let level = match level {
             Level::Info => "info",
             Level::Warn => "warn",
             Level::Error => "error",
         };
         let clean: String = message.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let time = rfc3339(now);
+        let time = rfc3339(self.clock.time_of_day());
         let line = match self.held_back.swap(0, Ordering::Relaxed) {
             0 => format!("{time} {level} {clean}\n"),
             n => format!("{time} {level} {clean} ({n} lines before this one were held back)\n"),
@@ -109,5 +116,20 @@ mod tests {
         let at = Duration::from_secs(7);
         assert_eq!((0..100).filter(|_| log.lets_through(at)).count(), LINES_PER_SECOND as usize);
         assert!(log.lets_through(Duration::from_secs(8)));
+    }
+
+    #[test]
+    fn no_burst_holds_back_what_somebody_waits_for() {
+        let path = std::env::temp_dir().join(format!("tokenweir-errors-{}", std::process::id()));
+        let log = ErrorLog::new(Some(Writer::file(&path).unwrap()), Level::Info, Clock::start());
+        for at in 0..10 * LINES_PER_SECOND {
+            log.write(Level::Error, format_args!("request {at} failed"));
+        }
+        log.tell(Level::Info, format_args!("reloaded"));
+        drop(log);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("info reloaded (") && last.ends_with("lines before this one were held back)"), "{text}");
     }
 }
