@@ -196,17 +196,21 @@ fn choices_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Event<'a>
         return Event { content: true, ..Event::default() };
     }
     let Some(members) = members(frame, data) else { return choices_loosely(frame, data, opens_choices, seek) };
-    let choices: Vec<Choice<'_>> = members.choices.and_then(parse).unwrap_or_default();
+    let choices: Option<Vec<Choice<'_>>> = members.choices.and_then(parse);
+    // Choices that cannot be read are choices all the same.
+    let unread = members.choices.is_some() && choices.is_none();
+    let choices = choices.unwrap_or_default();
     let usage = members.usage.and_then(parse);
     let error = members.error.is_some() || members.object.is_some_and(|o| o.get() == r#""error""#);
     Event {
-        content: choices.iter().any(has_content),
-        usage_only: usage.is_some() && choices.is_empty() && !error,
+        content: choices.iter().any(has_content) || unread && opens_choices && !error,
+        usage_only: usage.is_some() && choices.is_empty() && !unread && !error,
         usage,
         id: if seek.id { members.id.and_then(parse) } else { None },
         error,
         refused: members.error.is_some_and(blames_client),
-        aborted: choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#)),
+        aborted: choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#))
+            || unread && aborts(keys, data),
         ..Event::default()
     }
 }
@@ -230,10 +234,9 @@ fn choices_loosely<'a>(frame: &Frame<'a>, data: &'a [u8], opens_choices: bool, s
         Some(choices) => choices.iter().any(has_content),
         None => true,
     };
-    let aborts = |text| values(&keys.finish_reason, text).any(|value| value.starts_with(b"\"abort\""));
     Event {
         content: opens_choices && !error && content(),
-        aborted: aborts(data) || aborts(frame.tail),
+        aborted: aborts(keys, data) || aborts(keys, frame.tail),
         error,
         ..loosely(frame, data, seek)
     }
@@ -282,6 +285,10 @@ fn values<'a>(key: &Finder<'_>, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]
 
 fn opens_choice(value: &[u8]) -> bool {
     value.strip_prefix(b"[").is_some_and(|inner| inner.trim_ascii_start().starts_with(b"{"))
+}
+
+fn aborts(keys: &Keys, text: &[u8]) -> bool {
+    values(&keys.finish_reason, text).any(|value| value.starts_with(b"\"abort\""))
 }
 
 fn has_content(choice: &Choice<'_>) -> bool {

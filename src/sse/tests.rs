@@ -204,6 +204,23 @@ fn usage_event_is_told_from_content_that_carries_usage() {
 }
 
 #[test]
+fn choices_that_cannot_be_read_are_no_usage_event() {
+    for (choices, content) in [
+        (r#"[{"text":"a","text":"b"}]"#, true),
+        (r#"[{"delta":{"content":"a"}},5]"#, true),
+        (r#"["a"]"#, false),
+        (r#"{"text":"a"}"#, false),
+    ] {
+        let event = format!("data: {{\"choices\":{choices},\"usage\":{{\"prompt_tokens\":3}}}}\n\n");
+        let all = stream_of(Dialect::Completions, &event);
+        assert_eq!((all.judged[0].usage, all.judged[0].usage_only), (true, false), "{choices}");
+        assert_eq!(all.first_content, content, "{choices}");
+    }
+    let twice = r#"{"choices":[{"finish_reason":"abort","finish_reason":"abort"}]}"#;
+    assert!(stream_of(Dialect::Completions, &format!("data: {twice}\n\n")).aborted);
+}
+
+#[test]
 fn stream_without_the_usage_event_is_otherwise_the_same() {
     for end in ["\n", "\r\n", "\r"] {
         let event = |data: &str| format!("event: x{end}data: {data}{end}{end}");
