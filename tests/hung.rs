@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use harness::captures::HEAD;
 use harness::client::request;
-use harness::scripted::{Scripted, whole};
+use harness::scripted::{Scripted, friendly, whole};
 use harness::{Router, chat, wait_until};
 use tokenweir::clock::Clock;
 use tokenweir::fleet::HUNG_AFTER;
@@ -85,6 +85,40 @@ fn a_stream_that_had_no_event_is_asked_for_elsewhere() {
     });
     let reply = good.lock().unwrap().take().unwrap();
     assert_eq!((reply.status, reply.whole, reply.text()), (200, true, answer));
+}
+
+/// Of a plain answer nothing is expected until it is done: it takes `stalled`, and somebody else who can answer.
+#[test]
+fn a_plain_answer_is_asked_for_elsewhere_where_there_is_another() {
+    let says_nothing = || {
+        Scripted::measured(&["m"], |heard, to: &mut TcpStream| {
+            if heard.target() == "/metrics" {
+                return to.write_all(&whole(503, "text/plain", "")).is_ok();
+            }
+            while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+            false
+        })
+    };
+    let (hung, spare, reply) = (says_nothing(), Scripted::start(&["m"], friendly), Mutex::new(None));
+    let urls = [&hung, &spare].map(Scripted::url);
+    let keys = "policy = \"round_robin\"\nengine_metrics = \"200ms\"\nstalled = \"1s\"";
+    let router = Router::start(&format!("{keys}\nreplicas = {urls:?}")).ready();
+    thread::scope(|scope| {
+        scope.spawn(|| *reply.lock().unwrap() = Some(router.post(CHAT, chat("m", 9, false))));
+        wait_until("it is asked", || hung.heard().len() == 1);
+        drop(hung);
+    });
+    let reply = reply.lock().unwrap().take().unwrap();
+    assert_eq!((reply.status, spare.heard().len()), (200, 1));
+
+    let alone = says_nothing();
+    let router =
+        Router::start(&format!("{keys}\nreplicas = [{:?}]\ntimeouts.first_byte = \"6s\"", alone.url())).ready();
+    let mut client = router.client();
+    client.send(request("POST", CHAT, "", chat("m", 9, false)));
+    wait_until("it is asked", || alone.heard().len() == 1);
+    drop(alone);
+    assert_eq!(client.reply().status, 504, "nobody else can: it is waited for as long as it may take");
 }
 
 #[test]

@@ -45,8 +45,13 @@ impl Door {
     /// Tells whether nothing more will come by the streams that are open: the port has refused connections and all
     /// streams have been silent for [`HUNG_AFTER`].
     pub fn has_hung(&self, now: Moment) -> bool {
+        self.is_quiet_for(HUNG_AFTER, now)
+    }
+
+    /// Tells whether the port refuses connections and nothing has come for `time`.
+    pub fn is_quiet_for(&self, time: Duration, now: Moment) -> bool {
         let quiet_since = || Moment::from_nanos(self.quiet_since.load(Ordering::Relaxed));
-        self.shut.load(Ordering::Acquire) && now.since(quiet_since()) >= HUNG_AFTER
+        self.shut.load(Ordering::Acquire) && now.since(quiet_since()) >= time
     }
 }
 

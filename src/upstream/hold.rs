@@ -2,6 +2,7 @@
 //! another replica can be asked.
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 use http::response::Parts;
@@ -15,7 +16,7 @@ use super::pulse::LOOK;
 use super::relay::is_stream;
 use crate::clock::Clock;
 use crate::config::Timeouts;
-use crate::fleet::{Phase, Replica};
+use crate::fleet::{Phase, Pool, Replica};
 use crate::sse::{Judged, Kind, Observer};
 use crate::units::{Dialect, Moment};
 
@@ -25,7 +26,7 @@ const JSON_BYTES: u64 = 1 << 20;
 const STREAM_BYTES: u64 = 64 << 10;
 
 /// Why a stream is given up that might stay open for ever.
-pub(super) const HUNG: &str = "its port refuses connections and nothing comes by its streams";
+pub(super) const HUNG: &str = "its port refuses connections and nothing comes from it";
 
 /// How an answer that began as a success shows that it is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +190,7 @@ async fn first_byte(body: &mut AnswerBody, patience: &Patience<'_>) -> Result<Sh
 pub(super) struct Patience<'a> {
     pub(super) clock: Clock,
     pub(super) timeouts: &'a Timeouts,
+    pub(super) pool: &'a Pool,
     pub(super) replica: &'a Replica,
     /// The time to the first byte, the prompt's part in it included, and when it is over.
     pub(super) first_byte: Duration,
@@ -211,6 +213,31 @@ impl Patience<'_> {
         }
     }
 
+    /// Waits for an answer's head.
+    pub(super) async fn head<T>(&self, exchange: impl Future<Output = T>) -> Result<T, Failure> {
+        let (mut exchange, latest) = (pin!(exchange), self.latest());
+        loop {
+            let look = latest.min(self.clock.now() + LOOK);
+            if let Ok(head) = timeout_at(self.clock.deadline(look), &mut exchange).await {
+                return Ok(head);
+            }
+            let now = self.clock.now();
+            if now >= latest {
+                return Err(self.late());
+            }
+            self.still_lives(false, now)?;
+        }
+    }
+
+    /// Tells whether something is to be expected of the replica. By a stream something would come; a plain answer is
+    /// silent until it is done, and is given up only where another replica can give it.
+    fn still_lives(&self, streams: bool, now: Moment) -> Result<(), Failure> {
+        let door = self.replica.door();
+        let left = |limit| door.is_quiet_for(limit, now) && self.pool.ready_without(self.replica, now);
+        let hangs = if streams { door.has_hung(now) } else { self.pool.spec().failing.stalled.is_some_and(left) };
+        if hangs { Err(Failure::told(Phase::FirstByte, "no answer", HUNG.to_owned())) } else { Ok(()) }
+    }
+
     fn hold_until(&self) -> Moment {
         self.first_by.min(self.clock.now() + self.timeouts.hold)
     }
@@ -223,7 +250,7 @@ impl Patience<'_> {
     /// Waits for the next frame, and leaves it to the body.
     async fn frame(&self, body: &mut AnswerBody, latest: Moment, streams: bool) -> Result<Waited, Failure> {
         let end = self.until.map_or(latest, |until| until.min(latest));
-        let mut look = if streams { end.min(self.clock.now() + LOOK) } else { end };
+        let mut look = end.min(self.clock.now() + LOOK);
         loop {
             match timeout_at(self.clock.deadline(look), body.prefetch()).await {
                 Ok(Ok(true)) => return Ok(Waited::Frame),
@@ -237,12 +264,10 @@ impl Patience<'_> {
             if self.until.is_some_and(|until| now >= until) {
                 return Err(Failure::over());
             }
-            if streams && self.replica.door().has_hung(now) {
-                return Err(Failure::told(Phase::FirstByte, "no answer", HUNG.to_owned()));
-            }
             if now >= latest {
                 return Ok(Waited::Passed);
             }
+            self.still_lives(streams, now)?;
             look = end.min(now + LOOK);
         }
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
-use tokio::time::{error::Elapsed, timeout, timeout_at};
+use tokio::time::{error::Elapsed, timeout};
 
 pub use answer::{Answer, AnswerBody};
 pub use body::OutboundBody;
@@ -103,7 +103,8 @@ impl Upstream {
         // A long prompt takes long to read: 1 s for each 1,000 tokens.
         let first_byte = timeouts.first_byte + Duration::from_millis(lease.prompt().0);
         let (first_by, until) = (now + first_byte, out.errand.until);
-        let mut patience = Patience { clock: self.clock, timeouts, replica, first_byte, first_by, until };
+        let (clock, pool) = (self.clock, lease.pool());
+        let mut patience = Patience { clock, timeouts, pool, replica, first_byte, first_by, until };
         if let Some(link) = self.idle.take(replica.id(), now, timeouts.upstream_keepalive).await {
             timing.connected = Some(now);
             match self.ask(link, out, &patience).await {
@@ -138,13 +139,12 @@ impl Upstream {
     async fn ask(&self, mut link: Link, out: &Outbound, patience: &Patience<'_>) -> Result<Answer, Refused> {
         let replica = patience.replica;
         let request = compose(out, replica.origin());
-        let head = match timeout_at(self.clock.deadline(patience.latest()), link.exchange(request)).await {
-            Ok(Ok(head)) => head,
-            Ok(Err(error)) => {
+        let head = match patience.head(link.exchange(request)).await? {
+            Ok(head) => head,
+            Err(error) => {
                 let stale = link.reused && (error.is_canceled() || error.is_incomplete_message() || is_cut(&error));
                 return Err(Refused { failure: Failure::new(Phase::FirstByte, "no answer", &error), stale });
             }
-            Err(Elapsed { .. }) => return Err(patience.late().into()),
         };
         let came = self.clock.now();
         let (head, incoming) = head.into_parts();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::screening::{Screening, State};
 use super::super::standing::Standing;
 use super::super::watch::Seen;
-use super::super::{Check, Outcome, Replays};
+use super::super::{Check, Outcome, Replays, Replica};
 use super::{Inner, Member, Pool};
 use crate::eject::{Admission, Cause};
 use crate::units::{Moment, ReplicaId, Slot};
@@ -47,10 +47,20 @@ impl Pool {
 
     /// Tells whether some member could be chosen now.
     pub fn ready(&self, now: Moment) -> bool {
+        self.has_ready(now, |_| true)
+    }
+
+    /// Tells whether some member other than `replica` could be chosen now.
+    pub fn ready_without(&self, replica: &Replica, now: Moment) -> bool {
+        self.has_ready(now, |other| other.id() != replica.id())
+    }
+
+    fn has_ready(&self, now: Moment, wanted: impl Fn(&Replica) -> bool) -> bool {
         let inner = self.lock();
         let mut screening = self.screen(&inner, now);
-        let admits = |(m, s): (&Member, &Standing)| m.takes_new() && m.admits(s, self.ground(), &mut screening);
-        self.members.iter().zip(&inner.standings).any(admits)
+        let mut admits = |member: &Member, standing| member.admits(standing, self.ground(), &mut screening);
+        let mut all = self.members.iter().zip(&inner.standings);
+        all.any(|(member, standing)| member.takes_new() && wanted(&member.replica) && admits(member, standing))
     }
 
     /// Feeds a settled request's outcome to the ejector and the policy.
