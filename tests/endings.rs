@@ -5,15 +5,20 @@
 mod harness;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use harness::captures::{HEAD, captured, dechunked};
 use harness::client::{Reply, request};
 use harness::scripted::{Keep, Scripted, whole};
-use harness::{Router, chat, wait_until};
+use harness::{Router, chat, replica, wait_until};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -142,6 +147,40 @@ fn an_abort_and_what_follows_becomes_the_error_ending() {
         let ending = ending(&router.post(CHAT, chat("m", 4, true)), CONTENT);
         assert!(data(&ending)["error"]["message"].is_string(), "{at}: {ending}");
         counted(&router, "failed");
+    }
+}
+
+/// What a client gets of streams that are asked for at once on an HTTP/2 connection, and whether each was broken off.
+async fn by_http2(router: SocketAddr, streams: usize, fault: &str) -> Vec<(String, bool)> {
+    let stream = tokio::net::TcpStream::connect(router).await.unwrap();
+    let (sender, connection) =
+        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let ask = async |mut sender: http2::SendRequest<Full<Bytes>>| {
+        let head = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
+        let request = head.header("x-emulate-fault", fault).body(Full::from(chat("m", 20, true))).unwrap();
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return (String::from_utf8(text).unwrap(), true) };
+            text.extend_from_slice(&frame.into_data().unwrap());
+        }
+        (String::from_utf8(text).unwrap(), false)
+    };
+    join_all((0..streams).map(|_| ask(sender.clone()))).await
+}
+
+#[test]
+fn streams_of_one_http2_connection_are_all_told_why_they_end() {
+    let replica = replica(&["m"]);
+    let router = Router::start(&format!("replicas = [\"{} max_fails=0\"]", replica.url())).ready();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for fault in ["abort-event=4", "die-midstream=4"] {
+        for (text, broken) in runtime.block_on(by_http2(router.addr, 16, fault)) {
+            let events: Vec<_> = text.split_inclusive("\n\n").collect();
+            assert!(broken && events.len() == 5, "{fault}: {broken} {text}");
+            assert!(data(events[4])["error"]["message"].is_string(), "{fault}: {text}");
+        }
     }
 }
 

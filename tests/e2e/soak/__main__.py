@@ -74,11 +74,11 @@ async def settled(world, before, audit):
         _, files, threads = world.sizes()
         left |= {"descriptors": files} if files > before[1] + 4 else {}
         left |= {"threads": threads} if threads > before[2] + 1 else {}
-        if not left and not audit.open:
+        if not left and not audit.unanswered():
             return
         await asyncio.sleep(1)
     audit.fail(f"left over 30 s after the load: {left}; before it there were {before[1]} descriptors and {before[2]} threads; "
-               f"requests: {list(audit.open)[:5]}")
+               f"requests: {audit.unanswered()[:5]}")
 
 
 async def books(world, audit):

@@ -6,6 +6,7 @@ import json
 import time
 
 from chaos import UNASKED
+from world import RECOVERY_S
 
 # By trouble of a replica that was tried: the forms in which a request may fail. Those not named here must not be noticed.
 FORMS = {
@@ -25,7 +26,8 @@ FORMS = {
     "usage-everywhere": {"usage leaked"},
 }
 # What belongs to a replica is gone with it.
-BOUND = {"killed": {"404", "502", "503"}, "gone": {"404", "503"}, "drained": {"503"}}
+BOUND = {"killed": {"404", "502"}, "gone": {"404", "503"}}
+MAYBE = [("left", "head")]  # what has no answer yet may have no line
 LATE_S = 30  # a line that is later than this never comes
 KEPT_S = 120  # longer than any request
 
@@ -116,10 +118,11 @@ class Audit:
         for kind in sorted(self.met(ask, line)):
             if form in forms.get(kind, ()):
                 return kind
-        detail = str(ask.seen[1])
-        if form == "503" and "no_replica" in detail and self.world.away(ask.pool, ask.began, ask.ended):
-            return "nobody there"
-        return None
+        if form != "503" or "no_replica" not in str(ask.seen[1]):
+            return None
+        if ask.owner and self.world.replicas[ask.owner].met(ask.began, ask.ended, RECOVERY_S):
+            return "its replica was left alone"
+        return "nobody there" if self.world.away(ask.pool, ask.began, ask.ended) else None
 
     def read(self):
         """Takes in what the access log has got."""
@@ -141,6 +144,10 @@ class Audit:
             ask.line = line
             self.settle(ask)
 
+    def unanswered(self):
+        """The requests that one side has not told of yet and must."""
+        return [ask.id for ask in self.open.values() if not ask.seen or ask.seen not in MAYBE]
+
     async def follow(self):
         """Reads the access log for ever, and what has become old is forgotten."""
         while True:
@@ -148,7 +155,7 @@ class Audit:
             now = time.monotonic()
             for ask in [ask for ask in self.open.values() if ask.ended and ask.ended < now - LATE_S]:
                 del self.open[ask.id]
-                if ask.seen[0] == "left" and ask.seen[1] != "stream":
+                if ask.seen in MAYBE:
                     self.left["no line"] += 1
                 else:
                     self.fail("no line in the access log", ask)
