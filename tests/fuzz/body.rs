@@ -100,7 +100,11 @@ fn spell(json: &str, put: impl Fn(char) -> String) -> String {
     let mut chars = json.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.extend([Some(c), chars.next()].into_iter().flatten()),
+            '\\' => {
+                let behind = if chars.as_str().starts_with('u') { 5 } else { 1 };
+                out.push(c);
+                out.extend(chars.by_ref().take(behind));
+            }
             '"' => {
                 quoted = !quoted;
                 out.push(c);

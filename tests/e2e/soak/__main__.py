@@ -32,11 +32,11 @@ class Samples:
     """What the router takes, every few seconds."""
 
     def __init__(self, world, load, audit):
-        self.world, self.load, self.audit, self.began, self.rows = world, load, audit, time.monotonic(), []
+        self.world, self.load, self.audit, self.rows = world, load, audit, []
+        self.began, self.until = time.monotonic(), float("inf")
 
     async def take(self):
-        print(f"{'s':>5} {'MiB':>7} {'fds':>5} {'threads':>7} {'in flight':>9} {'busy':>6} {'router':>6} {'requests':>9} "
-              f"{'explained':>9} {'unexplained':>11}", flush=True)
+        print("    s     MiB   fds threads in flight   busy router  requests explained unexplained", flush=True)
         spent, then = ticks(self.world.router.pid), time.monotonic()
         while True:
             await asyncio.sleep(EVERY_S)
@@ -44,16 +44,24 @@ class Samples:
             share = (cpu - spent) / os.sysconf("SC_CLK_TCK") / (now - then)
             spent, then = cpu, now
             # Every pool tells of all the requests on a replica; this one has all replicas but for times without r4.
-            in_flight = sum(n for labels, n in samples(await self.world.metrics(), "tokenweir_in_flight") if '"chat"' in labels)
-            row = (now - self.began, *self.world.sizes(), in_flight)
+            series = samples(await self.world.metrics(), "tokenweir_in_flight")
+            row = now - self.began, *self.world.sizes(), sum(n for labels, n in series if '"chat"' in labels)
             self.rows.append(row)
             busy = sum(self.load.pace.shares[-EVERY_S:]) / EVERY_S
-            print(f"{row[0]:5.0f} {row[1]:7.1f} {row[2]:5} {row[3]:7} {row[4]:9.0f} {busy:6.0%} {share:6.0%} "
-                  f"{self.load.number:9} {self.audit.explained.total():9} {len(self.audit.bad):11}", flush=True)
+            print(
+                f"{row[0]:5.0f} {row[1]:7.1f} {row[2]:5} {row[3]:7} {row[4]:9.0f} {busy:6.0%} {share:6.0%} "
+                f"{self.load.number:9} {self.audit.explained.total():9} {len(self.audit.bad):11}",
+                flush=True,
+            )
 
-    def slope(self, since):
-        """MiB in 10 minutes by least squares, of the samples from a time on; None if they are too few."""
-        rows = [(row[0] / 600, row[1]) for row in self.rows if row[0] >= since]
+    def steady(self):
+        """The samples that memory is judged by: all of a short run, and none from after the load."""
+        since = STEADY_S if self.until >= 2 * STEADY_S else 0
+        return [row for row in self.rows if since <= row[0] <= self.until]
+
+    def slope(self):
+        """MiB in 10 minutes by least squares; None if there are too few samples."""
+        rows = [(row[0] / 600, row[1]) for row in self.steady()]
         if len(rows) < 12:
             return None
         mean = [sum(column) / len(rows) for column in zip(*rows)]
@@ -77,8 +85,8 @@ async def settled(world, before, audit):
         if not left and not audit.unanswered():
             return
         await asyncio.sleep(1)
-    audit.fail(f"left over 30 s after the load: {left}; before it there were {before[1]} descriptors and {before[2]} threads; "
-               f"requests: {audit.unanswered()[:5]}")
+    was = f"before it there were {before[1]} descriptors and {before[2]} threads"
+    audit.fail(f"left over 30 s after the load: {left}; {was}; requests without an end: {audit.unanswered()[:5]}")
 
 
 async def books(world, audit):
@@ -87,7 +95,8 @@ async def books(world, audit):
     statuses = {labels: int(value) for labels, value in samples(text, "tokenweir_requests_total")}
     told = sum(statuses.values())
     if told != audit.lines:
-        audit.fail(f"{told} requests in the metrics, {audit.lines} lines in the access log; {statuses} {dict(audit.statuses)}")
+        classes = f"{statuses} {dict(audit.statuses)}"
+        audit.fail(f"{told} requests in the metrics, {audit.lines} lines in the access log: {classes}")
     tries = int(total(text, "tokenweir_attempts_total"))
     if tries != audit.tries:
         audit.fail(f"{tries} attempts in the metrics, {audit.tries} in the access log")
@@ -117,7 +126,7 @@ async def run(binary, folder, minutes, ports, engines):
     tasks = [asyncio.create_task(each) for each in (audit.follow(), load.pace.keep(), keeping.take())]
     running, harm = asyncio.create_task(load.run()), asyncio.create_task(chaos.run())
     await asyncio.wait([running], timeout=minutes * 60)
-    load.over = True
+    load.over, keeping.until = True, time.monotonic() - keeping.began
     await chaos.stop()
     await running
     await harm
@@ -141,17 +150,19 @@ def verdict(world, parts, totals, sizes, long):
     for name in ("router.out", "error.log"):
         if b"panicked" in (world.folder / name).read_bytes():
             audit.fail(f"a panic in {name}")
-    slope = keeping.slope(STEADY_S if long else 0)
+    slope, sizes_mib = keeping.slope(), [row[1] for row in keeping.steady()]
     if long and (slope is None or slope >= SLOPE_MIB):
         audit.fail(f"memory grows by {slope} MiB in 10 min")
-    span, shares = time.monotonic() - keeping.began, load.pace.shares
-    steady = [row[1] for row in keeping.rows if row[0] >= (STEADY_S if long else 0)]
-    name_all = lambda counter: ", ".join(f"{name} {count}" for name, count in sorted(dict(counter).items(), key=lambda i: -i[1]))
+    shares = load.pace.shares[: int(keeping.until)]
+    name_all = lambda counter: ", ".join(
+        f"{name} {count}" for name, count in sorted(dict(counter).items(), key=lambda item: -item[1])
+    )
+    whole, uncounted = audit.counts.pop("whole", 0), audit.counts.pop("not counted", 0)
     rows = {
-        "time, s": f"{span:.0f}",
+        "load, s": f"{keeping.until:.0f}",
         "machine busy, mean": f"{sum(shares) / max(1, len(shares)):.0%}",
-        "requests": f"{load.number} ({load.number / span:.0f}/s): {name_all({k: v for k, v in audit.counts.items() if k != 'whole'})}",
-        "as expected": f"{audit.counts['whole']}, {audit.tokens} tokens counted by both sides",
+        "requests": f"{load.number} ({load.number / keeping.until:.0f}/s): {name_all(audit.counts)}",
+        "as expected": f"{whole}; {audit.tokens} tokens counted by both sides, of {uncounted} answers none",
         "over HTTP/2": name_all(load.curls),
         "left by the client, as logged": name_all(audit.left),
         "failed with a cause": f"{audit.explained.total()}: {name_all(audit.explained)}",
@@ -159,7 +170,7 @@ def verdict(world, parts, totals, sizes, long):
         "done to it": name_all(chaos.done),
         "attempts by outcome": name_all(totals[0]),
         "answers by status": name_all(totals[1]),
-        "RSS, MiB": f"{min(steady):.1f} to {max(steady):.1f}, {'' if slope is None else f'{slope:+.2f}'} in 10 min",
+        "RSS, MiB": f"{min(sizes_mib):.1f} to {max(sizes_mib):.1f}, {'' if slope is None else f'{slope:+.2f}'} in 10 min",
         "descriptors": f"{sizes[0][1]} before, {max(row[2] for row in keeping.rows)} at most, {sizes[1][1]} after",
         "threads": f"{sizes[0][2]} before, {max(row[3] for row in keeping.rows)} at most, {sizes[1][2]} after",
         "in flight at most": f"{max(row[4] for row in keeping.rows):.0f}",

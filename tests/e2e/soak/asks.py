@@ -9,8 +9,8 @@ from config import secret
 
 # The emulator's words: one a token, always in this order.
 WORDS = (
-    "water flows over the weir and each gate opens when its share is due so that no basin spills while another stands dry "
-    "today"
+    "water flows over the weir and each gate opens when its share is due so that no basin spills while another stands "
+    "dry today"
 ).split()
 MOST = 64
 TEXT = [" ".join(WORDS[at % len(WORDS)] for at in range(n)).encode() for n in range(MOST + 1)]
@@ -53,8 +53,8 @@ def pick(dice, shares):
 class Ask:
     """A request, what is expected of it, and what has become of it."""
 
-    __slots__ = ("id", "number", "kind", "pool", "dialect", "stream", "tokens", "prompt", "usage", "expect", "key", "owner", "began", "ended")
-    __slots__ += ("message", "seen", "line", "session", "text")
+    __slots__ = ("id", "number", "kind", "pool", "dialect", "stream", "tokens", "prompt", "usage", "text", "message")
+    __slots__ += ("session", "key", "owner", "expect", "began", "ended", "seen", "line")
 
     def __init__(self, number, kind):
         self.id, self.number, self.kind = f"soak-{number}", number, kind
@@ -114,7 +114,8 @@ def generation(number, dice, kind, turns=None, pool=None):
 
 
 def chat_body(model="chat", **more):
-    return json.dumps({"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}], **more}).encode()
+    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+    return json.dumps({**body, **more}).encode()
 
 
 def bad(number, dice):
@@ -155,15 +156,15 @@ def other(number, dice):
             ("GET", "/v1/models/chat", b"", b'"chat"'),
             ("GET", "/livez", b"", b""),
             ("OPTIONS", PATHS["chat"], b"", b""),
-            ("POST", "/v1/embeddings", json.dumps({"model": "chat", "input": excerpt(dice, 400)}).encode(), b"embedding"),
-            ("POST", "/tokenize", json.dumps({"model": "ring", "prompt": excerpt(dice, 40)}).encode(), b'"count":10'),
+            ("POST", "/v1/embeddings", {"model": "chat", "input": excerpt(dice, 400)}, b"embedding"),
+            ("POST", "/tokenize", {"model": "ring", "prompt": excerpt(dice, 40)}, b'"count":10'),
         )
     )
     ask.pool, ask.expect = "ring" if path == "/tokenize" else "chat", (200, words)
     headers = ("origin: https://a.test", "access-control-request-method: POST") if method == "OPTIONS" else ()
     if headers:
-        ask.expect = (None, b"")
-    return ask.sent(method, path, body, headers)
+        ask.expect = (204, b"")
+    return ask.sent(method, path, json.dumps(body).encode() if body else b"", headers)
 
 
 def looked_up(number, made, id_, owner):
@@ -180,7 +181,7 @@ def see(ask, answer):
         return "broken", answer.broke
     if ask.expect:
         status, words = ask.expect
-        if answer.status != (status or answer.status) or answer.whole and words not in answer.body:
+        if answer.status != status or answer.whole and words not in answer.body:
             return str(answer.status), answer.body[:300]
         return ("whole", "") if answer.whole else ("cut refusal", answer.body[:300])
     if answer.status != 200:

@@ -8,7 +8,7 @@ import time
 from chaos import UNASKED
 from world import RECOVERY_S
 
-# By trouble of a replica that was tried: the forms in which a request may fail. Those not named here must not be noticed.
+# By trouble of a replica that was tried: the forms in which a request may fail. Others must not be noticed.
 FORMS = {
     "killed": {"error told", "502"},
     "500": {"500"},
@@ -54,8 +54,10 @@ class Audit:
         parts = [time.strftime("%H:%M:%S"), what]
         if ask:
             since = ask.ended or time.monotonic()
-            parts.append(f"{ask.id} {ask.kind} {ask.pool} {ask.dialect} stream={ask.stream} tokens={ask.tokens} "
-                         f"took {since - ask.began:.3f} s, saw {ask.seen}")
+            parts.append(
+                f"{ask.id} {ask.kind} {ask.pool} {ask.dialect} stream={ask.stream} tokens={ask.tokens} "
+                f"took {since - ask.began:.3f} s, saw {ask.seen}"
+            )
             troubles = {name: sorted(r.met(ask.began, since, 6)) for name, r in self.world.replicas.items()}
             parts.append(f"troubles {troubles}")
         if line:
@@ -93,7 +95,7 @@ class Audit:
             self.fail("an answer that was whole did not complete", ask, line)
         elif (line["completion"], line["prompt"]) == (str(ask.tokens), str(ask.prompt)):
             self.tokens += ask.tokens
-        elif line["completion"] == "-" and (ask.pool == "open" or line["to"].endswith(self.unasked) and not ask.usage):
+        elif line["completion"] == "-" and not ask.usage and (ask.pool == "open" or line["to"].endswith(self.unasked)):
             self.counts["not counted"] += 1
         elif not met & {"no-usage", "usage-everywhere"}:
             self.fail(f"counted others than {ask.prompt} and {ask.tokens} tokens", ask, line)
@@ -101,7 +103,8 @@ class Audit:
     def shared(self, form, since, until):
         """Why one of several requests for chat, which cannot be told apart, may have failed so."""
         kinds = set().union(*(replica.met(since, until) for replica in self.world.replicas.values()))
-        if any(form in FORMS.get(kind, ()) for kind in kinds) or form == "503" and self.world.away("chat", since, until):
+        nobody = form == "503" and self.world.away("chat", since, until)
+        if nobody or any(form in FORMS.get(kind, ()) for kind in kinds):
             self.explained[f"{form} (HTTP/2)"] += 1
             return True
         return False

@@ -9,9 +9,9 @@ import time
 import config
 
 FAULTS = (
-    "500", "503", "429", "close-before-head", "close-after-head", "die-midstream=3", "die-midstream=9", "cut-midstream=4",
-    "stall=2", "stall=6", "error-event=1", "error-event=5", "abort-event=1", "abort-event=4", "bad-chunk=2", "no-usage",
-    "usage-everywhere", "slow-headers=400", "slow-first=1500", "close-keepalive",
+    "500", "503", "429", "close-before-head", "close-after-head", "die-midstream=3", "die-midstream=9",
+    "cut-midstream=4", "stall=2", "stall=6", "error-event=1", "error-event=5", "abort-event=1", "abort-event=4",
+    "bad-chunk=2", "no-usage", "usage-everywhere", "slow-headers=400", "slow-first=1500", "close-keepalive",
 )  # fmt: skip
 # Who has told usage unasked is not asked any more, so one replica does it for all.
 UNASKED = "r4"

@@ -72,7 +72,8 @@ def tables(policy, shadow, pair):
             "",
         ),
         "cook": (
-            'model = "cook"\npolicy = "least_time first_byte"\nsticky = { cookie = "route", path = "/" }\ntokens = "o200k"',
+            'model = "cook"\npolicy = "least_time first_byte"\nsticky = { cookie = "route", path = "/" }\n'
+            'tokens = "o200k"',
             "",
         ),
         "open": ('host = "open.test"\npaths = "any"\npolicy = "ip_hash"', ""),

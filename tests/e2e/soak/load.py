@@ -27,6 +27,13 @@ def busy_and_all():
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
+def refusal(error):
+    """The status of an error, by what it says."""
+    if error["code"] == "no_replica":
+        return "503"
+    return str(error["code"] or ("504" if "in time" in error["message"] else "502"))
+
+
 class Pace:
     """How long a client thinks before it asks again, by how busy the machine is."""
 
@@ -57,8 +64,8 @@ class Load:
 
     async def run(self):
         """Asks until told to stop, and lets what was asked end."""
-        await asyncio.gather(*(self.client(seed) for seed in range(CLIENTS)), *(self.reader(seed) for seed in range(3)),
-                             self.curl())
+        readers = [self.reader(seed) for seed in range(3)]
+        await asyncio.gather(*(self.client(seed) for seed in range(CLIENTS)), *readers, self.curl())
 
     def links(self):
         """A kept connection of each kind."""
@@ -98,11 +105,11 @@ class Load:
         elif kind in ("bad", "other"):
             await self.exchange(getattr(asks, kind)(self.next(), dice), link)
         elif kind == "talk":
-            ask = asks.generation(self.next(), dice, kind, turns=turns or [{"role": "system", "content": "be brief"}],
-                                  pool=dice.choice(("chat", "ring", "cook")))
+            pool = dice.choice(("chat", "ring", "cook"))
+            ask = asks.generation(self.next(), dice, kind, turns or [{"role": "system", "content": "be brief"}], pool)
             if await self.exchange(ask, link):
-                turns = [*turns, {"role": "user", "content": ask.text},
-                         {"role": "assistant", "content": asks.TEXT[ask.tokens].decode()}]
+                said = asks.TEXT[ask.tokens].decode()
+                turns = [*turns, {"role": "user", "content": ask.text}, {"role": "assistant", "content": said}]
                 return turns if len(turns) < TURNS else []
         else:
             ask = asks.generation(self.next(), dice, kind)
@@ -113,8 +120,8 @@ class Load:
 
     async def again(self, made, answer, link):
         """Asks for a stored response."""
-        found = asks.ID.search(answer.body)
-        await self.exchange(asks.looked_up(self.next(), made, found[1].decode(), answer.headers["x-upstream"]), link)
+        id_, owner = asks.ID.search(answer.body)[1].decode(), answer.headers["x-upstream"]
+        await self.exchange(asks.looked_up(self.next(), made, id_, owner), link)
 
     async def exchange(self, ask, link, pause=0.0):
         """Sends a request and judges its answer, which is returned if it is whole."""
@@ -135,11 +142,12 @@ class Load:
     async def explained(self, ask, answer):
         """The router must know why a request went where it went."""
         status, text = await self.world.call(self.world.admin, "GET", f"/explain/{ask.id}")
-        if status != 200 or json.loads(text)["tries"][-1]["chosen"] != answer.headers.get("x-upstream"):
-            self.audit.fail(f"/explain says {status}: {text[:500]}, X-Upstream says {answer.headers.get('x-upstream')}", ask)
+        named = answer.headers.get("x-upstream")
+        if status != 200 or json.loads(text)["tries"][-1]["chosen"] != named:
+            self.audit.fail(f"/explain says {status}: {text[:500]}, X-Upstream says {named}", ask)
 
     async def curl(self):
-        """HTTP/2: by TLS eight streams at once on a connection, without one: curl 7.88 cannot use such a connection again."""
+        """HTTP/2: by TLS eight streams at once, without TLS one, since curl 7.88 cannot use such a connection again."""
         dice, number = random.Random(2), 0
         while not self.over:
             await asyncio.sleep(self.pace.think * 10)
@@ -156,10 +164,10 @@ class Load:
             where, how, count = f"http://127.0.0.1:{self.world.port}", ("--http2-prior-knowledge",), 1
         outs = sum((["-o", f"{folder}/{at}", where + asks.PATHS["chat"]] for at in range(count)), [])
         words = [f"authorization: Bearer {secret('a')}", "content-type: application/json", f"x-request-id: h2-{number}"]
-        curl = await asyncio.create_subprocess_exec(
-            "curl", "-sSk", "-m", "60", *how, "-d", body.decode(), *sum((["-H", word] for word in words), []), *outs,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)  # fmt: skip
-        said, _ = await curl.communicate()
+        headers = sum((["-H", word] for word in words), [])
+        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+        command = ["curl", "-sSk", "-m", "60", *how, "-d", body.decode(), *headers, *outs]
+        said, _ = await (await asyncio.create_subprocess_exec(*command, **pipes)).communicate()
         ended = time.monotonic()
         for at in range(count):
             path = f"{folder}/{at}"
@@ -167,7 +175,7 @@ class Load:
             answer.body, answer.whole = open(path, "rb").read() if os.path.exists(path) else b"", True
             form, detail = asks.stream(ask, answer)
             if answer.body.startswith(b"{"):
-                form = "503" if b"no_replica" in answer.body else str(json.loads(answer.body)["error"]["code"])
+                form = refusal(json.loads(answer.body)["error"])
             if form == "short" and b"(92)" in said:
                 form = "error told"  # curl 7.88 loses the events that come along with the end of a broken stream
             self.curls["whole" if form == "whole" else "not"] += 1
