@@ -120,7 +120,7 @@ def broken(world, dice):
             good + "\nnonsense =",
             good.replace('policy = "random two"', 'policy = "random three"'),
             good.replace("body_bytes", "body_octets"),
-            good.replace(f"127.0.0.1:{world.port}", f"127.0.0.1:{world.replicas['r1'].port}", 1),
+            good.replace(f"127.0.0.1:{world.port}", f"127.0.0.1:{world.admin}", 1),
             good.replace(".pem", ".gone"),
             good.replace('fallback = "chat"', 'fallback = "nobody"'),
         )
