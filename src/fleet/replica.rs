@@ -173,9 +173,9 @@ impl Replica {
         }
         let changed = **self.models.load() != models;
         if changed {
-            let answered = models != Models::Unknown;
+            // First: who sees its models must find that it has answered.
+            self.answered.store(models != Models::Unknown, Ordering::Release);
             self.models.store(Arc::new(models));
-            self.answered.store(answered, Ordering::Release);
         }
         changed
     }
