@@ -170,7 +170,7 @@ def verdict(world, parts, totals, sizes, long):
         "done to it": name_all(chaos.done),
         "attempts by outcome": name_all(totals[0]),
         "answers by status": name_all(totals[1]),
-        "RSS, MiB": f"{min(sizes_mib):.1f} to {max(sizes_mib):.1f}, {'' if slope is None else f'{slope:+.2f}'} in 10 min",
+        "RSS, MiB": f"{min(sizes_mib):.1f} to {max(sizes_mib):.1f}; by least squares {slope or 0:+.2f} in 10 min",
         "descriptors": f"{sizes[0][1]} before, {max(row[2] for row in keeping.rows)} at most, {sizes[1][1]} after",
         "threads": f"{sizes[0][2]} before, {max(row[3] for row in keeping.rows)} at most, {sizes[1][2]} after",
         "in flight at most": f"{max(row[4] for row in keeping.rows):.0f}",

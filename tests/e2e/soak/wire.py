@@ -139,10 +139,12 @@ class Link:
                 if phase == "asked":
                     await asyncio.sleep(dice.random() / 20)
                 elif phase == "stream":
-                    for _ in range(dice.randrange(1, 12)):
-                        if not await reader.read(1024):
-                            break
-                        came = "stream"
+                    # Those that have had it all, or hear nothing, leave as well.
+                    async with asyncio.timeout(2):
+                        for _ in range(dice.randrange(1, 12)):
+                            if not await reader.read(1024):
+                                break
+                            came = "stream"
         except (OSError, TimeoutError):
             pass
         self.drop(reset=dice.random() < 0.5)
