@@ -12,6 +12,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::object::Object;
 use super::scan::Frame;
 use super::usage;
 use crate::units::Dialect;
@@ -179,7 +180,7 @@ fn error_event<'a>(frame: &Frame<'a>, data: &'a [u8]) -> Event<'a> {
 /// Tells whether an error object is what a 4xx would have brought. vLLM repeats the status as `code`; 408 and 429 are
 /// about the server.
 fn blames_client(error: &RawValue) -> bool {
-    let Some(blame) = parse::<Blame<'_>>(error) else { return false };
+    let Some(Object(blame)) = parse::<Object<Blame<'_>>>(error) else { return false };
     let status = blame.code.and_then(|code| code.get().parse::<u16>().ok());
     let named = || matches!(blame.kind.map(RawValue::get), Some(r#""invalid_request_error""# | r#""BadRequestError""#));
     status.map_or_else(named, |status| matches!(status, 400..=499) && !matches!(status, 408 | 429))
@@ -196,11 +197,11 @@ fn choices_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Event<'a>
         return Event { content: true, ..Event::default() };
     }
     let Some(members) = members(frame, data) else { return choices_loosely(frame, data, opens_choices, seek) };
-    let choices: Option<Vec<Choice<'_>>> = members.choices.and_then(parse);
+    let choices: Option<Vec<Object<Choice<'_>>>> = members.choices.and_then(parse);
     // Choices that cannot be read are choices all the same.
     let unread = members.choices.is_some() && choices.is_none();
     let choices = choices.unwrap_or_default();
-    let usage = members.usage.and_then(parse);
+    let usage = members.usage.and_then(object);
     let error = members.error.is_some() || members.object.is_some_and(|o| o.get() == r#""error""#);
     Event {
         content: choices.iter().any(has_content) || unread && opens_choices && !error,
@@ -209,7 +210,7 @@ fn choices_event<'a>(frame: &Frame<'a>, data: &'a [u8], seek: Seek) -> Event<'a>
         id: if seek.id { members.id.and_then(parse) } else { None },
         error,
         refused: members.error.is_some_and(blames_client),
-        aborted: choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#))
+        aborted: choices.iter().any(|Object(c)| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#))
             || unread && aborts(keys, data),
         ..Event::default()
     }
@@ -230,10 +231,11 @@ fn choices_loosely<'a>(frame: &Frame<'a>, data: &'a [u8], opens_choices: bool, s
     let error = error.filter(|inner| inner.starts_with(b"\"error\""));
     let error = error.and_then(|inner| values(&keys.error, inner).next()).is_some_and(|v| !v.starts_with(b"null"));
     // Choices that do not end within what is kept, or cannot be read, are taken for content.
-    let content = || match values(&keys.choices, data).find(|v| opens_choice(v)).and_then(prefix::<Vec<Choice<'_>>>) {
-        Some(choices) => choices.iter().any(has_content),
-        None => true,
-    };
+    let content =
+        || match values(&keys.choices, data).find(|v| opens_choice(v)).and_then(prefix::<Vec<Object<Choice<'_>>>>) {
+            Some(choices) => choices.iter().any(has_content),
+            None => true,
+        };
     Event {
         content: opens_choices && !error && content(),
         aborted: aborts(keys, data) || aborts(keys, frame.tail),
@@ -250,10 +252,10 @@ fn within<'a>(
     inner: impl Fn(&Members<'a>) -> Option<&'a RawValue>,
 ) -> Event<'a> {
     let Some(outer) = members(frame, data) else { return loosely(frame, data, seek) };
-    let picked = inner(&outer).and_then(parse).unwrap_or(outer);
+    let picked = inner(&outer).and_then(object).unwrap_or(outer);
     Event {
         id: if seek.id { picked.id.and_then(parse) } else { None },
-        usage: picked.usage.and_then(parse),
+        usage: picked.usage.and_then(object),
         ..Event::default()
     }
 }
@@ -291,8 +293,8 @@ fn aborts(keys: &Keys, text: &[u8]) -> bool {
     values(&keys.finish_reason, text).any(|value| value.starts_with(b"\"abort\""))
 }
 
-fn has_content(choice: &Choice<'_>) -> bool {
-    let delta = choice.delta.and_then(parse::<Delta<'_>>).is_some_and(|d| {
+fn has_content(Object(choice): &Object<Choice<'_>>) -> bool {
+    let delta = choice.delta.and_then(object::<Delta<'_>>).is_some_and(|d| {
         let pieces = [d.content, d.reasoning, d.reasoning_content, d.tool_calls, d.refusal, d.function_call];
         pieces.into_iter().any(says_something)
     });
@@ -304,11 +306,18 @@ fn says_something(value: Option<&RawValue>) -> bool {
 }
 
 fn members<'a>(frame: &Frame<'a>, data: &'a [u8]) -> Option<Members<'a>> {
-    if frame.tail.is_empty() { serde_json::from_slice(data).ok() } else { None }
+    if !frame.tail.is_empty() {
+        return None;
+    }
+    serde_json::from_slice::<Object<Members<'_>>>(data).ok().map(|object| object.0)
 }
 
 fn parse<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
+}
+
+fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    parse::<Object<T>>(raw).map(|object| object.0)
 }
 
 /// The JSON value at the start of `text`, whatever comes after it.

@@ -6,6 +6,7 @@
 
 mod ending;
 mod event;
+mod object;
 mod observe;
 mod said;
 mod scan;

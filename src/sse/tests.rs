@@ -204,6 +204,22 @@ fn usage_event_is_told_from_content_that_carries_usage() {
 }
 
 #[test]
+fn arrays_are_taken_for_no_objects() {
+    // By the order of our fields its fifth member would be an error, and the numbers would be counts.
+    for event in ["[1,2,3,4,5]", r#"{"usage":[1,2,3]}"#, r#"{"choices":[[{"content":"a"}]]}"#] {
+        for dialect in [Dialect::Chat, Dialect::Other] {
+            let all = stream_of(dialect, &format!("data: {event}\n\n"));
+            assert_eq!((all.error, all.usage, all.first_content), (false, None, false), "{event}");
+            assert!(!all.judged[0].usage && !all.judged[0].usage_only, "{event}");
+        }
+    }
+    let response = r#"data: {"type":"response.completed","response":[{"id":1}],"usage":{"input_tokens":[7]}}"#;
+    assert_eq!(stream_of(Dialect::Responses, response).usage, None);
+    let whole = observed(Dialect::Chat, Kind::Whole, [&br#"{"usage":[1,2,3]}"#[..]]);
+    assert_eq!((whole.usage, whole.done), (None, true));
+}
+
+#[test]
 fn choices_that_cannot_be_read_are_no_usage_event() {
     for (choices, content) in [
         (r#"[{"text":"a","text":"b"}]"#, true),

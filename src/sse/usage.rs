@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::object::Object;
 use crate::units::{Tokens, Usage};
 
 /// A `usage` object as it is on the wire: every count that some dialect uses, each `None` where it is absent, `null` or
@@ -51,8 +52,8 @@ impl Counts {
     /// Takes over every count that `wire` has.
     pub(super) fn merge(&mut self, wire: &Wire<'_>) {
         let details = wire.prompt_tokens_details.or(wire.input_tokens_details);
-        let details = details.and_then(|raw| serde_json::from_str::<Details<'_>>(raw.get()).ok());
-        let detailed = details.and_then(|d| count(d.cached_tokens));
+        let details = details.and_then(|raw| serde_json::from_str::<Object<Details<'_>>>(raw.get()).ok());
+        let detailed = details.and_then(|Object(d)| count(d.cached_tokens));
         let read = count(wire.cache_read_input_tokens);
         let take = |old: &mut Option<u64>, new: Option<u64>| *old = new.or(*old);
         take(&mut self.prompt, count(wire.prompt_tokens).or(count(wire.input_tokens)));

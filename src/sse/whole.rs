@@ -3,6 +3,7 @@
 
 use memchr::memchr2;
 
+use super::object::Object;
 use super::said::Said;
 use super::usage::Wire;
 use crate::units::Dialect;
@@ -168,7 +169,7 @@ impl Whole {
             Member::FinishReason => said.aborted |= value == b"\"abort\"",
             Member::StopReason => said.aborted |= value == b"null",
             Member::Usage => {
-                if let Ok(wire) = serde_json::from_slice::<Wire<'_>>(value) {
+                if let Ok(Object(wire)) = serde_json::from_slice::<Object<Wire<'_>>>(value) {
                     said.counts.merge(&wire);
                 }
             }
