@@ -23,7 +23,7 @@ pub(super) struct Replay {
     #[arg(long, value_name = "COUNT", default_value_t = 3000, requires = "synthetic", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests: u32,
     /// Policies, as in a configuration, with commas between them
-    #[arg(long, value_delimiter = ',', default_value = "least_conn,least_tokens")]
+    #[arg(long, value_delimiter = ',', default_value = "least_conn,token_cost")]
     policy: Vec<String>,
     /// Replicas behind the router
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
