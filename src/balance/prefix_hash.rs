@@ -3,84 +3,45 @@
 use super::crc::Crc;
 use super::probe::candidate;
 use super::ring::Points;
-use super::weigh::{cheapest, uncached};
+use super::weigh::cheapest;
 use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
 use crate::units::{Slot, Tokens};
 
-/// What a replica may have of the average, in hundredths, if nothing is said.
-const BOUND_PERCENT: u64 = 100;
-
-/// A replica with no more tokens has room in any case: at so low a load nobody waits, and routers are to agree.
-const FREE: Tokens = Tokens(16_384);
-
-/// A token that is cached is worth so many of those that are there.
-const WORTH: u64 = 3;
+/// What a replica may have more than the average, in hundredths, if nothing is said.
+const BOUND_PERCENT: u64 = 125;
 
 /// One part in so many of a prompt is worth leaving its home for.
-const PART: u64 = 10;
+const WORTH: u64 = 10;
 
-/// Sends all requests with one key to one replica, their home, as long as the tokens there are no more than `bound` times
-/// the average, the request's own and three for each token that is cached there and not elsewhere; else where the fewest
-/// tokens are, those counted three times that are not cached there. Routers that share nothing agree on the homes.
+/// Sends all requests with one key to one replica as long as the tokens there are no more than `bound` times the average and
+/// its own; then to the next on the ring. Routers that share nothing agree on the homes.
 ///
-/// Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018; with tokens for balls, and
-/// the lightest replica instead of the next on the ring.
+/// Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018; with tokens for balls.
 struct PrefixHash {
     key: Key,
     points: Points,
     bound_percent: u64,
 }
 
-/// How much a replica may have for one request.
-struct Bound {
-    percent: u64,
-    /// Tokens on all candidates, and their weights.
-    all: u128,
-    weights: u128,
-    prompt: Tokens,
-    /// What every candidate has cached of the prompt.
-    everywhere: Tokens,
-}
-
-impl Bound {
-    fn of(job: &Job<'_>, candidates: &[Candidate], percent: u64) -> Self {
-        Self {
-            percent,
-            all: candidates.iter().map(|c| u128::from(tokens(c))).sum(),
-            weights: candidates.iter().map(|c| u128::from(c.weight.get())).sum(),
-            prompt: job.prompt,
-            everywhere: candidates.iter().map(|c| c.cached).min().unwrap_or_default(),
-        }
-    }
-
-    /// Tells whether a replica has room.
-    fn fits(&self, at: &Candidate) -> bool {
-        // Its own length is what a request may bring in any case, so that one prompt alone never leaves its home.
-        let saved = (at.cached - self.everywhere).0.saturating_mul(WORTH);
-        let granted = self.prompt.0.saturating_add(saved).max(FREE.0);
-        let beyond = u128::from(tokens(at).saturating_sub(granted)) * self.weights * 100;
-        beyond <= self.all * u128::from(at.weight.get()) * u128::from(self.percent)
-    }
-}
-
 impl Policy for PrefixHash {
     /// A request without a key goes where the fewest tokens per weight are. O(n + points).
     fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
+        let fewest = |dice: &mut Dice| cheapest(candidates, dice, |c| tokens(c).into());
         if job.key.is_empty() {
-            return cheapest(candidates, dice, |c| tokens(c).into());
+            return fewest(dice);
         }
-        let bound = Bound::of(job, candidates, self.bound_percent);
-        let hash = Crc::new().add(job.key).value();
-        let home = self.points.from(hash).find_map(|at| candidate(at, candidates)).filter(|home| bound.fits(home));
-        let lightest = |dice: &mut Dice| {
-            let missing = |c: &Candidate| u128::from(uncached(job, c)) * u128::from(WORTH);
-            let at = cheapest(candidates, dice, |c| u128::from(tokens(c)) + missing(c))?;
-            candidate(at, candidates)
+        let all: u128 = candidates.iter().map(|c| u128::from(tokens(c))).sum();
+        let weights: u128 = candidates.iter().map(|c| u128::from(c.weight.get())).sum();
+        // Its own length is what a request may bring in any case, so that an empty fleet has room at every home.
+        let fits = |c: &Candidate| {
+            let beyond = u128::from(tokens(c).saturating_sub(job.prompt.0)) * weights * 100;
+            beyond <= all * u128::from(c.weight.get()) * u128::from(self.bound_percent)
         };
-        let home = home.or_else(|| lightest(dice))?;
+        let hash = Crc::new().add(job.key).value();
+        let home = self.points.from(hash).find_map(|at| candidate(at, candidates).filter(|c| fits(c)));
+        let Some(home) = home else { return fewest(dice) };
         // Where it was sent while its home was full it goes on, if much more of it is cached there.
-        let more = home.cached + Tokens(job.prompt.0 / PART);
-        let others = candidates.iter().filter(|c| c.cached > more && bound.fits(c));
+        let others = candidates.iter().filter(|c| fits(c) && c.cached > home.cached + Tokens(job.prompt.0 / WORTH));
         Some(others.max_by_key(|c| c.cached).unwrap_or(home).at)
     }
 
