@@ -186,7 +186,7 @@ mod tests {
 
     /// Of one request.
     fn load(prefill: u64, decoding: u32, resident: u64) -> Load {
-        Load { prefill: Tokens(prefill), waiting: 1 - decoding, decoding, resident: Tokens(resident) }
+        Load { prefill: Tokens(prefill), waiting: 1u32.saturating_sub(decoding), decoding, resident: Tokens(resident) }
     }
 
     fn usage(prompt: u64, completion: u64) -> Usage {
@@ -242,7 +242,8 @@ mod tests {
     fn summed(charges: &[Charge]) -> (u32, Load) {
         let all = |part: fn(&Charge) -> u64| charges.iter().map(part).sum();
         let decoding = charges.iter().filter(|charge| charge.decoding).count();
-        (charges.len() as u32, load(all(|charge| charge.prefill), decoding as u32, all(|charge| charge.resident)))
+        let sums = load(all(|charge| charge.prefill), decoding as u32, all(|charge| charge.resident));
+        (charges.len() as u32, Load { waiting: (charges.len() - decoding) as u32, ..sums })
     }
 
     proptest! {

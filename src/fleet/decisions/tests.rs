@@ -55,7 +55,7 @@ fn a_decision_is_told_in_the_policys_words_with_its_end() {
     let [told] = &told[..] else { panic!("{told:?}") };
     assert_eq!((&*told.pool, &*told.policy, told.why, told.end), ("chat", "token_cost", "policy", Some(end)));
     assert_eq!((told.chosen.as_deref(), told.cached), (Ok("10.0.0.1:8001"), Some(Tokens(60))));
-    let load = [("waiting", 40.0), ("uncached", 40.0), ("streams", 2.0), ("resident", 400.0)];
+    let load = [("waiting", 40.0), ("prompts", 0.0), ("uncached", 40.0), ("streams", 2.0), ("resident", 400.0)];
     let price = [("prefill_pace", 1.0), ("decode_pace", 1.0), ("cost", 280.0), ("weight", 2.0)];
     let wanted = [&load[..], &price].concat();
     assert_eq!(told.candidates[1].terms, wanted);
