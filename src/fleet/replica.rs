@@ -18,10 +18,6 @@ use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 /// The most model names taken from one replica, so that a replica cannot grow our tables or labels without bound.
 pub const MODELS_PER_REPLICA: usize = 256;
 
-/// A replica's cache is taken to hold what it was last sent, up to its KV memory so many times: what has gone from it is
-/// noticed, what is there and not known is not.
-const BELIEVED: u64 = 3;
-
 /// What a replica has said about its models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Models {
@@ -203,8 +199,7 @@ impl Replica {
 
     /// Tokens that its cache is taken to have room for, if its engine says.
     pub(super) fn room(&self, now: Moment) -> Option<Tokens> {
-        let capacity = self.truth(now)?.vitals.kv_capacity?;
-        Some(Tokens(capacity.0.saturating_mul(BELIEVED)))
+        self.truth(now)?.vitals.kv_capacity
     }
 
     /// Takes note of what its engine said at `now`, to be believed for `good_for`. `in_flight`: the most requests of ours
@@ -218,7 +213,7 @@ impl Replica {
             self.seat.clear();
         }
         if let Some(capacity) = vitals.kv_capacity {
-            self.seat.resize(Tokens(capacity.0.saturating_mul(BELIEVED)));
+            self.seat.resize(capacity);
         }
         self.truth.store(Some(Arc::new(Truth::new(vitals, ours, before.as_deref(), now, good_for))));
     }

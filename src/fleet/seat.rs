@@ -65,7 +65,7 @@ impl Seat {
     /// Forgets what the replica has of a prompt beyond its first `tokens`.
     pub(super) fn trim(&self, prefix: &Prefix, prompt: Tokens, tokens: Tokens) {
         let blocks = (0..prefix.hashes().len()).take_while(|at| prefix.tokens(at + 1, prompt) <= tokens).count();
-        self.shelf.index.trim(self.place, prefix, blocks);
+        self.shelf.index.trim(self.place, prefix, prompt, blocks);
     }
 
     /// Forgets all that the replica has.
