@@ -45,7 +45,10 @@ fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
     assert_eq!(one["passed_over"][0]["why"], "down");
     let mut terms = keys(&one["candidates"][0]["terms"]);
     terms.sort_unstable();
-    assert_eq!(terms, ["cost", "decode_pace", "prefill_pace", "resident", "streams", "uncached", "waiting", "weight"]);
+    assert_eq!(
+        terms,
+        ["cost", "decode_pace", "prefill_pace", "prompts", "resident", "streams", "uncached", "waiting", "weight"]
+    );
     assert_eq!((&one["candidates"][0]["terms"]["weight"], &one["cached_believed"]), (&2.0.into(), &0.into()));
     let end = &one["end"];
     assert_eq!((&end["outcome"], &end["completion_tokens"]), (&"completed".into(), &5.into()));

@@ -37,7 +37,7 @@ mod tests {
         let choose = |loads: [(u64, u64); 2]| {
             let mut offered = candidates(&[1, 1]);
             for (candidate, (prefill, resident)) in offered.iter_mut().zip(loads) {
-                candidate.load = Load { prefill: Tokens(prefill), decoding: 0, resident: Tokens(resident) };
+                candidate.load = Load { prefill: Tokens(prefill), waiting: 0, decoding: 0, resident: Tokens(resident) };
             }
             let mut policy = build(&members(&[1, 1]), &[]).unwrap();
             policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0

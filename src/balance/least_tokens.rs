@@ -35,7 +35,7 @@ mod tests {
     fn choose(weights: &[u32], loads: &[(u64, u64)]) -> u32 {
         let mut offered = candidates(weights);
         for (candidate, (prefill, resident)) in offered.iter_mut().zip(loads) {
-            candidate.load = Load { prefill: Tokens(*prefill), decoding: 0, resident: Tokens(*resident) };
+            candidate.load = Load { prefill: Tokens(*prefill), waiting: 0, decoding: 0, resident: Tokens(*resident) };
         }
         let mut policy = build(&members(weights), &[]).unwrap();
         policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0

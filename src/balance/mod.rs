@@ -99,6 +99,8 @@ impl Default for Pace {
 pub struct Load {
     /// Prompt tokens of requests without a first token yet that are not taken to be cached there.
     pub prefill: Tokens,
+    /// Those requests.
+    pub waiting: u32,
     /// Streams that have had their first token.
     pub decoding: u32,
     /// Prompt tokens and generated tokens of all requests.
@@ -112,6 +114,7 @@ impl Add for Load {
     fn add(self, other: Self) -> Self {
         Self {
             prefill: self.prefill + other.prefill,
+            waiting: self.waiting.saturating_add(other.waiting),
             decoding: self.decoding.saturating_add(other.decoding),
             resident: self.resident + other.resident,
         }

@@ -10,11 +10,13 @@ use crate::units::Slot;
 /// Where other routers send to the same replicas, a prompt counts as computed at its home by this share at least.
 const HOME_PERCENT: u64 = 30;
 
-/// Chooses the replica where `P + u (3 + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to be
-/// computed there, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in memory.
+/// Chooses the replica where `P + u (3 + W + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to
+/// be computed there, of `W` requests, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in
+/// memory.
 ///
-/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the cache and delays; `u D / 4` keeps long prompts away
-/// from busy decoders, whose every token waits for them; `T / 4` spreads memory.
+/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the
+/// cache and delays; `u (W + D / 4)` keeps long prompts away from those who wait, and from streams, whose every token waits
+/// for them; `T / 4` spreads memory.
 struct TokenCost {
     home: Option<Home>,
 }
@@ -39,12 +41,13 @@ impl Policy for TokenCost {
         cheapest(candidates, dice, |replica| cost(to_compute(job, replica, home == Some(replica.at)), replica))
     }
 
-    /// `cost` is `(waiting + uncached (3 + streams / 4)) prefill_pace + resident / 4 decode_pace`.
+    /// `cost` is `(waiting + uncached (3 + prompts + streams / 4)) prefill_pace + resident / 4 decode_pace`.
     fn terms(&self, job: &Job<'_>, of: &Candidate, among: &[Candidate]) -> Vec<(&'static str, f64)> {
         let is_home = self.home.as_ref().and_then(|home| home.of(job, among)) == Some(of.at);
         let uncached = to_compute(job, of, is_home);
         let mut terms = vec![
             ("waiting", of.load.prefill.0 as f64),
+            ("prompts", f64::from(of.load.waiting)),
             ("uncached", uncached as f64),
             ("streams", f64::from(of.load.decoding)),
             ("resident", of.load.resident.0 as f64),
@@ -77,7 +80,7 @@ fn to_compute(job: &Job<'_>, replica: &Candidate, is_home: bool) -> u64 {
 fn cost(uncached: u64, replica: &Candidate) -> u128 {
     let (load, pace) = (replica.load, replica.pace);
     let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
-    let computing = 4 * waiting + uncached * (12 + u128::from(load.decoding));
+    let computing = 4 * waiting + uncached * (12 + 4 * u128::from(load.waiting) + u128::from(load.decoding));
     computing * u128::from(pace.prefill) + resident * u128::from(pace.decode)
 }
 
@@ -114,7 +117,7 @@ mod tests {
         let waits = |tokens| {
             choose(&job, |offered| {
                 offered[0].cached = Tokens(8_000);
-                offered[0].load = Load { prefill: Tokens(tokens), decoding: 0, resident: Tokens(tokens) };
+                offered[0].load = Load { prefill: Tokens(tokens), waiting: 0, decoding: 0, resident: Tokens(tokens) };
             })
         };
         assert_eq!((waits(19_000), waits(20_000)), (0, 1));
@@ -124,11 +127,22 @@ mod tests {
     fn long_prompts_keep_away_from_streams_and_short_ones_from_memory() {
         let busy = |prompt| {
             choose(&Job { prompt: Tokens(prompt), ..job() }, |offered| {
-                offered[0].load = Load { prefill: Tokens(0), decoding: 40, resident: Tokens(10_000) };
-                offered[1].load = Load { prefill: Tokens(0), decoding: 4, resident: Tokens(20_000) };
+                offered[0].load = Load { prefill: Tokens(0), waiting: 0, decoding: 40, resident: Tokens(10_000) };
+                offered[1].load = Load { prefill: Tokens(0), waiting: 0, decoding: 4, resident: Tokens(20_000) };
             })
         };
         assert_eq!((busy(200), busy(400)), (0, 1));
+    }
+
+    #[test]
+    fn long_prompts_keep_away_from_those_who_wait_and_short_ones_from_long() {
+        let busy = |prompt| {
+            choose(&Job { prompt: Tokens(prompt), ..job() }, |offered| {
+                offered[0].load = Load { prefill: Tokens(3_000), waiting: 6, ..Load::default() };
+                offered[1].load = Load { prefill: Tokens(8_000), waiting: 1, ..Load::default() };
+            })
+        };
+        assert_eq!((busy(900), busy(1_100)), (0, 1));
     }
 
     #[test]
@@ -163,13 +177,13 @@ mod tests {
     #[test]
     fn its_terms_add_up_to_what_it_compares() {
         let mut offered = candidates(&[1, 1]);
-        offered[0].load = Load { prefill: Tokens(40), decoding: 6, resident: Tokens(800) };
+        offered[0].load = Load { prefill: Tokens(40), waiting: 2, decoding: 6, resident: Tokens(800) };
         offered[0].cached = Tokens(60);
         offered[0].pace = Pace { prefill: 2 * Pace::ONE, decode: Pace::ONE };
         let terms = TokenCost { home: None }.terms(&job(), &offered[0], &offered);
-        let load = [("waiting", 40.0), ("uncached", 40.0), ("streams", 6.0), ("resident", 800.0)];
-        let price = [("prefill_pace", 2.0), ("decode_pace", 1.0), ("cost", 640.0)];
-        assert_eq!(terms, [&load[..], &price].concat(), "2 (40 + 40 (3 + 6 / 4)) + 800 / 4");
+        let load = [("waiting", 40.0), ("prompts", 2.0), ("uncached", 40.0), ("streams", 6.0), ("resident", 800.0)];
+        let price = [("prefill_pace", 2.0), ("decode_pace", 1.0), ("cost", 800.0)];
+        assert_eq!(terms, [&load[..], &price].concat(), "2 (40 + 40 (3 + 2 + 6 / 4)) + 800 / 4");
         let policy = build(&members(&[1; 2]), &["routers=2"]).unwrap();
         let keyed = Job { key: b"k", ..job() };
         let home = |at: usize| policy.terms(&keyed, &offered[at], &offered).pop().unwrap();

@@ -70,9 +70,12 @@ impl Ledger {
 
     /// What is on the replica now.
     pub(super) fn load(&self) -> Load {
+        let decoding = self.sums.decoding.load(Ordering::Relaxed);
         Load {
             prefill: Tokens(self.sums.prefill.load(Ordering::Relaxed)),
-            decoding: self.sums.decoding.load(Ordering::Relaxed),
+            // The two are not read at once.
+            waiting: self.in_flight().saturating_sub(decoding),
+            decoding,
             resident: Tokens(self.sums.resident.load(Ordering::Relaxed)),
         }
     }
@@ -179,8 +182,9 @@ mod tests {
         Moment::from_nanos(ms * 1_000_000)
     }
 
+    /// Of one request.
     fn load(prefill: u64, decoding: u32, resident: u64) -> Load {
-        Load { prefill: Tokens(prefill), decoding, resident: Tokens(resident) }
+        Load { prefill: Tokens(prefill), waiting: 1 - decoding, decoding, resident: Tokens(resident) }
     }
 
     fn usage(prompt: u64, completion: u64) -> Usage {

@@ -33,8 +33,6 @@ pub struct Vitals {
 pub struct Foreign {
     /// Requests, running and waiting.
     pub requests: u32,
-    /// Those of them that wait.
-    pub waiting: u32,
     /// What they come to in our terms: every token in `resident`, the prompts of those that wait in `prefill` too.
     pub load: Load,
 }
@@ -104,7 +102,7 @@ impl Foreign {
         let held = vitals.held().map_or(Tokens(0), |held| (held + prefill) - ours.load.resident);
         let resident = held.max(Tokens(mean.saturating_mul(requests.into())));
         let decoding = (requests - waiting).min(vitals.running);
-        Self { requests, waiting, load: Load { prefill, decoding, resident } }
+        Self { requests, load: Load { prefill, waiting, decoding, resident } }
     }
 }
 
@@ -137,7 +135,15 @@ mod tests {
     }
 
     fn ours(in_flight: u32, decoding: u32, resident: u64) -> Ours {
-        Ours { in_flight, load: Load { prefill: Tokens(0), decoding, resident: Tokens(resident) } }
+        Ours {
+            in_flight,
+            load: Load {
+                waiting: in_flight.saturating_sub(decoding),
+                decoding,
+                resident: Tokens(resident),
+                ..Load::default()
+            },
+        }
     }
 
     /// What is foreign after two looks.
@@ -150,8 +156,8 @@ mod tests {
     }
 
     fn steady(vitals: Vitals, ours: Ours) -> (u32, u32, u64, u64) {
-        let Foreign { requests, waiting, load } = foreign([(vitals, ours); 2]);
-        (requests, waiting, load.prefill.0, load.resident.0)
+        let Foreign { requests, load } = foreign([(vitals, ours); 2]);
+        (requests, load.waiting, load.prefill.0, load.resident.0)
     }
 
     #[test]

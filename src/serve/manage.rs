@@ -269,7 +269,7 @@ impl EngineView {
             cached_prompt_tokens: count(vitals.cached),
             completion_tokens: count(vitals.generated),
             foreign_requests: foreign.requests,
-            foreign_waiting: foreign.waiting,
+            foreign_waiting: foreign.load.waiting,
             foreign_tokens: foreign.load.into(),
         }
     }

@@ -27,7 +27,7 @@ fn candidate(at: u32) -> Candidate {
         at: Slot(at),
         weight: Weight::new(2_000).unwrap(),
         in_flight: 1,
-        load: Load { prefill: Tokens(40), decoding: 2, resident: Tokens(400) },
+        load: Load { prefill: Tokens(40), waiting: 0, decoding: 2, resident: Tokens(400) },
         cached: Tokens(60),
         pace: Pace::default(),
         first_byte: Duration::ZERO,
