@@ -108,7 +108,7 @@ policies! {
         "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
     least_prefill Load "" [""],
         "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
-    prefix_hash Key "[KEY] [bound=1.25]" ["", "$prefix bound=1.5"],
+    prefix_hash Key "[KEY] [bound=1]" ["", "$prefix bound=1.5"],
         "by what the prompt begins with, on a ring, with a bound on the tokens at one replica";
     lmetric Load "" [""],
         "the least of prompt tokens to compute times requests, per weight";
