@@ -12,6 +12,7 @@ mod doors;
 mod explain;
 mod farewell;
 mod files;
+mod framing;
 mod gate;
 mod growing;
 mod gzip;

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 
+use super::framing::Framing;
 use super::gzip::Gzip;
 use super::owners::Owner;
-use super::story::{Framing, Story};
+use super::story::Story;
 use super::visit::Visit;
 use crate::fleet::{Outcome, Phase};
 use crate::telemetry::Level;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::admission::X_API_KEY;
 use super::crowd::Place;
+use super::framing::{self, Framing};
 use super::identify::Caller;
 use super::owners::Owner;
 use super::refusal::{NO, Refusal, X_SHOULD_RETRY};
@@ -24,22 +25,8 @@ use crate::upstream::{Ending, Failure};
 
 /// nginx's status for a client that left before it was answered.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// What HTTP/1.1 adds to a head that has none: `date`, `transfer-encoding`, `connection: close`, each with its line end.
-const DATE_BYTES: u64 = 37;
-const CHUNKED_BYTES: u64 = 28;
-const CLOSE_BYTES: u64 = 19;
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
-
-/// How the end of an answer's body is told to the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// By its length, or by HTTP/2.
-    Length,
-    Chunks,
-    /// By the end of the connection: HTTP/1.0 has no chunks.
-    Close,
-}
 
 /// What there is to tell of one request. Dropping it tells it.
 pub(super) struct Story {
@@ -92,8 +79,8 @@ impl Story {
                 asked.remove(X_API_KEY);
             }
             let sizes = logged.is_some_and(|needs| needs.sizes) || set.is_some_and(|needs| needs.sizes);
-            let request_bytes = if sizes { request_bytes(head) } else { 0 };
-            let head_bytes = if sizes && closes(head) { CLOSE_BYTES } else { 0 };
+            let request_bytes = if sizes { framing::request_bytes(head) } else { 0 };
+            let head_bytes = if sizes { framing::closing_bytes(head) } else { 0 };
             Box::new(Kept { asked, request_bytes, head_bytes, ..Kept::default() })
         });
         Self {
@@ -240,35 +227,18 @@ impl Story {
 
     /// Notes what goes to the client. Returns how the end of its body will be told.
     pub(super) fn begins<B>(&mut self, answer: &Response<B>, length: Option<u64>) -> Framing {
-        let (status, headers) = (answer.status(), answer.headers());
-        self.sent.status = status.as_u16();
-        let empty = self.request.method == Method::HEAD || matches!(status.as_u16(), 100..=199 | 204 | 304);
-        let unsized_yet = !empty && length.is_none() && !headers.contains_key(header::CONTENT_LENGTH);
-        let framing = match self.request.version {
-            Version::HTTP_11 if unsized_yet => Framing::Chunks,
-            Version::HTTP_09 | Version::HTTP_10 if unsized_yet => Framing::Close,
-            _ => Framing::Length,
-        };
-        let chunked = framing == Framing::Chunks;
+        self.sent.status = answer.status().as_u16();
+        let framing = Framing::of(&self.request, answer, length);
         let Some((kept, log)) = self.kept.as_mut().zip(self.log.as_ref()) else { return framing };
         let needs = log.needs();
-        kept.sent = Needs::select(&needs.sent, headers);
-        if chunked && needs.sent.contains(&header::TRANSFER_ENCODING) {
-            kept.sent.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let missing_length = length.filter(|_| !empty && !headers.contains_key(header::CONTENT_LENGTH));
-        if let Some(length) = missing_length.filter(|_| needs.sent.contains(&header::CONTENT_LENGTH)) {
-            kept.sent.insert(header::CONTENT_LENGTH, length.into());
-        }
+        let added = framing.header(&self.request, answer, length);
+        kept.sent = Needs::select(&needs.sent, answer.headers());
         if needs.sizes {
-            let line = "HTTP/1.1 200 \r\n".len() + status.canonical_reason().unwrap_or("<none>").len();
-            let date = if headers.contains_key(header::DATE) { 0 } else { DATE_BYTES };
-            let framing = missing_length.map_or(u64::from(chunked) * CHUNKED_BYTES, |length| {
-                let digits = length.checked_ilog10().unwrap_or_default() + 1;
-                ("content-length: \r\n".len() as u64) + u64::from(digits)
-            });
-            // `head_bytes` holds what `connection: close` adds until here.
-            kept.head_bytes += line as u64 + lines_bytes(headers) + date + framing + 2;
+            // It holds what `connection: close` adds until here.
+            kept.head_bytes += framing::answer_bytes(answer, added.as_ref());
+        }
+        if let Some((name, value)) = added.filter(|(name, _)| needs.sent.contains(name)) {
+            kept.sent.insert(name, value);
         }
         framing
     }
@@ -375,21 +345,4 @@ fn select(
         }
     }
     kept
-}
-
-/// The size of a request's head as most clients write it.
-fn request_bytes(head: &Parts) -> u64 {
-    let target = head.uri.to_string();
-    let line = head.method.as_str().len() + target.len() + "  HTTP/1.1\r\n".len();
-    line as u64 + lines_bytes(&head.headers) + 2
-}
-
-/// Tells whether a client's connection ends with this request.
-fn closes(head: &Parts) -> bool {
-    let says = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
-    head.version == Version::HTTP_11 && head.headers.get_all(header::CONNECTION).iter().any(says)
-}
-
-fn lines_bytes(headers: &HeaderMap) -> u64 {
-    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + ": \r\n".len()) as u64).sum()
 }
