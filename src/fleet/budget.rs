@@ -5,8 +5,9 @@ use crate::units::Moment;
 /// The time over which requests are counted, in seconds.
 const SECONDS: u64 = 10;
 
-/// How many replays a pool may have for its requests of the last 10 s: failures that are all retried are twice the load,
-/// at the time when there is least to spare.
+/// How many replays a pool may have for its requests: those that came in the last 10 s, or those in flight if they are
+/// more, as long answers make them. Failures that are all retried are twice the load, at the time when there is least to
+/// spare; but a fifth of them is what the death of one replica in five takes along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayLimits {
     /// Replays for every hundred requests.
@@ -53,12 +54,12 @@ impl Budget {
     }
 
     /// Takes a replay out, if there is one left.
-    pub(super) fn take(&mut self, limits: ReplayLimits, now: Moment) -> bool {
+    pub(super) fn take(&mut self, limits: ReplayLimits, in_flight: u64, now: Moment) -> bool {
         let second = self.bucket(now).second;
         // Of the present second and the nine before it.
         let recent = self.buckets.iter().filter(|bucket| bucket.second + SECONDS > second);
         let (requests, replays) = recent.fold((0, 0), |(r, s), bucket| (r + bucket.requests, s + bucket.replays));
-        let most = requests.saturating_mul(limits.percent.into()) / 100 + u64::from(limits.spare);
+        let most = requests.max(in_flight).saturating_mul(limits.percent.into()) / 100 + u64::from(limits.spare);
         let some = replays < most;
         self.bucket(now).replays += u64::from(some);
         self.total.made += u64::from(some);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     fn takes(budget: &mut Budget, now: u64) -> u64 {
-        (0..1_000).map(|_| u64::from(budget.take(ReplayLimits::default(), at(now)))).sum()
+        (0..1_000).map(|_| u64::from(budget.take(ReplayLimits::default(), 0, at(now)))).sum()
     }
 
     #[test]
@@ -115,9 +116,17 @@ mod tests {
     }
 
     #[test]
+    fn where_answers_are_long_those_in_flight_count() {
+        let mut budget = Budget::default();
+        budget.request(at(0));
+        let made = (0..100).filter(|_| budget.take(ReplayLimits::default(), 50, at(0))).count();
+        assert_eq!(made, 10 + 3, "a replica of five has died with its share");
+    }
+
+    #[test]
     fn nothing_may_be_replayed_where_that_is_said() {
         let mut budget = Budget::default();
         (0..100).for_each(|_| budget.request(at(0)));
-        assert!(!budget.take(ReplayLimits { percent: 0, spare: 0 }, at(0)));
+        assert!(!budget.take(ReplayLimits { percent: 0, spare: 0 }, 100, at(0)));
     }
 }

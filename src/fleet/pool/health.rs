@@ -81,7 +81,8 @@ impl Pool {
     /// Takes a replay out of the pool's budget, if there is one left: a request that bytes of were sent may then be sent to
     /// another replica. A refused connection needs none.
     pub fn may_replay(&self, now: Moment) -> bool {
-        self.lock().budget.take(self.spec.failing.replays, now)
+        let in_flight = self.members.iter().map(|member| u64::from(member.replica.in_flight())).sum();
+        self.lock().budget.take(self.spec.failing.replays, in_flight, now)
     }
 
     /// Puts back a replay that there was no replica for.
