@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use harness::client::{Client, request};
 use harness::{ask, chat, replica, wait_until};
@@ -191,6 +192,35 @@ fn sigterm_lets_a_stream_finish_and_then_ends_well() {
     text += &String::from_utf8(client.rest()).unwrap();
     assert!(!client.is_broken() && text.ends_with("data: [DONE]\n\n"), "{text}");
     assert_eq!(process.code(), Some(0));
+}
+
+#[test]
+fn what_came_while_the_process_did_not_run_is_served() {
+    let replica = replica(&["m"]);
+    let process = serve(&replica.url(), &[("TOKENWEIR__TIMEOUTS__HEADER", "2s")]);
+    let mut clients: Vec<_> = (0..16).map(|_| Client::connect(process.addr(0))).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    process.signal("STOP");
+    clients.iter_mut().for_each(|client| client.send(request("GET", "/v1/models", "", "")));
+    std::thread::sleep(Duration::from_millis(2200));
+    process.signal("CONT");
+    for client in &mut clients {
+        assert_eq!(client.reply().status, 200);
+    }
+}
+
+#[test]
+fn connections_that_bring_no_request_in_time_are_told_of() {
+    let (replica, log) = (replica(&["m"]), folder("late").join("error.log"));
+    let env = [("TOKENWEIR__TIMEOUTS__HEADER", "300ms"), ("TOKENWEIR__LOG__ERROR", log.to_str().unwrap())];
+    let process = serve(&replica.url(), &env);
+    let mut clients = [Client::connect(process.addr(0)), Client::connect(process.addr(0))];
+    clients[1].send("GET /v1/models HTTP/1.1\r\nhost: router.te");
+    assert!(clients.iter_mut().all(Client::closes));
+    wait_until("both are told of", || {
+        let told = fs::read_to_string(&log).unwrap();
+        told.matches("a connection of 127.0.0.1 was closed: no request came whole within 300ms").count() == 2
+    });
 }
 
 #[test]

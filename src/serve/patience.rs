@@ -74,6 +74,8 @@ impl HeadTimer {
         let (received, head, asked) = (self.received.clone(), self.head, decided.clone());
         let wait = async move {
             tokio::time::sleep(head).await;
+            // Where the whole process did not run for so long, the first bytes may wait to be read.
+            tokio::task::yield_now().await;
             if asked.get() || received.load(Ordering::Relaxed) >= PREFACE_BYTES {
                 std::future::pending::<()>().await;
             }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::balance::Dice;
 use crate::clock;
 use crate::config::Settings;
 use crate::fleet::Site;
-use crate::telemetry::{Session, Wire};
+use crate::telemetry::{Level, Session, Wire};
 use crate::units::Dialect;
 use crate::upstream::Upstream;
 
@@ -177,10 +178,21 @@ async fn serve(
     // The timer knows the times; hyper only has to ask it.
     builder.http1().timer(timer).header_read_timeout(timeouts.header);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // What ends a connection early is the client's doing and is told by the stories of its requests.
+    // What ends a connection early is the client's doing and is told by the stories of its requests, if it had any.
+    let gave_up = || {
+        if visit.requests.get() == 0 {
+            let (client, within) = (visit.peer.text(), timeouts.header);
+            let what = format_args!(
+                "a connection of {client} was closed: no request came whole within {within:?} (`timeouts.header`)"
+            );
+            serving.worker.app.errors.write(Level::Info, what);
+        }
+    };
     tokio::select! {
-        _ = connection.as_mut() => {}
-        () = undecided => {}
+        // What has come is looked at before it is said that nothing has.
+        biased;
+        ended = connection.as_mut() => if ended.is_err_and(|error| is_late(&*error)) { gave_up() },
+        () = undecided => gave_up(),
         () = reached(&mut stage, |stage| stage != Stage::Running) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
@@ -293,6 +305,11 @@ impl Serving {
         }
         answer.map(Source::Own)
     }
+}
+
+/// Tells whether a connection has ended because hyper waited for a head for too long.
+fn is_late(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
 }
 
 /// Notes the pool where a host and a path have but one.
