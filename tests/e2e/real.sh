@@ -8,6 +8,7 @@
 #   TOKENWEIR           the binary                 (default target/release/tokenweir, built if missing)
 #   TOKENWEIR_E2E_HOME  where packages lie         (default ~/.cache/tokenweir-e2e)
 #   REAL_VLLM_HOME      where vLLM is installed    (default ~/.cache/real-vllm)
+#   VLLM_ARGS           more arguments for vLLM    (default none; `--shutdown-timeout 20` lets it finish what it has)
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -61,7 +62,7 @@ echo "# openai for Python"
 echo "# openai for JavaScript"
 (cd "$home/node" && node "$root/tests/e2e/sdk/scenarios.mjs" "$router/v1" tiny --engine vllm) || failed=1
 echo "# trouble"
-"$home/venv/bin/python" "$vllm/trouble.py" "$router" "$@" ${options[@]+"${options[@]}"} || failed=1
+"$home/venv/bin/python" "$vllm/trouble.py" "$router" "http://127.0.0.1:$admin" "$@" ${options[@]+"${options[@]}"} || failed=1
 python3 "$root/tests/e2e/metrics.py" "http://127.0.0.1:$admin/metrics" tokenweir_ || failed=1
 if grep -n "panicked" "$scratch/serve.log"; then echo "FAIL no panic in the log"; failed=1; else echo "ok no panic in the log"; fi
 exit "$failed"

@@ -7,6 +7,7 @@
 #   REAL_VLLM_HOME  where setup.sh installed     (default ~/.cache/real-vllm)
 #   WAIT            seconds to wait for one      (default 600)
 #   MAX_SEQS        sequences run at once        (default 32)
+#   VLLM_ARGS       more arguments               (default none)
 set -euo pipefail
 
 count=${1:?usage: start.sh N BASE_PORT [args]}
@@ -26,6 +27,8 @@ args=(--served-model-name tiny --host 127.0.0.1 --enforce-eager --max-model-len 
   --enable-server-load-tracking --enable-request-id-headers
   --enable-auto-tool-choice --tool-call-parser hermes
   --distributed-executor-backend uni)
+read -ra more <<< "${VLLM_ARGS:-}"
+args+=(${more[@]+"${more[@]}"})
 if [ "${LORA:-0}" = 1 ]; then
   args+=(--enable-lora --max-lora-rank 8 --max-loras 1 --lora-modules my-lora=my-lora)
 fi

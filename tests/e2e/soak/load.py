@@ -12,9 +12,9 @@ import asks
 from config import secret
 from wire import Answer, Link
 
-CLIENTS = 96
+CLIENTS = 160
 BUSY = 0.70
-KINDS = {"text": 800, "talk": 200, "slow": 8, "leaving": 55, "large": 12, "bad": 45, "other": 30}
+KINDS = {"text": 800, "talk": 200, "slow": 8, "leaving": 75, "large": 12, "bad": 45, "other": 30}
 PHASES = {"head": 1, "body": 1, "asked": 3, "stream": 6}
 TURNS = 12
 IDS = 100_000  # that the router remembers of stored responses

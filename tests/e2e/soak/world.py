@@ -11,7 +11,7 @@ import time
 
 from config import FALLBACK, MODEL, POOLS, file
 
-SPEED = "4"
+SPEED = "16"
 # How long a replica may be left alone once its trouble is over: fail_timeout, and its checks.
 RECOVERY_S = 6
 
