@@ -140,14 +140,14 @@ impl Server {
         reload(&self.app).await.map(|reloaded| reloaded.to_string())
     }
 
-    /// Stops accepting; what runs may finish, and `/readyz` on the admin listener fails.
+    /// Fails `/readyz` on the admin listener and stops accepting; what runs may finish.
     pub fn drain(&mut self) {
+        self.app.draining.store(true, Ordering::Relaxed);
         if let Some((thread, doors)) = self.acceptor.take().zip(self.app.doors.get()) {
             doors.close();
             // A thread that panicked has told so on standard error.
             drop(thread.join());
         }
-        self.app.draining.store(true, Ordering::Relaxed);
         self.stage.send_if_modified(|stage| {
             let running = *stage == Stage::Running;
             if running {
