@@ -21,10 +21,11 @@ IDS = 100_000  # that the router remembers of stored responses
 
 
 def busy_and_all():
-    """Ticks in which the machine's CPUs worked, and all."""
+    """Ticks in which the machine's CPUs worked, but for those that give way to all others (`nice`), and all."""
     with open("/proc/stat", encoding="ascii") as stat:
-        ticks = [int(field) for field in stat.readline().split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+        user, nice, system, idle, waiting, *interrupts = (int(field) for field in stat.readline().split()[1:9])
+    busy = user + system + sum(interrupts)
+    return busy, busy + nice + idle + waiting
 
 
 def refusal(error):
