@@ -8,7 +8,7 @@ use tokenweir::sse::{Kind, Observer};
 use tokenweir::units::Dialect;
 
 /// Names whose values are compared; one that is there twice has two.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 12] = [
     "choices",
     "error",
     "id",
@@ -18,6 +18,9 @@ const NAMES: [&str; 9] = [
     "completion_tokens",
     "total_tokens",
     "prompt_tokens_details",
+    "cached_tokens",
+    "response",
+    "message",
 ];
 /// Longer values of a document are given up, and so are longer ids.
 const VALUE_BYTES: usize = 4096;
