@@ -82,7 +82,7 @@ impl std::error::Error for Report {}
 
 impl Issue {
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(harmless(&help.into()));
         self
     }
 
@@ -102,7 +102,7 @@ impl From<Issue> for Vec<Issue> {
 impl fmt::Display for Issue {
     /// `file:line:column: message`, the line with the place underlined, and `= help: ...`; no line break at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, harmless(&self.message))?;
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
         let number = self.line.to_string();
         let gutter = " ".repeat(number.len());
         if let Some((line, width)) = &self.excerpt {
@@ -115,7 +115,7 @@ impl fmt::Display for Issue {
             write!(f, "\n{gutter} | {before}{}", "^".repeat(*width))?;
         }
         match &self.help {
-            Some(help) => write!(f, "\n{gutter} = help: {}", harmless(help)),
+            Some(help) => write!(f, "\n{gutter} = help: {help}"),
             None => Ok(()),
         }
     }
@@ -166,7 +166,7 @@ impl Place {
             file: self.source.file.clone(),
             line,
             column,
-            message: message.into(),
+            message: harmless(&message.into()),
             help: None,
             excerpt: (!secret).then(|| (text.to_owned(), width.max(1))),
         }
@@ -221,6 +221,12 @@ mod tests {
 
     fn shown(text: &str, span: Range<usize>) -> String {
         Place::whole("f", text).at(span).issue("m").help("h").to_string()
+    }
+
+    #[test]
+    fn what_is_said_is_one_line_and_steers_no_terminal() {
+        let issue = Place::whole("f", "a").at(0..1).issue("`\n` and `\x1b[2J`").help("not \r");
+        assert_eq!((&*issue.message, issue.help.as_deref()), ("`\u{fffd}` and `\u{fffd}[2J`", Some("not \u{fffd}")));
     }
 
     #[test]

@@ -262,6 +262,11 @@ fn target(walk: &mut Walk, location: &Location, pass: &Directive, used: &mut BTr
         walk.notes.cannot(pass, "there are no variables");
         return None;
     }
+    if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        let issue = word.at.issue("this URL has blanks or control characters in it");
+        walk.notes.issue(issue.help("no request line can hold them"));
+        return None;
+    }
     match scheme {
         "http" | "https" if rest.starts_with("unix:") => {
             walk.notes.cannot(pass, "replicas are reached over TCP");

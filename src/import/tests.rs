@@ -85,6 +85,14 @@ fn what_no_key_takes_fails_at_its_own_line() {
 }
 
 #[test]
+fn no_url_has_blanks_or_control_characters() {
+    for url in ["http://h:1/a\u{6}b/", "\"http://h:1/a b/\"", "\"http://a b:1\"", "http://h\u{6}:1"] {
+        let report = import(&format!("server {{ location / {{\nproxy_pass {url}; }} }}")).unwrap_err().to_string();
+        assert!(report.starts_with("nginx.conf:2:12: this URL has blanks or control characters"), "{report}");
+    }
+}
+
+#[test]
 fn what_our_keys_would_not_take_is_not_written() {
     let around = |http: &str, inner: &str| {
         import(&format!("{http} server {{ location / {{ proxy_pass http://h:1; {inner} }} }}"))

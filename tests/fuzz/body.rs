@@ -120,7 +120,8 @@ fn spell(json: &str, put: impl Fn(char) -> String) -> String {
 /// What a prompt is made of, whatever it is written like; text that comes in several pieces is one.
 fn pieces(text: &Text<'_>) -> Vec<(u8, String)> {
     let mut all: Vec<(u8, String)> = Vec::new();
-    let said = |written: &str| serde_json::from_str(&format!("\"{written}\"")).unwrap_or_else(|_| written.to_owned());
+    // What has half a character in it is no text, however it is written.
+    let said = |written: &str| serde_json::from_str(&format!("\"{written}\"")).unwrap_or_else(|_| String::new());
     walk(text, |piece| match (piece, all.last_mut()) {
         (Piece::Text(text), Some((0, before))) => before.push_str(text),
         (Piece::Text(text), _) => all.push((0, text.to_owned())),
