@@ -14,6 +14,9 @@ from config import FALLBACK, MODEL, POOLS, file
 SPEED = "16"
 # How long a replica may be left alone once its trouble is over: fail_timeout, and its checks.
 RECOVERY_S = 6
+# What meets these is given up only after `first_byte`, and a second for 1,000 tokens of its prompt; then it is left alone.
+LATE = {"slow-headers", "stopped"}
+LATE_S = 10 + 5
 
 
 class Replica:
@@ -53,7 +56,12 @@ class Replica:
 
     def met(self, since, until, after=0.0):
         """The troubles that a request of that time may have met; those that ended `after` seconds before count too."""
-        return {kind for kind, began, ended in self.troubles if began <= until and (ended or until) + after >= since}
+        late = lambda kind: LATE_S if after and kind in LATE else 0
+        return {
+            kind
+            for kind, began, ended in self.troubles
+            if began <= until and (ended or until) + after + late(kind) >= since
+        }
 
     def forget(self, before):
         self.troubles = [note for note in self.troubles if note[2] is None or note[2] > before]
