@@ -231,7 +231,8 @@ impl Story {
         let framing = Framing::of(&self.request, answer, length);
         let Some((kept, log)) = self.kept.as_mut().zip(self.log.as_ref()) else { return framing };
         let needs = log.needs();
-        let added = framing.header(&self.request, answer, length);
+        let wanted = needs.sizes || !needs.sent.is_empty();
+        let added = if wanted { framing.header(&self.request, answer, length) } else { None };
         kept.sent = Needs::select(&needs.sent, answer.headers());
         if needs.sizes {
             // It holds what `connection: close` adds until here.

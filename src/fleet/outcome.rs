@@ -1,0 +1,115 @@
+//! How requests on replicas end, and who is told of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Gaps, Pool, Replica, Shadowed};
+use crate::prompt::Prefix;
+use crate::units::{ModelName, Moment, Usage};
+
+/// How far a request had come when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No connection to the replica.
+    Connect,
+    /// Sent, and no byte of an answer.
+    FirstByte,
+    /// The answer broke off.
+    Stream,
+}
+
+impl Phase {
+    /// The phase's name in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::FirstByte => "first_byte",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+/// How a request on a replica ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered whole.
+    Completed,
+    /// The client left first.
+    ClientGone,
+    /// The replica answered 4xx: the client's fault.
+    Refused,
+    /// The replica and another one failed in the same way: the request is to blame.
+    Excused,
+    /// The replica answered 429 or 503: it has too much to do.
+    Busy {
+        /// What it said in `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// The replica's fault; the only outcome that ejects.
+    Failed {
+        /// How far it had come.
+        phase: Phase,
+    },
+    /// The router's own fault or limit.
+    Ours,
+}
+
+impl Outcome {
+    /// The outcome's name in logs and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientGone => "client_gone",
+            Self::Refused | Self::Excused => "refused",
+            Self::Busy { .. } => "busy",
+            Self::Failed { .. } => "failed",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+/// What a part of the answer has shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Events in it with generated content.
+    pub content_events: u32,
+    /// The token counts, if they have been told by now.
+    pub usage: Option<Usage>,
+}
+
+/// What one lease came to, told to the [`Observer`] when it settles.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// The pool that chose.
+    pub pool: &'a Pool,
+    /// The replica that was chosen.
+    pub replica: &'a Replica,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When the replica was chosen.
+    pub chosen: Moment,
+    /// When the first generated content came.
+    pub first_token: Option<Moment>,
+    /// When the last generated content came.
+    pub last_token: Option<Moment>,
+    /// The times between.
+    pub gaps: &'a Gaps,
+    /// When it ended.
+    pub ended: Moment,
+    /// The model that was asked for, if the pool has it.
+    pub model: Option<&'a ModelName>,
+    /// The prompt's length as it was charged, and the answer's by its events, scaled as in earlier streams.
+    pub estimated: Usage,
+    /// The token counts the replica reported.
+    pub usage: Option<Usage>,
+    /// What the prompt begins with, if anybody wanted to know.
+    pub prefix: Option<&'a Arc<Prefix>>,
+    /// What the pool's shadow policy would have done, if it has one and it was asked.
+    pub shadowed: Option<Shadowed>,
+}
+
+/// Is told of every settled lease, after the pool's lock is released.
+pub trait Observer: Send + Sync {
+    /// Takes note of one settled lease. Called on the data path: it must not block.
+    fn settled(&self, report: &Report<'_>);
+}
