@@ -1,7 +1,7 @@
 //! tokenweir: an LLM-aware, OpenAI-compatible inference router.
 //!
 //! Built in floors; a file may use its own floor and lower ones, never a higher one, and the folders of a floor never
-//! use each other in a circle (`tests/floors.rs` keeps it so). ARCHITECTURE.md has the picture.
+//! use each other in a circle (`tests/it/config/layers.rs` keeps it so). ARCHITECTURE.md has the picture.
 
 pub mod affinity;
 pub mod balance;

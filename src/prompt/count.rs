@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn text_in_pieces_counts_as_much_as_whole() {
-        let text = include_str!("walk.rs");
+        let text = include_str!("../../tests/data/texts/code.txt");
         let body = serde_json::json!({ "prompt": text }).to_string();
         let bpe = tiktoken_rs::o200k_base_singleton();
         assert!(text.len() > 2 * PIECE_BYTES);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn long_texts_are_sampled() {
-        let text = include_str!("walk.rs").repeat(100);
+        let text = include_str!("../../tests/data/texts/code.txt").repeat(100);
         let exact = tiktoken_rs::cl100k_base_singleton().encode_ordinary(&text).len() as f64;
         let body = serde_json::json!({ "prompt": text }).to_string();
         let ratio = f64::from(counted(&Vocabulary::Cl100k, &body)) / exact;

@@ -6,7 +6,7 @@ use crate::units::Tokens;
 /// The parts of a prompt that a weight is learned for.
 const PARTS: usize = 11;
 /// Tokens per part before anything has been learned: one for the prompt itself, then as in [`parts`]. A start
-/// that is right within a sixth on English and code, within a third on Chinese and JSON (`tests/estimate.rs`).
+/// that is right within a sixth on English and code, within a third on Chinese and JSON (`tests/it/tokens/token_estimate.rs`).
 const PRIOR: [f64; PARTS] = [3.0, 4.0, 0.80, 0.07, 0.42, 0.55, 0.35, 0.6, 0.75, 0.6, 1.0];
 /// How far a weight may be from its prior, as a standard deviation.
 const SPREAD: [f64; PARTS] = [10.0, 6.0, 0.4, 0.06, 0.3, 0.3, 0.4, 0.5, 0.4, 0.6, 0.05];

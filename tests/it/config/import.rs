@@ -1,0 +1,94 @@
+//! nginx configurations and what becomes of them: `tests/import/*.conf`, each beside the `.toml` it must give, or the
+//! `.txt` of its errors. `UPDATE=1 cargo test --test it config::import` writes them anew.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokenweir::config;
+use tokenweir::import::{self, Files, Imported, Kind};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import")
+}
+
+/// Paths are relative to the folder; outside of it there is nothing, whatever this machine has.
+fn import(name: &str) -> Result<Imported, config::Report> {
+    let inside = |path: &Path| if path.is_absolute() { Err(io::ErrorKind::NotFound) } else { Ok(folder().join(path)) };
+    let read = |path: &Path| fs::read_to_string(inside(path)?).map_err(|error| error.kind().into());
+    let list = |path: &Path| {
+        let names = fs::read_dir(inside(path)?)?.flatten();
+        Ok(names.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    };
+    import::nginx(Path::new(name), &Files { read: &read, list: &list })
+}
+
+fn configurations() -> Vec<String> {
+    let names = fs::read_dir(folder()).expect("tests/import is readable").flatten();
+    let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".conf"));
+    names.sort();
+    assert!(names.len() >= 15);
+    names
+}
+
+#[test]
+fn every_configuration_gives_what_is_recorded() {
+    let mut differing = Vec::new();
+    for name in configurations() {
+        let (said, wanted, other) = match import(&name) {
+            Ok(imported) => (format!("{}# {imported}\n", imported.toml), "toml", "txt"),
+            Err(report) => (report.to_string(), "txt", "toml"),
+        };
+        let recorded = folder().join(&name).with_extension(wanted);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&recorded, said).expect("tests/import is writable");
+            let _ = fs::remove_file(recorded.with_extension(other));
+        } else if fs::read_to_string(&recorded).unwrap_or_default() != said {
+            differing.push(format!("{name}:\n{said}"));
+        }
+    }
+    assert!(differing.is_empty(), "not as recorded (UPDATE=1 records):\n{}", differing.join("\n"));
+}
+
+#[test]
+fn what_is_imported_loads() {
+    for name in configurations() {
+        let Ok(imported) = import(&name) else { continue };
+        let loaded = config::load(&imported.toml, "router.toml", []);
+        assert!(loaded.is_ok(), "{name}: {}", loaded.expect_err("it does not load"));
+    }
+}
+
+/// What the articles on load balancing show needs nothing that is not here.
+#[test]
+fn what_articles_show_is_carried() {
+    for name in configurations().iter().filter(|name| name.starts_with("article")) {
+        let imported = import(name).expect("it imports");
+        for remark in imported.remarks {
+            let fine = match remark.kind {
+                Kind::NotNeeded | Kind::Note => true,
+                Kind::NotYet => false,
+                Kind::Cannot => remark.what == "TLSv1, TLSv1.1",
+            };
+            assert!(fine, "{name}: {remark:?}");
+        }
+    }
+}
+
+/// Debian's nginx 1.22 takes what we take. It is only asked for its opinion, never started.
+#[test]
+#[ignore = "needs nginx, as root"]
+fn nginx_takes_the_configurations_that_we_import() {
+    for name in configurations() {
+        let path = folder().join(&name);
+        let text = fs::read_to_string(&path).expect("a configuration is UTF-8");
+        if text.starts_with("# not for nginx -t") {
+            continue;
+        }
+        let done = Command::new("/usr/sbin/nginx").arg("-t").arg("-c").arg(&path).output().expect("nginx runs");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.success(), import(&name).is_ok(), "{name}: {said}");
+    }
+}

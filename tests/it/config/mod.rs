@@ -1,0 +1,10 @@
+//! The program itself: configuration, imports, reloads, logs, and the rules of the source tree.
+
+mod cli;
+mod config_errors;
+mod import;
+mod layers;
+mod licences;
+mod nginx_import;
+mod nginx_log;
+mod reload;

@@ -1,0 +1,462 @@
+//! nginx configurations of different shape, and what `tokenweir import` makes of them: the same requests through a real
+//! nginx with the original and through the router with the import, over the same replicas. Each request must reach the
+//! same replicas with the same headers and bring the same status. Needs nginx: `.ci/nginx-import`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::client::{Client, request};
+use crate::harness::scripted::{Heard, Scripted, whole};
+use crate::harness::{PATIENCE, nowhere, wait_until};
+use tokenweir::balance::Dice;
+use tokenweir::config;
+use tokenweir::fleet::Models;
+use tokenweir::import;
+use tokenweir::serve::Server;
+
+const REQUESTS: usize = 200;
+const SEED: u64 = 20_261_123;
+
+/// What came of a request.
+struct Seen {
+    /// 0 if the connection ended without an answer.
+    status: u16,
+    /// The replicas that heard it, by their port in the configuration, and what they heard.
+    heard: Vec<(u16, Heard)>,
+}
+
+impl Seen {
+    fn heard(&self) -> Vec<u16> {
+        self.heard.iter().map(|(port, _)| *port).collect()
+    }
+
+    /// The replicas that were chosen one after the other.
+    fn picks(&self) -> Vec<u16> {
+        let mut ports = self.heard();
+        ports.dedup();
+        ports
+    }
+}
+
+/// A request and what came of it on both sides.
+struct Case<'a> {
+    method: &'static str,
+    target: &'a str,
+    conf: &'a str,
+    nginx: &'a Seen,
+    ours: &'a Seen,
+}
+
+/// A difference that is meant.
+struct Meant {
+    what: &'static str,
+    why: &'static str,
+    /// Whether it explains that picks or status differ.
+    course: fn(&Case<'_>) -> bool,
+    /// Whether it explains that a header differs: the request, the name, and both values.
+    header: fn(&Case<'_>, &str, &[String], &[String]) -> bool,
+}
+
+const NO_COURSE: fn(&Case<'_>) -> bool = |_| false;
+const NO_HEADER: fn(&Case<'_>, &str, &[String], &[String]) -> bool = |_, _, _, _| false;
+
+/// All differences that are meant; whatever else differs is a fault.
+const MEANT: [Meant; 11] = [
+    Meant {
+        what: "sent anew on a fresh connection",
+        why: "a kept connection that closes without a byte is replaced, at the same replica; nginx goes to the next",
+        course: |case| case.nginx.status == case.ours.status && case.nginx.picks() == case.ours.picks(),
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "turns of pools",
+        why: "locations and names that share an upstream are pools of their own, each with its own turns (import says so)",
+        course: |case| {
+            let shared = ["inheritance", "locations"].contains(&case.conf);
+            shared && case.nginx.status == case.ours.status && case.nginx.heard.len() == case.ours.heard.len()
+        },
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "POST passed on",
+        why: "a request that brought no byte of an answer is tried once more, POSTs too: every LLM call is one",
+        course: |case| case.method == "POST" && case.target.starts_with("/close") && case.nginx.status == 502,
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "next replica always",
+        why: "proxy_next_upstream off and lists without a reason cannot be carried: a failure leads to the next replica",
+        course: |case| case.conf == "no_next" && case.nginx.status >= 500 && case.nginx.heard.len() < 2,
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "two tries after the request was sent",
+        why: "a request that has been sent twice and failed twice is to blame; nginx asks every server",
+        course: |case| {
+            let sent = case.target.starts_with("/500") || case.target.starts_with("/close");
+            sent && case.ours.picks().len() == 2 && case.nginx.picks().len() != 2
+        },
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "503 where nothing listens",
+        why: "no replica could be connected to: 503 with Retry-After, where nginx says 502",
+        course: |case| (case.nginx.status, case.ours.status) == (502, 503) && case.ours.heard.is_empty(),
+        header: NO_HEADER,
+    },
+    Meant {
+        what: "connections to replicas are kept",
+        why: "nginx sends Connection: close unless told otherwise",
+        course: NO_COURSE,
+        header: |_, name, nginx, ours| name == "connection" && nginx == ["close"] && ours.is_empty(),
+    },
+    Meant {
+        what: "Host of replicas",
+        why: "without proxy_set_header Host a replica is called by its own address, not by its upstream's name",
+        course: NO_COURSE,
+        header: |_, name, nginx, ours| {
+            let ours = ours.first().is_some_and(|host| host.parse::<SocketAddr>().is_ok());
+            name == "host" && nginx.iter().all(|host| !host.contains('.') || host.starts_with("127.")) && ours
+        },
+    },
+    Meant {
+        what: "who asks is always told",
+        why: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not told to",
+        course: NO_COURSE,
+        header: |case, name, nginx, _| {
+            let ours = ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
+            let client_said = name == "x-real-ip" && nginx == ["6.6.6.6"];
+            ours.contains(&name) && (nginx.is_empty() || client_said || !sets(case.conf, name))
+        },
+    },
+    Meant {
+        what: "answers of the API are asked for uncompressed",
+        why: "so that their token counts can be read",
+        course: NO_COURSE,
+        header: |case, name, _, ours| name == "accept-encoding" && ours.is_empty() && case.target.contains("/v1/"),
+    },
+    Meant {
+        what: "headers with _",
+        why: "underscores_in_headers is off in nginx, and such headers are dropped there",
+        course: NO_COURSE,
+        header: |_, name, nginx, _| name.contains('_') && nginx.is_empty(),
+    },
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nginx-import")
+}
+
+fn text(conf: &str) -> String {
+    fs::read_to_string(folder().join(conf).with_extension("conf")).unwrap()
+}
+
+/// Whether a configuration sets a header of requests.
+fn sets(conf: &str, name: &str) -> bool {
+    text(conf).to_ascii_lowercase().contains(&format!("proxy_set_header {name} "))
+}
+
+/// The words of a comment `# KEY: WORD ...`.
+fn comment<'a>(conf: &'a str, key: &str) -> Vec<&'a str> {
+    let start = format!("# {key}: ");
+    conf.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap_or_default().split(' ').collect()
+}
+
+/// The replicas of all configurations, by the ports that are written there; nothing listens at 9008 and 9009.
+struct Replicas(BTreeMap<u16, Scripted>, BTreeMap<u16, SocketAddr>);
+
+impl Replicas {
+    fn start() -> Self {
+        let live: BTreeMap<u16, Scripted> = (9001..=9007).map(|port| (port, replica(port))).collect();
+        let mut all: BTreeMap<u16, SocketAddr> = live.iter().map(|(port, replica)| (*port, replica.addr)).collect();
+        all.extend([9008, 9009].map(|port| (port, nowhere())));
+        Self(live, all)
+    }
+
+    /// Puts the ports that there are in the place of those that are written.
+    fn place(&self, conf: &str) -> String {
+        let conf = conf.replace("[::1]:9003", "127.0.0.1:9003");
+        self.1.iter().fold(conf, |conf, (port, addr)| conf.replace(&format!("127.0.0.1:{port}"), &addr.to_string()))
+    }
+
+    /// How many requests each has heard so far.
+    fn marks(&self) -> BTreeMap<u16, usize> {
+        self.0.iter().map(|(port, replica)| (*port, replica.heard().len())).collect()
+    }
+
+    fn since(&self, marks: &BTreeMap<u16, usize>) -> Vec<(u16, Heard)> {
+        let new = |(port, replica): (&u16, &Scripted)| {
+            let heard = replica.heard().split_off(marks[port]);
+            heard.into_iter().map(|heard| (*port, heard)).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(new).collect()
+    }
+}
+
+/// A replica that fails as it is asked to: all close `/close`, but the last one; all answer 500 to `/500`.
+fn replica(port: u16) -> Scripted {
+    Scripted::start(&["m"], move |heard, to| {
+        let target = heard.target();
+        if target.starts_with("/close") && port != 9007 {
+            return false;
+        }
+        let status = if target.starts_with("/500") {
+            500
+        } else if target == "/404" {
+            404
+        } else {
+            200
+        };
+        // nginx speaks HTTP/1.0 and closes unless told otherwise.
+        let keep = heard.head.contains("HTTP/1.1") && heard.header("connection") != Some("close");
+        to.write_all(&whole(status, "application/json", "{}")).is_ok() && keep
+    })
+}
+
+/// A connection of any kind.
+trait Wire: Read + Write {}
+impl<T: Read + Write> Wire for T {}
+
+/// Where one of the two listens.
+#[derive(Clone, Debug)]
+enum At {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl At {
+    fn try_connect(&self) -> std::io::Result<Box<dyn Wire>> {
+        Ok(match self {
+            Self::Tcp(addr) => {
+                let stream = TcpStream::connect(addr)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+/// Gives a configuration addresses of its own to listen at.
+fn listens(conf: &str, folder: &Path, who: &str) -> (String, Vec<At>) {
+    let mut conf = conf.to_owned();
+    let mut all = Vec::new();
+    if conf.contains("listen 127.0.0.1:8080") {
+        let addr = nowhere();
+        conf = conf.replace("listen 127.0.0.1:8080", &format!("listen {addr}"));
+        all.push(At::Tcp(addr));
+    }
+    if conf.contains("listen [::1]:8081") {
+        let addr = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
+        conf = conf.replace("listen [::1]:8081", &format!("listen {addr}"));
+        all.push(At::Tcp(addr));
+    }
+    if conf.contains("unix:/tmp/tokenweir-8082.sock") {
+        let path = folder.join(format!("{who}.sock"));
+        conf = conf.replace("/tmp/tokenweir-8082.sock", &path.display().to_string());
+        all.push(At::Unix(path));
+    }
+    (conf, all)
+}
+
+/// One process, stopped when dropped.
+struct Nginx(Child);
+
+impl Nginx {
+    fn start(conf: &str, folder: &Path) -> Self {
+        let dir = folder.display();
+        let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temp: String = kinds.iter().map(|kind| format!(" {kind}_temp_path {dir}/{kind};")).collect();
+        let conf = conf.replacen("http {", &format!("http {{ access_log off;{temp}"), 1);
+        let file = folder.join("nginx.conf");
+        fs::write(&file, conf).unwrap();
+        let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let mut command = Command::new(program);
+        let own = format!("daemon off; master_process off; pid {dir}/pid; error_log {dir}/error.log;");
+        command.arg("-p").arg(folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(&file).arg("-g").arg(own);
+        Self(command.stdin(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // One that could not start has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `tokenweir import` makes of a configuration, started.
+fn router(conf: &str, folder: &Path) -> (Server, import::Imported) {
+    let file = folder.join("ours.conf");
+    fs::write(&file, conf).unwrap();
+    let imported = import::nginx_file(&file).unwrap_or_else(|report| panic!("{report}"));
+    let env = [("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
+    let env = env.map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
+    let loaded = config::load(&imported.toml, "router.toml", env).unwrap();
+    (Server::start(loaded.settings).unwrap(), imported)
+}
+
+/// A request as bytes; its method and target.
+fn asked(conf: &str, dice: &mut Dice) -> (Vec<u8>, &'static str, String) {
+    let (hosts, paths) = (comment(conf, "hosts"), comment(conf, "paths"));
+    let mut any = |n: usize| dice.below(n as u64) as usize;
+    let (host, target) = (hosts[any(hosts.len())], paths[any(paths.len())]);
+    let is_api = target.starts_with("/team/");
+    let method = if is_api || any(2) == 0 { "POST" } else { "GET" };
+    let mut headers = format!("Host: {host}\r\n");
+    for (line, one_in) in [
+        (format!("X-Session: s{}", any(20)), 2),
+        (format!("X-Forwarded-For: {}.{}.3.4", any(200) + 1, any(256)), 2),
+        (format!("Cookie: a=1; sid=c{}", any(5)), 3),
+        ("X-Real-IP: 6.6.6.6".to_owned(), 4),
+        ("Accept-Encoding: gzip, br".to_owned(), 4),
+        ("User-Agent: script/1.0 (\"quoted\")".to_owned(), 2),
+        ("Authorization: Basic YWxpY2U6c2VjcmV0".to_owned(), 4),
+        ("x_under: 1".to_owned(), 8),
+        ("X-Level: client".to_owned(), 4),
+        ("X-Absent-Not: \u{e9}".to_owned(), 8),
+        ("TE: trailers".to_owned(), 0),
+    ] {
+        if one_in > 0 && any(one_in) == 0 {
+            headers += &format!("{line}\r\n");
+        }
+    }
+    let body = if method == "POST" { r#"{"model":"m","messages":[]}"# } else { "" };
+    (request(method, target, &headers, body), method, target.to_owned())
+}
+
+/// Sends all requests, the addresses in turn.
+fn drive(at: &[At], requests: &[(Vec<u8>, &'static str, String)], replicas: &Replicas) -> Vec<Seen> {
+    let mut links: Vec<Option<Client<Box<dyn Wire>>>> = at.iter().map(|_| None).collect();
+    let mut all = Vec::new();
+    for (i, (bytes, ..)) in requests.iter().enumerate() {
+        let marks = replicas.marks();
+        let which = i % at.len();
+        let client = links[which].get_or_insert_with(|| Client::over(at[which].try_connect().unwrap()));
+        client.send(bytes);
+        let reply = client.try_head();
+        let status = reply.as_ref().map_or(0, |reply| reply.status);
+        drop(reply.as_ref().map(|_| client.rest()));
+        let closes = reply.is_none_or(|reply| reply.header("connection").is_some_and(|kind| kind == "close"));
+        if closes || status >= 400 {
+            links[which] = None;
+        }
+        all.push(Seen { status, heard: replicas.since(&marks) });
+    }
+    all
+}
+
+/// Header lines by name, values in order.
+fn lines(heard: &Heard) -> BTreeMap<String, Vec<String>> {
+    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in heard.head.lines().skip(1).filter_map(|line| line.split_once(':')) {
+        all.entry(name.to_ascii_lowercase()).or_default().push(value.trim().to_owned());
+    }
+    all
+}
+
+/// Compares one request; notes which meant differences there are, and what else differs.
+fn compare(case: &Case<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<String> {
+    let mut other = Vec::new();
+    let mut used = Vec::new();
+    let (theirs, own) = ((case.nginx.status, case.nginx.heard()), (case.ours.status, case.ours.heard()));
+    if theirs != own {
+        match MEANT.iter().find(|row| (row.course)(case)) {
+            Some(row) => used.push(row.what),
+            None => other.push(format!("status and replicas {theirs:?}, ours {own:?}")),
+        }
+    }
+    if let (Some((_, nginx)), Some((_, ours))) = (case.nginx.heard.first(), case.ours.heard.first()) {
+        if (nginx.method(), nginx.target(), &nginx.body) != (ours.method(), ours.target(), &ours.body) {
+            other.push(format!("{} {}, ours {} {}", nginx.method(), nginx.target(), ours.method(), ours.target()));
+        }
+        let (nginx, ours) = (lines(nginx), lines(ours));
+        let mut names: Vec<&String> = nginx.keys().chain(ours.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let none = Vec::new();
+            let (nginx, ours) = (nginx.get(name).unwrap_or(&none), ours.get(name).unwrap_or(&none));
+            if nginx == ours {
+                continue;
+            }
+            match MEANT.iter().find(|row| (row.header)(case, name, nginx, ours)) {
+                Some(row) => used.push(row.what),
+                None => other.push(format!("{name}: {nginx:?}, ours {ours:?}")),
+            }
+        }
+    }
+    used.sort_unstable();
+    used.dedup();
+    used.into_iter().for_each(|what| *meant.entry(what).or_default() += 1);
+    other
+}
+
+#[test]
+#[ignore = "needs nginx: .ci/nginx-import"]
+fn imports_do_what_nginx_does() {
+    let replicas = Replicas::start();
+    let mut confs: Vec<String> = fs::read_dir(folder())
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".conf").map(str::to_owned))
+        .collect();
+    confs.sort();
+    assert!(confs.len() >= 15);
+    let (mut total, mut meant, mut faults) = (0, BTreeMap::new(), Vec::new());
+    println!("{:<16} {:>8} {:>5} {:>9}", "configuration", "requests", "meant", "differing");
+    for name in &confs {
+        let dir = std::env::temp_dir().join(format!("tokenweir-nginx-import-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let conf = text(name);
+        let (theirs, nginx_at) = listens(&replicas.place(&conf), &dir, "nginx");
+        let (own, ours_at) = listens(&replicas.place(&conf), &dir, "ours");
+        let nginx = Nginx::start(&theirs, &dir);
+        wait_until("nginx listens", || nginx_at.iter().all(|at| at.try_connect().is_ok()));
+        let (server, _) = router(&own, &dir);
+        let unknown = |pool: &std::sync::Arc<tokenweir::fleet::Pool>| {
+            let any = *pool.paths() == tokenweir::fleet::Paths::Any;
+            !any && pool.replicas().any(|replica| *replica.models() == Models::Unknown)
+        };
+        wait_until("the replicas are known", || !server.fleet().pools().iter().any(unknown));
+        let mut dice = Dice::seeded(SEED);
+        let requests: Vec<_> = (0..REQUESTS).map(|_| asked(&conf, &mut dice)).collect();
+        let seen = (drive(&nginx_at, &requests, &replicas), drive(&ours_at, &requests, &replicas));
+        let before = faults.len();
+        let mut here = BTreeMap::new();
+        let mut with_meant = 0;
+        for (i, (_, method, target)) in requests.iter().enumerate() {
+            let case = Case { method, target, conf: name, nginx: &seen.0[i], ours: &seen.1[i] };
+            let mut this = BTreeMap::new();
+            let other = compare(&case, &mut this);
+            with_meant += usize::from(!this.is_empty());
+            this.into_iter().for_each(|(what, n)| *here.entry(what).or_insert(0) += n);
+            faults.extend((!other.is_empty()).then(|| format!("{name} {i}: {method} {target}: {}", other.join("; "))));
+        }
+        println!("{name:<16} {:>8} {with_meant:>5} {:>9}", requests.len(), faults.len() - before);
+        here.into_iter().for_each(|(what, n)| *meant.entry(what).or_insert(0) += n);
+        total += requests.len();
+        drop((server, nginx));
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    println!("{total} requests, {} differing; differences that are meant, by requests:", faults.len());
+    for Meant { what, why, .. } in &MEANT {
+        println!("{:>6}  {what}: {why}", meant.get(what).unwrap_or(&0));
+    }
+    let shown = faults.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+    assert!(faults.is_empty(), "{} differ:\n{shown}", faults.len());
+    // Whether a kept connection is there is up to which worker has the request.
+    let never: Vec<&str> = MEANT.iter().skip(1).map(|row| row.what).filter(|what| !meant.contains_key(what)).collect();
+    assert!(never.is_empty(), "listed and never seen: {never:?}");
+}

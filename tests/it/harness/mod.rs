@@ -1,0 +1,145 @@
+//! What the integration tests share: replicas, a router in front of them, and a client that sees every byte.
+
+pub mod captures;
+pub mod client;
+pub mod dns;
+pub mod scripted;
+pub mod tls;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use tokenweir::clock::Clock;
+use tokenweir::config::{self, Listen};
+use tokenweir::emulate::{Replica, Settings};
+use tokenweir::engine::Constants;
+use tokenweir::fleet::Models;
+use tokenweir::serve::Server;
+use tokenweir::units::Moment;
+
+use client::{Client, Reply, request};
+
+/// The longest that anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A thousand times faster than an H100.
+pub fn fast(models: &[&str]) -> Settings {
+    let constants = Constants { speed: 1000.0, ..Constants::default() };
+    Settings { models: models.iter().map(|m| (*m).to_owned()).collect(), constants, ..Settings::default() }
+}
+
+/// An emulated replica on a port of its own.
+pub fn replica(models: &[&str]) -> Replica {
+    replica_with(fast(models))
+}
+
+pub fn replica_with(settings: Settings) -> Replica {
+    Replica::start(TcpListener::bind("127.0.0.1:0").unwrap(), settings, Clock::start()).unwrap()
+}
+
+/// What a router of a test has that its configuration does not say.
+pub fn env(text: &str) -> Vec<(String, String)> {
+    let env = [
+        ("listen =", "LISTEN", "127.0.0.1:0"),
+        ("access =", "LOG__ACCESS", "off"),
+        ("error =", "LOG__ERROR", "off"),
+        ("admin =", "ADMIN", "127.0.0.1:0"),
+        ("workers =", "WORKERS", "2"),
+    ];
+    let unsaid = env.into_iter().filter(|(key, ..)| !text.contains(key));
+    unsaid.map(|(_, name, value)| (format!("TOKENWEIR__{name}"), value.to_owned())).collect()
+}
+
+/// A router in this process, on ports of its own, without logs.
+pub struct Router {
+    pub server: Server,
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Router {
+    /// Starts with a configuration as text; does not wait for anything.
+    pub fn start(text: &str) -> Self {
+        let loaded = config::load(text, "router.toml", env(text)).unwrap_or_else(|report| panic!("{report}"));
+        let server = Server::start(loaded.settings).unwrap();
+        let Some(Listen::Tcp(addr)) = server.listening().first() else { panic!("it listens at a TCP port") };
+        Self { addr: *addr, admin: server.admin().unwrap(), server }
+    }
+
+    /// One pool over these, ready. Idle replicas take turns.
+    pub fn over<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
+        let urls: Vec<String> = urls.into_iter().map(|url| format!("{url:?}")).collect();
+        Self::start(&format!("policy = \"least_conn\"\nreplicas = [{}]", urls.join(", "))).ready()
+    }
+
+    /// Waits until every replica has said which models it serves.
+    pub fn ready(self) -> Self {
+        let unknown = |replica: &std::sync::Arc<tokenweir::fleet::Replica>| *replica.models() == Models::Unknown;
+        wait_until("every replica is known", || !self.server.fleet().replicas().iter().any(unknown));
+        self
+    }
+
+    pub fn client(&self) -> Client<TcpStream> {
+        Client::connect(self.addr)
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
+        ask(self.addr, method, path, headers, body)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, "", "")
+    }
+
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
+        self.ask("POST", path, "", body)
+    }
+
+    /// The sum of a metric's series whose labels contain all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = ask(self.admin, "GET", "/metrics", "", "").text();
+        let chosen = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        chosen.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Requests that are chosen and not settled, all replicas together.
+    pub fn in_flight(&self) -> u32 {
+        self.server.fleet().replicas().iter().map(|replica| replica.in_flight()).sum()
+    }
+}
+
+/// One request on a connection of its own.
+pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
+    let mut client = Client::connect(addr);
+    client.send(request(method, path, &format!("connection: close\r\n{headers}"), body));
+    if method == "HEAD" { client.headless() } else { client.reply() }
+}
+
+/// A chat request of `tokens` tokens.
+pub fn chat(model: &str, tokens: u32, stream: bool) -> String {
+    let wish = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
+    format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}],"max_tokens":{tokens}{wish}}}"#)
+}
+
+/// Waits for a fact, polling; fails if it does not come true.
+pub fn wait_until(what: &str, fact: impl FnMut() -> bool) {
+    within(PATIENCE, what, fact);
+}
+
+/// Waits for a fact for at most `limit`.
+pub fn within(limit: Duration, what: &str, mut fact: impl FnMut() -> bool) {
+    let clock = Clock::start();
+    while !fact() {
+        assert!(clock.now().since(Moment::ZERO) < limit, "not true within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// An address at which nothing listens.
+pub fn nowhere() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

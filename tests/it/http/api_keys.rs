@@ -1,0 +1,322 @@
+//! Keys of clients and the admin listener's token: who may ask for what, and that there is no way around.
+
+use std::io::Write as _;
+
+use crate::harness::client::request;
+use crate::harness::scripted::{Scripted, friendly};
+use crate::harness::{Router, ask, chat, replica, wait_until};
+
+const CHAT: &str = "/v1/chat/completions";
+/// What clients show.
+const WIDE: &str = "key-of-all-models";
+const NARROW: &str = "key-of-some-models";
+const TOKEN: &str = "token-of-the-admin-listener";
+
+/// Two keys, one of all models and one of `m` alone.
+fn keys() -> String {
+    let hash = |key: &str| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    format!(
+        "\n[[key]]\nname = \"wide\"\nhash = \"sha256:{}\"\n\
+         [[key]]\nname = \"narrow\"\nhash = \"sha256:{}\"\nmodels = [\"m\"]\n",
+        hash(WIDE),
+        hash(NARROW)
+    )
+}
+
+fn bearer(key: &str) -> String {
+    format!("authorization: Bearer {key}\r\n")
+}
+
+fn guarded(top: &str, url: &str) -> Router {
+    Router::start(&format!("{top}\nreplicas = [{url:?}]\n{}", keys())).ready()
+}
+
+#[test]
+fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
+    let replica = Scripted::start(&["m", "n"], friendly);
+    let router = guarded("paths = ['/extra']", &replica.url());
+    let wrong = [
+        String::new(),
+        bearer("key-of-all-model"),
+        bearer(""),
+        "authorization: key-of-all-models\r\n".to_owned(),
+        "authorization: Basic a2V5LW9mLWFsbC1tb2RlbHM6\r\n".to_owned(),
+        "x-api-key: no\r\n".to_owned(),
+        "cookie: key=key-of-all-models\r\n".to_owned(),
+        "x-forwarded-for: 127.0.0.1\r\nconnection: authorization\r\n".to_owned(),
+    ];
+    for headers in &wrong {
+        for (method, path) in [
+            ("POST", CHAT),
+            ("POST", "/v1/completions?key=key-of-all-models"),
+            ("POST", "/v1/messages"),
+            ("POST", "/tokenize"),
+            ("POST", "/extra"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/m"),
+            ("GET", "/v1/responses/resp_1"),
+            ("DELETE", "/v1/responses/resp_1"),
+            ("OPTIONS", CHAT),
+            ("PATCH", CHAT),
+            ("GET", "/sleep"),
+            ("POST", "//livez"),
+            ("GET", "/livez/"),
+            ("GET", "/livez/../v1/models"),
+            ("GET", "/%6civez"),
+            ("GET", "http://127.0.0.1/v1/models"),
+        ] {
+            let reply = router.ask(method, path, headers, if method == "POST" { "{\"model\":\"m\"}" } else { "" });
+            assert_eq!(
+                (reply.status, reply.header("www-authenticate")),
+                (401, Some("Bearer")),
+                "{method} {path} {headers}"
+            );
+            let error = reply.error();
+            assert_eq!(error["code"], "invalid_api_key", "{method} {path}");
+            let kind = if path == "/v1/messages" { "authentication_error" } else { "invalid_request_error" };
+            assert_eq!(error["type"], kind, "{method} {path}");
+            assert!(!reply.text().contains("key-of-all"), "{}", reply.text());
+        }
+    }
+    for path in ["/livez", "/readyz", "/health", "/readyz?x=1"] {
+        assert_eq!(router.get(path).status, 200, "{path}");
+    }
+    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert_eq!(router.ask("POST", CHAT, &bearer(WIDE), chat("m", 1, false)).status, 200);
+}
+
+#[test]
+fn a_body_is_not_even_read_for_a_wrong_key() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = guarded("", &replica.url());
+    let mut client = router.client();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n");
+    client.send(head);
+    let reply = client.reply();
+    assert_eq!(reply.status, 401, "it is not told to continue");
+    assert!(client.closes());
+}
+
+#[test]
+fn keys_come_as_bearer_and_as_anthropics_clients_send_them_and_stay_here() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = guarded("", &replica.url());
+    for headers in [bearer(WIDE), format!("AUTHORIZATION: bearer  {WIDE} \r\n"), format!("x-api-key: {WIDE}\r\n")] {
+        let headers = format!("{headers}x-kept: 1\r\n");
+        assert_eq!(router.ask("POST", CHAT, &headers, chat("m", 1, false)).status, 200, "{headers}");
+        let heard = replica.last();
+        assert_eq!(
+            (heard.header("authorization"), heard.header("x-api-key"), heard.header("x-kept")),
+            (None, None, Some("1"))
+        );
+        assert!(!heard.head.contains(WIDE));
+    }
+    let both = format!("{}x-api-key: {WIDE}\r\n", bearer("somebody-elses"));
+    assert_eq!(router.ask("POST", CHAT, &both, chat("m", 1, false)).status, 200);
+    assert_eq!(replica.last().header("authorization"), None, "with keys of ours no other is passed on");
+    // The pool's own key takes its place.
+    let router = guarded("api_key = 'of-the-engine'", &replica.url());
+    assert_eq!(router.ask("POST", CHAT, &bearer(WIDE), chat("m", 1, false)).status, 200);
+    assert_eq!(replica.last().header("authorization"), Some("Bearer of-the-engine"));
+    // Without keys of ours the client's goes on, as ever.
+    let router = Router::over([&*replica.url()]);
+    assert_eq!(router.ask("POST", CHAT, &bearer("theirs"), chat("m", 1, false)).status, 200);
+    assert_eq!(replica.last().header("authorization"), Some("Bearer theirs"));
+}
+
+#[test]
+fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
+    let replica = Scripted::start(&["m", "n"], friendly);
+    let router = guarded("", &replica.url());
+    let told = |key: &str, model: &str| {
+        let reply = router.ask("POST", CHAT, &bearer(key), chat(model, 1, false));
+        (reply.status, reply.text().replace(&format!("`{model}`"), "``"))
+    };
+    assert_eq!((told(WIDE, "m").0, told(WIDE, "n").0, told(NARROW, "m").0), (200, 200, 200));
+    let (closed, absent) = (told(NARROW, "n"), told(NARROW, "x"));
+    assert_eq!((closed.0, &closed), (404, &absent));
+    assert_eq!(closed, told(WIDE, "x"));
+    for body in [
+        r#"{"model":"\u006e"}"#,
+        r#"{"model":"m","model":"n"}"#,
+        r#"{"model":"m","mod\u0065l":"n"}"#,
+        r#"{"messages":[]}"#,
+        r#"{"model":null}"#,
+        r#"{"model":"N"}"#,
+        r#"{"model":"n "}"#,
+    ] {
+        for path in [CHAT, "/v1/embeddings", "/v1/responses", "/tokenize"] {
+            let status = router.ask("POST", path, &bearer(NARROW), body).status;
+            assert!(status == 400 || status == 404, "{path} {body}: {status}");
+        }
+    }
+    let form = |parts: &[&str]| {
+        let part = |value: &&str| format!("--b\r\ncontent-disposition: form-data; name=model\r\n\r\n{value}\r\n");
+        parts.iter().map(part).collect::<String>() + "--b--\r\n"
+    };
+    let audio = |form: String| {
+        let headers = format!("{}content-type: multipart/form-data; boundary=b\r\n", bearer(NARROW));
+        router.ask("POST", "/v1/audio/transcriptions", &headers, form).status
+    };
+    assert_eq!([form(&["m"]), form(&["n"]), form(&["m", "n"]), form(&[])].map(audio), [200, 404, 400, 400]);
+    let asked: Vec<_> = replica.heard().iter().map(|h| String::from_utf8_lossy(&h.body).into_owned()).collect();
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    let listed = |key: &str| {
+        let data = router.ask("GET", "/v1/models", &bearer(key), "").json()["data"].clone();
+        data.as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((listed(WIDE), listed(NARROW)), (vec!["m".to_owned(), "n".to_owned()], vec!["m".to_owned()]));
+    let card = |key: &str| router.ask("GET", "/v1/models/n", &bearer(key), "").status;
+    assert_eq!((card(WIDE), card(NARROW)), (200, 404));
+}
+
+#[test]
+fn a_key_with_models_opens_nothing_where_requests_name_none() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = Router::start(&format!("paths = 'any'\nreplicas = [{:?}]\n{}", replica.url(), keys()));
+    let status = |key: &str| router.ask("POST", "/anything", &bearer(key), "{\"model\":\"m\"}").status;
+    assert_eq!((status(NARROW), status(WIDE)), (400, 200));
+    // Health is the replica's there, and asks for a key like the rest.
+    assert_eq!((router.get("/livez").status, replica.heard().len()), (401, 1));
+}
+
+#[test]
+fn a_stored_response_is_for_the_key_it_was_made_with() {
+    let replica = replica(&["m"]);
+    let router = guarded("", &replica.url());
+    let made =
+        router.ask("POST", "/v1/responses", &bearer(NARROW), r#"{"model":"m","input":"hi","max_output_tokens":2}"#);
+    assert_eq!(made.status, 200, "{}", made.text());
+    let path = format!("/v1/responses/{}", made.json()["id"].as_str().unwrap());
+    let get = |key: &str| router.ask("GET", &path, &bearer(key), "").status;
+    assert_eq!((get(NARROW), get(WIDE)), (200, 404));
+    let next = format!(r#"{{"model":"m","input":"and?","previous_response_id":{}}}"#, made.json()["id"]);
+    let follow = |key: &str| router.ask("POST", "/v1/responses", &bearer(key), &next).status;
+    assert_eq!((follow(NARROW), follow(WIDE)), (200, 404));
+    let unknown = router.ask("GET", "/v1/responses/resp_unheard_of", &bearer(NARROW), "");
+    assert_eq!(unknown.status, 404);
+}
+
+#[test]
+fn logs_metrics_and_headers_know_the_keys_name_and_never_the_key() {
+    let replica = Scripted::start(&["m"], friendly);
+    let folder = std::env::temp_dir().join(format!("tokenweir-tenants-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let log = folder.join("access.log");
+    let top = format!(
+        "listen = '127.0.0.1:0'\nadmin = '127.0.0.1:0'\nworkers = 2\nreplicas = [{:?}]\n\
+         request_headers = {{ X-Tenant = '$tenant', X-Leak = '$http_authorization$http_x_api_key' }}\n\
+         [log]\naccess = {:?}\nerror = 'off'\n\
+         format = '$tenant|$status|$http_authorization|$http_x_api_key|$remote_user'\n",
+        replica.url(),
+        log.to_str().unwrap()
+    );
+    let router = Router::start(&(top + &keys())).ready();
+    let both = format!("{}x-api-key: {NARROW}\r\n", bearer(NARROW));
+    assert_eq!(router.ask("POST", CHAT, &both, chat("m", 1, false)).status, 200);
+    assert_eq!((replica.last().header("x-tenant"), replica.last().header("x-leak")), (Some("narrow"), None));
+    assert_eq!(router.ask("POST", CHAT, &bearer("a-wrong-key"), chat("m", 1, false)).status, 401);
+    let lines = || std::fs::read_to_string(&log).unwrap();
+    wait_until("both are logged", || lines().lines().count() == 2);
+    assert_eq!(lines(), "narrow|200|-|-|-\n-|401|-|-|-\n");
+    assert_eq!(router.metric("tokenweir_tenant_requests_total", &["tenant=\"narrow\"", "status=\"2xx\""]), 1.0);
+    assert_eq!(router.metric("tokenweir_requests_total", &["4xx"]), 1.0);
+    let page = ask(router.admin, "GET", "/metrics", "", "").text();
+    assert!(!page.contains("key-of") && !page.contains("a-wrong-key"), "{page}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_reload_changes_who_may_ask() {
+    let replica = Scripted::start(&["m"], friendly);
+    let path = std::env::temp_dir().join(format!("tokenweir-tenants-{}.toml", std::process::id()));
+    let plain = format!("replicas = [{:?}]\n", replica.url());
+    let write = |text: &str| std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    let router = Router::start(&plain).ready();
+    let file = path.clone();
+    router.server.reloads_from(Box::new(move || {
+        let text = std::fs::read_to_string(&file).unwrap();
+        tokenweir::config::load(&text, "router.toml", crate::harness::env(&text)).map_err(|report| report.to_string())
+    }));
+    let status = |headers: &str| router.ask("POST", CHAT, headers, chat("m", 1, false)).status;
+    let reload = || ask(router.admin, "POST", "/reload", "", "").status;
+    assert_eq!(status(""), 200);
+    write(&(plain.clone() + &keys()));
+    assert_eq!((reload(), status(""), status(&bearer(WIDE))), (200, 401, 200));
+    // One that is wrong opens nothing.
+    write(&(plain.clone() + &keys() + "[[key]]\nname = 'third'\n"));
+    assert_eq!((reload(), status(""), status(&bearer(WIDE))), (400, 401, 200));
+    write(&plain);
+    assert_eq!((reload(), status("")), (200, 200));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn the_admin_listener_asks_for_its_token() {
+    let replica = Scripted::start(&["m"], friendly);
+    let start = |more: &str| {
+        let text = format!("admin_token_env = 'ADMIN'\n{more}\nreplicas = [{:?}]\n", replica.url());
+        let env = crate::harness::env(&text).into_iter().chain([("ADMIN".to_owned(), TOKEN.to_owned())]);
+        let loaded = tokenweir::config::load(&text, "router.toml", env).unwrap();
+        tokenweir::serve::Server::start(loaded.settings).unwrap()
+    };
+    let server = start("");
+    let admin = server.admin().unwrap();
+    let status = |method: &str, path: &str, headers: &str| ask(admin, method, path, headers, "").status;
+    for headers in ["", "authorization: Bearer no\r\n", "x-api-key: token-of-the-admin-listener\r\n"] {
+        for (method, path) in [
+            ("GET", "/metrics"),
+            ("GET", "/pools"),
+            ("GET", "/pools/default"),
+            ("POST", "/reload"),
+            ("POST", "/livez"),
+            ("POST", "/replicas/a/drain"),
+            ("DELETE", "/pools/default/replicas/a"),
+            ("GET", "/nowhere"),
+            ("GET", "//metrics"),
+        ] {
+            let reply = ask(admin, method, path, headers, "");
+            assert_eq!((reply.status, &reply.error()["code"]), (401, &"invalid_api_key".into()), "{method} {path}");
+        }
+        assert_eq!(
+            (status("GET", "/livez", headers), status("GET", "/health", headers)),
+            (200, status("GET", "/readyz", headers))
+        );
+    }
+    let token = bearer(TOKEN);
+    assert_eq!(
+        (status("GET", "/metrics", &token), status("GET", "/pools", &token), status("GET", "/x", &token)),
+        (200, 200, 404)
+    );
+    let server = start("metrics_need_token = false");
+    let admin = server.admin().unwrap();
+    assert_eq!((ask(admin, "GET", "/metrics", "", "").status, ask(admin, "GET", "/pools", "", "").status), (200, 401));
+}
+
+#[test]
+fn a_web_page_can_change_nothing_on_the_admin_listener() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = Router::over([&*replica.url()]);
+    let page = "origin: http://evil.example\r\n";
+    let drain = format!("/replicas/{}/drain", replica.addr);
+    for (method, path) in [("POST", "/reload"), ("POST", &*drain), ("DELETE", &*drain)] {
+        assert_eq!(ask(router.admin, method, path, page, "").status, 403, "{method} {path}");
+    }
+    assert!(!router.server.fleet().replicas()[0].is_drained());
+    assert_eq!(ask(router.admin, "POST", &drain, "", "").status, 200);
+}
+
+#[test]
+fn requests_that_come_at_once_on_one_connection_are_each_asked_for_a_key() {
+    let replica = Scripted::start(&["m"], friendly);
+    let router = guarded("", &replica.url());
+    let mut client = router.client();
+    let with = request("POST", CHAT, &bearer(WIDE), chat("m", 1, false));
+    let without = request("POST", CHAT, "", "");
+    client.send([with.clone(), without, with].concat());
+    assert_eq!([client.reply().status, client.reply().status, client.reply().status], [200, 401, 200]);
+    assert_eq!(replica.heard().len(), 2);
+}

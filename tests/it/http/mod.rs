@@ -1,0 +1,16 @@
+//! What clients may send and what they get back, byte for byte.
+
+mod api_keys;
+mod client_disconnect;
+mod client_limits;
+mod endpoints;
+mod gzip;
+mod headers;
+mod http10;
+mod protocol;
+mod relay;
+mod stream_errors;
+mod streaming;
+mod timeouts;
+mod tls;
+mod usage_injection;

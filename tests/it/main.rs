@@ -1,0 +1,15 @@
+//! Every integration test, in one binary: the harness and the library are linked once.
+//!
+//! `cargo test --test it NAME` runs the tests whose path contains NAME, such as `failures::` or `promises::`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue fails here")]
+#![allow(unreachable_pub, reason = "the modules of one binary")]
+
+mod config;
+mod failures;
+mod harness;
+mod http;
+mod nginx;
+mod promises;
+mod routing;
+mod tokens;

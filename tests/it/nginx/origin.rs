@@ -1,0 +1,130 @@
+//! Replicas that answer with their port, can be closed and opened again, and hold what they are told to hold.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use crate::harness::{PATIENCE, wait_until};
+
+/// One replica.
+pub(crate) struct Origin {
+    pub(crate) port: u16,
+    open: Option<Open>,
+    held: Arc<Held>,
+}
+
+struct Open {
+    closing: Arc<AtomicBool>,
+    links: Arc<Mutex<Vec<TcpStream>>>,
+    accepting: thread::JoinHandle<()>,
+}
+
+/// Requests for `/hold/NAME`: where they arrived, until they are released.
+#[derive(Default)]
+pub(crate) struct Held {
+    at: Mutex<BTreeMap<String, u16>>,
+    released: Condvar,
+}
+
+impl Origin {
+    pub(crate) fn start(held: &Arc<Held>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        Self { port, open: Some(Open::start(listener, port, held)), held: held.clone() }
+    }
+
+    /// Refuses connections from now on; those that are open end.
+    pub(crate) fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        open.closing.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        open.accepting.join().unwrap();
+        for link in open.links.lock().unwrap().drain(..) {
+            // One that has ended already cannot be ended again.
+            let _ = link.shutdown(Shutdown::Both);
+        }
+        assert!(TcpStream::connect(("127.0.0.1", self.port)).is_err(), "the port refuses");
+    }
+
+    /// Accepts connections again.
+    pub(crate) fn reopen(&mut self) {
+        if self.open.is_none() {
+            let listener = TcpListener::bind(("127.0.0.1", self.port)).unwrap();
+            self.open = Some(Open::start(listener, self.port, &self.held));
+        }
+    }
+
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Open {
+    fn start(listener: TcpListener, port: u16, held: &Arc<Held>) -> Self {
+        let (closing, links) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let (ending, kept, held) = (closing.clone(), links.clone(), held.clone());
+        let accepting = thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if ending.load(Ordering::SeqCst) {
+                    return;
+                }
+                stream.set_nodelay(true).unwrap();
+                kept.lock().unwrap().push(stream.try_clone().unwrap());
+                let held = held.clone();
+                // Ends when the proxy or `close` ends its connection.
+                thread::spawn(move || converse(stream, port, &held));
+            }
+        });
+        Self { closing, links, accepting }
+    }
+}
+
+impl Held {
+    /// Where the request called `name` has arrived.
+    pub(crate) fn wait(&self, name: &str) -> u16 {
+        wait_until("a held request arrives", || self.at.lock().unwrap().contains_key(name));
+        self.at.lock().unwrap()[name]
+    }
+
+    /// Lets the request called `name` be answered.
+    pub(crate) fn release(&self, name: &str) {
+        self.at.lock().unwrap().remove(name);
+        self.released.notify_all();
+    }
+
+    fn hold(&self, name: &str, port: u16) {
+        let mut at = self.at.lock().unwrap();
+        at.insert(name.to_owned(), port);
+        drop(self.released.wait_timeout_while(at, PATIENCE, |at| at.contains_key(name)));
+    }
+}
+
+fn converse(stream: TcpStream, port: u16, held: &Held) {
+    let mut input = BufReader::new(stream.try_clone().unwrap());
+    let mut output = stream;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n{port:05}");
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            match input.read_line(&mut head) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        if let Some(name) = head.split(' ').nth(1).and_then(|target| target.strip_prefix("/hold/")) {
+            held.hold(name, port);
+        }
+        if output.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Hostile or clumsy clients.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::process::Process;
+use super::setup::{CHAT, EVENT, Router, Watch, attempts, chunk, good, over, pause, post, until_closed};
+use crate::harness::captures::HEAD;
+use crate::harness::client::request;
+use crate::harness::scripted::{Scripted, friendly};
+use crate::harness::{PATIENCE, ask, chat, replica, wait_until, within};
+
+/// "Header not finished in 10 s, body stalled 10 s: connection closed." At the defaults.
+#[test]
+fn heads_and_bodies_that_stall_are_given_up_after_ten_seconds() {
+    let replica = good();
+    let router = over([&replica], "");
+    let watch = Watch::start();
+    let whole = request("POST", CHAT, "", chat("m", 1, false));
+    let mut stalled = [router.client(), router.client()];
+    stalled[0].send(&whole[..20]);
+    stalled[1].send(&whole[..whole.len() - 1]);
+    // One that sends a byte now and then has no more time.
+    let mut drip = router.client();
+    let dripping = std::thread::spawn(move || {
+        let sent = (0..28).take_while(|at| drip.try_send(&whole[*at..=*at]).map(|()| pause(500)).is_ok()).count();
+        (sent, drip.closes() || drip.try_head().is_some_and(|reply| reply.status == 408))
+    });
+    for client in &mut stalled {
+        if let Some(reply) = client.try_head() {
+            assert_eq!(reply.status, 408);
+            client.rest();
+        }
+        assert!(client.closes());
+        let after = watch.elapsed().as_secs_f64();
+        assert!((9.0..14.0).contains(&after), "{after} s");
+    }
+    let (sent, closed) = dripping.join().unwrap();
+    assert!(sent < 28 && closed, "{sent} bytes, half a second apart");
+    assert!(replica.heard().is_empty());
+}
+
+/// "Reader stalled 60 s: connection closed" (here after 1 s: `send`), and the replica is let go.
+#[test]
+fn a_reader_that_stalls_is_given_up() {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let replica = super::slow_readers::endless(&WRITTEN);
+    let router = over([&replica], "[timeouts]\nsend = \"1s\"");
+    let mut client = router.client();
+    client.send(request("POST", CHAT, "", chat("m", 1, true)));
+    assert_eq!(client.head().status, 200);
+    let watch = Watch::start();
+    wait_until("the replica is let go", || router.metric("tokenweir_in_flight", &[]) == 0.0);
+    assert!(watch.elapsed() >= Duration::from_millis(900));
+    assert_eq!((attempts(&router, "client_gone"), attempts(&router, "failed")), (1.0, 0.0));
+    client.rest();
+    assert!(client.is_broken());
+}
+
+/// "Reader stalled 60 s: connection closed." At the default.
+#[test]
+fn a_reader_that_stalls_is_given_up_after_sixty_seconds() {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let replica = super::slow_readers::endless(&WRITTEN);
+    let router = over([&replica], "");
+    let mut client = router.client();
+    client.send(request("POST", CHAT, "", chat("m", 1, true)));
+    assert_eq!(client.head().status, 200);
+    let watch = Watch::start();
+    within(5 * PATIENCE, "the replica is let go", || {
+        pause(100);
+        router.metric("tokenweir_in_flight", &[]) == 0.0
+    });
+    let after = watch.elapsed().as_secs_f64();
+    assert!((59.0..70.0).contains(&after), "{after} s");
+}
+
+/// How long a replica works on for a client that has left, at best.
+fn worked_on(says: &'static str, stream: bool, reset: bool) -> Duration {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let replica = Scripted::start(&["m"], move |_, to| {
+        let tell = tell.lock().unwrap().clone();
+        to.write_all(says.as_bytes()).unwrap();
+        tell.send(()).unwrap();
+        until_closed(to);
+        tell.send(()).is_ok_and(|()| false)
+    });
+    let router = over([&replica], "");
+    let mut best = Duration::MAX;
+    for _ in 0..4 {
+        let mut client = router.client();
+        client.send(request("POST", CHAT, "", chat("m", 9, stream)));
+        told.recv_timeout(PATIENCE).unwrap();
+        let watch = Watch::start();
+        if reset {
+            client.reset();
+        } else {
+            client.finish();
+        }
+        told.recv_timeout(PATIENCE).unwrap();
+        best = best.min(watch.elapsed());
+    }
+    wait_until("nothing stays", || router.metric("tokenweir_in_flight", &[]) == 0.0);
+    assert_eq!((attempts(&router, "client_gone"), attempts(&router, "failed")), (4.0, 0.0));
+    assert_eq!((replica.heard().len(), router.get("/readyz").status), (4, 200));
+    best
+}
+
+/// "A client that leaves (before the first token, mid-stream while the replica is silent, non-streaming) releases the
+/// replica's connection within 100 ms. A client's FIN counts as leaving." The machine may be busy: the best of four.
+#[test]
+fn a_client_that_leaves_releases_the_replica_within_100_ms() {
+    let begun = format!("{HEAD}{}", chunk(EVENT)).leak();
+    let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"half\":";
+    for (says, stream) in [("", true), (HEAD, true), (begun, true), ("", false), (half, false)] {
+        for reset in [false, true] {
+            let best = worked_on(says, stream, reset);
+            assert!(best < Duration::from_millis(100), "{says:?} reset: {reset}: {best:?}");
+        }
+    }
+}
+
+/// "`half_close = true` trades the 100 ms for serving half-closed clients."
+#[test]
+fn half_closed_clients_are_served_where_that_is_wished() {
+    let replica = Scripted::start(&["m"], |heard, to| {
+        pause(300);
+        friendly(heard, to)
+    });
+    let router = Router::start(&format!("half_close = true\nreplicas = [{:?}]", replica.url())).ready();
+    let mut client = router.client();
+    client.send(request("POST", CHAT, "", chat("m", 1, false)));
+    client.finish();
+    assert_eq!(client.reply().status, 200);
+}
+
+/// "Pipelined answers keep order."
+#[test]
+fn pipelined_answers_keep_their_order() {
+    let replica = Scripted::start(&["m"], |heard, to| {
+        // The earlier, the slower.
+        let at: u64 = heard.header("x-at").unwrap().parse().unwrap();
+        pause(20 * (5 - at));
+        let answer = format!("HTTP/1.1 200 OK\r\nx-at: {at}\r\ncontent-length: 2\r\n\r\n{{}}");
+        to.write_all(answer.as_bytes()).is_ok()
+    });
+    let router = over([&replica], "");
+    let mut client = router.client();
+    // Small ones, and such as are more than anybody keeps at once.
+    for filling in ["", &"x".repeat(30_000)] {
+        let body = chat("m", 1, false).replace("hello", &format!("hello{filling}"));
+        let one = |at: u64| request("POST", CHAT, &format!("x-at: {at}\r\n"), &body);
+        client.send((0..5).flat_map(one).collect::<Vec<u8>>());
+        for at in 0..5 {
+            assert_eq!(client.reply().header("x-at"), Some(&*at.to_string()));
+            assert!(replica.last().body == body.as_bytes());
+        }
+    }
+}
+
+/// "`X-Forwarded-For`: the peer is appended."
+#[test]
+fn the_peer_is_appended_to_x_forwarded_for() {
+    let replica = good();
+    let router = over([&replica], "");
+    assert_eq!(post(&router).status, 200);
+    assert_eq!(replica.last().headers("x-forwarded-for"), ["127.0.0.1"]);
+    router.ask("POST", CHAT, "x-forwarded-for: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n", chat("m", 1, false));
+    assert_eq!(replica.last().headers("x-forwarded-for").join(", "), "1.1.1.1, 2.2.2.2, 127.0.0.1");
+}
+
+/// "Only `trusted_proxies` are believed, for logs and for ip_hash."
+#[test]
+fn only_trusted_proxies_are_believed() {
+    let replicas = [good(), good(), good(), good()];
+    let urls = replicas.each_ref().map(Scripted::url);
+    for (at, (proxies, believed)) in [("", false), ("10.9.9.9", false), ("127.0.0.0/8", true)].into_iter().enumerate() {
+        let proxies = if proxies.is_empty() { String::new() } else { format!("trusted_proxies = [{proxies:?}]\n") };
+        let process = Process::start(
+            &format!("proxies-{at}"),
+            &format!("{proxies}policy = \"ip_hash\"\nreplicas = {urls:?}"),
+            1024,
+        );
+        let mut chosen: Vec<String> = Vec::new();
+        for client in 0..24 {
+            // What comes before the proxy's own word is anybody's.
+            let headers = format!("x-forwarded-for: 6.6.6.6, 100.{client}.7.1\r\n");
+            let reply = ask(process.data, "POST", CHAT, &headers, chat("m", 1, false));
+            chosen.push(reply.header("x-upstream").unwrap().to_owned());
+        }
+        chosen.sort();
+        chosen.dedup();
+        assert_eq!(chosen.len() > 1, believed, "ip_hash: {proxies} {chosen:?}");
+        wait_until("it is logged", || process.log("access.log").lines().count() == 24);
+        let log = process.log("access.log");
+        assert_eq!(log.contains("100.3.7.1"), believed, "{log}");
+        assert!(!log.contains("6.6.6.6"), "{log}");
+    }
+}
+
+/// "Hop-by-hop headers stay on their hop."
+#[test]
+fn headers_of_one_connection_stay_on_it() {
+    let replica = Scripted::start(&["m"], |_, to| {
+        let head = "HTTP/1.1 200 OK\r\nconnection: x-theirs, keep-alive\r\nkeep-alive: timeout=5\r\nx-theirs: 1\r\n\
+                    proxy-authenticate: Basic\r\nupgrade: h2c\r\nx-kept: 1\r\ncontent-length: 2\r\n\r\n{}";
+        to.write_all(head.as_bytes()).is_ok()
+    });
+    let router = over([&replica], "");
+    let headers = "connection: x-mine, te, keep-alive\r\nkeep-alive: timeout=9\r\nte: trailers\r\nx-mine: 1\r\n\
+                   proxy-authorization: Basic eDp5\r\nproxy-connection: keep-alive\r\nupgrade: h2c\r\ntrailer: x\r\nx-end: 1\r\n";
+    let mut client = router.client();
+    client.send(request("POST", CHAT, headers, chat("m", 1, false)));
+    let (reply, heard) = (client.reply(), replica.last());
+    assert_eq!((heard.header("x-end"), reply.header("x-kept")), (Some("1"), Some("1")));
+    for name in ["x-mine", "te", "keep-alive", "proxy-authorization", "proxy-connection", "upgrade", "trailer"] {
+        assert_eq!(heard.header(name), None, "{name}");
+    }
+    assert!(heard.header("connection").is_none_or(|value| !value.contains("x-mine")), "{}", heard.head);
+    for name in ["x-theirs", "keep-alive", "upgrade", "proxy-authenticate"] {
+        assert_eq!(reply.header(name), None, "{name}");
+    }
+}
+
+/// "HTTP/2 rapid reset stays bounded."
+#[test]
+fn rapid_resets_leave_nothing_behind() {
+    let replica = replica(&["m"]);
+    let router = Router::start(&format!("replicas = [{:?}]", replica.url())).ready();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(router.h2).await.unwrap();
+        let (mut sender, connection) =
+            http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        for at in 0..5_000 {
+            let request = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
+            if sender.ready().await.is_err() {
+                return;
+            }
+            // Sent, and dropped at once: HEADERS and RST_STREAM.
+            drop(sender.send_request(request.body(Full::from(chat("m", 100, true))).unwrap()));
+            if at % 16 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    wait_until("nothing stays", || router.metric("tokenweir_in_flight", &[]) == 0.0 && replica.counters().open() == 0);
+    assert_eq!((post(&router).status, attempts(&router, "failed")), (200, 0.0));
+}

@@ -1,0 +1,254 @@
+//! Secrets, and who may do what.
+
+use std::io::Write;
+
+use ring::digest::{SHA256, digest};
+
+use super::process::{Process, program};
+use super::setup::{CHAT, JSON, Router, good, over, post, saying};
+use crate::harness::client::Reply;
+use crate::harness::scripted::{Scripted, whole};
+use crate::harness::tls::{Authority, Front};
+use crate::harness::{ask, chat, nowhere, wait_until};
+
+/// Keys of three clients.
+const KEYS: [&str; 3] = ["first-secret-key", "second-secret-key", "third-secret-key"];
+const PROMPT: &str = "my-secret-prompt-text";
+
+fn hashed() -> String {
+    let hash =
+        |key: &str| digest(&SHA256, key.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let key = |(at, key): (usize, &&str)| format!("[[key]]\nname = \"client-{at}\"\nhash = \"sha256:{}\"\n", hash(key));
+    KEYS.iter().enumerate().map(key).collect()
+}
+
+fn bearer(key: &str) -> String {
+    format!("authorization: Bearer {key}\r\n")
+}
+
+/// "API keys (hashes), all keys tried." That they are compared in constant time cannot be seen over a socket.
+#[test]
+fn every_key_opens_and_nothing_like_one_does() {
+    let replica = good();
+    let router = over([&replica], &hashed());
+    let status = |key: &str| router.ask("POST", CHAT, &bearer(key), chat("m", 1, false)).status;
+    assert_eq!(KEYS.map(status), [200; 3]);
+    let heard = replica.heard().len();
+    let hash = hashed().split('"').find(|word| word.starts_with("sha256:")).unwrap().to_owned();
+    for wrong in ["", "first-secret-ke", "first-secret-key1", "FIRST-SECRET-KEY", "client-0", &hash, &hash[7..]] {
+        assert_eq!(status(wrong), 401, "{wrong}");
+    }
+    assert_eq!(replica.heard().len(), heard);
+}
+
+/// "No path around them, refusals are OpenAI error objects."
+#[test]
+fn there_is_no_path_around_the_keys() {
+    let replica = good();
+    let router = over([&replica], &hashed());
+    for (method, path) in [
+        ("POST", CHAT),
+        ("POST", "//v1/chat/completions"),
+        ("POST", "/livez/../v1/chat/completions"),
+        ("POST", "/v1/%63hat/completions"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/m"),
+        ("GET", "/v1/responses/x"),
+        ("GET", "/nowhere"),
+        ("GET", "/metrics"),
+        ("POST", "http://127.0.0.1/v1/chat/completions"),
+    ] {
+        for headers in ["", "authorization: Basic Zmlyc3Q6\r\n", "x-forwarded-for: 127.0.0.1\r\n", "x-api-key: no\r\n"]
+        {
+            let reply = router.ask(method, path, headers, if method == "POST" { "{\"model\":\"m\"}" } else { "" });
+            assert_eq!((reply.status, &reply.error()["code"]), (401, &"invalid_api_key".into()), "{method} {path}");
+        }
+    }
+    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert_eq!(router.get("/livez").status, 200);
+}
+
+/// "Admin and metrics on their own listener, loopback by default."
+#[test]
+fn the_admin_listener_is_on_loopback_by_default() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:9464");
+    // Whether somebody else has the port or we do: the message about it says which one it is.
+    let output = program(&["serve", &format!("http://{}", nowhere())]).env_remove("TOKENWEIR__ADMIN").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("127.0.0.1:9464 (admin)"), "{said}");
+    drop(taken);
+}
+
+/// "The data port can never add or redirect a replica."
+#[test]
+fn the_data_port_administers_nothing() {
+    let (replica, other) = (good(), good());
+    let router = over([&replica], "");
+    let added = format!("{{\"replica\":{:?}}}", other.url());
+    for (method, path) in [
+        ("POST", "/pools/default/replicas".to_owned()),
+        ("POST", "/add_worker".to_owned()),
+        ("POST", format!("/replicas/{}/drain", replica.addr)),
+        ("DELETE", format!("/pools/default/replicas/{}", replica.addr)),
+        ("POST", "/reload".to_owned()),
+        ("GET", "/pools".to_owned()),
+        ("GET", "/metrics".to_owned()),
+    ] {
+        assert_eq!(router.ask(method, &path, "", &added).status, 404, "{method} {path}");
+    }
+    let pointing = format!("x-upstream: {0}\r\nx-forwarded-host: {0}\r\nhost: {0}\r\n", other.addr);
+    assert!((0..4).all(|_| router.ask("POST", CHAT, &pointing, chat("m", 1, false)).status == 200));
+    assert_eq!((replica.heard().len(), other.heard().len()), (4, 0));
+}
+
+/// A router as a process over a replica that answers, one that fails and one that is gone, with keys.
+fn guarded(name: &str, more: &str) -> (Process, Vec<Scripted>, [String; 3]) {
+    let replicas = vec![saying(500, "{}"), good()];
+    let gone = nowhere().to_string();
+    let addrs = [replicas[0].addr.to_string(), replicas[1].addr.to_string(), gone.clone()];
+    let urls = format!("[{:?}, {:?}, \"http://{gone}\"]", replicas[0].url(), replicas[1].url());
+    let text = format!("policy = \"round_robin\"\nreplicas = {urls}\n{more}\n{}", hashed());
+    (Process::start(name, &text, 1024), replicas, addrs)
+}
+
+/// "No key or prompt text in logs, metrics labels, headers or error bodies."
+#[test]
+fn no_key_and_no_prompt_is_told_anywhere() {
+    for format in ["text", "json"] {
+        let (process, _replicas, _) = guarded(&format!("told-{format}"), &format!("[log]\nformat = \"{format}\""));
+        let body = |model: &str| chat(model, 2, false).replace("hello", PROMPT);
+        let mut replies = Vec::new();
+        for key in [KEYS[0], KEYS[1], "wrong-secret-key"] {
+            for body in [body("m"), body("m"), body("m"), body("none"), format!("{{\"model\":\"m\",{PROMPT}")] {
+                replies.push(ask(process.data, "POST", CHAT, &bearer(key), &body));
+            }
+        }
+        replies.push(ask(process.data, "GET", "/nowhere", &bearer(KEYS[2]), ""));
+        wait_until("all are logged", || process.log("access.log").lines().count() == replies.len());
+        let page = ask(process.admin(), "GET", "/metrics", "", "").text();
+        let pools = ask(process.admin(), "GET", "/pools", "", "").text();
+        let told = replies.iter().map(|reply| format!("{}{}", reply.head, reply.text()));
+        for text in told.chain([page, pools, process.log("access.log"), process.log("error.log")]) {
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+}
+
+/// "No replica address in error bodies."
+#[test]
+fn error_bodies_name_no_replica() {
+    let closing = Scripted::start(&["m"], |_, _| false);
+    let begun = format!("{}{}", crate::harness::captures::HEAD, super::setup::chunk(super::setup::EVENT));
+    let dying = Scripted::start(&["m"], move |_, to| to.write_all(begun.as_bytes()).is_err());
+    let silent = Scripted::start(&["m"], |_, to| super::setup::until_closed(to));
+    for replica in [&closing, &dying, &silent] {
+        let router = over([replica], "[timeouts]\nfirst_byte = \"200ms\"\nidle = \"200ms\"");
+        for stream in [false, true] {
+            let reply = router.post(CHAT, chat("m", 2, stream));
+            let text = reply.text();
+            assert!(text.contains("\"error\"") && !text.contains("127.0.0.1"), "{text}");
+            assert!(!text.contains(&replica.addr.port().to_string()), "{text}");
+        }
+    }
+    let gone = nowhere();
+    let router = Router::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{gone}\"]"));
+    for reply in [post(&router), router.get("/x")] {
+        let text = reply.text();
+        assert!(
+            reply.status == 503 && !text.contains("127.0.0.1") && !text.contains(&gone.port().to_string()),
+            "{text}"
+        );
+    }
+}
+
+/// "A replica's configured name (default `host:port`) appears in the access log, in metrics labels and in `X-Upstream`
+/// (can be switched off)."
+#[test]
+fn a_replicas_name_is_told_where_it_is_promised_and_its_address_is_not() {
+    let replica = good();
+    let addr = replica.addr.to_string();
+    for (at, (words, more, name, told)) in
+        [("", "", &*addr, true), (" name=gpu1", "", "gpu1", true), (" name=gpu2", "x_upstream = false", "gpu2", false)]
+            .into_iter()
+            .enumerate()
+    {
+        let text = format!("replicas = [\"{}{words}\"]\n{more}", replica.url());
+        let process = Process::start(&format!("names-{at}"), &text, 1024);
+        let reply: Reply = ask(process.data, "POST", CHAT, "", chat("m", 1, false));
+        assert_eq!((reply.status, reply.header("x-upstream")), (200, told.then_some(name)));
+        wait_until("it is logged", || process.log("access.log").contains(&format!(" {name} ")));
+        let page = ask(process.admin(), "GET", "/metrics", "", "").text();
+        assert!(page.contains(&format!("replica=\"{name}\"")));
+        if name != addr {
+            assert!(![&*page, &process.log("access.log"), &reply.head].iter().any(|text| text.contains(&addr)));
+        }
+    }
+}
+
+/// "Control characters never reach a log raw."
+#[test]
+fn control_characters_never_reach_a_log_raw() {
+    let replica = Scripted::start(&["m"], |_, to| to.write_all(&whole(200, JSON, "{}")).is_ok());
+    let own = "'$remote_addr \"$request\" $status \"$http_user_agent\" \"$http_x_request_id\" \"$uri\" \"$args\"'";
+    for (at, format) in ["\"text\"", "\"json\"", "\"combined\"", own].into_iter().enumerate() {
+        let text = format!("replicas = [{:?}]\n[log]\nformat = {format}", replica.url());
+        let process = Process::start(&format!("raw-{at}"), &text, 1024);
+        let headers = "user-agent: a\tb\r\nx-request-id: r\t1\r\nreferer: x\ty\r\n";
+        let model = r#"{"model":"evil\n2026 \u001b[31m\u0000\r\u007f","messages":[]}"#;
+        ask(process.data, "POST", "/v1/chat/completions?a=%0a%1b&%00=%0d", headers, model);
+        ask(process.data, "GET", "/%0aforged%1b[31m%00", headers, "");
+        wait_until("both are logged", || process.log("access.log").lines().count() >= 2);
+        let log = process.log("access.log") + &process.log("error.log");
+        let raw: Vec<char> = log.chars().filter(|c| c.is_control() && *c != '\n').collect();
+        assert!(raw.is_empty(), "{format}: {raw:?} in {log:?}");
+        assert!(!log.lines().any(|line| line.starts_with("forged") || line.starts_with("2026 ")), "{log}");
+        assert_eq!(process.log("access.log").lines().count(), 2, "{format}: a line each");
+    }
+}
+
+/// "Control characters never reach a log raw": those of Unicode, by which a terminal is commanded as by ESC, no less.
+#[test]
+fn control_characters_beyond_ascii_never_reach_a_log_raw() {
+    let replica = good();
+    for format in ["text", "json", "combined"] {
+        let text = format!("replicas = [{:?}]\n[log]\nformat = {format:?}", replica.url());
+        let process = Process::start(&format!("c1-{format}"), &text, 1024);
+        let headers = "user-agent: a\u{9b}31m\r\nx-request-id: r\u{85}2\r\n";
+        ask(process.data, "POST", CHAT, headers, r#"{"model":"evil\u009b31m\u0085","messages":[]}"#);
+        wait_until("it is logged", || process.log("access.log").lines().count() == 1);
+        let log = process.log("access.log");
+        assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{format}: {log:?}");
+    }
+}
+
+/// "Control characters never reach a log raw": a replica is not believed either.
+#[test]
+fn what_a_replica_calls_its_models_reaches_no_log_raw() {
+    let replica = Scripted::start(&["m", "evil\\n2026 \\u001b[31m\\r"], crate::harness::scripted::friendly);
+    let process = Process::start("names-raw", &format!("replicas = [{:?}]", replica.url()), 1024);
+    wait_until("it is told", || process.log("error.log").contains("evil"));
+    let log = process.log("error.log");
+    assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
+    assert!(log.lines().all(|line| !line.starts_with("2026 ")), "{log:?}");
+}
+
+/// "Replica TLS verified by default."
+#[test]
+fn replicas_are_verified_by_default() {
+    let authority = Authority::new("promises");
+    let behind = good();
+    let front = Front::start(&authority.issue("replica", &["localhost"]), behind.addr);
+    let start = |more: &str| {
+        Router::start(&format!("{more}\npaths = \"any\"\nmodel = \"m\"\nreplicas = [{:?}]", front.url("localhost")))
+    };
+    assert_eq!(post(&start("")).status, 503, "nobody has said that its issuer is to be trusted");
+    assert!(behind.heard().is_empty());
+    assert_eq!(post(&start(&format!("tls_ca = {:?}", authority.ca()))).status, 200);
+    let other = Front::start(&authority.issue("other", &["elsewhere.test"]), behind.addr);
+    let wrong = format!(
+        "tls_ca = {:?}\npaths = \"any\"\nmodel = \"m\"\nreplicas = [{:?}]",
+        authority.ca(),
+        other.url("localhost")
+    );
+    assert_eq!(post(&Router::start(&wrong)).status, 503, "a certificate of another name");
+}

@@ -1,0 +1,155 @@
+//! Why a request went where it went: asked on the admin listener, by the program, and told in a header.
+
+use std::process::Command;
+
+use crate::harness::client::request;
+use crate::harness::{Router, ask, chat, nowhere, replica, wait_until};
+use serde_json::Value;
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn explained(router: &Router, id: &str) -> Value {
+    let reply = ask(router.admin, "GET", &format!("/explain/{id}"), "", "");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let urls = [format!("{} name=one weight=2", replicas[0].url()), format!("{} name=two down", replicas[1].url())];
+    let router = Router::start(&format!("explain_header = true\nreplicas = {urls:?}"));
+    wait_until("one is ready", || ask(router.admin, "GET", "/readyz", "", "").status == 200);
+    let reply = router.ask("POST", CHAT, "x-request-id: job/1\r\n", chat("m", 5, true));
+    assert_eq!(reply.status, 200);
+    let header = reply.header("x-decision").unwrap();
+    assert!(header.starts_with("pool=default policy=token_cost replica=one of=1 why=only_one prompt="), "{header}");
+    wait_until("it has settled", || router.in_flight() == 0);
+    let told = explained(&router, "job/1");
+    let tries = told["tries"].as_array().unwrap();
+    assert_eq!((told["request"].as_str(), tries.len()), (Some("job/1"), 1));
+    let one = &tries[0];
+    assert_eq!(
+        (&one["pool"], &one["policy"], &one["chosen"]),
+        (&"default".into(), &"token_cost".into(), &"one".into())
+    );
+    assert_eq!((&one["why"], &one["passed_over"][0]["name"]), (&"only one".into(), &"two".into()));
+    assert_eq!(one["passed_over"][0]["why"], "down");
+    let mut terms = keys(&one["candidates"][0]["terms"]);
+    terms.sort_unstable();
+    assert_eq!(
+        terms,
+        ["cost", "decode_pace", "prefill_pace", "prompts", "resident", "streams", "uncached", "waiting", "weight"]
+    );
+    assert_eq!((&one["candidates"][0]["terms"]["weight"], &one["cached_believed"]), (&2.0.into(), &0.into()));
+    let end = &one["end"];
+    assert_eq!((&end["outcome"], &end["completion_tokens"]), (&"completed".into(), &5.into()));
+    assert!(end["ttft_seconds"].as_f64().unwrap() <= end["seconds"].as_f64().unwrap(), "{end}");
+    assert!(!told.to_string().contains("hello"), "no text of a prompt: {told}");
+}
+
+#[test]
+fn every_try_is_told_and_what_a_second_one_could_not_have() {
+    let replica = replica(&["m"]);
+    let urls = [format!("http://{} name=gone", nowhere()), format!("{} name=there backup", replica.url())];
+    let router = Router::start(&format!("paths = \"any\"\npolicy = \"least_conn\"\nreplicas = {urls:?}"));
+    let reply = router.ask("POST", CHAT, "x-request-id: twice\r\n", chat("m", 3, false));
+    assert_eq!((reply.status, reply.header("x-decision")), (200, None));
+    wait_until("it has settled", || router.in_flight() == 0);
+    let told = explained(&router, "twice");
+    let tries = told["tries"].as_array().unwrap();
+    let words = |at: usize| -> (&str, &str, &str) {
+        let passed = &tries[at]["passed_over"][0];
+        let end = tries[at]["end"]["outcome"].as_str().unwrap();
+        (tries[at]["chosen"].as_str().unwrap(), end, passed["why"].as_str().unwrap())
+    };
+    assert_eq!(
+        [words(0), words(1)],
+        [("gone", "failed", "a backup"), ("there", "completed", "has failed this request")]
+    );
+    assert!(keys(&tries[0]["candidates"][0]["terms"]).contains(&"in_flight"));
+    assert_eq!(tries[0]["cached_believed"], Value::Null);
+}
+
+#[test]
+fn a_request_that_found_no_replica_and_one_that_still_runs_are_explained_too() {
+    let router = Router::start(&format!("replicas = [\"http://{} name=a down\"]", nowhere()));
+    let reply = router.ask("POST", CHAT, "x-request-id: none\r\n", chat("m", 3, false));
+    assert_ne!(reply.status, 200);
+    let replica = replica(&["m"]);
+    let router = Router::over([&*replica.url()]);
+    let mut client = router.client();
+    let body = chat("m", 2_000, true);
+    client.send(request("POST", CHAT, "x-request-id: runs\r\n", body));
+    assert_eq!(client.head().status, 200);
+    assert!(client.piece().is_some());
+    let told = explained(&router, "runs");
+    assert_eq!(told["tries"][0]["end"], Value::Null);
+    drop(client);
+    wait_until("the client's leaving is told", || {
+        explained(&router, "runs")["tries"][0]["end"]["outcome"] == "client_gone"
+    });
+}
+
+#[test]
+fn what_is_not_kept_is_not_explained_and_says_so() {
+    let replica = replica(&["m"]);
+    let url = replica.url();
+    let router = Router::start(&format!("explain = 1\nreplicas = [{url:?}]")).ready();
+    for id in ["a", "b"] {
+        assert_eq!(router.ask("POST", CHAT, &format!("x-request-id: {id}\r\n"), chat("m", 1, false)).status, 200);
+    }
+    assert_eq!(ask(router.admin, "GET", "/explain/a", "", "").status, 404);
+    explained(&router, "b");
+    let off = Router::start(&format!("explain = 0\nexplain_header = true\nreplicas = [{url:?}]")).ready();
+    let reply = off.ask("POST", CHAT, "x-request-id: a\r\n", chat("m", 1, false));
+    assert_eq!((reply.status, reply.header("x-decision")), (200, None));
+    let missing = ask(off.admin, "GET", "/explain/a", "", "");
+    assert_eq!((missing.status, missing.text().contains("`explain` keeps 0")), (404, true));
+    assert_eq!(off.get("/explain/a").status, 404, "not on the clients' listener");
+}
+
+#[test]
+fn where_the_admin_listener_has_a_token_the_program_shows_it() {
+    let replica = replica(&["m"]);
+    // Of `abc`, from FIPS 180-2.
+    let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let router = Router::start(&format!("admin_token = {hash:?}\nreplicas = [{:?}]", replica.url())).ready();
+    assert_eq!(router.ask("POST", CHAT, "x-request-id: a\r\n", chat("m", 1, false)).status, 200);
+    assert_eq!(ask(router.admin, "GET", "/explain/a", "", "").status, 401);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
+        let output = command.args(["explain", "a", "--admin", &router.admin.to_string()]).args(args);
+        let output = output.env("ITS_TOKEN", "abc").output().unwrap();
+        (output.status.code(), output.stdout.len() + output.stderr.len())
+    };
+    assert_eq!(run(&["--token-env", "ITS_TOKEN"]).0, Some(0));
+    let (code, said) = run(&[]);
+    assert!(code == Some(1) && said > 0);
+    assert_eq!(run(&["--token-env", "NOBODYS"]).0, Some(1));
+}
+
+#[test]
+fn the_program_asks_a_running_router() {
+    let replicas = [replica(&["m"]), replica(&["m"])];
+    let router = Router::over([&*replicas[0].url(), &*replicas[1].url()]);
+    assert_eq!(router.ask("POST", CHAT, "x-request-id: a/b=1\r\n", chat("m", 4, true)).status, 200);
+    wait_until("it has settled", || router.in_flight() == 0);
+    let run = |id: &str| {
+        let args = ["explain", id, "--admin", &router.admin.to_string()];
+        let output = Command::new(env!("CARGO_BIN_EXE_tokenweir")).args(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, told, _) = run("a/b=1");
+    assert_eq!(code, Some(0));
+    for part in ["a/b=1 try 1\n", "policy least_conn", "in_flight", "  * ", "by the policy", "ended: completed after"] {
+        assert!(told.contains(part), "{part:?} in\n{told}");
+    }
+    let (code, _, why) = run("unknown");
+    assert!(code == Some(1) && why.contains("no decision for this request is remembered"), "{why}");
+}

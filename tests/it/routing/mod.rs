@@ -1,0 +1,8 @@
+//! Which replica a request goes to.
+
+mod dns;
+mod explain;
+mod hash_keys;
+mod hash_ring;
+mod routing;
+mod sticky;

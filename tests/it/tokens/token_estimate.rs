@@ -1,0 +1,122 @@
+//! The estimate of a prompt's tokens against real vocabularies: prose, code, Chinese and JSON.
+
+use serde_json::{Value, json};
+use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
+use tokenweir::balance::Dice;
+use tokenweir::prompt::{Census, Estimator, MediaTokens, Request};
+use tokenweir::units::Tokens;
+
+/// What chat templates add to a turn, and to a prompt.
+const PER_TURN: usize = 4;
+const PER_PROMPT: usize = 3;
+
+/// One kind of text, in pieces that requests are made of.
+struct Kind {
+    name: &'static str,
+    pieces: Vec<String>,
+}
+
+fn below(dice: &mut Dice, n: usize) -> usize {
+    dice.below(n as u64) as usize
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+fn kinds(dice: &mut Dice) -> Vec<Kind> {
+    let functions = include_str!("../../data/texts/code.txt").split("\n\n").map(str::to_owned).collect();
+    let words = ["order", "customer", "status", "price", "shipped", "warehouse", "created_at", "note", "currency"];
+    let records = (0..200).map(|_| {
+        let id = below(dice, 1_000_000);
+        let mut record = json!({"id": id, "name": format!("item-{}", below(dice, 5000)), "active": below(dice, 2) == 0,
+            "amount": below(dice, 100_000) as f64 / 100.0, "time": format!("2026-0{}-1{}T0{}:15:00Z",
+            1 + below(dice, 9), below(dice, 9), below(dice, 9))});
+        for _ in 0..below(dice, 4) {
+            record[words[below(dice, words.len())]] = json!(words[below(dice, words.len())]);
+        }
+        serde_json::to_string_pretty(&record).unwrap()
+    });
+    vec![
+        Kind { name: "json", pieces: records.collect() },
+        Kind { name: "chat", pieces: lines(include_str!("../../data/texts/chat.txt")) },
+        Kind { name: "code", pieces: functions },
+        Kind { name: "chinese", pieces: lines(include_str!("../../data/texts/chinese.txt")) },
+    ]
+}
+
+/// A conversation of one to seven turns, and its length in tokens.
+fn request(kind: &Kind, bpe: &CoreBPE, dice: &mut Dice) -> (Census, Tokens) {
+    let mut tokens = PER_PROMPT;
+    let turns: Vec<Value> = (0..1 + below(dice, 7))
+        .map(|at| {
+            let first = below(dice, kind.pieces.len());
+            let some: Vec<&str> =
+                kind.pieces.iter().cycle().skip(first).take(1 + below(dice, 6)).map(String::as_str).collect();
+            let content = some.join("\n");
+            tokens += PER_TURN + bpe.encode_ordinary(&content).len();
+            json!({"role": if at % 2 == 0 { "user" } else { "assistant" }, "content": content})
+        })
+        .collect();
+    let body = json!({"model": "m", "messages": turns}).to_string();
+    (Census::of(&Request::parse(body.as_bytes()).unwrap().text), Tokens(tokens as u64))
+}
+
+fn median(mut errors: Vec<f64>) -> f64 {
+    errors.sort_by(f64::total_cmp);
+    errors[errors.len() / 2]
+}
+
+/// Median relative errors of 100 prompts, in percent.
+fn errors(estimator: &Estimator, kind: &Kind, bpe: &CoreBPE, dice: &mut Dice) -> f64 {
+    let error = |_| {
+        let (census, tokens) = request(kind, bpe, dice);
+        (estimator.estimate(&census).0 as f64 / tokens.0 as f64 - 1.0).abs() * 100.0
+    };
+    median((0..100).map(error).collect())
+}
+
+#[test]
+fn after_fifty_requests_the_median_error_is_at_most_5_percent() {
+    let mut dice = Dice::seeded(4);
+    let kinds = kinds(&mut dice);
+    let mut worst: f64 = 0.0;
+    println!("median error in percent:   before, after 50 of its kind, after 50 of all kinds");
+    for (name, bpe) in [("o200k", o200k_base().unwrap()), ("cl100k", cl100k_base().unwrap())] {
+        let mut mixed = Estimator::new(MediaTokens::default());
+        for _ in 0..50 {
+            let kind = &kinds[below(&mut dice, kinds.len())];
+            let (census, tokens) = request(kind, &bpe, &mut dice);
+            mixed.learn(&census, tokens);
+        }
+        for kind in &kinds {
+            let mut own = Estimator::new(MediaTokens::default());
+            let before = errors(&own, kind, &bpe, &mut dice);
+            for _ in 0..50 {
+                let (census, tokens) = request(kind, &bpe, &mut dice);
+                own.learn(&census, tokens);
+            }
+            let after = errors(&own, kind, &bpe, &mut dice);
+            let of_mixed = errors(&mixed, kind, &bpe, &mut dice);
+            println!("{name:>8} {:>8}: {before:>10.1} {after:>6.1} {of_mixed:>6.1}", kind.name);
+            worst = worst.max(after).max(of_mixed);
+        }
+    }
+    assert!(worst <= 5.0, "{worst:.1} %");
+}
+
+#[test]
+fn prompts_much_alike_do_not_lead_astray() {
+    let mut dice = Dice::seeded(3);
+    let mut estimator = Estimator::new(MediaTokens::default());
+    for at in 0..3_000 {
+        let system = "a weir holds water back. ".repeat([4, 20, 60][below(&mut dice, 3)]);
+        let user = format!("question {}: {}", dice.bits(), "over the weir ".repeat(1 + below(&mut dice, 39)));
+        let body = json!({"messages": [{"role": "system", "content": system}, {"role": "user", "content": user}]});
+        let census = Census::of(&Request::parse(body.to_string().as_bytes()).unwrap().text);
+        let actual = ((system.len() + user.len()) / 4 + 8) as u64;
+        let error = (estimator.estimate(&census).0 as f64 / actual as f64 - 1.0).abs();
+        assert!(at < 50 || error < 0.05, "off by {error:.2} after {at} requests");
+        estimator.learn(&census, Tokens(actual));
+    }
+}
