@@ -9,66 +9,66 @@ mod http;
 
 use std::time::Duration;
 
-use http::{Fallible, Stand, follow};
-use tokenweir::balance::Dice;
+use http::{BenchResult, BenchSetup, read_first_event_time};
+use tokenweir::balance::SeededRng;
 use tokenweir::clock::Clock;
 use tokenweir::emulate::load;
-use tokenweir::engine::Constants;
+use tokenweir::engine::EngineModel;
 use tokenweir::units::{Moment, Tokens};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-const REPLICAS: usize = 4;
-const SHORT: u64 = 200;
-const LONG: u64 = 30_000;
+const REPLICA_COUNT: usize = 4;
+const SHORT_PROMPT_TOKENS: u64 = 200;
+const LONG_PROMPT_TOKENS: u64 = 30_000;
 const LONG_PERCENT: u64 = 10;
 /// Tokens of answers, from and to.
-const ANSWER: [u64; 2] = [20, 60];
+const ANSWER_TOKENS: [u64; 2] = [20, 60];
 const POLICIES: [&str; 2] = ["least_tokens", "least_conn"];
 
 #[derive(Clone, Copy)]
-struct Options {
+struct HeavyTailOptions {
     /// Share of the engines' time that prefill takes, in percent.
-    load: f64,
+    load_percent: f64,
     seconds: f64,
-    speed: f64,
+    engine_speed: f64,
     runs: u64,
 }
 
 /// A request to come.
-struct Arrival {
+struct ScheduledRequest {
     /// From the beginning of the run.
-    at: Duration,
-    prompt: u64,
-    answer: u64,
+    due_after: Duration,
+    prompt_tokens: u64,
+    answer_tokens: u64,
 }
 
 /// What came of a request: its prompt's length, the wait for its first token, and how late it was sent.
-struct Waited {
-    prompt: u64,
-    first_token: Duration,
-    late: Duration,
+struct RequestWait {
+    prompt_tokens: u64,
+    first_token_wait: Duration,
+    lateness: Duration,
 }
 
 /// Seconds.
 #[derive(Clone, Copy)]
-struct Figures {
+struct WaitQuantiles {
     p50: f64,
     p99: f64,
     p99_short: f64,
     p99_long: f64,
 }
 
-impl Options {
-    fn from_args() -> Fallible<Self> {
-        let mut options = Self { load: 65.0, seconds: 40.0, speed: 2.0, runs: 3 };
+impl HeavyTailOptions {
+    fn from_args() -> BenchResult<Self> {
+        let mut options = Self { load_percent: 65.0, seconds: 40.0, engine_speed: 2.0, runs: 3 };
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(name) = args.next() {
             let value: f64 = args.next().ok_or(format!("{name} takes a number"))?.parse()?;
             match name.as_str() {
-                "--load" => options.load = value,
+                "--load" => options.load_percent = value,
                 "--seconds" => options.seconds = value,
-                "--speed" => options.speed = value,
+                "--speed" => options.engine_speed = value,
                 "--runs" => options.runs = value as u64,
                 _ => return Err(format!("there is no {name}").into()),
             }
@@ -76,42 +76,46 @@ impl Options {
         Ok(options)
     }
 
-    fn constants(&self) -> Constants {
-        Constants { speed: self.speed, ..Constants::default() }
+    fn engine_model(&self) -> EngineModel {
+        EngineModel { speed: self.engine_speed, ..EngineModel::default() }
     }
 
     /// Requests a second that keep all replicas' prefill as busy as wished.
-    fn rate(&self) -> f64 {
-        let mean = (SHORT * (100 - LONG_PERCENT) + LONG * LONG_PERCENT) as f64 / 100.0;
-        let seconds = mean * self.constants().prefill_token.as_secs_f64() / self.speed;
-        self.load / 100.0 * REPLICAS as f64 / seconds
+    fn request_rate(&self) -> f64 {
+        let mean = (SHORT_PROMPT_TOKENS * (100 - LONG_PERCENT) + LONG_PROMPT_TOKENS * LONG_PERCENT) as f64 / 100.0;
+        let seconds = mean * self.engine_model().prefill_token_time.as_secs_f64() / self.engine_speed;
+        self.load_percent / 100.0 * REPLICA_COUNT as f64 / seconds
     }
 
-    fn schedule(&self, seed: u64) -> Vec<Arrival> {
-        let mut dice = Dice::seeded(seed);
+    fn schedule_arrivals(&self, seed: u64) -> Vec<ScheduledRequest> {
+        let mut dice = SeededRng::from_seed(seed);
         let mut at = 0.0;
         let mut arrivals = Vec::new();
         loop {
-            let unit = (dice.below(1 << 32) + 1) as f64 / (1u64 << 32) as f64;
-            at -= unit.ln() / self.rate();
+            let unit = (dice.next_below(1 << 32) + 1) as f64 / (1u64 << 32) as f64;
+            at -= unit.ln() / self.request_rate();
             if at > self.seconds {
                 return arrivals;
             }
-            let prompt = if dice.below(100) < LONG_PERCENT { LONG } else { SHORT };
-            let answer = ANSWER[0] + dice.below(ANSWER[1] - ANSWER[0] + 1);
-            arrivals.push(Arrival { at: Duration::from_secs_f64(at), prompt, answer });
+            let prompt = if dice.next_below(100) < LONG_PERCENT { LONG_PROMPT_TOKENS } else { SHORT_PROMPT_TOKENS };
+            let answer = ANSWER_TOKENS[0] + dice.next_below(ANSWER_TOKENS[1] - ANSWER_TOKENS[0] + 1);
+            arrivals.push(ScheduledRequest {
+                due_after: Duration::from_secs_f64(at),
+                prompt_tokens: prompt,
+                answer_tokens: answer,
+            });
         }
     }
 }
 
-impl Figures {
-    fn of(waits: &[Waited]) -> Self {
-        let p99 = |which: fn(u64) -> bool| quantile(waits.iter().filter(|w| which(w.prompt)), 0.99);
+impl WaitQuantiles {
+    fn from_waits(waits: &[RequestWait]) -> Self {
+        let p99 = |which: fn(u64) -> bool| quantile(waits.iter().filter(|w| which(w.prompt_tokens)), 0.99);
         Self {
             p50: quantile(waits.iter(), 0.5),
             p99: p99(|_| true),
-            p99_short: p99(|prompt| prompt == SHORT),
-            p99_long: p99(|prompt| prompt == LONG),
+            p99_short: p99(|prompt| prompt == SHORT_PROMPT_TOKENS),
+            p99_long: p99(|prompt| prompt == LONG_PROMPT_TOKENS),
         }
     }
 
@@ -135,14 +139,14 @@ impl Figures {
     }
 }
 
-fn main() -> Fallible<()> {
-    let options = Options::from_args()?;
+fn main() -> BenchResult<()> {
+    let options = HeavyTailOptions::from_args()?;
     println!(
-        "{:.1} requests/s, {LONG_PERCENT} % of them {LONG} tokens long and the others {SHORT}; prefill takes {} % of \
-         {REPLICAS} replicas of speed {}\n",
-        options.rate(),
-        options.load,
-        options.speed
+        "{:.1} requests/s, {LONG_PERCENT} % of them {LONG_PROMPT_TOKENS} tokens long and the others {SHORT_PROMPT_TOKENS}; prefill takes {} % of \
+         {REPLICA_COUNT} replicas of speed {}\n",
+        options.request_rate(),
+        options.load_percent,
+        options.engine_speed
     );
     println!(
         "{:>6} {:<13} {:>8} {:>8} {:>12} {:>12}",
@@ -152,10 +156,10 @@ fn main() -> Fallible<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for run in 1..=options.runs {
         for (policy, figures) in POLICIES.iter().zip(&mut figures) {
-            let arrivals = options.schedule(run);
-            let waits = runtime.block_on(drive(policy, arrivals, options))?;
-            let late = waits.iter().map(|wait| wait.late).max().unwrap_or_default();
-            let of_run = Figures::of(&waits);
+            let arrivals = options.schedule_arrivals(run);
+            let waits = runtime.block_on(run_policy(policy, arrivals, options))?;
+            let late = waits.iter().map(|wait| wait.lateness).max().unwrap_or_default();
+            let of_run = WaitQuantiles::from_waits(&waits);
             of_run.print(
                 &run.to_string(),
                 policy,
@@ -164,14 +168,14 @@ fn main() -> Fallible<()> {
             figures.push(of_run);
         }
     }
-    let medians = figures.map(|runs| Figures::median(&runs));
+    let medians = figures.map(|runs| WaitQuantiles::median(&runs));
     println!();
     for (policy, figures) in POLICIES.iter().zip(medians) {
         figures.print("median", policy, "");
     }
     let [tokens, conn] = medians;
-    let ratio = |column: fn(Figures) -> f64| column(tokens) / column(conn);
-    let ratios = Figures {
+    let ratio = |column: fn(WaitQuantiles) -> f64| column(tokens) / column(conn);
+    let ratios = WaitQuantiles {
         p50: ratio(|f| f.p50),
         p99: ratio(|f| f.p99),
         p99_short: ratio(|f| f.p99_short),
@@ -182,19 +186,28 @@ fn main() -> Fallible<()> {
 }
 
 /// One run: replicas and a router, the arrivals sent, their waits.
-async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallible<Vec<Waited>> {
-    let stand = Stand::new(policy, REPLICAS, options.constants()).await?;
-    let (client, clock) = (load::client()?, Clock::start());
+async fn run_policy(
+    policy: &str,
+    arrivals: Vec<ScheduledRequest>,
+    options: HeavyTailOptions,
+) -> BenchResult<Vec<RequestWait>> {
+    let stand = BenchSetup::new(policy, REPLICA_COUNT, options.engine_model()).await?;
+    let (client, clock) = (load::build_client()?, Clock::start());
     let mut open = JoinSet::new();
-    let expected: u64 = arrivals.iter().map(|arrival| arrival.answer).sum();
+    let expected: u64 = arrivals.iter().map(|arrival| arrival.answer_tokens).sum();
     for (number, arrival) in arrivals.into_iter().enumerate() {
-        let due = Moment::ZERO + arrival.at;
+        let due = Moment::ZERO + arrival.due_after;
         sleep_until(clock.deadline(due)).await;
         let late = clock.now().since(due);
-        let request = client.post(&stand.url).header("content-type", "application/json").body(body(number, &arrival));
+        let request =
+            client.post(&stand.url).header("content-type", "application/json").body(build_body(number, &arrival));
         open.spawn(async move {
-            let first_token = follow(request, clock).await?.since(due);
-            Fallible::Ok(Waited { prompt: arrival.prompt, first_token, late })
+            let first_token = read_first_event_time(request, clock).await?.since(due);
+            BenchResult::Ok(RequestWait {
+                prompt_tokens: arrival.prompt_tokens,
+                first_token_wait: first_token,
+                lateness: late,
+            })
         });
     }
     let mut waits = Vec::new();
@@ -212,20 +225,20 @@ async fn drive(policy: &str, arrivals: Vec<Arrival>, options: Options) -> Fallib
 }
 
 /// A prompt that begins like no other, so that nothing of it is cached.
-fn body(number: usize, arrival: &Arrival) -> String {
+fn build_body(number: usize, arrival: &ScheduledRequest) -> String {
     // Four bytes a token, less what a chat's role adds.
     let mut text = format!("{number} ");
-    while text.len() as u64 + 6 < arrival.prompt * 4 {
+    while text.len() as u64 + 6 < arrival.prompt_tokens * 4 {
         text.push_str("over the weir the water is even ");
     }
-    text.truncate(arrival.prompt as usize * 4 - 6);
-    let answer = arrival.answer;
+    text.truncate(arrival.prompt_tokens as usize * 4 - 6);
+    let answer = arrival.answer_tokens;
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
 }
 
 /// The wait that this share of requests does not exceed, in seconds.
-fn quantile<'a>(waits: impl Iterator<Item = &'a Waited>, share: f64) -> f64 {
-    let mut values: Vec<f64> = waits.map(|wait| wait.first_token.as_secs_f64()).collect();
+fn quantile<'a>(waits: impl Iterator<Item = &'a RequestWait>, share: f64) -> f64 {
+    let mut values: Vec<f64> = waits.map(|wait| wait.first_token_wait.as_secs_f64()).collect();
     values.sort_by(f64::total_cmp);
     let at = (values.len() as f64 * share).ceil() as usize;
     values.get(at.max(1) - 1).copied().unwrap_or(f64::NAN)

@@ -10,47 +10,54 @@ mod http;
 use std::path::Path;
 use std::time::Duration;
 
-use http::{Fallible, Stand, follow};
-use tokenweir::balance::{Dice, Spec};
+use http::{BenchResult, BenchSetup, read_first_event_time};
+use tokenweir::balance::{PolicySpec, SeededRng};
 use tokenweir::clock::Clock;
 use tokenweir::emulate::load;
-use tokenweir::engine::Constants;
-use tokenweir::replay::{self, Kind, Request, Scenario, Trace};
+use tokenweir::engine::EngineModel;
+use tokenweir::replay::{self, Scenario, SyntheticKind, Trace, TraceRequest};
 use tokenweir::units::Moment;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-const REPLICAS: usize = 4;
+const REPLICA_COUNT: usize = 4;
 const POLICIES: [&str; 2] = ["token_cost", "least_conn"];
 /// Left out of the figures, as in a replay.
-const WARM_UP: f64 = 0.15;
+const WARM_UP_SHARE: f64 = 0.15;
 const BYTES_PER_TOKEN: u64 = 4;
 
-struct Options {
+struct RankingOptions {
     /// None: a trace that is made up.
-    trace: Option<String>,
+    trace_path: Option<String>,
     /// The slice, in seconds of the trace.
-    from: f64,
-    seconds: f64,
+    start_seconds: f64,
+    slice_seconds: f64,
     /// How many times faster than recorded requests come, beside engines of speed 1.
     speed: f64,
     /// How many times faster everything is.
-    engine: f64,
+    engine_speed: f64,
     runs: usize,
 }
 
-impl Options {
-    fn from_args() -> Fallible<Self> {
-        let mut options = Self { trace: None, from: 120.0, seconds: 240.0, speed: 1.0, engine: 2.0, runs: 3 };
+impl RankingOptions {
+    fn from_args() -> BenchResult<Self> {
+        let mut options = Self {
+            trace_path: None,
+            start_seconds: 120.0,
+            slice_seconds: 240.0,
+            speed: 1.0,
+            engine_speed: 2.0,
+            runs: 3,
+        };
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(name) = args.next() {
             let value = args.next().ok_or(format!("{name} takes a value"))?;
             match name.as_str() {
-                "--trace" => options.trace = Some(value),
-                "--from" => options.from = value.parse()?,
-                "--seconds" => options.seconds = value.parse()?,
+                "--trace" => options.trace_path = Some(value),
+                "--from" => options.start_seconds = value.parse()?,
+                "--seconds" => options.slice_seconds = value.parse()?,
                 "--speed" => options.speed = value.parse()?,
-                "--engine" => options.engine = value.parse()?,
+                "--engine" => options.engine_speed = value.parse()?,
                 "--runs" => options.runs = value.parse()?,
                 _ => return Err(format!("there is no {name}").into()),
             }
@@ -58,15 +65,18 @@ impl Options {
         Ok(options)
     }
 
-    fn slice(&self) -> Fallible<Trace> {
-        let whole = match &self.trace {
-            Some(path) => replay::open(Path::new(path))?,
-            None => replay::synthetic(Kind::Tools, 2_000, 1),
+    fn load_slice(&self) -> BenchResult<Trace> {
+        let whole = match &self.trace_path {
+            Some(path) => replay::open_trace(Path::new(path))?,
+            None => replay::synthesize_trace(SyntheticKind::Tools, 2_000, 1),
         };
-        let (from, until) = (self.from, self.from + self.seconds);
-        let inside = whole.requests().iter().filter(|request| (from..until).contains(&request.at.as_secs_f64()));
-        let shift = |request: &Request| Request { at: request.at - Duration::from_secs_f64(from), ..request.clone() };
-        let requests: Vec<Request> = inside.map(shift).collect();
+        let (from, until) = (self.start_seconds, self.start_seconds + self.slice_seconds);
+        let inside = whole.requests().iter().filter(|request| (from..until).contains(&request.sent_at.as_secs_f64()));
+        let shift = |request: &TraceRequest| TraceRequest {
+            sent_at: request.sent_at - Duration::from_secs_f64(from),
+            ..request.clone()
+        };
+        let requests: Vec<TraceRequest> = inside.map(shift).collect();
         if requests.is_empty() {
             return Err("the slice is empty".into());
         }
@@ -75,28 +85,28 @@ impl Options {
 
     fn scenario(&self) -> Scenario {
         let usual = Scenario::default();
-        let constants = Constants { speed: self.engine, ..usual.constants };
-        Scenario { replicas: REPLICAS, constants, speed: self.speed * self.engine, ..usual }
+        let constants = EngineModel { speed: self.engine_speed, ..usual.engine_model };
+        Scenario { replicas: REPLICA_COUNT, engine_model: constants, speed: self.speed * self.engine_speed, ..usual }
     }
 }
 
-fn main() -> Fallible<()> {
-    let options = Options::from_args()?;
-    let (trace, scenario) = (options.slice()?, options.scenario());
-    println!("{} requests in {:.0} s", trace.requests().len(), options.seconds / scenario.speed);
+fn main() -> BenchResult<()> {
+    let options = RankingOptions::from_args()?;
+    let (trace, scenario) = (options.load_slice()?, options.scenario());
+    println!("{} requests in {:.0} s", trace.requests().len(), options.slice_seconds / scenario.speed);
     let mut virtual_time = [0.0; 2];
     for (policy, mean) in POLICIES.iter().zip(&mut virtual_time) {
-        *mean = replay::run(&trace, &Spec::parse(policy)?, &scenario, &mut |_| ())?.ttft_mean_s;
+        *mean = replay::replay_trace(&trace, &PolicySpec::parse(policy)?, &scenario, &mut |_| ())?.ttft_mean_s;
     }
-    row("virtual time", virtual_time);
+    print_row("virtual time", virtual_time);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut ratios = Vec::new();
     for run in 1..=options.runs {
         let mut means = [0.0; 2];
         for (policy, mean) in POLICIES.iter().zip(&mut means) {
-            *mean = runtime.block_on(drive(policy, &trace, &scenario))?;
+            *mean = runtime.block_on(run_policy(policy, &trace, &scenario))?;
         }
-        row(&format!("real HTTP, run {run}"), means);
+        print_row(&format!("real HTTP, run {run}"), means);
         ratios.push(means[0] / means[1]);
     }
     ratios.sort_by(f64::total_cmp);
@@ -108,60 +118,60 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-fn row(name: &str, [token_cost, least_conn]: [f64; 2]) {
+fn print_row(name: &str, [token_cost, least_conn]: [f64; 2]) {
     let ratio = token_cost / least_conn;
     println!("{name:<20} mean TTFT, s: token_cost {token_cost:.3}, least_conn {least_conn:.3}, ratio {ratio:.2}");
 }
 
 /// One run: replicas and a router, the slice sent, the mean wait in seconds.
-async fn drive(policy: &str, trace: &Trace, scenario: &Scenario) -> Fallible<f64> {
-    let stand = Stand::new(policy, REPLICAS, scenario.constants).await?;
-    let (client, clock) = (load::client()?, Clock::start());
+async fn run_policy(policy: &str, trace: &Trace, scenario: &Scenario) -> BenchResult<f64> {
+    let setup = BenchSetup::new(policy, REPLICA_COUNT, scenario.engine_model).await?;
+    let (client, clock) = (load::build_client()?, Clock::start());
     let mut open = JoinSet::new();
-    let skipped = (trace.requests().len() as f64 * WARM_UP) as usize;
+    let skipped = (trace.requests().len() as f64 * WARM_UP_SHARE) as usize;
     for (number, request) in trace.requests().iter().enumerate() {
-        let due = Moment::ZERO + request.at.div_f64(scenario.speed);
-        let body = body(number, request);
+        let due = Moment::ZERO + request.sent_at.div_f64(scenario.speed);
+        let body = build_body(number, request);
         sleep_until(clock.deadline(due)).await;
-        let request = client.post(&stand.url).header("content-type", "application/json").body(body);
+        let request = client.post(&setup.url).header("content-type", "application/json").body(body);
         open.spawn(async move {
-            let waited = follow(request, clock).await?.since(due);
-            Fallible::Ok((number >= skipped).then_some(waited))
+            let waited = read_first_event_time(request, clock).await?.since(due);
+            BenchResult::Ok((number >= skipped).then_some(waited))
         });
     }
     let mut waits = Vec::new();
     while let Some(waited) = open.join_next().await {
         waits.extend(waited??);
     }
-    let generated: u64 = stand.replicas.iter().map(|replica| replica.stats().generated.0).sum();
+    let generated: u64 = setup.replicas.iter().map(|replica| replica.stats().generated.0).sum();
     let expected: u64 = trace.requests().iter().map(|request| request.output.0).sum();
     if generated != expected {
         return Err(format!("{generated} tokens generated of {expected}").into());
     }
-    stand.server.stop();
+    setup.server.stop();
     Ok(waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64)
 }
 
-/// The prompt: text that its blocks' ids stand for, then some that no other request has.
-fn body(number: usize, request: &Request) -> String {
+/// The prompt: text that its blocks' ids setup for, then some that no other request has.
+fn build_body(number: usize, request: &TraceRequest) -> String {
     let mut text = String::new();
-    let block = request.block.0 * BYTES_PER_TOKEN;
-    for id in request.ids() {
-        fill(&mut text, id, block);
+    let block = request.block_size.0 * BYTES_PER_TOKEN;
+    for id in request.block_ids() {
+        fill_text(&mut text, id, block);
     }
     // Less what a chat's role adds.
     let rest = (request.prompt.0 * BYTES_PER_TOKEN).saturating_sub(text.len() as u64 + 6);
-    fill(&mut text, u64::MAX - number as u64, rest);
+    fill_text(&mut text, u64::MAX - number as u64, rest);
     let answer = request.output;
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
 }
 
 /// So many bytes of what `seed` stands for.
-fn fill(text: &mut String, seed: u64, bytes: u64) {
-    let mut dice = Dice::seeded(seed);
+fn fill_text(text: &mut String, seed: u64, bytes: u64) {
+    let mut dice = SeededRng::from_seed(seed);
     let end = text.len() + bytes as usize;
     while text.len() < end {
-        text.push_str(&format!("{:016x} ", dice.bits()));
+        text.push_str(&format!("{:016x} ", dice.next_u64()));
     }
     text.truncate(end);
 }

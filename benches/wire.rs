@@ -5,23 +5,23 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use tokenweir::prompt::{Request, multipart};
-use tokenweir::sse::{Kind, Observer};
+use tokenweir::prompt::{ParsedBody, multipart};
+use tokenweir::sse::{BodyFormat, BodyObserver};
 use tokenweir::units::Dialect;
 
 const ROUNDS: u32 = 200;
 
 fn main() {
     println!("{:<48} {:>10} {:>10}", "", "ns each", "ns a KiB");
-    streams();
-    documents();
-    requests();
+    bench_streams();
+    bench_documents();
+    bench_requests();
 }
 
-fn streams() {
-    let plain = chat(r#"{"content":"ase"}"#, "");
-    let null_usage = chat(r#"{"content":"ase"}"#, r#","usage":null"#);
-    let usage = chat(
+fn bench_streams() {
+    let plain = chat_event(r#"{"content":"ase"}"#, "");
+    let null_usage = chat_event(r#"{"content":"ase"}"#, r#","usage":null"#);
+    let usage = chat_event(
         r#"{"content":"ase"}"#,
         r#","usage":{"prompt_tokens":12,"total_tokens":20,"completion_tokens":8,"prompt_tokens_details":{"cached_tokens":0}}"#,
     );
@@ -36,37 +36,37 @@ fn streams() {
         ("responses delta", Dialect::Responses, delta),
         ("messages delta", Dialect::Messages, block),
     ] {
-        let mut observer = Observer::new(dialect, Kind::Stream);
+        let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
         observer.observe(plain.as_bytes());
-        row(&format!("{name}, a chunk each"), 1000, event.len(), || {
+        print_best_time(&format!("{name}, a chunk each"), 1000, event.len(), || {
             black_box(observer.observe(black_box(event.as_bytes())));
         });
     }
-    let mut observer = Observer::new(Dialect::Chat, Kind::Stream);
+    let mut observer = BodyObserver::new(Dialect::Chat, BodyFormat::Stream);
     observer.observe(plain.as_bytes());
     let (left, right) = plain.split_at(100);
-    row("chat event, cut in two chunks", 1000, plain.len(), || {
+    print_best_time("chat event, cut in two chunks", 1000, plain.len(), || {
         black_box(observer.observe(black_box(left.as_bytes())));
         black_box(observer.observe(black_box(right.as_bytes())));
     });
     let many = plain.repeat(1024);
-    let per = row("chat events, 1,024 a chunk", 1, many.len(), || {
+    let per = print_best_time("chat events, 1,024 a chunk", 1, many.len(), || {
         black_box(observer.observe(black_box(many.as_bytes())));
     });
     println!("{:<48} {:>10.1}", "  an event of these", per / 1024.0);
-    row("first chat event (parsed), observer and all", 100, plain.len(), || {
-        let mut observer = Observer::new(Dialect::Chat, Kind::Stream);
+    print_best_time("first chat event (parsed), observer and all", 100, plain.len(), || {
+        let mut observer = BodyObserver::new(Dialect::Chat, BodyFormat::Stream);
         black_box(observer.observe(black_box(plain.as_bytes())));
     });
 }
 
-fn documents() {
+fn bench_documents() {
     let numbers = vec!["-0.012345678"; 80_000].join(",");
     let embedding = format!(r#"{{"data":[{{"embedding":[{numbers}]}}],"usage":{{"prompt_tokens":7}}}}"#);
     let text = format!(r#"{{"choices":[{{"message":{{"content":"{}"}}}}]}}"#, "some prose\\n".repeat(80_000));
     for (name, body) in [("1 MB embedding", &embedding), ("1 MB of text in an answer", &text)] {
-        row(name, 1, body.len(), || {
-            let mut observer = Observer::new(Dialect::Other, Kind::Whole);
+        print_best_time(name, 1, body.len(), || {
+            let mut observer = BodyObserver::new(Dialect::Other, BodyFormat::Json);
             for chunk in body.as_bytes().chunks(16 * 1024) {
                 black_box(observer.observe(black_box(chunk)));
             }
@@ -74,14 +74,14 @@ fn documents() {
     }
 }
 
-fn requests() {
+fn bench_requests() {
     for (name, bytes) in [("2 KB prompt", 2_000), ("1 MB prompt", 1_000_000)] {
         let prose = "The quick brown fox said \\\"jump\\\" to the lazy dog.\\n".repeat(bytes / 52);
         let body = format!(
             r#"{{"model":"llama","stream":true,"max_tokens":100,"messages":[{{"role":"user","content":"{prose}"}}]}}"#
         );
-        row(name, (100_000 / bytes).max(1), body.len(), || {
-            black_box(Request::parse(black_box(body.as_bytes())).is_ok());
+        print_best_time(name, (100_000 / bytes).max(1), body.len(), || {
+            black_box(ParsedBody::parse(black_box(body.as_bytes())).is_ok());
         });
     }
     let sound = "RIFF\r\nabcdefgh".repeat(80_000);
@@ -89,13 +89,13 @@ fn requests() {
         "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n{sound}\r\n--XX\r\n\
          Content-Disposition: form-data; name=\"model\"\r\n\r\nwhisper\r\n--XX--\r\n"
     );
-    row("1 MB form", 1, form.len(), || {
-        let found = multipart::field("multipart/form-data; boundary=XX", black_box(form.as_bytes()), "model");
+    print_best_time("1 MB form", 1, form.len(), || {
+        let found = multipart::find_field("multipart/form-data; boundary=XX", black_box(form.as_bytes()), "model");
         assert!(black_box(found).is_ok_and(|field| field.is_some()));
     });
 }
 
-fn chat(delta: &str, more: &str) -> String {
+fn chat_event(delta: &str, more: &str) -> String {
     format!(
         r#"data: {{"id":"chatcmpl-cap-chat-stream","object":"chat.completion.chunk","created":1795355508,"model":"tiny","choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null,"token_ids":null}}]{more}}}"#
     ) + "\n\n"
@@ -103,7 +103,7 @@ fn chat(delta: &str, more: &str) -> String {
 
 /// Prints the best time of a call of `run`, which reads `bytes`; returns it in nanoseconds.
 #[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
-fn row(name: &str, calls: usize, bytes: usize, mut run: impl FnMut()) -> f64 {
+fn print_best_time(name: &str, calls: usize, bytes: usize, mut run: impl FnMut()) -> f64 {
     let best = (0..ROUNDS)
         .map(|_| {
             let start = Instant::now();

@@ -7,10 +7,12 @@ use std::error::Error;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use tokenweir::balance::{BadPolicy, Candidate, Dice, Entry, Job, Member, Policy, Spec};
+use tokenweir::balance::{
+    Candidate, Policy, PolicyEntry, PolicyError, PolicyMember, PolicyRequest, PolicySpec, SeededRng,
+};
 use tokenweir::clock::Clock;
-use tokenweir::config::{self, Sink};
-use tokenweir::emulate::{Replica, Settings};
+use tokenweir::config::{self, LogSink};
+use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
 use tokenweir::serve::Server;
 use tokenweir::tls;
 use tokenweir::units::Slot;
@@ -19,35 +21,36 @@ use tokenweir::units::Slot;
 struct LongFirst;
 
 impl Policy for LongFirst {
-    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
+    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
         // Only replicas that may be chosen are offered, so there is nothing else to test.
         let (long, short) = candidates.split_at(candidates.len().div_ceil(2));
         let side = if job.prompt.0 > 8_000 || short.is_empty() { long } else { short };
-        side.iter().min_by_key(|candidate| candidate.in_flight).map(|candidate| candidate.at)
+        side.iter().min_by_key(|candidate| candidate.in_flight).map(|candidate| candidate.slot)
     }
 }
 
-fn build(_: &[Member], _: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+fn build_policy(_: &[PolicyMember], _: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     Ok(Box::new(LongFirst))
 }
 
-static LONG_FIRST: Entry = Entry::new("long_first", "long prompts to the first half", build);
+static LONG_FIRST: PolicyEntry = PolicyEntry::new("long_first", "long prompts to the first half", build_policy);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, Settings::default(), Clock::start());
+    let start =
+        || EmulatedReplica::start(TcpListener::bind("127.0.0.1:0")?, EmulatorSettings::default(), Clock::start());
     let replicas = [start()?, start()?];
     let urls = [format!("{} name=long", replicas[0].url()), format!("{} name=short", replicas[1].url())];
     let mut settings = config::from_urls(&urls, [])?.settings;
     settings.listen = vec!["127.0.0.1:0".parse()?];
     settings.admin = None;
-    settings.log.access = Sink::Off;
-    settings.pools[0].policy = Spec::from(&LONG_FIRST);
+    settings.log.access = LogSink::Off;
+    settings.pools[0].policy = PolicySpec::from(&LONG_FIRST);
 
     let server = Server::start(settings)?;
-    let base = format!("http://{}", server.listening()[0]);
+    let base = format!("http://{}", server.listen_addresses()[0]);
     // reqwest has no TLS of its own here; this client needs none.
-    let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls::trusting_nobody()).build()?;
+    let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls::empty_client_config()).build()?;
     while !client.get(format!("{base}/readyz")).send().await?.status().is_success() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -30,13 +30,13 @@ impl Clock {
     }
 
     /// The time of day as time since the Unix epoch; zero on a machine whose clock stands before 1970.
-    pub fn time_of_day(&self) -> Duration {
+    pub fn unix_time(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }
 
 /// A fresh seed from the operating system's randomness, for the dice that are handed down.
-pub fn seed() -> u64 {
+pub fn random_seed() -> u64 {
     RandomState::new().hash_one(0u64)
 }
 
@@ -49,6 +49,6 @@ mod tests {
         let clock = Clock::start();
         let first = clock.now();
         assert!(clock.now() >= first);
-        assert_ne!(seed(), seed());
+        assert_ne!(random_seed(), random_seed());
     }
 }

@@ -11,17 +11,17 @@ use thiserror::Error;
 use crate::units::ModelName;
 
 /// What is in front of a hash, so that nobody takes a key for one.
-const SCHEME: &str = "sha256:";
-const BYTES: usize = 32;
+const DIGEST_PREFIX: &str = "sha256:";
+const DIGEST_BYTES: usize = 32;
 
 /// The SHA-256 hash of a secret; the secret itself is not kept. Never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Digest([u8; BYTES]);
+pub struct KeyDigest([u8; DIGEST_BYTES]);
 
 /// Why a text is no hash. Does not say what the text was.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("a hash is `sha256:` and 64 hexadecimal digits")]
-pub struct BadDigest;
+pub struct KeyDigestError;
 
 /// Whom a key belongs to, and what it opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,17 +30,17 @@ pub struct Tenant {
     pub name: Arc<str>,
     /// The models that may be asked for, as clients write them; `None` for all.
     pub models: Option<Vec<ModelName>>,
-    digest: Digest,
+    digest: KeyDigest,
 }
 
 /// All who may ask. Nobody in particular if there is none: everybody may then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tenants(Vec<Arc<Tenant>>);
+pub struct TenantTable(Vec<Arc<Tenant>>);
 
-impl Digest {
+impl KeyDigest {
     /// Hashes a secret.
-    pub fn of(secret: &[u8]) -> Self {
-        let mut bytes = [0; BYTES];
+    pub fn from_secret(secret: &[u8]) -> Self {
+        let mut bytes = [0; DIGEST_BYTES];
         for (to, from) in bytes.iter_mut().zip(digest(&SHA256, secret).as_ref()) {
             *to = *from;
         }
@@ -48,35 +48,35 @@ impl Digest {
     }
 
     /// Tells whether it is the hash of `secret`, in a time that does not depend on how much of it is right.
-    pub fn is_of(&self, secret: &[u8]) -> bool {
-        self.equals(&Self::of(secret))
+    pub fn matches_secret(&self, secret: &[u8]) -> bool {
+        self.constant_time_eq(&Self::from_secret(secret))
     }
 
-    fn equals(&self, other: &Self) -> bool {
+    fn constant_time_eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
 
-impl FromStr for Digest {
-    type Err = BadDigest;
+impl FromStr for KeyDigest {
+    type Err = KeyDigestError;
 
     /// Reads `sha256:` and 64 hexadecimal digits.
-    fn from_str(text: &str) -> Result<Self, BadDigest> {
-        let digits = text.strip_prefix(SCHEME).ok_or(BadDigest)?.as_bytes();
-        if digits.len() != 2 * BYTES {
-            return Err(BadDigest);
+    fn from_str(text: &str) -> Result<Self, KeyDigestError> {
+        let digits = text.strip_prefix(DIGEST_PREFIX).ok_or(KeyDigestError)?.as_bytes();
+        if digits.len() != 2 * DIGEST_BYTES {
+            return Err(KeyDigestError);
         }
-        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|n| u8::try_from(n).ok()).ok_or(BadDigest);
-        let mut bytes = [0; BYTES];
+        let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|n| u8::try_from(n).ok()).ok_or(KeyDigestError);
+        let mut bytes = [0; DIGEST_BYTES];
         for (to, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let [high, low] = pair else { return Err(BadDigest) };
+            let [high, low] = pair else { return Err(KeyDigestError) };
             *to = digit(high)? << 4 | digit(low)?;
         }
         Ok(Self(bytes))
     }
 }
 
-impl fmt::Debug for Digest {
+impl fmt::Debug for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Digest(..)")
     }
@@ -84,22 +84,22 @@ impl fmt::Debug for Digest {
 
 impl Tenant {
     /// Whom the key with this hash belongs to.
-    pub fn new(name: impl Into<Arc<str>>, digest: Digest, models: Option<Vec<ModelName>>) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, digest: KeyDigest, models: Option<Vec<ModelName>>) -> Self {
         Self { name: name.into(), models, digest }
     }
 
     /// Tells whether the model may be asked for.
-    pub fn may_use(&self, model: &str) -> bool {
+    pub fn can_use_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name.as_str() == model))
     }
 
     /// Tells whether both have one key.
-    pub fn shares_key(&self, other: &Self) -> bool {
+    pub fn has_same_key(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 }
 
-impl Tenants {
+impl TenantTable {
     /// These, in their order.
     pub fn new(tenants: impl IntoIterator<Item = Tenant>) -> Self {
         Self(tenants.into_iter().map(Arc::new).collect())
@@ -114,11 +114,11 @@ impl Tenants {
     ///
     /// *Cost*: one hash of `key` and a comparison with every tenant's, the right one or not, so that the time says
     /// nothing of any key.
-    pub fn find(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
-        let asked = Digest::of(key);
+    pub fn find_by_key(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
+        let asked = KeyDigest::from_secret(key);
         let mut found = None;
         for tenant in &self.0 {
-            if tenant.digest.equals(&asked) {
+            if tenant.digest.constant_time_eq(&asked) {
                 found = Some(tenant);
             }
         }
@@ -131,40 +131,48 @@ mod tests {
     use super::*;
 
     /// Of `abc`, from FIPS 180-2.
-    const ABC: &str = "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015ad";
+    const ABC_DIGEST: &str = "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015ad";
 
-    fn tenant(name: &str, key: &str) -> Tenant {
-        Tenant::new(name, Digest::of(key.as_bytes()), None)
+    fn new_tenant(name: &str, key: &str) -> Tenant {
+        Tenant::new(name, KeyDigest::from_secret(key.as_bytes()), None)
     }
 
     #[test]
     fn a_written_hash_is_that_of_its_key() {
-        let digest: Digest = ABC.parse().unwrap();
-        assert!(digest.is_of(b"abc") && !digest.is_of(b"abd") && !digest.is_of(b""));
-        for bad in ["", "sha256:", &ABC[..70], &ABC[7..], &format!("{ABC}0"), &ABC.replace("BA", "+A"), "sha512:00"] {
-            assert_eq!(bad.parse::<Digest>(), Err(BadDigest), "{bad}");
+        let digest: KeyDigest = ABC_DIGEST.parse().unwrap();
+        assert!(digest.matches_secret(b"abc") && !digest.matches_secret(b"abd") && !digest.matches_secret(b""));
+        for bad in [
+            "",
+            "sha256:",
+            &ABC_DIGEST[..70],
+            &ABC_DIGEST[7..],
+            &format!("{ABC_DIGEST}0"),
+            &ABC_DIGEST.replace("BA", "+A"),
+            "sha512:00",
+        ] {
+            assert_eq!(bad.parse::<KeyDigest>(), Err(KeyDigestError), "{bad}");
         }
     }
 
     #[test]
     fn every_key_is_found_and_no_other() {
-        let tenants = Tenants::new([tenant("a", "one"), tenant("b", "two"), tenant("c", "three")]);
+        let tenants = TenantTable::new([new_tenant("a", "one"), new_tenant("b", "two"), new_tenant("c", "three")]);
         for (key, name) in [("one", Some("a")), ("two", Some("b")), ("three", Some("c")), ("", None), ("onе", None)] {
-            assert_eq!(tenants.find(key.as_bytes()).map(|tenant| &*tenant.name), name, "{key}");
+            assert_eq!(tenants.find_by_key(key.as_bytes()).map(|tenant| &*tenant.name), name, "{key}");
         }
-        assert!(Tenants::default().find(b"one").is_none());
+        assert!(TenantTable::default().find_by_key(b"one").is_none());
     }
 
     #[test]
     fn only_listed_models_may_be_used_where_there_is_a_list() {
-        let listed = Tenant { models: Some(vec!["m".into()]), ..tenant("a", "one") };
-        assert!(listed.may_use("m") && !listed.may_use("M") && !listed.may_use(""));
-        assert!(tenant("a", "one").may_use("anything"));
+        let listed = Tenant { models: Some(vec!["m".into()]), ..new_tenant("a", "one") };
+        assert!(listed.can_use_model("m") && !listed.can_use_model("M") && !listed.can_use_model(""));
+        assert!(new_tenant("a", "one").can_use_model("anything"));
     }
 
     #[test]
     fn neither_key_nor_hash_is_ever_shown() {
-        let shown = format!("{:?}", Tenants::new([Tenant::new("a", ABC.parse().unwrap(), None)]));
+        let shown = format!("{:?}", TenantTable::new([Tenant::new("a", ABC_DIGEST.parse().unwrap(), None)]));
         assert!(shown.contains("\"a\"") && !shown.to_lowercase().contains("ba78"), "{shown}");
     }
 }

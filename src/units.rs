@@ -44,13 +44,13 @@ impl Add<Duration> for Moment {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
     /// The try began.
-    pub begun: Moment,
+    pub started_at: Moment,
     /// There was a connection; `None` if none came about.
-    pub connected: Option<Moment>,
+    pub connected_at: Option<Moment>,
     /// The answer's head had come.
-    pub head: Option<Moment>,
+    pub head_received_at: Option<Moment>,
     /// The try ended, with or without an answer.
-    pub ended: Option<Moment>,
+    pub ended_at: Option<Moment>,
 }
 
 /// A number of tokens.

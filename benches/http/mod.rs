@@ -7,39 +7,41 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use tokenweir::clock::Clock;
-use tokenweir::config::{self, Listen};
-use tokenweir::emulate::{Replica, Settings};
-use tokenweir::engine::Constants;
-use tokenweir::fleet::Models;
+use tokenweir::config::{self, ListenAddr};
+use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
+use tokenweir::engine::EngineModel;
+use tokenweir::fleet::ReplicaModels;
 use tokenweir::serve::Server;
 use tokenweir::units::Moment;
 use tokio::time::sleep;
 
-pub type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+pub type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Replicas and a router in front of them, ready.
-pub struct Stand {
-    pub replicas: Vec<Replica>,
+pub struct BenchSetup {
+    pub replicas: Vec<EmulatedReplica>,
     pub server: Server,
     pub url: String,
 }
 
-impl Stand {
-    pub async fn new(policy: &str, replicas: usize, constants: Constants) -> Fallible<Self> {
-        let settings = Settings { constants, ..Settings::default() };
-        let start = || Replica::start(TcpListener::bind("127.0.0.1:0")?, settings.clone(), Clock::start());
-        let replicas: Vec<Replica> = (0..replicas).map(|_| start()).collect::<Result<_, _>>()?;
-        let server = router(policy, &replicas)?;
-        let Some(Listen::Tcp(addr)) = server.listening().first() else { return Err("it listens at a TCP port".into()) };
+impl BenchSetup {
+    pub async fn new(policy: &str, replicas: usize, constants: EngineModel) -> BenchResult<Self> {
+        let settings = EmulatorSettings { engine_model: constants, ..EmulatorSettings::default() };
+        let start = || EmulatedReplica::start(TcpListener::bind("127.0.0.1:0")?, settings.clone(), Clock::start());
+        let replicas: Vec<EmulatedReplica> = (0..replicas).map(|_| start()).collect::<Result<_, _>>()?;
+        let server = start_router(policy, &replicas)?;
+        let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else {
+            return Err("it listens at a TCP port".into());
+        };
         let url = format!("http://{addr}/v1/chat/completions");
-        while server.fleet().replicas().iter().any(|replica| *replica.models() == Models::Unknown) {
+        while server.fleet().replicas().iter().any(|replica| *replica.models() == ReplicaModels::Unknown) {
             sleep(Duration::from_millis(5)).await;
         }
         Ok(Self { replicas, server, url })
     }
 }
 
-fn router(policy: &str, replicas: &[Replica]) -> Fallible<Server> {
+fn start_router(policy: &str, replicas: &[EmulatedReplica]) -> BenchResult<Server> {
     let urls: Vec<String> = replicas.iter().map(|replica| format!("{:?}", replica.url())).collect();
     let text = format!("policy = \"{policy}\"\nreplicas = [{}]", urls.join(", "));
     let env = [("LISTEN", "127.0.0.1:0"), ("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
@@ -49,7 +51,7 @@ fn router(policy: &str, replicas: &[Replica]) -> Fallible<Server> {
 }
 
 /// Reads a stream to its end; when its first event came, which is that of the first token.
-pub async fn follow(request: reqwest::RequestBuilder, clock: Clock) -> Fallible<Moment> {
+pub async fn read_first_event_time(request: reqwest::RequestBuilder, clock: Clock) -> BenchResult<Moment> {
     let mut response = request.send().await?.error_for_status()?;
     let mut first = None;
     let mut last = bytes::Bytes::new();

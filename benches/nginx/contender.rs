@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Clock ticks a second in /proc/PID/stat: 100 on every Linux that Rust runs on.
-const TICK: Duration = Duration::from_millis(10);
+const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// A running proxy.
-pub(crate) struct Contender {
+pub(crate) struct ProxyUnderTest {
     /// What the report calls it.
     pub(crate) name: String,
     /// Where whole answers are asked for.
@@ -22,13 +22,13 @@ pub(crate) struct Contender {
     pub(crate) stream_port: u16,
     child: Child,
     /// How to end it: `nginx -s stop` takes its workers along, which a plain kill would leave behind.
-    stop: Option<Command>,
+    stop_command: Option<Command>,
 }
 
 /// A directory of this run, removed when dropped.
-pub(crate) struct Scratch(PathBuf);
+pub(crate) struct ScratchDir(PathBuf);
 
-impl Scratch {
+impl ScratchDir {
     pub(crate) fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("tokenweir-bench-{}", std::process::id()));
         fs::create_dir_all(&path)?;
@@ -36,7 +36,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for ScratchDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -50,12 +50,17 @@ pub(crate) fn find_nginx() -> Option<&'static str> {
 
 /// Starts nginx with two workers. Settings are in its favour: no access log, upstream connections kept as long as it
 /// can, bodies kept in memory.
-pub(crate) fn nginx(path: &str, name: &str, scratch: &Scratch, origin: [u16; 2]) -> Result<Contender, Box<dyn Error>> {
+pub(crate) fn start_nginx(
+    path: &str,
+    name: &str,
+    scratch: &ScratchDir,
+    origin: [u16; 2],
+) -> Result<ProxyUnderTest, Box<dyn Error>> {
     let dir = scratch.0.join(name.replace(" ", "-"));
     fs::create_dir_all(&dir)?;
     let (port, stream_port) = (free_port()?, free_port()?);
     let file = dir.join("nginx.conf");
-    fs::write(&file, nginx_conf(&dir, [port, stream_port], origin))?;
+    fs::write(&file, render_nginx_conf(&dir, [port, stream_port], origin))?;
     let command = |more: &[&str]| {
         let mut command = Command::new(path);
         command.arg("-p").arg(&dir).arg("-c").arg(&file).args(more);
@@ -64,13 +69,13 @@ pub(crate) fn nginx(path: &str, name: &str, scratch: &Scratch, origin: [u16; 2])
     let child = command(&[]).spawn()?;
     let mut stop = command(&["-s", "stop"]);
     stop.stderr(Stdio::null()); // it would say that it signals
-    let contender = Contender { name: name.into(), port, stream_port, child, stop: Some(stop) };
-    contender.ready("/v1/models")?;
+    let contender = ProxyUnderTest { name: name.into(), port, stream_port, child, stop_command: Some(stop) };
+    contender.wait_until_ready("/v1/models")?;
     Ok(contender)
 }
 
 /// Starts tokenweir, as cargo built it beside this bench.
-pub(crate) fn tokenweir(scratch: &Scratch, origin: [u16; 2]) -> Result<Contender, Box<dyn Error>> {
+pub(crate) fn start_tokenweir(scratch: &ScratchDir, origin: [u16; 2]) -> Result<ProxyUnderTest, Box<dyn Error>> {
     let (port, admin) = (free_port()?, free_port()?);
     let file = scratch.0.join("tokenweir.toml");
     let [one, two] = origin;
@@ -81,32 +86,33 @@ pub(crate) fn tokenweir(scratch: &Scratch, origin: [u16; 2]) -> Result<Contender
     fs::write(&file, text)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
     let child = command.arg("serve").arg("-c").arg(&file).stdout(Stdio::null()).spawn()?;
-    let contender = Contender { name: "tokenweir".into(), port, stream_port: port, child, stop: None };
-    contender.ready("/readyz")?;
+    let contender = ProxyUnderTest { name: "tokenweir".into(), port, stream_port: port, child, stop_command: None };
+    contender.wait_until_ready("/readyz")?;
     Ok(contender)
 }
 
-impl Contender {
+impl ProxyUnderTest {
     /// CPU time, user and system, of the whole process tree so far. *Resolution*: 10 ms.
-    pub(crate) fn cpu(&self) -> io::Result<Duration> {
+    pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
         let mut tree = BTreeSet::from([self.child.id()]);
         let mut ticks = 0;
-        let mut stats: Vec<Stat> = fs::read_dir("/proc")?.flatten().filter_map(|entry| stat(&entry.path())).collect();
+        let mut stats: Vec<ProcessStat> =
+            fs::read_dir("/proc")?.flatten().filter_map(|entry| read_process_stat(&entry.path())).collect();
         // A child has a higher id than its parent, but for a wrap: one pass in order finds the tree.
-        stats.sort_by_key(|stat| stat.id);
+        stats.sort_by_key(|stat| stat.pid);
         for stat in stats {
-            if tree.contains(&stat.id) || tree.contains(&stat.parent) {
-                tree.insert(stat.id);
-                ticks += stat.ticks;
+            if tree.contains(&stat.pid) || tree.contains(&stat.parent_pid) {
+                tree.insert(stat.pid);
+                ticks += stat.cpu_ticks;
             }
         }
-        Ok(TICK * ticks)
+        Ok(CLOCK_TICK * ticks)
     }
 
     /// Waits until `GET path` is a 200.
-    fn ready(&self, path: &str) -> Result<(), Box<dyn Error>> {
+    fn wait_until_ready(&self, path: &str) -> Result<(), Box<dyn Error>> {
         for _ in 0..100 {
-            if get(self.port, path).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+            if send_get(self.port, path).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -115,9 +121,9 @@ impl Contender {
     }
 }
 
-impl Drop for Contender {
+impl Drop for ProxyUnderTest {
     fn drop(&mut self) {
-        let stopped = self.stop.as_mut().is_some_and(|stop| stop.status().is_ok_and(|status| status.success()));
+        let stopped = self.stop_command.as_mut().is_some_and(|stop| stop.status().is_ok_and(|status| status.success()));
         if !stopped {
             let _ = self.child.kill();
         }
@@ -125,27 +131,27 @@ impl Drop for Contender {
     }
 }
 
-struct Stat {
-    id: u32,
-    parent: u32,
-    ticks: u32,
+struct ProcessStat {
+    pid: u32,
+    parent_pid: u32,
+    cpu_ticks: u32,
 }
 
 /// Reads /proc/PID/stat. `None` for what is no process, or no longer one.
-fn stat(dir: &Path) -> Option<Stat> {
+fn read_process_stat(dir: &Path) -> Option<ProcessStat> {
     let id = dir.file_name()?.to_str()?.parse().ok()?;
     let text = fs::read_to_string(dir.join("stat")).ok()?;
     // The name in parentheses may hold spaces: fields are counted after it, from `state`, the third.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u32>().ok();
-    Some(Stat { id, parent: number(4)?, ticks: number(14)? + number(15)? })
+    Some(ProcessStat { pid: id, parent_pid: number(4)?, cpu_ticks: number(14)? + number(15)? })
 }
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn get(port: u16, path: &str) -> io::Result<String> {
+fn send_get(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
@@ -154,7 +160,7 @@ fn get(port: u16, path: &str) -> io::Result<String> {
     Ok(answer)
 }
 
-fn nginx_conf(dir: &Path, [port, stream_port]: [u16; 2], [one, two]: [u16; 2]) -> String {
+fn render_nginx_conf(dir: &Path, [port, stream_port]: [u16; 2], [one, two]: [u16; 2]) -> String {
     let dir = dir.display();
     format!(
         r#"

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// A small chat request: about 300 bytes of body.
-pub(crate) fn small() -> String {
+pub(crate) fn small_body() -> String {
     let system = "You are a helpful assistant who answers in one or two short sentences and never makes things up.";
     let user = "Where do rivers go, and what do they take along on their way down from the mountains?";
     format!(
@@ -20,12 +20,12 @@ pub(crate) fn small() -> String {
 }
 
 /// The same as a stream.
-pub(crate) fn streaming() -> String {
-    small().replacen(r#""model":"m""#, r#""model":"m","stream":true"#, 1)
+pub(crate) fn streaming_body() -> String {
+    small_body().replacen(r#""model":"m""#, r#""model":"m","stream":true"#, 1)
 }
 
 /// A chat request with a prompt of 1 MiB.
-pub(crate) fn long() -> String {
+pub(crate) fn long_body() -> String {
     let text = "The quick brown fox jumps over the lazy dog, and the river runs on. ";
     let text = text.repeat(1024 * 1024 / text.len() + 1);
     format!(r#"{{"model":"m","max_tokens":64,"messages":[{{"role":"user","content":"{text}"}}]}}"#)
@@ -33,8 +33,8 @@ pub(crate) fn long() -> String {
 
 /// Sends `count` requests over `connections` connections, each waiting for its answer before the next, and fails on
 /// the first answer that is not a 200.
-pub(crate) async fn requests(port: u16, connections: u64, count: u64, body: &str) -> io::Result<()> {
-    let request: Arc<[u8]> = head_and(body).into();
+pub(crate) async fn send_requests(port: u16, connections: u64, count: u64, body: &str) -> io::Result<()> {
+    let request: Arc<[u8]> = build_request(body).into();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
         let request = Arc::clone(&request);
@@ -44,7 +44,7 @@ pub(crate) async fn requests(port: u16, connections: u64, count: u64, body: &str
             let mut buffer = BytesMut::with_capacity(8 * 1024);
             for _ in 0..count / connections {
                 stream.write_all(&request).await?;
-                answer(&mut stream, &mut buffer).await?;
+                read_response(&mut stream, &mut buffer).await?;
             }
             io::Result::Ok(())
         });
@@ -56,16 +56,16 @@ pub(crate) async fn requests(port: u16, connections: u64, count: u64, body: &str
 }
 
 /// Open streams. Dropping it closes them.
-pub(crate) struct Streams {
+pub(crate) struct OpenStreams {
     tasks: JoinSet<io::Result<()>>,
     events: Arc<AtomicU64>,
     flowing: Arc<AtomicU64>,
 }
 
-impl Streams {
+impl OpenStreams {
     /// Opens `count` streams.
     pub(crate) fn open(port: u16, count: u64) -> Self {
-        let request: Arc<[u8]> = head_and(&streaming()).into();
+        let request: Arc<[u8]> = build_request(&streaming_body()).into();
         let mut streams = Self { tasks: JoinSet::new(), events: Arc::default(), flowing: Arc::default() };
         for _ in 0..count {
             let (events, flowing) = (Arc::clone(&streams.events), Arc::clone(&streams.flowing));
@@ -73,7 +73,7 @@ impl Streams {
             streams.tasks.spawn(async move {
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
                 stream.write_all(&request).await?;
-                follow(&mut stream, &events, &flowing).await
+                count_events(&mut stream, &events, &flowing).await
             });
         }
         streams
@@ -90,7 +90,7 @@ impl Streams {
     }
 
     /// Fails if one of the streams, which never end by themselves, has ended.
-    pub(crate) fn check(&mut self) -> io::Result<()> {
+    pub(crate) fn check_open(&mut self) -> io::Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
             Some(Ok(Err(error))) => Err(error),
@@ -101,17 +101,17 @@ impl Streams {
 
 /// The value of `content-length` in `head`.
 pub(crate) fn content_length(head: &[u8]) -> Option<usize> {
-    value(head, "content-length")?.parse().ok()
+    header_value(head, "content-length")?.parse().ok()
 }
 
-fn value<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
+fn header_value<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
     head.split(|byte| *byte == b'\n').find_map(|line| {
         let (found, rest) = std::str::from_utf8(line).ok()?.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| rest.trim())
     })
 }
 
-fn head_and(body: &str) -> Vec<u8> {
+fn build_request(body: &str) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: bench\r\naccept: application/json\r\n\
@@ -121,12 +121,12 @@ fn head_and(body: &str) -> Vec<u8> {
 }
 
 /// Reads the head of an answer, which must be a 200, and returns its length.
-async fn head(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     let end = loop {
         if let Some(at) = memmem::find(buffer, b"\r\n\r\n") {
             break at + 4;
         }
-        fill(stream, buffer).await?;
+        fill_buffer(stream, buffer).await?;
     };
     if !buffer.starts_with(b"HTTP/1.1 200 ") {
         return Err(io::Error::other(String::from_utf8_lossy(buffer).into_owned()));
@@ -135,18 +135,18 @@ async fn head(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<usize
 }
 
 /// Reads one whole answer and throws it away.
-async fn answer(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
-    let end = head(stream, buffer).await?;
+async fn read_response(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
+    let end = read_head(stream, buffer).await?;
     match content_length(&buffer[..end]) {
         Some(length) => {
             while buffer.len() < end + length {
-                fill(stream, buffer).await?;
+                fill_buffer(stream, buffer).await?;
             }
             buffer.advance(end + length);
         }
         None => {
             while !buffer.ends_with(b"\r\n0\r\n\r\n") {
-                fill(stream, buffer).await?;
+                fill_buffer(stream, buffer).await?;
             }
             buffer.clear();
         }
@@ -155,9 +155,9 @@ async fn answer(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()>
 }
 
 /// Reads a stream and counts its events (by their blank lines) until it ends.
-async fn follow(stream: &mut TcpStream, events: &AtomicU64, flowing: &AtomicU64) -> io::Result<()> {
+async fn count_events(stream: &mut TcpStream, events: &AtomicU64, flowing: &AtomicU64) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(8 * 1024);
-    let end = head(stream, &mut buffer).await?;
+    let end = read_head(stream, &mut buffer).await?;
     buffer.advance(end);
     let mut after_newline = false;
     let mut seen = 0;
@@ -174,11 +174,11 @@ async fn follow(stream: &mut TcpStream, events: &AtomicU64, flowing: &AtomicU64)
         seen += found;
         events.fetch_add(found, Ordering::Relaxed);
         buffer.clear();
-        fill(stream, &mut buffer).await?;
+        fill_buffer(stream, &mut buffer).await?;
     }
 }
 
-async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
+async fn fill_buffer(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
     match stream.read_buf(buffer).await? {
         0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the proxy closed the connection")),
         _ => Ok(()),

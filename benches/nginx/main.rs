@@ -14,51 +14,51 @@ mod origin;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use contender::{Contender, Scratch};
-use load::Streams;
+use contender::{ProxyUnderTest, ScratchDir};
+use load::OpenStreams;
 
-const CONNECTIONS: u64 = 64;
-const STREAMS: u64 = 300;
-const WINDOW: Duration = Duration::from_secs(4);
+const CONNECTION_COUNT: u64 = 64;
+const STREAM_COUNT: u64 = 300;
+const MEASURING_WINDOW: Duration = Duration::from_secs(4);
 
 /// A kind of load.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
+enum Workload {
     Small,
     Stream,
     Prompt,
 }
 
 /// What one run of a load took.
-struct Cost {
+struct RunCost {
     /// CPU microseconds per request or event.
     unit_us: f64,
     /// Requests or events a second of wall clock: how hard the proxy was driven.
     rate: f64,
 }
 
-struct Options {
-    work: Vec<Work>,
+struct NginxBenchOptions {
+    workloads: Vec<Workload>,
     rounds: usize,
     noise: bool,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::from_args(std::env::args().skip(1))?;
+    let options = NginxBenchOptions::from_args(std::env::args().skip(1))?;
     let Some(nginx) = contender::find_nginx() else {
         println!("nginx is not installed, so there is nothing to compare with: apt-get install nginx-light");
         return Ok(());
     };
-    let origin = origin::start()?;
-    let scratch = Scratch::new()?;
-    let one = contender::nginx(nginx, "nginx", &scratch, origin)?;
+    let origin = origin::start_origin()?;
+    let scratch = ScratchDir::new()?;
+    let one = contender::start_nginx(nginx, "nginx", &scratch, origin)?;
     let two = match options.noise {
-        true => contender::nginx(nginx, "nginx again", &scratch, origin)?,
-        false => contender::tokenweir(&scratch, origin)?,
+        true => contender::start_nginx(nginx, "nginx again", &scratch, origin)?,
+        false => contender::start_tokenweir(&scratch, origin)?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("CPU of the whole process tree, user and system; two origins, round robin, access logs off on both sides");
-    for work in options.work {
+    for work in options.workloads {
         println!("\n{}", work.title());
         println!("{:>8} {:>14} {:>14} {:>8} {:>12} {:>12}", "round", one.name, two.name, "ratio", "rate", "rate");
         let mut rows = Vec::new();
@@ -82,15 +82,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-impl Options {
+impl NginxBenchOptions {
     fn from_args(args: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
-        let mut options = Self { work: Vec::new(), rounds: 5, noise: false };
+        let mut options = Self { workloads: Vec::new(), rounds: 5, noise: false };
         let mut args = args;
         while let Some(arg) = args.next() {
             match arg.as_str() {
-                "small" => options.work.push(Work::Small),
-                "stream" => options.work.push(Work::Stream),
-                "prompt" => options.work.push(Work::Prompt),
+                "small" => options.workloads.push(Workload::Small),
+                "stream" => options.workloads.push(Workload::Stream),
+                "prompt" => options.workloads.push(Workload::Prompt),
                 "--rounds" => options.rounds = args.next().ok_or("--rounds needs a number")?.parse()?,
                 "--noise" => options.noise = true,
                 "--bench" => {} // cargo adds it
@@ -101,72 +101,81 @@ impl Options {
                 }
             }
         }
-        if options.work.is_empty() {
-            options.work = vec![Work::Small, Work::Stream, Work::Prompt];
+        if options.workloads.is_empty() {
+            options.workloads = vec![Workload::Small, Workload::Stream, Workload::Prompt];
         }
         Ok(options)
     }
 }
 
-impl Work {
+impl Workload {
     fn title(self) -> String {
         match self {
             Self::Small => format!(
-                "small: chat request of {} bytes, whole answer, {CONNECTIONS} keep-alive connections; per request",
-                load::small().len()
+                "small: chat request of {} bytes, whole answer, {CONNECTION_COUNT} keep-alive connections; per request",
+                load::small_body().len()
             ),
-            Self::Stream => format!("stream: {STREAMS} open streams, an event each {:?}; per event", origin::EVENT_GAP),
+            Self::Stream => {
+                format!("stream: {STREAM_COUNT} open streams, an event each {:?}; per event", origin::EVENT_INTERVAL)
+            }
             Self::Prompt => "prompt: chat request of 1 MiB, 8 connections; per request".into(),
         }
     }
 
-    async fn warm_up(self, proxy: &Contender) -> Result<(), Box<dyn Error>> {
+    async fn warm_up(self, proxy: &ProxyUnderTest) -> Result<(), Box<dyn Error>> {
         match self {
-            Self::Small => load::requests(proxy.port, CONNECTIONS, 4_000, &load::small()).await?,
+            Self::Small => load::send_requests(proxy.port, CONNECTION_COUNT, 4_000, &load::small_body()).await?,
             Self::Stream => {}
-            Self::Prompt => load::requests(proxy.port, 8, 40, &load::long()).await?,
+            Self::Prompt => load::send_requests(proxy.port, 8, 40, &load::long_body()).await?,
         }
         Ok(())
     }
 
-    async fn run(self, proxy: &Contender) -> Result<Cost, Box<dyn Error>> {
+    async fn run(self, proxy: &ProxyUnderTest) -> Result<RunCost, Box<dyn Error>> {
         match self {
-            Self::Small => requests(proxy, CONNECTIONS, 100_000, &load::small()).await,
-            Self::Stream => streams(proxy).await,
-            Self::Prompt => requests(proxy, 8, 1_600, &load::long()).await,
+            Self::Small => measure_requests(proxy, CONNECTION_COUNT, 100_000, &load::small_body()).await,
+            Self::Stream => measure_streams(proxy).await,
+            Self::Prompt => measure_requests(proxy, 8, 1_600, &load::long_body()).await,
         }
     }
 }
 
-async fn requests(proxy: &Contender, connections: u64, count: u64, body: &str) -> Result<Cost, Box<dyn Error>> {
-    let (before, began) = (proxy.cpu()?, Instant::now());
-    load::requests(proxy.port, connections, count, body).await?;
-    Ok(Cost::of(proxy.cpu()? - before, began.elapsed(), count))
+async fn measure_requests(
+    proxy: &ProxyUnderTest,
+    connections: u64,
+    count: u64,
+    body: &str,
+) -> Result<RunCost, Box<dyn Error>> {
+    let (before, began) = (proxy.cpu_time()?, Instant::now());
+    load::send_requests(proxy.port, connections, count, body).await?;
+    Ok(RunCost::new(proxy.cpu_time()? - before, began.elapsed(), count))
 }
 
 /// Measures a window in the midst of the streams, so that opening and closing them is not in it.
-async fn streams(proxy: &Contender) -> Result<Cost, Box<dyn Error>> {
-    let mut streams = Streams::open(proxy.stream_port, STREAMS);
+async fn measure_streams(proxy: &ProxyUnderTest) -> Result<RunCost, Box<dyn Error>> {
+    let mut streams = OpenStreams::open(proxy.stream_port, STREAM_COUNT);
     let began = Instant::now();
-    while streams.flowing() < STREAMS {
-        streams.check()?;
+    while streams.flowing() < STREAM_COUNT {
+        streams.check_open()?;
         if began.elapsed() > Duration::from_secs(20) {
-            return Err(format!("{} has only {} of {STREAMS} streams flowing", proxy.name, streams.flowing()).into());
+            return Err(
+                format!("{} has only {} of {STREAM_COUNT} streams flowing", proxy.name, streams.flowing()).into()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let (before, began, seen) = (proxy.cpu()?, Instant::now(), streams.events());
-    tokio::time::sleep(WINDOW).await;
-    let cost = Cost::of(proxy.cpu()? - before, began.elapsed(), streams.events() - seen);
-    streams.check()?;
+    let (before, began, seen) = (proxy.cpu_time()?, Instant::now(), streams.events());
+    tokio::time::sleep(MEASURING_WINDOW).await;
+    let cost = RunCost::new(proxy.cpu_time()? - before, began.elapsed(), streams.events() - seen);
+    streams.check_open()?;
     drop(streams);
     tokio::time::sleep(Duration::from_millis(300)).await; // the origin notices, and the next round starts from rest
     Ok(cost)
 }
 
-impl Cost {
-    fn of(cpu: Duration, wall: Duration, units: u64) -> Self {
+impl RunCost {
+    fn new(cpu: Duration, wall: Duration, units: u64) -> Self {
         let units = units as f64;
         Self { unit_us: cpu.as_secs_f64() * 1e6 / units, rate: units / wall.as_secs_f64() }
     }

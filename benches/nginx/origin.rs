@@ -12,12 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// The gap between two events of one stream.
-pub(crate) const EVENT_GAP: Duration = Duration::from_millis(20);
+pub(crate) const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 /// How much of a body is searched for `"stream":true`; the load puts it first.
-const LOOKED_AT: usize = 512;
+const SEARCHED_BYTES: usize = 512;
 
-const MODELS: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
-const ANSWER: &str = concat!(
+const MODELS_BODY: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
+const CHAT_BODY: &str = concat!(
     r#"{"id":"chatcmpl-8348bd52ac925a3d","object":"chat.completion","created":1795362331,"model":"m","choices":[{"index":0,"#,
     r#""message":{"role":"assistant","content":"A river is water that follows the lowest way to the sea, and takes the "#,
     r#"mountains along with it, grain by grain, for as long as it has time.","refusal":null,"tool_calls":[]},"#,
@@ -25,31 +25,31 @@ const ANSWER: &str = concat!(
     r#""usage":{"prompt_tokens":43,"total_tokens":73,"completion_tokens":30,"prompt_tokens_details":null},"#,
     r#""prompt_logprobs":null,"kv_transfer_params":null}"#
 );
-const EVENT: &str = concat!(
+const STREAM_EVENT: &str = concat!(
     r#"data: {"id":"chatcmpl-8348bd52ac925a3d","object":"chat.completion.chunk","created":1795362331,"model":"m","#,
     r#""choices":[{"index":0,"delta":{"content":" river"},"logprobs":null,"finish_reason":null,"token_ids":null}]}"#,
     "\n\n"
 );
 
 /// What is sent, made once.
-struct Answers {
+struct CannedResponses {
     models: Vec<u8>,
     chat: Vec<u8>,
     stream_head: Vec<u8>,
     event: Vec<u8>,
-    missing: Vec<u8>,
+    not_found: Vec<u8>,
 }
 
 /// What a request asks for.
-enum Asked {
+enum OriginRequest {
     Models,
     Chat,
     Stream,
-    Nothing,
+    Unknown,
 }
 
 /// Starts the origin on a thread of its own, which lives as long as the process. Returns its two ports.
-pub(crate) fn start() -> io::Result<[u16; 2]> {
+pub(crate) fn start_origin() -> io::Result<[u16; 2]> {
     let (tell, told) = mpsc::channel();
     std::thread::Builder::new().name("origin".into()).spawn(move || {
         let ran = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
@@ -57,9 +57,10 @@ pub(crate) fn start() -> io::Result<[u16; 2]> {
                 let listeners =
                     [TcpListener::bind(("127.0.0.1", 0)).await?, TcpListener::bind(("127.0.0.1", 0)).await?];
                 let _ = tell.send([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()]);
-                let answers = Arc::new(Answers::new());
+                let answers = Arc::new(CannedResponses::new());
                 let [one, two] = listeners;
-                tokio::try_join!(accept(one, Arc::clone(&answers)), accept(two, answers)).map(drop)
+                tokio::try_join!(accept_connections(one, Arc::clone(&answers)), accept_connections(two, answers))
+                    .map(drop)
             })
         });
         if let Err(error) = ran {
@@ -69,7 +70,7 @@ pub(crate) fn start() -> io::Result<[u16; 2]> {
     told.recv().map_err(|_| io::Error::other("the origin did not start"))
 }
 
-impl Answers {
+impl CannedResponses {
     fn new() -> Self {
         let json = |status: &str, body: &str| {
             let length = body.len();
@@ -77,44 +78,44 @@ impl Answers {
                 .into()
         };
         Self {
-            models: json("200 OK", MODELS),
-            chat: json("200 OK", ANSWER),
-            missing: json("404 Not Found", r#"{"detail":"Not Found"}"#),
+            models: json("200 OK", MODELS_BODY),
+            chat: json("200 OK", CHAT_BODY),
+            not_found: json("404 Not Found", r#"{"detail":"Not Found"}"#),
             stream_head: "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
                           transfer-encoding: chunked\r\n\r\n"
                 .into(),
-            event: format!("{:x}\r\n{EVENT}\r\n", EVENT.len()).into(),
+            event: format!("{:x}\r\n{STREAM_EVENT}\r\n", STREAM_EVENT.len()).into(),
         }
     }
 }
 
-async fn accept(listener: TcpListener, answers: Arc<Answers>) -> io::Result<()> {
+async fn accept_connections(listener: TcpListener, answers: Arc<CannedResponses>) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         let answers = Arc::clone(&answers);
         // A connection ends when its proxy closes it, in the midst of a stream too: no error of ours.
-        tokio::spawn(async move { serve(stream, &answers).await });
+        tokio::spawn(async move { serve_connection(stream, &answers).await });
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, answers: &CannedResponses) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::with_capacity(16 * 1024);
-    while let Some(asked) = read(&mut stream, &mut buffer).await? {
+    while let Some(asked) = read_request(&mut stream, &mut buffer).await? {
         match asked {
-            Asked::Models => stream.write_all(&answers.models).await?,
-            Asked::Chat => stream.write_all(&answers.chat).await?,
-            Asked::Nothing => stream.write_all(&answers.missing).await?,
-            Asked::Stream => return endless(stream, answers).await,
+            OriginRequest::Models => stream.write_all(&answers.models).await?,
+            OriginRequest::Chat => stream.write_all(&answers.chat).await?,
+            OriginRequest::Unknown => stream.write_all(&answers.not_found).await?,
+            OriginRequest::Stream => return send_endless_events(stream, answers).await,
         }
     }
     Ok(())
 }
 
 /// Sends events until the reader is gone.
-async fn endless(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
+async fn send_endless_events(mut stream: TcpStream, answers: &CannedResponses) -> io::Result<()> {
     stream.write_all(&answers.stream_head).await?;
-    let mut ticks = interval_at(Instant::now() + EVENT_GAP, EVENT_GAP);
+    let mut ticks = interval_at(Instant::now() + EVENT_INTERVAL, EVENT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -123,7 +124,7 @@ async fn endless(mut stream: TcpStream, answers: &Answers) -> io::Result<()> {
 }
 
 /// Reads one request whole. `None` at the end of the connection.
-async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<Asked>> {
+async fn read_request(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<OriginRequest>> {
     let head = loop {
         if let Some(at) = memmem::find(buffer, b"\r\n\r\n") {
             break at + 4;
@@ -142,9 +143,9 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Optio
         if buffer.is_empty() && stream.read_buf(buffer).await? == 0 {
             return Ok(None);
         }
-        if !searched && (buffer.len() >= LOOKED_AT || buffer.len() >= left) {
+        if !searched && (buffer.len() >= SEARCHED_BYTES || buffer.len() >= left) {
             searched = true;
-            streamed = memmem::find(&buffer[..buffer.len().min(LOOKED_AT)], b"\"stream\":true").is_some();
+            streamed = memmem::find(&buffer[..buffer.len().min(SEARCHED_BYTES)], b"\"stream\":true").is_some();
         }
         if !searched {
             if stream.read_buf(buffer).await? == 0 {
@@ -157,9 +158,9 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Optio
         left -= taken;
     }
     Ok(Some(match (post, models, streamed) {
-        (true, _, true) => Asked::Stream,
-        (true, _, false) => Asked::Chat,
-        (false, true, _) => Asked::Models,
-        (false, false, _) => Asked::Nothing,
+        (true, _, true) => OriginRequest::Stream,
+        (true, _, false) => OriginRequest::Chat,
+        (false, true, _) => OriginRequest::Models,
+        (false, false, _) => OriginRequest::Unknown,
     }))
 }

@@ -1,11 +1,11 @@
 //! `cache_aware`: SGLang's rule, to compare with.
 
-use super::weigh::cheapest;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::weigh::min_cost;
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Requests in flight are out of balance if some replica has so many more than another,
-const UNEVEN_BY: u32 = 64;
+const MAX_IMBALANCE_REQUESTS: u32 = 64;
 
 /// Chooses the replica with the longest cached beginning if that is more than 0.3 of the prompt, else the one with the
 /// fewest requests, as it does while those are out of balance: by more than 64 and 1.5 times. Equals at random.
@@ -14,31 +14,31 @@ struct CacheAware;
 impl Policy for CacheAware {
     /// O(n). Source: the `cache_aware` policy of SGLang's router, which goes to the replica with the least in its tree
     /// where this one goes to the one with the fewest requests.
-    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
+    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
         let most = candidates.iter().map(|c| c.in_flight).max()?;
         let least = candidates.iter().map(|c| c.in_flight).min()?;
-        let uneven = most - least > UNEVEN_BY && u64::from(most) * 2 > u64::from(least) * 3;
+        let uneven = most - least > MAX_IMBALANCE_REQUESTS && u64::from(most) * 2 > u64::from(least) * 3;
         let longest = candidates.iter().map(|c| c.cached).max()?;
         let matched = u128::from(longest.0) * 10 > u128::from(job.prompt.0) * 3;
         if matched && !uneven {
-            return cheapest(candidates, dice, |c| u128::from((longest - c.cached).0));
+            return min_cost(candidates, dice, |c| u128::from((longest - c.cached).0));
         }
-        cheapest(candidates, dice, |c| c.in_flight.into())
+        min_cost(candidates, dice, |c| c.in_flight.into())
     }
 
-    fn asks_prefix(&self) -> bool {
+    fn needs_prefix(&self) -> bool {
         true
     }
 }
 
-pub(super) fn build(_: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
-    BadPolicy::unless_empty(args)?;
+pub(super) fn build(_: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
     Ok(Box::new(CacheAware))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job};
+    use super::super::laws::{candidates, request};
     use super::*;
     use crate::units::Tokens;
 
@@ -47,7 +47,7 @@ mod tests {
         for (at, candidate) in offered.iter_mut().enumerate() {
             (candidate.cached, candidate.in_flight) = (Tokens(cached[at]), in_flight[at]);
         }
-        CacheAware.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0
+        CacheAware.choose(&request(), &offered, &mut SeededRng::from_seed(0)).unwrap().0
     }
 
     #[test]

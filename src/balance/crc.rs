@@ -1,7 +1,7 @@
 //! CRC-32, the hash of nginx's `hash`.
 
 /// Bytewise, least significant bit first.
-const TABLE: [u32; 256] = {
+const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -19,16 +19,16 @@ const TABLE: [u32; 256] = {
 
 /// A CRC-32 over bytes that come in pieces.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Crc(u32);
+pub(super) struct Crc32(u32);
 
-impl Crc {
+impl Crc32 {
     pub(super) const fn new() -> Self {
         Self(u32::MAX)
     }
 
     #[must_use]
-    pub(super) fn add(self, bytes: &[u8]) -> Self {
-        let step = |crc: u32, byte: &u8| TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
+    pub(super) fn update(self, bytes: &[u8]) -> Self {
+        let step = |crc: u32, byte: &u8| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
         Self(bytes.iter().fold(self.0, step))
     }
 
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_published_check_value_comes_out() {
-        assert_eq!(Crc::new().add(b"1234").add(b"56789").value(), 0xcbf4_3926);
-        assert_eq!(Crc::new().value(), 0);
+        assert_eq!(Crc32::new().update(b"1234").update(b"56789").value(), 0xcbf4_3926);
+        assert_eq!(Crc32::new().value(), 0);
     }
 }

@@ -1,71 +1,74 @@
 //! `hash KEY [consistent]`: nginx's hashes of whatever a request is known by.
 
-use super::crc::Crc;
-use super::probe::Probe;
-use super::ring::Ring;
-use super::{BadPolicy, Candidate, Dice, Job, Key, Member, Policy};
+use super::crc::Crc32;
+use super::probe::HashProbe;
+use super::ring::RingHash;
+use super::{Candidate, HashKey, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Sends all requests with one key to one replica. Most keys move when members come or go.
-struct Hash {
-    key: Key,
-    probe: Probe,
+struct ModuloHash {
+    key: HashKey,
+    probe: HashProbe,
 }
 
-impl Policy for Hash {
+impl Policy for ModuloHash {
     /// An empty key takes its turn by round robin. O(key + log n) unless members are out.
     ///
     /// Source: nginx `ngx_http_upstream_hash_module.c`, which is as Perl's `Cache::Memcached` has it.
-    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
-        if job.key.is_empty() || self.probe.is_moot(candidates) {
-            return self.probe.turn(candidates);
+    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        if job.key.is_empty() || self.probe.needs_no_hash(candidates) {
+            return self.probe.choose_by_rotation(candidates);
         }
-        let first = Crc::new().add(job.key).value();
-        self.probe.saw(first);
+        let first = Crc32::new().update(job.key).value();
+        self.probe.record_key(first);
         let mut sum = 0;
         let hashes = (0u32..).map(|tries| {
             let crc = match tries {
                 0 => first,
-                _ => Crc::new().add(tries.to_string().as_bytes()).add(job.key).value(),
+                _ => Crc32::new().update(tries.to_string().as_bytes()).update(job.key).value(),
             };
             sum += u64::from(crc >> 16 & 0x7fff);
             sum
         });
-        self.probe.first(hashes, job, candidates)
+        self.probe.choose_by_hashes(hashes, job, candidates)
     }
 
-    fn failed(&mut self, at: Slot) {
-        self.probe.failed(at);
+    fn on_failure(&mut self, at: Slot) {
+        self.probe.on_failure(at);
     }
 
-    fn key(&self) -> Option<&Key> {
+    fn key(&self) -> Option<&HashKey> {
         Some(&self.key)
     }
 
-    fn is_lopsided(&self) -> bool {
-        self.probe.is_lopsided()
+    fn has_hot_key(&self) -> bool {
+        self.probe.has_hot_key()
     }
 }
 
-pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     match args {
-        [] => Err(BadPolicy::Missing("a key, for example `$session`")),
-        [key] => Ok(Box::new(Hash { key: Key::parse(key)?, probe: Probe::new(members) })),
-        [key, "consistent"] => Ok(Box::new(Ring::new(Key::parse(key)?, members))),
-        [_, "consistent", more, ..] | [_, more, ..] => Err(BadPolicy::Argument((*more).to_owned())),
+        [] => Err(PolicyError::MissingArgument("a key, for example `$session`")),
+        [key] => Ok(Box::new(ModuloHash { key: HashKey::parse(key)?, probe: HashProbe::new(members) })),
+        [key, "consistent"] => Ok(Box::new(RingHash::new(HashKey::parse(key)?, members))),
+        [_, "consistent", more, ..] | [_, more, ..] => Err(PolicyError::InvalidArgument((*more).to_owned())),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job, members};
+    use super::super::laws::{candidates, members, request};
     use super::*;
 
     fn choose(weights: &[u32], key: &[u8], tried: &[Slot], out: &[u32]) -> u32 {
         let mut policy = build(&members(weights), &["$request_uri"]).unwrap();
         let mut offered = candidates(weights);
-        offered.retain(|c| !tried.contains(&c.at) && !out.contains(&c.at.0));
-        policy.choose(&Job { key, tried, ..job() }, &offered, &mut Dice::seeded(0)).unwrap().0
+        offered.retain(|c| !tried.contains(&c.slot) && !out.contains(&c.slot.0));
+        policy
+            .choose(&PolicyRequest { key, tried_slots: tried, ..request() }, &offered, &mut SeededRng::from_seed(0))
+            .unwrap()
+            .0
     }
 
     #[test]
@@ -90,9 +93,9 @@ mod tests {
     #[test]
     fn a_key_is_needed_and_nothing_but_consistent_follows_it() {
         let why = |args: &[&str]| build(&[], args).err();
-        assert!(matches!(why(&[]), Some(BadPolicy::Missing(_))));
-        assert_eq!(why(&["$user", "consistant"]), Some(BadPolicy::Argument("consistant".to_owned())));
-        assert_eq!(why(&["$user", "consistent", "x"]), Some(BadPolicy::Argument("x".to_owned())));
+        assert!(matches!(why(&[]), Some(PolicyError::MissingArgument(_))));
+        assert_eq!(why(&["$user", "consistant"]), Some(PolicyError::InvalidArgument("consistant".to_owned())));
+        assert_eq!(why(&["$user", "consistent", "x"]), Some(PolicyError::InvalidArgument("x".to_owned())));
         assert_eq!(why(&["$user", "consistent"]), None);
     }
 
@@ -101,7 +104,7 @@ mod tests {
         let mut policy = build(&members(&[1, 1]), &["$user"]).unwrap();
         let offered = candidates(&[1, 1]);
         let picks: Vec<u32> =
-            (0..4).map(|_| policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0).collect();
+            (0..4).map(|_| policy.choose(&request(), &offered, &mut SeededRng::from_seed(0)).unwrap().0).collect();
         assert_eq!(picks, [0, 1, 0, 1]);
     }
 }

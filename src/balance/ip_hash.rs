@@ -3,19 +3,19 @@
 use std::iter;
 use std::net::IpAddr;
 
-use super::crc::Crc;
-use super::probe::Probe;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::crc::Crc32;
+use super::probe::HashProbe;
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Sends all clients of a network to one replica: an IPv4 address counts by its first three bytes, an IPv6 one whole.
-struct IpHash(Probe);
+struct IpHash(HashProbe);
 
 impl Policy for IpHash {
     /// Source: nginx `ngx_http_upstream_ip_hash_module.c`. O(log n) unless members are out.
-    fn choose(&mut self, job: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
+    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
         let (four, six);
-        let bytes = match job.client {
+        let bytes = match job.client_addr {
             IpAddr::V4(address) => {
                 four = address.octets();
                 &four[..3]
@@ -25,41 +25,41 @@ impl Policy for IpHash {
                 &six[..]
             }
         };
-        self.0.saw(Crc::new().add(bytes).value());
-        if self.0.is_moot(candidates) {
-            return self.0.turn(candidates);
+        self.0.record_key(Crc32::new().update(bytes).value());
+        if self.0.needs_no_hash(candidates) {
+            return self.0.choose_by_rotation(candidates);
         }
         let again = |hash: u64| bytes.iter().fold(hash, |hash, byte| (hash * 113 + u64::from(*byte)) % 6271);
-        self.0.first(iter::successors(Some(again(89)), |hash| Some(again(*hash))), job, candidates)
+        self.0.choose_by_hashes(iter::successors(Some(again(89)), |hash| Some(again(*hash))), job, candidates)
     }
 
-    fn failed(&mut self, at: Slot) {
-        self.0.failed(at);
+    fn on_failure(&mut self, at: Slot) {
+        self.0.on_failure(at);
     }
 
-    fn asks_client(&self) -> bool {
+    fn needs_client_addr(&self) -> bool {
         true
     }
 
-    fn is_lopsided(&self) -> bool {
-        self.0.is_lopsided()
+    fn has_hot_key(&self) -> bool {
+        self.0.has_hot_key()
     }
 }
 
-pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
-    BadPolicy::unless_empty(args)?;
-    Ok(Box::new(IpHash(Probe::new(members))))
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
+    Ok(Box::new(IpHash(HashProbe::new(members))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job, members};
+    use super::super::laws::{candidates, members, request};
     use super::*;
 
     fn choose(client: &str, offered: &[Candidate]) -> u32 {
         let mut policy = build(&members(&[1, 1, 1]), &[]).unwrap();
-        let job = Job { client: client.parse().unwrap(), ..job() };
-        policy.choose(&job, offered, &mut Dice::seeded(0)).unwrap().0
+        let job = PolicyRequest { client_addr: client.parse().unwrap(), ..request() };
+        policy.choose(&job, offered, &mut SeededRng::from_seed(0)).unwrap().0
     }
 
     #[test]
@@ -78,7 +78,7 @@ mod tests {
         for at in 0..50 {
             let client = format!("10.1.{at}.3");
             let home = choose(&client, &all);
-            let without: Vec<Candidate> = all.iter().filter(|c| c.at.0 != 1).copied().collect();
+            let without: Vec<Candidate> = all.iter().filter(|c| c.slot.0 != 1).copied().collect();
             assert!(home == 1 || choose(&client, &without) == home, "{client}");
         }
     }

@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use super::BadPolicy;
+use super::PolicyError;
 
 /// A template of text and variables, read from a policy's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    parts: Vec<Part>,
+pub struct HashKey {
+    parts: Vec<KeyPart>,
 }
 
-/// A piece of a [`Key`].
+/// A piece of a [`HashKey`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum KeyPart {
     /// Text that stands for itself.
     Text(String),
     /// `$request_uri`: path and query as the client sent them.
@@ -35,70 +35,70 @@ pub enum Part {
 }
 
 /// The variables that stand for themselves; a header follows `$http_`.
-const VARIABLES: [(&str, Part); 7] = [
-    ("$session", Part::Session),
-    ("$user", Part::User),
-    ("$model", Part::Model),
-    ("$remote_addr", Part::RemoteAddr),
-    ("$request_uri", Part::RequestUri),
-    ("$prefix", Part::Prefix),
-    ("$cache_key", Part::CacheKey),
+const KEY_VARIABLES: [(&str, KeyPart); 7] = [
+    ("$session", KeyPart::Session),
+    ("$user", KeyPart::User),
+    ("$model", KeyPart::Model),
+    ("$remote_addr", KeyPart::RemoteAddr),
+    ("$request_uri", KeyPart::RequestUri),
+    ("$prefix", KeyPart::Prefix),
+    ("$cache_key", KeyPart::CacheKey),
 ];
 
-impl Key {
+impl HashKey {
     /// Reads a template; `$name` and `${name}` are variables, all else is text.
     ///
     /// *Errors*: a variable there is not.
-    pub fn parse(template: &str) -> Result<Self, BadPolicy> {
+    pub fn parse(template: &str) -> Result<Self, PolicyError> {
         let mut parts = Vec::new();
         let mut rest = template;
         while !rest.is_empty() {
             let text = rest.find('$').unwrap_or(rest.len());
             if text > 0 {
-                parts.push(Part::Text(rest[..text].to_owned()));
+                parts.push(KeyPart::Text(rest[..text].to_owned()));
                 rest = &rest[text..];
                 continue;
             }
-            let (written, name) = variable(rest);
-            parts.push(part(name).ok_or_else(|| BadPolicy::Variable(written.to_owned()))?);
+            let (written, name) = split_variable(rest);
+            parts.push(parse_part(name).ok_or_else(|| PolicyError::UnknownVariable(written.to_owned()))?);
             rest = &rest[written.len()..];
         }
         Ok(Self { parts })
     }
 
     /// What requests that share a cache are known by: `$cache_key`.
-    pub(super) fn cache() -> Self {
-        Self { parts: vec![Part::CacheKey] }
+    pub(super) fn cache_key() -> Self {
+        Self { parts: vec![KeyPart::CacheKey] }
     }
 
     /// The pieces, in order.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[KeyPart] {
         &self.parts
     }
 
     /// Tells whether the body has a say in the key, besides its model.
-    pub fn asks_body(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::User | Part::Session | Part::CacheKey))
+    pub fn needs_body(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, KeyPart::User | KeyPart::Session | KeyPart::CacheKey))
     }
 
     /// Tells whether how the prompt begins has a say in the key.
-    pub fn asks_prefix(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Prefix | Part::CacheKey))
+    pub fn needs_prefix(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, KeyPart::Prefix | KeyPart::CacheKey))
     }
 
     /// The variables there are, as they are written.
     pub fn variables() -> Vec<&'static str> {
-        VARIABLES.iter().map(|(name, _)| *name).chain(["$http_NAME"]).collect()
+        KEY_VARIABLES.iter().map(|(name, _)| *name).chain(["$http_NAME"]).collect()
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for HashKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.parts.iter().try_for_each(|part| match part {
-            Part::Text(text) => f.write_str(text),
-            Part::Header(name) => write!(f, "${{http_{}}}", name.replace('-', "_")),
+            KeyPart::Text(text) => f.write_str(text),
+            KeyPart::Header(name) => write!(f, "${{http_{}}}", name.replace('-', "_")),
             part => {
-                let name = VARIABLES.iter().find(|(_, known)| known == part).map_or("", |(name, _)| &name[1..]);
+                let name = KEY_VARIABLES.iter().find(|(_, known)| known == part).map_or("", |(name, _)| &name[1..]);
                 write!(f, "${{{name}}}")
             }
         })
@@ -106,7 +106,7 @@ impl fmt::Display for Key {
 }
 
 /// The variable at the start of `text`, as it is written and without braces but with its `$` in front of its name cut off.
-fn variable(text: &str) -> (&str, &str) {
+fn split_variable(text: &str) -> (&str, &str) {
     if let Some(inner) = text.strip_prefix("${") {
         return match inner.find('}') {
             Some(end) => (&text[..end + 3], &inner[..end]),
@@ -118,12 +118,12 @@ fn variable(text: &str) -> (&str, &str) {
     (&text[..=end], &name[..end])
 }
 
-fn part(name: &str) -> Option<Part> {
+fn parse_part(name: &str) -> Option<KeyPart> {
     if let Some(header) = name.strip_prefix("http_") {
         let fits = !header.is_empty() && header.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        return fits.then(|| Part::Header(header.to_ascii_lowercase().replace('_', "-")));
+        return fits.then(|| KeyPart::Header(header.to_ascii_lowercase().replace('_', "-")));
     }
-    VARIABLES.iter().find(|(known, _)| &known[1..] == name).map(|(_, part)| part.clone())
+    KEY_VARIABLES.iter().find(|(known, _)| &known[1..] == name).map(|(_, part)| part.clone())
 }
 
 #[cfg(test)]
@@ -132,13 +132,13 @@ mod tests {
 
     #[test]
     fn templates_are_text_and_variables() {
-        let key = Key::parse("a$request_uri-${user}b$http_X_Team").unwrap();
-        let text = |text: &str| Part::Text(text.to_owned());
-        let header = Part::Header("x-team".to_owned());
-        assert_eq!(key.parts(), [text("a"), Part::RequestUri, text("-"), Part::User, text("b"), header]);
-        assert_eq!(Key::parse(&key.to_string()), Ok(key));
-        for name in Key::variables() {
-            assert!(Key::parse(name).is_ok(), "{name}");
+        let key = HashKey::parse("a$request_uri-${user}b$http_X_Team").unwrap();
+        let text = |text: &str| KeyPart::Text(text.to_owned());
+        let header = KeyPart::Header("x-team".to_owned());
+        assert_eq!(key.parts(), [text("a"), KeyPart::RequestUri, text("-"), KeyPart::User, text("b"), header]);
+        assert_eq!(HashKey::parse(&key.to_string()), Ok(key));
+        for name in HashKey::variables() {
+            assert!(HashKey::parse(name).is_ok(), "{name}");
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
             ("$http_", "$http_"),
             ("$\u{e9}", "$"),
         ] {
-            assert_eq!(Key::parse(template), Err(BadPolicy::Variable(bad.to_owned())), "{template}");
+            assert_eq!(HashKey::parse(template), Err(PolicyError::UnknownVariable(bad.to_owned())), "{template}");
         }
     }
 }

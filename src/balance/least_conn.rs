@@ -1,39 +1,39 @@
 //! `least_conn`: nginx's least connections.
 
-use super::smooth::Smooth;
-use super::weigh::least;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::smooth::SmoothRoundRobin;
+use super::weigh::min_by_weight;
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Chooses the replica with the fewest requests in flight per weight; equals take turns by smooth round robin.
-struct LeastConn(Smooth);
+struct LeastConn(SmoothRoundRobin);
 
 impl Policy for LeastConn {
     /// Source: nginx `ngx_http_upstream_least_conn_module.c`. O(n).
-    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
-        least(&mut self.0, candidates, |replica| [replica.in_flight.into()])
+    fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        min_by_weight(&mut self.0, candidates, |replica| [replica.in_flight.into()])
     }
 
-    fn failed(&mut self, at: Slot) {
-        self.0.failed(at);
+    fn on_failure(&mut self, at: Slot) {
+        self.0.on_failure(at);
     }
 }
 
-pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
-    BadPolicy::unless_empty(args)?;
-    Ok(Box::new(LeastConn(Smooth::new(members))))
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
+    Ok(Box::new(LeastConn(SmoothRoundRobin::new(members))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job, members};
+    use super::super::laws::{candidates, members, request};
     use super::*;
 
     fn choose(weights: &[u32], in_flight: &[u32]) -> u32 {
         let mut offered = candidates(weights);
         offered.iter_mut().zip(in_flight).for_each(|(c, n)| c.in_flight = *n);
         let mut policy = build(&members(weights), &[]).unwrap();
-        policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0
+        policy.choose(&request(), &offered, &mut SeededRng::from_seed(0)).unwrap().0
     }
 
     #[test]
@@ -47,9 +47,9 @@ mod tests {
     fn ties_go_to_the_heavier_then_take_turns() {
         let weights = [1, 2];
         let mut policy = build(&members(&weights), &[]).unwrap();
-        let mut dice = Dice::seeded(0);
+        let mut dice = SeededRng::from_seed(0);
         let offered = candidates(&weights);
-        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&job(), &offered, &mut dice).unwrap().0).collect();
+        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect();
         assert_eq!(picks, [1, 0, 1]);
     }
 }

@@ -1,44 +1,49 @@
 //! By the tokens that a replica holds and still has to prefill.
 
-use super::smooth::Smooth;
-use super::weigh::least;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::smooth::SmoothRoundRobin;
+use super::weigh::min_by_weight;
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Chooses the replica with the fewest tokens, resident and queued for prefill, per weight; equals take turns by smooth
 /// round robin.
-struct LeastTokens(Smooth);
+struct LeastTokens(SmoothRoundRobin);
 
 impl Policy for LeastTokens {
     /// O(n). A prompt that waits counts twice: it takes memory, and the time of everyone behind it.
-    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
-        least(&mut self.0, candidates, |replica| [(replica.load.resident + replica.load.prefill).0])
+    fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        min_by_weight(&mut self.0, candidates, |replica| [(replica.load.resident + replica.load.prefill).0])
     }
 
-    fn failed(&mut self, at: Slot) {
-        self.0.failed(at);
+    fn on_failure(&mut self, at: Slot) {
+        self.0.on_failure(at);
     }
 }
 
-pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
-    BadPolicy::unless_empty(args)?;
-    Ok(Box::new(LeastTokens(Smooth::new(members))))
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
+    Ok(Box::new(LeastTokens(SmoothRoundRobin::new(members))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job, members};
+    use super::super::laws::{candidates, members, request};
     use super::*;
-    use crate::balance::Load;
+    use crate::balance::TokenLoad;
     use crate::units::Tokens;
 
     fn choose(weights: &[u32], loads: &[(u64, u64)]) -> u32 {
         let mut offered = candidates(weights);
         for (candidate, (prefill, resident)) in offered.iter_mut().zip(loads) {
-            candidate.load = Load { prefill: Tokens(*prefill), waiting: 0, decoding: 0, resident: Tokens(*resident) };
+            candidate.load = TokenLoad {
+                prefill: Tokens(*prefill),
+                waiting_requests: 0,
+                decoding_streams: 0,
+                resident: Tokens(*resident),
+            };
         }
         let mut policy = build(&members(weights), &[]).unwrap();
-        policy.choose(&job(), &offered, &mut Dice::seeded(0)).unwrap().0
+        policy.choose(&request(), &offered, &mut SeededRng::from_seed(0)).unwrap().0
     }
 
     #[test]
@@ -53,8 +58,8 @@ mod tests {
     fn equals_take_turns() {
         let mut policy = build(&members(&[1, 2]), &[]).unwrap();
         let offered = candidates(&[1, 2]);
-        let mut dice = Dice::seeded(0);
-        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&job(), &offered, &mut dice).unwrap().0).collect();
+        let mut dice = SeededRng::from_seed(0);
+        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect();
         assert_eq!(picks, [1, 0, 1]);
     }
 }

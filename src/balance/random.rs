@@ -1,52 +1,56 @@
 //! `random [two [METHOD]]`: nginx's weighted random choice, and the better of two.
 
-use super::least_time::{Metric, eta};
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy, lighter};
+use super::least_time::{LatencyMetric, eta_ms};
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng, is_less_loaded};
 use crate::units::Slot;
 
 /// Chooses at random in proportion to the weights.
 struct Random;
 
 /// Chooses two at random and takes the better one; the second of equals.
-struct Two(Better);
+struct RandomTwo(ComparisonMethod);
 
 /// How two replicas are compared.
 #[derive(Clone, Copy)]
-enum Better {
+enum ComparisonMethod {
     LeastConn,
-    LeastTime(Metric),
+    LeastTime(LatencyMetric),
 }
 
 impl Policy for Random {
     /// One throw over the weights of those that may be chosen: the distribution nginx reaches by throwing again.
     /// O(n). Source: nginx `ngx_http_upstream_random_module.c`.
-    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
-        throw(candidates, None, dice).map(|chosen| chosen.at)
+    fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
+        choose_by_weight(candidates, None, dice).map(|chosen| chosen.slot)
     }
 }
 
-impl Policy for Two {
+impl Policy for RandomTwo {
     /// O(n). Source: nginx `ngx_http_upstream_random_module.c`, which throws until the second differs from the first.
-    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], dice: &mut Dice) -> Option<Slot> {
-        let first = throw(candidates, None, dice)?;
-        let Some(second) = throw(candidates, Some(first.at), dice) else { return Some(first.at) };
+    fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
+        let first = choose_by_weight(candidates, None, dice)?;
+        let Some(second) = choose_by_weight(candidates, Some(first.slot), dice) else { return Some(first.slot) };
         let first_wins = match self.0 {
-            Better::LeastConn => lighter(first, second),
-            Better::LeastTime(metric) => {
-                let known = metric.least_known(candidates);
+            ComparisonMethod::LeastConn => is_less_loaded(first, second),
+            ComparisonMethod::LeastTime(metric) => {
+                let known = metric.min_known_average(candidates);
                 let share =
-                    |one: &Candidate, other: &Candidate| eta(metric, one, known) * u128::from(other.weight.get());
+                    |one: &Candidate, other: &Candidate| eta_ms(metric, one, known) * u128::from(other.weight.get());
                 share(first, second) < share(second, first)
             }
         };
-        Some(if first_wins { first.at } else { second.at })
+        Some(if first_wins { first.slot } else { second.slot })
     }
 }
 
 /// One of the candidates by weight, but not the one at `except`.
-fn throw<'a>(candidates: &'a [Candidate], except: Option<Slot>, dice: &mut Dice) -> Option<&'a Candidate> {
-    let weight = |c: &Candidate| if Some(c.at) == except { 0 } else { u64::from(c.weight.get()) };
-    let mut left = dice.below(candidates.iter().map(weight).sum());
+fn choose_by_weight<'a>(
+    candidates: &'a [Candidate],
+    except: Option<Slot>,
+    dice: &mut SeededRng,
+) -> Option<&'a Candidate> {
+    let weight = |c: &Candidate| if Some(c.slot) == except { 0 } else { u64::from(c.weight.get()) };
+    let mut left = dice.next_below(candidates.iter().map(weight).sum());
     for candidate in candidates {
         if left < weight(candidate) {
             return Some(candidate);
@@ -56,43 +60,43 @@ fn throw<'a>(candidates: &'a [Candidate], except: Option<Slot>, dice: &mut Dice)
     None
 }
 
-pub(super) fn build(_: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
+pub(super) fn build(_: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     Ok(match args {
         [] => Box::new(Random),
-        ["two"] | ["two", "least_conn"] => Box::new(Two(Better::LeastConn)),
-        ["two", method] => match method.strip_prefix("least_time=").and_then(Metric::named) {
-            Some(metric) => Box::new(Two(Better::LeastTime(metric))),
-            None => return Err(BadPolicy::Argument((*method).to_owned())),
+        ["two"] | ["two", "least_conn"] => Box::new(RandomTwo(ComparisonMethod::LeastConn)),
+        ["two", method] => match method.strip_prefix("least_time=").and_then(LatencyMetric::from_name) {
+            Some(metric) => Box::new(RandomTwo(ComparisonMethod::LeastTime(metric))),
+            None => return Err(PolicyError::InvalidArgument((*method).to_owned())),
         },
-        ["two", _, more, ..] | [more, ..] => return Err(BadPolicy::Argument((*more).to_owned())),
+        ["two", _, more, ..] | [more, ..] => return Err(PolicyError::InvalidArgument((*more).to_owned())),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job};
+    use super::super::laws::{candidates, request};
     use super::*;
 
-    fn shares(args: &[&str], in_flight: [u32; 3]) -> [u32; 3] {
+    fn count_picks(args: &[&str], in_flight: [u32; 3]) -> [u32; 3] {
         let mut offered = candidates(&[1, 1, 1]);
         offered.iter_mut().zip(in_flight).for_each(|(c, n)| c.in_flight = n);
         let mut policy = build(&[], args).unwrap();
-        let mut dice = Dice::seeded(3);
+        let mut dice = SeededRng::from_seed(3);
         let mut seen = [0; 3];
         for _ in 0..9_000 {
-            seen[policy.choose(&job(), &offered, &mut dice).unwrap().index()] += 1;
+            seen[policy.choose(&request(), &offered, &mut dice).unwrap().index()] += 1;
         }
         seen
     }
 
     #[test]
     fn the_busiest_of_three_is_never_the_better_of_two() {
-        let [idle, some, most] = shares(&["two"], [0, 5, 9]);
+        let [idle, some, most] = count_picks(&["two"], [0, 5, 9]);
         assert_eq!(most, 0);
         // The idle one is in two of three pairs.
         assert!((5_800..6_200).contains(&idle) && some == 9_000 - idle, "{idle} {some}");
-        assert!(shares(&["two", "least_conn"], [1, 1, 1]).iter().all(|n| (2_800..3_200).contains(n)));
-        assert!(shares(&[], [0, 5, 9]).iter().all(|n| (2_800..3_200).contains(n)));
+        assert!(count_picks(&["two", "least_conn"], [1, 1, 1]).iter().all(|n| (2_800..3_200).contains(n)));
+        assert!(count_picks(&[], [0, 5, 9]).iter().all(|n| (2_800..3_200).contains(n)));
     }
 
     #[test]
@@ -101,10 +105,10 @@ mod tests {
         let offered = candidates(&weights);
         let mut all = 0.0;
         for seed in 0..100 {
-            let (mut policy, mut dice) = (build(&[], &[]).unwrap(), Dice::seeded(seed));
+            let (mut policy, mut dice) = (build(&[], &[]).unwrap(), SeededRng::from_seed(seed));
             let mut seen = [0u32; 4];
             for _ in 0..10_000 {
-                seen[policy.choose(&job(), &offered, &mut dice).unwrap().index()] += 1;
+                seen[policy.choose(&request(), &offered, &mut dice).unwrap().index()] += 1;
             }
             let off = |(seen, weight): (&u32, u32)| {
                 let wanted = f64::from(weight) * 1_000.0;
@@ -123,7 +127,7 @@ mod tests {
             assert!(build(&[], good).is_ok(), "{good:?}");
         }
         for (bad, word) in [(&["three"][..], "three"), (&["two", "x"], "x"), (&["two", "least_conn", "y"], "y")] {
-            assert_eq!(build(&[], bad).err(), Some(BadPolicy::Argument(word.to_owned())));
+            assert_eq!(build(&[], bad).err(), Some(PolicyError::InvalidArgument(word.to_owned())));
         }
     }
 }

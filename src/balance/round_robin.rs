@@ -1,57 +1,57 @@
 //! `round_robin`: nginx's default, smooth and weighted.
 
-use super::smooth::Smooth;
-use super::{BadPolicy, Candidate, Dice, Job, Member, Policy};
+use super::smooth::SmoothRoundRobin;
+use super::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// Gives every replica its turn, in proportion to the weights and spread evenly.
-struct RoundRobin(Smooth);
+struct RoundRobin(SmoothRoundRobin);
 
 impl Policy for RoundRobin {
-    fn choose(&mut self, _: &Job<'_>, candidates: &[Candidate], _: &mut Dice) -> Option<Slot> {
-        self.0.turn(candidates.iter())
+    fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        self.0.choose_next(candidates.iter())
     }
 
-    fn failed(&mut self, at: Slot) {
-        self.0.failed(at);
+    fn on_failure(&mut self, at: Slot) {
+        self.0.on_failure(at);
     }
 }
 
-pub(super) fn build(members: &[Member], args: &[&str]) -> Result<Box<dyn Policy>, BadPolicy> {
-    BadPolicy::unless_empty(args)?;
-    Ok(Box::new(RoundRobin(Smooth::new(members))))
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
+    Ok(Box::new(RoundRobin(SmoothRoundRobin::new(members))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::laws::{candidates, job, members};
+    use super::super::laws::{candidates, members, request};
     use super::*;
 
-    fn picks(weights: &[u32], n: usize) -> Vec<u32> {
+    fn choose_many(weights: &[u32], n: usize) -> Vec<u32> {
         let mut policy = build(&members(weights), &[]).unwrap();
-        let mut dice = Dice::seeded(0);
+        let mut dice = SeededRng::from_seed(0);
         let offered = candidates(weights);
-        (0..n).map(|_| policy.choose(&job(), &offered, &mut dice).unwrap().0).collect()
+        (0..n).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect()
     }
 
     #[test]
     fn weights_5_1_1_interleave_as_nginx_documents() {
-        assert_eq!(picks(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(choose_many(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
     }
 
     #[test]
     fn equal_weights_take_turns_in_configuration_order() {
-        assert_eq!(picks(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(choose_many(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
     fn a_failed_replica_regains_its_weight_by_one_a_round() {
         let weights = [4, 4];
         let mut policy = build(&members(&weights), &[]).unwrap();
-        let mut dice = Dice::seeded(0);
-        policy.failed(Slot(0));
+        let mut dice = SeededRng::from_seed(0);
+        policy.on_failure(Slot(0));
         let offered = candidates(&weights);
-        let picks: Vec<u32> = (0..6).map(|_| policy.choose(&job(), &offered, &mut dice).unwrap().0).collect();
+        let picks: Vec<u32> = (0..6).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect();
         // Effective weight of slot 0: 0, 1, 2, 3, 4 by nginx's arithmetic.
         assert_eq!(picks, [1, 1, 0, 1, 0, 1]);
     }

@@ -4,11 +4,11 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::{Key, Member, Policy};
+use super::{HashKey, Policy, PolicyMember};
 
 /// One policy: how it is called, what it is for, how it is made.
 #[derive(Debug)]
-pub struct Entry {
+pub struct PolicyEntry {
     /// The name in the configuration and in metric labels.
     pub name: &'static str,
     /// The words behind the name, for people; empty if there are none.
@@ -16,28 +16,28 @@ pub struct Entry {
     /// Words that the policy takes: what tests try, and the first as an example for people.
     pub samples: &'static [&'static str],
     /// What it goes by.
-    pub goes_by: Goes,
+    pub basis: PolicyBasis,
     /// One line for people.
     pub help: &'static str,
     /// Makes the policy. Runs off the path, again whenever membership changes.
-    pub build: Build,
+    pub build: BuildPolicy,
 }
 
 /// What a policy goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goes {
+pub enum PolicyBasis {
     /// Turns, load or speed: a weight is a share of the load.
     Load,
     /// What a request is known by: a weight is a share of the keys, and as long as it changes keys would move.
     Key,
     /// Chance.
-    Chance,
+    Random,
 }
 
-impl Entry {
+impl PolicyEntry {
     /// A policy of your own that takes no words; they can be given with `..`.
-    pub const fn new(name: &'static str, help: &'static str, build: Build) -> Self {
-        Self { name, args: "", samples: &[""], goes_by: Goes::Load, help, build }
+    pub const fn new(name: &'static str, help: &'static str, build: BuildPolicy) -> Self {
+        Self { name, args: "", samples: &[""], basis: PolicyBasis::Load, help, build }
     }
 
     /// Name and words, as they are written in a configuration.
@@ -47,48 +47,48 @@ impl Entry {
 }
 
 /// Makes a policy for all members of a pool, in configuration order, from the words behind its name.
-pub type Build = fn(&[Member], &[&str]) -> Result<Box<dyn Policy>, BadPolicy>;
+pub type BuildPolicy = fn(&[PolicyMember], &[&str]) -> Result<Box<dyn Policy>, PolicyError>;
 
 /// Why a policy as written cannot be made.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum BadPolicy {
+pub enum PolicyError {
     /// No policy has this name.
     #[error("unknown policy `{0}`")]
-    Unknown(String),
+    UnknownPolicy(String),
     /// The policy exists and takes no such argument.
     #[error("this policy takes no argument `{0}`")]
-    Argument(String),
+    InvalidArgument(String),
     /// The policy needs an argument.
     #[error("this policy needs {0}")]
-    Missing(&'static str),
+    MissingArgument(&'static str),
     /// A key has a variable that there is not.
     #[error("unknown variable `{0}`")]
-    Variable(String),
+    UnknownVariable(String),
 }
 
-impl BadPolicy {
+impl PolicyError {
     /// The part of the policy's text that is wrong; `None` if something is missing.
-    pub fn culprit(&self) -> Option<&str> {
+    pub fn bad_text(&self) -> Option<&str> {
         match self {
-            Self::Unknown(text) | Self::Argument(text) | Self::Variable(text) => Some(text),
-            Self::Missing(_) => None,
+            Self::UnknownPolicy(text) | Self::InvalidArgument(text) | Self::UnknownVariable(text) => Some(text),
+            Self::MissingArgument(_) => None,
         }
     }
 
     /// For policies that take no arguments.
-    pub(super) fn unless_empty(args: &[&str]) -> Result<(), Self> {
-        args.first().map_or(Ok(()), |arg| Err(Self::Argument((*arg).to_owned())))
+    pub(super) fn reject_arguments(args: &[&str]) -> Result<(), Self> {
+        args.first().map_or(Ok(()), |arg| Err(Self::InvalidArgument((*arg).to_owned())))
     }
 }
 
 /// A row per policy: a new one is a file here and a word in this list, with its arguments and some that it takes.
 macro_rules! policies {
-    ($($name:ident $goes_by:ident $args:literal $samples:expr, $help:literal;)+) => {
-        static TABLE: &[Entry] = &[$(Entry {
+    ($($name:ident $basis:ident $args:literal $samples:expr, $help:literal;)+) => {
+        static POLICY_TABLE: &[PolicyEntry] = &[$(PolicyEntry {
             name: stringify!($name),
             args: $args,
             samples: &$samples,
-            goes_by: Goes::$goes_by,
+            basis: PolicyBasis::$basis,
             help: $help,
             build: super::$name::build,
         }),+];
@@ -114,7 +114,7 @@ policies! {
         "the least of prompt tokens to compute times requests, per weight";
     cache_aware Load "" [""],
         "the longest cached beginning, the fewest requests while those are out of balance: SGLang's rule";
-    random Chance "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
+    random Random "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
         "at random, by weight; `two`: the better of two";
     ip_hash Key "" [""],
         "by the client's address, so that a client stays on its replica";
@@ -123,33 +123,39 @@ policies! {
 }
 
 /// Every policy there is, in the order they are documented.
-pub fn table() -> &'static [Entry] {
-    TABLE
+pub fn policy_table() -> &'static [PolicyEntry] {
+    POLICY_TABLE
 }
 
 /// A policy as configured: a row of the table and its arguments.
 #[derive(Clone)]
-pub struct Spec {
-    entry: &'static Entry,
+pub struct PolicySpec {
+    entry: &'static PolicyEntry,
     args: Vec<String>,
-    key: Option<Key>,
-    asks_client: bool,
-    asks_prefix: bool,
+    key: Option<HashKey>,
+    needs_client_addr: bool,
+    needs_prefix: bool,
 }
 
-impl Spec {
+impl PolicySpec {
     /// Reads `name arg ...`.
     ///
     /// *Errors*: the name is not in the table, or the policy does not take these arguments.
-    pub fn parse(text: &str) -> Result<Self, BadPolicy> {
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let mut words = text.split_ascii_whitespace();
         let name = words.next().unwrap_or_default();
-        let entry = TABLE.iter().find(|e| e.name == name).ok_or_else(|| BadPolicy::Unknown(name.to_owned()))?;
-        let spec =
-            Self { entry, args: words.map(str::to_owned).collect(), key: None, asks_client: false, asks_prefix: false };
+        let entry =
+            POLICY_TABLE.iter().find(|e| e.name == name).ok_or_else(|| PolicyError::UnknownPolicy(name.to_owned()))?;
+        let spec = Self {
+            entry,
+            args: words.map(str::to_owned).collect(),
+            key: None,
+            needs_client_addr: false,
+            needs_prefix: false,
+        };
         let policy = spec.build(&[])?;
-        let (asks_client, asks_prefix) = (policy.asks_client(), policy.asks_prefix());
-        Ok(Self { key: policy.key().cloned(), asks_client, asks_prefix, ..spec })
+        let (asks_client, asks_prefix) = (policy.needs_client_addr(), policy.needs_prefix());
+        Ok(Self { key: policy.key().cloned(), needs_client_addr: asks_client, needs_prefix: asks_prefix, ..spec })
     }
 
     /// The policy's name in the table.
@@ -158,66 +164,74 @@ impl Spec {
     }
 
     /// Tells whether members that come back can grow into their share: nginx's `slow_start`.
-    pub fn can_start_slowly(&self) -> bool {
-        self.entry.goes_by == Goes::Load
+    pub fn supports_slow_start(&self) -> bool {
+        self.entry.basis == PolicyBasis::Load
     }
 
-    pub(super) fn goes_by_key(&self) -> bool {
-        self.entry.goes_by == Goes::Key
+    pub(super) fn is_key_based(&self) -> bool {
+        self.entry.basis == PolicyBasis::Key
     }
 
     /// What the policy wants to know requests by.
-    pub const fn key(&self) -> Option<&Key> {
+    pub const fn key(&self) -> Option<&HashKey> {
         self.key.as_ref()
     }
 
     /// Whether the policy knows requests by their client's address.
-    pub const fn asks_client(&self) -> bool {
-        self.asks_client
+    pub const fn needs_client_addr(&self) -> bool {
+        self.needs_client_addr
     }
 
     /// Whether the policy wants to know where prompts are cached.
-    pub const fn asks_prefix(&self) -> bool {
-        self.asks_prefix
+    pub const fn needs_prefix(&self) -> bool {
+        self.needs_prefix
     }
 
     /// Makes the policy for these members.
-    pub(crate) fn build(&self, members: &[Member]) -> Result<Box<dyn Policy>, BadPolicy> {
+    pub(crate) fn build(&self, members: &[PolicyMember]) -> Result<Box<dyn Policy>, PolicyError> {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
         (self.entry.build)(members, &args)
     }
 }
 
-impl From<&'static Entry> for Spec {
+impl From<&'static PolicyEntry> for PolicySpec {
     /// A policy of your own, without arguments.
-    fn from(entry: &'static Entry) -> Self {
+    fn from(entry: &'static PolicyEntry) -> Self {
         let policy = (entry.build)(&[], &[]).ok();
-        let asks_client = policy.as_ref().is_some_and(|policy| policy.asks_client());
-        let asks_prefix = policy.as_ref().is_some_and(|policy| policy.asks_prefix());
-        Self { entry, args: Vec::new(), key: policy.and_then(|policy| policy.key().cloned()), asks_client, asks_prefix }
+        let asks_client = policy.as_ref().is_some_and(|policy| policy.needs_client_addr());
+        let asks_prefix = policy.as_ref().is_some_and(|policy| policy.needs_prefix());
+        Self {
+            entry,
+            args: Vec::new(),
+            key: policy.and_then(|policy| policy.key().cloned()),
+            needs_client_addr: asks_client,
+            needs_prefix: asks_prefix,
+        }
     }
 }
 
-impl Default for Spec {
+impl Default for PolicySpec {
     fn default() -> Self {
-        Self::from(&TABLE[0])
+        Self::from(&POLICY_TABLE[0])
     }
 }
 
-impl fmt::Display for Spec {
+impl fmt::Display for PolicySpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.entry.name)?;
         self.args.iter().try_for_each(|arg| write!(f, " {arg}"))
     }
 }
 
-impl fmt::Debug for Spec {
+impl fmt::Debug for PolicySpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
 }
 
-impl PartialEq for Spec {
+impl Eq for PolicySpec {}
+
+impl PartialEq for PolicySpec {
     fn eq(&self, other: &Self) -> bool {
         self.entry.name == other.entry.name && self.args == other.args
     }
@@ -229,24 +243,24 @@ mod tests {
 
     #[test]
     fn every_row_is_found_by_its_name() {
-        for entry in table() {
+        for entry in policy_table() {
             for sample in entry.samples {
-                let spec = Spec::parse(&format!("{} {sample}", entry.name)).unwrap();
+                let spec = PolicySpec::parse(&format!("{} {sample}", entry.name)).unwrap();
                 assert_eq!(spec.name(), entry.name);
-                assert_eq!(Spec::parse(&spec.to_string()).unwrap(), spec);
+                assert_eq!(PolicySpec::parse(&spec.to_string()).unwrap(), spec);
             }
         }
     }
 
     #[test]
     fn unknown_names_and_arguments_are_told_apart() {
-        assert_eq!(Spec::parse("least_con").unwrap_err(), BadPolicy::Unknown("least_con".to_owned()));
-        assert_eq!(Spec::parse("least_conn now").unwrap_err(), BadPolicy::Argument("now".to_owned()));
+        assert_eq!(PolicySpec::parse("least_con").unwrap_err(), PolicyError::UnknownPolicy("least_con".to_owned()));
+        assert_eq!(PolicySpec::parse("least_conn now").unwrap_err(), PolicyError::InvalidArgument("now".to_owned()));
     }
 
     #[test]
     fn a_policy_says_which_key_it_wants() {
-        let key = |text: &str| Spec::parse(text).unwrap().key().map(ToString::to_string);
+        let key = |text: &str| PolicySpec::parse(text).unwrap().key().map(ToString::to_string);
         assert_eq!(key("hash $user consistent").as_deref(), Some("${user}"));
         assert_eq!((key("least_conn"), key("ip_hash")), (None, None));
     }
@@ -256,12 +270,13 @@ mod tests {
         let readme = include_str!("../../README.md");
         let (_, rest) = readme.split_once("| policy | what it does |\n|---|---|\n").expect("README.md has the table");
         let rows: Vec<&str> = rest.lines().take_while(|line| line.starts_with('|')).collect();
-        let wanted = table().iter().map(|row| format!("| `{}` | {} |", row.usage().replace('|', "\\|"), row.help));
+        let wanted =
+            policy_table().iter().map(|row| format!("| `{}` | {} |", row.usage().replace('|', "\\|"), row.help));
         assert_eq!(rows, wanted.collect::<Vec<_>>());
     }
 
     #[test]
     fn the_default_is_token_cost() {
-        assert_eq!(Spec::default().name(), "token_cost");
+        assert_eq!(PolicySpec::default().name(), "token_cost");
     }
 }

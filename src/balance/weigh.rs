@@ -2,16 +2,16 @@
 
 use std::cmp::Ordering;
 
-use super::smooth::Smooth;
-use super::{Candidate, Dice, Job};
+use super::smooth::SmoothRoundRobin;
+use super::{Candidate, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
 /// The candidate whose load per weight is least, compared number by number; equals take turns by smooth round robin, and
 /// a lone winner takes no turn, as in nginx's least_conn.
 ///
 /// Compares by cross-multiplying, so no division and no rounding. `None` if there are no candidates. O(n).
-pub(super) fn least<const N: usize>(
-    turns: &mut Smooth,
+pub(super) fn min_by_weight<const N: usize>(
+    turns: &mut SmoothRoundRobin,
     candidates: &[Candidate],
     load: impl Fn(&Candidate) -> [u64; N],
 ) -> Option<Slot> {
@@ -29,13 +29,17 @@ pub(super) fn least<const N: usize>(
         }
     }
     if !ties {
-        return Some(least.at);
+        return Some(least.slot);
     }
-    turns.turn(candidates.iter().filter(|candidate| compare(candidate, least).is_eq()))
+    turns.choose_next(candidates.iter().filter(|candidate| compare(candidate, least).is_eq()))
 }
 
 /// The candidate whose cost per weight is least; of equals, one at random. O(n).
-pub(super) fn cheapest(candidates: &[Candidate], dice: &mut Dice, cost: impl Fn(&Candidate) -> u128) -> Option<Slot> {
+pub(super) fn min_cost(
+    candidates: &[Candidate],
+    dice: &mut SeededRng,
+    cost: impl Fn(&Candidate) -> u128,
+) -> Option<Slot> {
     let mut best: Option<(&Candidate, u128)> = None;
     let mut equals = 1;
     for candidate in candidates {
@@ -49,14 +53,14 @@ pub(super) fn cheapest(candidates: &[Candidate], dice: &mut Dice, cost: impl Fn(
             equals = 1;
         }
         // The nth of equals takes the place of those before it with a chance of one in n.
-        if order.is_lt() || order.is_eq() && dice.below(equals) == 0 {
+        if order.is_lt() || order.is_eq() && dice.next_below(equals) == 0 {
             best = Some((candidate, cost));
         }
     }
-    best.map(|(best, _)| best.at)
+    best.map(|(best, _)| best.slot)
 }
 
 /// Tokens of the job's prompt that would have to be computed there, at least one.
-pub(super) fn uncached(job: &Job<'_>, candidate: &Candidate) -> u64 {
+pub(super) fn uncached_tokens(job: &PolicyRequest<'_>, candidate: &Candidate) -> u64 {
     (job.prompt - candidate.cached).0.max(1)
 }

@@ -1,19 +1,19 @@
 //! `tokenweir emulate`: replicas without engines.
 
-use super::{Emulate, stop, tell};
+use super::{EmulateArgs, print_line, stop};
 use crate::clock::Clock;
-use crate::emulate::{self, Settings};
-use crate::engine::Constants;
+use crate::emulate::{self, EmulatorSettings};
+use crate::engine::EngineModel;
 
 /// Serves until told to stop.
-pub(super) fn run(args: &Emulate) -> Result<(), String> {
+pub(super) fn run(args: &EmulateArgs) -> Result<(), String> {
     if !(args.speed.is_finite() && args.speed > 0.0) {
         return Err(format!("--speed {} makes no sense: give a number above 0", args.speed));
     }
-    let defaults = Settings::default();
-    let settings = Settings {
+    let defaults = EmulatorSettings::default();
+    let settings = EmulatorSettings {
         models: if args.model.is_empty() { defaults.models.clone() } else { args.model.clone() },
-        constants: Constants { speed: args.speed, ..Constants::default() },
+        engine_model: EngineModel { speed: args.speed, ..EngineModel::default() },
         echo: args.echo,
         ..defaults
     };
@@ -21,6 +21,6 @@ pub(super) fn run(args: &Emulate) -> Result<(), String> {
     let serving = settings.models.join(", ");
     let message =
         format_args!("{} emulated replica(s) of {serving} at {}:{}..{last}", args.count, args.host, args.port);
-    tell(&mut std::io::stderr(), message);
-    stop::block_on(emulate::run(args.host, args.port, args.count, &settings, Clock::start()))
+    print_line(&mut std::io::stderr(), message);
+    stop::block_on(emulate::serve_replicas(args.host, args.port, args.count, &settings, Clock::start()))
 }

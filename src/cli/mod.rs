@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::balance;
-use crate::config::{self, Loaded};
+use crate::config::{self, LoadedConfig};
 
 /// An LLM-aware, OpenAI-compatible inference router.
 ///
@@ -28,11 +28,11 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    demo: Demo,
+    demo: DemoArgs,
 }
 
 #[derive(Args, Debug)]
-struct Demo {
+struct DemoArgs {
     /// Do not send any load to the demo
     #[arg(long)]
     no_load: bool,
@@ -41,23 +41,23 @@ struct Demo {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Routes requests to replicas, given as URLs or by a configuration file
-    #[command(after_help = policies())]
-    Serve(Serve),
+    #[command(after_help = format_policies())]
+    Serve(ServeArgs),
     /// Checks a configuration file, like `nginx -t`
-    Check(Check),
+    Check(CheckArgs),
     /// Prints the router.toml that does what an nginx configuration does
-    Import(Import),
+    Import(ImportArgs),
     /// Runs emulated replicas
-    Emulate(Emulate),
+    Emulate(EmulateArgs),
     /// Tells why a request went where it went: asks the running router's admin listener
-    Explain(explain::Explain),
+    Explain(explain::ExplainArgs),
     /// Replays recorded traffic under several policies, in virtual time
-    #[command(after_help = policies())]
-    Replay(replay::Replay),
+    #[command(after_help = format_policies())]
+    Replay(replay::ReplayArgs),
 }
 
 #[derive(Args, Debug)]
-struct Serve {
+struct ServeArgs {
     /// Replicas, such as http://10.0.0.1:8000 or "http://10.0.0.1:8000 weight=2"; models are learned from them
     #[arg(required_unless_present = "config")]
     urls: Vec<String>,
@@ -70,14 +70,14 @@ struct Serve {
 }
 
 #[derive(Args, Debug)]
-struct Check {
+struct CheckArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
 }
 
 #[derive(Args, Debug)]
-struct Import {
+struct ImportArgs {
     /// nginx's main file, such as /etc/nginx/nginx.conf, or one with `upstream` and `server` alone
     file: PathBuf,
     /// Write to this file instead of standard output
@@ -86,7 +86,7 @@ struct Import {
 }
 
 #[derive(Args, Debug)]
-struct Emulate {
+struct EmulateArgs {
     /// The first port
     #[arg(long, default_value_t = 8000)]
     port: u16,
@@ -113,10 +113,12 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         None => demo::run(!cli.demo.no_load),
         Some(Command::Serve(args)) if args.test => {
-            load(&args.config, &args.urls).and_then(|loaded| check::report(&loaded))
+            load_config(&args.config, &args.urls).and_then(|loaded| check::print_report(&loaded))
         }
         Some(Command::Serve(args)) => serve::run(&args),
-        Some(Command::Check(args)) => load(&Some(args.config), &[]).and_then(|loaded| check::report(&loaded)),
+        Some(Command::Check(args)) => {
+            load_config(&Some(args.config), &[]).and_then(|loaded| check::print_report(&loaded))
+        }
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
@@ -125,14 +127,14 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            tell(&mut std::io::stderr(), format_args!("{}", message.trim_end()));
+            print_line(&mut std::io::stderr(), format_args!("{}", message.trim_end()));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Reads the configuration from a file or from URLs, with the environment's overrides.
-fn load(file: &Option<PathBuf>, urls: &[String]) -> Result<Loaded, String> {
+fn load_config(file: &Option<PathBuf>, urls: &[String]) -> Result<LoadedConfig, String> {
     // Variables that are no Unicode cannot be ours.
     let env =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -152,11 +154,11 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Writes a line; a closed pipe is no error.
-fn tell(to: &mut impl Write, line: fmt::Arguments<'_>) {
+fn print_line(to: &mut impl Write, line: fmt::Arguments<'_>) {
     let _ = writeln!(to, "{line}");
 }
 
-fn policies() -> String {
-    let rows = balance::table().iter().map(|entry| format!("  {:<41}  {}\n", entry.usage(), entry.help));
+fn format_policies() -> String {
+    let rows = balance::policy_table().iter().map(|entry| format!("  {:<41}  {}\n", entry.usage(), entry.help));
     format!("Policies:\n{}", rows.collect::<String>())
 }

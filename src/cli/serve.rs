@@ -1,27 +1,30 @@
 //! `tokenweir serve`: the router.
 
 use super::stop::Signals;
-use super::{Serve, check, load, stop, tell};
+use super::{ServeArgs, check, load_config, print_line, stop};
 use crate::serve::Server;
 
 /// Serves until told to stop.
-pub(super) fn run(args: &Serve) -> Result<(), String> {
-    let loaded = load(&args.config, &args.urls)?;
-    check::files(&loaded)?;
+pub(super) fn run(args: &ServeArgs) -> Result<(), String> {
+    let loaded = load_config(&args.config, &args.urls)?;
+    check::check_files(&loaded)?;
     let mut err = std::io::stderr();
     for warning in &loaded.warnings {
-        tell(&mut err, format_args!("{warning}"));
+        print_line(&mut err, format_args!("{warning}"));
     }
     let drain = loaded.settings.timeouts.drain;
     let server = Server::start(loaded.settings).map_err(|error| error.to_string())?;
     if let Some(path) = args.config.clone() {
-        server.reloads_from(Box::new(move || load(&Some(path.clone()), &[])));
+        server.set_config_source(Box::new(move || load_config(&Some(path.clone()), &[])));
     }
-    let listening: Vec<String> = server.listening().iter().map(ToString::to_string).collect();
-    let admin = server.admin().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
+    let listening: Vec<String> = server.listen_addresses().iter().map(ToString::to_string).collect();
+    let admin = server.admin_address().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
     stop::block_on(async {
         let signals = Signals::new()?;
-        tell(&mut err, format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")));
-        stop::wait(server, signals, drain).await
+        print_line(
+            &mut err,
+            format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")),
+        );
+        stop::run_until_stopped(server, signals, drain).await
     })
 }

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::serve::Server;
 
 /// How often a draining router is asked whether it is empty.
-const LOOK: Duration = Duration::from_millis(50);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
 pub(super) struct Signals {
@@ -32,7 +32,7 @@ impl Signals {
     }
 
     /// Waits for a signal to end, and does what other signals ask for before; true if what runs may finish.
-    async fn next(&mut self, server: &Server) -> bool {
+    async fn wait_for_stop(&mut self, server: &Server) -> bool {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => return false,
@@ -47,22 +47,22 @@ impl Signals {
 }
 
 /// Waits for the end of the process on the current runtime, and brings it about.
-pub(super) async fn wait(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
-    if signals.next(&server).await {
+pub(super) async fn run_until_stopped(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
+    if signals.wait_for_stop(&server).await {
         server.drain();
         tokio::select! {
-            () = emptied(&server) => {}
+            () = wait_until_drained(&server) => {}
             () = tokio::time::sleep(drain) => {}
-            _ = signals.next(&server) => {}
+            _ = signals.wait_for_stop(&server) => {}
         }
     }
     server.stop();
     Ok(())
 }
 
-async fn emptied(server: &Server) {
+async fn wait_until_drained(server: &Server) {
     while !server.is_drained() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
     }
 }
 

@@ -3,45 +3,51 @@
 use std::time::Duration;
 
 /// The longest time that can be configured; longer ones are slips, and overflow timers.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+const MAX_DURATION: Duration = Duration::from_secs(365 * 86_400);
 
-const TIMES: [(&str, u64); 6] =
-    [("ms", 1_000_000), ("s", NANOS), ("m", 60 * NANOS), ("h", 3_600 * NANOS), ("d", 86_400 * NANOS), ("", NANOS)];
-const NANOS: u64 = 1_000_000_000;
+const DURATION_UNITS: [(&str, u64); 6] = [
+    ("ms", 1_000_000),
+    ("s", NANOS_PER_SECOND),
+    ("m", 60 * NANOS_PER_SECOND),
+    ("h", 3_600 * NANOS_PER_SECOND),
+    ("d", 86_400 * NANOS_PER_SECOND),
+    ("", NANOS_PER_SECOND),
+];
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-const SIZES: [(&str, usize); 7] =
+const SIZE_UNITS: [(&str, usize); 7] =
     [("", 1), ("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30)];
 
 /// Reads `30s`, `500ms`, `3.5s`, `1h30m` or a plain number of seconds; at most 365 days.
-pub(crate) fn time(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
-        let (number, after) = split(rest, |c| c.is_ascii_digit() || c == '.');
-        let (unit, after) = split(after, |c| c.is_ascii_alphabetic());
-        let (_, scale) = TIMES.iter().find(|(name, _)| *name == unit)?;
-        total = total.checked_add(scaled(number, *scale)?)?;
+        let (number, after) = split_leading(rest, |c| c.is_ascii_digit() || c == '.');
+        let (unit, after) = split_leading(after, |c| c.is_ascii_alphabetic());
+        let (_, scale) = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?;
+        total = total.checked_add(scale_decimal(number, *scale)?)?;
         rest = after.trim_start();
         if unit.is_empty() && !rest.is_empty() {
             return None;
         }
     }
-    (total <= LONGEST).then_some(total)
+    (total <= MAX_DURATION).then_some(total)
 }
 
 /// Reads `1024`, `64k`, `32m`, `1g`, `32MiB`: powers of 1024, as in nginx.
-pub(crate) fn size(text: &str) -> Option<usize> {
-    let (number, unit) = split(text.trim(), |c| c.is_ascii_digit());
+pub(crate) fn parse_size(text: &str) -> Option<usize> {
+    let (number, unit) = split_leading(text.trim(), |c| c.is_ascii_digit());
     let unit = unit.trim_start().to_ascii_lowercase();
-    let (_, scale) = SIZES.iter().find(|(name, _)| *name == unit)?;
+    let (_, scale) = SIZE_UNITS.iter().find(|(name, _)| *name == unit)?;
     number.parse::<usize>().ok()?.checked_mul(*scale)
 }
 
 /// `number` with an optional fraction, times `nanos`.
-fn scaled(number: &str, nanos: u64) -> Option<Duration> {
+fn scale_decimal(number: &str, nanos: u64) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').map_or((number, "0"), |parts| parts);
     if fraction.is_empty() || fraction.len() > 9 {
         return None;
@@ -52,7 +58,7 @@ fn scaled(number: &str, nanos: u64) -> Option<Duration> {
     Some(Duration::from_nanos(u64::try_from(all).ok()?))
 }
 
-fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
+fn split_leading(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
@@ -74,11 +80,11 @@ mod tests {
             ("2d", 172_800_000),
             ("0", 0),
         ] {
-            assert_eq!(time(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "s", "5x", "-1s", "1.s", ".5s", "1 2", "366d", "99999999999999999999s", "1.2.3s", "5S", "inf"]
         {
-            assert_eq!(time(text), None, "{text}");
+            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
@@ -87,10 +93,10 @@ mod tests {
         for (text, bytes) in
             [("1024", 1024), ("64k", 65_536), ("32m", 32 << 20), ("32MiB", 32 << 20), ("1 GiB", 1 << 30)]
         {
-            assert_eq!(size(text), Some(bytes), "{text}");
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in ["", "k", "32MB", "1.5m", "-1", "99999999999999999999", "9999999999999g"] {
-            assert_eq!(size(text), None, "{text}");
+            assert_eq!(parse_size(text), None, "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! nginx's words, for those who look for them.
 
 /// What people who come from nginx will look for.
-pub(super) const NGINX: [(&str, &str); 33] = [
+pub(super) const NGINX_HINTS: [(&str, &str); 33] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),
     ("auth_basic", "a `[[key]]`"),

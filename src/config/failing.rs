@@ -4,151 +4,153 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::keys::Key;
-use super::nearest::suggest;
-use super::value::{Read, Value};
-use crate::fleet::{Check, Failing, MemberSpec};
+use super::keys::KeySpec;
+use super::nearest::suggestion;
+use super::value::{ReadResult, TomlValue};
+use crate::fleet::{FailurePolicy, HealthCheck, MemberSpec};
 
 /// Replicas are checked no more often than this.
-const LEAST_EVERY: Duration = Duration::from_millis(100);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a pool does about replicas that fail, as far as it was written.
 #[derive(Default)]
-pub(super) struct DraftFailing {
-    pub(super) failing: Failing,
+pub(super) struct FailurePolicyDraft {
+    pub(super) policy: FailurePolicy,
     /// `None` if not given; `None` inside for never.
-    pub(super) stalled: Option<Option<Duration>>,
+    pub(super) stall_timeout: Option<Option<Duration>>,
     /// Whether ejections grow, whatever the replicas' words.
-    pub(super) growth: Option<bool>,
+    pub(super) eject_backoff: Option<bool>,
 }
 
-impl DraftFailing {
+impl FailurePolicyDraft {
     /// What it comes to; `stalls`: whether replicas that are silent for long are taken to be stalled if nothing was said.
-    pub(super) fn finish(self, stalls: bool) -> Failing {
-        let usual = self.failing.stalled.filter(|_| stalls);
-        Failing { stalled: self.stalled.unwrap_or(usual), ..self.failing }
+    pub(super) fn into_policy(self, stalls: bool) -> FailurePolicy {
+        let usual = self.policy.stall_timeout.filter(|_| stalls);
+        FailurePolicy { stall_timeout: self.stall_timeout.unwrap_or(usual), ..self.policy }
     }
 
     /// Sets how a member's ejections grow.
-    pub(super) fn apply(&self, member: &mut MemberSpec) {
-        member.eject.grows = self.growth.unwrap_or(member.eject.grows);
+    pub(super) fn apply_backoff(&self, member: &mut MemberSpec) {
+        member.eject_limits.backoff = self.eject_backoff.unwrap_or(member.eject_limits.backoff);
     }
 }
 
 /// `stalled`: how long, or never.
-pub(super) fn stalled(value: &Value<'_>) -> Read<Option<Duration>> {
-    if value.given.as_str() == Some("off") { Ok(None) } else { value.some_time().map(Some) }
+pub(super) fn parse_stall_timeout(value: &TomlValue<'_>) -> ReadResult<Option<Duration>> {
+    if value.raw.as_str() == Some("off") { Ok(None) } else { value.positive_duration().map(Some) }
 }
 
 /// A number that no counter overflows by.
-pub(super) fn number(value: &Value<'_>) -> Read<u32> {
-    value.count(0).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| value.wrong())
+pub(super) fn parse_u32(value: &TomlValue<'_>) -> ReadResult<u32> {
+    value.integer(0).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| value.invalid())
 }
 
 /// The keys of a pool's `check`.
-static KEYS: &[Key<Draft>] = &[
-    Key {
+static HEALTH_CHECK_SCHEMA: &[KeySpec<HealthCheckDraft>] = &[
+    KeySpec {
         path: "path",
-        wants: "a path with `/` in front",
+        expected: "a path with `/` in front",
         default: "",
-        set: |d, v| path(v).map(|path| d.path = Some(path)),
+        set: |d, v| parse_check_path(v).map(|path| d.path = Some(path)),
     },
-    Key {
+    KeySpec {
         path: "interval",
-        wants: "a time from 100ms such as \"5s\"",
+        expected: "a time from 100ms such as \"5s\"",
         default: "",
         set: |d, v| {
-            let every = v.time().ok().filter(|every| *every >= LEAST_EVERY).ok_or_else(|| v.wrong());
-            every.map(|every| d.check.every = every)
+            let every = v.duration().ok().filter(|every| *every >= MIN_CHECK_INTERVAL).ok_or_else(|| v.invalid());
+            every.map(|every| d.check.interval = every)
         },
     },
-    Key {
+    KeySpec {
         path: "timeout",
-        wants: "a time above 0 such as \"2s\"",
+        expected: "a time above 0 such as \"2s\"",
         default: "",
-        set: |d, v| v.some_time().map(|time| d.check.timeout = time),
+        set: |d, v| v.positive_duration().map(|time| d.check.timeout = time),
     },
-    Key {
+    KeySpec {
         path: "rise",
-        wants: "a whole number from 1",
+        expected: "a whole number from 1",
         default: "",
-        set: |d, v| some(v).map(|rise| d.check.rise = rise),
+        set: |d, v| parse_positive(v).map(|rise| d.check.rise = rise),
     },
-    Key {
+    KeySpec {
         path: "fall",
-        wants: "a whole number from 1",
+        expected: "a whole number from 1",
         default: "",
-        set: |d, v| some(v).map(|fall| d.check.fall = fall),
+        set: |d, v| parse_positive(v).map(|fall| d.check.fall = fall),
     },
-    Key {
+    KeySpec {
         path: "status",
-        wants: "a status from 100 to 599",
+        expected: "a status from 100 to 599",
         default: "",
         set: |d, v| {
-            let status = v.count(100).ok().and_then(|n| u16::try_from(n).ok()).filter(|status| *status < 600);
-            status.map(|status| d.check.status = Some(status)).ok_or_else(|| v.wrong())
+            let status = v.integer(100).ok().and_then(|n| u16::try_from(n).ok()).filter(|status| *status < 600);
+            status.map(|status| d.check.status = Some(status)).ok_or_else(|| v.invalid())
         },
     },
-    Key {
+    KeySpec {
         path: "model",
-        wants: "a model's name",
+        expected: "a model's name",
         default: "",
         set: |d, v| {
-            let text = v.text()?;
+            let text = v.string()?;
             let fits = !text.trim().is_empty() && !text.contains(char::is_control);
             d.check.model = Some((&*text).into());
-            if fits { Ok(()) } else { Err(v.wrong()) }
+            if fits { Ok(()) } else { Err(v.invalid()) }
         },
     },
 ];
 
 /// What is written of a check.
 #[derive(Default)]
-struct Draft {
-    check: Check,
+struct HealthCheckDraft {
+    check: HealthCheck,
     path: Option<String>,
 }
 
 /// Reads `{ path = "/health", interval = "5s" }`; `{}` has everything at its default.
-pub(super) fn check(value: &Value<'_>) -> Read<Check> {
-    let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
-    let mut draft = Draft::default();
+pub(super) fn parse_health_check(value: &TomlValue<'_>) -> ReadResult<HealthCheck> {
+    let DeValue::Table(table) = value.raw else { return Err(value.invalid()) };
+    let mut draft = HealthCheckDraft::default();
     let mut issues = Vec::new();
     for (key, item) in table {
-        let (name, at) = (key.get_ref().as_ref(), value.at.at(key.span()));
-        let Some(row) = KEYS.iter().find(|row| row.path == name) else {
-            let names: Vec<&str> = KEYS.iter().map(|row| row.path).collect();
-            issues.push(at.issue(format!("unknown key `{name}` in `check`")).help(suggest(name, "keys", &names)));
+        let (name, at) = (key.get_ref().as_ref(), value.span.with_range(key.span()));
+        let Some(row) = HEALTH_CHECK_SCHEMA.iter().find(|row| row.path == name) else {
+            let names: Vec<&str> = HEALTH_CHECK_SCHEMA.iter().map(|row| row.path).collect();
+            issues.push(
+                at.diagnostic(format!("unknown key `{name}` in `check`")).with_help(suggestion(name, "keys", &names)),
+            );
             continue;
         };
-        let spot = value.at.at(item.span());
-        let item = Value { key: name, wants: row.wants, given: item.get_ref(), at: spot, unquoted: false };
+        let spot = value.span.with_range(item.span());
+        let item = TomlValue { key: name, expected: row.expected, raw: item.get_ref(), span: spot, unquoted: false };
         issues.extend((row.set)(&mut draft, &item).err().unwrap_or_default());
     }
     if !issues.is_empty() {
         return Err(issues);
     }
     let usual = if draft.check.model.is_some() { "/v1/completions" } else { "/health" };
-    Ok(Check { path: draft.path.unwrap_or_else(|| usual.to_owned()), ..draft.check })
+    Ok(HealthCheck { path: draft.path.unwrap_or_else(|| usual.to_owned()), ..draft.check })
 }
 
-fn path(value: &Value<'_>) -> Read<String> {
-    let text = value.text()?;
+fn parse_check_path(value: &TomlValue<'_>) -> ReadResult<String> {
+    let text = value.string()?;
     let fits = text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-    if fits { Ok(text.into_owned()) } else { Err(value.wrong()) }
+    if fits { Ok(text.into_owned()) } else { Err(value.invalid()) }
 }
 
-fn some(value: &Value<'_>) -> Read<u32> {
-    number(value).ok().filter(|n| *n > 0).ok_or_else(|| value.wrong())
+fn parse_positive(value: &TomlValue<'_>) -> ReadResult<u32> {
+    parse_u32(value).ok().filter(|n| *n > 0).ok_or_else(|| value.invalid())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::load;
     use super::*;
-    use crate::fleet::{PoolSpec, ReplayLimits};
+    use crate::fleet::{PoolSpec, RetryBudgetLimits};
 
-    fn read(keys: &str, words: &str) -> Result<PoolSpec, String> {
+    fn load_pool(keys: &str, words: &str) -> Result<PoolSpec, String> {
         let text = format!("replicas = [\"http://a {words}\", \"http://b\"]\n{keys}");
         let loaded = load(&text, "f", []).map_err(|report| report.to_string())?;
         Ok(loaded.settings.pools[0].clone())
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn ejections_grow_unless_nginx_words_or_the_pool_say_otherwise() {
-        let grows = |keys, words| read(keys, words).map(|pool| pool.members[0].eject.grows);
+        let grows = |keys, words| load_pool(keys, words).map(|pool| pool.members[0].eject_limits.backoff);
         assert_eq!(grows("", ""), Ok(true));
         assert_eq!(grows("", "weight=2"), Ok(true));
         assert_eq!(grows("", "max_fails=1"), Ok(false));
@@ -167,21 +169,30 @@ mod tests {
 
     #[test]
     fn replays_and_silence_are_read() {
-        let failing = read("replay_percent = 50\nreplay_spare = 0\nstalled = \"1m\"", "").unwrap().failing;
-        assert_eq!(failing.replays, ReplayLimits { percent: 50, spare: 0 });
-        assert_eq!(failing.stalled, Some(Duration::from_secs(60)));
-        assert_eq!(read("stalled = \"off\"", "").unwrap().failing.stalled, None);
-        assert_eq!(read("paths = \"any\"", "").unwrap().failing.stalled, None, "who knows what is behind it");
-        assert_eq!(read("paths = \"any\"\nstalled = \"30s\"", "").unwrap().failing, Failing::default());
+        let failing = load_pool("replay_percent = 50\nreplay_spare = 0\nstalled = \"1m\"", "").unwrap().failure_policy;
+        assert_eq!(failing.retry_limits, RetryBudgetLimits { percent: 50, min_retries: 0 });
+        assert_eq!(failing.stall_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(load_pool("stalled = \"off\"", "").unwrap().failure_policy.stall_timeout, None);
+        assert_eq!(
+            load_pool("paths = \"any\"", "").unwrap().failure_policy.stall_timeout,
+            None,
+            "who knows what is behind it"
+        );
+        assert_eq!(
+            load_pool("paths = \"any\"\nstalled = \"30s\"", "").unwrap().failure_policy,
+            FailurePolicy::default()
+        );
     }
 
     #[test]
     fn checks_are_read() {
-        let check = |table: &str| read(&format!("check = {table}"), "").map(|pool| pool.failing.check.unwrap());
-        assert_eq!(check("{}"), Ok(Check::default()));
-        let wanted = Check {
+        let check = |table: &str| {
+            load_pool(&format!("check = {table}"), "").map(|pool| pool.failure_policy.health_check.unwrap())
+        };
+        assert_eq!(check("{}"), Ok(HealthCheck::default()));
+        let wanted = HealthCheck {
             path: "/ping?x".to_owned(),
-            every: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
             timeout: Duration::from_millis(500),
             rise: 1,
             fall: 4,
@@ -190,7 +201,8 @@ mod tests {
         };
         let table = "{ path = \"/ping?x\", interval = \"1s\", timeout = \"500ms\", rise = 1, fall = 4, status = 204 }";
         assert_eq!(check(table), Ok(wanted));
-        let token = Check { path: "/v1/completions".to_owned(), model: Some("m".into()), ..Check::default() };
+        let token =
+            HealthCheck { path: "/v1/completions".to_owned(), model: Some("m".into()), ..HealthCheck::default() };
         assert_eq!(check("{ model = \"m\" }"), Ok(token));
         for (table, wanted) in [
             ("true", "`check` cannot be a boolean"),

@@ -2,23 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use super::report::{Issue, Place, Report};
+use super::report::{Diagnostic, Diagnostics, Span};
 
 /// Files by the place where they are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Files(Vec<(PathBuf, Issue)>);
+pub(super) struct ReferencedFiles(Vec<(PathBuf, Diagnostic)>);
 
-impl Files {
+impl ReferencedFiles {
     /// The empty path stands for what the system trusts.
-    pub(super) fn add(&mut self, file: &Path, at: &Place) {
-        self.0.push((file.to_owned(), at.issue("")));
+    pub(super) fn add(&mut self, file: &Path, at: &Span) {
+        self.0.push((file.to_owned(), at.diagnostic("")));
     }
 
     /// What is wrong with `file`, told where it is named, or at the start of the configuration if nothing names it.
-    pub(super) fn blame(&self, file: &Path, message: String, help: String) -> Report {
+    pub(super) fn file_error(&self, file: &Path, message: String, help: String) -> Diagnostics {
         let named = self.0.iter().find(|(named, _)| named == file).map(|(_, issue)| issue.clone());
-        let mut issue = named.unwrap_or_else(|| Place::whole("configuration", "").issue("").bare());
+        let mut issue = named.unwrap_or_else(|| Span::from_text("configuration", "").diagnostic("").without_excerpt());
         issue.message = message;
-        Report::new(&issue.file.clone(), vec![issue.help(help)])
+        Diagnostics::new(&issue.file.clone(), vec![issue.with_help(help)])
     }
 }

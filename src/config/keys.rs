@@ -5,395 +5,440 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::access::{self, ENV, FILE, HASH};
+use super::access::{self, EXPECTED_ENV, EXPECTED_FILE, EXPECTED_HASH};
 use super::headers;
 use super::log::{self, LEVELS};
-use super::nearest::nearest;
-use super::network::Network;
-use super::settings::{BadListen, Cors, Listen, Settings, Sink};
-use super::value::{Read, Value};
-use crate::telemetry::Known;
+use super::nearest::closest_match;
+use super::network::IpNetwork;
+use super::settings::{CorsSettings, ListenAddr, ListenError, LogSink, Settings};
+use super::value::{ReadResult, TomlValue};
+use crate::telemetry::ValueAvailability;
 
 /// One key.
-pub(super) struct Key<T: 'static> {
+pub(super) struct KeySpec<T: 'static> {
     /// Its name, with its table and a dot in front unless it is at the top.
     pub(super) path: &'static str,
     /// What it takes, as the end of "`key` takes ...".
-    pub(super) wants: &'static str,
+    pub(super) expected: &'static str,
     /// Its default as TOML; empty where leaving it out is the only way to say so.
     #[cfg_attr(not(test), expect(dead_code, reason = "the tests compare it with the code and config/router.toml"))]
     pub(super) default: &'static str,
     /// Reads it.
-    pub(super) set: fn(&mut T, &Value<'_>) -> Read<()>,
+    pub(super) set: fn(&mut T, &TomlValue<'_>) -> ReadResult<()>,
 }
 
-/// The tables that hold keys of `SETTINGS`.
-pub(super) const TABLES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
+/// The tables that hold keys of `SETTINGS_SCHEMA`.
+pub(super) const TABLE_NAMES: [&str; 6] = ["tls", "limits", "timeouts", "log", "record", "cors"];
 
-pub(super) const HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
-const COUNT: &str = "a whole number from 1";
-const SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
-const TIME: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
-const SOME_TIME: &str = "a time above 0 such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
-const SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
+pub(super) const EXPECTED_HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
+const EXPECTED_COUNT: &str = "a whole number from 1";
+const EXPECTED_SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
+const EXPECTED_DURATION: &str = "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
+const EXPECTED_POSITIVE_DURATION: &str =
+    "a time above 0 such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
+const EXPECTED_SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
 
-pub(super) static SETTINGS: &[Key<Settings>] = &[
-    Key {
+pub(super) static SETTINGS_SCHEMA: &[KeySpec<Settings>] = &[
+    KeySpec {
         path: "listen",
-        wants: "addresses such as \"127.0.0.1:8080\", \"*:80\", 80, \"443 ssl\" or \"unix:/path\"",
+        expected: "addresses such as \"127.0.0.1:8080\", \"*:80\", 80, \"443 ssl\" or \"unix:/path\"",
         default: "\"127.0.0.1:8080\"",
-        set: |s, v| listen(v).map(|all| s.listen = all),
+        set: |s, v| parse_listen_addrs(v).map(|all| s.listen = all),
     },
-    Key {
+    KeySpec {
         path: "admin",
-        wants: "an address such as \"127.0.0.1:9464\", or \"off\"",
+        expected: "an address such as \"127.0.0.1:9464\", or \"off\"",
         default: "\"127.0.0.1:9464\"",
-        set: |s, v| admin(v).map(|admin| s.admin = admin),
+        set: |s, v| parse_admin_addr(v).map(|admin| s.admin = admin),
     },
-    Key {
+    KeySpec {
         path: "admin_token",
-        wants: HASH,
+        expected: EXPECTED_HASH,
         default: "",
         // One of three forms, of which the hash is made once all are known; so with the next two.
-        set: |_, v| access::hash(v).map(drop),
+        set: |_, v| access::parse_hash(v).map(drop),
     },
-    Key { path: "admin_token_env", wants: ENV, default: "", set: |_, v| access::variable(v).map(drop) },
-    Key { path: "admin_token_file", wants: FILE, default: "", set: |_, v| access::path(v).map(drop) },
-    Key {
+    KeySpec {
+        path: "admin_token_env",
+        expected: EXPECTED_ENV,
+        default: "",
+        set: |_, v| access::parse_env_name(v).map(drop),
+    },
+    KeySpec {
+        path: "admin_token_file",
+        expected: EXPECTED_FILE,
+        default: "",
+        set: |_, v| access::parse_secret_path(v).map(drop),
+    },
+    KeySpec {
         path: "metrics_need_token",
-        wants: "true or false",
+        expected: "true or false",
         default: "true",
-        set: |s, v| v.flag().map(|need| s.admin_access.metrics_need_token = need),
+        set: |s, v| v.boolean().map(|need| s.admin_access.metrics_need_token = need),
     },
-    Key {
+    KeySpec {
         path: "workers",
-        wants: "a whole number up to 1024, or 0 for one per core",
+        expected: "a whole number up to 1024, or 0 for one per core",
         default: "0",
-        set: |s, v| workers(v).map(|workers| s.workers = workers),
+        set: |s, v| parse_workers(v).map(|workers| s.workers = workers),
     },
-    Key {
+    KeySpec {
         path: "x_upstream",
-        wants: "true or false",
+        expected: "true or false",
         default: "true",
-        set: |s, v| v.flag().map(|on| s.x_upstream = on),
+        set: |s, v| v.boolean().map(|on| s.x_upstream = on),
     },
-    Key {
+    KeySpec {
         path: "half_close",
-        wants: "true or false",
+        expected: "true or false",
         default: "false",
-        set: |s, v| v.flag().map(|on| s.half_close = on),
+        set: |s, v| v.boolean().map(|on| s.half_close = on),
     },
-    Key {
+    KeySpec {
         path: "explain",
-        wants: "a whole number up to 100000, or 0 for none",
+        expected: "a whole number up to 100000, or 0 for none",
         default: "1_000",
-        set: |s, v| explain(v).map(|most| s.explain = most),
+        set: |s, v| parse_explain_capacity(v).map(|most| s.explain = most),
     },
-    Key {
+    KeySpec {
         path: "explain_header",
-        wants: "true or false",
+        expected: "true or false",
         default: "false",
-        set: |s, v| v.flag().map(|on| s.explain_header = on),
+        set: |s, v| v.boolean().map(|on| s.explain_header = on),
     },
-    Key {
+    KeySpec {
         path: "trusted_proxies",
-        wants: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
+        expected: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
         default: "[]",
-        set: |s, v| v.each(network).map(|all| s.trusted_proxies = all),
+        set: |s, v| v.map_list(parse_network).map(|all| s.trusted_proxies = all),
     },
-    Key {
+    KeySpec {
         path: "gzip",
-        wants: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
+        expected: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
         default: "\"off\"",
-        set: |s, v| gzip(v).map(|gzip| s.gzip = gzip),
+        set: |s, v| parse_gzip_min_size(v).map(|gzip| s.gzip = gzip),
     },
-    Key {
+    KeySpec {
         path: "request_headers",
-        wants: HEADERS,
+        expected: EXPECTED_HEADERS,
         default: "{}",
-        set: |s, v| headers::table(v, Known::Asked).map(|lines| s.headers.every.request = lines),
+        set: |s, v| {
+            headers::parse_header_rules(v, ValueAvailability::AtRequest).map(|lines| s.headers.defaults.request = lines)
+        },
     },
-    Key {
+    KeySpec {
         path: "response_headers",
-        wants: HEADERS,
+        expected: EXPECTED_HEADERS,
         default: "{}",
-        set: |s, v| headers::table(v, Known::Answered).map(|lines| s.headers.every.response = lines),
+        set: |s, v| {
+            headers::parse_header_rules(v, ValueAvailability::AtResponse)
+                .map(|lines| s.headers.defaults.response = lines)
+        },
     },
-    Key {
+    KeySpec {
         path: "resolver",
-        wants: "addresses of DNS servers such as \"10.0.0.2\" or \"[fd00::2]:5353\"",
+        expected: "addresses of DNS servers such as \"10.0.0.2\" or \"[fd00::2]:5353\"",
         default: "[]",
-        set: |s, v| v.each(server).map(|all| s.dns.servers = all),
+        set: |s, v| v.map_list(parse_dns_server).map(|all| s.dns.servers = all),
     },
-    Key {
+    KeySpec {
         path: "resolver_timeout",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"30s\"",
-        set: |s, v| v.some_time().map(|t| s.dns.timeout = t),
+        set: |s, v| v.positive_duration().map(|t| s.dns.timeout = t),
     },
-    Key {
+    KeySpec {
         path: "tls.certificate",
-        wants: "a PEM file, or a list of them",
+        expected: "a PEM file, or a list of them",
         default: "[]",
-        set: |s, v| v.each(file).map(|files| s.tls.chains = files),
+        set: |s, v| v.map_list(parse_file_path).map(|files| s.tls.chains = files),
     },
-    Key {
+    KeySpec {
         path: "tls.key",
-        wants: "a PEM file, or a list of them, one for each `certificate`",
+        expected: "a PEM file, or a list of them, one for each `certificate`",
         default: "[]",
-        set: |s, v| v.each(file).map(|files| s.tls.keys = files),
+        set: |s, v| v.map_list(parse_file_path).map(|files| s.tls.keys = files),
     },
-    Key {
+    KeySpec {
         path: "limits.body_bytes",
-        wants: SIZE,
+        expected: EXPECTED_SIZE,
         default: "\"32MiB\"",
-        set: |s, v| v.size(1).map(|n| s.limits.body_bytes = n),
+        set: |s, v| v.byte_size(1).map(|n| s.limits.body_bytes = n),
     },
-    Key {
+    KeySpec {
         path: "limits.in_flight_bytes",
-        wants: SIZE,
+        expected: EXPECTED_SIZE,
         default: "\"1GiB\"",
-        set: |s, v| v.size(1).map(|n| s.limits.in_flight_bytes = n),
+        set: |s, v| v.byte_size(1).map(|n| s.limits.in_flight_bytes = n),
     },
-    Key {
+    KeySpec {
         path: "limits.header_bytes",
-        wants: "a size from 8 KiB such as \"64KiB\", \"64k\" or a number of bytes",
+        expected: "a size from 8 KiB such as \"64KiB\", \"64k\" or a number of bytes",
         default: "\"64KiB\"",
-        set: |s, v| v.size(8 << 10).map(|n| s.limits.header_bytes = n),
+        set: |s, v| v.byte_size(8 << 10).map(|n| s.limits.header_bytes = n),
     },
-    Key { path: "limits.headers", wants: COUNT, default: "100", set: |s, v| v.count(1).map(|n| s.limits.headers = n) },
-    Key {
+    KeySpec {
+        path: "limits.headers",
+        expected: EXPECTED_COUNT,
+        default: "100",
+        set: |s, v| v.integer(1).map(|n| s.limits.headers = n),
+    },
+    KeySpec {
         path: "limits.uri_bytes",
-        wants: SIZE,
+        expected: EXPECTED_SIZE,
         default: "\"8KiB\"",
-        set: |s, v| v.size(1).map(|n| s.limits.uri_bytes = n),
+        set: |s, v| v.byte_size(1).map(|n| s.limits.uri_bytes = n),
     },
-    Key {
+    KeySpec {
         path: "limits.connections",
-        wants: COUNT,
+        expected: EXPECTED_COUNT,
         default: "20_000",
-        set: |s, v| v.count(1).map(|n| s.limits.connections = n),
+        set: |s, v| v.integer(1).map(|n| s.limits.connections = n),
     },
-    Key {
+    KeySpec {
         path: "limits.in_flight_requests",
-        wants: COUNT,
+        expected: EXPECTED_COUNT,
         default: "20_000",
-        set: |s, v| v.count(1).map(|n| s.limits.in_flight_requests = n),
+        set: |s, v| v.integer(1).map(|n| s.limits.in_flight_requests = n),
     },
-    Key {
+    KeySpec {
         path: "limits.streams_per_connection",
-        wants: COUNT,
+        expected: EXPECTED_COUNT,
         default: "128",
-        set: |s, v| v.count(1).map(|n| s.limits.streams_per_connection = u32::try_from(n).unwrap_or(u32::MAX)),
+        set: |s, v| v.integer(1).map(|n| s.limits.streams_per_connection = u32::try_from(n).unwrap_or(u32::MAX)),
     },
-    Key {
+    KeySpec {
         path: "timeouts.connect",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"3.5s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.connect = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.connect = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.first_byte",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"300s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.first_byte = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.first_byte = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.idle",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"120s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.idle = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.idle = t),
     },
-    Key { path: "timeouts.total", wants: TIME, default: "0", set: |s, v| v.time().map(|t| s.timeouts.total = t) },
-    Key {
+    KeySpec {
+        path: "timeouts.total",
+        expected: EXPECTED_DURATION,
+        default: "0",
+        set: |s, v| v.duration().map(|t| s.timeouts.total = t),
+    },
+    KeySpec {
         path: "timeouts.header",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"10s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.header = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.client_header = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.body",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"10s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.body = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.client_body = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.send",
-        wants: SOME_TIME,
+        expected: EXPECTED_POSITIVE_DURATION,
         default: "\"60s\"",
-        set: |s, v| v.some_time().map(|t| s.timeouts.send = t),
+        set: |s, v| v.positive_duration().map(|t| s.timeouts.client_send = t),
     },
-    Key { path: "timeouts.hold", wants: TIME, default: "\"10s\"", set: |s, v| v.time().map(|t| s.timeouts.hold = t) },
-    Key {
+    KeySpec {
+        path: "timeouts.hold",
+        expected: EXPECTED_DURATION,
+        default: "\"10s\"",
+        set: |s, v| v.duration().map(|t| s.timeouts.first_event_hold = t),
+    },
+    KeySpec {
         path: "timeouts.waiting",
-        wants: TIME,
+        expected: EXPECTED_DURATION,
         default: "\"15s\"",
-        set: |s, v| v.time().map(|t| s.timeouts.waiting = t),
+        set: |s, v| v.duration().map(|t| s.timeouts.waiting_comment = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.keepalive",
-        wants: TIME,
+        expected: EXPECTED_DURATION,
         default: "\"75s\"",
-        set: |s, v| v.time().map(|t| s.timeouts.keepalive = t),
+        set: |s, v| v.duration().map(|t| s.timeouts.keepalive = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.upstream_keepalive",
-        wants: TIME,
+        expected: EXPECTED_DURATION,
         default: "\"4s\"",
-        set: |s, v| v.time().map(|t| s.timeouts.upstream_keepalive = t),
+        set: |s, v| v.duration().map(|t| s.timeouts.upstream_keepalive = t),
     },
-    Key {
+    KeySpec {
         path: "timeouts.drain",
-        wants: TIME,
+        expected: EXPECTED_DURATION,
         default: "\"300s\"",
-        set: |s, v| v.time().map(|t| s.timeouts.drain = t),
+        set: |s, v| v.duration().map(|t| s.timeouts.drain = t),
     },
-    Key { path: "log.access", wants: SINK, default: "\"stdout\"", set: |s, v| sink(v).map(|to| s.log.access = to) },
-    Key {
+    KeySpec {
+        path: "log.access",
+        expected: EXPECTED_SINK,
+        default: "\"stdout\"",
+        set: |s, v| parse_log_sink(v).map(|to| s.log.access = to),
+    },
+    KeySpec {
         path: "log.format",
-        wants: "\"text\", \"json\", \"combined\", a name from `formats`, or a format such as '$remote_addr $status'",
+        expected: "\"text\", \"json\", \"combined\", a name from `formats`, or a format such as '$remote_addr $status'",
         default: "\"text\"",
-        set: |s, v| log::direct(v).map(|format| s.log.format = format.unwrap_or_default()),
+        set: |s, v| log::parse_inline_format(v).map(|format| s.log.format = format.unwrap_or_default()),
     },
-    Key {
+    KeySpec {
         path: "log.formats",
-        wants: "formats by name, such as { main = '$remote_addr $status' }",
+        expected: "formats by name, such as { main = '$remote_addr $status' }",
         default: "{}",
-        set: |s, v| log::named(v, &mut s.log.formats),
+        set: |s, v| log::parse_named_formats(v, &mut s.log.formats),
     },
-    Key { path: "log.error", wants: SINK, default: "\"stderr\"", set: |s, v| sink(v).map(|to| s.log.error = to) },
-    Key {
+    KeySpec {
+        path: "log.error",
+        expected: EXPECTED_SINK,
+        default: "\"stderr\"",
+        set: |s, v| parse_log_sink(v).map(|to| s.log.error = to),
+    },
+    KeySpec {
         path: "log.level",
-        wants: "\"error\", \"warn\" or \"info\"",
+        expected: "\"error\", \"warn\" or \"info\"",
         default: "\"info\"",
         set: |s, v| v.one_of("levels", &LEVELS).map(|level| s.log.level = level),
     },
-    Key {
+    KeySpec {
         path: "record.path",
-        wants: "\"off\" or a path",
+        expected: "\"off\" or a path",
         default: "\"off\"",
-        set: |s, v| recorded(v).map(|path| s.record.path = path),
+        set: |s, v| parse_record_path(v).map(|path| s.record.path = path),
     },
-    Key {
+    KeySpec {
         path: "record.max_bytes",
-        wants: SIZE,
+        expected: EXPECTED_SIZE,
         default: "\"100MiB\"",
-        set: |s, v| v.size(1).map(|n| s.record.max_bytes = n as u64),
+        set: |s, v| v.byte_size(1).map(|n| s.record.max_bytes = n as u64),
     },
-    Key {
+    KeySpec {
         path: "record.keep",
-        wants: "a whole number",
+        expected: "a whole number",
         default: "3",
-        set: |s, v| v.count(0).map(|n| s.record.keep = n),
+        set: |s, v| v.integer(0).map(|n| s.record.max_files = n),
     },
-    Key {
+    KeySpec {
         path: "cors.origins",
-        wants: "origins such as \"https://chat.example.com\", or \"*\"",
+        expected: "origins such as \"https://chat.example.com\", or \"*\"",
         default: "[]",
-        set: |s, v| v.each(origin).map(|origins| s.cors = (!origins.is_empty()).then_some(Cors { origins })),
+        set: |s, v| {
+            v.map_list(parse_cors_origin)
+                .map(|origins| s.cors = (!origins.is_empty()).then_some(CorsSettings { origins }))
+        },
     },
 ];
 
-fn listen(value: &Value<'_>) -> Read<Vec<Listen>> {
+fn parse_listen_addrs(value: &TomlValue<'_>) -> ReadResult<Vec<ListenAddr>> {
     let mut all = Vec::new();
-    for (item, listen) in value.each(|item| Ok((item.at.clone(), address(item)?)))? {
+    for (item, listen) in value.map_list(|item| Ok((item.span.clone(), parse_listen_addr(item)?)))? {
         // The system chooses another port each time where it is 0.
-        let same = |other: &Listen| match (other.address(), listen.address()) {
+        let same = |other: &ListenAddr| match (other.socket_addr(), listen.socket_addr()) {
             (Some(other), Some(address)) => other == address && address.port() != 0,
             _ => *other == listen,
         };
         if all.iter().any(same) {
-            return Err(item.issue(format!("`{listen}` is listened at twice")).into());
+            return Err(item.diagnostic(format!("`{listen}` is listened at twice")).into());
         }
         all.push(listen);
     }
-    if all.is_empty() { Err(value.wrong()) } else { Ok(all) }
+    if all.is_empty() { Err(value.invalid()) } else { Ok(all) }
 }
 
 /// One address; a bare number is a port on all interfaces, as in nginx.
-fn address(value: &Value<'_>) -> Read<Listen> {
-    let text = match value.given.as_integer() {
-        Some(_) => value.count(0)?.to_string().into(),
-        None => value.text()?,
+fn parse_listen_addr(value: &TomlValue<'_>) -> ReadResult<ListenAddr> {
+    let text = match value.raw.as_integer() {
+        Some(_) => value.integer(0)?.to_string().into(),
+        None => value.string()?,
     };
-    text.parse()
-        .map_err(|bad: BadListen| value.issue(format!("cannot listen at `{text}`")).help(bad.to_string()).into())
+    text.parse().map_err(|bad: ListenError| {
+        value.diagnostic(format!("cannot listen at `{text}`")).with_help(bad.to_string()).into()
+    })
 }
 
-fn admin(value: &Value<'_>) -> Read<Option<SocketAddr>> {
-    if value.given.as_str() == Some("off") {
+fn parse_admin_addr(value: &TomlValue<'_>) -> ReadResult<Option<SocketAddr>> {
+    if value.raw.as_str() == Some("off") {
         return Ok(None);
     }
-    match address(value) {
-        Ok(Listen::Tcp(address)) => Ok(Some(address)),
-        _ => Err(value.wrong()),
+    match parse_listen_addr(value) {
+        Ok(ListenAddr::Tcp(address)) => Ok(Some(address)),
+        _ => Err(value.invalid()),
     }
 }
 
-fn gzip(value: &Value<'_>) -> Read<Option<usize>> {
-    if value.given.as_str() == Some("off") { Ok(None) } else { value.size(1).map(Some) }
+fn parse_gzip_min_size(value: &TomlValue<'_>) -> ReadResult<Option<usize>> {
+    if value.raw.as_str() == Some("off") { Ok(None) } else { value.byte_size(1).map(Some) }
 }
 
 /// A file's path.
-pub(super) fn file(value: &Value<'_>) -> Read<PathBuf> {
-    let text = value.text()?;
-    if is_file(&text) { Ok(text.as_ref().into()) } else { Err(value.wrong()) }
+pub(super) fn parse_file_path(value: &TomlValue<'_>) -> ReadResult<PathBuf> {
+    let text = value.string()?;
+    if is_file_path(&text) { Ok(text.as_ref().into()) } else { Err(value.invalid()) }
 }
 
 /// Tells whether a text can be the path of a file.
-pub(crate) fn is_file(text: &str) -> bool {
+pub(crate) fn is_file_path(text: &str) -> bool {
     !text.is_empty() && !text.ends_with('/') && !text.contains(char::is_control)
 }
 
-fn workers(value: &Value<'_>) -> Read<Option<NonZeroUsize>> {
-    match value.count(0)? {
-        0..=1024 => value.count(0).map(NonZeroUsize::new),
-        _ => Err(value.wrong()),
+fn parse_workers(value: &TomlValue<'_>) -> ReadResult<Option<NonZeroUsize>> {
+    match value.integer(0)? {
+        0..=1024 => value.integer(0).map(NonZeroUsize::new),
+        _ => Err(value.invalid()),
     }
 }
 
-fn recorded(value: &Value<'_>) -> Read<Option<PathBuf>> {
-    if value.given.as_str() == Some("off") { Ok(None) } else { file(value).map(Some) }
+fn parse_record_path(value: &TomlValue<'_>) -> ReadResult<Option<PathBuf>> {
+    if value.raw.as_str() == Some("off") { Ok(None) } else { parse_file_path(value).map(Some) }
 }
 
-fn explain(value: &Value<'_>) -> Read<usize> {
-    value.count(0).and_then(|most| if most <= 100_000 { Ok(most) } else { Err(value.wrong()) })
+fn parse_explain_capacity(value: &TomlValue<'_>) -> ReadResult<usize> {
+    value.integer(0).and_then(|most| if most <= 100_000 { Ok(most) } else { Err(value.invalid()) })
 }
 
 /// A path must have a slash, so that `stdot` is no file.
-fn sink(value: &Value<'_>) -> Read<Sink> {
-    let text = value.text()?;
+fn parse_log_sink(value: &TomlValue<'_>) -> ReadResult<LogSink> {
+    let text = value.string()?;
     match &*text {
-        "off" => Ok(Sink::Off),
-        "stdout" => Ok(Sink::Stdout),
-        "stderr" => Ok(Sink::Stderr),
-        path if path.contains('/') && !path.ends_with('/') => Ok(Sink::File(path.into())),
+        "off" => Ok(LogSink::Off),
+        "stdout" => Ok(LogSink::Stdout),
+        "stderr" => Ok(LogSink::Stderr),
+        path if path.contains('/') && !path.ends_with('/') => Ok(LogSink::File(path.into())),
         word => {
-            let Some(near) = nearest(word, ["stdout", "stderr", "off"]) else { return Err(value.wrong()) };
-            let issue = value.issue(format!("`{}` cannot be `{word}`", value.key));
-            Err(issue.help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.wants)).into())
+            let Some(near) = closest_match(word, ["stdout", "stderr", "off"]) else { return Err(value.invalid()) };
+            let issue = value.diagnostic(format!("`{}` cannot be `{word}`", value.key));
+            Err(issue.with_help(format!("did you mean `{near}`? `{}` takes {}", value.key, value.expected)).into())
         }
     }
 }
 
 /// A DNS server; port 53 if it has none.
-fn server(value: &Value<'_>) -> Read<SocketAddr> {
-    let text = value.text()?;
+fn parse_dns_server(value: &TomlValue<'_>) -> ReadResult<SocketAddr> {
+    let text = value.string()?;
     let bare = text.trim_start_matches('[').trim_end_matches(']').parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
-    text.parse().or(bare).map_err(|_| value.wrong())
+    text.parse().or(bare).map_err(|_| value.invalid())
 }
 
-fn network(value: &Value<'_>) -> Read<Network> {
-    value.text()?.parse().map_err(|()| value.wrong())
+fn parse_network(value: &TomlValue<'_>) -> ReadResult<IpNetwork> {
+    value.string()?.parse().map_err(|()| value.invalid())
 }
 
-fn origin(value: &Value<'_>) -> Read<String> {
-    let text = value.text()?;
-    if is_origin(&text) { Ok(text.to_ascii_lowercase()) } else { Err(value.wrong()) }
+fn parse_cors_origin(value: &TomlValue<'_>) -> ReadResult<String> {
+    let text = value.string()?;
+    if is_cors_origin(&text) { Ok(text.to_ascii_lowercase()) } else { Err(value.invalid()) }
 }
 
 /// What browsers send as `Origin`: scheme, host and port, nothing behind; or `*` for all.
-pub(crate) fn is_origin(text: &str) -> bool {
+pub(crate) fn is_cors_origin(text: &str) -> bool {
     let host = text.split_once("://").map_or("", |(_, host)| host);
     let plain = !host.is_empty() && !host.contains('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'*');
     plain || text == "*"

@@ -4,61 +4,76 @@ use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
-use super::nearest::{nearest, suggest};
-use super::report::{At, Issue};
-use super::value::{Read, Value};
-use crate::telemetry::{BUILT_IN, BadFormat, Escape, Format, Known, Level, known_variables};
+use super::nearest::{closest_match, suggestion};
+use super::report::{Diagnostic, SpannedValue};
+use super::value::{ReadResult, TomlValue};
+use crate::telemetry::{
+    BUILT_IN_FORMATS, LogEscape, LogFormat, LogFormatError, LogLevel, ValueAvailability, available_variable_names,
+};
 
 /// nginx's names, and what they mean here.
-pub(super) const LEVELS: [(&str, Level); 8] = [
-    ("error", Level::Error),
-    ("warn", Level::Warn),
-    ("info", Level::Info),
-    ("notice", Level::Info),
-    ("debug", Level::Info),
-    ("crit", Level::Error),
-    ("alert", Level::Error),
-    ("emerg", Level::Error),
+pub(super) const LEVELS: [(&str, LogLevel); 8] = [
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("notice", LogLevel::Info),
+    ("debug", LogLevel::Info),
+    ("crit", LogLevel::Error),
+    ("alert", LogLevel::Error),
+    ("emerg", LogLevel::Error),
 ];
-const ESCAPES: [(&str, Escape); 3] = [("default", Escape::Default), ("json", Escape::Json), ("none", Escape::None)];
+const ESCAPES: [(&str, LogEscape); 3] =
+    [("default", LogEscape::Default), ("json", LogEscape::Json), ("none", LogEscape::None)];
 
 /// Reads `format` where it is a format itself; `None` where it is a name.
-pub(super) fn direct(value: &Value<'_>) -> Read<Option<Format>> {
-    if value.text()?.contains('$') { format(value, Escape::Default).map(Some) } else { Ok(None) }
+pub(super) fn parse_inline_format(value: &TomlValue<'_>) -> ReadResult<Option<LogFormat>> {
+    if value.string()?.contains('$') { parse_format(value, LogEscape::Default).map(Some) } else { Ok(None) }
 }
 
 /// The name that `format` gives, to be looked up once all formats are known.
-pub(super) fn name(value: &Value<'_>) -> Option<At<String>> {
-    let name = value.text().ok()?;
-    (!name.contains('$')).then(|| value.here(name.into_owned()))
+pub(super) fn parse_format_name(value: &TomlValue<'_>) -> Option<SpannedValue<String>> {
+    let name = value.string().ok()?;
+    (!name.contains('$')).then(|| value.spanned(name.into_owned()))
 }
 
 /// Finds a format by name.
-pub(super) fn find(name: &At<String>, named: &BTreeMap<String, Format>) -> Result<Format, Issue> {
-    named.get(&name.value).cloned().or_else(|| Format::built_in(&name.value)).ok_or_else(|| {
-        let known: Vec<&str> = BUILT_IN.into_iter().chain(named.keys().map(String::as_str)).collect();
-        name.at.issue(format!("unknown format `{}`", name.value)).help(suggest(&name.value, "formats", &known))
+pub(super) fn find_format(
+    name: &SpannedValue<String>,
+    named: &BTreeMap<String, LogFormat>,
+) -> Result<LogFormat, Diagnostic> {
+    named.get(&name.value).cloned().or_else(|| LogFormat::built_in(&name.value)).ok_or_else(|| {
+        let known: Vec<&str> = BUILT_IN_FORMATS.into_iter().chain(named.keys().map(String::as_str)).collect();
+        name.span.diagnostic(format!("unknown format `{}`", name.value)).with_help(suggestion(
+            &name.value,
+            "formats",
+            &known,
+        ))
     })
 }
 
 /// Reads `[log.formats]`. A name whose format is wrong is a name all the same, so that nothing else is said of it.
-pub(super) fn named(value: &Value<'_>, formats: &mut BTreeMap<String, Format>) -> Read<()> {
-    let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
+pub(super) fn parse_named_formats(value: &TomlValue<'_>, formats: &mut BTreeMap<String, LogFormat>) -> ReadResult<()> {
+    let DeValue::Table(table) = value.raw else { return Err(value.invalid()) };
     let mut issues = Vec::new();
     formats.clear();
     for (key, given) in table {
         let name = key.get_ref().as_ref();
-        if BUILT_IN.contains(&name) {
-            let issue = value.at.at(key.span()).issue(format!("the format `{name}` is built in"));
-            issues.push(issue.help("give this one another name"));
+        if BUILT_IN_FORMATS.contains(&name) {
+            let issue = value.span.with_range(key.span()).diagnostic(format!("the format `{name}` is built in"));
+            issues.push(issue.with_help("give this one another name"));
             continue;
         }
         let wants = "a format such as '$remote_addr $status', or { format = '...', escape = \"json\" }";
-        let entry =
-            Value { key: name, wants, given: given.get_ref(), at: value.at.at(given.span()), unquoted: value.unquoted };
-        let format = one(&entry).unwrap_or_else(|mut found| {
+        let entry = TomlValue {
+            key: name,
+            expected: wants,
+            raw: given.get_ref(),
+            span: value.span.with_range(given.span()),
+            unquoted: value.unquoted,
+        };
+        let format = parse_format_entry(&entry).unwrap_or_else(|mut found| {
             issues.append(&mut found);
-            Format::default()
+            LogFormat::default()
         });
         formats.insert(name.to_owned(), format);
     }
@@ -66,60 +81,68 @@ pub(super) fn named(value: &Value<'_>, formats: &mut BTreeMap<String, Format>) -
 }
 
 /// Reads one entry of `[log.formats]`.
-fn one(value: &Value<'_>) -> Read<Format> {
-    let DeValue::Table(table) = value.given else { return format(value, Escape::Default) };
+fn parse_format_entry(value: &TomlValue<'_>) -> ReadResult<LogFormat> {
+    let DeValue::Table(table) = value.raw else { return parse_format(value, LogEscape::Default) };
     let mut issues = Vec::new();
-    let (mut text, mut escape) = (None, Escape::Default);
+    let (mut text, mut escape) = (None, LogEscape::Default);
     for (key, given) in table {
         let (name, wants) = (key.get_ref().as_ref(), "\"default\", \"json\" or \"none\"");
-        let at = value.at.at(given.span());
-        let given = Value { key: name, given: given.get_ref(), at, wants, unquoted: value.unquoted };
+        let at = value.span.with_range(given.span());
+        let given = TomlValue { key: name, raw: given.get_ref(), span: at, expected: wants, unquoted: value.unquoted };
         match name {
-            "format" => text = Some(Value { wants: "a format such as '$remote_addr $status'", ..given }),
+            "format" => text = Some(TomlValue { expected: "a format such as '$remote_addr $status'", ..given }),
             "escape" => match given.one_of("escapes", &ESCAPES) {
                 Ok(read) => escape = read,
                 Err(mut found) => issues.append(&mut found),
             },
             _ => {
-                let issue = value.at.at(key.span()).issue(format!("unknown key `{name}` of a format"));
-                issues.push(issue.help(suggest(name, "keys", &["format", "escape"])));
+                let issue = value.span.with_range(key.span()).diagnostic(format!("unknown key `{name}` of a format"));
+                issues.push(issue.with_help(suggestion(name, "keys", &["format", "escape"])));
             }
         }
     }
-    match text.map(|text| format(&text, escape)) {
+    match text.map(|text| parse_format(&text, escape)) {
         Some(Ok(format)) if issues.is_empty() => return Ok(format),
         Some(Ok(_)) => {}
         Some(Err(mut found)) => issues.append(&mut found),
-        None => issues.push(value.issue("`format` is missing").help("write { format = '...', escape = \"json\" }")),
+        None => issues
+            .push(value.diagnostic("`format` is missing").with_help("write { format = '...', escape = \"json\" }")),
     }
     Err(issues)
 }
 
 /// Takes a format apart, a string or the strings of a list one after the other, as nginx's `log_format` does.
-fn format(value: &Value<'_>, escape: Escape) -> Read<Format> {
-    let pieces = value.each(|piece| {
-        let text = piece.text()?.into_owned();
-        Format::new(&text, escape).map_err(|bad| explain(piece, &text, &bad, Known::Ended))?;
+fn parse_format(value: &TomlValue<'_>, escape: LogEscape) -> ReadResult<LogFormat> {
+    let pieces = value.map_list(|piece| {
+        let text = piece.string()?.into_owned();
+        LogFormat::new(&text, escape).map_err(|bad| diagnose_format(piece, &text, &bad, ValueAvailability::AtEnd))?;
         Ok(text)
     })?;
-    Format::new(&pieces.concat(), escape).map_err(|bad| value.issue(bad.to_string()).into())
+    LogFormat::new(&pieces.concat(), escape).map_err(|bad| value.diagnostic(bad.to_string()).into())
 }
 
 /// Says what is wrong with a format, and which variables have a value by then.
-pub(super) fn explain(value: &Value<'_>, text: &str, bad: &BadFormat, by: Known) -> Vec<Issue> {
-    let (BadFormat::Unknown { at, .. }
-    | BadFormat::Early { at, .. }
-    | BadFormat::Bare { at }
-    | BadFormat::Unclosed { at }) = bad;
-    let issue = value.within(text, at.clone()).issue(bad.to_string());
-    let (BadFormat::Unknown { name, .. } | BadFormat::Early { name, .. }) = bad else { return issue.into() };
-    let known = known_variables(by);
-    if matches!(bad, BadFormat::Early { .. }) {
-        return issue.help(format!("variables known then: {}", known.join(", "))).into();
+pub(super) fn diagnose_format(
+    value: &TomlValue<'_>,
+    text: &str,
+    bad: &LogFormatError,
+    by: ValueAvailability,
+) -> Vec<Diagnostic> {
+    let (LogFormatError::UnknownVariable { span: at, .. }
+    | LogFormatError::NotYetAvailable { span: at, .. }
+    | LogFormatError::MissingName { span: at }
+    | LogFormatError::UnclosedBrace { span: at }) = bad;
+    let issue = value.subspan(text, at.clone()).diagnostic(bad.to_string());
+    let (LogFormatError::UnknownVariable { name, .. } | LogFormatError::NotYetAvailable { name, .. }) = bad else {
+        return issue.into();
+    };
+    let known = available_variable_names(by);
+    if matches!(bad, LogFormatError::NotYetAvailable { .. }) {
+        return issue.with_help(format!("variables known then: {}", known.join(", "))).into();
     }
-    let help = match nearest(name, known.iter().map(String::as_str)) {
+    let help = match closest_match(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `${near}`?"),
         None => format!("variables: {}", known.join(", ")),
     };
-    issue.help(help).into()
+    issue.with_help(help).into()
 }

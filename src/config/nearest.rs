@@ -3,7 +3,7 @@
 /// Finds the word that `typed` was most likely meant to be; the first of equals.
 ///
 /// Case and `-` for `_` do not count; otherwise one slip in three letters is forgiven. O(length²) per word.
-pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest_match<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed: Vec<char> = typed.to_lowercase().replace('-', "_").chars().take(65).collect();
     if typed.len() > 64 {
         return None;
@@ -13,22 +13,22 @@ pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         let known: Vec<char> = word.to_lowercase().chars().collect();
         // Each letter more or less is a slip.
         let near = known.len().abs_diff(typed.len()) <= most;
-        near.then(|| (distance(&typed, &known), word)).filter(|(d, _)| *d <= most)
+        near.then(|| (edit_distance(&typed, &known), word)).filter(|(d, _)| *d <= most)
     };
     known.into_iter().filter_map(slips).min_by_key(|(d, _)| *d).map(|(_, word)| word)
 }
 
 /// The help for a word that is none of `known`: the likely one, and all of them.
-pub(crate) fn suggest(typed: &str, what: &str, known: &[&str]) -> String {
+pub(crate) fn suggestion(typed: &str, what: &str, known: &[&str]) -> String {
     let all = format!("{what}: {}", known.join(", "));
-    match nearest(typed, known.iter().copied()) {
+    match closest_match(typed, known.iter().copied()) {
         Some(word) if word != typed => format!("did you mean `{word}`? {all}"),
         _ => all,
     }
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
-fn distance(a: &[char], b: &[char]) -> usize {
+fn edit_distance(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {
         for j in 0..=b.len() {
@@ -60,14 +60,14 @@ mod tests {
             ("resolve", None),
             ("", None),
         ] {
-            assert_eq!(nearest(typed, known), wanted, "{typed}");
+            assert_eq!(closest_match(typed, known), wanted, "{typed}");
         }
-        assert_eq!(nearest(&"x".repeat(1_000_000), known), None);
+        assert_eq!(closest_match(&"x".repeat(1_000_000), known), None);
     }
 
     #[test]
     fn suggestions_always_list_what_is_valid() {
-        assert_eq!(suggest("tetx", "formats", &["text", "json"]), "did you mean `text`? formats: text, json");
-        assert_eq!(suggest("xml", "formats", &["text", "json"]), "formats: text, json");
+        assert_eq!(suggestion("tetx", "formats", &["text", "json"]), "did you mean `text`? formats: text, json");
+        assert_eq!(suggestion("xml", "formats", &["text", "json"]), "formats: text, json");
     }
 }

@@ -6,29 +6,29 @@ use std::str::FromStr;
 
 /// An address and how many of its leading bits count: `10.0.0.0/8`; an address alone stands for itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Network {
+pub struct IpNetwork {
     address: IpAddr,
-    bits: u8,
+    prefix_len: u8,
 }
 
-impl Network {
+impl IpNetwork {
     /// Tells whether `address` is in the network. An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
-    pub fn has(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
                 let differ = u32::from(ours) ^ u32::from(theirs);
-                differ.leading_zeros() >= u32::from(self.bits)
+                differ.leading_zeros() >= u32::from(self.prefix_len)
             }
             (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
                 let differ = u128::from(ours) ^ u128::from(theirs);
-                differ.leading_zeros() >= u32::from(self.bits)
+                differ.leading_zeros() >= u32::from(self.prefix_len)
             }
             _ => false,
         }
     }
 }
 
-impl FromStr for Network {
+impl FromStr for IpNetwork {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -36,13 +36,13 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(drop)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.map_or(Ok(most), str::parse).map_err(drop)?;
-        if bits > most { Err(()) } else { Ok(Self { address, bits }) }
+        if bits > most { Err(()) } else { Ok(Self { address, prefix_len: bits }) }
     }
 }
 
-impl fmt::Debug for Network {
+impl fmt::Debug for IpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
+        write!(f, "{}/{}", self.address, self.prefix_len)
     }
 }
 
@@ -52,7 +52,8 @@ mod tests {
 
     #[test]
     fn an_address_is_in_the_networks_whose_leading_bits_it_has() {
-        let has = |network: &str, address: &str| network.parse::<Network>().unwrap().has(address.parse().unwrap());
+        let has =
+            |network: &str, address: &str| network.parse::<IpNetwork>().unwrap().contains(address.parse().unwrap());
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("192.168.1.7", "192.168.1.7", "192.168.1.6"),
@@ -68,7 +69,7 @@ mod tests {
     #[test]
     fn what_is_no_network_is_refused() {
         for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "a", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert!(text.parse::<Network>().is_err(), "{text}");
+            assert!(text.parse::<IpNetwork>().is_err(), "{text}");
         }
     }
 }

@@ -3,56 +3,56 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::failing::{self, DraftFailing};
-use super::headers::{self, OwnHeaders};
-use super::keys::{HEADERS, Key, file};
-use super::metering::{self, DraftMetering};
-use super::nearest::suggest;
-use super::replica::replica;
-use super::report::{At, Place};
-use super::route::{host, paths, prefix, refused};
-use super::sticky::sticky;
-use super::value::{Read, Value};
-use crate::balance::{self, BadPolicy};
-use crate::fleet::{ApiKey, MemberSpec, Paths, PolicySpec, Route, Sticky};
-use crate::telemetry::Known;
+use super::failing::{self, FailurePolicyDraft};
+use super::headers::{self, PoolHeaderRules};
+use super::keys::{EXPECTED_HEADERS, KeySpec, parse_file_path};
+use super::metering::{self, AccountingDraft};
+use super::nearest::suggestion;
+use super::replica::parse_replica;
+use super::report::{Span, SpannedValue};
+use super::route::{parse_blocked_paths, parse_host, parse_path_prefix, parse_paths};
+use super::sticky::parse_sticky;
+use super::value::{ReadResult, TomlValue};
+use crate::balance::{self, PolicyError, PolicySpec};
+use crate::fleet::{ApiKey, MemberSpec, PathPolicy, Route, Sticky};
+use crate::telemetry::ValueAvailability;
 use crate::units::ModelName;
 
 /// A pool as far as it was written.
-pub(super) struct Draft {
+pub(super) struct PoolDraft {
     /// Its `[[pool]]`, or the whole file in the short form.
-    pub(super) at: Place,
-    pub(super) name: Option<At<Arc<str>>>,
-    pub(super) models: Vec<At<ModelName>>,
-    pub(super) policy: Option<At<PolicySpec>>,
+    pub(super) span: Span,
+    pub(super) name: Option<SpannedValue<Arc<str>>>,
+    pub(super) models: Vec<SpannedValue<ModelName>>,
+    pub(super) policy: Option<SpannedValue<PolicySpec>>,
     pub(super) shadow: Option<PolicySpec>,
     /// `None` if not given, or not readable.
-    pub(super) members: Option<Vec<At<MemberSpec>>>,
+    pub(super) members: Option<Vec<SpannedValue<MemberSpec>>>,
     pub(super) route: Route,
-    pub(super) headers: OwnHeaders,
-    pub(super) fallback: Option<At<Arc<str>>>,
-    pub(super) paths: Option<At<Paths>>,
-    pub(super) metering: DraftMetering,
-    pub(super) api_key: Option<At<ApiKey>>,
-    pub(super) api_key_env: Option<At<String>>,
+    pub(super) headers: PoolHeaderRules,
+    pub(super) fallback: Option<SpannedValue<Arc<str>>>,
+    pub(super) paths: Option<SpannedValue<PathPolicy>>,
+    pub(super) token_accounting: AccountingDraft,
+    pub(super) api_key: Option<SpannedValue<ApiKey>>,
+    pub(super) api_key_env: Option<SpannedValue<String>>,
     pub(super) sticky: Option<Sticky>,
     pub(super) max_in_flight: Option<usize>,
-    pub(super) tls: DraftTls,
-    pub(super) failing: DraftFailing,
+    pub(super) tls: TlsDraft,
+    pub(super) failure_policy: FailurePolicyDraft,
     /// The keys that were given, readable or not.
-    pub(super) given: Vec<At<&'static str>>,
+    pub(super) given_keys: Vec<SpannedValue<&'static str>>,
 }
 
 /// How replicas behind TLS are verified, as far as it was written.
 #[derive(Default)]
-pub(super) struct DraftTls {
-    pub(super) ca: Option<At<PathBuf>>,
-    pub(super) name: Option<At<String>>,
-    pub(super) verify: Option<At<bool>>,
+pub(super) struct TlsDraft {
+    pub(super) ca: Option<SpannedValue<PathBuf>>,
+    pub(super) name: Option<SpannedValue<String>>,
+    pub(super) verify: Option<SpannedValue<bool>>,
 }
 
 /// The keys that may stand at the top of the file when there is one pool.
-pub(super) const SHORT: [&str; 24] = [
+pub(super) const TOP_LEVEL_POOL_KEYS: [&str; 24] = [
     "policy",
     "shadow",
     "replicas",
@@ -79,226 +79,241 @@ pub(super) const SHORT: [&str; 24] = [
     "check",
 ];
 
-pub(super) static POOL: &[Key<Draft>] = &[
-    Key { path: "name", wants: "a name", default: "", set: |d, v| name(v).map(|name| d.name = Some(v.here(name))) },
-    Key {
+pub(super) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
+    KeySpec {
+        path: "name",
+        expected: "a name",
+        default: "",
+        set: |d, v| parse_name(v).map(|name| d.name = Some(v.spanned(name))),
+    },
+    KeySpec {
         path: "model",
-        wants: "a model's name, or a list of names",
+        expected: "a model's name, or a list of names",
         default: "[]",
-        set: |d, v| v.each(|item| Ok(item.here((&*name(item)?).into()))).map(|models| d.models = models),
+        set: |d, v| v.map_list(|item| Ok(item.spanned((&*parse_name(item)?).into()))).map(|models| d.models = models),
     },
-    Key {
+    KeySpec {
         path: "policy",
-        wants: "a policy's name and words",
+        expected: "a policy's name and words",
         default: "\"token_cost\"",
-        set: |d, v| policy(v).map(|policy| d.policy = Some(v.here(policy))),
+        set: |d, v| parse_policy(v).map(|policy| d.policy = Some(v.spanned(policy))),
     },
-    Key {
+    KeySpec {
         path: "shadow",
-        wants: "a policy's name and words",
+        expected: "a policy's name and words",
         default: "",
-        set: |d, v| policy(v).map(|policy| d.shadow = Some(policy)),
+        set: |d, v| parse_policy(v).map(|policy| d.shadow = Some(policy)),
     },
-    Key {
+    KeySpec {
         path: "replicas",
-        wants: "a list of replicas, each a string or a table",
+        expected: "a list of replicas, each a string or a table",
         default: "",
-        set: |d, v| v.each(replica).map(|members| d.members = Some(members)),
+        set: |d, v| v.map_list(parse_replica).map(|members| d.members = Some(members)),
     },
-    Key {
+    KeySpec {
         path: "host",
-        wants: "a host name without scheme, port or wildcard",
+        expected: "a host name without scheme, port or wildcard",
         default: "",
-        set: |d, v| host(v).map(|host| d.route.host = Some(host)),
+        set: |d, v| parse_host(v).map(|host| d.route.host = Some(host)),
     },
-    Key {
+    KeySpec {
         path: "path",
-        wants: "the beginning of a path, with `/` in front",
+        expected: "the beginning of a path, with `/` in front",
         default: "",
-        set: |d, v| prefix(v).map(|prefix| d.route.path = prefix),
+        set: |d, v| parse_path_prefix(v).map(|prefix| d.route.path = prefix),
     },
-    Key {
+    KeySpec {
         path: "fallback",
-        wants: "another pool's name",
+        expected: "another pool's name",
         default: "",
-        set: |d, v| name(v).map(|name| d.fallback = Some(v.here(name))),
+        set: |d, v| parse_name(v).map(|name| d.fallback = Some(v.spanned(name))),
     },
-    Key {
+    KeySpec {
         path: "paths",
-        wants: "\"any\", or a list of paths with `/` in front",
+        expected: "\"any\", or a list of paths with `/` in front",
         default: "[]",
-        set: |d, v| paths(v).map(|paths| d.paths = Some(v.here(paths))),
+        set: |d, v| parse_paths(v).map(|paths| d.paths = Some(v.spanned(paths))),
     },
-    Key {
+    KeySpec {
         path: "refuse",
-        wants: "a table of paths and statuses such as { \"/admin\" = 403, \"= /ping\" = 404 }",
+        expected: "a table of paths and statuses such as { \"/admin\" = 403, \"= /ping\" = 404 }",
         default: "{}",
-        set: |d, v| refused(v).map(|refused| d.route.refused = refused),
+        set: |d, v| parse_blocked_paths(v).map(|refused| d.route.blocked_paths = refused),
     },
-    Key {
+    KeySpec {
         path: "request_headers",
-        wants: HEADERS,
+        expected: EXPECTED_HEADERS,
         default: "",
-        set: |d, v| headers::table(v, Known::Asked).map(|lines| d.headers.request = Some(lines)),
+        set: |d, v| {
+            headers::parse_header_rules(v, ValueAvailability::AtRequest).map(|lines| d.headers.request = Some(lines))
+        },
     },
-    Key {
+    KeySpec {
         path: "response_headers",
-        wants: HEADERS,
+        expected: EXPECTED_HEADERS,
         default: "",
-        set: |d, v| headers::table(v, Known::Answered).map(|lines| d.headers.response = Some(lines)),
+        set: |d, v| {
+            headers::parse_header_rules(v, ValueAvailability::AtResponse).map(|lines| d.headers.response = Some(lines))
+        },
     },
-    Key {
+    KeySpec {
         path: "engine_metrics",
-        wants: "a time from 100ms such as \"5s\", or \"off\"",
+        expected: "a time from 100ms such as \"5s\", or \"off\"",
         default: "\"5s\"",
-        set: |d, v| metering::engine_metrics(v).map(|every| d.metering.engine_metrics = Some(every)),
+        set: |d, v| {
+            metering::parse_metrics_interval(v).map(|every| d.token_accounting.engine_metrics_interval = Some(every))
+        },
     },
-    Key {
+    KeySpec {
         path: "ask_for_usage",
-        wants: "true or false",
+        expected: "true or false",
         default: "true",
-        set: |d, v| v.flag().map(|ask| d.metering.metering.ask_for_usage = ask),
+        set: |d, v| v.boolean().map(|ask| d.token_accounting.accounting.request_usage = ask),
     },
-    Key {
+    KeySpec {
         path: "tokens",
-        wants: "\"estimate\", \"o200k\", \"cl100k\" or the path of a tokenizer.json",
+        expected: "\"estimate\", \"o200k\", \"cl100k\" or the path of a tokenizer.json",
         default: "\"estimate\"",
-        set: |d, v| metering::tokens(v).map(|vocabulary| d.metering.metering.tokens = vocabulary),
+        set: |d, v| metering::parse_tokenizer(v).map(|vocabulary| d.token_accounting.accounting.tokenizer = vocabulary),
     },
-    Key {
+    KeySpec {
         path: "image_tokens",
-        wants: "a number of tokens",
+        expected: "a number of tokens",
         default: "1000",
-        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.image = tokens),
+        set: |d, v| {
+            metering::parse_token_count(v).map(|tokens| d.token_accounting.accounting.media_tokens.image = tokens)
+        },
     },
-    Key {
+    KeySpec {
         path: "audio_tokens",
-        wants: "a number of tokens",
+        expected: "a number of tokens",
         default: "750",
-        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.media.audio = tokens),
+        set: |d, v| {
+            metering::parse_token_count(v).map(|tokens| d.token_accounting.accounting.media_tokens.audio = tokens)
+        },
     },
-    Key {
+    KeySpec {
         path: "prefix_tokens",
-        wants: "a number of tokens",
+        expected: "a number of tokens",
         default: "1024",
-        set: |d, v| metering::length(v).map(|tokens| d.metering.metering.prefix = tokens),
+        set: |d, v| metering::parse_token_count(v).map(|tokens| d.token_accounting.accounting.prefix_length = tokens),
     },
-    Key {
+    KeySpec {
         path: "api_key",
-        wants: "a key of visible ASCII characters",
+        expected: "a key of visible ASCII characters",
         default: "",
-        set: |d, v| key(v).map(|key| d.api_key = Some(v.here(key))),
+        set: |d, v| parse_api_key(v).map(|key| d.api_key = Some(v.spanned(key))),
     },
-    Key {
+    KeySpec {
         path: "api_key_env",
-        wants: "the name of an environment variable",
+        expected: "the name of an environment variable",
         default: "",
-        set: |d, v| name(v).map(|name| d.api_key_env = Some(v.here(name.to_string()))),
+        set: |d, v| parse_name(v).map(|name| d.api_key_env = Some(v.spanned(name.to_string()))),
     },
-    Key {
+    KeySpec {
         path: "sticky",
-        wants: "a table such as { cookie = \"route\", expires = \"1h\" }",
+        expected: "a table such as { cookie = \"route\", expires = \"1h\" }",
         default: "",
-        set: |d, v| sticky(v).map(|sticky| d.sticky = Some(sticky)),
+        set: |d, v| parse_sticky(v).map(|sticky| d.sticky = Some(sticky)),
     },
-    Key {
+    KeySpec {
         path: "max_in_flight",
-        wants: "a whole number, or 0 for no limit",
+        expected: "a whole number, or 0 for no limit",
         default: "0",
-        set: |d, v| v.count(0).map(|most| d.max_in_flight = Some(most).filter(|most| *most > 0)),
+        set: |d, v| v.integer(0).map(|most| d.max_in_flight = Some(most).filter(|most| *most > 0)),
     },
-    Key {
+    KeySpec {
         path: "tls_ca",
-        wants: "a PEM file",
+        expected: "a PEM file",
         default: "",
-        set: |d, v| file(v).map(|file| d.tls.ca = Some(v.here(file))),
+        set: |d, v| parse_file_path(v).map(|file| d.tls.ca = Some(v.spanned(file))),
     },
-    Key {
+    KeySpec {
         path: "tls_name",
-        wants: "a host name without scheme or port, and no address",
+        expected: "a host name without scheme or port, and no address",
         default: "",
-        set: |d, v| certified(v).map(|name| d.tls.name = Some(v.here(name))),
+        set: |d, v| parse_certificate_name(v).map(|name| d.tls.name = Some(v.spanned(name))),
     },
-    Key {
+    KeySpec {
         path: "tls_verify",
-        wants: "true or false",
+        expected: "true or false",
         default: "true",
-        set: |d, v| v.flag().map(|verify| d.tls.verify = Some(v.here(verify))),
+        set: |d, v| v.boolean().map(|verify| d.tls.verify = Some(v.spanned(verify))),
     },
-    Key {
+    KeySpec {
         path: "eject_growth",
-        wants: "true or false",
+        expected: "true or false",
         default: "true",
-        set: |d, v| v.flag().map(|grows| d.failing.growth = Some(grows)),
+        set: |d, v| v.boolean().map(|grows| d.failure_policy.eject_backoff = Some(grows)),
     },
-    Key {
+    KeySpec {
         path: "replay_percent",
-        wants: "a whole number of percent",
+        expected: "a whole number of percent",
         default: "20",
-        set: |d, v| failing::number(v).map(|percent| d.failing.failing.replays.percent = percent),
+        set: |d, v| failing::parse_u32(v).map(|percent| d.failure_policy.policy.retry_limits.percent = percent),
     },
-    Key {
+    KeySpec {
         path: "replay_spare",
-        wants: "a whole number",
+        expected: "a whole number",
         default: "3",
-        set: |d, v| failing::number(v).map(|spare| d.failing.failing.replays.spare = spare),
+        set: |d, v| failing::parse_u32(v).map(|spare| d.failure_policy.policy.retry_limits.min_retries = spare),
     },
-    Key {
+    KeySpec {
         path: "stalled",
-        wants: "a time above 0 such as \"30s\", or \"off\"",
+        expected: "a time above 0 such as \"30s\", or \"off\"",
         default: "\"30s\"",
-        set: |d, v| failing::stalled(v).map(|time| d.failing.stalled = Some(time)),
+        set: |d, v| failing::parse_stall_timeout(v).map(|time| d.failure_policy.stall_timeout = Some(time)),
     },
-    Key {
+    KeySpec {
         path: "check",
-        wants: "a table such as { path = \"/health\", interval = \"5s\" }",
+        expected: "a table such as { path = \"/health\", interval = \"5s\" }",
         default: "",
-        set: |d, v| failing::check(v).map(|check| d.failing.failing.check = Some(check)),
+        set: |d, v| failing::parse_health_check(v).map(|check| d.failure_policy.policy.health_check = Some(check)),
     },
 ];
 
-impl Draft {
-    pub(super) fn new(at: Place) -> Self {
+impl PoolDraft {
+    pub(super) fn new(at: Span) -> Self {
         Self {
-            at,
+            span: at,
             name: None,
             models: Vec::new(),
             policy: None,
             shadow: None,
             members: None,
             route: Route::default(),
-            headers: OwnHeaders::default(),
+            headers: PoolHeaderRules::default(),
             fallback: None,
             paths: None,
-            metering: DraftMetering::default(),
+            token_accounting: AccountingDraft::default(),
             api_key: None,
             api_key_env: None,
             sticky: None,
             max_in_flight: None,
-            tls: DraftTls::default(),
-            failing: DraftFailing::default(),
-            given: Vec::new(),
+            tls: TlsDraft::default(),
+            failure_policy: FailurePolicyDraft::default(),
+            given_keys: Vec::new(),
         }
     }
 
     /// What the pool is called and where that is said: its name, else its first model, else `default`.
-    pub(super) fn called(&self) -> At<Arc<str>> {
+    pub(super) fn name_or_default(&self) -> SpannedValue<Arc<str>> {
         match (&self.name, self.models.first()) {
             (Some(name), _) => name.clone(),
-            (None, Some(model)) => At::new(model.value.as_str().into(), model.at.clone()),
-            (None, None) => At::new("default".into(), self.at.clone()),
+            (None, Some(model)) => SpannedValue::new(model.value.as_str().into(), model.span.clone()),
+            (None, None) => SpannedValue::new("default".into(), self.span.clone()),
         }
     }
 
     /// Where `key` was given, readable or not.
-    pub(super) fn given(&self, key: &str) -> Option<&Place> {
-        self.given.iter().find(|given| given.value == key).map(|given| &given.at)
+    pub(super) fn key_span(&self, key: &str) -> Option<&Span> {
+        self.given_keys.iter().find(|given| given.value == key).map(|given| &given.span)
     }
 }
 
-pub(super) fn name(value: &Value<'_>) -> Read<Arc<str>> {
-    let text = value.text()?;
-    if is_name(&text) { Ok((*text).into()) } else { Err(value.wrong()) }
+pub(super) fn parse_name(value: &TomlValue<'_>) -> ReadResult<Arc<str>> {
+    let text = value.string()?;
+    if is_name(&text) { Ok((*text).into()) } else { Err(value.invalid()) }
 }
 
 /// Tells whether a text can be a name: it is one line without blanks around it.
@@ -306,54 +321,54 @@ pub(crate) fn is_name(text: &str) -> bool {
     !text.trim().is_empty() && text.trim() == text && !text.contains(char::is_control)
 }
 
-fn policy(value: &Value<'_>) -> Read<PolicySpec> {
-    let text = value.text()?;
+fn parse_policy(value: &TomlValue<'_>) -> ReadResult<PolicySpec> {
+    let text = value.string()?;
     let words = value.words()?;
-    balance::Spec::parse(&text).map_err(|bad| {
-        let issue = culprit(&words, &bad).unwrap_or_else(|| value.at.clone()).issue(bad.to_string());
-        let row = balance::table().iter().find(|row| words.first().is_some_and(|word| word.value == row.name));
+    balance::PolicySpec::parse(&text).map_err(|bad| {
+        let issue = bad_span(&words, &bad).unwrap_or_else(|| value.span.clone()).diagnostic(bad.to_string());
+        let row = balance::policy_table().iter().find(|row| words.first().is_some_and(|word| word.value == row.name));
         let usage = row.map(|row| format!("write `{}`", row.usage())).unwrap_or_default();
         let example = row.map(|row| format!(", for example `{} {}`", row.name, row.samples[0])).unwrap_or_default();
         let help = match &bad {
-            BadPolicy::Unknown(name) => {
-                let names: Vec<&str> = balance::table().iter().map(|row| row.name).collect();
-                suggest(name, "policies", &names)
+            PolicyError::UnknownPolicy(name) => {
+                let names: Vec<&str> = balance::policy_table().iter().map(|row| row.name).collect();
+                suggestion(name, "policies", &names)
             }
-            BadPolicy::Argument(_) => usage,
-            BadPolicy::Missing(_) => usage + &example,
-            BadPolicy::Variable(name) => suggest(name, "variables", &balance::Key::variables()),
+            PolicyError::InvalidArgument(_) => usage,
+            PolicyError::MissingArgument(_) => usage + &example,
+            PolicyError::UnknownVariable(name) => suggestion(name, "variables", &balance::HashKey::variables()),
         };
-        issue.help(help).into()
+        issue.with_help(help).into()
     })
 }
 
 /// The place of what is wrong in a policy's words.
-fn culprit(words: &[At<String>], bad: &BadPolicy) -> Option<Place> {
-    let text = bad.culprit()?;
-    let behind_name = if matches!(bad, BadPolicy::Unknown(_)) { 0 } else { 1 };
-    let in_word = |At { value, at }: &At<String>| {
-        let from = at.start() + value.find(text).filter(|_| at.written() == value)?;
-        Some(at.at(from..from + text.len()))
+fn bad_span(words: &[SpannedValue<String>], bad: &PolicyError) -> Option<Span> {
+    let text = bad.bad_text()?;
+    let behind_name = if matches!(bad, PolicyError::UnknownPolicy(_)) { 0 } else { 1 };
+    let in_word = |SpannedValue { value, span: at }: &SpannedValue<String>| {
+        let from = at.start() + value.find(text).filter(|_| at.text() == value)?;
+        Some(at.with_range(from..from + text.len()))
     };
     words.iter().skip(behind_name).find_map(in_word)
 }
 
 /// A name that a certificate can be for; where it is for an address, the URL has that.
-fn certified(value: &Value<'_>) -> Read<String> {
-    let host = host(value)?;
+fn parse_certificate_name(value: &TomlValue<'_>) -> ReadResult<String> {
+    let host = parse_host(value)?;
     let is_name = !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err();
-    if is_name { Ok(host) } else { Err(value.wrong()) }
+    if is_name { Ok(host) } else { Err(value.invalid()) }
 }
 
-fn key(value: &Value<'_>) -> Read<ApiKey> {
-    let text = value.text()?;
-    if fits_header(&text) {
+fn parse_api_key(value: &TomlValue<'_>) -> ReadResult<ApiKey> {
+    let text = value.string()?;
+    if is_header_safe(&text) {
         return Ok(ApiKey::new(text));
     }
-    Err(value.issue("`api_key` takes a key of visible ASCII characters").into())
+    Err(value.diagnostic("`api_key` takes a key of visible ASCII characters").into())
 }
 
 /// Whether a key can be sent in a header.
-pub(super) fn fits_header(key: &str) -> bool {
+pub(super) fn is_header_safe(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic())
 }

@@ -4,163 +4,175 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::keys::Key;
-use super::nearest::suggest;
-use super::report::{Issue, Place};
-use super::value::{Read, Value};
-use crate::fleet::{Cookie, SameSite, Sticky, Variable};
+use super::keys::KeySpec;
+use super::nearest::suggestion;
+use super::report::{Diagnostic, Span};
+use super::value::{ReadResult, TomlValue};
+use crate::fleet::{SameSite, Sticky, StickyCookie, StickyVariable};
 
 /// nginx's `timeout` of `sticky learn`.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(600);
 /// What browsers take for ever: nginx's `expires=max` is as far away.
-const FOR_EVER: Duration = Duration::from_secs(3_650 * 86_400);
+const MAX_COOKIE_AGE: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// What is written, before it is one of the kinds.
 #[derive(Default)]
-struct Draft {
-    cookie: Cookie,
-    learn: Vec<Variable>,
-    lookup: Vec<Variable>,
+struct StickyDraft {
+    cookie: StickyCookie,
+    learn: Vec<StickyVariable>,
+    lookup: Vec<StickyVariable>,
     header: String,
     timeout: Option<Duration>,
 }
 
 /// The keys, each kind first of its own.
-static KEYS: &[Key<Draft>] = &[
-    Key {
+static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
+    KeySpec {
         path: "cookie",
-        wants: "a cookie's name",
+        expected: "a cookie's name",
         default: "",
-        set: |d, v| token(v).map(|name| d.cookie.name = name),
+        set: |d, v| parse_cookie_token(v).map(|name| d.cookie.name = name),
     },
-    Key {
+    KeySpec {
         path: "expires",
-        wants: "a time such as \"1h\", or \"max\"",
+        expected: "a time such as \"1h\", or \"max\"",
         default: "",
-        set: |d, v| expires(v).map(|time| d.cookie.expires = Some(time)),
+        set: |d, v| parse_expires(v).map(|time| d.cookie.expires = Some(time)),
     },
-    Key {
+    KeySpec {
         path: "domain",
-        wants: "a domain such as \".example.com\"",
+        expected: "a domain such as \".example.com\"",
         default: "",
-        set: |d, v| token(v).map(|domain| d.cookie.domain = Some(domain)),
+        set: |d, v| parse_cookie_token(v).map(|domain| d.cookie.domain = Some(domain)),
     },
-    Key {
+    KeySpec {
         path: "path",
-        wants: "a path such as \"/\"",
+        expected: "a path such as \"/\"",
         default: "",
-        set: |d, v| token(v).map(|path| d.cookie.path = Some(path)),
+        set: |d, v| parse_cookie_token(v).map(|path| d.cookie.path = Some(path)),
     },
-    Key {
+    KeySpec {
         path: "httponly",
-        wants: "true or false",
+        expected: "true or false",
         default: "",
-        set: |d, v| v.flag().map(|on| d.cookie.http_only = on),
+        set: |d, v| v.boolean().map(|on| d.cookie.http_only = on),
     },
-    Key { path: "secure", wants: "true or false", default: "", set: |d, v| v.flag().map(|on| d.cookie.secure = on) },
-    Key {
+    KeySpec {
+        path: "secure",
+        expected: "true or false",
+        default: "",
+        set: |d, v| v.boolean().map(|on| d.cookie.secure = on),
+    },
+    KeySpec {
         path: "samesite",
-        wants: "\"strict\", \"lax\" or \"none\"",
+        expected: "\"strict\", \"lax\" or \"none\"",
         default: "",
-        set: |d, v| v.one_of("values", &SAME_SITES).map(|value| d.cookie.same_site = Some(value)),
+        set: |d, v| v.one_of("values", &SAME_SITE_VALUES).map(|value| d.cookie.same_site = Some(value)),
     },
-    Key {
+    KeySpec {
         path: "learn",
-        wants: "what names a new session, such as \"$upstream_cookie_sid\"",
+        expected: "what names a new session, such as \"$upstream_cookie_sid\"",
         default: "",
-        set: |d, v| v.each(variable).map(|all| d.learn = all),
+        set: |d, v| v.map_list(parse_variable).map(|all| d.learn = all),
     },
-    Key {
+    KeySpec {
         path: "lookup",
-        wants: "what names a request's session, such as \"$cookie_sid\"",
+        expected: "what names a request's session, such as \"$cookie_sid\"",
         default: "",
-        set: |d, v| v.each(asked).map(|all| d.lookup = all),
+        set: |d, v| v.map_list(parse_request_variable).map(|all| d.lookup = all),
     },
-    Key { path: "header", wants: "a header's name", default: "", set: |d, v| token(v).map(|name| d.header = name) },
-    Key {
-        path: "timeout",
-        wants: "a time above 0 such as \"10m\"",
+    KeySpec {
+        path: "header",
+        expected: "a header's name",
         default: "",
-        set: |d, v| v.some_time().map(|time| d.timeout = Some(time)),
+        set: |d, v| parse_cookie_token(v).map(|name| d.header = name),
+    },
+    KeySpec {
+        path: "timeout",
+        expected: "a time above 0 such as \"10m\"",
+        default: "",
+        set: |d, v| v.positive_duration().map(|time| d.timeout = Some(time)),
     },
 ];
 
-const SAME_SITES: [(&str, SameSite); 3] =
+const SAME_SITE_VALUES: [(&str, SameSite); 3] =
     [("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
 
 /// The kinds by the key that makes them, and what may stand beside it.
-const KINDS: [(&str, &[&str]); 3] = [
+const STICKY_METHODS: [(&str, &[&str]); 3] = [
     ("cookie", &["expires", "domain", "path", "httponly", "secure", "samesite"]),
     ("learn", &["lookup", "timeout"]),
     ("header", &["timeout"]),
 ];
 
 /// Reads `{ cookie = "route", expires = "1h" }`, `{ learn = "...", lookup = "..." }` or `{ header = "..." }`.
-pub(super) fn sticky(value: &Value<'_>) -> Read<Sticky> {
-    let DeValue::Table(table) = value.given else { return Err(value.wrong()) };
-    let mut draft = Draft::default();
+pub(super) fn parse_sticky(value: &TomlValue<'_>) -> ReadResult<Sticky> {
+    let DeValue::Table(table) = value.raw else { return Err(value.invalid()) };
+    let mut draft = StickyDraft::default();
     let mut issues = Vec::new();
-    let mut given: Vec<(&str, Place)> = Vec::new();
+    let mut given: Vec<(&str, Span)> = Vec::new();
     for (key, item) in table {
-        let (name, at) = (key.get_ref().as_ref(), value.at.at(key.span()));
-        let Some(row) = KEYS.iter().find(|row| row.path == name) else {
-            let names: Vec<&str> = KEYS.iter().map(|row| row.path).collect();
-            issues.push(at.issue(format!("unknown key `{name}` in `sticky`")).help(suggest(name, "keys", &names)));
+        let (name, at) = (key.get_ref().as_ref(), value.span.with_range(key.span()));
+        let Some(row) = STICKY_SCHEMA.iter().find(|row| row.path == name) else {
+            let names: Vec<&str> = STICKY_SCHEMA.iter().map(|row| row.path).collect();
+            issues.push(
+                at.diagnostic(format!("unknown key `{name}` in `sticky`")).with_help(suggestion(name, "keys", &names)),
+            );
             continue;
         };
-        let spot = value.at.at(item.span());
-        let item = Value { key: name, wants: row.wants, given: item.get_ref(), at: spot, unquoted: false };
+        let spot = value.span.with_range(item.span());
+        let item = TomlValue { key: name, expected: row.expected, raw: item.get_ref(), span: spot, unquoted: false };
         issues.extend((row.set)(&mut draft, &item).err().unwrap_or_default());
         given.push((row.path, at));
     }
-    let kind = KINDS.iter().find(|(kind, _)| given.iter().any(|(name, _)| name == kind));
+    let kind = STICKY_METHODS.iter().find(|(kind, _)| given.iter().any(|(name, _)| name == kind));
     let Some((kind, beside)) = kind else {
-        issues.push(value.issue("`sticky` needs one of `cookie`, `learn` and `header`").help(EXAMPLE));
+        issues.push(value.diagnostic("`sticky` needs one of `cookie`, `learn` and `header`").with_help(STICKY_EXAMPLE));
         return Err(issues);
     };
     let odd = given.iter().filter(|(name, _)| name != kind && !beside.contains(name));
-    issues.extend(odd.map(|(name, at)| out_of_place(name, kind, at)));
+    issues.extend(odd.map(|(name, at)| misplaced_key(name, kind, at)));
     if *kind == "learn" && !given.iter().any(|(name, _)| *name == "lookup") {
-        issues.push(value.issue("`learn` needs a `lookup`").help("for example lookup = \"$cookie_sid\""));
+        issues.push(value.diagnostic("`learn` needs a `lookup`").with_help("for example lookup = \"$cookie_sid\""));
     }
     if !issues.is_empty() {
         return Err(issues);
     }
-    let timeout = draft.timeout.unwrap_or(TIMEOUT);
+    let timeout = draft.timeout.unwrap_or(DEFAULT_SESSION_TIMEOUT);
     Ok(match *kind {
         "cookie" => Sticky::Cookie(draft.cookie),
         "learn" => Sticky::Learn { create: draft.learn, lookup: draft.lookup, timeout },
-        _ => Sticky::header(&draft.header, timeout),
+        _ => Sticky::from_header(&draft.header, timeout),
     })
 }
 
-const EXAMPLE: &str = "for example sticky = { cookie = \"route\", expires = \"1h\" }";
+const STICKY_EXAMPLE: &str = "for example sticky = { cookie = \"route\", expires = \"1h\" }";
 
-fn out_of_place(name: &str, kind: &str, at: &Place) -> Issue {
-    at.issue(format!("`{name}` has no place beside `{kind}`")).help("leave it out")
+fn misplaced_key(name: &str, kind: &str, at: &Span) -> Diagnostic {
+    at.diagnostic(format!("`{name}` has no place beside `{kind}`")).with_help("leave it out")
 }
 
 /// What may stand in a cookie without quotes.
-fn token(value: &Value<'_>) -> Read<String> {
-    let text = value.text()?;
+fn parse_cookie_token(value: &TomlValue<'_>) -> ReadResult<String> {
+    let text = value.string()?;
     let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"=;,\"\\".contains(&b));
-    if fits { Ok(text.into_owned()) } else { Err(value.wrong()) }
+    if fits { Ok(text.into_owned()) } else { Err(value.invalid()) }
 }
 
-fn expires(value: &Value<'_>) -> Read<Duration> {
-    if value.given.as_str() == Some("max") { Ok(FOR_EVER) } else { value.some_time() }
+fn parse_expires(value: &TomlValue<'_>) -> ReadResult<Duration> {
+    if value.raw.as_str() == Some("max") { Ok(MAX_COOKIE_AGE) } else { value.positive_duration() }
 }
 
-fn variable(value: &Value<'_>) -> Read<Variable> {
-    Variable::parse(&value.text()?).ok_or_else(|| value.wrong())
+fn parse_variable(value: &TomlValue<'_>) -> ReadResult<StickyVariable> {
+    StickyVariable::parse(&value.string()?).ok_or_else(|| value.invalid())
 }
 
 /// A variable that is known before there is an answer.
-fn asked(value: &Value<'_>) -> Read<Variable> {
-    match variable(value)? {
-        Variable::UpstreamCookie(_) | Variable::UpstreamHeader(_) => {
-            let issue = value.issue("a session is looked up before there is an answer");
-            Err(issue.help("write `$cookie_NAME` or `$http_NAME`").into())
+fn parse_request_variable(value: &TomlValue<'_>) -> ReadResult<StickyVariable> {
+    match parse_variable(value)? {
+        StickyVariable::UpstreamCookie(_) | StickyVariable::UpstreamHeader(_) => {
+            let issue = value.diagnostic("a session is looked up before there is an answer");
+            Err(issue.with_help("write `$cookie_NAME` or `$http_NAME`").into())
         }
         known => Ok(known),
     }
@@ -171,7 +183,7 @@ mod tests {
     use super::super::load;
     use super::*;
 
-    fn read(table: &str) -> Result<Sticky, String> {
+    fn load_sticky(table: &str) -> Result<Sticky, String> {
         let text = format!("replicas = [\"http://a\", \"http://b\"]\nsticky = {table}");
         let loaded = load(&text, "f", []).map_err(|report| report.to_string())?;
         Ok(loaded.settings.pools[0].sticky.clone().expect("it was given"))
@@ -179,24 +191,29 @@ mod tests {
 
     #[test]
     fn the_three_kinds_are_read() {
-        let cookie = Cookie {
+        let cookie = StickyCookie {
             name: "route".to_owned(),
             expires: Some(Duration::from_secs(3_600)),
             http_only: true,
             same_site: Some(SameSite::Lax),
-            ..Cookie::default()
+            ..StickyCookie::default()
         };
         let table = "{ cookie = \"route\", expires = \"1h\", httponly = true, samesite = \"lax\" }";
-        assert_eq!(read(table), Ok(Sticky::Cookie(cookie)));
+        assert_eq!(load_sticky(table), Ok(Sticky::Cookie(cookie)));
         assert_eq!(
-            read("{ learn = \"$upstream_cookie_sid\", lookup = [\"$cookie_sid\", \"$http_x_sid\"], timeout = \"1h\" }"),
+            load_sticky(
+                "{ learn = \"$upstream_cookie_sid\", lookup = [\"$cookie_sid\", \"$http_x_sid\"], timeout = \"1h\" }"
+            ),
             Ok(Sticky::Learn {
-                create: vec![Variable::UpstreamCookie("sid".to_owned())],
-                lookup: vec![Variable::Cookie("sid".to_owned()), Variable::Header("x-sid".to_owned())],
+                create: vec![StickyVariable::UpstreamCookie("sid".to_owned())],
+                lookup: vec![StickyVariable::Cookie("sid".to_owned()), StickyVariable::Header("x-sid".to_owned())],
                 timeout: Duration::from_secs(3_600),
             })
         );
-        assert_eq!(read("{ header = \"X-Session-Id\" }"), Ok(Sticky::header("x-session-id", TIMEOUT)));
+        assert_eq!(
+            load_sticky("{ header = \"X-Session-Id\" }"),
+            Ok(Sticky::from_header("x-session-id", DEFAULT_SESSION_TIMEOUT))
+        );
     }
 
     #[test]
@@ -213,7 +230,7 @@ mod tests {
             ("{ learn = \"$upstream_cookie_a\", lookup = \"$upstream_cookie_a\" }", "before there is an answer"),
             ("{ cookie = \"a\", samesite = \"laxx\" }", "did you mean `lax`?"),
         ] {
-            let report = read(table).expect_err(table);
+            let report = load_sticky(table).expect_err(table);
             assert!(report.contains(wanted), "{table}: {report}");
         }
     }

@@ -2,42 +2,42 @@
 
 use toml::de::{DeTable, Error};
 
-use super::report::{Issue, Place, conceals};
+use super::report::{Diagnostic, Span, may_hold_secret};
 
 /// Parses a file; the issues beside the tree are of keys given twice, of which the tree has the first.
 ///
 /// *Errors*: everything else that is no TOML.
-pub(super) fn parse(whole: &Place) -> Result<(DeTable<'_>, Vec<Issue>), Vec<Issue>> {
+pub(super) fn parse_document(whole: &Span) -> Result<(DeTable<'_>, Vec<Diagnostic>), Vec<Diagnostic>> {
     let (root, errors) = DeTable::parse_recoverable(&whole.source().text);
-    let mut issues: Vec<Issue> = Vec::new();
+    let mut issues: Vec<Diagnostic> = Vec::new();
     for error in &errors {
-        let issue = issue(error, whole);
+        let issue = syntax_diagnostic(error, whole);
         // One slip makes the parser stumble more than once; the first time says it best.
         if issues.iter().all(|known| known.line != issue.line) {
             issues.push(issue);
         }
     }
-    if errors.iter().all(doubled) { Ok((root.into_inner(), issues)) } else { Err(issues) }
+    if errors.iter().all(is_duplicate_key) { Ok((root.into_inner(), issues)) } else { Err(issues) }
 }
 
-fn doubled(error: &Error) -> bool {
+fn is_duplicate_key(error: &Error) -> bool {
     error.message() == "duplicate key"
 }
 
-fn issue(error: &Error, whole: &Place) -> Issue {
-    let at = whole.at(error.span().unwrap_or(0..0));
-    if doubled(error) {
-        return at.issue(format!("`{}` is given twice", at.written())).help("keep one");
+fn syntax_diagnostic(error: &Error, whole: &Span) -> Diagnostic {
+    let at = whole.with_range(error.span().unwrap_or(0..0));
+    if is_duplicate_key(error) {
+        return at.diagnostic(format!("`{}` is given twice", at.text())).with_help("keep one");
     }
-    let issue = at.issue(format!("TOML syntax: {}", error.message()));
-    match advice(at.line()) {
-        Some(advice) => issue.help(advice),
+    let issue = at.diagnostic(format!("TOML syntax: {}", error.message()));
+    match suggest_fix(at.line_text()) {
+        Some(advice) => issue.with_help(advice),
         None => issue,
     }
 }
 
 /// What to do about the slips that a line shows.
-fn advice(line: &str) -> Option<String> {
+fn suggest_fix(line: &str) -> Option<String> {
     let line = line.split('#').next().unwrap_or_default().trim();
     if line.ends_with('{') || line == "}" {
         return Some("there are no blocks here: nginx's `upstream` is a `[[pool]]`".to_owned());
@@ -47,7 +47,11 @@ fn advice(line: &str) -> Option<String> {
     let (key, value) = (key.trim(), value.trim());
     let word = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     // A key must not be shown, and what has quotes already lacks something else.
-    if !word || conceals(&format!("{key} = {value}")) || value.is_empty() || value.contains(['"', '\'', '[', '{']) {
+    if !word
+        || may_hold_secret(&format!("{key} = {value}"))
+        || value.is_empty()
+        || value.contains(['"', '\'', '[', '{'])
+    {
         return colon.then(|| "lines end without `;`".to_owned());
     }
     let value = match value {
@@ -72,10 +76,10 @@ mod tests {
             ("x_upstream on;", "write `x_upstream = true`"),
             ("policy = \"random\";", "lines end without `;`"),
         ] {
-            assert_eq!(advice(line).as_deref(), Some(wanted), "{line}");
+            assert_eq!(suggest_fix(line).as_deref(), Some(wanted), "{line}");
         }
         for line in ["", "=", "a = \"x", "api_key = sk-1", "b = [1,"] {
-            assert_eq!(advice(line), None, "{line}");
+            assert_eq!(suggest_fix(line), None, "{line}");
         }
     }
 }

@@ -4,33 +4,34 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::access::KEY;
-use crate::config::keys::SETTINGS;
-use crate::config::pool::{POOL, SHORT};
-use crate::config::replica::WORDS;
-use crate::fleet::{Paths, PolicySpec};
+use crate::balance::PolicySpec;
+use crate::config::access::CLIENT_KEY_SCHEMA;
+use crate::config::keys::SETTINGS_SCHEMA;
+use crate::config::pool::{POOL_SCHEMA, TOP_LEVEL_POOL_KEYS};
+use crate::config::replica::REPLICA_OPTIONS;
+use crate::fleet::PathPolicy;
 use crate::units::ModelName;
 
-const ROUTER: &str = include_str!("../../config/router.toml");
+const ROUTER_TOML: &str = include_str!("../../config/router.toml");
 
-fn read(text: &str) -> Loaded {
+fn load_valid(text: &str) -> LoadedConfig {
     load(text, "router.toml", []).unwrap_or_else(|report| panic!("{report}"))
 }
 
-fn with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, String> {
+fn load_with_env(text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, String> {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     load(text, "router.toml", env).map_err(|report| report.to_string())
 }
 
 #[test]
 fn the_reference_file_is_the_default_of_everything() {
-    let Loaded { mut settings, warnings, .. } = read(ROUTER);
+    let LoadedConfig { mut settings, warnings, .. } = load_valid(ROUTER_TOML);
     let pools = std::mem::take(&mut settings.pools);
     assert_eq!(settings, Settings::default());
-    assert_eq!(pools, read("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
+    assert_eq!(pools, load_valid("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
     let pool = &pools[0];
     assert_eq!((&*pool.name, &pool.models, &pool.policy), ("default", &vec![], &PolicySpec::default()));
-    assert_eq!((&pool.paths, &pool.fallback, &pool.api_key), (&Paths::Listed(vec![]), &None, &None));
+    assert_eq!((&pool.path_policy, &pool.fallback, &pool.api_key), (&PathPolicy::Listed(vec![]), &None, &None));
     assert_eq!(warnings, []);
 }
 
@@ -38,14 +39,14 @@ fn the_reference_file_is_the_default_of_everything() {
 fn the_reference_file_has_every_key_at_the_tables_default() {
     let mut table = String::new();
     let mut lines = Vec::new();
-    for line in ROUTER.lines() {
+    for line in ROUTER_TOML.lines() {
         let bare = line.trim_start_matches("# ");
         if bare.starts_with('[') && bare.ends_with(']') {
             table = format!("{}.", bare.trim_matches(['[', ']']));
         }
         lines.push(format!("{}{table}{bare}", if line.starts_with('#') { "# " } else { "" }));
     }
-    for (path, default) in SETTINGS.iter().map(|row| (row.path, row.default)) {
+    for (path, default) in SETTINGS_SCHEMA.iter().map(|row| (row.path, row.default)) {
         let wanted = match default {
             "" => format!("# {path} = "),
             default => format!("{path} = {default}"),
@@ -53,8 +54,8 @@ fn the_reference_file_has_every_key_at_the_tables_default() {
         let has = |line: &String| if default.is_empty() { line.starts_with(&wanted) } else { *line == wanted };
         assert!(lines.iter().any(has), "config/router.toml lacks `{wanted}`");
     }
-    for row in POOL {
-        let home = if SHORT.contains(&row.path) { "" } else { "pool." };
+    for row in POOL_SCHEMA {
+        let home = if TOP_LEVEL_POOL_KEYS.contains(&row.path) { "" } else { "pool." };
         let wanted = match (row.default, row.path) {
             ("", "replicas") => "replicas = [".to_owned(),
             ("", path) => format!("# {home}{path} = "),
@@ -62,14 +63,14 @@ fn the_reference_file_has_every_key_at_the_tables_default() {
         };
         assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
     }
-    for row in KEY {
+    for row in CLIENT_KEY_SCHEMA {
         let wanted = format!("# key.{} = ", row.path);
         assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
     }
-    for word in WORDS {
+    for word in REPLICA_OPTIONS {
         let wanted =
             if word.default.is_empty() { word.name.to_owned() } else { format!("{}={} ", word.name, word.default) };
-        assert!(ROUTER.contains(&format!("#   {wanted}")), "config/router.toml lacks the word `{wanted}`");
+        assert!(ROUTER_TOML.contains(&format!("#   {wanted}")), "config/router.toml lacks the word `{wanted}`");
     }
 }
 
@@ -80,7 +81,8 @@ fn every_shipped_file_loads() {
         for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap().flatten() {
             if entry.path().extension().is_some_and(|e| e == "toml") {
                 let text = fs::read_to_string(entry.path()).unwrap();
-                with(&text, &[("ENGINE_KEY", "sk-1")]).unwrap_or_else(|e| panic!("{}\n{e}", entry.path().display()));
+                load_with_env(&text, &[("ENGINE_KEY", "sk-1")])
+                    .unwrap_or_else(|e| panic!("{}\n{e}", entry.path().display()));
                 loaded += 1;
             }
         }
@@ -92,13 +94,13 @@ fn every_shipped_file_loads() {
 fn pools_take_the_policy_at_the_top_unless_they_have_their_own() {
     let text = "policy = 'random'\n[[pool]]\nname = 'a'\nreplicas = ['http://a:1']\n\
                 [[pool]]\nname = 'b'\npolicy = 'round_robin'\nreplicas = ['http://b:1']";
-    let names: Vec<_> = read(text).settings.pools.iter().map(|pool| pool.policy.name()).collect();
+    let names: Vec<_> = load_valid(text).settings.pools.iter().map(|pool| pool.policy.name()).collect();
     assert_eq!(names, ["random", "round_robin"]);
 }
 
 #[test]
 fn a_pool_is_called_after_its_first_model() {
-    let pools = read("model = ['m', 'n']\nreplicas = ['http://a:1']").settings.pools;
+    let pools = load_valid("model = ['m', 'n']\nreplicas = ['http://a:1']").settings.pools;
     assert_eq!((&*pools[0].name, &pools[0].models), ("m", &vec![ModelName::from("m"), ModelName::from("n")]));
 }
 
@@ -106,13 +108,13 @@ fn a_pool_is_called_after_its_first_model() {
 fn routes_and_tables_of_replicas_are_read() {
     let text = "[[pool]]\nhost = 'API.example.com.'\npath = '/a/'\npaths = 'any'\n\
                 replicas = [{ url = 'http://a:1', weight = 3, backup = true, down = false, fail_timeout = 2.5 }]";
-    let loaded = read(text);
+    let loaded = load_valid(text);
     let pool = &loaded.settings.pools[0];
     assert_eq!(pool.route.host.as_deref(), Some("api.example.com"));
     assert_eq!(pool.route.path.as_deref(), Some("/a"));
     let member = &pool.members[0];
     assert_eq!((member.weight.get(), member.backup, member.down), (3, true, false));
-    assert_eq!(member.eject.fail_timeout.as_millis(), 2_500);
+    assert_eq!(member.eject_limits.fail_timeout.as_millis(), 2_500);
     assert_eq!(loaded.warnings.len(), 1);
 }
 
@@ -133,11 +135,11 @@ fn variables_override_the_file() {
         ("TOKENWEIR__REPLICAS", "[\"http://b:1\", \"http://c:1 weight=2\"]"),
         ("TOKENWEIR", "not ours"),
     ];
-    let settings = with(&text, &env).unwrap().settings;
+    let settings = load_with_env(&text, &env).unwrap().settings;
     assert_eq!(settings.listen, ["80".parse().unwrap()]);
-    assert_eq!((settings.admin, settings.log.access), (None, Sink::File("/tmp/a.log".into())));
+    assert_eq!((settings.admin, settings.log.access), (None, LogSink::File("/tmp/a.log".into())));
     assert_eq!((settings.limits.headers, settings.timeouts.idle.as_secs()), (7, 60));
-    assert_eq!(settings.timeouts.body.as_millis(), 2_500);
+    assert_eq!(settings.timeouts.client_body.as_millis(), 2_500);
     assert_eq!(settings.cors.unwrap().origins, ["*"]);
     let pool = &settings.pools[0];
     assert_eq!((pool.policy.name(), pool.api_key.as_ref().unwrap().reveal()), ("random", "123"));
@@ -163,7 +165,7 @@ TOKENWEIR__REPLICAS:1:10: unknown word `wat` for a replica
   |          ^^^
   = help: words: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
 ";
-    assert_eq!(with("replicas = ['http://a:1']", &env).unwrap_err(), wanted);
+    assert_eq!(load_with_env("replicas = ['http://a:1']", &env).unwrap_err(), wanted);
 }
 
 #[test]
@@ -176,7 +178,8 @@ fn keys_of_replicas_are_never_printed() {
         "api_key_env = 'KEY'",
     ];
     for text in texts {
-        let shown = with(&format!("replicas = ['http://a:1']\n{text}"), &[("KEY", "sk-secret\n")]).unwrap_err();
+        let shown =
+            load_with_env(&format!("replicas = ['http://a:1']\n{text}"), &[("KEY", "sk-secret\n")]).unwrap_err();
         assert!(!shown.contains("secret"), "{shown}");
     }
     let texts = [
@@ -193,16 +196,16 @@ fn keys_of_replicas_are_never_printed() {
     ];
     for text in texts {
         let text = format!("replicas = ['http://a:1']\n[[key]]\nname = 'a'\n{text}");
-        let shown = with(&text, &[("KEY", "hushed-and-long-enough\n"), ("SHORT", "hushed")]).unwrap_err();
+        let shown = load_with_env(&text, &[("KEY", "hushed-and-long-enough\n"), ("SHORT", "hushed")]).unwrap_err();
         assert!(!shown.contains("hushed"), "{shown}");
     }
     for text in ["admin_token = 'hushed'", "admin_token = hushed", "key = ['hushed']", "key = [{ hash = 'hushed' }]"] {
-        let shown = with(&format!("replicas = ['http://a:1']\n{text}"), &[]).unwrap_err();
+        let shown = load_with_env(&format!("replicas = ['http://a:1']\n{text}"), &[]).unwrap_err();
         assert!(!shown.contains("hushed"), "{shown}");
     }
-    let shown = with("replicas = ['http://a:1']", &[("TOKENWEIR__ADMIN_TOKEN", "hushed")]).unwrap_err();
+    let shown = load_with_env("replicas = ['http://a:1']", &[("TOKENWEIR__ADMIN_TOKEN", "hushed")]).unwrap_err();
     assert!(!shown.contains("hushed"), "{shown}");
-    let shown = with("replicas = ['http://a:1']", &[("TOKENWEIR__API_KEY", "[\"sk-secret\"]")]).unwrap_err();
+    let shown = load_with_env("replicas = ['http://a:1']", &[("TOKENWEIR__API_KEY", "[\"sk-secret\"]")]).unwrap_err();
     assert!(!shown.contains("secret"), "{shown}");
 }
 
@@ -218,13 +221,15 @@ fn keys_of_clients_come_from_the_file_the_environment_and_files() {
          [[key]]\nname = 'b'\nenv = 'SECOND'\n[[key]]\nname = 'c'\nfile = '{}'",
         path.display()
     );
-    let settings = with(&text, &[("SECOND", "second-key-0123456789")]).unwrap().settings;
-    let whose = |key: &str| settings.tenants.find(key.as_bytes()).map(|tenant| (&*tenant.name, tenant.may_use("x")));
+    let settings = load_with_env(&text, &[("SECOND", "second-key-0123456789")]).unwrap().settings;
+    let whose = |key: &str| {
+        settings.tenants.find_by_key(key.as_bytes()).map(|tenant| (&*tenant.name, tenant.can_use_model("x")))
+    };
     assert_eq!(whose("abc"), Some(("a", false)));
     assert_eq!(whose("second-key-0123456789"), Some(("b", true)));
     assert_eq!(whose("third-key-0123456789"), Some(("c", true)));
     assert_eq!((whose(""), whose(hash), whose("third-key-0123456789\n")), (None, None, None));
-    assert!(settings.admin_access.token.as_ref().unwrap().is_of(b"second-key-0123456789"));
+    assert!(settings.admin_access.token.as_ref().unwrap().matches_secret(b"second-key-0123456789"));
     let shown = format!("{settings:?}");
     assert!(!shown.contains("0123456789") && !shown.contains("ba7816"), "{shown}");
     fs::remove_file(path).unwrap();
@@ -267,11 +272,11 @@ argument 3:1:1: the replica `http://a:1` is in this pool twice (the other: argum
 #[test]
 fn depth_and_dots_in_keys_are_only_mistakes() {
     for text in ["a = [".to_owned() + &"[".repeat(200_000), "a.".repeat(100_000) + "b = 1"] {
-        assert!(with(&text, &[]).is_err());
+        assert!(load_with_env(&text, &[]).is_err());
     }
-    let shown = with("replicas = ['http://a:1']\n\"limits.headers\" = 5", &[]).unwrap_err();
+    let shown = load_with_env("replicas = ['http://a:1']\n\"limits.headers\" = 5", &[]).unwrap_err();
     assert!(shown.contains("unknown key `limits.headers`"), "{shown}");
-    assert_eq!(read("replicas = ['http://a:1']\nlimits.headers = 5").settings.limits.headers, 5);
+    assert_eq!(load_valid("replicas = ['http://a:1']\nlimits.headers = 5").settings.limits.headers, 5);
 }
 
 proptest! {
@@ -284,16 +289,16 @@ proptest! {
     }
 
     #[test]
-    fn no_slip_in_a_good_file_makes_the_loader_panic(at in 0..ROUTER.len(), cut in 0..40usize, put in "[\\PC\n\t\"'\\\\]{0,6}") {
-        let near = |mut at: usize| { while !ROUTER.is_char_boundary(at) { at -= 1 } at };
-        let (start, end) = (near(at), near((at + cut).min(ROUTER.len())));
-        let text = format!("{}{put}{}", &ROUTER[..start], &ROUTER[end..]);
+    fn no_slip_in_a_good_file_makes_the_loader_panic(at in 0..ROUTER_TOML.len(), cut in 0..40usize, put in "[\\PC\n\t\"'\\\\]{0,6}") {
+        let near = |mut at: usize| { while !ROUTER_TOML.is_char_boundary(at) { at -= 1 } at };
+        let (start, end) = (near(at), near((at + cut).min(ROUTER_TOML.len())));
+        let text = format!("{}{put}{}", &ROUTER_TOML[..start], &ROUTER_TOML[end..]);
         let _ = load(&text, "f", []).map_err(|report| report.to_string());
     }
 
     #[test]
-    fn no_value_makes_the_loader_panic(key in 0..SETTINGS.len() + POOL.len(), value in "[\"'{\\[]?\\PC{0,20}[\"'}\\]]?") {
-        let path = SETTINGS.get(key).map_or_else(|| POOL[key - SETTINGS.len()].path, |row| row.path);
+    fn no_value_makes_the_loader_panic(key in 0..SETTINGS_SCHEMA.len() + POOL_SCHEMA.len(), value in "[\"'{\\[]?\\PC{0,20}[\"'}\\]]?") {
+        let path = SETTINGS_SCHEMA.get(key).map_or_else(|| POOL_SCHEMA[key - SETTINGS_SCHEMA.len()].path, |row| row.path);
         let _ = load(&format!("{path} = {value}"), "f", []).map_err(|report| report.to_string());
         let _ = load(&format!("[[pool]]\n{path} = '''{value}'''"), "f", []).map_err(|report| report.to_string());
         let _ = load(&format!("[[pool]]\nreplicas = [\"http://a {value}\"]"), "f", []);

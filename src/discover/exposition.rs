@@ -5,158 +5,169 @@
 
 use std::collections::BTreeMap;
 
-use crate::fleet::Vitals;
+use crate::fleet::EngineStats;
 use crate::units::Tokens;
 
 /// A longer line holds nothing for us; vLLM's longest is below 2 KiB.
-const LINE_BYTES: usize = 16 << 10;
+const MAX_LINE_BYTES: usize = 16 << 10;
 /// Engines behind one address; more are taken for one.
-const ENGINES: usize = 256;
+const MAX_ENGINES: usize = 256;
 
 /// Reads an exposition in pieces. *Memory*: a line, and a few numbers for each engine behind the address.
 #[derive(Debug, Default)]
-pub(super) struct Exposition {
+pub(super) struct MetricsParser {
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
     /// The line is too long and its rest is passed over.
-    overlong: bool,
+    is_overlong: bool,
     /// By the label that tells the engines of one server apart.
-    engines: BTreeMap<String, Engine>,
-    totals: Totals,
+    engines: BTreeMap<String, EngineGauges>,
+    totals: EngineTotals,
 }
 
 /// Gauges of one engine. Where several ranks of it report, they report the same: the largest counts.
 #[derive(Debug, Default)]
-struct Engine {
+struct EngineGauges {
     running: Option<f64>,
     waiting: Option<f64>,
-    usage: Option<f64>,
-    capacity: Option<f64>,
-    block: Option<f64>,
+    kv_usage: Option<f64>,
+    kv_capacity: Option<f64>,
+    block_size: Option<f64>,
 }
 
 /// Sums over all engines.
 #[derive(Debug, Default)]
-struct Totals {
-    prompt: Option<f64>,
-    cached: Option<f64>,
-    generated: Option<f64>,
+struct EngineTotals {
+    prompt_tokens: Option<f64>,
+    cached_tokens: Option<f64>,
+    generated_tokens: Option<f64>,
     /// Finished requests, by vLLM, whose prompts are counted before that.
-    left: Option<f64>,
+    vllm_finished_requests: Option<f64>,
     /// Finished requests, by SGLang, whose prompts are counted then.
-    served: Option<f64>,
+    sglang_finished_requests: Option<f64>,
 }
 
 /// `name{labels} value`, the labels as they are written.
-struct Sample<'a> {
+struct MetricSample<'a> {
     name: &'a str,
     labels: Vec<(&'a str, &'a str)>,
     value: f64,
 }
 
-impl Exposition {
+impl MetricsParser {
     /// Reads the next piece.
     pub(super) fn push(&mut self, mut piece: &[u8]) {
         while let Some(end) = memchr::memchr(b'\n', piece) {
             let (head, rest) = piece.split_at(end);
-            self.keep(head);
+            self.append_to_line(head);
             self.end_line();
             piece = rest.get(1..).unwrap_or_default();
         }
-        self.keep(piece);
+        self.append_to_line(piece);
     }
 
     /// What all of it says; `None` if it is no engine's.
-    pub(super) fn finish(mut self) -> Option<Vitals> {
+    pub(super) fn finish(mut self) -> Option<EngineStats> {
         self.end_line();
-        let of = |value: fn(&Engine) -> Option<f64>| sum(self.engines.values().map(value));
-        let capacity = of(|engine| engine.capacity);
+        let of = |value: fn(&EngineGauges) -> Option<f64>| sum_known(self.engines.values().map(value));
+        let capacity = of(|engine| engine.kv_capacity);
         // The ratio of all is that of each by its size, which only matters where there are several.
         let usage = match capacity {
             Some(all) if self.engines.len() > 1 && all > 0.0 => {
-                of(|engine| engine.usage.zip(engine.capacity).map(|(usage, size)| usage * size)).map(|held| held / all)
+                of(|engine| engine.kv_usage.zip(engine.kv_capacity).map(|(usage, size)| usage * size))
+                    .map(|held| held / all)
             }
-            _ => of(|engine| engine.usage)
-                .map(|sum| sum / self.engines.values().filter(|e| e.usage.is_some()).count().max(1) as f64),
+            _ => of(|engine| engine.kv_usage)
+                .map(|sum| sum / self.engines.values().filter(|e| e.kv_usage.is_some()).count().max(1) as f64),
         };
         let running = of(|engine| engine.running)?;
-        let Totals { prompt, cached, generated, left, served } = self.totals;
+        let EngineTotals {
+            prompt_tokens: prompt,
+            cached_tokens: cached,
+            generated_tokens: generated,
+            vllm_finished_requests: left,
+            sglang_finished_requests: served,
+        } = self.totals;
         let requests = served.or(left.map(|left| left + running));
-        let block = self.engines.values().find_map(|engine| engine.block);
-        Some(Vitals {
+        let block = self.engines.values().find_map(|engine| engine.block_size);
+        Some(EngineStats {
             running: running as u32,
             waiting: of(|engine| engine.waiting).unwrap_or_default() as u32,
             kv_usage: usage.map(|usage| usage.min(1.0)),
-            kv_capacity: capacity.map(tokens),
-            block: block.map(tokens),
-            prompt: prompt.map(tokens),
-            cached: cached.map(tokens),
-            generated: generated.map(tokens),
-            requests: requests.map(|requests| requests as u64),
+            kv_capacity: capacity.map(to_tokens),
+            block_tokens: block.map(to_tokens),
+            prompt_tokens: prompt.map(to_tokens),
+            cached_tokens: cached.map(to_tokens),
+            generated_tokens: generated.map(to_tokens),
+            prompt_requests: requests.map(|requests| requests as u64),
         })
     }
 
-    fn keep(&mut self, part: &[u8]) {
-        self.overlong |= self.line.len() + part.len() > LINE_BYTES;
-        if !self.overlong {
+    fn append_to_line(&mut self, part: &[u8]) {
+        self.is_overlong |= self.line.len() + part.len() > MAX_LINE_BYTES;
+        if !self.is_overlong {
             self.line.extend_from_slice(part);
         }
     }
 
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        if !std::mem::take(&mut self.overlong)
-            && ours(&line)
-            && let Some(sample) = std::str::from_utf8(&line).ok().and_then(Sample::parse)
+        if !std::mem::take(&mut self.is_overlong)
+            && is_engine_metric(&line)
+            && let Some(sample) = std::str::from_utf8(&line).ok().and_then(MetricSample::parse)
         {
-            self.note(&sample);
+            self.record_sample(&sample);
         }
         // The allocation is kept for the next line.
         self.line = line;
         self.line.clear();
     }
 
-    fn note(&mut self, sample: &Sample<'_>) {
+    fn record_sample(&mut self, sample: &MetricSample<'_>) {
         // SGLang breaks some gauges down by priority, beside the whole.
         if sample.label("priority").is_some_and(|priority| !priority.is_empty()) {
             return;
         }
         let (totals, value) = (&mut self.totals, sample.value);
         match sample.name {
-            "vllm:prompt_tokens_total" | "sglang:prompt_tokens_total" => return add(&mut totals.prompt, value),
-            "vllm:generation_tokens_total" | "sglang:generation_tokens_total" => {
-                return add(&mut totals.generated, value);
+            "vllm:prompt_tokens_total" | "sglang:prompt_tokens_total" => {
+                return add_value(&mut totals.prompt_tokens, value);
             }
-            "vllm:prefix_cache_hits_total" | "sglang:cached_tokens_total" => return add(&mut totals.cached, value),
-            "vllm:request_success_total" => return add(&mut totals.left, value),
-            "sglang:num_requests_total" => return add(&mut totals.served, value),
+            "vllm:generation_tokens_total" | "sglang:generation_tokens_total" => {
+                return add_value(&mut totals.generated_tokens, value);
+            }
+            "vllm:prefix_cache_hits_total" | "sglang:cached_tokens_total" => {
+                return add_value(&mut totals.cached_tokens, value);
+            }
+            "vllm:request_success_total" => return add_value(&mut totals.vllm_finished_requests, value),
+            "sglang:num_requests_total" => return add_value(&mut totals.sglang_finished_requests, value),
             _ => {}
         }
         let key = sample.label("engine").or(sample.label("dp_rank")).unwrap_or_default();
-        let key = if self.engines.len() < ENGINES || self.engines.contains_key(key) { key } else { "" };
+        let key = if self.engines.len() < MAX_ENGINES || self.engines.contains_key(key) { key } else { "" };
         let engine = self.engines.entry(key.to_owned()).or_default();
         match sample.name {
-            "vllm:num_requests_running" | "sglang:num_running_reqs" => most(&mut engine.running, value),
-            "vllm:num_requests_waiting" | "sglang:num_queue_reqs" => most(&mut engine.waiting, value),
+            "vllm:num_requests_running" | "sglang:num_running_reqs" => update_max(&mut engine.running, value),
+            "vllm:num_requests_waiting" | "sglang:num_queue_reqs" => update_max(&mut engine.waiting, value),
             "vllm:kv_cache_usage_perc" | "vllm:gpu_cache_usage_perc" | "sglang:token_usage" => {
-                most(&mut engine.usage, value);
+                update_max(&mut engine.kv_usage, value);
             }
-            "sglang:max_total_num_tokens" => most(&mut engine.capacity, value),
-            "sglang:page_size" => most(&mut engine.block, value),
+            "sglang:max_total_num_tokens" => update_max(&mut engine.kv_capacity, value),
+            "sglang:page_size" => update_max(&mut engine.block_size, value),
             "vllm:cache_config_info" => {
-                let number = |name| sample.label(name).and_then(amount);
+                let number = |name| sample.label(name).and_then(parse_amount);
                 let (block, blocks) = (number("block_size"), number("num_gpu_blocks"));
                 // Newer ones say it in tokens, which is right for models with several kinds of blocks too.
                 let size = number("kv_cache_size_tokens").or(block.zip(blocks).map(|(block, blocks)| block * blocks));
-                block.into_iter().for_each(|block| most(&mut engine.block, block));
-                size.into_iter().for_each(|size| most(&mut engine.capacity, size));
+                block.into_iter().for_each(|block| update_max(&mut engine.block_size, block));
+                size.into_iter().for_each(|size| update_max(&mut engine.kv_capacity, size));
             }
             _ => {}
         }
     }
 }
 
-impl<'a> Sample<'a> {
+impl<'a> MetricSample<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let end = line.find(['{', ' ', '\t'])?;
         let (name, mut rest) = line.split_at(end);
@@ -171,13 +182,13 @@ impl<'a> Sample<'a> {
                 }
                 let (key, behind) = rest.split_once('=')?;
                 let quoted = behind.trim_start().strip_prefix('"')?;
-                let end = closing(quoted)?;
+                let end = find_closing_quote(quoted)?;
                 labels.push((key.trim(), quoted.get(..end)?));
                 rest = quoted.get(end + 1..)?;
             }
         }
         // Behind the value there may be a time.
-        let value = amount(rest.split_ascii_whitespace().next()?)?;
+        let value = parse_amount(rest.split_ascii_whitespace().next()?)?;
         Some(Self { name, labels, value })
     }
 
@@ -187,12 +198,12 @@ impl<'a> Sample<'a> {
 }
 
 /// Most lines are histograms of others.
-fn ours(line: &[u8]) -> bool {
+fn is_engine_metric(line: &[u8]) -> bool {
     line.starts_with(b"vllm:") || line.starts_with(b"sglang:")
 }
 
 /// Where the quoted text ends.
-fn closing(text: &str) -> Option<usize> {
+fn find_closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {
         let ends = byte == b'"' && !escaped;
@@ -202,24 +213,24 @@ fn closing(text: &str) -> Option<usize> {
 }
 
 /// A number that can be one of requests or tokens.
-fn amount(text: &str) -> Option<f64> {
+fn parse_amount(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0)
 }
 
-fn tokens(amount: f64) -> Tokens {
+fn to_tokens(amount: f64) -> Tokens {
     Tokens(amount as u64)
 }
 
-fn add(sum: &mut Option<f64>, value: f64) {
+fn add_value(sum: &mut Option<f64>, value: f64) {
     *sum = Some(sum.unwrap_or_default() + value);
 }
 
-fn most(known: &mut Option<f64>, value: f64) {
+fn update_max(known: &mut Option<f64>, value: f64) {
     *known = Some(known.unwrap_or_default().max(value));
 }
 
 /// The sum of what is known; `None` if nothing is.
-fn sum(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+fn sum_known(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     values.flatten().fold(None, |sum, value| Some(sum.unwrap_or_default() + value))
 }
 
@@ -227,29 +238,29 @@ fn sum(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const VLLM: &[u8] = include_bytes!("../../tests/data/captures/vllm-0.32.0/metrics.cut.http");
+    const VLLM_METRICS: &[u8] = include_bytes!("../../tests/data/captures/vllm-0.32.0/metrics.cut.http");
 
-    fn read(text: &[u8], size: usize) -> Option<Vitals> {
-        let mut exposition = Exposition::default();
+    fn parse_in_chunks(text: &[u8], size: usize) -> Option<EngineStats> {
+        let mut exposition = MetricsParser::default();
         text.chunks(size).for_each(|piece| exposition.push(piece));
         exposition.finish()
     }
 
     #[test]
     fn a_real_vllm_is_understood_however_its_text_is_cut() {
-        let wanted = Vitals {
+        let wanted = EngineStats {
             running: 3,
             waiting: 0,
             kv_usage: Some(0.0016480498077274808),
             kv_capacity: Some(Tokens(2_097_152)),
-            block: Some(Tokens(128)),
-            prompt: Some(Tokens(1_254)),
-            cached: Some(Tokens(0)),
-            generated: Some(Tokens(2_134)),
-            requests: Some(4),
+            block_tokens: Some(Tokens(128)),
+            prompt_tokens: Some(Tokens(1_254)),
+            cached_tokens: Some(Tokens(0)),
+            generated_tokens: Some(Tokens(2_134)),
+            prompt_requests: Some(4),
         };
-        for size in [1, 2, 3, 7, 100, 4096, VLLM.len()] {
-            assert_eq!(read(VLLM, size), Some(wanted), "{size}");
+        for size in [1, 2, 3, 7, 100, 4096, VLLM_METRICS.len()] {
+            assert_eq!(parse_in_chunks(VLLM_METRICS, size), Some(wanted), "{size}");
         }
         // One prompt of 51 tokens and three of 401 had been prefilled when it was captured.
         assert_eq!(wanted.mean_prompt(), Tokens(313));
@@ -269,10 +280,10 @@ vllm:prompt_tokens_total{engine=\"0\"} 1e3
 vllm:prompt_tokens_total{engine=\"1\"} 500 1700000000000
 vllm:request_success_total{engine=\"0\",finished_reason=\"stop\"} 5
 vllm:request_success_total{engine=\"1\",finished_reason=\"abort\"} 2";
-        let vitals = read(text.as_bytes(), 9).unwrap();
+        let vitals = parse_in_chunks(text.as_bytes(), 9).unwrap();
         assert_eq!((vitals.running, vitals.waiting, vitals.kv_capacity), (7, 2, Some(Tokens(6_400))));
-        assert_eq!((vitals.kv_usage, vitals.held()), (Some(0.3125), Some(Tokens(2_000))));
-        assert_eq!((vitals.prompt, vitals.requests), (Some(Tokens(1_500)), Some(14)));
+        assert_eq!((vitals.kv_usage, vitals.kv_tokens_used()), (Some(0.3125), Some(Tokens(2_000))));
+        assert_eq!((vitals.prompt_tokens, vitals.prompt_requests), (Some(Tokens(1_500)), Some(14)));
     }
 
     #[test]
@@ -293,25 +304,26 @@ sglang:prompt_tokens_total{model_name=\"m\"} 8.128902e+06
 sglang:generation_tokens_total{model_name=\"m\"} 7.557572e+06
 sglang:num_requests_total{model_name=\"m\"} 1000
 ";
-        let vitals = read(text.as_bytes(), 11).unwrap();
-        assert_eq!((vitals.running, vitals.waiting, vitals.block), (6, 3, Some(Tokens(1))));
+        let vitals = parse_in_chunks(text.as_bytes(), 11).unwrap();
+        assert_eq!((vitals.running, vitals.waiting, vitals.block_tokens), (6, 3, Some(Tokens(1))));
         assert_eq!(
-            (vitals.kv_usage.map(|usage| (usage * 100.0).round()), vitals.held()),
+            (vitals.kv_usage.map(|usage| (usage * 100.0).round()), vitals.kv_tokens_used()),
             (Some(28.0), Some(Tokens(560)))
         );
-        assert_eq!((vitals.generated, vitals.mean_prompt()), (Some(Tokens(7_557_572)), Tokens(8_128)));
+        assert_eq!((vitals.generated_tokens, vitals.mean_prompt()), (Some(Tokens(7_557_572)), Tokens(8_128)));
     }
 
     #[test]
     fn what_is_not_said_is_not_known() {
         let vitals =
-            read(b"vllm:num_requests_running 2\nvllm:cache_config_info{num_gpu_blocks=\"None\"} 1\n", 5).unwrap();
-        assert_eq!(vitals, Vitals { running: 2, ..Vitals::default() });
+            parse_in_chunks(b"vllm:num_requests_running 2\nvllm:cache_config_info{num_gpu_blocks=\"None\"} 1\n", 5)
+                .unwrap();
+        assert_eq!(vitals, EngineStats { running: 2, ..EngineStats::default() });
     }
 
     #[test]
     fn what_is_no_engines_is_none_and_nothing_panics() {
-        let long = [b"vllm:num_requests_running".as_slice(), &vec![b' '; LINE_BYTES], b"5"].concat();
+        let long = [b"vllm:num_requests_running".as_slice(), &vec![b' '; MAX_LINE_BYTES], b"5"].concat();
         for text in [
             b"".as_slice(),
             b"<html>\n</html>",
@@ -326,9 +338,9 @@ sglang:num_requests_total{model_name=\"m\"} 1000
             b"vllm:num_requests_running_more 5",
             &long,
         ] {
-            assert_eq!(read(text, 3), None, "{}", String::from_utf8_lossy(text));
+            assert_eq!(parse_in_chunks(text, 3), None, "{}", String::from_utf8_lossy(text));
         }
         let odd = b"vllm:num_requests_running{ a = \"}\\\"{,\" , b=\"\" } 1e300 1";
-        assert_eq!(read(odd, 64).unwrap().running, u32::MAX);
+        assert_eq!(parse_in_chunks(odd, 64).unwrap().running, u32::MAX);
     }
 }

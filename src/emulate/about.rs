@@ -4,16 +4,16 @@ use std::fmt::Write;
 
 use http::{Response, StatusCode};
 
-use super::answer::quote;
-use super::body::Body;
-use super::endpoints::{json, typed};
-use super::prompt::fold;
-use super::service::Call;
-use crate::engine::Stats;
+use super::answer::quote_json;
+use super::body::EmulatedBody;
+use super::endpoints::{json_response, typed_response};
+use super::prompt::hash_bytes;
+use super::service::EmulatedRequest;
+use crate::engine::SchedulerStats;
 
 /// An endpoint that answers from what is known.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum About {
+pub(super) enum InfoEndpoint {
     Models,
     Health,
     Version,
@@ -21,22 +21,24 @@ pub(super) enum About {
     Metrics,
 }
 
-pub(super) fn answer(call: &Call, about: About) -> Response<Body> {
+pub(super) fn handle_info(call: &EmulatedRequest, about: InfoEndpoint) -> Response<EmulatedBody> {
     match about {
-        About::Models => json(StatusCode::OK, models(call)),
-        About::Health => Response::new(Body::whole("")),
-        About::Version => json(StatusCode::OK, r#"{"version":"0.32.0"}"#.to_owned()),
-        About::Load => json(StatusCode::OK, format!(r#"{{"server_load":{}}}"#, load(&call.shared.runner.stats()))),
-        About::Metrics => {
+        InfoEndpoint::Models => json_response(StatusCode::OK, render_models(call)),
+        InfoEndpoint::Health => Response::new(EmulatedBody::from_bytes("")),
+        InfoEndpoint::Version => json_response(StatusCode::OK, r#"{"version":"0.32.0"}"#.to_owned()),
+        InfoEndpoint::Load => {
+            json_response(StatusCode::OK, format!(r#"{{"server_load":{}}}"#, server_load(&call.replica.runner.stats())))
+        }
+        InfoEndpoint::Metrics => {
             let kind = "text/plain; version=1.0.0; charset=utf-8";
-            typed(StatusCode::OK, kind, metrics(call).into())
+            typed_response(StatusCode::OK, kind, render_metrics(call).into())
         }
     }
 }
 
 /// The request as it came in: client, request line, headers and body.
-pub(super) fn echo(call: &Call) -> Response<Body> {
-    let mut text = format!("client: {}\n{} {}\n", call.peer, call.head.method, call.head.uri).into_bytes();
+pub(super) fn echo_request(call: &EmulatedRequest) -> Response<EmulatedBody> {
+    let mut text = format!("client: {}\n{} {}\n", call.peer_addr, call.head.method, call.head.uri).into_bytes();
     for (name, value) in &call.head.headers {
         text.extend_from_slice(name.as_str().as_bytes());
         text.extend_from_slice(b": ");
@@ -45,32 +47,32 @@ pub(super) fn echo(call: &Call) -> Response<Body> {
     }
     text.push(b'\n');
     text.extend_from_slice(&call.body);
-    typed(StatusCode::OK, "text/plain; charset=utf-8", text.into())
+    typed_response(StatusCode::OK, "text/plain; charset=utf-8", text.into())
 }
 
-fn load(stats: &Stats) -> u32 {
+fn server_load(stats: &SchedulerStats) -> u32 {
     stats.running + stats.waiting
 }
 
-fn models(call: &Call) -> String {
-    let created = call.shared.clock.time_of_day().as_secs();
+fn render_models(call: &EmulatedRequest) -> String {
+    let created = call.replica.clock.unix_time().as_secs();
     let model = |name: &String| {
-        let permission = fold(name.as_bytes(), 0);
-        let name = quote(name);
+        let permission = hash_bytes(name.as_bytes(), 0);
+        let name = quote_json(name);
         format!(
             r#"{{"id":{name},"object":"model","created":{created},"owned_by":"vllm","root":{name},"parent":null,"max_model_len":{},"permission":[{{"id":"modelperm-{permission:016x}","object":"model_permission","created":{created},"allow_create_engine":false,"allow_sampling":true,"allow_logprobs":true,"allow_search_indices":false,"allow_view":true,"allow_fine_tuning":false,"organization":"*","group":null,"is_blocking":false}}]}}"#,
-            call.shared.settings.max_model_len,
+            call.replica.settings.max_model_len,
         )
     };
-    let models: Vec<String> = call.shared.settings.models.iter().map(model).collect();
+    let models: Vec<String> = call.replica.settings.models.iter().map(model).collect();
     format!(r#"{{"object":"list","data":[{}]}}"#, models.join(","))
 }
 
 /// The part of vLLM's metrics that routers read, and what no engine tells but a test of routers wants to know.
-fn metrics(call: &Call) -> String {
-    let stats = call.shared.runner.stats();
-    let constants = &call.shared.settings.constants;
-    let model = quote(call.shared.settings.models.first().map(String::as_str).unwrap_or_default());
+fn render_metrics(call: &EmulatedRequest) -> String {
+    let stats = call.replica.runner.stats();
+    let constants = &call.replica.settings.engine_model;
+    let model = quote_json(call.replica.settings.models.first().map(String::as_str).unwrap_or_default());
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: f64| {
         // Writing to a string cannot fail.
@@ -95,13 +97,13 @@ fn metrics(call: &Call) -> String {
          vllm:request_success_total{{engine=\"0\",finished_reason=\"abort\",model_name={model}}} {}.0\n",
         stats.finished, stats.aborted
     );
-    let block = constants.block.0.max(1);
+    let block = constants.block_size.0.max(1);
     let _ = write!(
         text,
         "# HELP vllm:cache_config_info Configuration of the cache.\n# TYPE vllm:cache_config_info gauge\n\
          vllm:cache_config_info{{block_size=\"{block}\",cache_dtype=\"auto\",enable_prefix_caching=\"True\",engine=\"0\",\
          num_gpu_blocks=\"{}\"}} 1.0\n",
-        (constants.kv.0 / block).max(1)
+        (constants.kv_capacity.0 / block).max(1)
     );
     let _ = write!(
         text,

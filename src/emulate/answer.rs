@@ -2,94 +2,94 @@
 
 use std::ops::Range;
 
-use super::ask::{Ask, UsageWish};
+use super::ask::{GenerateRequest, UsageOptions};
 
 /// Every word is one token.
-const WORDS: [&str; 24] = [
+const FILLER_WORDS: [&str; 24] = [
     "water", "flows", "over", "the", "weir", "and", "each", "gate", "opens", "when", "its", "share", "is", "due", "so",
     "that", "no", "basin", "spills", "while", "another", "stands", "dry", "today",
 ];
 
 /// `text` as a JSON string.
-pub(super) fn quote(text: &str) -> String {
+pub(super) fn quote_json(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 /// The word that a choice's token is.
-pub(super) fn word(choice: usize, at: u64) -> String {
-    let word = WORDS[(at as usize).wrapping_add(choice * 7) % WORDS.len()];
+pub(super) fn token_text(choice: usize, at: u64) -> String {
+    let word = FILLER_WORDS[(at as usize).wrapping_add(choice * 7) % FILLER_WORDS.len()];
     if at == 0 { word.to_owned() } else { format!(" {word}") }
 }
 
 /// The text that a choice's tokens are.
-pub(super) fn text(choice: usize, tokens: Range<u64>) -> String {
-    tokens.map(|at| word(choice, at)).collect()
+pub(super) fn choice_text(choice: usize, tokens: Range<u64>) -> String {
+    tokens.map(|at| token_text(choice, at)).collect()
 }
 
 /// A log probability as plausible as the text.
-pub(super) fn logprob(at: u64, rank: u64) -> f64 {
+pub(super) fn token_logprob(at: u64, rank: u64) -> f64 {
     -0.25 - (at % 7) as f64 / 8.0 - rank as f64
 }
 
 /// An answer under way.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) ask: Ask,
+pub(super) struct AnswerProgress {
+    pub(super) request: GenerateRequest,
     /// With the dialect's prefix.
     pub(super) id: String,
     /// Seconds since the Unix epoch.
     pub(super) created: u64,
     /// Prompt tokens found in the cache, by prompt.
-    pub(super) cached: u64,
+    pub(super) cached_tokens: u64,
     /// Tokens per choice that the engine has generated.
-    pub(super) generated: Vec<u64>,
+    pub(super) generated_tokens: Vec<u64>,
     /// A fault: usage is not told.
-    pub(super) secretive: bool,
+    pub(super) omits_usage: bool,
 }
 
-impl Answer {
+impl AnswerProgress {
     pub(super) fn completion_tokens(&self) -> u64 {
-        self.generated.iter().sum()
+        self.generated_tokens.iter().sum()
     }
 
     /// Where this stream tells usage.
-    pub(super) fn usage_wish(&self) -> UsageWish {
-        if self.secretive { UsageWish::default() } else { self.ask.usage }
+    pub(super) fn usage_options(&self) -> UsageOptions {
+        if self.omits_usage { UsageOptions::default() } else { self.request.usage_options }
     }
 }
 
 /// Tokens of one choice that go out together.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(super) struct TokenChunk {
     pub(super) choice: usize,
     /// Which of the choice's tokens; may be empty.
     pub(super) tokens: Range<u64>,
     /// Set on a choice's last piece.
-    pub(super) finish: Option<&'static str>,
+    pub(super) finish_reason: Option<&'static str>,
 }
 
 /// Writes an answer down in one dialect. Events are complete SSE events, blank line included.
-pub(super) trait Pen: Send {
+pub(super) trait DialectWriter: Send {
     /// The events before the first token.
-    fn opening(&mut self, answer: &Answer) -> Vec<String>;
+    fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String>;
 
     /// The events of a piece.
-    fn piece(&mut self, answer: &Answer, piece: &Piece) -> Vec<String>;
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String>;
 
     /// The events after the last piece.
-    fn ending(&mut self, answer: &Answer) -> Vec<String>;
+    fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String>;
 
     /// The whole answer as one JSON text, every choice finished for the reason `finish`.
-    fn whole(&mut self, answer: &Answer, finish: &str) -> String;
+    fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String;
 }
 
 /// Arguments of a tool call, as the tokens of a choice: the pieces' texts join to a JSON object.
-pub(super) fn arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
+pub(super) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
     let fragment = |at: u64| match (at, output) {
         (0, 1) => "{}".to_owned(),
         (0, _) => r#"{"text":""#.to_owned(),
         (at, _) if at + 1 == output => r#""}"#.to_owned(),
-        (at, _) => word(choice, at),
+        (at, _) => token_text(choice, at),
     };
     tokens.map(fragment).collect()
 }
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn arguments_join_to_a_json_object() {
         for output in 1..6 {
-            let joined: String = (0..output).map(|at| arguments(1, at..at + 1, output)).collect();
+            let joined: String = (0..output).map(|at| tool_arguments(1, at..at + 1, output)).collect();
             assert!(serde_json::from_str::<serde_json::Value>(&joined).unwrap().is_object(), "{joined}");
         }
     }

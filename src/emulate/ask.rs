@@ -2,196 +2,198 @@
 
 use serde_json::Value;
 
-use super::Settings;
-use super::problem::Problem;
-use super::prompt::{Prompt, chat_text, fold, prompt_texts};
-use crate::engine::Work;
+use super::EmulatorSettings;
+use super::problem::ApiError;
+use super::prompt::{EmulatedPrompt, chat_text, hash_bytes, prompt_texts};
+use crate::engine::EngineRequest;
 use crate::units::{Dialect, Tokens};
 
 /// Answers of more choices than this are refused.
-const CHOICES: u64 = 128;
+const MAX_CHOICES: u64 = 128;
 /// Output length where neither the request nor a header says one.
-const OUTPUT: u64 = 64;
+const DEFAULT_OUTPUT_TOKENS: u64 = 64;
 
 /// A request for generation, read.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct GenerateRequest {
     pub(super) model: String,
-    pub(super) prompts: Vec<Prompt>,
+    pub(super) prompts: Vec<EmulatedPrompt>,
     /// Choices per prompt.
-    pub(super) n: usize,
+    pub(super) choices_per_prompt: usize,
     /// Tokens per choice.
-    pub(super) output: u64,
+    pub(super) output_tokens: u64,
     /// `length` if the request set a bound, `stop` if the model chose to end; a tool call always ends by itself.
-    pub(super) finish: &'static str,
+    pub(super) finish_reason: &'static str,
     pub(super) stream: bool,
-    pub(super) usage: UsageWish,
+    pub(super) usage_options: UsageOptions,
     /// Alternatives per token; `None`: no log probabilities.
-    pub(super) logprobs: Option<u64>,
+    pub(super) top_logprobs: Option<u64>,
     /// The function to be called instead of plain text.
-    pub(super) tool: Option<String>,
+    pub(super) tool_name: Option<String>,
     /// The bound as the request gave it, for dialects that repeat it.
-    pub(super) bound: Option<u64>,
+    pub(super) max_tokens: Option<u64>,
 }
 
 /// Where a stream tells usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct UsageWish {
-    pub(super) at_end: bool,
-    pub(super) everywhere: bool,
+pub(super) struct UsageOptions {
+    pub(super) include_usage: bool,
+    pub(super) continuous_usage: bool,
 }
 
-impl Ask {
+impl GenerateRequest {
     /// Reads a body of `dialect`; `output` is the length that a header asks for where the body does not.
-    pub(super) fn read(
+    pub(super) fn parse(
         dialect: Dialect,
         body: &Value,
         output: Option<u64>,
-        settings: &Settings,
-    ) -> Result<Self, Problem> {
-        let model = model(body, settings)?;
+        settings: &EmulatorSettings,
+    ) -> Result<Self, ApiError> {
+        let model = resolve_model(body, settings)?;
         let salt = body.get("cache_salt").and_then(Value::as_str).unwrap_or_default();
-        let seed = fold(salt.as_bytes(), fold(model.as_bytes(), 0));
+        let seed = hash_bytes(salt.as_bytes(), hash_bytes(model.as_bytes(), 0));
         let texts = match dialect {
-            Dialect::Completions => prompt_texts(body.get("prompt").ok_or_else(|| Problem::missing("prompt"))?),
-            Dialect::Responses => vec![chat_text(body, body.get("input").ok_or_else(|| Problem::missing("input"))?)],
-            _ => vec![chat_text(body, body.get("messages").ok_or_else(|| Problem::missing("messages"))?)],
+            Dialect::Completions => prompt_texts(body.get("prompt").ok_or_else(|| ApiError::missing_field("prompt"))?),
+            Dialect::Responses => {
+                vec![chat_text(body, body.get("input").ok_or_else(|| ApiError::missing_field("input"))?)]
+            }
+            _ => vec![chat_text(body, body.get("messages").ok_or_else(|| ApiError::missing_field("messages"))?)],
         };
-        let block = settings.constants.block;
-        let prompts = texts.iter().map(|text| Prompt::of(text, seed, block)).collect();
-        let (stream, usage) = stream_wish(body)?;
-        let bound = bound(body)?;
+        let block = settings.engine_model.block_size;
+        let prompts = texts.iter().map(|text| EmulatedPrompt::from_text(text, seed, block)).collect();
+        let (stream, usage) = parse_stream_options(body)?;
+        let bound = parse_max_tokens(body)?;
         check_temperature(body)?;
-        let tool = tool(body);
+        let tool = parse_tool_choice(body);
         let n = body.get("n").and_then(Value::as_u64).unwrap_or(1).max(1);
-        if n.saturating_mul(texts.len() as u64) > CHOICES {
-            return Err(Problem::bad_value(format!("n must be at most {CHOICES}, got {n}."), "n"));
+        if n.saturating_mul(texts.len() as u64) > MAX_CHOICES {
+            return Err(ApiError::invalid_value(format!("n must be at most {MAX_CHOICES}, got {n}."), "n"));
         }
         let ask = Self {
             prompts,
-            n: n as usize,
-            output: bound.or(output).unwrap_or(OUTPUT).max(1),
-            finish: match (body.get("tool_choice"), &tool, bound) {
+            choices_per_prompt: n as usize,
+            output_tokens: bound.or(output).unwrap_or(DEFAULT_OUTPUT_TOKENS).max(1),
+            finish_reason: match (body.get("tool_choice"), &tool, bound) {
                 (Some(Value::String(_)), Some(_), _) => "tool_calls",
                 (_, None, Some(_)) => "length",
                 _ => "stop",
             },
             stream,
-            usage,
-            logprobs: logprobs(body),
-            tool,
-            bound,
+            usage_options: usage,
+            top_logprobs: parse_logprobs(body),
+            tool_name: tool,
+            max_tokens: bound,
             model,
         };
-        ask.check_length(settings)?;
+        ask.check_context_length(settings)?;
         Ok(ask)
     }
 
     /// The engine's work, choice by choice: all choices of the first prompt, then those of the next.
-    pub(super) fn works(&self) -> Vec<Work> {
-        let choices = self.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, self.n));
-        let work = |prompt: &Prompt| Work {
+    pub(super) fn engine_requests(&self) -> Vec<EngineRequest> {
+        let choices = self.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, self.choices_per_prompt));
+        let work = |prompt: &EmulatedPrompt| EngineRequest {
             id: 0,
-            blocks: prompt.blocks.clone(),
+            block_hashes: prompt.block_hashes.clone(),
             prompt: Tokens(prompt.tokens),
-            output: Tokens(self.output),
+            output: Tokens(self.output_tokens),
         };
         choices.map(work).collect()
     }
 
-    pub(super) fn choices(&self) -> usize {
-        self.prompts.len() * self.n
+    pub(super) fn choice_count(&self) -> usize {
+        self.prompts.len() * self.choices_per_prompt
     }
 
     pub(super) fn prompt_tokens(&self) -> u64 {
         self.prompts.iter().map(|p| p.tokens).sum()
     }
 
-    fn check_length(&self, settings: &Settings) -> Result<(), Problem> {
+    fn check_context_length(&self, settings: &EmulatorSettings) -> Result<(), ApiError> {
         let longest = self.prompts.iter().map(|p| p.tokens).max().unwrap_or_default();
-        if longest.saturating_add(self.output) <= settings.max_model_len {
+        if longest.saturating_add(self.output_tokens) <= settings.max_model_len {
             return Ok(());
         }
         let message = format!(
             "This model's maximum context length is {} tokens. However, you requested {} output tokens and your prompt \
              contains {longest} input tokens. Please reduce the length of the input prompt. (parameter=input_tokens, \
              value={longest})",
-            settings.max_model_len, self.output
+            settings.max_model_len, self.output_tokens
         );
-        Err(Problem::bad_value(message, "input_tokens"))
+        Err(ApiError::invalid_value(message, "input_tokens"))
     }
 }
 
 /// The body as an object.
-pub(super) fn object(body: &[u8]) -> Result<Value, Problem> {
+pub(super) fn parse_object(body: &[u8]) -> Result<Value, ApiError> {
     if body.is_empty() {
-        return Err(Problem::invalid("missing", "body", "Field required"));
+        return Err(ApiError::validation_error("missing", "body", "Field required"));
     }
     let value: Value = serde_json::from_slice(body).map_err(|e| {
         let at = e.column();
-        Problem::invalid("json_invalid", &format!("body.{at}"), "JSON decode error")
+        ApiError::validation_error("json_invalid", &format!("body.{at}"), "JSON decode error")
     })?;
     if !value.is_object() {
         let message = "Input should be a valid dictionary or object to extract fields from";
-        return Err(Problem::invalid("model_attributes_type", "body", message));
+        return Err(ApiError::validation_error("model_attributes_type", "body", message));
     }
     Ok(value)
 }
 
 /// The model a request names, or the first there is.
-pub(super) fn model(body: &Value, settings: &Settings) -> Result<String, Problem> {
+pub(super) fn resolve_model(body: &Value, settings: &EmulatorSettings) -> Result<String, ApiError> {
     let first = || settings.models.first().cloned().unwrap_or_default();
     match body.get("model") {
         None | Some(Value::Null) => Ok(first()),
         Some(Value::String(name)) if settings.models.contains(name) => Ok(name.clone()),
-        Some(Value::String(name)) => Err(Problem::no_model(name)),
-        Some(_) => Err(Problem::invalid("string_type", "body.model", "Input should be a valid string")),
+        Some(Value::String(name)) => Err(ApiError::unknown_model(name)),
+        Some(_) => Err(ApiError::validation_error("string_type", "body.model", "Input should be a valid string")),
     }
 }
 
-fn stream_wish(body: &Value) -> Result<(bool, UsageWish), Problem> {
+fn parse_stream_options(body: &Value) -> Result<(bool, UsageOptions), ApiError> {
     let stream = body.get("stream").and_then(Value::as_bool).unwrap_or_default();
     let Some(options) = body.get("stream_options").filter(|o| !o.is_null()) else {
-        return Ok((stream, UsageWish::default()));
+        return Ok((stream, UsageOptions::default()));
     };
     if !stream {
         let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
-        return Err(Problem::bad_value(message.to_owned(), "stream_options"));
+        return Err(ApiError::invalid_value(message.to_owned(), "stream_options"));
     }
     let wants = |name| options.get(name).and_then(Value::as_bool).unwrap_or_default();
     let at_end = wants("include_usage");
-    Ok((stream, UsageWish { at_end, everywhere: at_end && wants("continuous_usage_stats") }))
+    Ok((stream, UsageOptions { include_usage: at_end, continuous_usage: at_end && wants("continuous_usage_stats") }))
 }
 
-fn check_temperature(body: &Value) -> Result<(), Problem> {
+fn check_temperature(body: &Value) -> Result<(), ApiError> {
     let Some(value) = body.get("temperature").filter(|t| !t.is_null()) else { return Ok(()) };
     match value.as_f64() {
         Some(given) if given < 0.0 => {
             let message =
                 format!("temperature must be non-negative, got {given:?}. (parameter=temperature, value={given:?})");
-            Err(Problem::bad_value(message, "temperature"))
+            Err(ApiError::invalid_value(message, "temperature"))
         }
         Some(_) => Ok(()),
         None => {
             let message = "Input should be a valid number, unable to parse string as a number";
-            Err(Problem::invalid("float_parsing", "body.temperature", message))
+            Err(ApiError::validation_error("float_parsing", "body.temperature", message))
         }
     }
 }
 
-fn bound(body: &Value) -> Result<Option<u64>, Problem> {
+fn parse_max_tokens(body: &Value) -> Result<Option<u64>, ApiError> {
     for field in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
         match body.get(field) {
             None | Some(Value::Null) => {}
             Some(value) => match value.as_u64() {
                 Some(0) => {
                     let message = format!("{field} must be at least 1, got 0. (parameter={field}, value=0)");
-                    return Err(Problem::bad_value(message, field));
+                    return Err(ApiError::invalid_value(message, field));
                 }
                 Some(bound) => return Ok(Some(bound)),
                 None => {
                     let at = format!("body.{field}");
-                    return Err(Problem::invalid("int_parsing", &at, "Input should be a valid integer"));
+                    return Err(ApiError::validation_error("int_parsing", &at, "Input should be a valid integer"));
                 }
             },
         }
@@ -199,7 +201,7 @@ fn bound(body: &Value) -> Result<Option<u64>, Problem> {
     Ok(None)
 }
 
-fn logprobs(body: &Value) -> Option<u64> {
+fn parse_logprobs(body: &Value) -> Option<u64> {
     match body.get("logprobs")? {
         Value::Bool(true) => Some(body.get("top_logprobs").and_then(Value::as_u64).unwrap_or_default().min(20)),
         value => value.as_u64().map(|top| top.min(20)),
@@ -207,7 +209,7 @@ fn logprobs(body: &Value) -> Option<u64> {
 }
 
 /// The function that `tool_choice` demands, by name or as the first of `required`.
-fn tool(body: &Value) -> Option<String> {
+fn parse_tool_choice(body: &Value) -> Option<String> {
     let name = |tool: &Value| tool.pointer("/function/name").and_then(Value::as_str).map(str::to_owned);
     match body.get("tool_choice")? {
         Value::String(word) if word == "required" => name(body.get("tools")?.get(0)?),

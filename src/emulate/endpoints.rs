@@ -6,58 +6,58 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answer::{Answer, Pen};
-use super::ask::{Ask, object};
-use super::body::Body;
-use super::fault::Fault;
-use super::generate::{Outlet, Talk};
-use super::messages::Messages;
-use super::openai::{Chat, Completions};
-use super::problem::Problem;
-use super::responses::Responses;
-use super::service::{Call, Shared, lock};
+use super::answer::{AnswerProgress, DialectWriter};
+use super::ask::{GenerateRequest, parse_object};
+use super::body::EmulatedBody;
+use super::fault::EmulatedFault;
+use super::generate::{EventSink, Generation};
+use super::messages::MessagesWriter;
+use super::openai::{ChatWriter, CompletionsWriter};
+use super::problem::ApiError;
+use super::responses::ResponsesWriter;
+use super::service::{EmulatedRequest, ReplicaState, lock};
 use super::{about, tasks};
 use crate::units::Dialect;
 
 /// What answers a path.
 #[derive(Clone, Copy, Debug)]
-enum Endpoint {
+enum EmulatedEndpoint {
     Generate(Dialect),
-    Task(tasks::Task),
-    About(about::About),
+    Compute(tasks::ComputeTask),
+    Info(about::InfoEndpoint),
     /// vLLM's control endpoints: they must never be reachable through a router, so here they answer.
     Control,
-    Faults,
-    ClearFaults,
+    SetFault,
+    ClearFault,
 }
 
-use Endpoint::{About, Control, Generate, Task};
+use EmulatedEndpoint::{Compute, Control, Generate, Info};
 
-const ROUTES: &[(&str, &str, Endpoint)] = &[
+const ROUTES: &[(&str, &str, EmulatedEndpoint)] = &[
     ("POST", "/v1/chat/completions", Generate(Dialect::Chat)),
     ("POST", "/v1/completions", Generate(Dialect::Completions)),
     ("POST", "/v1/responses", Generate(Dialect::Responses)),
     ("POST", "/v1/messages", Generate(Dialect::Messages)),
-    ("POST", "/v1/messages/count_tokens", Task(tasks::Task::CountTokens)),
-    ("POST", "/v1/embeddings", Task(tasks::Task::Embed)),
-    ("POST", "/v1/rerank", Task(tasks::Task::Rerank)),
-    ("POST", "/rerank", Task(tasks::Task::Rerank)),
-    ("POST", "/v1/score", Task(tasks::Task::Score)),
-    ("POST", "/score", Task(tasks::Task::Score)),
-    ("POST", "/pooling", Task(tasks::Task::Pool)),
-    ("POST", "/classify", Task(tasks::Task::Classify)),
-    ("POST", "/tokenize", Task(tasks::Task::Tokenize)),
-    ("POST", "/detokenize", Task(tasks::Task::Detokenize)),
-    ("POST", "/v1/audio/transcriptions", Task(tasks::Task::Hear)),
-    ("POST", "/v1/audio/translations", Task(tasks::Task::Hear)),
-    ("POST", "/v1/audio/speech", Task(tasks::Task::Speak)),
-    ("GET", "/v1/models", About(about::About::Models)),
-    ("GET", "/health", About(about::About::Health)),
-    ("GET", "/ping", About(about::About::Health)),
-    ("POST", "/ping", About(about::About::Health)),
-    ("GET", "/version", About(about::About::Version)),
-    ("GET", "/load", About(about::About::Load)),
-    ("GET", "/metrics", About(about::About::Metrics)),
+    ("POST", "/v1/messages/count_tokens", Compute(tasks::ComputeTask::CountTokens)),
+    ("POST", "/v1/embeddings", Compute(tasks::ComputeTask::Embed)),
+    ("POST", "/v1/rerank", Compute(tasks::ComputeTask::Rerank)),
+    ("POST", "/rerank", Compute(tasks::ComputeTask::Rerank)),
+    ("POST", "/v1/score", Compute(tasks::ComputeTask::Score)),
+    ("POST", "/score", Compute(tasks::ComputeTask::Score)),
+    ("POST", "/pooling", Compute(tasks::ComputeTask::Pooling)),
+    ("POST", "/classify", Compute(tasks::ComputeTask::Classify)),
+    ("POST", "/tokenize", Compute(tasks::ComputeTask::Tokenize)),
+    ("POST", "/detokenize", Compute(tasks::ComputeTask::Detokenize)),
+    ("POST", "/v1/audio/transcriptions", Compute(tasks::ComputeTask::Transcribe)),
+    ("POST", "/v1/audio/translations", Compute(tasks::ComputeTask::Transcribe)),
+    ("POST", "/v1/audio/speech", Compute(tasks::ComputeTask::Synthesize)),
+    ("GET", "/v1/models", Info(about::InfoEndpoint::Models)),
+    ("GET", "/health", Info(about::InfoEndpoint::Health)),
+    ("GET", "/ping", Info(about::InfoEndpoint::Health)),
+    ("POST", "/ping", Info(about::InfoEndpoint::Health)),
+    ("GET", "/version", Info(about::InfoEndpoint::Version)),
+    ("GET", "/load", Info(about::InfoEndpoint::Load)),
+    ("GET", "/metrics", Info(about::InfoEndpoint::Metrics)),
     ("POST", "/sleep", Control),
     ("POST", "/wake_up", Control),
     ("GET", "/is_sleeping", Control),
@@ -74,57 +74,57 @@ const ROUTES: &[(&str, &str, Endpoint)] = &[
     ("GET", "/server_info", Control),
     ("POST", "/v1/load_lora_adapter", Control),
     ("POST", "/v1/unload_lora_adapter", Control),
-    ("POST", "/emulate/faults", Endpoint::Faults),
-    ("DELETE", "/emulate/faults", Endpoint::ClearFaults),
+    ("POST", "/emulate/faults", EmulatedEndpoint::SetFault),
+    ("DELETE", "/emulate/faults", EmulatedEndpoint::ClearFault),
 ];
 
 /// A JSON answer.
-pub(super) fn json(status: StatusCode, text: String) -> Response<Body> {
-    typed(status, "application/json", text.into())
+pub(super) fn json_response(status: StatusCode, text: String) -> Response<EmulatedBody> {
+    typed_response(status, "application/json", text.into())
 }
 
 /// An answer of any type.
-pub(super) fn typed(status: StatusCode, kind: &'static str, bytes: bytes::Bytes) -> Response<Body> {
-    let mut response = Response::new(Body::whole(bytes));
+pub(super) fn typed_response(status: StatusCode, kind: &'static str, bytes: bytes::Bytes) -> Response<EmulatedBody> {
+    let mut response = Response::new(EmulatedBody::from_bytes(bytes));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
 /// Answers a request as if it met no fault before its head, and with its streaming faults.
-pub(super) async fn answer(call: Call) -> Response<Body> {
-    if call.shared.settings.echo {
-        return about::echo(&call);
+pub(super) async fn handle_request(call: EmulatedRequest) -> Response<EmulatedBody> {
+    if call.replica.settings.echo {
+        return about::echo_request(&call);
     }
     let path = call.head.uri.path().to_owned();
-    if let Some(response) = numbered(&call, &path) {
+    if let Some(response) = handle_path_with_id(&call, &path) {
         return response;
     }
-    let endpoint = match find(call.head.method.as_str(), &path) {
+    let endpoint = match find_endpoint(call.head.method.as_str(), &path) {
         Ok(endpoint) => endpoint,
-        Err(Some(allowed)) => return wrong_method(allowed),
-        Err(None) => return json(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#.to_owned()),
+        Err(Some(allowed)) => return method_not_allowed(allowed),
+        Err(None) => return json_response(StatusCode::NOT_FOUND, r#"{"detail":"Not Found"}"#.to_owned()),
     };
-    let done = || Ok(json(StatusCode::OK, r#"{"status":"ok"}"#.to_owned()));
+    let done = || Ok(json_response(StatusCode::OK, r#"{"status":"ok"}"#.to_owned()));
     let answered = match endpoint {
-        Generate(dialect) => generate(call, dialect).await,
-        Task(task) => tasks::answer(&call, task).await,
-        About(about) => Ok(about::answer(&call, about)),
+        Generate(dialect) => handle_generate(call, dialect).await,
+        Compute(task) => tasks::handle_compute(&call, task).await,
+        Info(about) => Ok(about::handle_info(&call, about)),
         Control => done(),
-        Endpoint::Faults if !lock(&call.shared.faults).order(&call.body) => {
-            Err(Problem::bad_value("no such fault, or no such order".to_owned(), "fault"))
+        EmulatedEndpoint::SetFault if !lock(&call.replica.fault_injector).apply_order(&call.body) => {
+            Err(ApiError::invalid_value("no such fault, or no such order".to_owned(), "fault"))
         }
-        Endpoint::Faults => done(),
-        Endpoint::ClearFaults => {
-            lock(&call.shared.faults).clear();
+        EmulatedEndpoint::SetFault => done(),
+        EmulatedEndpoint::ClearFault => {
+            lock(&call.replica.fault_injector).clear();
             done()
         }
     };
-    answered.unwrap_or_else(|problem| json(problem.status, problem.json()))
+    answered.unwrap_or_else(|problem| json_response(problem.status, problem.to_json()))
 }
 
 /// The endpoint of a path, else a method that the path has, if it has any.
-fn find(method: &str, path: &str) -> Result<Endpoint, Option<&'static str>> {
+fn find_endpoint(method: &str, path: &str) -> Result<EmulatedEndpoint, Option<&'static str>> {
     let mut allowed = None;
     for (theirs, _, endpoint) in ROUTES.iter().filter(|(_, route, _)| *route == path) {
         if *theirs == method {
@@ -135,19 +135,19 @@ fn find(method: &str, path: &str) -> Result<Endpoint, Option<&'static str>> {
     Err(allowed)
 }
 
-fn wrong_method(allowed: &'static str) -> Response<Body> {
-    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#.to_owned());
+fn method_not_allowed(allowed: &'static str) -> Response<EmulatedBody> {
+    let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, r#"{"detail":"Method Not Allowed"}"#.to_owned());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
 /// Paths that end in a name: remembered responses and lock-steps. `None` if the path is none of them.
-fn numbered(call: &Call, path: &str) -> Option<Response<Body>> {
+fn handle_path_with_id(call: &EmulatedRequest, path: &str) -> Option<Response<EmulatedBody>> {
     let method = call.head.method.as_str();
     if let Some(id) = path.strip_prefix("/emulate/next/") {
-        let known = lock(&call.shared.steps).get(id).map(|steps| steps.add_permits(1)).is_some();
+        let known = lock(&call.replica.lockstep_streams).get(id).map(|steps| steps.add_permits(1)).is_some();
         let status = if known { StatusCode::OK } else { StatusCode::NOT_FOUND };
-        return Some(json(status, "{}".to_owned()));
+        return Some(json_response(status, "{}".to_owned()));
     }
     let rest = path.strip_prefix("/v1/responses/")?;
     let (id, wanted) = match rest.strip_suffix("/cancel") {
@@ -156,114 +156,118 @@ fn numbered(call: &Call, path: &str) -> Option<Response<Body>> {
         None => (rest, "GET"),
     };
     if method != wanted {
-        return Some(wrong_method(wanted));
+        return Some(method_not_allowed(wanted));
     }
-    let mut shelf = lock(&call.shared.shelf);
+    let mut shelf = lock(&call.replica.responses);
     let Some(kept) = shelf.get(id).map(str::to_owned) else {
-        let problem = Problem::no_response(id);
-        return Some(json(problem.status, problem.json()));
+        let problem = ApiError::unknown_response(id);
+        return Some(json_response(problem.status, problem.to_json()));
     };
     if wanted != "DELETE" {
-        return Some(json(StatusCode::OK, kept));
+        return Some(json_response(StatusCode::OK, kept));
     }
     shelf.remove(id);
-    Some(json(StatusCode::OK, format!(r#"{{"id":{},"object":"response","deleted":true}}"#, super::answer::quote(id))))
+    Some(json_response(
+        StatusCode::OK,
+        format!(r#"{{"id":{},"object":"response","deleted":true}}"#, super::answer::quote_json(id)),
+    ))
 }
 
 /// Reads a JSON body as vLLM would accept it.
-pub(super) fn read(call: &Call) -> Result<Value, Problem> {
+pub(super) fn parse_json_body(call: &EmulatedRequest) -> Result<Value, ApiError> {
     match call.header("content-type") {
-        Some(kind) if !kind.starts_with("application/json") => Err(Problem::content_type()),
-        _ => object(&call.body),
+        Some(kind) if !kind.starts_with("application/json") => Err(ApiError::unsupported_content_type()),
+        _ => parse_object(&call.body),
     }
 }
 
-async fn generate(call: Call, dialect: Dialect) -> Result<Response<Body>, Problem> {
-    let body = read(&call)?;
-    let mut ask = Ask::read(dialect, &body, call.number("x-emulate-tokens"), &call.shared.settings)?;
+async fn handle_generate(call: EmulatedRequest, dialect: Dialect) -> Result<Response<EmulatedBody>, ApiError> {
+    let body = parse_json_body(&call)?;
+    let mut ask =
+        GenerateRequest::parse(dialect, &body, call.header_number("x-emulate-tokens"), &call.replica.settings)?;
     if dialect == Dialect::Responses
         && let Some(previous) = body.get("previous_response_id").and_then(Value::as_str)
-        && lock(&call.shared.shelf).get(previous).is_none()
+        && lock(&call.replica.responses).get(previous).is_none()
     {
-        return Err(Problem::no_response(previous));
+        return Err(ApiError::unknown_response(previous));
     }
-    ask.usage.everywhere |= call.fault == Some(Fault::UsageEverywhere);
+    ask.usage_options.continuous_usage |= call.fault == Some(EmulatedFault::UsageEverywhere);
     let stored = dialect == Dialect::Responses && body.get("store") != Some(&Value::Bool(false));
-    let refused = |e: crate::engine::Refused| Problem::bad_value(e.to_string(), "input_tokens");
-    let ticket = call.shared.runner.submit(ask.works()).map_err(refused)?;
+    let refused = |e: crate::engine::SubmitError| ApiError::invalid_value(e.to_string(), "input_tokens");
+    let ticket = call.replica.runner.submit(ask.engine_requests()).map_err(refused)?;
     let stream = ask.stream;
-    let answer = Answer {
-        id: id(dialect, &call),
-        created: call.shared.clock.time_of_day().as_secs(),
-        cached: 0,
-        generated: vec![0; ask.choices()],
-        secretive: call.fault == Some(Fault::NoUsage),
-        ask,
+    let answer = AnswerProgress {
+        id: new_response_id(dialect, &call),
+        created: call.replica.clock.unix_time().as_secs(),
+        cached_tokens: 0,
+        generated_tokens: vec![0; ask.choice_count()],
+        omits_usage: call.fault == Some(EmulatedFault::NoUsage),
+        request: ask,
     };
-    let kept = stored.then(|| (call.shared.clone(), answer.id.clone()));
+    let kept = stored.then(|| (call.replica.clone(), answer.id.clone()));
     let keep = move |text: &str| {
         if let Some((shared, id)) = kept {
-            lock(&shared.shelf).keep(id, text.to_owned());
+            lock(&shared.responses).insert(id, text.to_owned());
         }
     };
-    let per_event = call.number("x-emulate-tokens-per-event").unwrap_or(1);
-    let mut talk = Talk::new(dialect, answer, pen(dialect), ticket, per_event);
+    let per_event = call.header_number("x-emulate-tokens-per-event").unwrap_or(1);
+    let mut talk = Generation::new(dialect, answer, new_dialect_writer(dialect), ticket, per_event);
     if !stream {
-        let text = talk.whole(call.fault).await?;
+        let text = talk.collect_response(call.fault).await?;
         keep(&text);
-        return Ok(json(StatusCode::OK, text));
+        return Ok(json_response(StatusCode::OK, text));
     }
     let (to, said) = mpsc::channel(1);
-    let steps = Steps::of(&call);
-    let mut outlet = Outlet::new(to, call.fault, call.trick, steps.as_ref().map(|s| s.permits.clone()));
+    let steps = LockstepStream::register(&call);
+    let mut outlet = EventSink::new(to, call.fault, call.socket_fault, steps.as_ref().map(|s| s.permits.clone()));
     // Owned by the body, which ends it.
     let writer = tokio::spawn(async move {
         let _steps = steps;
-        if let Some(text) = talk.stream(&mut outlet).await {
+        if let Some(text) = talk.stream_response(&mut outlet).await {
             keep(&text);
         }
     });
-    let mut response = Response::new(Body::stream(said, writer.abort_handle(), None));
+    let mut response = Response::new(EmulatedBody::from_channel(said, writer.abort_handle(), None));
     let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
 }
 
-fn pen(dialect: Dialect) -> Box<dyn Pen> {
+fn new_dialect_writer(dialect: Dialect) -> Box<dyn DialectWriter> {
     match dialect {
-        Dialect::Completions => Box::new(Completions),
-        Dialect::Responses => Box::new(Responses::default()),
-        Dialect::Messages => Box::new(Messages),
-        Dialect::Chat | Dialect::Other => Box::new(Chat),
+        Dialect::Completions => Box::new(CompletionsWriter),
+        Dialect::Responses => Box::new(ResponsesWriter::default()),
+        Dialect::Messages => Box::new(MessagesWriter),
+        Dialect::Chat | Dialect::Other => Box::new(ChatWriter),
     }
 }
 
-fn id(dialect: Dialect, call: &Call) -> String {
+fn new_response_id(dialect: Dialect, call: &EmulatedRequest) -> String {
     match dialect {
-        Dialect::Completions => format!("cmpl-{}", call.id),
-        Dialect::Responses => format!("resp_{}", call.shared.fresh_id()),
-        _ => format!("chatcmpl-{}", call.id),
+        Dialect::Completions => format!("cmpl-{}", call.request_id),
+        Dialect::Responses => format!("resp_{}", call.replica.new_id()),
+        _ => format!("chatcmpl-{}", call.request_id),
     }
 }
 
 /// A stream in lock-step: known by its request id for as long as it is written.
-struct Steps {
-    shared: Arc<Shared>,
-    id: String,
+struct LockstepStream {
+    replica: Arc<ReplicaState>,
+    request_id: String,
     permits: Arc<Semaphore>,
 }
 
-impl Steps {
-    fn of(call: &Call) -> Option<Self> {
+impl LockstepStream {
+    fn register(call: &EmulatedRequest) -> Option<Self> {
         call.header("x-emulate-lockstep")?;
-        let (shared, id, permits) = (call.shared.clone(), call.id.clone(), Arc::new(Semaphore::new(0)));
-        lock(&shared.steps).insert(id.clone(), permits.clone());
-        Some(Self { shared, id, permits })
+        let (shared, id, permits) = (call.replica.clone(), call.request_id.clone(), Arc::new(Semaphore::new(0)));
+        lock(&shared.lockstep_streams).insert(id.clone(), permits.clone());
+        Some(Self { replica: shared, request_id: id, permits })
     }
 }
 
-impl Drop for Steps {
+impl Drop for LockstepStream {
     fn drop(&mut self) {
-        lock(&self.shared.steps).remove(&self.id);
+        lock(&self.replica.lockstep_streams).remove(&self.request_id);
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// A misbehaviour. `N` counts events of a stream, a chat's opening role event included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum EmulatedFault {
     /// `500`, `503` (with `Retry-After: 1`), `429`, or any other status from 400 up: an error instead of an answer.
     Status(u16),
     /// `close-before-head`: the request is read, the connection closed without a byte.
@@ -38,7 +38,7 @@ pub enum Fault {
     CloseKeepalive,
 }
 
-impl Fault {
+impl EmulatedFault {
     /// Reads `NAME` or `NAME=ARG`; `None` if there is no such fault. An absent argument is 1 (event) or 1000 (ms).
     pub fn parse(text: &str) -> Option<Self> {
         let (name, argument) = match text.trim().split_once('=') {
@@ -69,42 +69,42 @@ impl Fault {
 
 /// The fault that all clients of a replica get: at most one at a time.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
-    standing: Option<Standing>,
+pub(super) struct FaultInjector {
+    active: Option<ActiveFault>,
 }
 
 #[derive(Debug)]
-struct Standing {
-    fault: Fault,
-    left: Option<u64>,
+struct ActiveFault {
+    fault: EmulatedFault,
+    remaining: Option<u64>,
     path: Option<String>,
 }
 
 /// `POST /emulate/faults`.
 #[derive(Deserialize)]
-struct Order {
+struct FaultOrder {
     fault: String,
     count: Option<u64>,
     path: Option<String>,
 }
 
-impl Faults {
+impl FaultInjector {
     /// Takes an order: `fault` for the next `count` requests (absent or null: until cleared) of `path` (absent: every
     /// POST). Returns false, changing nothing, if the order cannot be read.
-    pub(super) fn order(&mut self, json: &[u8]) -> bool {
-        let Ok(order) = serde_json::from_slice::<Order>(json) else { return false };
-        let Some(fault) = Fault::parse(&order.fault) else { return false };
-        self.standing = Some(Standing { fault, left: order.count, path: order.path });
+    pub(super) fn apply_order(&mut self, json: &[u8]) -> bool {
+        let Ok(order) = serde_json::from_slice::<FaultOrder>(json) else { return false };
+        let Some(fault) = EmulatedFault::parse(&order.fault) else { return false };
+        self.active = Some(ActiveFault { fault, remaining: order.count, path: order.path });
         true
     }
 
     pub(super) fn clear(&mut self) {
-        self.standing = None;
+        self.active = None;
     }
 
     /// The fault that a request meets, which uses one of `count` up.
-    pub(super) fn meet(&mut self, method: &Method, path: &str) -> Option<Fault> {
-        let standing = self.standing.as_mut()?;
+    pub(super) fn take_fault(&mut self, method: &Method, path: &str) -> Option<EmulatedFault> {
+        let standing = self.active.as_mut()?;
         let meant = match &standing.path {
             Some(wanted) => wanted == path,
             None => method == Method::POST,
@@ -112,7 +112,7 @@ impl Faults {
         if !meant {
             return None;
         }
-        match &mut standing.left {
+        match &mut standing.remaining {
             None => {}
             Some(0) => return None,
             Some(left) => *left -= 1,
@@ -127,26 +127,28 @@ mod tests {
 
     #[test]
     fn faults_are_read_by_name_and_argument() {
-        assert_eq!(Fault::parse("503"), Some(Fault::Status(503)));
-        assert_eq!(Fault::parse("refuse-500"), Some(Fault::Status(500)));
-        assert_eq!(Fault::parse(" die-midstream=7 "), Some(Fault::DieMidstream(7)));
-        assert_eq!(Fault::parse("slow-first=20"), Some(Fault::SlowFirst(Duration::from_millis(20))));
+        assert_eq!(EmulatedFault::parse("503"), Some(EmulatedFault::Status(503)));
+        assert_eq!(EmulatedFault::parse("refuse-500"), Some(EmulatedFault::Status(500)));
+        assert_eq!(EmulatedFault::parse(" die-midstream=7 "), Some(EmulatedFault::DieMidstream(7)));
+        assert_eq!(EmulatedFault::parse("slow-first=20"), Some(EmulatedFault::SlowFirst(Duration::from_millis(20))));
         for bad in ["", "200", "die-midstream=x", "no-such"] {
-            assert_eq!(Fault::parse(bad), None, "{bad}");
+            assert_eq!(EmulatedFault::parse(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn counted_faults_run_out_and_mean_posts_or_their_path() {
-        let mut faults = Faults::default();
-        assert!(faults.order(br#"{"fault":"500","count":2}"#));
-        assert_eq!(faults.meet(&Method::GET, "/health"), None);
-        let met: Vec<_> = (0..3).map(|_| faults.meet(&Method::POST, "/v1/x").is_some()).collect();
+        let mut faults = FaultInjector::default();
+        assert!(faults.apply_order(br#"{"fault":"500","count":2}"#));
+        assert_eq!(faults.take_fault(&Method::GET, "/health"), None);
+        let met: Vec<_> = (0..3).map(|_| faults.take_fault(&Method::POST, "/v1/x").is_some()).collect();
         assert_eq!(met, [true, true, false]);
-        assert!(faults.order(br#"{"fault":"503","count":null,"path":"/health"}"#));
-        assert!(faults.meet(&Method::GET, "/health").is_some() && faults.meet(&Method::POST, "/v1/x").is_none());
-        assert!(!faults.order(b"{}"));
+        assert!(faults.apply_order(br#"{"fault":"503","count":null,"path":"/health"}"#));
+        assert!(
+            faults.take_fault(&Method::GET, "/health").is_some() && faults.take_fault(&Method::POST, "/v1/x").is_none()
+        );
+        assert!(!faults.apply_order(b"{}"));
         faults.clear();
-        assert_eq!(faults.meet(&Method::GET, "/health"), None);
+        assert_eq!(faults.take_fault(&Method::GET, "/health"), None);
     }
 }

@@ -7,191 +7,197 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
-use super::answer::{Answer, Pen, Piece};
-use super::body::{Broken, Said};
-use super::fault::Fault;
-use super::openai::data;
-use super::problem::Problem;
-use super::runner::Ticket;
-use super::wire::Trick;
-use crate::engine::EventKind;
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk};
+use super::body::{BodyAborted, BodyChunk};
+use super::fault::EmulatedFault;
+use super::openai::data_event;
+use super::problem::ApiError;
+use super::runner::SubmittedRequests;
+use super::wire::SocketFault;
+use crate::engine::EngineEventKind;
 use crate::units::Dialect;
 
 /// Time in which hyper surely flushes what it was given before.
-pub(super) const FLUSH: Duration = Duration::from_millis(5);
+pub(super) const FLUSH_DELAY: Duration = Duration::from_millis(5);
 
 /// A generation under way.
-pub(super) struct Talk {
+pub(super) struct Generation {
     dialect: Dialect,
-    answer: Answer,
-    pen: Box<dyn Pen>,
-    ticket: Ticket,
+    answer: AnswerProgress,
+    writer: Box<dyn DialectWriter>,
+    submitted: SubmittedRequests,
     /// Tokens that go into one event.
-    per_event: u64,
+    tokens_per_event: u64,
     /// Tokens per choice that have been told.
-    told: Vec<u64>,
+    sent_tokens: Vec<u64>,
 }
 
-impl Talk {
-    pub(super) fn new(dialect: Dialect, answer: Answer, pen: Box<dyn Pen>, ticket: Ticket, per_event: u64) -> Self {
-        let told = vec![0; answer.ask.choices()];
-        Self { dialect, answer, pen, ticket, per_event: per_event.max(1), told }
+impl Generation {
+    pub(super) fn new(
+        dialect: Dialect,
+        answer: AnswerProgress,
+        pen: Box<dyn DialectWriter>,
+        ticket: SubmittedRequests,
+        per_event: u64,
+    ) -> Self {
+        let told = vec![0; answer.request.choice_count()];
+        Self { dialect, answer, writer: pen, submitted: ticket, tokens_per_event: per_event.max(1), sent_tokens: told }
     }
 
     /// Waits for the last token; returns the answer's JSON.
-    pub(super) async fn whole(&mut self, fault: Option<Fault>) -> Result<String, Problem> {
+    pub(super) async fn collect_response(&mut self, fault: Option<EmulatedFault>) -> Result<String, ApiError> {
         match fault {
-            Some(Fault::ErrorEvent(_)) => return Err(Problem::killed()),
-            Some(Fault::Stall(_)) => std::future::pending::<()>().await,
+            Some(EmulatedFault::ErrorEvent(_)) => return Err(ApiError::engine_dead()),
+            Some(EmulatedFault::Stall(_)) => std::future::pending::<()>().await,
             _ => {}
         }
-        let aborts = matches!(fault, Some(Fault::AbortEvent(_)));
-        while let Some((choice, kind)) = self.ticket.next().await {
-            self.hear(choice, kind);
+        let aborts = matches!(fault, Some(EmulatedFault::AbortEvent(_)));
+        while let Some((choice, kind)) = self.submitted.next_event().await {
+            self.on_engine_event(choice, kind);
             if aborts {
-                return Ok(self.pen.whole(&self.answer, "abort"));
+                return Ok(self.writer.write_response(&self.answer, "abort"));
             }
         }
-        Ok(self.pen.whole(&self.answer, self.answer.ask.finish))
+        Ok(self.writer.write_response(&self.answer, self.answer.request.finish_reason))
     }
 
     /// Tells all events; returns the answer as JSON unless a fault ended it early.
-    pub(super) async fn stream(&mut self, outlet: &mut Outlet) -> Option<String> {
-        match self.tell(outlet).await {
-            Ok(()) => Some(self.pen.whole(&self.answer, self.answer.ask.finish)),
-            Err(Ended::Here) => None,
-            Err(Ended::Aborted) => {
-                self.tell_abort(outlet).await;
+    pub(super) async fn stream_response(&mut self, outlet: &mut EventSink) -> Option<String> {
+        match self.write_events(outlet).await {
+            Ok(()) => Some(self.writer.write_response(&self.answer, self.answer.request.finish_reason)),
+            Err(EarlyEnd::Cut) => None,
+            Err(EarlyEnd::Aborted) => {
+                self.write_abort_events(outlet).await;
                 None
             }
         }
     }
 
-    async fn tell(&mut self, outlet: &mut Outlet) -> Result<(), Ended> {
+    async fn write_events(&mut self, outlet: &mut EventSink) -> Result<(), EarlyEnd> {
         // vLLM creates a response at once, and opens the other dialects with the first token.
         let mut opened = self.dialect == Dialect::Responses;
         if opened {
-            outlet.send_all(self.pen.opening(&self.answer)).await?;
+            outlet.send_events(self.writer.write_opening_events(&self.answer)).await?;
         }
-        while let Some((choice, kind)) = self.ticket.next().await {
+        while let Some((choice, kind)) = self.submitted.next_event().await {
             if !opened {
                 opened = true;
-                outlet.send_all(self.pen.opening(&self.answer)).await?;
+                outlet.send_events(self.writer.write_opening_events(&self.answer)).await?;
             }
-            if let Some(piece) = self.hear(choice, kind) {
-                outlet.send_all(self.pen.piece(&self.answer, &piece)).await?;
+            if let Some(piece) = self.on_engine_event(choice, kind) {
+                outlet.send_events(self.writer.write_chunk_events(&self.answer, &piece)).await?;
             }
         }
-        outlet.send_all(self.pen.ending(&self.answer)).await
+        outlet.send_events(self.writer.write_final_events(&self.answer)).await
     }
 
-    async fn tell_abort(&mut self, outlet: &mut Outlet) {
+    async fn write_abort_events(&mut self, outlet: &mut EventSink) {
         outlet.fault = None;
-        for choice in 0..self.told.len() {
-            let piece = Piece { choice, tokens: 0..0, finish: Some("abort") };
-            let events = self.pen.piece(&self.answer, &piece);
-            let _ = outlet.send_all(events).await;
+        for choice in 0..self.sent_tokens.len() {
+            let piece = TokenChunk { choice, tokens: 0..0, finish_reason: Some("abort") };
+            let events = self.writer.write_chunk_events(&self.answer, &piece);
+            let _ = outlet.send_events(events).await;
         }
-        let _ = outlet.send_all(self.pen.ending(&self.answer)).await;
+        let _ = outlet.send_events(self.writer.write_final_events(&self.answer)).await;
     }
 
     /// Notes an event of the engine; returns what is to be told now.
-    fn hear(&mut self, choice: usize, kind: EventKind) -> Option<Piece> {
-        let generated = self.answer.generated.get_mut(choice)?;
+    fn on_engine_event(&mut self, choice: usize, kind: EngineEventKind) -> Option<TokenChunk> {
+        let generated = self.answer.generated_tokens.get_mut(choice)?;
         match kind {
-            EventKind::Finished => return None,
-            EventKind::FirstToken { cached } if choice.is_multiple_of(self.answer.ask.n) => {
-                self.answer.cached += cached.0;
+            EngineEventKind::Finished => return None,
+            EngineEventKind::FirstToken { cached } if choice.is_multiple_of(self.answer.request.choices_per_prompt) => {
+                self.answer.cached_tokens += cached.0;
             }
-            EventKind::FirstToken { .. } | EventKind::Token => {}
+            EngineEventKind::FirstToken { .. } | EngineEventKind::Token => {}
         }
         *generated += 1;
-        let told = self.told.get_mut(choice)?;
-        let last = *generated == self.answer.ask.output;
-        if !last && *generated - *told < self.per_event {
+        let told = self.sent_tokens.get_mut(choice)?;
+        let last = *generated == self.answer.request.output_tokens;
+        if !last && *generated - *told < self.tokens_per_event {
             return None;
         }
         let tokens = std::mem::replace(told, *generated)..*generated;
-        Some(Piece { choice, tokens, finish: last.then_some(self.answer.ask.finish) })
+        Some(TokenChunk { choice, tokens, finish_reason: last.then_some(self.answer.request.finish_reason) })
     }
 }
 
 /// How a stream ended early.
-enum Ended {
+enum EarlyEnd {
     /// Nothing more goes out.
-    Here,
+    Cut,
     /// The rest is what a replica says that is told to stop.
     Aborted,
 }
 
 /// Where a stream's events go, and the fault that may meet them there.
-pub(super) struct Outlet {
-    to: mpsc::Sender<Said>,
-    sent: u64,
-    fault: Option<Fault>,
-    trick: Arc<Trick>,
+pub(super) struct EventSink {
+    sender: mpsc::Sender<BodyChunk>,
+    sent_events: u64,
+    fault: Option<EmulatedFault>,
+    socket_fault: Arc<SocketFault>,
     /// If set, every event but the first takes a permit.
-    steps: Option<Arc<Semaphore>>,
+    lockstep_permits: Option<Arc<Semaphore>>,
 }
 
-impl Outlet {
+impl EventSink {
     pub(super) fn new(
-        to: mpsc::Sender<Said>,
-        fault: Option<Fault>,
-        trick: Arc<Trick>,
+        to: mpsc::Sender<BodyChunk>,
+        fault: Option<EmulatedFault>,
+        trick: Arc<SocketFault>,
         steps: Option<Arc<Semaphore>>,
     ) -> Self {
-        Self { to, sent: 0, fault, trick, steps }
+        Self { sender: to, sent_events: 0, fault, socket_fault: trick, lockstep_permits: steps }
     }
 
-    async fn send_all(&mut self, events: Vec<String>) -> Result<(), Ended> {
+    async fn send_events(&mut self, events: Vec<String>) -> Result<(), EarlyEnd> {
         for event in events {
-            self.send(event).await?;
+            self.send_event(event).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, event: String) -> Result<(), Ended> {
-        self.meet_fault().await?;
-        if self.sent > 0
-            && let Some(steps) = &self.steps
+    async fn send_event(&mut self, event: String) -> Result<(), EarlyEnd> {
+        self.apply_fault().await?;
+        if self.sent_events > 0
+            && let Some(steps) = &self.lockstep_permits
         {
-            steps.acquire().await.map_err(|_| Ended::Here)?.forget();
+            steps.acquire().await.map_err(|_| EarlyEnd::Cut)?.forget();
         }
-        self.sent += 1;
-        self.put(Ok(event.into())).await
+        self.sent_events += 1;
+        self.send_chunk(Ok(event.into())).await
     }
 
-    async fn meet_fault(&mut self) -> Result<(), Ended> {
+    async fn apply_fault(&mut self) -> Result<(), EarlyEnd> {
         let Some(fault) = self.fault else { return Ok(()) };
         match fault {
-            Fault::SlowFirst(time) if self.sent == 0 => sleep(time).await,
-            Fault::CloseAfterHead => return self.break_off().await,
-            Fault::DieMidstream(n) if n == self.sent => return self.break_off().await,
-            Fault::CutMidstream(n) if n == self.sent => return Err(Ended::Here),
-            Fault::Stall(n) if n == self.sent => std::future::pending().await,
-            Fault::AbortEvent(n) if n == self.sent => return Err(Ended::Aborted),
-            Fault::ErrorEvent(n) if n == self.sent => {
-                self.put(Ok(data(&Problem::killed().json()).into())).await?;
-                self.put(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await?;
-                return Err(Ended::Here);
+            EmulatedFault::SlowFirst(time) if self.sent_events == 0 => sleep(time).await,
+            EmulatedFault::CloseAfterHead => return self.abort_body().await,
+            EmulatedFault::DieMidstream(n) if n == self.sent_events => return self.abort_body().await,
+            EmulatedFault::CutMidstream(n) if n == self.sent_events => return Err(EarlyEnd::Cut),
+            EmulatedFault::Stall(n) if n == self.sent_events => std::future::pending().await,
+            EmulatedFault::AbortEvent(n) if n == self.sent_events => return Err(EarlyEnd::Aborted),
+            EmulatedFault::ErrorEvent(n) if n == self.sent_events => {
+                self.send_chunk(Ok(data_event(&ApiError::engine_dead().to_json()).into())).await?;
+                self.send_chunk(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await?;
+                return Err(EarlyEnd::Cut);
             }
-            Fault::BadChunk(n) if n == self.sent => {
-                sleep(FLUSH).await;
-                self.trick.garble();
+            EmulatedFault::BadChunk(n) if n == self.sent_events => {
+                sleep(FLUSH_DELAY).await;
+                self.socket_fault.garble_next_write();
             }
             _ => {}
         }
         Ok(())
     }
 
-    async fn break_off(&mut self) -> Result<(), Ended> {
-        sleep(FLUSH).await;
-        self.put(Err(Broken)).await?;
-        Err(Ended::Here)
+    async fn abort_body(&mut self) -> Result<(), EarlyEnd> {
+        sleep(FLUSH_DELAY).await;
+        self.send_chunk(Err(BodyAborted)).await?;
+        Err(EarlyEnd::Cut)
     }
 
-    async fn put(&mut self, said: Said) -> Result<(), Ended> {
-        self.to.send(said).await.map_err(|_| Ended::Here)
+    async fn send_chunk(&mut self, said: BodyChunk) -> Result<(), EarlyEnd> {
+        self.sender.send(said).await.map_err(|_| EarlyEnd::Cut)
     }
 }

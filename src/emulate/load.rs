@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::balance::Dice;
+use crate::balance::SeededRng;
 use crate::tls;
 
 /// Sessions that share a beginning of their prompts.
-const SESSIONS: u64 = 8;
+const SESSION_COUNT: u64 = 8;
 /// Sentence that prompts are made of: 16 tokens at four bytes each.
-const SENTENCE: &str = "a weir holds water back and gives each channel its even share. ";
+const PROMPT_SENTENCE: &str = "a weir holds water back and gives each channel its even share. ";
 
 /// What clients do.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +27,13 @@ pub struct LoadSettings {
     /// Model that is asked for.
     pub model: String,
     /// Requests per second, on average.
-    pub rate: f64,
+    pub requests_per_second: f64,
     /// Requests open at once; arrivals above it are skipped.
-    pub max_open: usize,
+    pub max_open_requests: usize,
     /// Longest answer, in tokens; lengths are even from 1 up.
     pub max_tokens: u64,
     /// Requests to send; `None`: until stopped.
-    pub requests: Option<u64>,
+    pub max_requests: Option<u64>,
     /// Makes arrivals, prompts and lengths repeatable.
     pub seed: u64,
 }
@@ -44,18 +44,18 @@ pub struct LoadCounters {
     /// Requests sent.
     pub sent: AtomicU64,
     /// Streams that came to their end.
-    pub ok: AtomicU64,
+    pub completed: AtomicU64,
     /// Requests that were refused, failed or broke off.
     pub failed: AtomicU64,
     /// Arrivals that were not sent because `max_open` were open.
     pub skipped: AtomicU64,
     /// Tokens generated for complete streams, by their usage.
-    pub tokens: AtomicU64,
+    pub generated_tokens: AtomicU64,
 }
 
 /// Time to the next arrival of a Poisson process; at most a minute.
-fn gap(dice: &mut Dice, rate: f64) -> Duration {
-    let unit = ((dice.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+fn sample_arrival_gap(dice: &mut SeededRng, rate: f64) -> Duration {
+    let unit = ((dice.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let seconds = -unit.ln() / rate.max(1e-3);
     Duration::from_secs_f64(seconds.clamp(0.0, 60.0))
 }
@@ -63,36 +63,36 @@ fn gap(dice: &mut Dice, rate: f64) -> Duration {
 /// Sends requests until `stop` is ready or all are sent; then waits for open ones to end (a stop drops them).
 ///
 /// *Errors*: the HTTP client cannot be set up; what happens to requests is counted, never an error.
-pub async fn run(
+pub async fn run_load(
     settings: LoadSettings,
     counters: Arc<LoadCounters>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), reqwest::Error> {
-    let client = client()?;
+    let client = build_client()?;
     tokio::select! {
-        () = send_all(&settings, &counters, &client) => {}
+        () = send_requests(&settings, &counters, &client) => {}
         () = stop => {}
     }
     Ok(())
 }
 
 /// A client that speaks to the address it is given and to no other.
-pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+pub fn build_client() -> Result<reqwest::Client, reqwest::Error> {
     // uvicorn closes idle connections after 5 s; a request on one that is just closing would fail.
     let idle = Duration::from_secs(4);
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    builder.tls_backend_preconfigured(tls::trusting_nobody()).pool_idle_timeout(idle).build()
+    builder.tls_backend_preconfigured(tls::empty_client_config()).pool_idle_timeout(idle).build()
 }
 
-async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {
-    let mut dice = Dice::seeded(settings.seed);
+async fn send_requests(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {
+    let mut dice = SeededRng::from_seed(settings.seed);
     let mut open = JoinSet::new();
     let mut sent = 0;
-    while settings.requests.is_none_or(|limit| sent < limit) {
-        sleep(gap(&mut dice, settings.rate)).await;
+    while settings.max_requests.is_none_or(|limit| sent < limit) {
+        sleep(sample_arrival_gap(&mut dice, settings.requests_per_second)).await;
         while open.try_join_next().is_some() {}
-        let body = chat(settings, &mut dice);
-        if open.len() >= settings.max_open.max(1) {
+        let body = build_chat_body(settings, &mut dice);
+        if open.len() >= settings.max_open_requests.max(1) {
             counters.skipped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
@@ -101,10 +101,10 @@ async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client:
         let request = client.post(format!("{}/v1/chat/completions", settings.base_url)).json(&body);
         let counters = counters.clone();
         open.spawn(async move {
-            match finish(request).await {
+            match read_stream(request).await {
                 Some(tokens) => {
-                    counters.ok.fetch_add(1, Ordering::Relaxed);
-                    counters.tokens.fetch_add(tokens, Ordering::Relaxed);
+                    counters.completed.fetch_add(1, Ordering::Relaxed);
+                    counters.generated_tokens.fetch_add(tokens, Ordering::Relaxed);
                 }
                 None => {
                     counters.failed.fetch_add(1, Ordering::Relaxed);
@@ -116,22 +116,22 @@ async fn send_all(settings: &LoadSettings, counters: &Arc<LoadCounters>, client:
 }
 
 /// A chat of one of a few sessions: the session's own beginning of one of four lengths, then a question of its own.
-fn chat(settings: &LoadSettings, dice: &mut Dice) -> Value {
-    let session = dice.below(SESSIONS);
+fn build_chat_body(settings: &LoadSettings, dice: &mut SeededRng) -> Value {
+    let session = dice.next_below(SESSION_COUNT);
     let sentences = [4, 16, 64, 128][(session % 4) as usize];
-    let system = format!("session {session}. {}", SENTENCE.repeat(sentences));
-    let question = format!("question {}: {}", dice.bits(), SENTENCE.repeat(1 + dice.below(8) as usize));
+    let system = format!("session {session}. {}", PROMPT_SENTENCE.repeat(sentences));
+    let question = format!("question {}: {}", dice.next_u64(), PROMPT_SENTENCE.repeat(1 + dice.next_below(8) as usize));
     json!({
         "model": settings.model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": question}],
-        "max_tokens": 1 + dice.below(settings.max_tokens),
+        "max_tokens": 1 + dice.next_below(settings.max_tokens),
         "stream": true,
         "stream_options": {"include_usage": true},
     })
 }
 
 /// Reads a stream to its end. `None` if there was no proper one; its tokens, 0 if it did not tell them.
-async fn finish(request: reqwest::RequestBuilder) -> Option<u64> {
+async fn read_stream(request: reqwest::RequestBuilder) -> Option<u64> {
     let response = request.send().await.ok()?.error_for_status().ok()?;
     let mut events = response.bytes_stream().eventsource();
     let mut tokens = 0;

@@ -4,7 +4,7 @@
 //! it matters (field order, event framing, errors). Text is filler: a word per token; a prompt has a token per four
 //! bytes. Beyond vLLM's API it obeys, on any request:
 //!
-//! - `x-emulate-fault: NAME[=ARG]`: misbehave, see [`Fault`];
+//! - `x-emulate-fault: NAME[=ARG]`: misbehave, see [`EmulatedFault`];
 //! - `x-emulate-tokens: N`: output length where the body bounds none (default 64);
 //! - `x-emulate-tokens-per-event: N`: put so many tokens into one event;
 //! - `x-emulate-lockstep: 1`: send the first event, and each further one after a `POST /emulate/next/{x-request-id}`.
@@ -41,35 +41,35 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-pub use body::Counters;
-pub use fault::Fault;
+pub use body::EmulatorCounters;
+pub use fault::EmulatedFault;
 
 use crate::clock::Clock;
-use crate::engine::{Constants, Stats};
-use service::Shared;
+use crate::engine::{EngineModel, SchedulerStats};
+use service::ReplicaState;
 
 /// What an emulated replica is like.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
+pub struct EmulatorSettings {
     /// Names it serves under; requests without one get the first.
     pub models: Vec<String>,
     /// What its engine can do.
-    pub constants: Constants,
+    pub engine_model: EngineModel,
     /// Longest prompt and output together, in tokens.
     pub max_model_len: u64,
     /// Time after which an idle connection is closed.
-    pub keep_alive: Duration,
+    pub keepalive_timeout: Duration,
     /// Answer every request with a description of it, instead of emulating anything.
     pub echo: bool,
 }
 
-impl Default for Settings {
+impl Default for EmulatorSettings {
     fn default() -> Self {
         Self {
             models: vec!["emulated-8b".to_owned()],
-            constants: Constants::default(),
+            engine_model: EngineModel::default(),
             max_model_len: 131_072,
-            keep_alive: Duration::from_secs(5),
+            keepalive_timeout: Duration::from_secs(5),
             echo: false,
         }
     }
@@ -77,19 +77,19 @@ impl Default for Settings {
 
 /// An emulated replica on a thread of its own. Dropped, it stops.
 #[derive(Debug)]
-pub struct Replica {
+pub struct EmulatedReplica {
     addr: SocketAddr,
-    shared: Arc<Shared>,
-    stop: Option<oneshot::Sender<()>>,
+    state: Arc<ReplicaState>,
+    stop_sender: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Replica {
+impl EmulatedReplica {
     /// Serves `listener` until stopped. *Errors*: the thread, its runtime or the socket cannot be set up.
-    pub fn start(listener: TcpListener, settings: Settings, clock: Clock) -> io::Result<Self> {
+    pub fn start(listener: TcpListener, settings: EmulatorSettings, clock: Clock) -> io::Result<Self> {
         let addr = listener.local_addr()?;
         listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::new(settings, clock));
+        let shared = Arc::new(ReplicaState::new(settings, clock));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _inside = runtime.enter();
@@ -106,7 +106,7 @@ impl Replica {
             });
         };
         let thread = thread::Builder::new().name(format!("replica-{}", addr.port())).spawn(serve)?;
-        Ok(Self { addr, shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { addr, state: shared, stop_sender: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -120,19 +120,19 @@ impl Replica {
     }
 
     /// What it has seen.
-    pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+    pub fn counters(&self) -> &EmulatorCounters {
+        &self.state.counters
     }
 
     /// What its engine does.
-    pub fn stats(&self) -> Stats {
-        self.shared.runner.stats()
+    pub fn stats(&self) -> SchedulerStats {
+        self.state.runner.stats()
     }
 
     /// Stops as if killed: listener and connections are closed at once, answers under way are cut.
     pub fn stop(&mut self) {
         // Both are gone if it was stopped before.
-        if let Some(stop) = self.stop.take() {
+        if let Some(stop) = self.stop_sender.take() {
             let _ = stop.send(());
         }
         if let Some(thread) = self.thread.take() {
@@ -141,7 +141,7 @@ impl Replica {
     }
 }
 
-impl Drop for Replica {
+impl Drop for EmulatedReplica {
     fn drop(&mut self) {
         self.stop();
     }
@@ -150,12 +150,18 @@ impl Drop for Replica {
 /// Serves `count` replicas on the ports from `port` upwards, on the runtime it is called in, until SIGINT or SIGTERM.
 ///
 /// *Errors*: a port cannot be listened on, or does not exist.
-pub async fn run(host: IpAddr, port: u16, count: u16, settings: &Settings, clock: Clock) -> io::Result<()> {
+pub async fn serve_replicas(
+    host: IpAddr,
+    port: u16,
+    count: u16,
+    settings: &EmulatorSettings,
+    clock: Clock,
+) -> io::Result<()> {
     let mut replicas = JoinSet::new();
     for at in 0..count {
         let port = port.checked_add(at).ok_or_else(|| io::Error::other("there is no port above 65535"))?;
         let listener = tokio::net::TcpListener::bind((host, port)).await?;
-        let shared = Arc::new(Shared::new(settings.clone(), clock));
+        let shared = Arc::new(ReplicaState::new(settings.clone(), clock));
         replicas.spawn(service::serve(listener, shared));
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

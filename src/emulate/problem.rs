@@ -2,19 +2,19 @@
 
 use http::StatusCode;
 
-use super::answer::quote;
+use super::answer::quote_json;
 
 /// Why a request is not answered.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) message: String,
     pub(super) kind: &'static str,
     pub(super) param: Option<String>,
 }
 
-impl Problem {
-    pub(super) fn no_model(name: &str) -> Self {
+impl ApiError {
+    pub(super) fn unknown_model(name: &str) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             message: format!("The model `{name}` does not exist."),
@@ -23,7 +23,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn no_response(id: &str) -> Self {
+    pub(super) fn unknown_response(id: &str) -> Self {
         Self {
             status: StatusCode::NOT_FOUND,
             message: format!("Response with id '{id}' not found."),
@@ -33,21 +33,21 @@ impl Problem {
     }
 
     /// A field of the right type with a wrong value.
-    pub(super) fn bad_value(message: String, param: &str) -> Self {
+    pub(super) fn invalid_value(message: String, param: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message, kind: "BadRequestError", param: Some(param.to_owned()) }
     }
 
     /// A body that does not have the shape of a request: pydantic's way of saying so.
-    pub(super) fn invalid(kind: &str, loc: &str, message: &str) -> Self {
+    pub(super) fn validation_error(kind: &str, loc: &str, message: &str) -> Self {
         let message = format!("1 validation error:\n  {{'type': '{kind}', 'loc': '{loc}', 'msg': '{message}'}}");
         Self { status: StatusCode::BAD_REQUEST, message, kind: "Bad Request", param: Some(loc.to_owned()) }
     }
 
-    pub(super) fn missing(field: &str) -> Self {
-        Self::invalid("missing", &format!("body.{field}"), "Field required")
+    pub(super) fn missing_field(field: &str) -> Self {
+        Self::validation_error("missing", &format!("body.{field}"), "Field required")
     }
 
-    pub(super) fn content_type() -> Self {
+    pub(super) fn unsupported_content_type() -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             message: "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed".to_owned(),
@@ -56,7 +56,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn killed() -> Self {
+    pub(super) fn engine_dead() -> Self {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             message: "EngineCore encountered an issue. See stack trace (above) for the root cause.".to_owned(),
@@ -65,17 +65,17 @@ impl Problem {
         }
     }
 
-    pub(super) fn ordered(status: StatusCode) -> Self {
+    pub(super) fn injected_fault(status: StatusCode) -> Self {
         let message = format!("emulated fault: {}", status.as_u16());
         Self { status, message, kind: "EmulatedFault", param: None }
     }
 
-    pub(super) fn json(&self) -> String {
+    pub(super) fn to_json(&self) -> String {
         format!(
             r#"{{"error":{{"message":{},"type":{},"param":{},"code":{}}}}}"#,
-            quote(&self.message),
-            quote(self.kind),
-            self.param.as_deref().map_or_else(|| "null".to_owned(), quote),
+            quote_json(&self.message),
+            quote_json(self.kind),
+            self.param.as_deref().map_or_else(|| "null".to_owned(), quote_json),
             self.status.as_u16()
         )
     }

@@ -5,30 +5,30 @@ use serde_json::Value;
 use crate::units::Tokens;
 
 /// Bytes of canonical text that count as a token.
-const TOKEN_BYTES: usize = 4;
+const BYTES_PER_TOKEN: usize = 4;
 /// A prompt as the engine sees it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Prompt {
+pub(super) struct EmulatedPrompt {
     pub(super) tokens: u64,
-    pub(super) blocks: Vec<u64>,
+    pub(super) block_hashes: Vec<u64>,
 }
 
-impl Prompt {
+impl EmulatedPrompt {
     /// Counts and hashes canonical text. Equal `seed` and equal leading blocks give equal leading hashes.
-    pub(super) fn of(text: &[u8], seed: u64, block: Tokens) -> Self {
-        let block = usize::try_from(block.0).unwrap_or(usize::MAX).saturating_mul(TOKEN_BYTES);
+    pub(super) fn from_text(text: &[u8], seed: u64, block: Tokens) -> Self {
+        let block = usize::try_from(block.0).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_TOKEN);
         let mut hash = seed;
         let mut chained = |piece: &[u8]| {
-            hash = fold(piece, hash);
+            hash = hash_bytes(piece, hash);
             hash
         };
         let blocks = text.chunks_exact(block.max(1)).map(&mut chained).collect();
-        Self { tokens: (text.len().div_ceil(TOKEN_BYTES) as u64).max(1), blocks }
+        Self { tokens: (text.len().div_ceil(BYTES_PER_TOKEN) as u64).max(1), block_hashes: blocks }
     }
 }
 
 /// Mixes bytes into a hash; the same on every machine.
-pub(super) fn fold(bytes: &[u8], seed: u64) -> u64 {
+pub(super) fn hash_bytes(bytes: &[u8], seed: u64) -> u64 {
     let mut hash = seed ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for piece in bytes.chunks(8) {
         let word = piece.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
@@ -102,19 +102,19 @@ mod tests {
                 .map(|at| serde_json::json!({"role": "user", "content": format!("message {at}").repeat(30)}))
                 .collect()
         };
-        let prompt = |count| Prompt::of(&chat_text(&Value::Null, &said(count)), 7, Tokens(16));
+        let prompt = |count| EmulatedPrompt::from_text(&chat_text(&Value::Null, &said(count)), 7, Tokens(16));
         let (short, long) = (prompt(2), prompt(3));
-        assert!(short.blocks.len() > 5 && long.blocks.len() > short.blocks.len());
-        assert_eq!(long.blocks[..short.blocks.len()], short.blocks);
-        let salted = Prompt::of(&chat_text(&Value::Null, &said(2)), 8, Tokens(16));
-        assert!(salted.blocks.iter().zip(&short.blocks).all(|(a, b)| a != b));
+        assert!(short.block_hashes.len() > 5 && long.block_hashes.len() > short.block_hashes.len());
+        assert_eq!(long.block_hashes[..short.block_hashes.len()], short.block_hashes);
+        let salted = EmulatedPrompt::from_text(&chat_text(&Value::Null, &said(2)), 8, Tokens(16));
+        assert!(salted.block_hashes.iter().zip(&short.block_hashes).all(|(a, b)| a != b));
     }
 
     #[test]
     fn prompts_count_a_token_per_four_bytes_and_at_least_one() {
         for (bytes, tokens, blocks) in [(0, 1, 0), (4, 1, 0), (5, 2, 0), (64, 16, 1), (130, 33, 2)] {
-            let prompt = Prompt::of(&vec![b'x'; bytes], 0, Tokens(16));
-            assert_eq!((prompt.tokens, prompt.blocks.len()), (tokens, blocks), "{bytes} bytes");
+            let prompt = EmulatedPrompt::from_text(&vec![b'x'; bytes], 0, Tokens(16));
+            assert_eq!((prompt.tokens, prompt.block_hashes.len()), (tokens, blocks), "{bytes} bytes");
         }
     }
 

@@ -19,53 +19,53 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::Settings;
-use super::body::{Body, Broken, Counters, Open};
-use super::endpoints::{self, json};
-use super::fault::{Fault, Faults};
-use super::generate::FLUSH;
-use super::problem::Problem;
-use super::responses::Shelf;
-use super::runner::Runner;
-use super::wire::{Trick, Wire};
+use super::EmulatorSettings;
+use super::body::{BodyAborted, EmulatedBody, EmulatorCounters, OpenRequest};
+use super::endpoints::{self, json_response};
+use super::fault::{EmulatedFault, FaultInjector};
+use super::generate::FLUSH_DELAY;
+use super::problem::ApiError;
+use super::responses::ResponseStore;
+use super::runner::EngineRunner;
+use super::wire::{FaultySocket, SocketFault};
 use crate::clock::{self, Clock};
 
 /// Longest request body that is read.
-const BODY_BYTES: usize = 64 << 20;
+const MAX_BODY_BYTES: usize = 64 << 20;
 
 /// What all requests of a replica share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) settings: Settings,
+pub(super) struct ReplicaState {
+    pub(super) settings: EmulatorSettings,
     pub(super) clock: Clock,
-    pub(super) runner: Arc<Runner>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) runner: Arc<EngineRunner>,
+    pub(super) counters: Arc<EmulatorCounters>,
     /// Guards the standing fault.
-    pub(super) faults: Mutex<Faults>,
+    pub(super) fault_injector: Mutex<FaultInjector>,
     /// Guards the streams in lock-step, by request id.
-    pub(super) steps: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+    pub(super) lockstep_streams: Mutex<BTreeMap<String, Arc<Semaphore>>>,
     /// Guards the remembered responses.
-    pub(super) shelf: Mutex<Shelf>,
-    ids: AtomicU64,
+    pub(super) responses: Mutex<ResponseStore>,
+    id_counter: AtomicU64,
 }
 
-impl Shared {
-    pub(super) fn new(settings: Settings, clock: Clock) -> Self {
+impl ReplicaState {
+    pub(super) fn new(settings: EmulatorSettings, clock: Clock) -> Self {
         Self {
-            runner: Arc::new(Runner::new(settings.constants, clock)),
+            runner: Arc::new(EngineRunner::new(settings.engine_model, clock)),
             settings,
             clock,
             counters: Arc::default(),
-            faults: Mutex::default(),
-            steps: Mutex::default(),
-            shelf: Mutex::default(),
-            ids: AtomicU64::new(clock::seed()),
+            fault_injector: Mutex::default(),
+            lockstep_streams: Mutex::default(),
+            responses: Mutex::default(),
+            id_counter: AtomicU64::new(clock::random_seed()),
         }
     }
 
     /// Sixteen hexadecimal digits, no two alike.
-    pub(super) fn fresh_id(&self) -> String {
-        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new_id(&self) -> String {
+        let number = self.id_counter.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 }
@@ -77,37 +77,37 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A request, read.
 #[derive(Debug)]
-pub(super) struct Call {
-    pub(super) shared: Arc<Shared>,
-    pub(super) peer: SocketAddr,
-    pub(super) trick: Arc<Trick>,
+pub(super) struct EmulatedRequest {
+    pub(super) replica: Arc<ReplicaState>,
+    pub(super) peer_addr: SocketAddr,
+    pub(super) socket_fault: Arc<SocketFault>,
     pub(super) head: Parts,
     pub(super) body: Bytes,
     /// The client's `X-Request-Id`, or a fresh one.
-    pub(super) id: String,
-    pub(super) fault: Option<Fault>,
+    pub(super) request_id: String,
+    pub(super) fault: Option<EmulatedFault>,
 }
 
-impl Call {
+impl EmulatedRequest {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.head.headers.get(name)?.to_str().ok()
     }
 
-    pub(super) fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn header_number(&self, name: &str) -> Option<u64> {
         self.header(name)?.trim().parse().ok()
     }
 }
 
 /// Serves connections and lets time pass for the engine. Never returns; dropped, it drops all connections.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
+pub(super) async fn serve(listener: TcpListener, shared: Arc<ReplicaState>) -> Infallible {
     let runner = shared.runner.clone();
     tokio::select! {
-        never = accept(listener, shared) => never,
+        never = accept_connections(listener, shared) => never,
         () = runner.run() => std::future::pending().await,
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
+async fn accept_connections(listener: TcpListener, shared: Arc<ReplicaState>) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -116,21 +116,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
         };
         match accepted {
             Ok((stream, peer)) => {
-                shared.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(connection(stream, peer, shared.clone()));
+                shared.counters.accepted_connections.fetch_add(1, Ordering::Relaxed);
+                connections.spawn(serve_connection(stream, peer, shared.clone()));
             }
             // Out of file descriptors: let some connections end.
-            Err(_) => sleep(FLUSH).await,
+            Err(_) => sleep(FLUSH_DELAY).await,
         }
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, shared: Arc<ReplicaState>) {
     // A client that is gone already shows at the first read.
     let _ = stream.set_nodelay(true);
-    let trick = Arc::new(Trick::default());
-    let wire = Wire::new(stream, trick.clone());
-    let idle = shared.settings.keep_alive;
+    let trick = Arc::new(SocketFault::default());
+    let wire = FaultySocket::new(stream, trick.clone());
+    let idle = shared.settings.keepalive_timeout;
     let service = service_fn(move |request| respond(shared.clone(), peer, trick.clone(), request));
     // hyper's time to read a head also runs while a connection is idle. How a connection ends is the client's concern.
     let _ =
@@ -138,35 +138,45 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 }
 
 async fn respond(
-    shared: Arc<Shared>,
+    shared: Arc<ReplicaState>,
     peer: SocketAddr,
-    trick: Arc<Trick>,
+    trick: Arc<SocketFault>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Broken> {
-    shared.counters.count(request.uri().path());
-    let open = Open::new(shared.counters.clone());
+) -> Result<Response<EmulatedBody>, BodyAborted> {
+    shared.counters.count_request(request.uri().path());
+    let open = OpenRequest::new(shared.counters.clone());
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, BODY_BYTES).collect().await.map_err(|_| Broken)?.to_bytes();
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|_| BodyAborted)?.to_bytes();
     let given = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let id = given.unwrap_or_else(|| shared.fresh_id());
-    let mut call = Call { shared, peer, trick, head, body, id, fault: None };
-    call.fault = fault(&call);
-    let fault = call.fault;
-    let (trick, id) = (call.trick.clone(), call.id.clone());
-    let mut response = match fault {
-        Some(Fault::CloseBeforeHead) => return Err(Broken),
-        Some(Fault::Status(status)) => ordered(status),
-        Some(Fault::SlowHeaders(time)) => {
-            sleep(time).await;
-            endpoints::answer(call).await
-        }
-        _ => endpoints::answer(call).await,
+    let id = given.unwrap_or_else(|| shared.new_id());
+    let mut call = EmulatedRequest {
+        replica: shared,
+        peer_addr: peer,
+        socket_fault: trick,
+        head,
+        body,
+        request_id: id,
+        fault: None,
     };
-    if response.body().is_whole() && matches!(fault, Some(Fault::DieMidstream(_) | Fault::CloseAfterHead)) {
-        response = response.map(|body| halve(&body));
+    call.fault = select_fault(&call);
+    let fault = call.fault;
+    let (trick, id) = (call.socket_fault.clone(), call.request_id.clone());
+    let mut response = match fault {
+        Some(EmulatedFault::CloseBeforeHead) => return Err(BodyAborted),
+        Some(EmulatedFault::Status(status)) => fault_response(status),
+        Some(EmulatedFault::SlowHeaders(time)) => {
+            sleep(time).await;
+            endpoints::handle_request(call).await
+        }
+        _ => endpoints::handle_request(call).await,
+    };
+    if response.body().is_full()
+        && matches!(fault, Some(EmulatedFault::DieMidstream(_) | EmulatedFault::CloseAfterHead))
+    {
+        response = response.map(|body| truncate_body(&body));
     }
-    let closes = matches!(fault, Some(Fault::CloseKeepalive));
-    response.body_mut().attach(open, closes.then_some(trick));
+    let closes = matches!(fault, Some(EmulatedFault::CloseKeepalive));
+    response.body_mut().attach_request(open, closes.then_some(trick));
     let headers = response.headers_mut();
     headers.insert(header::SERVER, HeaderValue::from_static("emulated"));
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -176,18 +186,18 @@ async fn respond(
 }
 
 /// The fault that the request asks for, else the one that stands.
-fn fault(call: &Call) -> Option<Fault> {
+fn select_fault(call: &EmulatedRequest) -> Option<EmulatedFault> {
     let path = call.head.uri.path();
     if path.starts_with("/emulate/") {
         return None;
     }
-    let asked = call.header("x-emulate-fault").and_then(Fault::parse);
-    asked.or_else(|| lock(&call.shared.faults).meet(&call.head.method, path))
+    let asked = call.header("x-emulate-fault").and_then(EmulatedFault::parse);
+    asked.or_else(|| lock(&call.replica.fault_injector).take_fault(&call.head.method, path))
 }
 
-fn ordered(status: u16) -> Response<Body> {
+fn fault_response(status: u16) -> Response<EmulatedBody> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, Problem::ordered(status).json());
+    let mut response = json_response(status, ApiError::injected_fault(status).to_json());
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -195,15 +205,15 @@ fn ordered(status: u16) -> Response<Body> {
 }
 
 /// Promises all of a body, sends half of it and breaks the connection.
-fn halve(body: &Body) -> Body {
+fn truncate_body(body: &EmulatedBody) -> EmulatedBody {
     let bytes = body.bytes();
     let half = bytes.slice(..bytes.len() / 2);
     let (to, said) = mpsc::channel(2);
     let writer = tokio::spawn(async move {
         // Whoever does not listen any more has dropped the body.
         let _ = to.send(Ok(half)).await;
-        sleep(FLUSH).await;
-        let _ = to.send(Err(Broken)).await;
+        sleep(FLUSH_DELAY).await;
+        let _ = to.send(Err(BodyAborted)).await;
     });
-    Body::stream(said, writer.abort_handle(), Some(bytes.len() as u64))
+    EmulatedBody::from_channel(said, writer.abort_handle(), Some(bytes.len() as u64))
 }

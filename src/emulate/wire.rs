@@ -11,67 +11,67 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-const CLOSE: u8 = 1;
-const GARBLE: u8 = 2;
-const DEAD: u8 = 3;
+const STATE_CLOSING: u8 = 1;
+const STATE_GARBLING: u8 = 2;
+const STATE_BROKEN: u8 = 3;
 
 /// What a request's handler may do to its connection.
 #[derive(Debug, Default)]
-pub(super) struct Trick {
+pub(super) struct SocketFault {
     /// One of the constants above; 0 while no trick is played.
     state: AtomicU8,
-    reader: AtomicWaker,
+    read_waker: AtomicWaker,
 }
 
-impl Trick {
+impl SocketFault {
     /// Ends the connection as if the client had: what is written still goes out, nothing more is read.
-    pub(super) fn close(&self) {
-        self.state.store(CLOSE, Ordering::Relaxed);
-        self.reader.wake();
+    pub(super) fn close_connection(&self) {
+        self.state.store(STATE_CLOSING, Ordering::Relaxed);
+        self.read_waker.wake();
     }
 
     /// Spoils the first byte of the next write (the size line of a chunk, if all before was flushed); every later write
     /// fails.
-    pub(super) fn garble(&self) {
-        self.state.store(GARBLE, Ordering::Relaxed);
+    pub(super) fn garble_next_write(&self) {
+        self.state.store(STATE_GARBLING, Ordering::Relaxed);
     }
 }
 
 /// A TCP stream as hyper wants it.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct FaultySocket {
     stream: TokioIo<TcpStream>,
-    trick: Arc<Trick>,
+    fault: Arc<SocketFault>,
 }
 
-impl Wire {
-    pub(super) fn new(stream: TcpStream, trick: Arc<Trick>) -> Self {
-        Self { stream: TokioIo::new(stream), trick }
+impl FaultySocket {
+    pub(super) fn new(stream: TcpStream, trick: Arc<SocketFault>) -> Self {
+        Self { stream: TokioIo::new(stream), fault: trick }
     }
 }
 
-impl Read for Wire {
+impl Read for FaultySocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        self.trick.reader.register(cx.waker());
-        if self.trick.state.load(Ordering::Relaxed) == CLOSE {
+        self.fault.read_waker.register(cx.waker());
+        if self.fault.state.load(Ordering::Relaxed) == STATE_CLOSING {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl Write for Wire {
+impl Write for FaultySocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.trick.state.load(Ordering::Relaxed) {
-            GARBLE => {
+        match self.fault.state.load(Ordering::Relaxed) {
+            STATE_GARBLING => {
                 let spoilt = [&b"?"[..], bytes.get(1..).unwrap_or_default()].concat();
                 let written = Pin::new(&mut self.stream).poll_write(cx, &spoilt);
                 if written.is_ready() {
-                    self.trick.state.store(DEAD, Ordering::Relaxed);
+                    self.fault.state.store(STATE_BROKEN, Ordering::Relaxed);
                 }
                 written
             }
-            DEAD => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            STATE_BROKEN => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             _ => Pin::new(&mut self.stream).poll_write(cx, bytes),
         }
     }

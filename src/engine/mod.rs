@@ -1,8 +1,8 @@
 //! Floor 1: a model of a vLLM replica as a value.
 //!
 //! Continuous batching with chunked prefill, a block prefix cache and preemption, in whatever time the caller lives in:
-//! real time in `emulate`, simulated time in `replay`. What happens depends only on the sequence of [`Engine::submit`]
-//! and [`Engine::abort`] calls and their moments; [`Engine::advance`] merely tells what has happened by then.
+//! real time in `emulate`, simulated time in `replay`. What happens depends only on the sequence of [`SimulatedEngine::submit`]
+//! and [`SimulatedEngine::abort`] calls and their moments; [`SimulatedEngine::advance`] merely tells what has happened by then.
 //!
 //! *Source*: vLLM `v1/core/sched/scheduler.py`. Left out: priorities, speculative decoding, LoRA, encoder inputs, and
 //! the caching of generated tokens (they take KV memory while their sequence runs, and are forgotten with it).
@@ -17,8 +17,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::units::{Moment, Tokens};
-use blocks::Blocks;
-use schedule::Sequence;
+use blocks::BlockPool;
+use schedule::EngineSequence;
 
 /// What a replica can do. A step takes `(step + prefill_token * p + attention * a / 1000 + sequence * n + context_token *
 /// c) / speed`, for `p` prompt tokens computed with `a` tokens before them in all, `n` sequences decoding and `c` tokens in
@@ -26,55 +26,55 @@ use schedule::Sequence;
 ///
 /// The default is an 8B model on one H100.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Constants {
+pub struct EngineModel {
     /// Fixed time of a step.
-    pub step: Duration,
+    pub step_time: Duration,
     /// Time per prompt token computed in a step.
-    pub prefill_token: Duration,
+    pub prefill_token_time: Duration,
     /// Time per thousand pairs of a prompt token computed and a token before it, so that prefill grows with the square of a
     /// long prompt's length; the default leaves it out.
-    pub attention: Duration,
+    pub attention_time: Duration,
     /// Time per sequence that decodes in a step.
-    pub sequence: Duration,
+    pub sequence_time: Duration,
     /// Time per token in the contexts of the sequences that decode in a step.
-    pub context_token: Duration,
+    pub context_token_time: Duration,
     /// How much faster than these times the replica is; 1 if not positive and finite.
     pub speed: f64,
     /// KV memory, rounded down to whole blocks (at least one).
-    pub kv: Tokens,
+    pub kv_capacity: Tokens,
     /// Tokens in a block; at least 1.
-    pub block: Tokens,
+    pub block_size: Tokens,
     /// Sequences that may run at once; at least 1.
     pub max_sequences: u32,
     /// Tokens that may be computed in a step; at least 1.
-    pub step_tokens: Tokens,
+    pub max_step_tokens: Tokens,
 }
 
-impl Default for Constants {
+impl Default for EngineModel {
     fn default() -> Self {
         Self {
-            step: Duration::from_millis(6),
-            prefill_token: Duration::from_micros(32),
-            attention: Duration::ZERO,
-            sequence: Duration::from_micros(25),
-            context_token: Duration::from_nanos(49),
+            step_time: Duration::from_millis(6),
+            prefill_token_time: Duration::from_micros(32),
+            attention_time: Duration::ZERO,
+            sequence_time: Duration::from_micros(25),
+            context_token_time: Duration::from_nanos(49),
             speed: 1.0,
-            kv: Tokens(430_000),
-            block: Tokens(16),
+            kv_capacity: Tokens(430_000),
+            block_size: Tokens(16),
             max_sequences: 256,
-            step_tokens: Tokens(8192),
+            max_step_tokens: Tokens(8192),
         }
     }
 }
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct EngineRequest {
     /// The caller's name for it, unique among the requests in the engine.
     pub id: u64,
     /// Hashes of the prompt's full blocks, in order; equal prefixes have equal hashes. May be shorter than the prompt:
     /// what has no hash is never cached.
-    pub blocks: Vec<u64>,
+    pub block_hashes: Vec<u64>,
     /// Length of the prompt; counted as at least 1.
     pub prompt: Tokens,
     /// Tokens to generate. 0 is a pooling request: it finishes when its prompt is computed.
@@ -83,19 +83,19 @@ pub struct Work {
 
 /// Something that happened to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct EngineEvent {
     /// When: the end of a step.
-    pub at: Moment,
-    /// Whose: [`Work::id`].
-    pub id: u64,
+    pub moment: Moment,
+    /// Whose: [`EngineRequest::id`].
+    pub request_id: u64,
     /// What.
-    pub kind: EventKind,
+    pub kind: EngineEventKind,
 }
 
 /// What happened to a request. A request's events are `FirstToken`, `Token` (output - 1 times), `Finished`; only
 /// `Finished` for an output of 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub enum EngineEventKind {
     /// The prompt is computed and the first token generated.
     FirstToken {
         /// Prompt tokens that were found in the prefix cache when the request was admitted.
@@ -109,32 +109,34 @@ pub enum EventKind {
 
 /// Why work was not taken. The engine is as it was before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum SubmitError {
     /// Prompt and output need more KV memory than the replica has.
     TooLarge {
         /// Tokens needed.
-        need: Tokens,
+        needed: Tokens,
         /// Tokens there are.
-        kv: Tokens,
+        kv_capacity: Tokens,
     },
     /// The id belongs to a request that is still in the engine.
-    SameId,
+    DuplicateId,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { need, kv } => write!(f, "the request needs {need} tokens of KV memory of {kv}"),
-            Self::SameId => f.write_str("a request with this id is running or waiting"),
+            Self::TooLarge { needed: need, kv_capacity: kv } => {
+                write!(f, "the request needs {need} tokens of KV memory of {kv}")
+            }
+            Self::DuplicateId => f.write_str("a request with this id is running or waiting"),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for SubmitError {}
 
 /// What a replica tells about itself; the totals count since the engine was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Stats {
+pub struct SchedulerStats {
     /// Requests in the batch.
     pub running: u32,
     /// Requests in the queue.
@@ -161,71 +163,71 @@ pub struct Stats {
 
 /// One replica. See the module's documentation.
 #[derive(Debug)]
-pub struct Engine {
-    constants: Constants,
-    blocks: Blocks,
+pub struct SimulatedEngine {
+    model: EngineModel,
+    block_pool: BlockPool,
     /// All sequences; vacant places are reused.
-    sequences: Vec<Sequence>,
-    vacant: Vec<usize>,
-    places: BTreeMap<u64, usize>,
+    sequences: Vec<EngineSequence>,
+    free_indexes: Vec<usize>,
+    index_by_id: BTreeMap<u64, usize>,
     waiting: VecDeque<usize>,
     /// In the order of admission: the last one is preempted first.
     running: Vec<usize>,
     /// When the step under way ends; `None` while idle.
-    ends: Option<Moment>,
+    step_end: Option<Moment>,
     /// Happened, not yet told.
-    untold: Vec<Event>,
-    totals: Stats,
+    pending_events: Vec<EngineEvent>,
+    totals: SchedulerStats,
 }
 
-impl Engine {
+impl SimulatedEngine {
     /// An idle replica with an empty cache. *Cost*: 28 bytes per KV block.
-    pub fn new(constants: Constants) -> Self {
+    pub fn new(constants: EngineModel) -> Self {
         let mut constants = constants;
-        constants.block = Tokens(constants.block.0.max(1));
+        constants.block_size = Tokens(constants.block_size.0.max(1));
         constants.max_sequences = constants.max_sequences.max(1);
-        constants.step_tokens = Tokens(constants.step_tokens.0.max(1));
+        constants.max_step_tokens = Tokens(constants.max_step_tokens.0.max(1));
         if !(constants.speed.is_finite() && constants.speed > 0.0) {
             constants.speed = 1.0;
         }
         Self {
-            blocks: Blocks::new((constants.kv.0 / constants.block.0).max(1)),
-            constants,
+            block_pool: BlockPool::new((constants.kv_capacity.0 / constants.block_size.0).max(1)),
+            model: constants,
             sequences: Vec::new(),
-            vacant: Vec::new(),
-            places: BTreeMap::new(),
+            free_indexes: Vec::new(),
+            index_by_id: BTreeMap::new(),
             waiting: VecDeque::new(),
             running: Vec::new(),
-            ends: None,
-            untold: Vec::new(),
-            totals: Stats::default(),
+            step_end: None,
+            pending_events: Vec::new(),
+            totals: SchedulerStats::default(),
         }
     }
 
     /// What the replica can do, with the lower bounds applied.
-    pub fn constants(&self) -> &Constants {
-        &self.constants
+    pub fn model(&self) -> &EngineModel {
+        &self.model
     }
 
     /// Puts a request at the end of the queue; an idle replica begins a step with it at once.
     ///
-    /// `now` must not lie before that of an earlier call. *Errors*: [`Refused`]. *Cost*: the steps up to `now`, plus
+    /// `now` must not lie before that of an earlier call. *Errors*: [`SubmitError`]. *Cost*: the steps up to `now`, plus
     /// about 20 ns per block of the prompt.
-    pub fn submit(&mut self, work: Work, now: Moment) -> Result<(), Refused> {
-        self.catch_up(now);
-        if self.places.contains_key(&work.id) {
-            return Err(Refused::SameId);
+    pub fn submit(&mut self, work: EngineRequest, now: Moment) -> Result<(), SubmitError> {
+        self.run_until(now);
+        if self.index_by_id.contains_key(&work.id) {
+            return Err(SubmitError::DuplicateId);
         }
-        let block = self.constants.block.0;
+        let block = self.model.block_size.0;
         // The last token is never an input, so it takes no place.
         let need = Tokens(work.prompt.0.max(1).saturating_add(work.output.0.saturating_sub(1)));
-        let kv = Tokens((self.blocks.count() as u64).saturating_mul(block));
+        let kv = Tokens((self.block_pool.block_count() as u64).saturating_mul(block));
         if need > kv {
-            return Err(Refused::TooLarge { need, kv });
+            return Err(SubmitError::TooLarge { needed: need, kv_capacity: kv });
         }
         let id = work.id;
-        let sequence = Sequence::new(work, block);
-        let place = match self.vacant.pop() {
+        let sequence = EngineSequence::new(work, block);
+        let place = match self.free_indexes.pop() {
             Some(place) => {
                 self.sequences[place] = sequence;
                 place
@@ -235,10 +237,10 @@ impl Engine {
                 self.sequences.len() - 1
             }
         };
-        self.places.insert(id, place);
+        self.index_by_id.insert(id, place);
         self.waiting.push_back(place);
-        if self.ends.is_none() {
-            self.begin(now);
+        if self.step_end.is_none() {
+            self.begin_step(now);
         }
         Ok(())
     }
@@ -246,11 +248,11 @@ impl Engine {
     /// Takes a request out; what it holds is free at once, a step under way still takes its time. Returns whether the
     /// request was still there. Its events up to `now` are still told.
     pub fn abort(&mut self, id: u64, now: Moment) -> bool {
-        self.catch_up(now);
-        let Some(place) = self.places.get(&id).copied() else { return false };
+        self.run_until(now);
+        let Some(place) = self.index_by_id.get(&id).copied() else { return false };
         self.waiting.retain(|p| *p != place);
         self.running.retain(|p| *p != place);
-        self.leave(place);
+        self.remove_sequence(place);
         self.totals.aborted += 1;
         true
     }
@@ -260,29 +262,29 @@ impl Engine {
     ///
     /// A late caller gets the events it would have got by calling at every step's end. *Cost*: about 15 ns per running
     /// request and step.
-    pub fn advance(&mut self, now: Moment, out: &mut Vec<Event>) -> Option<Moment> {
-        self.catch_up(now);
-        out.append(&mut self.untold);
-        self.ends
+    pub fn advance(&mut self, now: Moment, out: &mut Vec<EngineEvent>) -> Option<Moment> {
+        self.run_until(now);
+        out.append(&mut self.pending_events);
+        self.step_end
     }
 
     /// The state after all steps that ended by the last call of `submit`, `abort` or `advance`. O(requests).
-    pub fn stats(&self) -> Stats {
-        let held = (self.blocks.count() - self.blocks.free()) as f64;
-        let resident = self.places.values().map(|place| self.sequences[*place].known()).sum();
-        Stats {
+    pub fn stats(&self) -> SchedulerStats {
+        let held = (self.block_pool.block_count() - self.block_pool.free_count()) as f64;
+        let resident = self.index_by_id.values().map(|place| self.sequences[*place].known_tokens()).sum();
+        SchedulerStats {
             resident: Tokens(resident),
             running: self.running.len() as u32,
             waiting: self.waiting.len() as u32,
-            kv_usage: held / self.blocks.count() as f64,
+            kv_usage: held / self.block_pool.block_count() as f64,
             ..self.totals
         }
     }
 
-    fn catch_up(&mut self, now: Moment) {
-        while let Some(end) = self.ends.filter(|end| *end <= now) {
-            self.complete(end);
-            self.begin(end);
+    fn run_until(&mut self, now: Moment) {
+        while let Some(end) = self.step_end.filter(|end| *end <= now) {
+            self.complete_step(end);
+            self.begin_step(end);
         }
     }
 }

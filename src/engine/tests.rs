@@ -1,10 +1,10 @@
 use super::*;
 
 /// A small seeded generator: splitmix64.
-struct Dice(u64);
+struct SplitMix64(u64);
 
-impl Dice {
-    fn next(&mut self) -> u64 {
+impl SplitMix64 {
+    fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -13,64 +13,75 @@ impl Dice {
     }
 
     fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.next_u64() % bound
     }
 
     /// Uniform in (0, 1].
-    fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    fn next_unit(&mut self) -> f64 {
+        ((self.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 }
 
-const FAR: Moment = Moment::from_nanos(u64::MAX);
+const END_OF_TIME: Moment = Moment::from_nanos(u64::MAX);
 
-fn millis(ms: u64) -> Moment {
+fn at_millis(ms: u64) -> Moment {
     Moment::ZERO + Duration::from_millis(ms)
 }
 
-fn work(id: u64, blocks: &[u64], prompt: u64, output: u64) -> Work {
-    Work { id, blocks: blocks.to_vec(), prompt: Tokens(prompt), output: Tokens(output) }
+fn new_request(id: u64, blocks: &[u64], prompt: u64, output: u64) -> EngineRequest {
+    EngineRequest { id, block_hashes: blocks.to_vec(), prompt: Tokens(prompt), output: Tokens(output) }
 }
 
-fn run(engine: &mut Engine, until: Moment) -> Vec<Event> {
+fn collect_events(engine: &mut SimulatedEngine, until: Moment) -> Vec<EngineEvent> {
     let mut out = Vec::new();
     engine.advance(until, &mut out);
     out
 }
 
 /// A prompt of one of a few families, so that prefixes are shared: block `i` of family `f` hashes to `1000 f + i`.
-fn random_work(id: u64, dice: &mut Dice, longest: u64) -> Work {
+fn random_request(id: u64, dice: &mut SplitMix64, longest: u64) -> EngineRequest {
     let family = dice.below(6);
     let prompt = 1 + dice.below(longest);
     let blocks = (0..prompt / 16).map(|at| 1000 * family + at).collect();
-    Work { id, blocks, prompt: Tokens(prompt), output: Tokens(dice.below(40)) }
+    EngineRequest { id, block_hashes: blocks, prompt: Tokens(prompt), output: Tokens(dice.below(40)) }
 }
 
 /// Nothing runs, waits, is held or referenced.
-fn assert_empty(engine: &Engine) {
+fn assert_empty(engine: &SimulatedEngine) {
     let stats = engine.stats();
     assert_eq!((stats.running, stats.waiting, stats.kv_usage), (0, 0, 0.0));
-    assert_eq!(engine.blocks.free(), engine.blocks.count());
-    assert!((0..engine.blocks.count()).all(|b| engine.blocks.is_free(b as u32)));
-    assert!(engine.places.is_empty() && engine.ends.is_none());
-    assert_eq!(engine.vacant.len(), engine.sequences.len());
+    assert_eq!(engine.block_pool.free_count(), engine.block_pool.block_count());
+    assert!((0..engine.block_pool.block_count()).all(|b| engine.block_pool.is_free(b as u32)));
+    assert!(engine.index_by_id.is_empty() && engine.step_end.is_none());
+    assert_eq!(engine.free_indexes.len(), engine.sequences.len());
 }
 
-fn tight() -> Constants {
-    Constants { kv: Tokens(16 * 40), max_sequences: 12, step_tokens: Tokens(64), ..Constants::default() }
+fn small_model() -> EngineModel {
+    EngineModel {
+        kv_capacity: Tokens(16 * 40),
+        max_sequences: 12,
+        max_step_tokens: Tokens(64),
+        ..EngineModel::default()
+    }
 }
 
 #[test]
 fn idle_engine_has_first_token_after_a_step_and_its_prompt() {
-    let mut engine = Engine::new(Constants::default());
-    engine.submit(work(1, &[], 1000, 3), millis(5)).unwrap();
-    let events = run(&mut engine, FAR);
-    let first = millis(5) + Duration::from_micros(6_000 + 32 * 1000);
+    let mut engine = SimulatedEngine::new(EngineModel::default());
+    engine.submit(new_request(1, &[], 1000, 3), at_millis(5)).unwrap();
+    let events = collect_events(&mut engine, END_OF_TIME);
+    let first = at_millis(5) + Duration::from_micros(6_000 + 32 * 1000);
     let second = first + Duration::from_nanos(6_000_000 + 25_000 + 49 * 1001);
     let third = second + Duration::from_nanos(6_000_000 + 25_000 + 49 * 1002);
-    let kinds = [EventKind::FirstToken { cached: Tokens(0) }, EventKind::Token, EventKind::Token, EventKind::Finished];
+    let kinds = [
+        EngineEventKind::FirstToken { cached: Tokens(0) },
+        EngineEventKind::Token,
+        EngineEventKind::Token,
+        EngineEventKind::Finished,
+    ];
     let times = [first, second, third, third];
-    let expected: Vec<_> = times.into_iter().zip(kinds).map(|(at, kind)| Event { at, id: 1, kind }).collect();
+    let expected: Vec<_> =
+        times.into_iter().zip(kinds).map(|(at, kind)| EngineEvent { moment: at, request_id: 1, kind }).collect();
     assert_eq!(events, expected);
 }
 
@@ -78,11 +89,12 @@ fn idle_engine_has_first_token_after_a_step_and_its_prompt() {
 fn attention_takes_the_same_time_in_one_chunk_or_many() {
     let attention = Duration::from_micros(1);
     let first = |step_tokens| {
-        let constants = Constants { attention, step_tokens: Tokens(step_tokens), ..Constants::default() };
-        let mut engine = Engine::new(constants);
-        engine.submit(work(1, &[], 1000, 1), Moment::ZERO).unwrap();
+        let constants =
+            EngineModel { attention_time: attention, max_step_tokens: Tokens(step_tokens), ..EngineModel::default() };
+        let mut engine = SimulatedEngine::new(constants);
+        engine.submit(new_request(1, &[], 1000, 1), Moment::ZERO).unwrap();
         let steps = 1000u64.div_ceil(step_tokens);
-        run(&mut engine, FAR)[0].at.as_nanos() - steps * 6_000_000 - 32_000 * 1000
+        collect_events(&mut engine, END_OF_TIME)[0].moment.as_nanos() - steps * 6_000_000 - 32_000 * 1000
     };
     // Each token attends to those before it.
     assert_eq!((first(8192), first(250)), (1000 * 999 / 2, 1000 * 999 / 2));
@@ -90,29 +102,32 @@ fn attention_takes_the_same_time_in_one_chunk_or_many() {
 
 #[test]
 fn a_cached_beginning_is_attended_to_and_costs_nothing_else() {
-    let constants = Constants { attention: Duration::from_micros(1), ..Constants::default() };
-    let mut engine = Engine::new(constants);
-    engine.submit(work(1, &[7], 16, 1), Moment::ZERO).unwrap();
-    run(&mut engine, FAR);
-    engine.submit(work(2, &[7], 26, 1), millis(100)).unwrap();
-    let took = run(&mut engine, FAR)[0].at.since(millis(100));
+    let constants = EngineModel { attention_time: Duration::from_micros(1), ..EngineModel::default() };
+    let mut engine = SimulatedEngine::new(constants);
+    engine.submit(new_request(1, &[7], 16, 1), Moment::ZERO).unwrap();
+    collect_events(&mut engine, END_OF_TIME);
+    engine.submit(new_request(2, &[7], 26, 1), at_millis(100)).unwrap();
+    let took = collect_events(&mut engine, END_OF_TIME)[0].moment.since(at_millis(100));
     assert_eq!(took, Duration::from_nanos(6_000_000 + 32_000 * 10 + 10 * 16 + 45));
 }
 
 #[test]
 fn speed_divides_the_time_of_a_step() {
-    let mut engine = Engine::new(Constants { speed: 2.0, ..Constants::default() });
-    engine.submit(work(1, &[], 100, 1), Moment::ZERO).unwrap();
-    assert_eq!(run(&mut engine, FAR)[0].at, Moment::ZERO + Duration::from_micros((6_000 + 3_200) / 2));
+    let mut engine = SimulatedEngine::new(EngineModel { speed: 2.0, ..EngineModel::default() });
+    engine.submit(new_request(1, &[], 100, 1), Moment::ZERO).unwrap();
+    assert_eq!(
+        collect_events(&mut engine, END_OF_TIME)[0].moment,
+        Moment::ZERO + Duration::from_micros((6_000 + 3_200) / 2)
+    );
 }
 
 #[test]
 fn long_prompts_are_computed_in_chunks_beside_decoding_sequences() {
-    let mut engine = Engine::new(Constants { step_tokens: Tokens(100), ..Constants::default() });
-    engine.submit(work(1, &[], 50, 10), Moment::ZERO).unwrap();
-    engine.submit(work(2, &[], 250, 1), Moment::ZERO).unwrap();
-    let events = run(&mut engine, FAR);
-    let at = |id, nth| events.iter().filter(|e| e.id == id).nth(nth).unwrap().at;
+    let mut engine = SimulatedEngine::new(EngineModel { max_step_tokens: Tokens(100), ..EngineModel::default() });
+    engine.submit(new_request(1, &[], 50, 10), Moment::ZERO).unwrap();
+    engine.submit(new_request(2, &[], 250, 1), Moment::ZERO).unwrap();
+    let events = collect_events(&mut engine, END_OF_TIME);
+    let at = |id, nth| events.iter().filter(|e| e.request_id == id).nth(nth).unwrap().moment;
     // Step 1: 50 of the first alone; steps 2 to 4: one decode and 99, 99, 52 of the second.
     let steps: Vec<u64> = (0..4).map(|nth| at(1, nth).as_nanos()).collect();
     let decode = |context: u64| 25_000 + 49 * context;
@@ -124,15 +139,15 @@ fn long_prompts_are_computed_in_chunks_beside_decoding_sequences() {
 
 #[test]
 fn equal_prefix_is_computed_once_and_a_cached_prompt_computes_its_last_block() {
-    let mut engine = Engine::new(Constants::default());
+    let mut engine = SimulatedEngine::new(EngineModel::default());
     let blocks = [10, 11, 12];
-    engine.submit(work(1, &blocks, 48, 1), Moment::ZERO).unwrap();
-    run(&mut engine, FAR);
-    engine.submit(work(2, &blocks, 48, 1), Moment::ZERO).unwrap();
-    engine.submit(work(3, &blocks[..2], 47, 1), Moment::ZERO).unwrap();
-    engine.submit(work(4, &[99, 11], 47, 1), Moment::ZERO).unwrap();
-    let cached = run(&mut engine, FAR).into_iter().filter_map(|e| match e.kind {
-        EventKind::FirstToken { cached } => Some((e.id, cached.0)),
+    engine.submit(new_request(1, &blocks, 48, 1), Moment::ZERO).unwrap();
+    collect_events(&mut engine, END_OF_TIME);
+    engine.submit(new_request(2, &blocks, 48, 1), Moment::ZERO).unwrap();
+    engine.submit(new_request(3, &blocks[..2], 47, 1), Moment::ZERO).unwrap();
+    engine.submit(new_request(4, &[99, 11], 47, 1), Moment::ZERO).unwrap();
+    let cached = collect_events(&mut engine, END_OF_TIME).into_iter().filter_map(|e| match e.kind {
+        EngineEventKind::FirstToken { cached } => Some((e.request_id, cached.0)),
         _ => None,
     });
     let cached: Vec<_> = cached.collect();
@@ -145,28 +160,34 @@ fn equal_prefix_is_computed_once_and_a_cached_prompt_computes_its_last_block() {
 #[test]
 fn hits_equal_those_of_a_plain_lru_list() {
     const BLOCKS: usize = 40;
-    let mut engine = Engine::new(Constants { kv: Tokens(16 * BLOCKS as u64), ..Constants::default() });
+    let mut engine =
+        SimulatedEngine::new(EngineModel { kv_capacity: Tokens(16 * BLOCKS as u64), ..EngineModel::default() });
     // Most recently used last; a prompt's end is older than its beginning.
     let mut list: Vec<u64> = Vec::new();
-    let mut dice = Dice(7);
+    let mut dice = SplitMix64(7);
     for id in 0..5_000 {
-        let mut work = random_work(id, &mut dice, 16 * 30);
+        let mut work = random_request(id, &mut dice, 16 * 30);
         work.output = Tokens(1);
         let prompt = work.prompt.0 as usize;
         let usable = (prompt - 1) / 16;
-        let hits = work.blocks.iter().take(usable).take_while(|h| list.contains(h)).count();
-        list.retain(|h| !work.blocks[..hits].contains(h));
+        let hits = work.block_hashes.iter().take(usable).take_while(|h| list.contains(h)).count();
+        list.retain(|h| !work.block_hashes[..hits].contains(h));
         let fresh = prompt.div_ceil(16) - hits;
         // The replica first takes what holds nothing, then the oldest.
         let spare = BLOCKS - hits - list.len();
         list.drain(..fresh.saturating_sub(spare).min(list.len()));
-        let kept: Vec<u64> =
-            work.blocks.iter().enumerate().filter(|(at, h)| *at < hits || !list.contains(h)).map(|(_, h)| *h).collect();
+        let kept: Vec<u64> = work
+            .block_hashes
+            .iter()
+            .enumerate()
+            .filter(|(at, h)| *at < hits || !list.contains(h))
+            .map(|(_, h)| *h)
+            .collect();
         list.extend(kept.iter().rev());
 
         engine.submit(work, Moment::ZERO).unwrap();
-        let events = run(&mut engine, FAR);
-        assert_eq!(events[0].kind, EventKind::FirstToken { cached: Tokens(16 * hits as u64) }, "request {id}");
+        let events = collect_events(&mut engine, END_OF_TIME);
+        assert_eq!(events[0].kind, EngineEventKind::FirstToken { cached: Tokens(16 * hits as u64) }, "request {id}");
     }
     assert!(engine.stats().cache_hits > Tokens(1000));
 }
@@ -174,12 +195,12 @@ fn hits_equal_those_of_a_plain_lru_list() {
 #[test]
 fn every_request_gets_its_tokens_and_all_memory_comes_back() {
     for seed in 0..30 {
-        let mut dice = Dice(seed);
-        let mut engine = Engine::new(tight());
+        let mut dice = SplitMix64(seed);
+        let mut engine = SimulatedEngine::new(small_model());
         let (mut now, mut events, mut wanted) = (Moment::ZERO, Vec::new(), BTreeMap::new());
         for id in 0..200 {
             now = now + Duration::from_micros(dice.below(60_000));
-            let work = random_work(id, &mut dice, 400);
+            let work = random_request(id, &mut dice, 400);
             wanted.insert(id, work.output.0);
             engine.submit(work, now).unwrap();
             if dice.below(8) == 0 {
@@ -192,16 +213,16 @@ fn every_request_gets_its_tokens_and_all_memory_comes_back() {
                 engine.advance(now, &mut events);
             }
         }
-        assert_eq!(engine.advance(FAR, &mut events), None);
+        assert_eq!(engine.advance(END_OF_TIME, &mut events), None);
         let mut generated = 0;
         for (id, output) in wanted {
-            let own: Vec<_> = events.iter().filter(|e| e.id == id).collect();
+            let own: Vec<_> = events.iter().filter(|e| e.request_id == id).collect();
             assert_eq!(own.len() as u64, output + 1, "seed {seed}, request {id}");
-            assert_eq!(own.last().unwrap().kind, EventKind::Finished);
-            assert!(output == 0 || matches!(own[0].kind, EventKind::FirstToken { .. }));
-            assert!(own.windows(2).all(|w| w[0].at <= w[1].at));
+            assert_eq!(own.last().unwrap().kind, EngineEventKind::Finished);
+            assert!(output == 0 || matches!(own[0].kind, EngineEventKind::FirstToken { .. }));
+            assert!(own.windows(2).all(|w| w[0].moment <= w[1].moment));
         }
-        generated += events.iter().filter(|e| e.kind != EventKind::Finished).count() as u64;
+        generated += events.iter().filter(|e| e.kind != EngineEventKind::Finished).count() as u64;
         assert_eq!(engine.stats().generated, Tokens(generated));
         assert!(engine.stats().preemptions > 0, "seed {seed} never ran out of memory");
         assert_empty(&engine);
@@ -211,8 +232,8 @@ fn every_request_gets_its_tokens_and_all_memory_comes_back() {
 #[test]
 fn late_callers_get_the_events_of_exact_ones() {
     for seed in 0..10 {
-        let mut dice = Dice(seed);
-        let (mut exact, mut late) = (Engine::new(tight()), Engine::new(tight()));
+        let mut dice = SplitMix64(seed);
+        let (mut exact, mut late) = (SimulatedEngine::new(small_model()), SimulatedEngine::new(small_model()));
         let (mut told, mut told_late) = (Vec::new(), Vec::new());
         let mut now = Moment::ZERO;
         for id in 0..100 {
@@ -221,14 +242,14 @@ fn late_callers_get_the_events_of_exact_ones() {
                 now = end;
             }
             now = next;
-            let work = random_work(id, &mut dice, 300);
+            let work = random_request(id, &mut dice, 300);
             exact.submit(work.clone(), now).unwrap();
             late.submit(work, now).unwrap();
             let gone = dice.below(20 * (id + 1));
             assert_eq!(exact.abort(gone, now), late.abort(gone, now));
         }
-        exact.advance(FAR, &mut told);
-        late.advance(FAR, &mut told_late);
+        exact.advance(END_OF_TIME, &mut told);
+        late.advance(END_OF_TIME, &mut told_late);
         assert_eq!(told, told_late, "seed {seed}");
         assert_eq!(exact.stats(), late.stats());
     }
@@ -236,64 +257,64 @@ fn late_callers_get_the_events_of_exact_ones() {
 
 #[test]
 fn abort_frees_a_running_and_a_waiting_request() {
-    let mut engine = Engine::new(Constants { max_sequences: 1, ..Constants::default() });
-    engine.submit(work(1, &[], 160, 100), Moment::ZERO).unwrap();
-    engine.submit(work(2, &[], 160, 100), Moment::ZERO).unwrap();
-    run(&mut engine, millis(50));
+    let mut engine = SimulatedEngine::new(EngineModel { max_sequences: 1, ..EngineModel::default() });
+    engine.submit(new_request(1, &[], 160, 100), Moment::ZERO).unwrap();
+    engine.submit(new_request(2, &[], 160, 100), Moment::ZERO).unwrap();
+    collect_events(&mut engine, at_millis(50));
     let stats = engine.stats();
     assert_eq!((stats.running, stats.waiting), (1, 1));
     assert!(stats.kv_usage > 0.0);
-    assert!(engine.abort(2, millis(50)) && engine.abort(1, millis(50)));
-    assert!(!engine.abort(1, millis(50)));
+    assert!(engine.abort(2, at_millis(50)) && engine.abort(1, at_millis(50)));
+    assert!(!engine.abort(1, at_millis(50)));
     assert_eq!(engine.stats().kv_usage, 0.0);
-    assert_eq!(run(&mut engine, FAR), []);
+    assert_eq!(collect_events(&mut engine, END_OF_TIME), []);
     assert_empty(&engine);
 }
 
 #[test]
 fn work_larger_than_memory_or_with_a_used_id_is_refused() {
-    let mut engine = Engine::new(Constants { kv: Tokens(160), ..Constants::default() });
-    let refused = engine.submit(work(1, &[], 100, 62), Moment::ZERO);
-    assert_eq!(refused, Err(Refused::TooLarge { need: Tokens(161), kv: Tokens(160) }));
-    assert_eq!(engine.submit(work(1, &[], 100, 61), Moment::ZERO), Ok(()));
-    assert_eq!(engine.submit(work(1, &[], 1, 1), Moment::ZERO), Err(Refused::SameId));
-    assert_eq!(run(&mut engine, FAR).len(), 62);
+    let mut engine = SimulatedEngine::new(EngineModel { kv_capacity: Tokens(160), ..EngineModel::default() });
+    let refused = engine.submit(new_request(1, &[], 100, 62), Moment::ZERO);
+    assert_eq!(refused, Err(SubmitError::TooLarge { needed: Tokens(161), kv_capacity: Tokens(160) }));
+    assert_eq!(engine.submit(new_request(1, &[], 100, 61), Moment::ZERO), Ok(()));
+    assert_eq!(engine.submit(new_request(1, &[], 1, 1), Moment::ZERO), Err(SubmitError::DuplicateId));
+    assert_eq!(collect_events(&mut engine, END_OF_TIME).len(), 62);
     assert_empty(&engine);
 }
 
 #[test]
 fn youngest_is_preempted_and_keeps_its_tokens() {
     // Ten blocks; two requests of four blocks that grow to six each.
-    let mut engine = Engine::new(Constants { kv: Tokens(160), ..Constants::default() });
-    engine.submit(work(1, &[], 64, 32), Moment::ZERO).unwrap();
-    engine.submit(work(2, &[], 64, 32), Moment::ZERO).unwrap();
-    let events = run(&mut engine, FAR);
+    let mut engine = SimulatedEngine::new(EngineModel { kv_capacity: Tokens(160), ..EngineModel::default() });
+    engine.submit(new_request(1, &[], 64, 32), Moment::ZERO).unwrap();
+    engine.submit(new_request(2, &[], 64, 32), Moment::ZERO).unwrap();
+    let events = collect_events(&mut engine, END_OF_TIME);
     let stats = engine.stats();
     assert_eq!(stats.preemptions, 1);
     assert_eq!((stats.prompt, stats.generated), (Tokens(128), Tokens(64)));
-    let end = |id| events.iter().find(|e| e.id == id && e.kind == EventKind::Finished).unwrap().at;
+    let end = |id| events.iter().find(|e| e.request_id == id && e.kind == EngineEventKind::Finished).unwrap().moment;
     assert!(end(1) < end(2));
-    assert_eq!(events.iter().filter(|e| e.id == 2).count(), 33);
+    assert_eq!(events.iter().filter(|e| e.request_id == 2).count(), 33);
 }
 
 #[test]
 fn absurd_constants_and_work_end() {
-    let zero = Constants {
-        step: Duration::ZERO,
-        prefill_token: Duration::ZERO,
-        attention: Duration::ZERO,
-        sequence: Duration::ZERO,
-        context_token: Duration::ZERO,
+    let zero = EngineModel {
+        step_time: Duration::ZERO,
+        prefill_token_time: Duration::ZERO,
+        attention_time: Duration::ZERO,
+        sequence_time: Duration::ZERO,
+        context_token_time: Duration::ZERO,
         speed: f64::NAN,
-        kv: Tokens(0),
-        block: Tokens(0),
+        kv_capacity: Tokens(0),
+        block_size: Tokens(0),
         max_sequences: 0,
-        step_tokens: Tokens(0),
+        max_step_tokens: Tokens(0),
     };
-    let mut engine = Engine::new(zero);
-    engine.submit(work(1, &[1, 2, 3], 0, 0), Moment::ZERO).unwrap();
-    assert_eq!(run(&mut engine, FAR).len(), 1);
-    assert!(engine.submit(work(2, &[], u64::MAX, u64::MAX), Moment::ZERO).is_err());
+    let mut engine = SimulatedEngine::new(zero);
+    engine.submit(new_request(1, &[1, 2, 3], 0, 0), Moment::ZERO).unwrap();
+    assert_eq!(collect_events(&mut engine, END_OF_TIME).len(), 1);
+    assert!(engine.submit(new_request(2, &[], u64::MAX, u64::MAX), Moment::ZERO).is_err());
 }
 
 /// One server, Poisson arrivals, constant service time: the mean wait is `rho s / (2 (1 - rho))` (Pollaczek-Khinchine).
@@ -302,18 +323,18 @@ fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
     const REQUESTS: u64 = 200_000;
     let service = Duration::from_micros(6_000 + 32 * 125).as_secs_f64();
     for load in [0.3, 0.6, 0.8] {
-        let mut engine = Engine::new(Constants { max_sequences: 1, ..Constants::default() });
-        let mut dice = Dice(42);
+        let mut engine = SimulatedEngine::new(EngineModel { max_sequences: 1, ..EngineModel::default() });
+        let mut dice = SplitMix64(42);
         let (mut now, mut arrivals, mut events) = (0.0, Vec::new(), Vec::new());
         for id in 0..REQUESTS {
-            now += -dice.unit().ln() * service / load;
+            now += -dice.next_unit().ln() * service / load;
             let at = Moment::ZERO + Duration::from_secs_f64(now);
             arrivals.push(at);
-            engine.submit(work(id, &[], 125, 1), at).unwrap();
+            engine.submit(new_request(id, &[], 125, 1), at).unwrap();
         }
-        engine.advance(FAR, &mut events);
-        let firsts = events.iter().filter(|e| e.kind != EventKind::Finished);
-        let waited: f64 = firsts.map(|e| e.at.since(arrivals[e.id as usize]).as_secs_f64() - service).sum();
+        engine.advance(END_OF_TIME, &mut events);
+        let firsts = events.iter().filter(|e| e.kind != EngineEventKind::Finished);
+        let waited: f64 = firsts.map(|e| e.moment.since(arrivals[e.request_id as usize]).as_secs_f64() - service).sum();
         let (mean, expected) = (waited / REQUESTS as f64, load * service / (2.0 * (1.0 - load)));
         assert!((mean / expected - 1.0).abs() < 0.05, "load {load}: mean wait {mean} instead of {expected}");
     }

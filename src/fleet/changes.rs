@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::member::describe;
-use super::{Pool, Replica, Table};
+use super::member::policy_members;
+use super::{FleetSnapshot, Pool, Replica};
 use crate::balance;
 
 /// The names of what came, went or is described otherwise than before.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Changes {
+pub struct ReloadDiff {
     /// Pools that are new.
     pub pools_added: Vec<Arc<str>>,
     /// Pools that are described otherwise than before.
@@ -25,30 +25,30 @@ pub struct Changes {
     pub keys_moved: Vec<(Arc<str>, f64)>,
 }
 
-impl Changes {
+impl ReloadDiff {
     /// Counts the keys that have moved.
-    pub(super) fn count_keys(&mut self, before: &Table, after: &Table) {
+    pub(super) fn record_moved_keys(&mut self, before: &FleetSnapshot, after: &FleetSnapshot) {
         for name in &self.pools_changed {
-            let named = |table: &Table| table.pools.iter().find(|pool| pool.name() == name).cloned();
+            let named = |table: &FleetSnapshot| table.pools.iter().find(|pool| pool.name() == name).cloned();
             let (Some(old), Some(new)) = (named(before), named(after)) else { continue };
-            let (was, is) = (describe(&old.spec().members), describe(&new.spec().members));
-            let share = balance::moved((&old.spec().policy, &was), (&new.spec().policy, &is));
+            let (was, is) = (policy_members(&old.spec().members), policy_members(&new.spec().members));
+            let share = balance::moved_share((&old.spec().policy, &was), (&new.spec().policy, &is));
             self.keys_moved.extend(share.map(|share| (name.clone(), share)));
         }
     }
 
     /// Tells whether nothing has changed.
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    pub(super) fn between(before: &Table, after: &Table) -> Self {
+    pub(super) fn new(before: &FleetSnapshot, after: &FleetSnapshot) -> Self {
         let named = |pools: &[Arc<Pool>], name: &str| pools.iter().any(|pool| &**pool.name() == name);
         let kept = |replicas: &[Arc<Replica>], one: &Replica| replicas.iter().any(|replica| replica.id() == one.id());
-        let pool_names = |from: &Table, wanted: &dyn Fn(&Arc<Pool>) -> bool| {
+        let pool_names = |from: &FleetSnapshot, wanted: &dyn Fn(&Arc<Pool>) -> bool| {
             from.pools.iter().filter(|pool| wanted(pool)).map(|pool| pool.name().clone()).collect()
         };
-        let replica_names = |from: &Table, other: &Table| {
+        let replica_names = |from: &FleetSnapshot, other: &FleetSnapshot| {
             let gone = from.replicas.iter().filter(|replica| !kept(&other.replicas, replica));
             gone.map(|replica| replica.name().clone()).collect()
         };
@@ -64,7 +64,7 @@ impl Changes {
     }
 }
 
-impl fmt::Display for Changes {
+impl fmt::Display for ReloadDiff {
     /// One line, `nothing` if nothing has changed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lists = [
@@ -79,7 +79,7 @@ impl fmt::Display for Changes {
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}: {}", names.join(", ")))
             .collect();
-        f.write_str(if self.is_nothing() { "nothing" } else { "" })?;
+        f.write_str(if self.is_empty() { "nothing" } else { "" })?;
         f.write_str(&told.join("; "))?;
         for (pool, share) in &self.keys_moved {
             write!(f, "; keys moved: {:.1} % of {pool}", share * 100.0)?;

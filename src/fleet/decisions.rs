@@ -6,61 +6,61 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::member::describe;
+use super::member::policy_members;
 use super::{NoReplica, Outcome, PoolSpec};
-use crate::balance::{Candidate, Job};
+use crate::balance::{Candidate, PolicyRequest};
 use crate::units::{Moment, Slot, Tokens, Usage};
 
 /// Replicas that all kept decisions together tell of, at most; the oldest decisions go first.
-const REPLICAS: usize = 16_384;
+const MAX_REPLICAS: usize = 16_384;
 /// Replicas that one decision tells of.
-const REPLICAS_EACH: usize = 1_024;
+const MAX_REPLICAS_PER_DECISION: usize = 1_024;
 /// A longer key is not kept; what it says to the policy is not told then.
-const KEY_BYTES: usize = 128;
+const MAX_KEY_BYTES: usize = 128;
 /// Weights are offered in thousandths.
-const WHOLE: f64 = 1_000.0;
+const WEIGHT_SCALE: f64 = 1_000.0;
 
 /// The last decisions, to be explained when asked. What a policy went by is worked out then, not on the path.
 ///
 /// *Shape*: as many as it was made for, and 16,384 replicas in all of them. *Cost*: a short lock for each decision and
 /// for its end. There is no text of a prompt in it.
 #[derive(Debug)]
-pub struct Decisions {
-    most: AtomicUsize,
+pub struct DecisionLog {
+    capacity: AtomicUsize,
     /// Guards the decisions. Never held while another lock is.
-    ring: Mutex<Ring>,
+    ring: Mutex<LogRing>,
 }
 
 #[derive(Debug, Default)]
-struct Ring {
+struct LogRing {
     /// The number of the oldest.
-    first: u64,
-    kept: VecDeque<Decision>,
+    first_number: u64,
+    entries: VecDeque<DecisionEntry>,
     /// Replicas in all of them.
-    replicas: usize,
+    replica_count: usize,
 }
 
 /// A choice as it was made.
 #[derive(Debug)]
-pub(super) struct Decision {
-    pub(super) id: Arc<str>,
+pub(super) struct DecisionEntry {
+    pub(super) request_id: Arc<str>,
     /// The pool as it was.
     pub(super) pool: Arc<PoolSpec>,
-    pub(super) at: Moment,
+    pub(super) chosen_at: Moment,
     pub(super) prompt: Tokens,
     pub(super) output: Tokens,
     pub(super) key: Box<[u8]>,
-    pub(super) seen: Seen,
+    pub(super) snapshot: CandidateSnapshot,
     pub(super) chosen: Result<Slot, NoReplica>,
-    pub(super) end: Option<End>,
+    pub(super) result: Option<DecisionResult>,
 }
 
 /// How a choice comes about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum ChoiceReason {
     /// The policy was asked.
     #[default]
-    Asked,
+    Policy,
     /// The request belonged to a replica.
     Pinned,
     /// All that could be chosen had too much to do, and this one will be free first.
@@ -69,232 +69,261 @@ pub(super) enum Way {
 
 /// What there was to choose from.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct CandidateSnapshot {
     /// By slot.
-    pub(super) offered: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
     /// Who was not offered, and why.
-    pub(super) passed: Vec<(Slot, &'static str)>,
-    pub(super) way: Way,
+    pub(super) skipped: Vec<(Slot, &'static str)>,
+    pub(super) reason: ChoiceReason,
     /// Replicas that there was no room for.
-    left_out: usize,
+    omitted_replicas: usize,
 }
 
 /// How a request on the chosen replica ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct DecisionResult {
     /// How it ended.
     pub outcome: Outcome,
     /// From the choice to the end.
-    pub took: Duration,
+    pub duration: Duration,
     /// From the choice to the first generated content.
-    pub first_token: Option<Duration>,
+    pub time_to_first_token: Option<Duration>,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
 }
 
 /// A decision as it is told.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct DecisionRecord {
     /// The pool that chose.
     pub pool: Arc<str>,
     /// Its policy, as configured.
     pub policy: String,
     /// When it chose.
-    pub at: Moment,
+    pub chosen_at: Moment,
     /// The prompt's length as it was charged.
     pub prompt: Tokens,
     /// Who could be chosen, in configuration order.
-    pub candidates: Vec<Scored>,
+    pub candidates: Vec<CandidateTerms>,
     /// Who could not, and why.
-    pub passed_over: Vec<(Arc<str>, &'static str)>,
+    pub skipped: Vec<(Arc<str>, &'static str)>,
     /// Replicas that are in neither list, for there are too many.
-    pub left_out: usize,
+    pub omitted_replicas: usize,
     /// Who was chosen, or why nobody was.
     pub chosen: Result<Arc<str>, NoReplica>,
     /// Why that one: `pinned`, `only one`, `first free` or `policy`; empty if nobody was.
-    pub why: &'static str,
+    pub reason: &'static str,
     /// What of the prompt was taken to be cached there; `None` where the policy does not ask.
     pub cached: Option<Tokens>,
     /// How it ended; `None` as long as it runs.
-    pub end: Option<End>,
+    pub result: Option<DecisionResult>,
 }
 
 /// A candidate as it is told of.
 #[derive(Clone, Debug)]
-pub struct Scored {
+pub struct CandidateTerms {
     /// Its name.
     pub name: Arc<str>,
     /// What the policy went by, in its own words, and its weight at that moment.
     pub terms: Vec<(&'static str, f64)>,
 }
 
-impl Decisions {
+impl DecisionLog {
     /// Room for the last `most`; 0 keeps none.
     pub fn new(most: usize) -> Self {
-        Self { most: AtomicUsize::new(most), ring: Mutex::default() }
+        Self { capacity: AtomicUsize::new(most), ring: Mutex::default() }
     }
 
     /// Keeps so many from now on.
     pub fn resize(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
-        self.ring().shrink(most, REPLICAS);
+        self.capacity.store(most, Ordering::Relaxed);
+        self.lock_ring().evict(most, MAX_REPLICAS);
     }
 
     /// How many are kept at most.
-    pub fn most(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
+    pub fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::Relaxed)
     }
 
     /// All that is known of the decisions for a request, in order. Empty if it is not known, or not any more.
-    pub fn of(&self, id: &str) -> Vec<Told> {
-        let found: Vec<Decision> = self.ring().kept.iter().filter(|kept| &*kept.id == id).map(Decision::copy).collect();
-        found.iter().map(Decision::tell).collect()
+    pub fn find_by_request_id(&self, id: &str) -> Vec<DecisionRecord> {
+        let found: Vec<DecisionEntry> =
+            self.lock_ring().entries.iter().filter(|kept| &*kept.request_id == id).map(DecisionEntry::copy).collect();
+        found.iter().map(DecisionEntry::to_record).collect()
     }
 
     /// The decision of this number in a line, if it is still known: `pool=chat policy=token_cost ...`.
-    pub(super) fn line(&self, number: u64) -> Option<String> {
-        let found = self.ring().at(number)?.copy();
-        Some(found.line())
+    pub(super) fn decision_line(&self, number: u64) -> Option<String> {
+        let found = self.lock_ring().get_mut(number)?.copy();
+        Some(found.format_line())
     }
 
     /// Keeps a decision. Returns its number.
-    pub(super) fn keep(&self, decision: Decision) -> u64 {
-        let most = self.most();
-        let mut ring = self.ring();
-        ring.shrink(most.saturating_sub(1), REPLICAS.saturating_sub(decision.seen.replicas()));
-        let number = ring.first + ring.kept.len() as u64;
+    pub(super) fn push(&self, decision: DecisionEntry) -> u64 {
+        let most = self.capacity();
+        let mut ring = self.lock_ring();
+        ring.evict(most.saturating_sub(1), MAX_REPLICAS.saturating_sub(decision.snapshot.replica_count()));
+        let number = ring.first_number + ring.entries.len() as u64;
         if most > 0 {
-            ring.replicas += decision.seen.replicas();
-            ring.kept.push_back(decision);
+            ring.replica_count += decision.snapshot.replica_count();
+            ring.entries.push_back(decision);
         }
         number
     }
 
     /// Takes note of how a decision's request ended.
-    pub(super) fn end(&self, number: u64, end: End) {
-        if let Some(decision) = self.ring().at(number) {
-            decision.end = Some(end);
+    pub(super) fn record_result(&self, number: u64, end: DecisionResult) {
+        if let Some(decision) = self.lock_ring().get_mut(number) {
+            decision.result = Some(end);
         }
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+    fn lock_ring(&self) -> MutexGuard<'_, LogRing> {
         // Nothing under the lock can leave it half-changed.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ring {
-    fn at(&mut self, number: u64) -> Option<&mut Decision> {
-        self.kept.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+impl LogRing {
+    fn get_mut(&mut self, number: u64) -> Option<&mut DecisionEntry> {
+        self.entries.get_mut(usize::try_from(number.checked_sub(self.first_number)?).ok()?)
     }
 
-    fn shrink(&mut self, most: usize, replicas: usize) {
-        while self.kept.len() > most || self.replicas > replicas {
-            let Some(oldest) = self.kept.pop_front() else { break };
-            self.first += 1;
-            self.replicas -= oldest.seen.replicas();
+    fn evict(&mut self, most: usize, replicas: usize) {
+        while self.entries.len() > most || self.replica_count > replicas {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.first_number += 1;
+            self.replica_count -= oldest.snapshot.replica_count();
         }
     }
 }
 
-impl Seen {
-    pub(super) fn new(way: Way) -> Self {
-        Self { way, ..Self::default() }
+impl CandidateSnapshot {
+    pub(super) fn new(way: ChoiceReason) -> Self {
+        Self { reason: way, ..Self::default() }
     }
 
     /// How many it tells of.
-    fn replicas(&self) -> usize {
-        self.offered.len() + self.passed.len()
+    fn replica_count(&self) -> usize {
+        self.candidates.len() + self.skipped.len()
     }
 
     /// Forgets whom there is no room for; the chosen one stays.
-    fn fit(&mut self, chosen: Option<Slot>) {
-        let before = self.replicas();
-        if before > REPLICAS_EACH {
-            let taken = self.offered.iter().find(|c| Some(c.at) == chosen).copied();
-            self.offered.truncate(REPLICAS_EACH - 1);
-            if let Some(taken) = taken.filter(|taken| !self.offered.iter().any(|c| c.at == taken.at)) {
-                self.offered.push(taken);
+    fn truncate(&mut self, chosen: Option<Slot>) {
+        let before = self.replica_count();
+        if before > MAX_REPLICAS_PER_DECISION {
+            let taken = self.candidates.iter().find(|c| Some(c.slot) == chosen).copied();
+            self.candidates.truncate(MAX_REPLICAS_PER_DECISION - 1);
+            if let Some(taken) = taken.filter(|taken| !self.candidates.iter().any(|c| c.slot == taken.slot)) {
+                self.candidates.push(taken);
             }
-            self.passed.truncate(REPLICAS_EACH.saturating_sub(self.offered.len()));
-            self.left_out = before - self.replicas();
+            self.skipped.truncate(MAX_REPLICAS_PER_DECISION.saturating_sub(self.candidates.len()));
+            self.omitted_replicas = before - self.replica_count();
         }
     }
 }
 
-impl Decision {
+impl DecisionEntry {
     /// A decision for `job` that nobody knows the end of.
     pub(super) fn new(
         id: &Arc<str>,
         pool: &Arc<PoolSpec>,
-        job: &Job<'_>,
-        (mut seen, chosen): (Seen, Result<Slot, NoReplica>),
+        job: &PolicyRequest<'_>,
+        (mut seen, chosen): (CandidateSnapshot, Result<Slot, NoReplica>),
         at: Moment,
     ) -> Self {
-        seen.fit(chosen.ok());
-        let key = if job.key.len() <= KEY_BYTES { job.key } else { b"" };
+        seen.truncate(chosen.ok());
+        let key = if job.key.len() <= MAX_KEY_BYTES { job.key } else { b"" };
         let (id, pool) = (id.clone(), pool.clone());
-        Self { id, pool, at, prompt: job.prompt, output: job.output, key: key.into(), seen, chosen, end: None }
+        Self {
+            request_id: id,
+            pool,
+            chosen_at: at,
+            prompt: job.prompt,
+            output: job.output,
+            key: key.into(),
+            snapshot: seen,
+            chosen,
+            result: None,
+        }
     }
 
     fn copy(&self) -> Self {
-        let Seen { offered, passed, way, left_out } = &self.seen;
-        let seen = Seen { offered: offered.clone(), passed: passed.clone(), way: *way, left_out: *left_out };
-        Self { id: self.id.clone(), pool: self.pool.clone(), key: self.key.clone(), seen, ..*self }
+        let CandidateSnapshot { candidates: offered, skipped: passed, reason: way, omitted_replicas: left_out } =
+            &self.snapshot;
+        let seen = CandidateSnapshot {
+            candidates: offered.clone(),
+            skipped: passed.clone(),
+            reason: *way,
+            omitted_replicas: *left_out,
+        };
+        Self {
+            request_id: self.request_id.clone(),
+            pool: self.pool.clone(),
+            key: self.key.clone(),
+            snapshot: seen,
+            ..*self
+        }
     }
 
-    fn name(&self, at: Slot) -> Arc<str> {
+    fn member_name(&self, at: Slot) -> Arc<str> {
         self.pool.members.get(at.index()).map_or_else(|| "?".into(), |member| member.name.clone())
     }
 
-    fn why(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self.chosen {
             Err(_) => "",
-            Ok(_) if self.seen.way == Way::Pinned => "pinned",
-            Ok(_) if self.seen.way == Way::FirstFree => "first free",
-            Ok(_) if self.seen.offered.len() == 1 && self.seen.left_out == 0 => "only one",
+            Ok(_) if self.snapshot.reason == ChoiceReason::Pinned => "pinned",
+            Ok(_) if self.snapshot.reason == ChoiceReason::FirstFree => "first free",
+            Ok(_) if self.snapshot.candidates.len() == 1 && self.snapshot.omitted_replicas == 0 => "only one",
             Ok(_) => "policy",
         }
     }
 
     /// What was taken to be cached at the chosen replica.
     fn cached(&self) -> Option<Tokens> {
-        let at = self.chosen.ok().filter(|_| self.pool.policy.asks_prefix())?;
-        self.seen.offered.iter().find(|c| c.at == at).map(|c| c.cached)
+        let at = self.chosen.ok().filter(|_| self.pool.policy.needs_prefix())?;
+        self.snapshot.candidates.iter().find(|c| c.slot == at).map(|c| c.cached)
     }
 
-    fn line(&self) -> String {
+    fn format_line(&self) -> String {
         let (pool, policy) = (&self.pool.name, self.pool.policy.name());
-        let chosen = self.chosen.map_or_else(|_| "-".into(), |at| self.name(at));
-        let (of, why) = (self.seen.offered.len(), self.why().replace(' ', "_"));
+        let chosen = self.chosen.map_or_else(|_| "-".into(), |at| self.member_name(at));
+        let (of, why) = (self.snapshot.candidates.len(), self.reason().replace(' ', "_"));
         let cached = self.cached().map(|cached| format!(" cached={cached}")).unwrap_or_default();
         let prompt = self.prompt;
         format!("pool={pool} policy={policy} replica={chosen} of={of} why={why} prompt={prompt}{cached}")
     }
 
-    fn tell(&self) -> Told {
+    fn to_record(&self) -> DecisionRecord {
         // Built anew: what a policy goes by is its words and its members, and what it learns is in no term.
-        let policy = self.pool.policy.build(&describe(&self.pool.members)).ok();
+        let policy = self.pool.policy.build(&policy_members(&self.pool.members)).ok();
         let client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let job = Job { prompt: self.prompt, output: self.output, key: &self.key, client, tried: &[] };
-        let score = |candidate: &Candidate| {
-            let terms = policy.as_ref().map(|policy| policy.terms(&job, candidate, &self.seen.offered));
-            let mut terms = terms.unwrap_or_default();
-            terms.push(("weight", f64::from(candidate.weight.get()) / WHOLE));
-            Scored { name: self.name(candidate.at), terms }
+        let job = PolicyRequest {
+            prompt: self.prompt,
+            output: self.output,
+            key: &self.key,
+            client_addr: client,
+            tried_slots: &[],
         };
-        Told {
+        let score = |candidate: &Candidate| {
+            let terms = policy.as_ref().map(|policy| policy.explain(&job, candidate, &self.snapshot.candidates));
+            let mut terms = terms.unwrap_or_default();
+            terms.push(("weight", f64::from(candidate.weight.get()) / WEIGHT_SCALE));
+            CandidateTerms { name: self.member_name(candidate.slot), terms }
+        };
+        DecisionRecord {
             pool: self.pool.name.clone(),
             policy: self.pool.policy.to_string(),
-            at: self.at,
+            chosen_at: self.chosen_at,
             prompt: self.prompt,
-            candidates: self.seen.offered.iter().map(score).collect(),
-            passed_over: self.seen.passed.iter().map(|(at, why)| (self.name(*at), *why)).collect(),
-            left_out: self.seen.left_out,
-            chosen: self.chosen.map(|at| self.name(at)),
-            why: self.why(),
+            candidates: self.snapshot.candidates.iter().map(score).collect(),
+            skipped: self.snapshot.skipped.iter().map(|(at, why)| (self.member_name(*at), *why)).collect(),
+            omitted_replicas: self.snapshot.omitted_replicas,
+            chosen: self.chosen.map(|at| self.member_name(at)),
+            reason: self.reason(),
             cached: self.cached(),
-            end: self.end,
+            result: self.result,
         }
     }
 }

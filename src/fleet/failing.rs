@@ -2,27 +2,27 @@
 
 use std::time::Duration;
 
-use super::ReplayLimits;
+use super::RetryBudgetLimits;
 use crate::units::ModelName;
 
 /// What a pool does about replicas that fail, besides `max_fails` and `fail_timeout`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failing {
+pub struct FailurePolicy {
     /// How often its requests may be sent a second time.
-    pub replays: ReplayLimits,
+    pub retry_limits: RetryBudgetLimits,
     /// How much longer than is to be expected a replica with requests may be silent while others are not; `None` for ever.
-    pub stalled: Option<Duration>,
+    pub stall_timeout: Option<Duration>,
     /// How its replicas are asked whether they are well; `None`: they are not.
-    pub check: Option<Check>,
+    pub health_check: Option<HealthCheck>,
 }
 
 /// How a replica is asked whether it is well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct HealthCheck {
     /// What is asked for, behind the origin's prefix.
     pub path: String,
     /// The time from one question to the next.
-    pub every: Duration,
+    pub interval: Duration,
     /// The time for the whole answer.
     pub timeout: Duration,
     /// Good answers in a row that bring a replica back.
@@ -35,19 +35,23 @@ pub struct Check {
     pub model: Option<ModelName>,
 }
 
-impl Default for Failing {
+impl Default for FailurePolicy {
     /// A replay for a fifth of the requests, 30 s of silence, no checks.
     fn default() -> Self {
-        Self { replays: ReplayLimits::default(), stalled: Some(Duration::from_secs(30)), check: None }
+        Self {
+            retry_limits: RetryBudgetLimits::default(),
+            stall_timeout: Some(Duration::from_secs(30)),
+            health_check: None,
+        }
     }
 }
 
-impl Default for Check {
+impl Default for HealthCheck {
     /// `GET /health` every 5 s within 2 s; three bad answers take out, two good ones bring back.
     fn default() -> Self {
         Self {
             path: "/health".to_owned(),
-            every: Duration::from_secs(5),
+            interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             rise: 2,
             fall: 3,

@@ -3,79 +3,83 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::load::Charge;
-use super::pool::Aside;
-use super::speed::Sample;
-use super::{End, Gaps, Measured, Models, Outcome, Phase, Pool, Progress, Replica, Report};
-use crate::prompt::Prefix;
+use super::load::LoadReservation;
+use super::pool::RequestObservers;
+use super::speed::SpeedSample;
+use super::{
+    DecisionResult, LeaseReport, LengthEstimate, Outcome, Phase, Pool, Replica, ReplicaModels, ResponseProgress,
+    TokenIntervals,
+};
+use crate::prompt::PromptFingerprint;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
 /// Times between fewer tokens say little.
-const ENOUGH_GAPS: u64 = 8;
+const MIN_INTERVALS: u64 = 8;
 
 /// A charge on a replica that is taken back exactly once: by [`Lease::settle`], or as [`Outcome::ClientGone`] when dropped.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     replica: Arc<Replica>,
-    at: Slot,
-    chosen: Moment,
+    slot: Slot,
+    chosen_at: Moment,
     first_byte: Option<Moment>,
     first_token: Option<Moment>,
     last_token: Option<Moment>,
     last_progress: Moment,
-    gaps: Gaps,
+    token_intervals: TokenIntervals,
     usage: Option<Usage>,
     prompt: Tokens,
     /// What of the prompt was taken to be cached; `None` if the policy does not ask.
     cached: Option<Tokens>,
-    prefix: Option<Arc<Prefix>>,
-    measured: Option<Measured>,
+    prefix: Option<Arc<PromptFingerprint>>,
+    estimate: Option<LengthEstimate>,
     /// Nothing waited to be prefilled where it was sent.
     found_idle: bool,
     /// Streams there when its own began.
-    streams: u32,
+    streams_at_start: u32,
     /// Taken when the lease settles.
-    charge: Option<Charge>,
+    reservation: Option<LoadReservation>,
     /// For those who look on.
-    aside: Option<Box<Aside>>,
+    observers: Option<Box<RequestObservers>>,
 }
 
 /// What a lease is made from.
-pub(super) struct Chosen {
+pub(super) struct LeaseParts {
     pub(super) replica: Arc<Replica>,
-    pub(super) at: Slot,
+    pub(super) slot: Slot,
     pub(super) prompt: Tokens,
     pub(super) cached: Option<Tokens>,
     pub(super) found_idle: bool,
-    pub(super) prefix: Option<Arc<Prefix>>,
-    pub(super) measured: Option<Measured>,
-    pub(super) aside: Option<Box<Aside>>,
+    pub(super) prefix: Option<Arc<PromptFingerprint>>,
+    pub(super) estimate: Option<LengthEstimate>,
+    pub(super) observers: Option<Box<RequestObservers>>,
 }
 
 impl Lease {
     /// Takes a charge that was made under the pool's lock.
-    pub(super) fn new(pool: Arc<Pool>, chosen: Chosen, charge: Charge, now: Moment) -> Self {
-        let Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside } = chosen;
+    pub(super) fn new(pool: Arc<Pool>, chosen: LeaseParts, charge: LoadReservation, now: Moment) -> Self {
+        let LeaseParts { replica, slot: at, prompt, cached, found_idle, prefix, estimate: measured, observers: aside } =
+            chosen;
         Self {
             pool,
             replica,
-            at,
-            chosen: now,
+            slot: at,
+            chosen_at: now,
             first_byte: None,
             first_token: None,
             last_token: None,
             last_progress: now,
-            gaps: Gaps::default(),
+            token_intervals: TokenIntervals::default(),
             usage: None,
             prompt,
             cached,
             prefix,
-            measured,
+            estimate: measured,
             found_idle,
-            streams: 0,
-            charge: Some(charge),
-            aside,
+            streams_at_start: 0,
+            reservation: Some(charge),
+            observers: aside,
         }
     }
 
@@ -93,20 +97,20 @@ impl Lease {
     ///
     /// An alias becomes the first of the pool's names that the replica lists, else the first it lists. A replica that
     /// lists nothing is taken to use the pool's first name.
-    pub fn model_for(&self, model: &str) -> Option<ModelName> {
+    pub fn upstream_model(&self, model: &str) -> Option<ModelName> {
         let names = self.pool.configured_models();
         let listed = self.replica.models();
         let own = match &*listed {
-            Models::Listed(_) if listed.list(model) => None,
-            Models::Listed(theirs) => names.iter().find(|name| theirs.contains(name)).or(theirs.first()),
-            Models::Unlisted | Models::Unknown => names.first(),
+            ReplicaModels::Listed(_) if listed.contains(model) => None,
+            ReplicaModels::Listed(theirs) => names.iter().find(|name| theirs.contains(name)).or(theirs.first()),
+            ReplicaModels::Unlisted | ReplicaModels::Unknown => names.first(),
         };
         own.filter(|own| own.as_str() != model).cloned()
     }
 
     /// How the choice came about, in a line for people; `None` unless it is kept, and not forgotten yet.
-    pub fn decision(&self) -> Option<String> {
-        self.aside.as_ref()?.line()
+    pub fn decision_line(&self) -> Option<String> {
+        self.observers.as_ref()?.decision_line()
     }
 
     /// When the first generated content came.
@@ -125,137 +129,145 @@ impl Lease {
     }
 
     /// Tokens of this request that are taken to be resident on the replica.
-    pub fn resident(&self) -> Tokens {
-        Tokens(self.charge.as_ref().map_or(0, |charge| charge.weight(self.replica.ledger())))
+    pub fn resident_tokens(&self) -> Tokens {
+        Tokens(self.reservation.as_ref().map_or(0, |charge| charge.tokens_held(self.replica.ledger())))
     }
 
     /// Follows the answer.
-    pub fn progress(&mut self, seen: Progress, now: Moment) {
+    pub fn record_progress(&mut self, seen: ResponseProgress, now: Moment) {
         self.last_progress = now;
-        self.replica.signs().progress(now);
+        self.replica.activity().record_activity(now);
         if self.first_byte.is_none() {
             self.first_byte = Some(now);
-            self.replica.signs().begins();
+            self.replica.activity().record_response_started();
         }
-        if let Some(aside) = &mut self.aside {
-            aside.follow(seen, now);
+        if let Some(aside) = &mut self.observers {
+            aside.on_progress(seen, now);
         }
-        let Some(charge) = &mut self.charge else { return };
+        let Some(charge) = &mut self.reservation else { return };
         let ledger = self.replica.ledger();
         if seen.content_events > 0 {
             match self.last_token.replace(now) {
-                Some(last) => self.gaps.add(now.since(last)),
+                Some(last) => self.token_intervals.record(now.since(last)),
                 None => {
                     self.first_token = Some(now);
                     self.replica
-                        .averages()
-                        .learn_prefill(self.prompt - self.cached.unwrap_or_default(), now.since(self.chosen));
-                    charge.first_token(ledger);
-                    self.streams = ledger.load().decoding;
+                        .latency_averages()
+                        .record_prefill(self.prompt - self.cached.unwrap_or_default(), now.since(self.chosen_at));
+                    charge.record_first_token(ledger);
+                    self.streams_at_start = ledger.load().decoding_streams;
                 }
             }
-            charge.grow(ledger, seen.content_events, now);
+            charge.add_output(ledger, seen.content_events, now);
         }
         if let Some(usage) = seen.usage {
             self.usage = Some(usage);
-            charge.correct(ledger, usage, now);
+            charge.apply_usage(ledger, usage, now);
         }
     }
 
     /// Takes note of the token counts where the answer ends, which need not be the replica's doing.
-    pub fn counts(&mut self, usage: Option<Usage>, now: Moment) {
-        if let (Some(usage), Some(charge)) = (usage, &mut self.charge) {
+    pub fn set_usage(&mut self, usage: Option<Usage>, now: Moment) {
+        if let (Some(usage), Some(charge)) = (usage, &mut self.reservation) {
             self.usage = Some(usage);
-            charge.correct(self.replica.ledger(), usage, now);
+            charge.apply_usage(self.replica.ledger(), usage, now);
         }
     }
 
     /// Takes note that the replica is busy, before the request ends.
-    pub fn busy(&self, retry_after: Option<Duration>, now: Moment) {
-        self.pool.passes_over(self.at, retry_after, now);
+    pub fn mark_busy(&self, retry_after: Option<Duration>, now: Moment) {
+        self.pool.record_busy(self.slot, retry_after, now);
     }
 
     /// Takes the charge back and tells how the request ended.
     pub fn settle(mut self, outcome: Outcome, now: Moment) {
-        if let Some(charge) = self.charge.take() {
-            self.end(charge, outcome, now);
+        if let Some(charge) = self.reservation.take() {
+            self.finish(charge, outcome, now);
         }
     }
 
-    fn end(&mut self, charge: Charge, outcome: Outcome, now: Moment) {
+    fn finish(&mut self, charge: LoadReservation, outcome: Outcome, now: Moment) {
         let whole = outcome == Outcome::Completed;
-        let completion = Tokens(charge.generated(self.replica.ledger()));
+        let completion = Tokens(charge.output_tokens(self.replica.ledger()));
         charge.release(self.replica.ledger(), whole);
         // A fast refusal or failure must not make a replica look fast.
         if whole {
-            let first_byte = self.first_byte.unwrap_or(now).since(self.chosen);
-            self.replica.averages().learn(first_byte, now.since(self.chosen));
-            if let (Some(measured), Some(usage)) = (&self.measured, self.usage) {
-                measured.learn(usage);
+            let first_byte = self.first_byte.unwrap_or(now).since(self.chosen_at);
+            self.replica.latency_averages().record(first_byte, now.since(self.chosen_at));
+            if let (Some(measured), Some(usage)) = (&self.estimate, self.usage) {
+                measured.record_usage(usage);
             }
-            self.pool.learn_speed(self.at, self.sample(completion));
+            self.pool.record_speed(self.slot, self.speed_sample(completion));
         }
         if self.first_byte.is_none() {
-            self.replica.signs().begins();
+            self.replica.activity().record_response_started();
         }
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
-            self.replica.signs().progress(now);
+            self.replica.activity().record_activity(now);
         }
-        self.correct_beliefs(outcome);
-        self.pool.judge(self.at, outcome, now);
-        self.pool.observer().settled(&Report {
+        self.correct_prefix_cache(outcome);
+        self.pool.record_outcome(self.slot, outcome, now);
+        self.pool.observer().on_settled(&LeaseReport {
             pool: &self.pool,
             replica: &self.replica,
             outcome,
-            chosen: self.chosen,
+            chosen_at: self.chosen_at,
             first_token: self.first_token,
             last_token: self.last_token,
-            gaps: &self.gaps,
-            ended: now,
-            model: self.measured.as_ref().and_then(Measured::model),
-            estimated: Usage { prompt: self.prompt, cached: self.cached, completion },
+            token_intervals: &self.token_intervals,
+            ended_at: now,
+            model: self.estimate.as_ref().and_then(LengthEstimate::model),
+            estimated_usage: Usage { prompt: self.prompt, cached: self.cached, completion },
             usage: self.usage,
             prefix: self.prefix.as_ref(),
-            shadowed: self.aside.as_ref().and_then(|aside| aside.shadowed()),
+            shadow_result: self.observers.as_ref().and_then(|aside| aside.shadow_result()),
         });
-        if let Some(aside) = self.aside.take() {
-            let first_token = self.first_token.map(|first| first.since(self.chosen));
-            aside.end(self.at, End { outcome, took: now.since(self.chosen), first_token, usage: self.usage });
+        if let Some(aside) = self.observers.take() {
+            let first_token = self.first_token.map(|first| first.since(self.chosen_at));
+            aside.finish(
+                self.slot,
+                DecisionResult {
+                    outcome,
+                    duration: now.since(self.chosen_at),
+                    time_to_first_token: first_token,
+                    usage: self.usage,
+                },
+            );
         }
     }
 }
 
 impl Lease {
     /// What the answer has shown of its replica's speed.
-    fn sample(&self, completion: Tokens) -> Sample {
+    fn speed_sample(&self, completion: Tokens) -> SpeedSample {
         let uncached = self
             .usage
             .and_then(|usage| Some(usage.prompt - usage.cached?))
             .unwrap_or(self.prompt - self.cached.unwrap_or_default());
         let first = self.first_token.filter(|_| self.found_idle);
         let gaps = completion.0.saturating_sub(1);
-        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= ENOUGH_GAPS).map(|(first, last)| {
-            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams)
+        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= MIN_INTERVALS).map(|(first, last)| {
+            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams_at_start)
         });
-        Sample { prefill: first.map(|first| (first.since(self.chosen), uncached.0)), decode }
+        SpeedSample { prefill: first.map(|first| (first.since(self.chosen_at), uncached.0)), decode }
     }
 
     /// Takes back what was taken to be cached by this request and is not.
-    fn correct_beliefs(&self, outcome: Outcome) {
+    fn correct_prefix_cache(&self, outcome: Outcome) {
         let (Some(prefix), Some(cached)) = (&self.prefix, self.cached) else { return };
         if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
             // Whatever comes back there comes back empty.
-            self.replica.seat().clear();
+            self.replica.cache_slot().clear();
         } else if self.first_token.is_none() && outcome != Outcome::Completed {
-            self.replica.seat().trim(prefix, self.prompt, cached);
+            self.replica.cache_slot().trim(prefix, self.prompt, cached);
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(charge) = self.charge.take() {
-            self.end(charge, Outcome::ClientGone, self.last_progress);
+        if let Some(charge) = self.reservation.take() {
+            self.finish(charge, Outcome::ClientGone, self.last_progress);
         }
     }
 }

@@ -4,132 +4,136 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::prompt::{Census, Estimator, MediaTokens};
+use crate::prompt::{MediaTokens, TextStats, TokenEstimator};
 use crate::units::{ModelName, Tokens, Usage};
 
 /// Models of one pool that are learned apart; more share one meter.
-const MODELS: usize = 256;
+const MAX_MODELS: usize = 256;
 /// Keys of one model whose answers are learned apart; two keys in one place replace each other.
-const KEYS: usize = 1024;
+const KEY_SLOTS: usize = 1024;
 /// An answer's share in an average is one in this many.
-const MEMORY: f64 = 16.0;
+const EWMA_WINDOW: f64 = 16.0;
 
 /// How a request was measured, and what is to learn from its end.
 #[derive(Clone, Debug)]
-pub struct Measured {
+pub struct LengthEstimate {
     /// The prompt's length.
     pub prompt: Tokens,
     /// The answer's length, as far as one can tell.
     pub output: Tokens,
-    census: Census,
-    key: u64,
-    meter: Arc<Meter>,
+    text_stats: TextStats,
+    key_hash: u64,
+    estimator: Arc<LengthEstimator>,
 }
 
 /// Measures the requests for one model.
 #[derive(Debug)]
-pub struct Meter {
+pub struct LengthEstimator {
     /// `None`: it measures what has no model, or no meter of its own.
     model: Option<ModelName>,
     /// Guards what was learned. Never held while another lock is.
-    learned: Mutex<Learned>,
+    state: Mutex<EstimatorState>,
 }
 
 #[derive(Debug)]
-struct Learned {
-    estimator: Estimator,
-    outputs: Mean,
+struct EstimatorState {
+    prompt_estimator: TokenEstimator,
+    output_average: MovingAverage,
     /// By the key's hash: whose it is, and its answers.
-    by_key: Vec<(u64, Mean)>,
+    by_key: Vec<(u64, MovingAverage)>,
 }
 
 /// An average in which later values count more; of the first few it is the plain mean.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mean {
+struct MovingAverage {
     mean: f64,
-    values: f64,
+    count: f64,
 }
 
 /// The meters of one pool, by model.
 #[derive(Debug, Default)]
-pub(super) struct Meters {
+pub(super) struct LengthEstimators {
     media: MediaTokens,
     /// Guards the table.
-    by_model: Mutex<BTreeMap<ModelName, Arc<Meter>>>,
+    by_model: Mutex<BTreeMap<ModelName, Arc<LengthEstimator>>>,
     /// For requests without a model and for models that there is no room for.
-    shared: Arc<Meter>,
+    shared: Arc<LengthEstimator>,
 }
 
-impl Measured {
+impl LengthEstimate {
     /// The model that was asked for, if the pool has it: never a name that a client made up.
     pub fn model(&self) -> Option<&ModelName> {
-        self.meter.model.as_ref()
+        self.estimator.model.as_ref()
     }
 
     /// Takes note of what the replica counted.
-    pub(super) fn learn(&self, usage: Usage) {
-        self.meter.learn(self, usage);
+    pub(super) fn record_usage(&self, usage: Usage) {
+        self.estimator.record_usage(self, usage);
     }
 }
 
-impl Meter {
+impl LengthEstimator {
     fn new(model: Option<ModelName>, media: MediaTokens) -> Self {
-        let learned = Learned { estimator: Estimator::new(media), outputs: Mean::default(), by_key: Vec::new() };
-        Self { model, learned: Mutex::new(learned) }
+        let learned = EstimatorState {
+            prompt_estimator: TokenEstimator::new(media),
+            output_average: MovingAverage::default(),
+            by_key: Vec::new(),
+        };
+        Self { model, state: Mutex::new(learned) }
     }
 
     /// Measures a request: its prompt by its makeup, its answer by what was asked for and by those before it, of the
     /// same key where there were any. `key` may be empty. *Cost*: one lock.
-    pub fn measure(self: &Arc<Self>, census: &Census, key: &[u8], most: Option<Tokens>) -> Measured {
-        let key = hash(key);
-        let learned = self.lock();
-        let usual = learned.of_key(key).unwrap_or(learned.outputs).tokens();
+    pub fn estimate(self: &Arc<Self>, census: &TextStats, key: &[u8], most: Option<Tokens>) -> LengthEstimate {
+        let key = hash_key(key);
+        let learned = self.lock_state();
+        let usual = learned.average_for_key(key).unwrap_or(learned.output_average).tokens();
         let output = most.map_or(usual, |most| most.min(usual));
-        let prompt = learned.estimator.estimate(census);
+        let prompt = learned.prompt_estimator.estimate(census);
         drop(learned);
-        Measured { prompt, output, census: *census, key, meter: self.clone() }
+        LengthEstimate { prompt, output, text_stats: *census, key_hash: key, estimator: self.clone() }
     }
 
-    fn learn(&self, request: &Measured, usage: Usage) {
-        let mut learned = self.lock();
-        learned.estimator.learn(&request.census, usage.prompt);
-        learned.outputs.add(usage.completion);
-        if request.key != 0 {
+    fn record_usage(&self, request: &LengthEstimate, usage: Usage) {
+        let mut learned = self.lock_state();
+        learned.prompt_estimator.learn(&request.text_stats, usage.prompt);
+        learned.output_average.add(usage.completion);
+        if request.key_hash != 0 {
             if learned.by_key.is_empty() {
-                learned.by_key.resize(KEYS, (0, Mean::default()));
+                learned.by_key.resize(KEY_SLOTS, (0, MovingAverage::default()));
             }
-            if let Some((whose, mean)) = learned.by_key.get_mut(place(request.key)) {
-                if *whose != request.key {
-                    (*whose, *mean) = (request.key, Mean::default());
+            if let Some((whose, mean)) = learned.by_key.get_mut(key_slot(request.key_hash)) {
+                if *whose != request.key_hash {
+                    (*whose, *mean) = (request.key_hash, MovingAverage::default());
                 }
                 mean.add(usage.completion);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Learned> {
+    fn lock_state(&self) -> MutexGuard<'_, EstimatorState> {
         // Nothing under the lock can leave it half-changed.
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Default for Meter {
+impl Default for LengthEstimator {
     fn default() -> Self {
         Self::new(None, MediaTokens::default())
     }
 }
 
-impl Learned {
-    fn of_key(&self, key: u64) -> Option<Mean> {
-        let (whose, mean) = self.by_key.get(place(key))?;
+impl EstimatorState {
+    fn average_for_key(&self, key: u64) -> Option<MovingAverage> {
+        let (whose, mean) = self.by_key.get(key_slot(key))?;
         (key != 0 && *whose == key).then_some(*mean)
     }
 }
 
-impl Mean {
+impl MovingAverage {
     fn add(&mut self, value: Tokens) {
-        self.values = (self.values + 1.0).min(MEMORY);
-        self.mean += (value.0 as f64 - self.mean) / self.values;
+        self.count = (self.count + 1.0).min(EWMA_WINDOW);
+        self.mean += (value.0 as f64 - self.mean) / self.count;
     }
 
     fn tokens(self) -> Tokens {
@@ -137,33 +141,36 @@ impl Mean {
     }
 }
 
-impl Meters {
+impl LengthEstimators {
     pub(super) fn new(media: MediaTokens) -> Self {
-        Self { media, by_model: Mutex::default(), shared: Arc::new(Meter::new(None, media)) }
+        Self { media, by_model: Mutex::default(), shared: Arc::new(LengthEstimator::new(None, media)) }
     }
 
     /// The meter of `model`, made when it is first asked for.
-    pub(super) fn of(&self, model: Option<&ModelName>) -> Arc<Meter> {
+    pub(super) fn for_model(&self, model: Option<&ModelName>) -> Arc<LengthEstimator> {
         let Some(model) = model else { return self.shared.clone() };
         let mut by_model = self.by_model.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(meter) = by_model.get(model) {
             return meter.clone();
         }
-        if by_model.len() >= MODELS {
+        if by_model.len() >= MAX_MODELS {
             return self.shared.clone();
         }
-        by_model.entry(model.clone()).or_insert_with(|| Arc::new(Meter::new(Some(model.clone()), self.media))).clone()
+        by_model
+            .entry(model.clone())
+            .or_insert_with(|| Arc::new(LengthEstimator::new(Some(model.clone()), self.media)))
+            .clone()
     }
 }
 
-fn hash(key: &[u8]) -> u64 {
+fn hash_key(key: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(key);
     if key.is_empty() { 0 } else { hasher.finish().max(1) }
 }
 
-fn place(key: u64) -> usize {
-    usize::try_from(key % KEYS as u64).unwrap_or_default()
+fn key_slot(key: u64) -> usize {
+    usize::try_from(key % KEY_SLOTS as u64).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -176,11 +183,11 @@ mod tests {
 
     #[test]
     fn answers_are_expected_as_long_as_those_before_and_no_longer_than_asked_for() {
-        let meter = Arc::new(Meter::default());
-        let output = |key: &[u8], most| meter.measure(&Census::default(), key, most).output;
+        let meter = Arc::new(LengthEstimator::default());
+        let output = |key: &[u8], most| meter.estimate(&TextStats::default(), key, most).output;
         assert_eq!(output(b"", None), Tokens(0));
         for (key, tokens) in [(b"a", 100), (b"b", 500), (b"a", 200), (b"b", 700)] {
-            meter.measure(&Census::default(), key, None).learn(usage(1, tokens));
+            meter.estimate(&TextStats::default(), key, None).record_usage(usage(1, tokens));
         }
         assert_eq!([output(b"", None), output(b"a", None), output(b"b", None)], [375, 150, 600].map(Tokens));
         assert_eq!([output(b"c", None), output(b"b", Some(Tokens(20)))], [375, 20].map(Tokens));
@@ -188,11 +195,11 @@ mod tests {
 
     #[test]
     fn models_are_measured_apart_until_there_are_too_many() {
-        let meters = Meters::default();
+        let meters = LengthEstimators::default();
         let names: Vec<ModelName> = (0..300).map(|at| ModelName::from(format!("m{at}").as_str())).collect();
-        assert!(Arc::ptr_eq(&meters.of(Some(&names[0])), &meters.of(Some(&names[0]))));
-        assert!(!Arc::ptr_eq(&meters.of(Some(&names[0])), &meters.of(Some(&names[1]))));
-        names.iter().for_each(|name| drop(meters.of(Some(name))));
-        assert!(Arc::ptr_eq(&meters.of(Some(&names[299])), &meters.of(None)));
+        assert!(Arc::ptr_eq(&meters.for_model(Some(&names[0])), &meters.for_model(Some(&names[0]))));
+        assert!(!Arc::ptr_eq(&meters.for_model(Some(&names[0])), &meters.for_model(Some(&names[1]))));
+        names.iter().for_each(|name| drop(meters.for_model(Some(name))));
+        assert!(Arc::ptr_eq(&meters.for_model(Some(&names[299])), &meters.for_model(None)));
     }
 }

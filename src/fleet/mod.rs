@@ -38,76 +38,76 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-pub use attempt::{Attempt, Beside, Pin};
-pub use budget::{ReplayLimits, Replays};
-pub use changes::Changes;
-pub use decisions::{Decisions, End, Scored, Told};
-pub use door::{Door, HUNG_AFTER};
-pub use failing::{Check, Failing};
-pub use gaps::{GAP_SECONDS, Gaps};
+pub use attempt::{AcquireRequest, ChoiceObservers, ReplicaPin};
+pub use budget::{RetryBudgetLimits, RetryStats};
+pub use changes::ReloadDiff;
+pub use decisions::{CandidateTerms, DecisionLog, DecisionRecord, DecisionResult};
+pub use door::{HUNG_AFTER, PortState};
+pub use failing::{FailurePolicy, HealthCheck};
+pub use gaps::{INTERVAL_BOUNDS_SECONDS, TokenIntervals};
 pub use lease::Lease;
-pub use meter::{Measured, Meter};
-pub use origin::{BadOrigin, Origin};
-pub use outcome::{Observer, Outcome, Phase, Progress, Report};
-pub use pool::{Checked, Pool};
-pub use replica::{MODELS_PER_REPLICA, Models, Replica};
-pub use screening::{NoReplica, State};
-pub use shadow::Shadowed;
-pub use site::{NoPool, Site};
-pub use spec::{ApiKey, Lookup, MemberSpec, Metering, Paths, PolicySpec, PoolSpec, Refused, Route};
-pub use sticky::{Cookie, SameSite, Sticky, Variable};
-pub use trust::{Tls, Trust};
-pub use vitals::{Foreign, Truth, Vitals};
+pub use meter::{LengthEstimate, LengthEstimator};
+pub use origin::{Origin, OriginError};
+pub use outcome::{LeaseObserver, LeaseReport, Outcome, Phase, ResponseProgress};
+pub use pool::{HealthTransition, Pool};
+pub use replica::{MAX_MODELS_PER_REPLICA, Replica, ReplicaModels};
+pub use screening::{MemberState, NoReplica};
+pub use shadow::ShadowResult;
+pub use site::{PoolLookupError, VirtualHost};
+pub use spec::{ApiKey, BlockedPath, DnsLookup, MemberSpec, PathPolicy, PoolSpec, Route, TokenAccounting};
+pub use sticky::{SameSite, Sticky, StickyCookie, StickyVariable};
+pub use trust::{TrustRoots, UpstreamTls};
+pub use vitals::{EngineReport, EngineStats, ExternalLoad};
 
-use crate::balance::{BadPolicy, Dice};
+use crate::balance::{PolicyError, SeededRng};
 use crate::units::ReplicaId;
-use seat::Shelves;
+use seat::CacheSlotAllocator;
 
 /// The most replicas that are announced and have not come.
-const ANNOUNCED: usize = 4_096;
+const MAX_PREPARED_REPLICAS: usize = 4_096;
 
 /// Everything requests can be routed to. No singleton: a simulation makes several.
 pub struct Fleet {
-    table: ArcSwap<Table>,
+    snapshot: ArcSwap<FleetSnapshot>,
     /// Guards the making of the next table; readers of the present one never wait for it.
-    maker: Mutex<Maker>,
+    builder: Mutex<FleetBuilder>,
 }
 
 /// One generation of the fleet: never changed, only replaced.
 #[derive(Default)]
-struct Table {
+struct FleetSnapshot {
     pools: Vec<Arc<Pool>>,
-    sites: Vec<Arc<Site>>,
+    virtual_hosts: Vec<Arc<VirtualHost>>,
     replicas: Vec<Arc<Replica>>,
     /// Some pool's policy wants to know a request by what its body says.
-    asks_body: bool,
+    needs_body: bool,
     /// Some pool's policy wants to know where a prompt is cached.
-    asks_prefix: bool,
+    needs_prefix: bool,
 }
 
 /// What outlives the tables.
-struct Maker {
-    observer: Arc<dyn Observer>,
-    dice: Dice,
+struct FleetBuilder {
+    observer: Arc<dyn LeaseObserver>,
+    rng: SeededRng,
     next_id: u64,
-    shelves: Shelves,
+    cache_slots: CacheSlotAllocator,
     /// Replicas that are to come with the next table.
-    announced: Vec<Arc<Replica>>,
+    prepared: Vec<Arc<Replica>>,
 }
 
 impl Fleet {
     /// Makes a fleet. Members of several pools that have one origin are one replica. `seed` feeds the policies' dice.
     ///
     /// *Errors*: a policy cannot be made for its pool's members.
-    pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn Observer>, seed: u64) -> Result<Self, BadPolicy> {
-        let maker = Maker {
+    pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn LeaseObserver>, seed: u64) -> Result<Self, PolicyError> {
+        let maker = FleetBuilder {
             observer: observer.clone(),
-            dice: Dice::seeded(seed),
+            rng: SeededRng::from_seed(seed),
             next_id: 0,
-            shelves: Shelves::default(),
-            announced: Vec::new(),
+            cache_slots: CacheSlotAllocator::default(),
+            prepared: Vec::new(),
         };
-        let fleet = Self { table: ArcSwap::default(), maker: Mutex::new(maker) };
+        let fleet = Self { snapshot: ArcSwap::default(), builder: Mutex::new(maker) };
         fleet.reload(specs)?;
         Ok(fleet)
     }
@@ -116,106 +116,106 @@ impl Fleet {
     ///
     /// A pool whose description is the same stays as it is. A replica that stays keeps its identity, its load and its
     /// failures; requests on one that goes end where they are. *Errors*: as [`Fleet::new`]; nothing has changed then.
-    pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
-        let mut maker = self.maker();
-        let before = self.table.load_full();
-        let mut changes = self.replace(&mut maker, specs)?;
+    pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<ReloadDiff, PolicyError> {
+        let mut maker = self.lock_builder();
+        let before = self.snapshot.load_full();
+        let mut changes = self.apply_specs(&mut maker, specs)?;
         drop(maker);
-        changes.count_keys(&before, &self.table.load());
+        changes.record_moved_keys(&before, &self.snapshot.load());
         Ok(changes)
     }
 
     /// Makes the replicas that a reload of `specs` would bring and returns those that have models to tell, with the key
     /// they ask for. Asked before the reload, they can be chosen from its first moment on.
-    pub fn announce(&self, specs: &[PoolSpec]) -> Vec<(Arc<Replica>, Option<ApiKey>)> {
-        let mut maker = self.maker();
+    pub fn prepare_replicas(&self, specs: &[PoolSpec]) -> Vec<(Arc<Replica>, Option<ApiKey>)> {
+        let mut maker = self.lock_builder();
         let present = self.replicas();
         let mut fresh = Vec::new();
         for spec in specs {
             for member in &spec.members {
-                if present.iter().chain(&maker.announced).any(|replica| replica.is(member)) {
+                if present.iter().chain(&maker.prepared).any(|replica| replica.matches_spec(member)) {
                     continue;
                 }
-                let replica = maker.replica(member);
-                maker.announced.push(replica.clone());
-                if spec.paths != Paths::Any {
+                let replica = maker.build_replica(member);
+                maker.prepared.push(replica.clone());
+                if spec.path_policy != PathPolicy::Any {
                     fresh.push((replica, spec.api_key.clone()));
                 }
             }
         }
         // What was announced and never came is let go of, the oldest first.
-        let surplus = maker.announced.len().saturating_sub(ANNOUNCED);
-        maker.announced.drain(..surplus);
+        let surplus = maker.prepared.len().saturating_sub(MAX_PREPARED_REPLICAS);
+        maker.prepared.drain(..surplus);
         fresh
     }
 
     /// Changes the description of one pool, in one step. `None` if there is no pool of this name.
     ///
     /// *Errors*: what `change` says, or as [`Fleet::new`]; nothing has changed then.
-    pub fn edit<E: From<BadPolicy>>(
+    pub fn edit_pool<E: From<PolicyError>>(
         &self,
         pool: &str,
         change: impl FnOnce(&mut PoolSpec) -> Result<(), E>,
-    ) -> Option<Result<Changes, E>> {
-        let mut maker = self.maker();
-        let mut specs = self.specs();
+    ) -> Option<Result<ReloadDiff, E>> {
+        let mut maker = self.lock_builder();
+        let mut specs = self.pool_specs();
         let spec = specs.iter_mut().find(|spec| &*spec.name == pool)?;
-        Some(change(spec).and_then(|()| self.replace(&mut maker, specs).map_err(E::from)))
+        Some(change(spec).and_then(|()| self.apply_specs(&mut maker, specs).map_err(E::from)))
     }
 
-    fn specs(&self) -> Vec<PoolSpec> {
-        self.table.load().pools.iter().map(|pool| pool.spec().clone()).collect()
+    fn pool_specs(&self) -> Vec<PoolSpec> {
+        self.snapshot.load().pools.iter().map(|pool| pool.spec().clone()).collect()
     }
 
-    fn maker(&self) -> MutexGuard<'_, Maker> {
+    fn lock_builder(&self) -> MutexGuard<'_, FleetBuilder> {
         // Nothing under the lock can leave it half-changed.
-        self.maker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn replace(&self, maker: &mut Maker, specs: Vec<PoolSpec>) -> Result<Changes, BadPolicy> {
-        let before = self.table.load_full();
-        let next = maker.table(specs, &before)?;
-        let changes = Changes::between(&before, &next);
+    fn apply_specs(&self, maker: &mut FleetBuilder, specs: Vec<PoolSpec>) -> Result<ReloadDiff, PolicyError> {
+        let before = self.snapshot.load_full();
+        let next = maker.build_snapshot(specs, &before)?;
+        let changes = ReloadDiff::new(&before, &next);
         // Others may be asked right now for whoever announced them.
         let has_come = |replica: &Arc<Replica>| next.replicas.iter().any(|known| known.id() == replica.id());
-        maker.announced.retain(|replica| !has_come(replica));
-        self.table.store(Arc::new(next));
+        maker.prepared.retain(|replica| !has_come(replica));
+        self.snapshot.store(Arc::new(next));
         Ok(changes)
     }
 
     /// Finds the pools that share a request's host and path. `None` if no pool takes them.
-    pub fn site(&self, host: &str, path: &str) -> Option<Arc<Site>> {
-        site::find(&self.table.load().sites, host, path).cloned()
+    pub fn virtual_host(&self, host: &str, path: &str) -> Option<Arc<VirtualHost>> {
+        site::find_virtual_host(&self.snapshot.load().virtual_hosts, host, path).cloned()
     }
 
     /// The pool called `name`.
     pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
-        self.table.load().pools.iter().find(|p| &**p.name() == name).cloned()
+        self.snapshot.load().pools.iter().find(|p| &**p.name() == name).cloned()
     }
 
     /// Tells whether some pool's policy wants to know a request by what its body says. O(1).
-    pub fn asks_body(&self) -> bool {
-        self.table.load().asks_body
+    pub fn needs_body(&self) -> bool {
+        self.snapshot.load().needs_body
     }
 
     /// Tells whether some pool's policy wants to know where a prompt is cached. O(1).
-    pub fn asks_prefix(&self) -> bool {
-        self.table.load().asks_prefix
+    pub fn needs_prefix(&self) -> bool {
+        self.snapshot.load().needs_prefix
     }
 
     /// All pools, in configuration order.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
-        self.table.load().pools.clone()
+        self.snapshot.load().pools.clone()
     }
 
     /// All replicas, each once.
     pub fn replicas(&self) -> Vec<Arc<Replica>> {
-        self.table.load().replicas.clone()
+        self.snapshot.load().replicas.clone()
     }
 }
 
-impl Maker {
-    fn table(&mut self, specs: Vec<PoolSpec>, before: &Table) -> Result<Table, BadPolicy> {
+impl FleetBuilder {
+    fn build_snapshot(&mut self, specs: Vec<PoolSpec>, before: &FleetSnapshot) -> Result<FleetSnapshot, PolicyError> {
         let mut replicas: Vec<Arc<Replica>> = Vec::new();
         let mut routed = Vec::with_capacity(specs.len());
         for spec in specs {
@@ -226,10 +226,10 @@ impl Maker {
                     let known = replicas
                         .iter()
                         .chain(&before.replicas)
-                        .chain(&self.announced)
-                        .find(|replica| replica.is(member))
+                        .chain(&self.prepared)
+                        .find(|replica| replica.matches_spec(member))
                         .cloned();
-                    let replica = known.unwrap_or_else(|| self.replica(member));
+                    let replica = known.unwrap_or_else(|| self.build_replica(member));
                     if !replicas.iter().any(|r| r.id() == replica.id()) {
                         replicas.push(replica.clone());
                     }
@@ -240,24 +240,30 @@ impl Maker {
             let pool = match old {
                 Some(old) if *old.spec() == spec => old.clone(),
                 _ => {
-                    let mut pool = Pool::new(spec, members, self.observer.clone(), self.dice.bits())?;
+                    let mut pool = Pool::new(spec, members, self.observer.clone(), self.rng.next_u64())?;
                     if let Some(old) = old {
-                        pool.take_over(old);
+                        pool.inherit(old);
                     }
                     Arc::new(pool)
                 }
             };
             routed.push(pool);
         }
-        let asks_body = routed.iter().any(|pool| pool.asks_body());
-        let asks_prefix = routed.iter().any(|pool| pool.asks_prefix());
-        Ok(Table { sites: site::sites(&routed), pools: routed, replicas, asks_body, asks_prefix })
+        let asks_body = routed.iter().any(|pool| pool.needs_body());
+        let asks_prefix = routed.iter().any(|pool| pool.needs_prefix());
+        Ok(FleetSnapshot {
+            virtual_hosts: site::build_virtual_hosts(&routed),
+            pools: routed,
+            replicas,
+            needs_body: asks_body,
+            needs_prefix: asks_prefix,
+        })
     }
 
-    fn replica(&mut self, member: &MemberSpec) -> Arc<Replica> {
+    fn build_replica(&mut self, member: &MemberSpec) -> Arc<Replica> {
         let id = ReplicaId(self.next_id);
         self.next_id += 1;
-        Arc::new(Replica::new(id, member, self.shelves.seat()))
+        Arc::new(Replica::new(id, member, self.cache_slots.allocate()))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Gaps, Pool, Replica, Shadowed};
-use crate::prompt::Prefix;
+use super::{Pool, Replica, ShadowResult, TokenIntervals};
+use crate::prompt::PromptFingerprint;
 use crate::units::{ModelName, Moment, Usage};
 
 /// How far a request had come when it failed.
@@ -39,7 +39,7 @@ pub enum Outcome {
     /// The replica answered 4xx: the client's fault.
     Refused,
     /// The replica and another one failed in the same way: the request is to blame.
-    Excused,
+    SharedFault,
     /// The replica answered 429 or 503: it has too much to do.
     Busy {
         /// What it said in `Retry-After`.
@@ -51,7 +51,7 @@ pub enum Outcome {
         phase: Phase,
     },
     /// The router's own fault or limit.
-    Ours,
+    RouterError,
 }
 
 impl Outcome {
@@ -60,26 +60,26 @@ impl Outcome {
         match self {
             Self::Completed => "completed",
             Self::ClientGone => "client_gone",
-            Self::Refused | Self::Excused => "refused",
+            Self::Refused | Self::SharedFault => "refused",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
-            Self::Ours => "ours",
+            Self::RouterError => "ours",
         }
     }
 }
 
 /// What a part of the answer has shown.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
+pub struct ResponseProgress {
     /// Events in it with generated content.
     pub content_events: u32,
     /// The token counts, if they have been told by now.
     pub usage: Option<Usage>,
 }
 
-/// What one lease came to, told to the [`Observer`] when it settles.
+/// What one lease came to, told to the [`LeaseObserver`] when it settles.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct LeaseReport<'a> {
     /// The pool that chose.
     pub pool: &'a Pool,
     /// The replica that was chosen.
@@ -87,29 +87,29 @@ pub struct Report<'a> {
     /// How it ended.
     pub outcome: Outcome,
     /// When the replica was chosen.
-    pub chosen: Moment,
+    pub chosen_at: Moment,
     /// When the first generated content came.
     pub first_token: Option<Moment>,
     /// When the last generated content came.
     pub last_token: Option<Moment>,
     /// The times between.
-    pub gaps: &'a Gaps,
+    pub token_intervals: &'a TokenIntervals,
     /// When it ended.
-    pub ended: Moment,
+    pub ended_at: Moment,
     /// The model that was asked for, if the pool has it.
     pub model: Option<&'a ModelName>,
     /// The prompt's length as it was charged, and the answer's by its events, scaled as in earlier streams.
-    pub estimated: Usage,
+    pub estimated_usage: Usage,
     /// The token counts the replica reported.
     pub usage: Option<Usage>,
     /// What the prompt begins with, if anybody wanted to know.
-    pub prefix: Option<&'a Arc<Prefix>>,
+    pub prefix: Option<&'a Arc<PromptFingerprint>>,
     /// What the pool's shadow policy would have done, if it has one and it was asked.
-    pub shadowed: Option<Shadowed>,
+    pub shadow_result: Option<ShadowResult>,
 }
 
 /// Is told of every settled lease, after the pool's lock is released.
-pub trait Observer: Send + Sync {
+pub trait LeaseObserver: Send + Sync {
     /// Takes note of one settled lease. Called on the data path: it must not block.
-    fn settled(&self, report: &Report<'_>);
+    fn on_settled(&self, report: &LeaseReport<'_>);
 }

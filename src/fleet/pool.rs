@@ -8,52 +8,55 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::budget::Budget;
-use super::lease::Chosen;
-use super::member::{Ground, Member, describe};
-use super::meter::Meters;
-use super::screening::Screening;
-use super::seat::Held;
-use super::shadow::Shadow;
-use super::speed::{Sample, Speeds};
-use super::standing::Standing;
-use super::{ApiKey, Attempt, Lease, MemberSpec, NoReplica, Observer, Paths, Pin, PoolSpec, Replica, Sticky};
-use crate::balance::{BadPolicy, Candidate, Dice, Job, Key, Pace, Policy};
+use super::budget::RetryBudget;
+use super::lease::LeaseParts;
+use super::member::{PoolMember, PoolRules, policy_members};
+use super::meter::LengthEstimators;
+use super::screening::EligibilityScan;
+use super::seat::PrefixLookup;
+use super::shadow::ShadowPolicy;
+use super::speed::{SpeedEstimator, SpeedSample};
+use super::standing::MemberHealth;
+use super::{
+    AcquireRequest, ApiKey, Lease, LeaseObserver, MemberSpec, NoReplica, PathPolicy, PoolSpec, Replica, ReplicaPin,
+    Sticky,
+};
+use crate::balance::{Candidate, HashKey, Policy, PolicyError, PolicyRequest, SeededRng, SlowdownFactors};
 use crate::units::{ModelName, Moment, ReplicaId, Slot, Tokens, Weight};
-pub(super) use aside::Aside;
-use aside::Choice;
-pub use health::Checked;
+use aside::ChoiceContext;
+pub(super) use aside::RequestObservers;
+pub use health::HealthTransition;
 
 /// What a pool's lock guards.
-struct Inner {
+struct PoolState {
     policy: Box<dyn Policy>,
-    dice: Dice,
-    standings: Vec<Standing>,
-    budget: Budget,
-    speeds: Speeds,
+    rng: SeededRng,
+    member_health: Vec<MemberHealth>,
+    retry_budget: RetryBudget,
+    speed_estimator: SpeedEstimator,
     /// When a member could first be chosen.
-    opened: Option<Moment>,
+    first_ready_at: Option<Moment>,
     /// Kept to spare an allocation a choice.
-    offered: Vec<Candidate>,
+    candidates: Vec<Candidate>,
     tried: Vec<Slot>,
     /// It has been said that the policy is lopsided.
-    told: bool,
+    hot_key_reported: bool,
 }
 
 /// Replicas that can stand in for each other.
 pub struct Pool {
     spec: PoolSpec,
     /// The same, for decisions to tell of when the pool is gone.
-    described: Arc<PoolSpec>,
-    members: Vec<Member>,
+    shared_spec: Arc<PoolSpec>,
+    members: Vec<PoolMember>,
     /// Who is asked beside the policy.
-    shadow: Option<Arc<Shadow>>,
-    observer: Arc<dyn Observer>,
-    inner: Mutex<Inner>,
-    lopsided: AtomicBool,
-    meters: Arc<Meters>,
+    shadow: Option<Arc<ShadowPolicy>>,
+    observer: Arc<dyn LeaseObserver>,
+    state: Mutex<PoolState>,
+    hot_key_warning: AtomicBool,
+    length_estimators: Arc<LengthEstimators>,
     /// Some member has a `slow_start`; without one nobody is looked after.
-    starts_slowly: bool,
+    has_slow_start: bool,
     /// No member was given a weight, so that their speeds are learned in its place.
     learns_speed: bool,
 }
@@ -62,57 +65,68 @@ impl Pool {
     pub(super) fn new(
         spec: PoolSpec,
         replicas: Vec<Arc<Replica>>,
-        observer: Arc<dyn Observer>,
+        observer: Arc<dyn LeaseObserver>,
         seed: u64,
-    ) -> Result<Self, BadPolicy> {
-        let inner = Inner {
-            policy: spec.policy.build(&describe(&spec.members))?,
-            dice: Dice::seeded(seed),
-            standings: spec.members.iter().map(|m| Standing::new(m.eject)).collect(),
-            budget: Budget::default(),
-            speeds: Speeds::new(spec.members.len()),
-            opened: None,
-            offered: Vec::with_capacity(spec.members.len()),
+    ) -> Result<Self, PolicyError> {
+        let inner = PoolState {
+            policy: spec.policy.build(&policy_members(&spec.members))?,
+            rng: SeededRng::from_seed(seed),
+            member_health: spec.members.iter().map(|m| MemberHealth::new(m.eject_limits)).collect(),
+            retry_budget: RetryBudget::default(),
+            speed_estimator: SpeedEstimator::new(spec.members.len()),
+            first_ready_at: None,
+            candidates: Vec::with_capacity(spec.members.len()),
             tried: Vec::new(),
-            told: false,
+            hot_key_reported: false,
         };
         let shadow =
-            spec.shadow.as_ref().map(|policy| Shadow::new(policy, &spec.members, &replicas, seed)).transpose()?;
+            spec.shadow.as_ref().map(|policy| ShadowPolicy::new(policy, &spec.members, &replicas, seed)).transpose()?;
         let shadow = shadow.map(Arc::new);
-        let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| Member { replica, spec: spec.clone() };
+        let member = |(spec, replica): (&MemberSpec, Arc<Replica>)| PoolMember { replica, spec: spec.clone() };
         let members = spec.members.iter().zip(replicas).map(member).collect();
-        let meters = Arc::new(Meters::new(spec.metering.media));
+        let meters = Arc::new(LengthEstimators::new(spec.token_accounting.media_tokens));
         let starts_slowly = spec.members.iter().any(|m| !m.slow_start.is_zero());
         let learns_speed = spec.members.iter().all(|m| m.weight == Weight::ONE);
         let (inner, lopsided) = (Mutex::new(inner), AtomicBool::new(false));
         let described = Arc::new(spec.clone());
-        Ok(Self { spec, described, members, shadow, observer, inner, lopsided, meters, starts_slowly, learns_speed })
+        Ok(Self {
+            spec,
+            shared_spec: described,
+            members,
+            shadow,
+            observer,
+            state: inner,
+            hot_key_warning: lopsided,
+            length_estimators: meters,
+            has_slow_start: starts_slowly,
+            learns_speed,
+        })
     }
 
     /// Goes on with what the pool of this name before it knows of the replicas that stay.
-    pub(super) fn take_over(&mut self, old: &Self) {
-        if self.spec.metering.media == old.spec.metering.media {
-            self.meters = old.meters.clone();
+    pub(super) fn inherit(&mut self, old: &Self) {
+        if self.spec.token_accounting.media_tokens == old.spec.token_accounting.media_tokens {
+            self.length_estimators = old.length_estimators.clone();
         }
         if let (Some(shadow), Some(old)) = (self.shadow.as_mut().and_then(Arc::get_mut), &old.shadow) {
-            shadow.take_over(old);
+            shadow.inherit(old);
         }
         let (opened, budget, known) = {
-            let inner = old.lock();
-            let known = old.members.iter().zip(&inner.standings);
-            let known: Vec<_> = known.map(|(m, s)| (m.replica.id(), m.is_there(old.ground()), s.clone())).collect();
-            (inner.opened, inner.budget.clone(), known)
+            let inner = old.lock_state();
+            let known = old.members.iter().zip(&inner.member_health);
+            let known: Vec<_> = known.map(|(m, s)| (m.replica.id(), m.is_in_service(old.rules()), s.clone())).collect();
+            (inner.first_ready_at, inner.retry_budget.clone(), known)
         };
-        let mut inner = self.lock();
-        (inner.opened, inner.budget) = (opened, budget);
-        for (member, standing) in self.members.iter().zip(&mut inner.standings) {
+        let mut inner = self.lock_state();
+        (inner.first_ready_at, inner.retry_budget) = (opened, budget);
+        for (member, standing) in self.members.iter().zip(&mut inner.member_health) {
             let before = known.iter().find(|(id, ..)| *id == member.replica.id());
             *standing = match before {
-                Some((_, was_there, old)) if *was_there || !member.is_there(self.ground()) => {
-                    old.clone().with(member.spec.eject)
+                Some((_, was_there, old)) if *was_there || !member.is_in_service(self.rules()) => {
+                    old.clone().with_limits(member.spec.eject_limits)
                 }
-                Some((_, _, old)) => old.clone().with(member.spec.eject).joining(),
-                None => standing.clone().joining(),
+                Some((_, _, old)) => old.clone().with_limits(member.spec.eject_limits).into_new_member(),
+                None => standing.clone().into_new_member(),
             };
         }
     }
@@ -133,18 +147,18 @@ impl Pool {
     }
 
     /// The policy's name in the table.
-    pub fn policy(&self) -> &'static str {
+    pub fn policy_name(&self) -> &'static str {
         self.spec.policy.name()
     }
 
     /// What the policy wants to know requests by.
-    pub const fn key(&self) -> Option<&Key> {
+    pub const fn hash_key(&self) -> Option<&HashKey> {
         self.spec.policy.key()
     }
 
     /// Tells, once, that most requests have the same key, so that the policy spreads hardly any load.
-    pub fn take_lopsided(&self) -> bool {
-        self.lopsided.load(Ordering::Relaxed) && self.lopsided.swap(false, Ordering::Relaxed)
+    pub fn take_hot_key_warning(&self) -> bool {
+        self.hot_key_warning.load(Ordering::Relaxed) && self.hot_key_warning.swap(false, Ordering::Relaxed)
     }
 
     /// The names clients may ask for; empty if they are learned.
@@ -152,15 +166,15 @@ impl Pool {
         &self.spec.models
     }
 
-    /// The status that a path is refused with, if it is; `path` is as [`super::Refused::takes`] compares it. The longest counts.
-    pub fn refuses(&self, path: &[u8]) -> Option<u16> {
-        let refused = self.spec.route.refused.iter().filter(|refused| refused.takes(path));
+    /// The status that a path is refused with, if it is; `path` is as [`super::BlockedPath::matches`] compares it. The longest counts.
+    pub fn blocked_status(&self, path: &[u8]) -> Option<u16> {
+        let refused = self.spec.route.blocked_paths.iter().filter(|refused| refused.matches(path));
         refused.max_by_key(|refused| (refused.exact, refused.path.len())).map(|refused| refused.status)
     }
 
     /// Which of the replicas' paths can be reached.
-    pub const fn paths(&self) -> &Paths {
-        &self.spec.paths
+    pub const fn path_policy(&self) -> &PathPolicy {
+        &self.spec.path_policy
     }
 
     /// The pool that takes over when this one has no replica.
@@ -179,8 +193,8 @@ impl Pool {
     }
 
     /// The member whose [`Replica::mark`] this is.
-    pub fn marked(&self, mark: &str) -> Option<ReplicaId> {
-        self.replicas().find(|replica| replica.mark() == mark).map(|replica| replica.id())
+    pub fn find_replica_by_token(&self, mark: &str) -> Option<ReplicaId> {
+        self.replicas().find(|replica| replica.cookie_token() == mark).map(|replica| replica.id())
     }
 
     /// How clients stay on their replica.
@@ -189,159 +203,190 @@ impl Pool {
     }
 
     /// Tells whether a member has never answered `/v1/models`, or has no address yet.
-    pub fn is_waiting(&self) -> bool {
-        let unheard = |m: &Member| !m.spec.down && !m.replica.answered();
-        self.waits_for_models() && (self.members.is_empty() || self.members.iter().any(unheard))
+    pub fn is_waiting_for_models(&self) -> bool {
+        let unheard = |m: &PoolMember| !m.spec.down && !m.replica.has_known_models();
+        self.needs_model_list() && (self.members.is_empty() || self.members.iter().any(unheard))
     }
 
     /// Chooses a replica and charges it, in one step: the one that the request belongs to, else whom the policy says.
     ///
     /// *Errors*: no member may be chosen; the error says why. *Cost*: one lock, O(members); before it a look at the index
     /// and after it a note there, if the policy asks where prompts are cached.
-    pub fn acquire(self: &Arc<Self>, attempt: &Attempt<'_>, now: Moment) -> Result<Lease, NoReplica> {
-        let prefix = attempt.prefix.as_ref().filter(|_| self.spec.policy.asks_prefix());
-        let (prompt, measured) = (attempt.job().prompt, attempt.measured.clone());
-        let seats = self.members.iter().map(|member| member.replica.seat());
-        let held = prefix.map(|prefix| Held::of(prefix, prompt, seats));
-        let mut inner = self.lock();
-        self.look(&mut inner, now);
-        let mut screening = self.screen(&inner, now);
-        let pinned = attempt.pinned.and_then(|pin| self.pinned(&inner, pin, attempt, &mut screening));
+    pub fn acquire(self: &Arc<Self>, attempt: &AcquireRequest<'_>, now: Moment) -> Result<Lease, NoReplica> {
+        let prefix = attempt.prefix.as_ref().filter(|_| self.spec.policy.needs_prefix());
+        let (prompt, measured) = (attempt.estimated_policy_request().prompt, attempt.estimate.clone());
+        let seats = self.members.iter().map(|member| member.replica.cache_slot());
+        let held = prefix.map(|prefix| PrefixLookup::new(prefix, prompt, seats));
+        let mut inner = self.lock_state();
+        self.update_slow_start(&mut inner, now);
+        let mut screening = self.begin_scan(&inner, now);
+        let pinned = attempt.pin.and_then(|pin| self.choose_pinned(&inner, pin, attempt, &mut screening));
         let chosen = match pinned {
-            None if !attempt.is_bound() => self.choose(&mut inner, attempt, held.as_ref(), &mut screening),
+            None if !attempt.is_pin_required() => {
+                self.choose_by_policy(&mut inner, attempt, held.as_ref(), &mut screening)
+            }
             pinned => pinned,
         };
-        let seen = self.seen(&inner, attempt, held.as_ref(), Choice { chosen, pinned: pinned.is_some(), now });
+        let seen = self.snapshot_candidates(
+            &inner,
+            attempt,
+            held.as_ref(),
+            ChoiceContext { chosen, pinned: pinned.is_some(), now },
+        );
         let Some(at) = chosen else {
             drop(inner);
-            let none = if attempt.is_bound() { NoReplica::PinnedGone } else { screening.reason() };
-            self.tell(seen, attempt, Err(none), now);
+            let none = if attempt.is_pin_required() { NoReplica::PinnedUnavailable } else { screening.no_replica() };
+            self.notify_observers(seen, attempt, Err(none), now);
             return Err(none);
         };
         let member = &self.members[at.index()];
-        inner.standings[at.index()].ejector.chosen(now);
+        inner.member_health[at.index()].ejector.record_chosen(now);
         if attempt.tried.is_empty() {
-            inner.budget.request(now);
+            inner.retry_budget.record_request(now);
         }
-        let seat = member.replica.seat();
-        let cached = held.as_ref().map_or(Tokens(0), |held| held.by(seat));
+        let seat = member.replica.cache_slot();
+        let cached = held.as_ref().map_or(Tokens(0), |held| held.cached_tokens(seat));
         let found_idle = member.replica.load().prefill == Tokens(0);
         // What nobody measured is still a request: where all cost nothing, the fewest of them decide.
-        let charge = member.replica.charge(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
+        let charge = member.replica.reserve(prompt.max(Tokens(1)), (prompt - cached).max(Tokens(1)), now);
         drop(inner);
         if let Some(prefix) = prefix {
-            seat.note(prefix, prompt);
+            seat.record(prefix, prompt);
         }
-        let aside = self.tell(seen, attempt, Ok(at), now);
+        let aside = self.notify_observers(seen, attempt, Ok(at), now);
         let (cached, replica) = (prefix.map(|_| cached), member.replica.clone());
         let prefix = attempt.prefix.clone();
-        let chosen = Chosen { replica, at, prompt, cached, found_idle, prefix, measured, aside };
+        let chosen =
+            LeaseParts { replica, slot: at, prompt, cached, found_idle, prefix, estimate: measured, observers: aside };
         Ok(Lease::new(self.clone(), chosen, charge, now))
     }
 
     /// Learns how fast a member is.
-    pub(super) fn learn_speed(&self, at: Slot, sample: Sample) {
-        if self.learns_speed && self.spec.policy.asks_prefix() {
-            self.lock().speeds.learn(at.index(), sample);
+    pub(super) fn record_speed(&self, at: Slot, sample: SpeedSample) {
+        if self.learns_speed && self.spec.policy.needs_prefix() {
+            self.lock_state().speed_estimator.record(at.index(), sample);
         }
     }
 
-    pub(super) const fn observer(&self) -> &Arc<dyn Observer> {
+    pub(super) const fn observer(&self) -> &Arc<dyn LeaseObserver> {
         &self.observer
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock_state(&self) -> MutexGuard<'_, PoolState> {
         // Nothing under the lock can leave it half-changed, so a panic elsewhere does not make the pool unusable.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waits_for_models(&self) -> bool {
-        self.spec.paths != Paths::Any
+    fn needs_model_list(&self) -> bool {
+        self.spec.path_policy != PathPolicy::Any
     }
 
-    fn ground(&self) -> Ground {
-        Ground { waits_for_models: self.waits_for_models(), ejects: self.members.len() > 1 }
+    fn rules(&self) -> PoolRules {
+        PoolRules { needs_model_list: self.needs_model_list(), ejection_enabled: self.members.len() > 1 }
     }
 
     /// Notes who is there, so that those who come back grow into their share.
-    fn look(&self, inner: &mut Inner, now: Moment) {
-        if !self.starts_slowly {
+    fn update_slow_start(&self, inner: &mut PoolState, now: Moment) {
+        if !self.has_slow_start {
             return;
         }
-        let ground = self.ground();
-        for (member, standing) in self.members.iter().zip(&mut inner.standings) {
-            let is_there = member.is_there(ground);
-            let opened = if is_there { *inner.opened.get_or_insert(now) } else { now };
-            standing.look(is_there, member.replica.absences(), opened, now);
+        let ground = self.rules();
+        for (member, standing) in self.members.iter().zip(&mut inner.member_health) {
+            let is_there = member.is_in_service(ground);
+            let opened = if is_there { *inner.first_ready_at.get_or_insert(now) } else { now };
+            standing.update_presence(is_there, member.replica.drain_count(), opened, now);
         }
     }
 
     /// The member that the request belongs to, if it can be chosen.
-    fn pinned(&self, inner: &Inner, pin: Pin, attempt: &Attempt<'_>, screening: &mut Screening) -> Option<Slot> {
-        let at = self.members.iter().position(|m| m.replica.id() == pin.replica())?;
-        let (member, standing) = (self.members.get(at)?, inner.standings.get(at)?);
-        if !attempt.is_bound() && standing.busy.is_now(screening.now) {
+    fn choose_pinned(
+        &self,
+        inner: &PoolState,
+        pin: ReplicaPin,
+        attempt: &AcquireRequest<'_>,
+        screening: &mut EligibilityScan,
+    ) -> Option<Slot> {
+        let at = self.members.iter().position(|m| m.replica.id() == pin.replica_id())?;
+        let (member, standing) = (self.members.get(at)?, inner.member_health.get(at)?);
+        if !attempt.is_pin_required() && standing.busy_backoff.is_active(screening.now) {
             return None;
         }
-        self.eligible(member, standing, attempt, screening).then_some(Slot(u32::try_from(at).ok()?))
+        self.is_eligible(member, standing, attempt, screening).then_some(Slot(u32::try_from(at).ok()?))
     }
 
     /// Asks the policy.
-    fn choose(
+    fn choose_by_policy(
         &self,
-        inner: &mut Inner,
-        attempt: &Attempt<'_>,
-        held: Option<&Held<'_>>,
-        screening: &mut Screening,
+        inner: &mut PoolState,
+        attempt: &AcquireRequest<'_>,
+        held: Option<&PrefixLookup<'_>>,
+        screening: &mut EligibilityScan,
     ) -> Option<Slot> {
-        let Inner { policy, dice, standings, speeds, offered, tried, told, .. } = inner;
+        let PoolState {
+            policy,
+            rng: dice,
+            member_health: standings,
+            speed_estimator: speeds,
+            candidates: offered,
+            tried,
+            hot_key_reported: told,
+            ..
+        } = inner;
         tried.clear();
         if !attempt.tried.is_empty() {
             let members = (0u32..).zip(&self.members).filter(|(_, m)| attempt.tried.contains(&m.replica.id()));
             tried.extend(members.map(|(slot, _)| Slot(slot)));
         }
-        let job = Job { tried, ..attempt.job() };
+        let job = PolicyRequest { tried_slots: tried, ..attempt.estimated_policy_request() };
         for backup in [false, true] {
             offered.clear();
             for (slot, (member, standing)) in (0u32..).zip(self.members.iter().zip(standings.iter())) {
-                let wanted = member.spec.backup == backup && member.takes_new();
-                if !wanted || !self.eligible(member, standing, attempt, screening) {
+                let wanted = member.spec.backup == backup && member.accepts_new();
+                if !wanted || !self.is_eligible(member, standing, attempt, screening) {
                     continue;
                 }
-                if standing.busy.is_now(screening.now) {
-                    screening.busy(standing.busy.until(), Slot(slot));
+                if standing.busy_backoff.is_active(screening.now) {
+                    screening.record_busy(standing.busy_backoff.deadline(), Slot(slot));
                 } else {
-                    let candidate = member.candidate(Slot(slot), standing, held, screening.now);
-                    let pace = if self.learns_speed { speeds.pace(slot as usize) } else { Pace::default() };
-                    offered.push(Candidate { pace, ..candidate });
+                    let candidate = member.to_candidate(Slot(slot), standing, held, screening.now);
+                    let pace =
+                        if self.learns_speed { speeds.slowdown(slot as usize) } else { SlowdownFactors::default() };
+                    offered.push(Candidate { slowdown: pace, ..candidate });
                 }
             }
             let Some(at) = policy.choose(&job, offered, dice) else { continue };
-            if !*told && policy.is_lopsided() {
+            if !*told && policy.has_hot_key() {
                 *told = true;
-                self.lopsided.store(true, Ordering::Relaxed);
+                self.hot_key_warning.store(true, Ordering::Relaxed);
             }
             // Only what was offered is taken: a faulty policy of one's own must not reach an ejected replica.
-            let chosen = offered.iter().find(|c| c.at == at).or(offered.first());
+            let chosen = offered.iter().find(|c| c.slot == at).or(offered.first());
             if let Some(chosen) = chosen {
-                return Some(chosen.at);
+                return Some(chosen.slot);
             }
         }
         // A request that one replica was too busy for does not go round all the others that have said the same.
-        let told = tried.iter().any(|at| standings.get(at.index()).is_some_and(|s| s.busy.is_now(screening.now)));
+        let told =
+            tried.iter().any(|at| standings.get(at.index()).is_some_and(|s| s.busy_backoff.is_active(screening.now)));
         screening.first_free.filter(|_| !told).map(|(_, at)| at)
     }
 
     /// The one eligibility test: what holds for every request, then what this one asks for.
-    fn eligible(&self, member: &Member, standing: &Standing, attempt: &Attempt<'_>, screening: &mut Screening) -> bool {
+    fn is_eligible(
+        &self,
+        member: &PoolMember,
+        standing: &MemberHealth,
+        attempt: &AcquireRequest<'_>,
+        screening: &mut EligibilityScan,
+    ) -> bool {
         let replica = &member.replica;
         if attempt.tried.contains(&replica.id()) {
-            screening.tried = true;
+            screening.any_tried = true;
             return false;
         }
-        let lists = |model: &str| replica.serves(model);
-        let learns = self.waits_for_models() && self.spec.models.is_empty();
-        member.admits(standing, self.ground(), screening) && (!learns || attempt.model.is_none_or(lists))
+        let lists = |model: &str| replica.has_model(model);
+        let learns = self.needs_model_list() && self.spec.models.is_empty();
+        member.check_eligible(standing, self.rules(), screening) && (!learns || attempt.model.is_none_or(lists))
     }
 }
 

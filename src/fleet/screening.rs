@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::eject::Cause;
+use crate::eject::EjectCause;
 use crate::units::{Moment, Slot};
 
 /// Why no replica could be chosen.
@@ -30,18 +30,18 @@ pub enum NoReplica {
     AllDown,
     /// The one replica that would do is gone or cannot be chosen.
     #[error("the replica that holds this conversation is not available")]
-    PinnedGone,
+    PinnedUnavailable,
 }
 
 /// Whether a member can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum MemberState {
     /// It can.
     Admitted,
     /// It can, for the first time after failures.
     Probing,
     /// It is left alone for this.
-    Ejected(Cause),
+    Ejected(EjectCause),
     /// It is passed over for having answered 429 or 503, unless all are.
     Busy,
     /// It has not answered `/v1/models` yet.
@@ -58,21 +58,21 @@ pub enum State {
 
 /// One look at the members at one moment; notes why some were passed over, to say so when all were.
 #[derive(Clone)]
-pub(super) struct Screening {
+pub(super) struct EligibilityScan {
     pub(super) now: Moment,
-    pub(super) not_ready: bool,
-    pub(super) ejected_until: Option<Moment>,
-    pub(super) full: bool,
-    pub(super) tried: bool,
+    pub(super) any_not_ready: bool,
+    pub(super) earliest_readmission: Option<Moment>,
+    pub(super) any_full: bool,
+    pub(super) any_tried: bool,
     /// So many have failed that nobody is left alone for that.
     pub(super) panic: bool,
     /// The time between checks, where there are any.
-    pub(super) checked_every: Option<Duration>,
+    pub(super) check_interval: Option<Duration>,
     /// Of those that are busy, who is free first.
     pub(super) first_free: Option<(Moment, Slot)>,
 }
 
-impl State {
+impl MemberState {
     /// The state's name in answers of the admin listener.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -89,7 +89,7 @@ impl State {
     }
 
     /// What it is left alone for.
-    pub const fn cause(self) -> Option<Cause> {
+    pub const fn ejection_cause(self) -> Option<EjectCause> {
         match self {
             Self::Ejected(cause) => Some(cause),
             _ => None,
@@ -97,38 +97,40 @@ impl State {
     }
 }
 
-impl Screening {
-    pub(super) const fn at(now: Moment) -> Self {
+impl EligibilityScan {
+    pub(super) const fn new(now: Moment) -> Self {
         Self {
             now,
-            not_ready: false,
-            ejected_until: None,
-            full: false,
-            tried: false,
+            any_not_ready: false,
+            earliest_readmission: None,
+            any_full: false,
+            any_tried: false,
             panic: false,
-            checked_every: None,
+            check_interval: None,
             first_free: None,
         }
     }
 
     /// Takes note of when a member may be asked again.
-    pub(super) fn ejected(&mut self, until: Moment) {
-        self.ejected_until = Some(self.ejected_until.map_or(until, |first| first.min(until)));
+    pub(super) fn record_ejected(&mut self, until: Moment) {
+        self.earliest_readmission = Some(self.earliest_readmission.map_or(until, |first| first.min(until)));
     }
 
     /// Takes note of a busy member; of two, the first to be free is kept.
-    pub(super) fn busy(&mut self, until: Moment, at: Slot) {
+    pub(super) fn record_busy(&mut self, until: Moment, at: Slot) {
         if self.first_free.is_none_or(|(first, _)| until < first) {
             self.first_free = Some((until, at));
         }
     }
 
-    pub(super) fn reason(&self) -> NoReplica {
+    pub(super) fn no_replica(&self) -> NoReplica {
         match self {
-            Self { tried: true, .. } => NoReplica::AllTried,
-            Self { full: true, .. } => NoReplica::AllFull,
-            Self { ejected_until: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(self.now) },
-            Self { not_ready: true, .. } => NoReplica::NotReady,
+            Self { any_tried: true, .. } => NoReplica::AllTried,
+            Self { any_full: true, .. } => NoReplica::AllFull,
+            Self { earliest_readmission: Some(until), .. } => {
+                NoReplica::AllEjected { retry_after: until.since(self.now) }
+            }
+            Self { any_not_ready: true, .. } => NoReplica::NotReady,
             _ => NoReplica::AllDown,
         }
     }

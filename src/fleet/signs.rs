@@ -7,31 +7,31 @@ use crate::units::Moment;
 
 /// One replica's signs of life.
 #[derive(Debug, Default)]
-pub(super) struct Signs {
+pub(super) struct ReplicaActivity {
     /// When something last came, in nanoseconds; 0 if nothing has.
-    progressed: AtomicU64,
+    last_activity: AtomicU64,
     /// Requests of which nothing has come yet.
     unanswered: AtomicU32,
     /// When a request was last given while there was none of those.
     unanswered_since: AtomicU64,
 }
 
-impl Signs {
+impl ReplicaActivity {
     /// A request is sent.
-    pub(super) fn awaits(&self, now: Moment) {
+    pub(super) fn record_request_sent(&self, now: Moment) {
         if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
             self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
         }
     }
 
     /// An answer has begun, or nobody waits for it any more.
-    pub(super) fn begins(&self) {
+    pub(super) fn record_response_started(&self) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Something came.
-    pub(super) fn progress(&self, now: Moment) {
-        self.progressed.store(now.as_nanos(), Ordering::Relaxed);
+    pub(super) fn record_activity(&self, now: Moment) {
+        self.last_activity.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// Requests of which nothing has come yet. Others may be silent because their client does not read.
@@ -45,13 +45,13 @@ impl Signs {
     }
 
     /// When something last came; [`Moment::ZERO`] if nothing has.
-    pub(super) fn progressed(&self) -> Moment {
-        Moment::from_nanos(self.progressed.load(Ordering::Relaxed))
+    pub(super) fn last_activity(&self) -> Moment {
+        Moment::from_nanos(self.last_activity.load(Ordering::Relaxed))
     }
 
     /// Tells whether something has come within `time`.
-    pub(super) fn within(&self, time: Duration, now: Moment) -> bool {
-        let progressed = self.progressed();
+    pub(super) fn is_active_within(&self, time: Duration, now: Moment) -> bool {
+        let progressed = self.last_activity();
         progressed > Moment::ZERO && now.since(progressed) <= time
     }
 }

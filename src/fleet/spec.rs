@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Failing, Origin, Sticky, Tls};
-use crate::balance;
+use super::{FailurePolicy, Origin, Sticky, UpstreamTls};
+use crate::balance::PolicySpec;
 use crate::eject;
-use crate::prompt::{MediaTokens, Vocabulary};
+use crate::prompt::{MediaTokens, Tokenizer};
 use crate::units::{ModelName, Tokens, Weight};
 
 /// The replicas of one model, or of the models they say they have, and how requests reach them.
@@ -26,53 +26,48 @@ pub struct PoolSpec {
     /// Which requests are looked at for this pool at all.
     pub route: Route,
     /// Which paths reach the replicas.
-    pub paths: Paths,
+    pub path_policy: PathPolicy,
     /// The pool that takes over when this one has no replica for a request.
     pub fallback: Option<Arc<str>>,
     /// How tokens are counted.
-    pub metering: Metering,
+    pub token_accounting: TokenAccounting,
     /// Sent as `Authorization: Bearer` in place of the client's.
     pub api_key: Option<ApiKey>,
     /// How clients stay on their replica, whatever the policy.
     pub sticky: Option<Sticky>,
     /// How replicas that are reached by `https://` are verified; the members' origins say so too.
-    pub tls: Tls,
+    pub tls: UpstreamTls,
     /// What is done about replicas that fail.
-    pub failing: Failing,
+    pub failure_policy: FailurePolicy,
 }
 
 /// How a pool's tokens are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metering {
+pub struct TokenAccounting {
     /// Whether replicas are asked for the usage of streams whose clients did not; the answer is kept from the client.
-    pub ask_for_usage: bool,
+    pub request_usage: bool,
     /// What prompts are counted by; `None`: their length is estimated.
-    pub tokens: Option<Vocabulary>,
+    pub tokenizer: Option<Tokenizer>,
     /// What a picture or a sound counts as.
-    pub media: MediaTokens,
+    pub media_tokens: MediaTokens,
     /// How much of a prompt `$prefix` stands for.
-    pub prefix: Tokens,
+    pub prefix_length: Tokens,
     /// How often the replicas are asked for their engine's metrics; `None` for never.
-    pub engine_metrics: Option<Duration>,
+    pub engine_metrics_interval: Option<Duration>,
 }
 
-impl Default for Metering {
+impl Default for TokenAccounting {
     /// Estimates, and asks for the usage of every stream; asks no engine for its metrics.
     fn default() -> Self {
         Self {
-            ask_for_usage: true,
-            tokens: None,
-            media: MediaTokens::default(),
-            prefix: Tokens(1_024),
-            engine_metrics: None,
+            request_usage: true,
+            tokenizer: None,
+            media_tokens: MediaTokens::default(),
+            prefix_length: Tokens(1_024),
+            engine_metrics_interval: None,
         }
     }
 }
-
-/// A pool's policy; equal by what it is called and given.
-pub type PolicySpec = balance::Spec;
-
-impl Eq for balance::Spec {}
 
 /// One replica as a member of one pool: nginx's `server` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +79,7 @@ pub struct MemberSpec {
     /// Its share of the load.
     pub weight: Weight,
     /// `max_fails` and `fail_timeout`.
-    pub eject: eject::Limits,
+    pub eject_limits: eject::EjectLimits,
     /// The most requests at once; `None` for no limit (nginx writes 0).
     pub max_conns: Option<u32>,
     /// Chosen only when no other member can be.
@@ -94,14 +89,14 @@ pub struct MemberSpec {
     /// Chosen only for requests that belong to it.
     pub drain: bool,
     /// Its host is asked for again and again, and each address is a member: nginx's `resolve`.
-    pub lookup: Option<Lookup>,
+    pub dns_lookup: Option<DnsLookup>,
     /// The time in which its weight grows from nothing when it comes back; zero for at once.
     pub slow_start: Duration,
 }
 
 /// How a host's addresses are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lookup {
+pub struct DnsLookup {
     /// nginx's `service`: SRV records give the addresses' ports; `None` for A and AAAA records.
     pub service: Option<Arc<str>>,
 }
@@ -114,19 +109,19 @@ pub struct Route {
     /// The path's beginning, whole segments, `/` in front and none behind; `None` for every path.
     pub path: Option<String>,
     /// Paths of these that are refused.
-    pub refused: Vec<Refused>,
+    pub blocked_paths: Vec<BlockedPath>,
 }
 
 impl Route {
     /// Tells whether the same requests come here, whatever is refused of them.
-    pub(super) fn meets(&self, other: &Self) -> bool {
+    pub(super) fn is_same_route(&self, other: &Self) -> bool {
         self.host == other.host && self.path == other.path
     }
 }
 
 /// A path that never reaches a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct BlockedPath {
     /// The path, or what it begins with, as nginx's `location` compares it: without escapes, dots and double slashes.
     pub path: String,
     /// Whether it is this path alone.
@@ -137,7 +132,7 @@ pub struct Refused {
 
 /// Which paths of a pool's replicas can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Paths {
+pub enum PathPolicy {
     /// The API's paths, and these.
     Listed(Vec<String>),
     /// Every path, control endpoints included, whatever the model: the plain nginx case.
@@ -160,9 +155,9 @@ impl ApiKey {
     }
 }
 
-impl Refused {
+impl BlockedPath {
     /// Tells whether it is about `path`, which is free of escapes, dots and double slashes.
-    pub fn takes(&self, path: &[u8]) -> bool {
+    pub fn matches(&self, path: &[u8]) -> bool {
         if self.exact { path == self.path.as_bytes() } else { path.starts_with(self.path.as_bytes()) }
     }
 }
@@ -180,12 +175,12 @@ impl MemberSpec {
             name: origin.authority().into(),
             origin,
             weight: Weight::ONE,
-            eject: eject::Limits::default(),
+            eject_limits: eject::EjectLimits::default(),
             max_conns: None,
             backup: false,
             down: false,
             drain: false,
-            lookup: None,
+            dns_lookup: None,
             slow_start: Duration::ZERO,
         }
     }

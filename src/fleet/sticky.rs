@@ -6,13 +6,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sticky {
     /// A cookie of our own names the replica.
-    Cookie(Cookie),
+    Cookie(StickyCookie),
     /// The router remembers which replica made a session.
     Learn {
         /// What names a session once there is an answer; the first that is not empty counts.
-        create: Vec<Variable>,
+        create: Vec<StickyVariable>,
         /// What names the session that a request belongs to; the first that is not empty counts.
-        lookup: Vec<Variable>,
+        lookup: Vec<StickyVariable>,
         /// How long a session that is not used is remembered.
         timeout: Duration,
     },
@@ -20,7 +20,7 @@ pub enum Sticky {
 
 /// The cookie that names a replica, and its attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cookie {
+pub struct StickyCookie {
     /// Its name.
     pub name: String,
     /// How long browsers keep it; `None` for as long as they run.
@@ -50,7 +50,7 @@ pub enum SameSite {
 
 /// What a session is named by. Header names are in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Variable {
+pub enum StickyVariable {
     /// `$cookie_NAME`: a cookie of the request.
     Cookie(String),
     /// `$http_NAME`: a header of the request.
@@ -63,8 +63,8 @@ pub enum Variable {
 
 impl Sticky {
     /// A session named by a header of the request.
-    pub fn header(name: &str, timeout: Duration) -> Self {
-        let named = vec![Variable::Header(name.to_ascii_lowercase())];
+    pub fn from_header(name: &str, timeout: Duration) -> Self {
+        let named = vec![StickyVariable::Header(name.to_ascii_lowercase())];
         Self::Learn { create: named.clone(), lookup: named, timeout }
     }
 }
@@ -80,7 +80,7 @@ impl SameSite {
     }
 }
 
-impl Variable {
+impl StickyVariable {
     /// Reads `$cookie_NAME`, `$http_NAME`, `$upstream_cookie_NAME` or `$upstream_http_NAME`.
     pub fn parse(text: &str) -> Option<Self> {
         let header = |name: &str| name.to_ascii_lowercase().replace('_', "-");
@@ -100,7 +100,7 @@ impl Variable {
 /// A name as 16 hexadecimal digits that do not show it.
 ///
 /// Source of the hash: FNV-1a, 64 bits, its bits mixed by MurmurHash3's finalizer.
-pub(super) fn mark(name: &str) -> String {
+pub(super) fn cookie_token(name: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, step);
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -115,17 +115,23 @@ mod tests {
     #[test]
     fn a_mark_is_the_same_for_ever_and_shows_no_address() {
         // Cookies that were set before an update must go on to work.
-        assert_eq!(mark("10.0.0.1:8000"), "555a206e0af70248");
-        assert_ne!(mark("10.0.0.1:8000"), mark("10.0.0.2:8000"));
+        assert_eq!(cookie_token("10.0.0.1:8000"), "555a206e0af70248");
+        assert_ne!(cookie_token("10.0.0.1:8000"), cookie_token("10.0.0.2:8000"));
     }
 
     #[test]
     fn variables_are_nginx_words() {
-        assert_eq!(Variable::parse("$cookie_sid"), Some(Variable::Cookie("sid".to_owned())));
-        assert_eq!(Variable::parse("$http_X_Session_Id"), Some(Variable::Header("x-session-id".to_owned())));
-        assert_eq!(Variable::parse("$upstream_cookie_sid"), Some(Variable::UpstreamCookie("sid".to_owned())));
+        assert_eq!(StickyVariable::parse("$cookie_sid"), Some(StickyVariable::Cookie("sid".to_owned())));
+        assert_eq!(
+            StickyVariable::parse("$http_X_Session_Id"),
+            Some(StickyVariable::Header("x-session-id".to_owned()))
+        );
+        assert_eq!(
+            StickyVariable::parse("$upstream_cookie_sid"),
+            Some(StickyVariable::UpstreamCookie("sid".to_owned()))
+        );
         for text in ["sid", "$cookie_", "$arg_x", "$cookie_a b"] {
-            assert_eq!(Variable::parse(text), None, "{text}");
+            assert_eq!(StickyVariable::parse(text), None, "{text}");
         }
     }
 }

@@ -4,21 +4,21 @@ use std::path::PathBuf;
 
 /// How a replica that is reached by `https://` proves who it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tls {
+pub struct UpstreamTls {
     /// Who must have issued its certificate.
-    pub trust: Trust,
+    pub trust_roots: TrustRoots,
     /// The name that it must be for, and that is sent as SNI; `None` for the host of the replica's URL.
-    pub name: Option<String>,
+    pub server_name: Option<String>,
 }
 
 /// Who is believed about a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trust {
+pub enum TrustRoots {
     /// The issuers that the system trusts.
     #[default]
     System,
     /// The issuers in a PEM file, and no other.
     File(PathBuf),
     /// Anybody: the connection is encrypted, and whoever can redirect it can read it.
-    Anybody,
+    Insecure,
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::Files;
+use super::FileAccess;
 
 /// Whether a path is a pattern.
 pub(super) fn is_pattern(path: &str) -> bool {
@@ -10,7 +10,7 @@ pub(super) fn is_pattern(path: &str) -> bool {
 }
 
 /// The files that a pattern names, sorted; empty if none.
-pub(super) fn expand(pattern: &Path, files: &Files<'_>) -> Vec<PathBuf> {
+pub(super) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for part in pattern.components() {
         let text = part.as_os_str().to_string_lossy();
@@ -19,7 +19,7 @@ pub(super) fn expand(pattern: &Path, files: &Files<'_>) -> Vec<PathBuf> {
                 .iter()
                 .flat_map(|folder| {
                     let mut names = (files.list)(folder).unwrap_or_default();
-                    names.retain(|name| fits(name, &text));
+                    names.retain(|name| matches_pattern(name, &text));
                     names.sort();
                     names.into_iter().map(|name| folder.join(name))
                 })
@@ -31,7 +31,7 @@ pub(super) fn expand(pattern: &Path, files: &Files<'_>) -> Vec<PathBuf> {
 }
 
 /// Whether a name fits a pattern; names that begin with a dot are hidden, as in a shell. O(name × pattern).
-fn fits(name: &str, pattern: &str) -> bool {
+fn matches_pattern(name: &str, pattern: &str) -> bool {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return false;
     }
@@ -39,7 +39,7 @@ fn fits(name: &str, pattern: &str) -> bool {
     let (mut at, mut by) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while let Some(c) = name.get(at) {
-        if let Some(width) = pattern.get(by..).and_then(|rest| one(*c, rest)) {
+        if let Some(width) = pattern.get(by..).and_then(|rest| match_char(*c, rest)) {
             (at, by) = (at + 1, by + width);
         } else if pattern.get(by) == Some(&'*') {
             star = Some((at, by));
@@ -55,7 +55,7 @@ fn fits(name: &str, pattern: &str) -> bool {
 }
 
 /// How much of the pattern takes the character `c`, if it does; a `*` is not looked at.
-fn one(c: char, pattern: &[char]) -> Option<usize> {
+fn match_char(c: char, pattern: &[char]) -> Option<usize> {
     match pattern {
         ['*', ..] | [] => None,
         ['?', ..] => Some(1),
@@ -104,7 +104,7 @@ mod tests {
             ("", "*", true),
             (&"a".repeat(5_000), &"a*".repeat(50), true),
         ] {
-            assert_eq!(fits(name, pattern), wanted, "{name} {pattern}");
+            assert_eq!(matches_pattern(name, pattern), wanted, "{name} {pattern}");
         }
     }
 
@@ -118,9 +118,9 @@ mod tests {
             })
         };
         let read = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
-        let files = Files { read: &read, list: &list };
-        let found = expand(Path::new("/e/*.d/*.conf"), &files);
+        let files = FileAccess { read: &read, list: &list };
+        let found = expand_pattern(Path::new("/e/*.d/*.conf"), &files);
         assert_eq!(found, [PathBuf::from("/e/a.d/x.conf"), PathBuf::from("/e/b.d/x.conf")]);
-        assert!(expand(Path::new("/none/*"), &files).is_empty());
+        assert!(expand_pattern(Path::new("/none/*"), &files).is_empty());
     }
 }

@@ -1,13 +1,13 @@
 //! What keeps requests away from replicas: `return`, `deny` and their like. What nginx refuses must not become open, so
 //! a guard is carried over, or the import fails at its line.
 
-use super::remark::Kind;
-use super::server::{Location, Server};
+use super::remark::RemarkKind;
+use super::server::{NginxLocation, NginxServer};
 use super::tree::Directive;
-use super::walk::{Scope, Walk};
+use super::walk::{BlockScope, ImportContext};
 
 /// Guards of one kind: a block that has any of them has nothing of those around it.
-const FAMILIES: [(&[&str], &str); 5] = [
+const ACCESS_RULE_FAMILIES: [(&[&str], &str); 5] = [
     (&["allow", "deny"], "addresses are not filtered here, so everybody would get in"),
     (
         &["auth_basic", "auth_request", "auth_jwt"],
@@ -19,90 +19,93 @@ const FAMILIES: [(&[&str], &str); 5] = [
 ];
 
 /// `return STATUS | URL ...`.
-pub(super) fn returns(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_return(walk: &mut ImportContext, directive: &Directive) {
     let status = directive.arg(0).parse::<u16>().ok();
     match (walk.scope, status) {
-        (Scope::Server, _) => {
+        (BlockScope::Server, _) => {
             let why = "it answers every request of this server, none of which leads to a replica then";
-            walk.notes.remark(Kind::Cannot, directive, why.to_owned());
-            if let Some(server) = &mut walk.server {
-                server.closed = true;
+            walk.report.add_remark(RemarkKind::Impossible, directive, why.to_owned());
+            if let Some(server) = &mut walk.current_server {
+                server.has_return = true;
             }
         }
-        (Scope::Location, Some(status @ 400..=599)) => {
+        (BlockScope::Location, Some(status @ 400..=599)) => {
             if status == 444 {
-                walk.notes.note(directive, "it is an answer here; nginx closes the connection");
+                walk.report.add_note(directive, "it is an answer here; nginx closes the connection");
             }
-            walk.notes.carried += 1;
-            refuse(walk, status);
+            walk.report.carried_count += 1;
+            block_location(walk, status);
         }
-        (Scope::Location, _) => {
-            walk.notes.cannot(directive, "answers of one's own are errors only: its path is refused with 404");
-            refuse(walk, 404);
+        (BlockScope::Location, _) => {
+            walk.report.add_impossible(directive, "answers of one's own are errors only: its path is refused with 404");
+            block_location(walk, 404);
         }
-        _ => drop(walk.belongs(directive, &[Scope::Server, Scope::Location], "`server` or `location`")),
+        _ => drop(walk.check_scope(directive, &[BlockScope::Server, BlockScope::Location], "`server` or `location`")),
     }
 }
 
 /// `internal`, for clients a 404.
-pub(super) fn internal(walk: &mut Walk, directive: &Directive) {
-    if walk.belongs(directive, &[Scope::Location], "`location`") {
-        walk.notes.carried += 1;
-        refuse(walk, 404);
+pub(super) fn handle_internal(walk: &mut ImportContext, directive: &Directive) {
+    if walk.check_scope(directive, &[BlockScope::Location], "`location`") {
+        walk.report.carried_count += 1;
+        block_location(walk, 404);
     }
 }
 
 /// `allow`, `deny`, `auth_basic` and the like: judged when it is known what is behind them.
-pub(super) fn guard(walk: &mut Walk, directive: &Directive) {
-    let Some(level) = walk.levels.last_mut() else { return };
-    let first = !level.guards.iter().any(|guard| guard.name.text == "allow");
-    level.guards.push(directive.clone());
-    if (walk.scope, directive.name.text.as_str(), directive.arg(0)) == (Scope::Location, "deny", "all") && first {
-        walk.notes.carried += 1;
-        return refuse(walk, 403);
+pub(super) fn handle_access_rule(walk: &mut ImportContext, directive: &Directive) {
+    let Some(level) = walk.block_stack.last_mut() else { return };
+    let first = !level.access_rules.iter().any(|guard| guard.name.text == "allow");
+    level.access_rules.push(directive.clone());
+    if (walk.scope, directive.name.text.as_str(), directive.arg(0)) == (BlockScope::Location, "deny", "all") && first {
+        walk.report.carried_count += 1;
+        return block_location(walk, 403);
     }
     // Where it does, the import fails.
-    walk.notes.not_needed(directive, "it keeps no request from a replica");
+    walk.report.add_not_needed(directive, "it keeps no request from a replica");
 }
 
 /// `if (...) { ... }` and `limit_except METHOD ... { ... }`: guards if they refuse.
-pub(super) fn condition(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_condition(walk: &mut ImportContext, directive: &Directive) {
     let refuses = directive.block.iter().flatten().any(|inner| match inner.name.text.as_str() {
         "return" => !inner.arg(0).parse::<u16>().is_ok_and(|status| status < 300),
         name => ["deny", "auth_basic", "auth_request", "auth_jwt"].contains(&name),
     });
-    if refuses && let Some(level) = walk.levels.last_mut() {
-        level.guards.push(directive.clone());
+    if refuses && let Some(level) = walk.block_stack.last_mut() {
+        level.access_rules.push(directive.clone());
     }
-    walk.notes.cannot(directive, "conditions are not evaluated; what is in the block is left out");
+    walk.report.add_impossible(directive, "conditions are not evaluated; what is in the block is left out");
 }
 
 /// `location ~ PATTERN { ... }`: what refuses cannot be carried over.
-pub(super) fn pattern(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_regex_location(walk: &mut ImportContext, directive: &Directive) {
     let refuses = directive.block.iter().flatten().find(|inner| {
         let status = inner.arg(0).parse::<u16>();
         matches!((inner.name.text.as_str(), status), ("deny" | "internal", _) | ("return", Ok(400..=599)))
     });
-    match (refuses, &mut walk.server) {
-        (Some(refuses), Some(server)) => server.patterns.push(refuses.clone()),
-        _ => walk.notes.cannot(directive, "paths are compared from their beginning, not with regular expressions"),
+    match (refuses, &mut walk.current_server) {
+        (Some(refuses), Some(server)) => server.blocked_patterns.push(refuses.clone()),
+        _ => walk
+            .report
+            .add_impossible(directive, "paths are compared from their beginning, not with regular expressions"),
     }
 }
 
-fn refuse(walk: &mut Walk, status: u16) {
-    if let Some(location) = &mut walk.location {
-        location.refused = Some(status);
+fn block_location(walk: &mut ImportContext, status: u16) {
+    if let Some(location) = &mut walk.current_location {
+        location.blocked_status = Some(status);
     }
 }
 
 /// At the end of a location that leads to replicas: fails at the guards before it.
-pub(super) fn close(walk: &mut Walk, location: &Location) {
-    if location.pass.is_none() {
+pub(super) fn check_access_rules(walk: &mut ImportContext, location: &NginxLocation) {
+    if location.proxy_pass.is_none() {
         return;
     }
-    for (names, why) in FAMILIES {
+    for (names, why) in ACCESS_RULE_FAMILIES {
         let of = |guard: &&Directive| names.contains(&guard.name.text.as_str());
-        let mut levels = walk.levels.iter().rev().map(|level| level.guards.iter().filter(of).collect::<Vec<_>>());
+        let mut levels =
+            walk.block_stack.iter().rev().map(|level| level.access_rules.iter().filter(of).collect::<Vec<_>>());
         let Some(guards) = levels.find(|guards| !guards.is_empty()) else { continue };
         // Whoever is let in first is not asked again.
         let open = guards.iter().take_while(|guard| guard.name.text != "deny").any(|guard| guard.arg(0) == "all");
@@ -111,14 +114,20 @@ pub(super) fn close(walk: &mut Walk, location: &Location) {
         };
         if let Some(guard) = guards.iter().find(|guard| !lets_in(guard)).filter(|_| !open) {
             let name = &guard.name.text;
-            let issue = guard.name.at.issue(format!("`{name}` keeps requests from replicas, and {why}"));
-            walk.notes.issue(issue.help("take it out to import the rest, and guard the router by other means"));
+            let issue = guard.name.span.diagnostic(format!("`{name}` keeps requests from replicas, and {why}"));
+            walk.report
+                .add_diagnostic(issue.with_help("take it out to import the rest, and guard the router by other means"));
         }
     }
 }
 
 /// The paths below `path`, of a pool of this server, that nginx does not lead to replicas, with their statuses.
-pub(super) fn refused(server: &Server, open: &[bool], path: &str, exact: bool) -> Vec<(String, u16)> {
+pub(super) fn collect_blocked_paths(
+    server: &NginxServer,
+    open: &[bool],
+    path: &str,
+    exact: bool,
+) -> Vec<(String, u16)> {
     let mut all = Vec::new();
     for (location, _) in server
         .locations
@@ -126,16 +135,16 @@ pub(super) fn refused(server: &Server, open: &[bool], path: &str, exact: bool) -
         .zip(open)
         .filter(|(location, open)| !**open && location.path.starts_with(path) && !(exact && location.path == path))
     {
-        let sign = if location.exact { "= " } else { "" };
-        all.push((format!("{sign}{}", location.path), location.refused.unwrap_or(404)));
+        let sign = if location.is_exact { "= " } else { "" };
+        all.push((format!("{sign}{}", location.path), location.blocked_status.unwrap_or(404)));
     }
     // Below a path that is meant alone there is what is around it.
     let below = format!("{}/", path.trim_end_matches('/'));
     if exact && path != "/" && !all.iter().any(|(path, _)| *path == below) {
-        let around = server.locations.iter().zip(open).filter(|(l, _)| !l.exact && below.starts_with(&l.path));
+        let around = server.locations.iter().zip(open).filter(|(l, _)| !l.is_exact && below.starts_with(&l.path));
         match around.max_by_key(|(location, _)| location.path.len()) {
             Some((_, true)) => {}
-            Some((location, false)) => all.push((below, location.refused.unwrap_or(404))),
+            Some((location, false)) => all.push((below, location.blocked_status.unwrap_or(404))),
             None => all.push((below, 404)),
         }
     }

@@ -6,32 +6,32 @@ use std::ops::Range;
 
 /// One word or mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) kind: Kind,
+pub(super) struct ConfigToken {
+    pub(super) kind: TokenKind,
     /// Where it is written, quotes included.
     pub(super) span: Range<usize>,
     /// Counted from 1.
     pub(super) line: usize,
     /// Whether nothing but white space stands before it in its line.
-    pub(super) leads: bool,
+    pub(super) starts_line: bool,
 }
 
 /// What a token is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// A word, quotes taken off and escapes resolved.
     Word(String),
     /// `{`
-    Open,
+    OpenBrace,
     /// `}`
-    Close,
+    CloseBrace,
     /// `;`
-    End,
+    Semicolon,
 }
 
 /// What cannot be read, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Slip {
+pub(super) struct SyntaxError {
     pub(super) span: Range<usize>,
     pub(super) message: String,
     pub(super) help: &'static str,
@@ -40,37 +40,37 @@ pub(super) struct Slip {
 /// Reads one token after the other.
 pub(super) struct Lexer<'a> {
     text: &'a str,
-    at: usize,
+    offset: usize,
     line: usize,
-    leads: bool,
+    at_line_start: bool,
 }
 
 impl<'a> Lexer<'a> {
     pub(super) const fn new(text: &'a str) -> Self {
-        Self { text, at: 0, line: 1, leads: true }
+        Self { text, offset: 0, line: 1, at_line_start: true }
     }
 
     /// The next token; `None` at the end of the text.
-    pub(super) fn next(&mut self) -> Result<Option<Token>, Slip> {
-        self.skip();
-        let (start, line, leads) = (self.at, self.line, self.leads);
+    pub(super) fn next_token(&mut self) -> Result<Option<ConfigToken>, SyntaxError> {
+        self.skip_trivia();
+        let (start, line, leads) = (self.offset, self.line, self.at_line_start);
         let Some(first) = self.peek() else { return Ok(None) };
-        self.leads = false;
+        self.at_line_start = false;
         let kind = match first {
-            b';' => self.mark(Kind::End),
-            b'{' => self.mark(Kind::Open),
-            b'}' => self.mark(Kind::Close),
-            quote @ (b'"' | b'\'') => self.quoted(quote)?,
-            _ => self.bare(),
+            b';' => self.lex_punctuation(TokenKind::Semicolon),
+            b'{' => self.lex_punctuation(TokenKind::OpenBrace),
+            b'}' => self.lex_punctuation(TokenKind::CloseBrace),
+            quote @ (b'"' | b'\'') => self.lex_quoted(quote)?,
+            _ => self.lex_bare(),
         };
-        Ok(Some(Token { kind, span: start..self.at, line, leads }))
+        Ok(Some(ConfigToken { kind, span: start..self.offset, line, starts_line: leads }))
     }
 
     /// Goes on behind the `}` that closes a block of another language; strings and comments in it are not understood.
     ///
     /// *Errors*: the block has no end.
-    pub(super) fn skip_block(&mut self) -> Result<(), Slip> {
-        let start = self.at;
+    pub(super) fn skip_block(&mut self) -> Result<(), SyntaxError> {
+        let start = self.offset;
         let mut depth = 1usize;
         while let Some(byte) = self.peek() {
             match byte {
@@ -78,98 +78,100 @@ impl<'a> Lexer<'a> {
                 b'}' => depth -= 1,
                 _ => {}
             }
-            self.step();
+            self.advance();
             if depth == 0 {
                 return Ok(());
             }
         }
-        Err(slip(start.saturating_sub(1)..start, "this block is not closed", "add the missing `}`"))
+        Err(syntax_error(start.saturating_sub(1)..start, "this block is not closed", "add the missing `}`"))
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.as_bytes().get(self.offset).copied()
     }
 
-    fn step(&mut self) {
+    fn advance(&mut self) {
         if self.peek() == Some(b'\n') {
             self.line += 1;
-            self.leads = true;
+            self.at_line_start = true;
         }
-        self.at += 1;
+        self.offset += 1;
     }
 
-    fn mark(&mut self, kind: Kind) -> Kind {
-        self.at += 1;
+    fn lex_punctuation(&mut self, kind: TokenKind) -> TokenKind {
+        self.offset += 1;
         kind
     }
 
     /// White space, comments, and the mark that some editors put in front of a file.
-    fn skip(&mut self) {
-        if self.at == 0 && self.text.starts_with('\u{feff}') {
-            self.at = '\u{feff}'.len_utf8();
+    fn skip_trivia(&mut self) {
+        if self.offset == 0 && self.text.starts_with('\u{feff}') {
+            self.offset = '\u{feff}'.len_utf8();
         }
         while let Some(byte) = self.peek() {
             match byte {
-                b' ' | b'\t' | b'\r' | b'\n' => self.step(),
+                b' ' | b'\t' | b'\r' | b'\n' => self.advance(),
                 b'#' => {
-                    let rest = self.text.get(self.at..).unwrap_or_default();
-                    self.at += rest.find('\n').unwrap_or(rest.len());
+                    let rest = self.text.get(self.offset..).unwrap_or_default();
+                    self.offset += rest.find('\n').unwrap_or(rest.len());
                 }
                 _ => return,
             }
         }
     }
 
-    fn quoted(&mut self, quote: u8) -> Result<Kind, Slip> {
-        let start = self.at;
-        self.at += 1;
+    fn lex_quoted(&mut self, quote: u8) -> Result<TokenKind, SyntaxError> {
+        let start = self.offset;
+        self.offset += 1;
         while let Some(byte) = self.peek() {
             if byte == quote {
-                let inner = self.text.get(start + 1..self.at).unwrap_or_default();
-                self.at += 1;
+                let inner = self.text.get(start + 1..self.offset).unwrap_or_default();
+                self.offset += 1;
                 return match self.peek() {
-                    None | Some(b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' | b')') => Ok(Kind::Word(plain(inner))),
-                    Some(_) => Err(slip(
-                        start..self.at,
+                    None | Some(b' ' | b'\t' | b'\r' | b'\n' | b';' | b'{' | b')') => {
+                        Ok(TokenKind::Word(unescape(inner)))
+                    }
+                    Some(_) => Err(syntax_error(
+                        start..self.offset,
                         "a space or `;` is missing after this quote",
                         "a quote inside a word is written `\\\"`",
                     )),
                 };
             }
             if byte == b'\\' {
-                self.step();
+                self.advance();
             }
-            self.step();
+            self.advance();
         }
         let first = self.text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
-        Err(slip(start..start + first.len(), "this quote is not closed", "add the missing quote"))
+        Err(syntax_error(start..start + first.len(), "this quote is not closed", "add the missing quote"))
     }
 
-    fn bare(&mut self) -> Kind {
-        let start = self.at;
+    fn lex_bare(&mut self) -> TokenKind {
+        let start = self.offset;
         let mut before = 0u8;
         while let Some(byte) = self.peek() {
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' | b';' => break,
                 // `${name}` is one word.
                 b'{' if before != b'$' => break,
-                b'\\' => self.step(),
+                b'\\' => self.advance(),
                 _ => {}
             }
             before = byte;
-            self.step();
+            self.advance();
         }
-        self.at = self.at.min(self.text.len());
-        Kind::Word(plain(self.text.get(start..self.at).unwrap_or_default()))
+        self.offset = self.offset.min(self.text.len());
+        TokenKind::Word(unescape(self.text.get(start..self.offset).unwrap_or_default()))
     }
 }
 
-fn slip(span: Range<usize>, message: &str, help: &'static str) -> Slip {
-    Slip { span, message: message.to_owned(), help }
+fn syntax_error(span: Range<usize>, message: &str, help: &'static str) -> SyntaxError {
+    SyntaxError { span, message: message.to_owned(), help }
 }
 
 /// Resolves escapes; a backslash before anything else stays, as regular expressions need it.
-fn plain(written: &str) -> String {
+fn unescape(written: &str) -> String {
     let mut text = String::with_capacity(written.len());
     let mut chars = written.chars().peekable();
     while let Some(c) = chars.next() {
@@ -189,15 +191,15 @@ fn plain(written: &str) -> String {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
+    fn lex_all(text: &str) -> Vec<String> {
         let mut lexer = Lexer::new(text);
         let mut all = Vec::new();
-        while let Some(token) = lexer.next().unwrap() {
+        while let Some(token) = lexer.next_token().unwrap() {
             all.push(match token.kind {
-                Kind::Word(word) => word,
-                Kind::Open => "<{>".to_owned(),
-                Kind::Close => "<}>".to_owned(),
-                Kind::End => "<;>".to_owned(),
+                TokenKind::Word(word) => word,
+                TokenKind::OpenBrace => "<{>".to_owned(),
+                TokenKind::CloseBrace => "<}>".to_owned(),
+                TokenKind::Semicolon => "<;>".to_owned(),
             });
         }
         all
@@ -216,7 +218,7 @@ mod tests {
             ("\u{feff}a;", vec!["a", "<;>"]),
             ("\"\" é;", vec!["", "é", "<;>"]),
         ] {
-            assert_eq!(words(text), wanted, "{text}");
+            assert_eq!(lex_all(text), wanted, "{text}");
         }
     }
 
@@ -224,8 +226,8 @@ mod tests {
     fn lines_are_counted_through_quotes_and_comments() {
         let mut lexer = Lexer::new("a 'x\ny' # c\n\n  b;");
         let mut lines = Vec::new();
-        while let Some(token) = lexer.next().unwrap() {
-            lines.push((token.line, token.leads));
+        while let Some(token) = lexer.next_token().unwrap() {
+            lines.push((token.line, token.starts_line));
         }
         assert_eq!(lines, [(1, true), (1, false), (4, true), (4, false)]);
     }
@@ -234,7 +236,7 @@ mod tests {
     fn open_quotes_and_words_glued_to_quotes_are_slips() {
         for text in ["a \"b;\nc", "'", "'a\\'", "'a'b;"] {
             let mut lexer = Lexer::new(text);
-            assert!(std::iter::repeat_with(|| lexer.next()).take(8).any(|token| token.is_err()), "{text}");
+            assert!(std::iter::repeat_with(|| lexer.next_token()).take(8).any(|token| token.is_err()), "{text}");
         }
     }
 }

@@ -26,16 +26,16 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use remark::{Kind, Remark};
+pub use remark::{ImportRemark, RemarkKind};
 
-use crate::config::{self, Place, Report};
-use remark::Notes;
-use tree::Loader;
-use walk::{Scope, Walk};
+use crate::config::{self, Diagnostics, Span};
+use remark::ImportReport;
+use tree::NginxParser;
+use walk::{BlockScope, ImportContext};
 
 /// How files are read; no other I/O happens.
 #[derive(Clone, Copy)]
-pub struct Files<'a> {
+pub struct FileAccess<'a> {
     /// Reads a file.
     pub read: &'a dyn Fn(&Path) -> io::Result<String>,
     /// Lists the names in a folder, in any order; the empty path is the current folder.
@@ -44,19 +44,19 @@ pub struct Files<'a> {
 
 /// A configuration that was imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportedConfig {
     /// router.toml, the remarks as comments at its end. [`config::load`] takes it.
     pub toml: String,
     /// The directives that were not carried over as they stand, and suggestions, in the order of the files.
-    pub remarks: Vec<Remark>,
+    pub remarks: Vec<ImportRemark>,
     /// How many directives were carried over.
-    pub carried: usize,
+    pub carried_count: usize,
 }
 
-impl fmt::Display for Imported {
+impl fmt::Display for ImportedConfig {
     /// `3 carried, 4 not needed, 1 not yet`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&write::summary(self.carried, &self.remarks))
+        f.write_str(&write::format_summary(self.carried_count, &self.remarks))
     }
 }
 
@@ -65,42 +65,42 @@ impl fmt::Display for Imported {
 /// Included paths are relative to the main file's folder; a missing one is a remark.
 /// *Errors*: what nginx would not take either, such as unknown directives and open blocks (at most 50 are told), and a
 /// configuration in which nothing passes requests on. At most 1,000 files and 32 MiB are read.
-pub fn nginx(path: &Path, files: &Files<'_>) -> Result<Imported, Report> {
+pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig, Diagnostics> {
     let name = path.display().to_string();
-    let whole = Place::whole(name.clone(), "");
+    let whole = Span::from_text(name.clone(), "");
     let text = (files.read)(path).map_err(|error| {
-        let issue = whole.issue(format!("cannot be read: {error}")).bare();
-        Report::new(&name, vec![issue])
+        let issue = whole.diagnostic(format!("cannot be read: {error}")).without_excerpt();
+        Diagnostics::new(&name, vec![issue])
     })?;
-    let mut notes = Notes::default();
-    let directives = Loader::new(path, files, &mut notes).file(path, &text, 0);
-    let broken = !notes.issues.is_empty();
-    let mut walk = Walk::new(notes);
+    let mut notes = ImportReport::default();
+    let directives = NginxParser::new(path, files, &mut notes).parse_file(path, &text, 0);
+    let broken = !notes.diagnostics.is_empty();
+    let mut walk = ImportContext::new(notes);
     walk.tls.folder = path.parent().map(Path::to_owned).unwrap_or_default();
     // Behind a slip of syntax everything looks wrong.
     if !broken {
-        walk.block(&directives, Scope::Main);
-        logs::judge_formats(&mut walk);
-        gzip::judge(&mut walk);
+        walk.read_block(&directives, BlockScope::Main);
+        logs::finish_log_formats(&mut walk);
+        gzip::finish_gzip(&mut walk);
     }
-    let (pools, listens) = pools::assemble(&mut walk);
-    if walk.notes.issues.is_empty() && pools.is_empty() {
-        let issue = whole.issue("nothing here passes requests to a replica").bare();
-        walk.notes.issue(issue.help("a `location` with `proxy_pass http://...;` is needed"));
+    let (pools, listens) = pools::build_pools(&mut walk);
+    if walk.report.diagnostics.is_empty() && pools.is_empty() {
+        let issue = whole.diagnostic("nothing here passes requests to a replica").without_excerpt();
+        walk.report.add_diagnostic(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
     }
-    if !walk.notes.issues.is_empty() {
-        return Err(Report::new(&name, walk.notes.issues));
+    if !walk.report.diagnostics.is_empty() {
+        return Err(Diagnostics::new(&name, walk.report.diagnostics));
     }
-    let toml = write::toml(&walk, &name, &pools, &listens);
+    let toml = write::write_toml(&walk, &name, &pools, &listens);
     // Whatever slipped through must not be found out by who starts the router.
     config::load(&toml, "router.toml", [])?;
-    Ok(Imported { toml, remarks: walk.notes.remarks, carried: walk.notes.carried })
+    Ok(ImportedConfig { toml, remarks: walk.report.remarks, carried_count: walk.report.carried_count })
 }
 
 /// Imports nginx's configuration from the disk.
 ///
-/// *Errors*: as [`nginx`].
-pub fn nginx_file(path: &Path) -> Result<Imported, Report> {
+/// *Errors*: as [`from_nginx`].
+pub fn from_nginx_file(path: &Path) -> Result<ImportedConfig, Diagnostics> {
     let read = |path: &Path| match std::fs::metadata(path)?.is_file() {
         true => std::fs::read_to_string(path),
         false => Err(io::Error::other("it is no file")),
@@ -110,5 +110,5 @@ pub fn nginx_file(path: &Path) -> Result<Imported, Report> {
         let names = std::fs::read_dir(folder)?.flatten();
         Ok(names.filter_map(|entry| entry.file_name().into_string().ok()).collect())
     };
-    nginx(path, &Files { read: &read, list: &list })
+    from_nginx(path, &FileAccess { read: &read, list: &list })
 }

@@ -1,45 +1,45 @@
 //! `upstream` blocks: their servers and how one is chosen.
 
-use super::logs::variables;
-use super::remark::{Kind, Where};
+use super::logs::variable_names;
+use super::remark::{RemarkKind, SourceLine};
 use super::tree::Directive;
-use super::walk::{Scope, Walk};
+use super::walk::{BlockScope, ImportContext};
 use crate::balance;
-use crate::config::replica::{from_words, knows};
-use crate::config::{At, Place, is_name};
+use crate::config::replica::{is_replica_option, parse_replica_words};
+use crate::config::{Span, SpannedValue, is_name};
 use crate::fleet::MemberSpec;
 
 /// An `upstream`.
-pub(super) struct Upstream {
+pub(super) struct NginxUpstream {
     pub(super) name: String,
-    pub(super) what: String,
-    pub(super) at: Where,
-    pub(super) members: Vec<Member>,
+    pub(super) directive_text: String,
+    pub(super) source_line: SourceLine,
+    pub(super) servers: Vec<NginxUpstreamServer>,
     /// The policy as router.toml has it.
     pub(super) policy: Option<String>,
     /// `sticky` as router.toml has it.
     pub(super) sticky: Option<String>,
     /// The directive it is from.
-    chosen_by: Option<(String, Where)>,
+    policy_directive: Option<(String, SourceLine)>,
 }
 
 /// One server.
 #[derive(Clone)]
-pub(super) struct Member {
+pub(super) struct NginxUpstreamServer {
     /// `http://host:port`, whatever `proxy_pass` says.
     pub(super) url: String,
     /// The words behind it as router.toml has them.
-    pub(super) words: Vec<String>,
+    pub(super) options: Vec<String>,
     pub(super) spec: MemberSpec,
 }
 
 /// nginx's words that have no meaning here yet; once the configuration knows one it is carried.
-const LATER: [&str; 1] = ["route"];
+const UNSUPPORTED_OPTIONS: [&str; 1] = ["route"];
 
 /// What an imported key that spreads nothing had better be.
-const INSTEAD: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
+const HASH_SESSION_HELP: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
 /// Variables that are the same for all requests of a kind: as a key they send all of them to one replica.
-const CONSTANT: [&str; 10] = [
+const CONSTANT_VARIABLES: [&str; 10] = [
     "request_uri",
     "uri",
     "document_uri",
@@ -53,137 +53,145 @@ const CONSTANT: [&str; 10] = [
 ];
 
 /// `upstream NAME { ... }`.
-pub(super) fn block(walk: &mut Walk, directive: &Directive) {
-    if !walk.belongs(directive, &[Scope::Main, Scope::Http], "`http`") {
+pub(super) fn handle_upstream(walk: &mut ImportContext, directive: &Directive) {
+    if !walk.check_scope(directive, &[BlockScope::Main, BlockScope::Http], "`http`") {
         return;
     }
     let ([name], Some(block)) = (directive.args.as_slice(), &directive.block) else {
-        let issue = directive.name.at.issue("`upstream` takes a name and a block");
-        return walk.notes.issue(issue.help("for example upstream chat { server 10.0.0.1:8000; }"));
+        let issue = directive.name.span.diagnostic("`upstream` takes a name and a block");
+        return walk.report.add_diagnostic(issue.with_help("for example upstream chat { server 10.0.0.1:8000; }"));
     };
     if !is_name(&name.text) {
-        let issue = name.at.issue(format!("`{}` is no name for an upstream", name.text));
-        return walk.notes.issue(issue.help("a name is one line without blanks around it"));
+        let issue = name.span.diagnostic(format!("`{}` is no name for an upstream", name.text));
+        return walk.report.add_diagnostic(issue.with_help("a name is one line without blanks around it"));
     }
     if let Some(known) = walk.upstreams.iter().find(|known| known.name == name.text) {
-        let issue = name.at.issue(format!("there is an upstream `{}` already, in line {}", name.text, known.at.line));
-        return walk.notes.issue(issue.help("give this one another name"));
+        let issue = name
+            .span
+            .diagnostic(format!("there is an upstream `{}` already, in line {}", name.text, known.source_line.line));
+        return walk.report.add_diagnostic(issue.with_help("give this one another name"));
     }
-    walk.upstream = Some(Upstream {
+    walk.current_upstream = Some(NginxUpstream {
         name: name.text.clone(),
-        what: directive.shown(),
-        at: directive.place(),
-        members: Vec::new(),
+        directive_text: directive.to_one_line(),
+        source_line: directive.source_line(),
+        servers: Vec::new(),
         policy: None,
         sticky: None,
-        chosen_by: None,
+        policy_directive: None,
     });
-    let issues = walk.notes.issues.len();
-    walk.block(block, Scope::Upstream);
-    if let Some(upstream) = walk.upstream.take() {
+    let issues = walk.report.diagnostics.len();
+    walk.read_block(block, BlockScope::Upstream);
+    if let Some(upstream) = walk.current_upstream.take() {
         let servers = block.iter().any(|directive| matches!(directive.name.text.as_str(), "server" | "state"));
-        if !servers && walk.notes.issues.len() == issues {
-            let issue = name.at.issue(format!("the upstream `{}` has no server", name.text));
-            walk.notes.issue(issue.help("for example server 10.0.0.1:8000;"));
+        if !servers && walk.report.diagnostics.len() == issues {
+            let issue = name.span.diagnostic(format!("the upstream `{}` has no server", name.text));
+            walk.report.add_diagnostic(issue.with_help("for example server 10.0.0.1:8000;"));
         }
         walk.upstreams.push(upstream);
     }
 }
 
 /// `server ADDRESS [weight=...] ...` in an upstream.
-pub(super) fn server(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_upstream_server(walk: &mut ImportContext, directive: &Directive) {
     let Some((address, words)) = directive.args.split_first() else {
-        return walk.wrong(directive, "an address, such as 10.0.0.1:8000");
+        return walk.reject_argument(directive, "an address, such as 10.0.0.1:8000");
     };
     if address.text.starts_with("unix:") {
-        return walk.notes.cannot(directive, "replicas are reached over TCP");
+        return walk.report.add_impossible(directive, "replicas are reached over TCP");
     }
     let mut kept = Vec::new();
     for word in words {
         let name = word.text.split('=').next().unwrap_or_default();
-        if LATER.contains(&name) && !knows(name) {
-            let what = format!("`{}` of {}", word.text, directive.shown());
-            walk.notes.about(Kind::NotYet, what, directive.place(), "the replica is there without it".to_owned());
+        if UNSUPPORTED_OPTIONS.contains(&name) && !is_replica_option(name) {
+            let what = format!("`{}` of {}", word.text, directive.to_one_line());
+            walk.report.add_remark_at(
+                RemarkKind::Unsupported,
+                what,
+                directive.source_line(),
+                "the replica is there without it".to_owned(),
+            );
         } else {
-            kept.push(At::new(word.text.clone(), word.at.clone()));
+            kept.push(SpannedValue::new(word.text.clone(), word.span.clone()));
         }
     }
-    let Some(member) = member(walk, ("http", 80, &address.text), &address.at, kept) else { return };
-    walk.notes.carried += 1;
-    let Some(upstream) = &mut walk.upstream else { return };
-    match upstream.members.iter_mut().find(|known| known.spec.origin == member.spec.origin) {
-        None => upstream.members.push(member),
+    let Some(member) = parse_server(walk, ("http", 80, &address.text), &address.span, kept) else { return };
+    walk.report.carried_count += 1;
+    let Some(upstream) = &mut walk.current_upstream else { return };
+    match upstream.servers.iter_mut().find(|known| known.spec.origin == member.spec.origin) {
+        None => upstream.servers.push(member),
         Some(known) => {
             let weight = u64::from(known.spec.weight.get()) + u64::from(member.spec.weight.get());
-            known.words.retain(|word| !word.starts_with("weight="));
-            known.words.insert(0, format!("weight={}", weight.min(65_535)));
-            walk.notes.note(directive, "a replica is in a pool once: the weights of its lines are added");
+            known.options.retain(|word| !word.starts_with("weight="));
+            known.options.insert(0, format!("weight={}", weight.min(65_535)));
+            walk.report.add_note(directive, "a replica is in a pool once: the weights of its lines are added");
         }
     }
 }
 
 /// A replica from a scheme, its port, and nginx's address, which may have a port of its own; what is wrong is noted.
-pub(super) fn member(
-    walk: &mut Walk,
+pub(super) fn parse_server(
+    walk: &mut ImportContext,
     (scheme, port, address): (&str, u16, &str),
-    at: &Place,
-    words: Vec<At<String>>,
-) -> Option<Member> {
+    at: &Span,
+    words: Vec<SpannedValue<String>>,
+) -> Option<NginxUpstreamServer> {
     let ported = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let service = words.iter().any(|word| word.value.starts_with("service="));
     let bare = ported || service;
     let url = if bare { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:{port}") };
     let texts = words.iter().map(|word| word.value.clone()).collect();
-    let all = std::iter::once(At::new(url.clone(), at.clone())).chain(words).collect();
-    match from_words(at, all) {
-        Ok(spec) => Some(Member { url, words: texts, spec: spec.value }),
+    let all = std::iter::once(SpannedValue::new(url.clone(), at.clone())).chain(words).collect();
+    match parse_replica_words(at, all) {
+        Ok(spec) => Some(NginxUpstreamServer { url, options: texts, spec: spec.value }),
         Err(issues) => {
-            issues.into_iter().for_each(|issue| walk.notes.issue(issue));
+            issues.into_iter().for_each(|issue| walk.report.add_diagnostic(issue));
             None
         }
     }
 }
 
 /// How a server is chosen: `least_conn`, `hash KEY [consistent]` and the like.
-pub(super) fn policy(walk: &mut Walk, directive: &Directive) {
-    if !walk.belongs(directive, &[Scope::Upstream], "`upstream`") {
+pub(super) fn handle_policy(walk: &mut ImportContext, directive: &Directive) {
+    if !walk.check_scope(directive, &[BlockScope::Upstream], "`upstream`") {
         return;
     }
     let name = directive.name.text.as_str();
     if let ("least_conn" | "ip_hash", Some(word)) = (name, directive.args.first()) {
-        let issue = word.at.issue(format!("`{name}` takes no argument"));
-        return walk.notes.issue(issue.help(format!("is a `;` missing after `{name}`?")));
+        let issue = word.span.diagnostic(format!("`{name}` takes no argument"));
+        return walk.report.add_diagnostic(issue.with_help(format!("is a `;` missing after `{name}`?")));
     }
     if name == "hash" && directive.args.is_empty() {
-        return walk.wrong(directive, "a key, such as $arg_user");
+        return walk.reject_argument(directive, "a key, such as $arg_user");
     }
-    let text = std::iter::once(name).chain(directive.texts()).collect::<Vec<_>>().join(" ");
-    let one_word_each = directive.texts().iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace));
-    let known = one_word_each && balance::Spec::parse(&text).is_ok();
-    let Some(upstream) = &mut walk.upstream else { return };
-    if let Some((what, at)) = upstream.chosen_by.replace((directive.shown(), directive.place())) {
+    let text = std::iter::once(name).chain(directive.arg_texts()).collect::<Vec<_>>().join(" ");
+    let one_word_each =
+        directive.arg_texts().iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace));
+    let known = one_word_each && balance::PolicySpec::parse(&text).is_ok();
+    let Some(upstream) = &mut walk.current_upstream else { return };
+    if let Some((what, at)) = upstream.policy_directive.replace((directive.to_one_line(), directive.source_line())) {
         let why = format!("a pool has one policy: that of line {}", directive.name.line);
-        walk.notes.about(Kind::Cannot, what, at, why);
+        walk.report.add_remark_at(RemarkKind::Impossible, what, at, why);
     }
     upstream.policy = known.then_some(text);
     if known {
-        walk.notes.carried += 1;
+        walk.report.carried_count += 1;
     } else {
-        walk.notes.not_yet(directive, "this pool has round_robin until then");
+        walk.report.add_unsupported(directive, "this pool has round_robin until then");
     }
     let by_client = |name: &str| matches!(name, "remote_addr" | "binary_remote_addr");
     if name == "ip_hash"
-        || name == "hash" && directive.arg(0).contains('$') && variables(directive.arg(0)).all(by_client)
+        || name == "hash" && directive.arg(0).contains('$') && variable_names(directive.arg(0)).all(by_client)
     {
         let why = format!(
-            "behind an app server or another proxy all requests come from one address, so that one replica gets them all: {INSTEAD}"
+            "behind an app server or another proxy all requests come from one address, so that one replica gets them all: {HASH_SESSION_HELP}"
         );
-        walk.notes.note(directive, why);
-    } else if name == "hash" && variables(directive.arg(0)).all(|name| CONSTANT.contains(&name)) {
+        walk.report.add_note(directive, why);
+    } else if name == "hash" && variable_names(directive.arg(0)).all(|name| CONSTANT_VARIABLES.contains(&name)) {
         let why = format!(
-            "{} is the same for every request to /v1/chat/completions, so that one replica gets them all: {INSTEAD}",
+            "{} is the same for every request to /v1/chat/completions, so that one replica gets them all: {HASH_SESSION_HELP}",
             directive.arg(0)
         );
-        walk.notes.note(directive, why);
+        walk.report.add_note(directive, why);
     }
 }

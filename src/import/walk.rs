@@ -2,41 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use super::headers::Level;
-use super::remark::{Kind, Notes, Where};
-use super::rules::{self, Fate};
-use super::server::{self, Location, Server};
-use super::tls::{self, Tls};
+use super::headers::BlockDirectives;
+use super::remark::{ImportReport, RemarkKind, SourceLine};
+use super::rules::{self, DirectiveRule};
+use super::server::{self, NginxLocation, NginxServer};
+use super::tls::{self, NginxTls};
 use super::tree::Directive;
-use super::upstream::Upstream;
-use crate::config::{Network, amount};
+use super::upstream::NginxUpstream;
+use crate::config::{IpNetwork, amount};
 
 /// What has been gathered.
-pub(super) struct Walk {
-    pub(super) notes: Notes,
+pub(super) struct ImportContext {
+    pub(super) report: ImportReport,
     /// Keys outside pools.
-    pub(super) settings: BTreeMap<&'static str, Setting>,
-    pub(super) upstreams: Vec<Upstream>,
-    pub(super) servers: Vec<Server>,
+    pub(super) settings: BTreeMap<&'static str, ImportedKey>,
+    pub(super) upstreams: Vec<NginxUpstream>,
+    pub(super) servers: Vec<NginxServer>,
     /// `log_format`s.
-    pub(super) formats: Vec<Directive>,
+    pub(super) log_formats: Vec<Directive>,
     /// The formats that `access_log`s name.
-    pub(super) named_formats: Vec<String>,
-    pub(super) scope: Scope,
+    pub(super) used_log_formats: Vec<String>,
+    pub(super) scope: BlockScope,
     /// The blocks being read.
-    pub(super) upstream: Option<Upstream>,
-    pub(super) server: Option<Server>,
-    pub(super) location: Option<Location>,
+    pub(super) current_upstream: Option<NginxUpstream>,
+    pub(super) current_server: Option<NginxServer>,
+    pub(super) current_location: Option<NginxLocation>,
     /// What the blocks around say of headers and guards, the outermost first.
-    pub(super) levels: Vec<Level>,
+    pub(super) block_stack: Vec<BlockDirectives>,
     /// Directives on compression, judged together.
-    pub(super) gzip: Vec<Directive>,
-    pub(super) tls: Tls,
+    pub(super) gzip_directives: Vec<Directive>,
+    pub(super) tls: NginxTls,
 }
 
 /// The kind of block that a directive is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scope {
+pub(super) enum BlockScope {
     Main,
     Http,
     Upstream,
@@ -45,76 +45,76 @@ pub(super) enum Scope {
 }
 
 /// A key's value.
-pub(super) struct Setting {
+pub(super) struct ImportedKey {
     /// As TOML.
     pub(super) value: String,
     /// The greater one counts.
     rank: u128,
-    by: (String, Where),
+    source: (String, SourceLine),
 }
 
-impl Setting {
+impl ImportedKey {
     /// Whether it is not the sink for nothing.
     pub(super) fn is_on(&self) -> bool {
         self.value != "\"off\""
     }
 }
 
-impl Walk {
-    pub(super) fn new(notes: Notes) -> Self {
+impl ImportContext {
+    pub(super) fn new(notes: ImportReport) -> Self {
         Self {
-            notes,
+            report: notes,
             settings: BTreeMap::new(),
             upstreams: Vec::new(),
             servers: Vec::new(),
-            formats: Vec::new(),
-            named_formats: Vec::new(),
-            scope: Scope::Main,
-            upstream: None,
-            server: None,
-            location: None,
-            levels: Vec::new(),
-            gzip: Vec::new(),
-            tls: Tls::default(),
+            log_formats: Vec::new(),
+            used_log_formats: Vec::new(),
+            scope: BlockScope::Main,
+            current_upstream: None,
+            current_server: None,
+            current_location: None,
+            block_stack: Vec::new(),
+            gzip_directives: Vec::new(),
+            tls: NginxTls::default(),
         }
     }
 
     /// Looks at all directives of a block of this kind.
-    pub(super) fn block(&mut self, directives: &[Directive], scope: Scope) {
+    pub(super) fn read_block(&mut self, directives: &[Directive], scope: BlockScope) {
         let before = std::mem::replace(&mut self.scope, scope);
-        self.levels.push(Level::default());
-        self.tls.enter();
+        self.block_stack.push(BlockDirectives::default());
+        self.tls.push_block();
         // What a block inherits may stand behind it.
         let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
         for directive in lines.into_iter().chain(blocks) {
-            if !self.notes.full() {
-                self.directive(directive);
+            if !self.report.is_full() {
+                self.read_directive(directive);
             }
         }
-        if scope == Scope::Location {
-            server::close(self);
+        if scope == BlockScope::Location {
+            server::close_location(self);
         }
-        if scope == Scope::Server {
-            tls::close(self);
+        if scope == BlockScope::Server {
+            tls::close_server(self);
         }
-        self.tls.leave();
-        self.levels.pop();
+        self.tls.pop_block();
+        self.block_stack.pop();
         self.scope = before;
     }
 
-    fn directive(&mut self, directive: &Directive) {
+    fn read_directive(&mut self, directive: &Directive) {
         let name = directive.name.text.as_str();
-        match rules::find(name) {
-            Some(Fate::By(carry)) => carry(self, directive),
-            Some(Fate::Time(key)) => self.time(key, directive),
-            Some(Fate::NotNeeded(why)) => self.notes.not_needed(directive, *why),
-            Some(Fate::NotYet(why)) => self.notes.not_yet(directive, *why),
-            Some(Fate::Cannot(why)) => self.notes.cannot(directive, *why),
+        match rules::find_rule(name) {
+            Some(DirectiveRule::Handler(carry)) => carry(self, directive),
+            Some(DirectiveRule::Duration(key)) => self.set_duration_key(key, directive),
+            Some(DirectiveRule::NotNeeded(why)) => self.report.add_not_needed(directive, *why),
+            Some(DirectiveRule::Unsupported(why)) => self.report.add_unsupported(directive, *why),
+            Some(DirectiveRule::Impossible(why)) => self.report.add_impossible(directive, *why),
             None => {
-                let issue = directive.name.at.issue(format!("unknown directive `{name}`"));
-                self.notes.issue(match rules::meant(name) {
-                    Some(meant) => issue.help(format!("did you mean `{meant}`?")),
-                    None => issue.help(
+                let issue = directive.name.span.diagnostic(format!("unknown directive `{name}`"));
+                self.report.add_diagnostic(match rules::suggest_directive(name) {
+                    Some(meant) => issue.with_help(format!("did you mean `{meant}`?")),
+                    None => issue.with_help(
                         "nginx has no such directive; one of a module that is not known here is left out by hand",
                     ),
                 });
@@ -123,172 +123,176 @@ impl Walk {
     }
 
     /// Sets a key that there is one of for the whole router: the greatest rank counts, the first of equals.
-    pub(super) fn set(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
-        let by = (directive.shown(), directive.place());
-        let only = |winner: &Setting| {
-            let (what, Where { file, line }) = &winner.by;
+    pub(super) fn set_key(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
+        let by = (directive.to_one_line(), directive.source_line());
+        let only = |winner: &ImportedKey| {
+            let (what, SourceLine { file, line }) = &winner.source;
             format!("there is one for the whole router: that of {file}:{line}, {what}")
         };
         match self.settings.get_mut(key) {
-            Some(known) if known.value == value => self.notes.carried += 1,
+            Some(known) if known.value == value => self.report.carried_count += 1,
             Some(known) if known.rank < rank => {
-                let (what, at) = std::mem::replace(known, Setting { value, rank, by }).by;
+                let (what, at) = std::mem::replace(known, ImportedKey { value, rank, source: by }).source;
                 let why = only(known);
-                self.notes.about(Kind::Cannot, what, at, why);
+                self.report.add_remark_at(RemarkKind::Impossible, what, at, why);
             }
             Some(known) => {
                 let why = only(known);
-                self.notes.cannot(directive, why);
+                self.report.add_impossible(directive, why);
             }
             None => {
-                self.settings.insert(key, Setting { value, rank, by });
-                self.notes.carried += 1;
+                self.settings.insert(key, ImportedKey { value, rank, source: by });
+                self.report.carried_count += 1;
             }
         }
     }
 
     /// Sets a key that goes with another, whose directive is counted there.
-    pub(super) fn raise(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
+    pub(super) fn set_max(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
         if self.settings.get(key).is_none_or(|known| known.rank < rank) {
-            let by = (directive.shown(), directive.place());
-            self.settings.insert(key, Setting { value, rank, by });
+            let by = (directive.to_one_line(), directive.source_line());
+            self.settings.insert(key, ImportedKey { value, rank, source: by });
         }
     }
 
-    fn time(&mut self, key: &'static str, directive: &Directive) {
-        let Some(text) = self.only_argument(directive, "a time", "60s") else { return };
-        let Some(time) = amount::time(&text) else { return self.wrong(directive, "a time such as 60s, 500ms or 5m") };
+    fn set_duration_key(&mut self, key: &'static str, directive: &Directive) {
+        let Some(text) = self.single_argument(directive, "a time", "60s") else { return };
+        let Some(time) = amount::parse_duration(&text) else {
+            return self.reject_argument(directive, "a time such as 60s, 500ms or 5m");
+        };
         if time.is_zero() && key != "timeouts.drain" {
-            self.notes.cannot(directive, "a time of 0 would end everything");
+            self.report.add_impossible(directive, "a time of 0 would end everything");
             return;
         }
-        self.set(key, seconds(&text), time.as_nanos(), directive);
+        self.set_key(key, format_seconds(&text), time.as_nanos(), directive);
     }
 
     /// The argument of a directive that takes one.
-    fn only_argument(&mut self, directive: &Directive, what: &str, example: &str) -> Option<String> {
+    fn single_argument(&mut self, directive: &Directive, what: &str, example: &str) -> Option<String> {
         if let [word] = directive.args.as_slice() {
             return Some(word.text.clone());
         }
         let name = &directive.name.text;
-        let issue = directive.name.at.issue(format!("`{name}` takes {what}, not {} words", directive.args.len()));
-        self.notes.issue(issue.help(format!("for example {name} {example};")));
+        let issue =
+            directive.name.span.diagnostic(format!("`{name}` takes {what}, not {} words", directive.args.len()));
+        self.report.add_diagnostic(issue.with_help(format!("for example {name} {example};")));
         None
     }
 
     /// Says that the first argument is not what it must be.
-    pub(super) fn wrong(&mut self, directive: &Directive, takes: &str) {
-        let (name, at) = (&directive.name.text, directive.args.first().map_or(&directive.name.at, |word| &word.at));
+    pub(super) fn reject_argument(&mut self, directive: &Directive, takes: &str) {
+        let (name, at) = (&directive.name.text, directive.args.first().map_or(&directive.name.span, |word| &word.span));
         let given = directive.arg(0);
         let message =
             if given.is_empty() { format!("`{name}` needs a value") } else { format!("`{name}` cannot be `{given}`") };
-        self.notes.issue(at.issue(message).help(format!("`{name}` takes {takes}")));
+        self.report.add_diagnostic(at.diagnostic(message).with_help(format!("`{name}` takes {takes}")));
     }
 
     /// Whether a directive is in a block where it may be; says so if not.
-    pub(super) fn belongs(&mut self, directive: &Directive, scopes: &[Scope], place: &str) -> bool {
+    pub(super) fn check_scope(&mut self, directive: &Directive, scopes: &[BlockScope], place: &str) -> bool {
         let fits = scopes.contains(&self.scope);
         if !fits {
-            let issue = directive.name.at.issue(format!("`{}` has no place here", directive.name.text));
-            self.notes.issue(issue.help(format!("it belongs in {place}")));
+            let issue = directive.name.span.diagnostic(format!("`{}` has no place here", directive.name.text));
+            self.report.add_diagnostic(issue.with_help(format!("it belongs in {place}")));
         }
         fits
     }
 }
 
 /// `events` and `http`: only what is in them counts.
-pub(super) fn container(walk: &mut Walk, directive: &Directive) {
-    let scope = if directive.name.text == "http" { Scope::Http } else { Scope::Main };
-    if walk.belongs(directive, &[Scope::Main], "no block") {
-        walk.block(directive.block.as_deref().unwrap_or_default(), scope);
+pub(super) fn handle_container(walk: &mut ImportContext, directive: &Directive) {
+    let scope = if directive.name.text == "http" { BlockScope::Http } else { BlockScope::Main };
+    if walk.check_scope(directive, &[BlockScope::Main], "no block") {
+        walk.read_block(directive.block.as_deref().unwrap_or_default(), scope);
     }
 }
 
 /// `worker_processes auto | N`.
-pub(super) fn workers(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_worker_processes(walk: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "auto" => walk.set("workers", "0".to_owned(), 0, directive),
+        "auto" => walk.set_key("workers", "0".to_owned(), 0, directive),
         text => match text.parse::<u16>() {
-            Ok(count @ 1..=1024) => walk.set("workers", count.to_string(), 0, directive),
-            _ => walk.wrong(directive, "`auto` or a number from 1 to 1024"),
+            Ok(count @ 1..=1024) => walk.set_key("workers", count.to_string(), 0, directive),
+            _ => walk.reject_argument(directive, "`auto` or a number from 1 to 1024"),
         },
     }
 }
 
 /// `keepalive_timeout TIME [HEADER]`, for clients or, in an upstream, for replicas.
-pub(super) fn keepalive_timeout(walk: &mut Walk, directive: &Directive) {
-    let key = if walk.scope == Scope::Upstream { "timeouts.upstream_keepalive" } else { "timeouts.keepalive" };
-    match amount::time(directive.arg(0)) {
-        Some(time) => walk.set(key, seconds(directive.arg(0)), time.as_nanos(), directive),
-        None => walk.wrong(directive, "a time such as 60s, 500ms or 5m"),
+pub(super) fn handle_keepalive_timeout(walk: &mut ImportContext, directive: &Directive) {
+    let key = if walk.scope == BlockScope::Upstream { "timeouts.upstream_keepalive" } else { "timeouts.keepalive" };
+    match amount::parse_duration(directive.arg(0)) {
+        Some(time) => walk.set_key(key, format_seconds(directive.arg(0)), time.as_nanos(), directive),
+        None => walk.reject_argument(directive, "a time such as 60s, 500ms or 5m"),
     }
 }
 
 /// `client_max_body_size SIZE`; 0 is no limit.
-pub(super) fn body_size(walk: &mut Walk, directive: &Directive) {
-    match amount::size(directive.arg(0)) {
+pub(super) fn handle_client_max_body_size(walk: &mut ImportContext, directive: &Directive) {
+    match amount::parse_size(directive.arg(0)) {
         Some(0) => {
-            walk.set("limits.body_bytes", quoted("1GiB"), u128::MAX, directive);
-            walk.notes.note(directive, "nothing is without limit here: `in_flight_bytes` bounds all bodies together");
+            walk.set_key("limits.body_bytes", quote_toml("1GiB"), u128::MAX, directive);
+            walk.report
+                .add_note(directive, "nothing is without limit here: `in_flight_bytes` bounds all bodies together");
         }
         Some(bytes) => {
-            let text = quoted(directive.arg(0));
+            let text = quote_toml(directive.arg(0));
             // What all bodies together may take by default is too little for one of this size.
             if bytes > 1 << 30 {
-                walk.raise("limits.in_flight_bytes", text.clone(), bytes as u128, directive);
+                walk.set_max("limits.in_flight_bytes", text.clone(), bytes as u128, directive);
             }
-            walk.set("limits.body_bytes", text, bytes as u128, directive);
+            walk.set_key("limits.body_bytes", text, bytes as u128, directive);
         }
-        None => walk.wrong(directive, "a size such as 8m, 64k or a number of bytes"),
+        None => walk.reject_argument(directive, "a size such as 8m, 64k or a number of bytes"),
     }
 }
 
 /// `large_client_header_buffers NUMBER SIZE`.
-pub(super) fn header_buffers(walk: &mut Walk, directive: &Directive) {
-    let (number, size) = (directive.arg(0).parse::<usize>().ok(), amount::size(directive.arg(1)));
+pub(super) fn handle_large_client_header_buffers(walk: &mut ImportContext, directive: &Directive) {
+    let (number, size) = (directive.arg(0).parse::<usize>().ok(), amount::parse_size(directive.arg(1)));
     match number.zip(size).and_then(|(number, size)| Some((number.checked_mul(size)?, size))) {
         Some((all, one @ 1..)) => {
             let all = all.max(8 << 10);
-            walk.set("limits.header_bytes", all.to_string(), all as u128, directive);
-            walk.raise("limits.uri_bytes", one.to_string(), one as u128, directive);
+            walk.set_key("limits.header_bytes", all.to_string(), all as u128, directive);
+            walk.set_max("limits.uri_bytes", one.to_string(), one as u128, directive);
         }
-        _ => walk.wrong(directive, "a number and a size, such as 4 8k"),
+        _ => walk.reject_argument(directive, "a number and a size, such as 4 8k"),
     }
 }
 
 /// `http2_max_concurrent_streams NUMBER`.
-pub(super) fn streams(walk: &mut Walk, directive: &Directive) {
+pub(super) fn handle_http2_max_concurrent_streams(walk: &mut ImportContext, directive: &Directive) {
     match directive.arg(0).parse::<u32>() {
-        Ok(count @ 1..) => walk.set("limits.streams_per_connection", count.to_string(), count.into(), directive),
-        _ => walk.wrong(directive, "a number from 1"),
+        Ok(count @ 1..) => walk.set_key("limits.streams_per_connection", count.to_string(), count.into(), directive),
+        _ => walk.reject_argument(directive, "a number from 1"),
     }
 }
 
 /// `set_real_ip_from ADDRESS | NETWORK`, one more of those that are believed.
-pub(super) fn trusted(walk: &mut Walk, directive: &Directive) {
-    const KEY: &str = "trusted_proxies";
+pub(super) fn handle_set_real_ip_from(walk: &mut ImportContext, directive: &Directive) {
+    const TRUSTED_PROXIES_KEY: &str = "trusted_proxies";
     let text = directive.arg(0);
-    if text.parse::<Network>().is_err() {
-        return walk.notes.cannot(directive, "only addresses and networks are believed");
+    if text.parse::<IpNetwork>().is_err() {
+        return walk.report.add_impossible(directive, "only addresses and networks are believed");
     }
-    let value = match walk.settings.get(KEY) {
-        Some(known) if known.value.contains(&quoted(text)) => known.value.clone(),
-        Some(known) => format!("{}, {}]", known.value.trim_end_matches(']'), quoted(text)),
-        None => format!("[{}]", quoted(text)),
+    let value = match walk.settings.get(TRUSTED_PROXIES_KEY) {
+        Some(known) if known.value.contains(&quote_toml(text)) => known.value.clone(),
+        Some(known) => format!("{}, {}]", known.value.trim_end_matches(']'), quote_toml(text)),
+        None => format!("[{}]", quote_toml(text)),
     };
     let rank = value.len() as u128;
-    walk.raise(KEY, value, rank, directive);
-    walk.notes.carried += 1;
+    walk.set_max(TRUSTED_PROXIES_KEY, value, rank, directive);
+    walk.report.carried_count += 1;
 }
 
 /// A time as TOML: a bare number is of seconds in both languages, but reads better with its unit.
-fn seconds(text: &str) -> String {
+fn format_seconds(text: &str) -> String {
     let unit = if text.ends_with(|c: char| c.is_ascii_digit()) { "s" } else { "" };
-    quoted(&format!("{text}{unit}"))
+    quote_toml(&format!("{text}{unit}"))
 }
 
 /// A text as TOML.
-pub(super) fn quoted(text: &str) -> String {
+pub(super) fn quote_toml(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

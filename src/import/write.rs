@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::headers::Header;
-use super::pools::Pool;
-use super::remark::{Kind, Remark};
-use super::walk::{Walk, quoted};
-use crate::config::Listen;
+use super::headers::TomlHeader;
+use super::pools::ImportedPool;
+use super::remark::{ImportRemark, RemarkKind};
+use super::walk::{ImportContext, quote_toml};
+use crate::config::ListenAddr;
 
 /// Keys in the order they are written, with nginx's default where it is not ours.
-const KEYS: [(&str, &str); 22] = [
+const KEY_DEFAULTS: [(&str, &str); 22] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
@@ -33,28 +33,29 @@ const KEYS: [(&str, &str); 22] = [
     ("timeouts.upstream_keepalive", ""),
     ("timeouts.drain", ""),
 ];
-const MORE: [&str; 6] = ["log.access", "log.format", "log.formats", "log.error", "log.level", "cors.origins"];
+const LOG_AND_CORS_KEYS: [&str; 6] =
+    ["log.access", "log.format", "log.formats", "log.error", "log.level", "cors.origins"];
 
 /// Writes all that was gathered.
-pub(super) fn toml(walk: &Walk, main: &str, pools: &[Pool], listens: &[Listen]) -> String {
-    let mut out = format!("# Imported from {}. Values marked so are nginx's defaults.\n", harmless(main));
-    settings(&mut out, walk, listens);
+pub(super) fn write_toml(walk: &ImportContext, main: &str, pools: &[ImportedPool], listens: &[ListenAddr]) -> String {
+    let mut out = format!("# Imported from {}. Values marked so are nginx's defaults.\n", sanitize_comment(main));
+    write_settings(&mut out, walk, listens);
     for pool in pools {
-        self::pool(&mut out, pool);
+        self::write_pool(&mut out, pool);
     }
-    remarks(&mut out, main, &walk.notes.remarks);
+    write_remarks(&mut out, main, &walk.report.remarks);
     out
 }
 
-fn settings(out: &mut String, walk: &Walk, listens: &[Listen]) {
-    let listens: Vec<String> = listens.iter().map(|listen| quoted(&listen.to_string())).collect();
+fn write_settings(out: &mut String, walk: &ImportContext, listens: &[ListenAddr]) {
+    let listens: Vec<String> = listens.iter().map(|listen| quote_toml(&listen.to_string())).collect();
     match listens.as_slice() {
-        [] => line(out, "listen = \"127.0.0.1:8080\" # not from the file: see the remarks on listen"),
-        [one] => line(out, &format!("listen = {one}")),
-        all => line(out, &format!("listen = [{}]", all.join(", "))),
+        [] => write_line(out, "listen = \"127.0.0.1:8080\" # not from the file: see the remarks on listen"),
+        [one] => write_line(out, &format!("listen = {one}")),
+        all => write_line(out, &format!("listen = [{}]", all.join(", "))),
     }
     let mut table = "";
-    for (path, default) in KEYS.into_iter().chain(MORE.map(|path| (path, ""))) {
+    for (path, default) in KEY_DEFAULTS.into_iter().chain(LOG_AND_CORS_KEYS.map(|path| (path, ""))) {
         // One time of nginx's is two here.
         let source = if path == "timeouts.idle" { "timeouts.first_byte" } else { path };
         let text = match walk.settings.get(source) {
@@ -64,17 +65,17 @@ fn settings(out: &mut String, walk: &Walk, listens: &[Listen]) {
         };
         let (of, name) = path.split_once('.').unwrap_or(("", path));
         if of != table {
-            line(out, &format!("\n[{of}]"));
+            write_line(out, &format!("\n[{of}]"));
             table = of;
         }
-        line(out, &format!("{name} = {text}"));
+        write_line(out, &format!("{name} = {text}"));
     }
 }
 
-fn pool(out: &mut String, pool: &Pool) {
-    line(out, &format!("\n# {}", harmless(&pool.from)));
-    line(out, "[[pool]]");
-    line(out, &format!("name = {}", quoted(&pool.name)));
+fn write_pool(out: &mut String, pool: &ImportedPool) {
+    write_line(out, &format!("\n# {}", sanitize_comment(&pool.source_comment)));
+    write_line(out, "[[pool]]");
+    write_line(out, &format!("name = {}", quote_toml(&pool.name)));
     for (key, value) in [
         ("host", &pool.host),
         ("path", &pool.path),
@@ -83,87 +84,89 @@ fn pool(out: &mut String, pool: &Pool) {
         ("tls_name", &pool.tls.name),
     ] {
         if let Some(value) = value {
-            line(out, &format!("{key} = {}", quoted(value)));
+            write_line(out, &format!("{key} = {}", quote_toml(value)));
         }
     }
-    if pool.tls.blind {
-        line(out, "tls_verify = false");
+    if pool.tls.is_insecure {
+        write_line(out, "tls_verify = false");
     }
-    if pool.any {
-        line(out, "paths = \"any\"");
+    if pool.any_path {
+        write_line(out, "paths = \"any\"");
     }
     let refused: Vec<String> =
-        pool.refused.iter().map(|(path, status)| format!("{} = {status}", quoted(path))).collect();
-    table(out, "refuse", &refused);
-    table(out, "request_headers", &headers(&pool.request));
-    table(out, "response_headers", &headers(&pool.response));
-    line(out, &format!("policy = {}", quoted(&pool.policy)));
+        pool.blocked_paths.iter().map(|(path, status)| format!("{} = {status}", quote_toml(path))).collect();
+    write_inline_table(out, "refuse", &refused);
+    write_inline_table(out, "request_headers", &format_headers(&pool.request_headers));
+    write_inline_table(out, "response_headers", &format_headers(&pool.response_headers));
+    write_line(out, &format!("policy = {}", quote_toml(&pool.policy)));
     if let Some(sticky) = &pool.sticky {
-        line(out, &format!("sticky = {sticky}"));
+        write_line(out, &format!("sticky = {sticky}"));
     }
-    line(out, "eject_growth = false # nginx's times away do not grow");
-    line(out, "replay_percent = 100 # nginx has no budget for what it sends to a next server");
-    line(out, "replicas = [");
+    write_line(out, "eject_growth = false # nginx's times away do not grow");
+    write_line(out, "replay_percent = 100 # nginx has no budget for what it sends to a next server");
+    write_line(out, "replicas = [");
     for replica in &pool.replicas {
-        line(out, &format!("  {},", quoted(replica)));
+        write_line(out, &format!("  {},", quote_toml(replica)));
     }
-    line(out, "]");
+    write_line(out, "]");
 }
 
 /// A table in one line, unless it is empty.
-fn table(out: &mut String, name: &str, entries: &[String]) {
+fn write_inline_table(out: &mut String, name: &str, entries: &[String]) {
     if !entries.is_empty() {
-        line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
+        write_line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
     }
 }
 
-fn headers(headers: &[Header]) -> Vec<String> {
-    let entry = |(name, values): &Header| match values.as_slice() {
-        [one] => format!("{} = {}", key(name), quoted(one)),
-        many => format!("{} = [{}]", key(name), many.iter().map(|v| quoted(v)).collect::<Vec<_>>().join(", ")),
+fn format_headers(headers: &[TomlHeader]) -> Vec<String> {
+    let entry = |(name, values): &TomlHeader| match values.as_slice() {
+        [one] => format!("{} = {}", format_key(name), quote_toml(one)),
+        many => {
+            format!("{} = [{}]", format_key(name), many.iter().map(|v| quote_toml(v)).collect::<Vec<_>>().join(", "))
+        }
     };
     headers.iter().map(entry).collect()
 }
 
 /// A name as a key of TOML.
-fn key(name: &str) -> String {
+fn format_key(name: &str) -> String {
     let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if bare { name.to_owned() } else { quoted(name) }
+    if bare { name.to_owned() } else { quote_toml(name) }
 }
 
-fn remarks(out: &mut String, main: &str, remarks: &[Remark]) {
+fn write_remarks(out: &mut String, main: &str, remarks: &[ImportRemark]) {
     if remarks.is_empty() {
         return;
     }
-    line(out, "\n# What is not as it was:");
-    let mut sorted: Vec<&Remark> = remarks.iter().collect();
+    write_line(out, "\n# What is not as it was:");
+    let mut sorted: Vec<&ImportRemark> = remarks.iter().collect();
     sorted.sort_by_key(|remark| (remark.kind, remark.file != main, &remark.file, remark.line));
-    for Remark { kind, what, file, line: number, why } in sorted {
+    for ImportRemark { kind, subject: what, file, line: number, reason: why } in sorted {
         let text = format!("{}: {what} ({file}:{number}) - {why}", kind.label());
-        line(out, &format!("# {}", harmless(&text)));
+        write_line(out, &format!("# {}", sanitize_comment(&text)));
     }
 }
 
 /// How many of each kind, for people.
-pub(super) fn summary(carried: usize, remarks: &[Remark]) -> String {
+pub(super) fn format_summary(carried: usize, remarks: &[ImportRemark]) -> String {
     let mut text = format!("{carried} carried");
-    for kind in [Kind::NotNeeded, Kind::NotYet, Kind::Cannot, Kind::Note] {
+    for kind in [RemarkKind::NotNeeded, RemarkKind::Unsupported, RemarkKind::Impossible, RemarkKind::Note] {
         match remarks.iter().filter(|remark| remark.kind == kind).count() {
             0 => {}
-            1 if kind == Kind::Note => text.push_str(", 1 to look at"),
-            count if kind == Kind::Note => drop(write!(text, ", {count} to look at")),
+            1 if kind == RemarkKind::Note => text.push_str(", 1 to look at"),
+            count if kind == RemarkKind::Note => drop(write!(text, ", {count} to look at")),
             count => drop(write!(text, ", {count} {}", kind.label())),
         }
     }
     text
 }
 
-fn line(out: &mut String, text: &str) {
+fn write_line(out: &mut String, text: &str) {
     out.push_str(text);
     out.push('\n');
 }
 
 /// What may stand in a comment.
-fn harmless(text: &str) -> String {
+fn sanitize_comment(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

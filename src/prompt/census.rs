@@ -1,18 +1,18 @@
 //! What a prompt is made of, counted: all that an estimate of its tokens needs to know of it.
 
-use super::Text;
-use super::walk::{Media, Piece, walk};
+use super::PromptMembers;
+use super::walk::{MediaKind, PromptPiece, for_each_piece};
 
 /// Bytes counted at once; their counts fit a byte each.
 const BLOCK_BYTES: usize = 128;
 /// Bytes gathered before they are counted.
-const GATHERED_BYTES: usize = 16 * BLOCK_BYTES;
+const BUFFER_BYTES: usize = 16 * BLOCK_BYTES;
 
 /// A prompt's makeup.
 ///
 /// *Shape*: counts that saturate, of text with its escapes undone. Tools count as they are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct TextStats {
     /// Turns of the conversation.
     pub turns: u32,
     /// Runs of ASCII letters.
@@ -22,67 +22,67 @@ pub struct Census {
     /// ASCII digits.
     pub digits: u32,
     /// ASCII punctuation.
-    pub marks: u32,
+    pub punctuation: u32,
     /// Line breaks.
-    pub breaks: u32,
+    pub line_breaks: u32,
     /// Runs of blanks longer than one, such as indentation.
-    pub gaps: u32,
+    pub blank_runs: u32,
     /// Chinese, Japanese and Korean characters.
     pub ideographs: u32,
     /// Other characters outside ASCII.
-    pub others: u32,
+    pub other_chars: u32,
     /// Token ids.
-    pub tokens: u32,
+    pub token_ids: u32,
     /// Pictures, videos and files.
     pub images: u32,
     /// Sounds.
-    pub sounds: u32,
+    pub audio: u32,
     /// The tokens of all text, where it was given to a tokenizer.
-    pub counted: Option<u32>,
+    pub counted_tokens: Option<u32>,
 }
 
-impl Census {
+impl TextStats {
     /// Counts a prompt. *Cost*: 0.19 ms a MB of prose, 0.92 with an escape every 17 bytes.
-    pub fn of(text: &Text<'_>) -> Self {
-        let mut tally = Tally::default();
-        walk(text, |piece| tally.add(piece));
+    pub fn from_prompt(text: &PromptMembers<'_>) -> Self {
+        let mut tally = TextCounter::default();
+        for_each_piece(text, |piece| tally.add_piece(piece));
         tally.finish()
     }
 }
 
 /// Text on its way to being counted, gathered so that it is counted in long runs however short its pieces are.
-pub(super) struct Tally {
-    census: Census,
+pub(super) struct TextCounter {
+    stats: TextStats,
     /// The last two bytes that were counted, then those that are not yet.
-    bytes: [u8; 2 + GATHERED_BYTES],
+    bytes: [u8; 2 + BUFFER_BYTES],
     used: usize,
 }
 
-impl Default for Tally {
+impl Default for TextCounter {
     fn default() -> Self {
-        Self { census: Census::default(), bytes: [b'\n'; 2 + GATHERED_BYTES], used: 2 }
+        Self { stats: TextStats::default(), bytes: [b'\n'; 2 + BUFFER_BYTES], used: 2 }
     }
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, piece: Piece<'_>) {
+impl TextCounter {
+    pub(super) fn add_piece(&mut self, piece: PromptPiece<'_>) {
         match piece {
-            Piece::Text(text) | Piece::Tools(text) => self.push(text.as_bytes()),
-            Piece::Turn(_) => {
-                add(&mut self.census.turns, 1);
+            PromptPiece::Text(text) | PromptPiece::Tools(text) => self.push_bytes(text.as_bytes()),
+            PromptPiece::Turn(_) => {
+                add_count(&mut self.stats.turns, 1);
                 // A turn ends a word, and is no line.
-                self.push(b" ");
+                self.push_bytes(b" ");
             }
-            Piece::Token(_) => add(&mut self.census.tokens, 1),
-            Piece::Media(Media::Image, _) => add(&mut self.census.images, 1),
-            Piece::Media(Media::Audio, _) => add(&mut self.census.sounds, 1),
+            PromptPiece::TokenId(_) => add_count(&mut self.stats.token_ids, 1),
+            PromptPiece::Media(MediaKind::Image, _) => add_count(&mut self.stats.images, 1),
+            PromptPiece::Media(MediaKind::Audio, _) => add_count(&mut self.stats.audio, 1),
         }
     }
 
-    fn push(&mut self, mut text: &[u8]) {
+    fn push_bytes(&mut self, mut text: &[u8]) {
         while !text.is_empty() {
             if self.used == self.bytes.len() {
-                self.count();
+                self.count_buffered();
             }
             let room = self.bytes.get_mut(self.used..).unwrap_or_default();
             let (now, later) = text.split_at(text.len().min(room.len()));
@@ -94,18 +94,18 @@ impl Tally {
         }
     }
 
-    pub(super) fn finish(mut self) -> Census {
-        self.count();
-        self.census
+    pub(super) fn finish(mut self) -> TextStats {
+        self.count_buffered();
+        self.stats
     }
 
     /// Counts what was gathered and keeps its last two bytes as what comes before.
-    fn count(&mut self) {
+    fn count_buffered(&mut self) {
         let gathered = self.bytes.get(..self.used).unwrap_or_default();
         let mut at = 2;
         while let Some(block) = gathered.get(at..).filter(|rest| !rest.is_empty()) {
             let block = block.get(..BLOCK_BYTES).unwrap_or(block);
-            self.census.block(gathered.get(at - 2..).unwrap_or_default(), block);
+            self.stats.count_block(gathered.get(at - 2..).unwrap_or_default(), block);
             at += block.len();
         }
         self.bytes.copy_within(self.used - 2..self.used, 0);
@@ -113,10 +113,10 @@ impl Tally {
     }
 }
 
-impl Census {
-    /// Counts at most [`BLOCK_BYTES`]; `before` is the same text from two bytes earlier. Written so that the loop
+impl TextStats {
+    /// Counts at most one block; `before` is the same text from two bytes earlier. Written so that the loop
     /// compiles to vector instructions: no branches, counts of a byte each.
-    fn block(&mut self, before: &[u8], block: &[u8]) {
+    fn count_block(&mut self, before: &[u8], block: &[u8]) {
         let lasts = before.get(1..).unwrap_or_default();
         let (mut words, mut letters, mut digits, mut breaks, mut gaps, mut visible) = (0u8, 0u8, 0u8, 0u8, 0u8, 0u8);
         for ((earlier, last), byte) in before.iter().zip(lasts).zip(block) {
@@ -127,30 +127,30 @@ impl Census {
             gaps += u8::from(is_blank(*byte) & is_blank(*last) & !is_blank(*earlier));
             visible += u8::from(byte.is_ascii_graphic());
         }
-        add(&mut self.words, words);
-        add(&mut self.letters, letters);
-        add(&mut self.digits, digits);
-        add(&mut self.breaks, breaks);
-        add(&mut self.gaps, gaps);
-        add(&mut self.marks, visible - letters - digits);
+        add_count(&mut self.words, words);
+        add_count(&mut self.letters, letters);
+        add_count(&mut self.digits, digits);
+        add_count(&mut self.line_breaks, breaks);
+        add_count(&mut self.blank_runs, gaps);
+        add_count(&mut self.punctuation, visible - letters - digits);
         if !block.is_ascii() {
-            self.wide(block);
+            self.count_multibyte(block);
         }
     }
 
     /// Counts the characters of more than one byte that begin in the block.
-    fn wide(&mut self, block: &[u8]) {
+    fn count_multibyte(&mut self, block: &[u8]) {
         let (mut leads, mut ideographs) = (0u8, 0u8);
         for byte in block {
             leads += u8::from(*byte >= 0xc0);
             ideographs += u8::from((0xe3..=0xed).contains(byte));
         }
-        add(&mut self.ideographs, ideographs);
-        add(&mut self.others, leads - ideographs);
+        add_count(&mut self.ideographs, ideographs);
+        add_count(&mut self.other_chars, leads - ideographs);
     }
 }
 
-const fn add(count: &mut u32, more: u8) {
+const fn add_count(count: &mut u32, more: u8) {
     *count = count.saturating_add(more as u32);
 }
 
@@ -165,39 +165,39 @@ const fn is_blank(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Request;
+    use crate::prompt::ParsedBody;
 
-    fn census(body: &str) -> Census {
-        Census::of(&Request::parse(body.as_bytes()).unwrap().text)
+    fn count_body(body: &str) -> TextStats {
+        TextStats::from_prompt(&ParsedBody::parse(body.as_bytes()).unwrap().prompt)
     }
 
     #[test]
     fn every_kind_is_counted_once() {
         let text = "Hi, x1!\\n    if a:\\n  你好 é 😀 ";
         let body = format!(r#"{{"messages":[{{"role":"user","content":"{}"}}]}}"#, text.replace("\\\\", "\\"));
-        let expected = Census {
+        let expected = TextStats {
             turns: 1,
             words: 4,
             letters: 6,
             digits: 1,
-            marks: 3,
-            breaks: 2,
-            gaps: 2,
+            punctuation: 3,
+            line_breaks: 2,
+            blank_runs: 2,
             ideographs: 2,
-            others: 2,
-            ..Census::default()
+            other_chars: 2,
+            ..TextStats::default()
         };
-        assert_eq!(census(&body), expected);
+        assert_eq!(count_body(&body), expected);
     }
 
     #[test]
     fn counts_do_not_depend_on_where_blocks_or_escapes_cut() {
         let word = "a".repeat(1000);
-        assert_eq!((census(&format!(r#"{{"prompt":"{word}"}}"#)).words, 1), (1, 1));
+        assert_eq!((count_body(&format!(r#"{{"prompt":"{word}"}}"#)).words, 1), (1, 1));
         let blanks = format!("x{}y", " ".repeat(500));
-        assert_eq!(census(&format!(r#"{{"prompt":"{blanks}"}}"#)).gaps, 1);
+        assert_eq!(count_body(&format!(r#"{{"prompt":"{blanks}"}}"#)).blank_runs, 1);
         let escaped: String = "lock".chars().map(|c| format!("\\u{:04x}", c as u32)).collect();
-        let count = census(&format!(r#"{{"prompt":"b{escaped}s"}}"#));
+        let count = count_body(&format!(r#"{{"prompt":"b{escaped}s"}}"#));
         assert_eq!((count.words, count.letters), (1, 6));
     }
 
@@ -205,8 +205,8 @@ mod tests {
     fn pictures_are_not_counted_by_their_length() {
         let picture = "A".repeat(100_000);
         let part = format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{picture}"}}}}"#);
-        let count = census(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#));
-        assert_eq!(count, Census { turns: 1, images: 1, ..Census::default() });
-        assert_eq!(census(r#"{"prompt":[1,2,3]}"#).tokens, 3);
+        let count = count_body(&format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#));
+        assert_eq!(count, TextStats { turns: 1, images: 1, ..TextStats::default() });
+        assert_eq!(count_body(r#"{"prompt":[1,2,3]}"#).token_ids, 3);
     }
 }

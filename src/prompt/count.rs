@@ -11,17 +11,17 @@ use std::sync::Arc;
 
 use tiktoken_rs::CoreBPE;
 
-use super::walk::{Piece, walk};
-use super::{Census, Text};
+use super::walk::{PromptPiece, for_each_piece};
+use super::{PromptMembers, TextStats};
 
 /// Text is counted in pieces of at most this length.
-const PIECE_BYTES: usize = 4 * 1024;
+const MAX_CHUNK_BYTES: usize = 4 * 1024;
 /// Of longer prompts so much is counted, in pieces spread evenly over the text, and the rest is taken to be like it.
-pub const COUNTED_BYTES: usize = 128 * 1024;
+pub const MAX_TOKENIZED_BYTES: usize = 128 * 1024;
 
 /// A vocabulary that prompts can be counted by.
 #[derive(Clone)]
-pub enum Vocabulary {
+pub enum Tokenizer {
     /// OpenAI's `o200k_base`.
     O200k,
     /// OpenAI's `cl100k_base`.
@@ -31,9 +31,9 @@ pub enum Vocabulary {
     File(String, Arc<tokenizers::Tokenizer>),
 }
 
-impl Vocabulary {
+impl Tokenizer {
     /// The vocabulary that is part of the program under this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "o200k" => Some(Self::O200k),
             "cl100k" => Some(Self::Cl100k),
@@ -54,7 +54,7 @@ impl Vocabulary {
     ///
     /// *Errors*: the file cannot be read, is no tokenizer, or this build cannot read any; for people.
     #[cfg(not(feature = "tokenizer-json"))]
-    pub fn file(_path: &str) -> Result<Self, String> {
+    pub fn from_file(_path: &str) -> Result<Self, String> {
         Err("this build cannot read a tokenizer.json: build it with `--features tokenizer-json`".to_owned())
     }
 
@@ -71,36 +71,36 @@ impl Vocabulary {
     /// Counts a prompt's text into `census`, in place of what was counted of its makeup. Leaves the census as it is if
     /// the tokenizer fails.
     ///
-    /// *Shape*: exact up to [`COUNTED_BYTES`] of text, but for words longer than 4 KiB; beyond that by evenly spread
+    /// *Shape*: exact up to [`MAX_TOKENIZED_BYTES`] of text, but for words longer than 4 KiB; beyond that by evenly spread
     /// samples. Turns, pictures and token ids stay counted as they are. *Cost*: what the tokenizer takes, about 3 MB/s, for
-    /// at most [`COUNTED_BYTES`]; the first call loads the vocabulary. Blocks: not for a thread that others wait for.
-    pub fn count(&self, text: &Text<'_>, census: &mut Census) {
+    /// at most [`MAX_TOKENIZED_BYTES`]; the first call loads the vocabulary. Blocks: not for a thread that others wait for.
+    pub fn count_tokens(&self, text: &PromptMembers<'_>, census: &mut TextStats) {
         let mut whole = String::new();
-        walk(text, |piece| match piece {
-            Piece::Text(text) | Piece::Tools(text) => whole.push_str(text),
+        for_each_piece(text, |piece| match piece {
+            PromptPiece::Text(text) | PromptPiece::Tools(text) => whole.push_str(text),
             // A turn ends a word.
-            Piece::Turn(_) | Piece::Token(_) | Piece::Media(..) => whole.push('\n'),
+            PromptPiece::Turn(_) | PromptPiece::TokenId(_) | PromptPiece::Media(..) => whole.push('\n'),
         });
-        let breaks = u64::from(census.turns + census.tokens + census.images + census.sounds);
-        let counted = catch_unwind(AssertUnwindSafe(|| self.sample(&whole)));
+        let breaks = u64::from(census.turns + census.token_ids + census.images + census.audio);
+        let counted = catch_unwind(AssertUnwindSafe(|| self.count_sampled(&whole)));
         if let Ok(tokens) = counted {
-            census.counted = Some(u32::try_from(tokens.saturating_sub(breaks)).unwrap_or(u32::MAX));
+            census.counted_tokens = Some(u32::try_from(tokens.saturating_sub(breaks)).unwrap_or(u32::MAX));
         }
     }
 
     /// The tokens of `text`, or as many as its samples tell.
-    fn sample(&self, text: &str) -> u64 {
-        let pieces = cut(text);
-        let every = text.len().div_ceil(COUNTED_BYTES).max(1);
+    fn count_sampled(&self, text: &str) -> u64 {
+        let pieces = split_chunks(text);
+        let every = text.len().div_ceil(MAX_TOKENIZED_BYTES).max(1);
         let (mut bytes, mut tokens) = (0, 0);
         for piece in pieces.step_by(every) {
             bytes += piece.len() as u64;
-            tokens += self.tokens(piece) as u64;
+            tokens += self.count_exact(piece) as u64;
         }
         if bytes == 0 { 0 } else { (tokens as u128 * text.len() as u128 / u128::from(bytes)) as u64 }
     }
 
-    fn tokens(&self, text: &str) -> usize {
+    fn count_exact(&self, text: &str) -> usize {
         let count = |bpe: &CoreBPE| bpe.encode_ordinary(text).len();
         match self {
             Self::O200k => count(tiktoken_rs::o200k_base_singleton()),
@@ -111,29 +111,29 @@ impl Vocabulary {
     }
 }
 
-impl PartialEq for Vocabulary {
+impl PartialEq for Tokenizer {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
     }
 }
 
-impl Eq for Vocabulary {}
+impl Eq for Tokenizer {}
 
-impl fmt::Debug for Vocabulary {
+impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-/// `text` in pieces of at most [`PIECE_BYTES`], each ending before the blank in front of a word if there is one:
+/// `text` in pieces of at most [`MAX_CHUNK_BYTES`], each ending before the blank in front of a word if there is one:
 /// vocabularies begin a token there and nowhere else for sure.
-fn cut(text: &str) -> impl Iterator<Item = &str> {
+fn split_chunks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let most = PIECE_BYTES.min(rest.len());
+        let most = MAX_CHUNK_BYTES.min(rest.len());
         let most = (0..=most).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(most);
         let at = if most == rest.len() { most } else { word_end(rest, most) };
         let (piece, behind) = rest.split_at(at);
@@ -153,13 +153,13 @@ fn word_end(text: &str, most: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Request;
+    use crate::prompt::ParsedBody;
 
-    fn counted(vocabulary: &Vocabulary, body: &str) -> u32 {
-        let request = Request::parse(body.as_bytes()).unwrap();
-        let mut census = Census::of(&request.text);
-        vocabulary.count(&request.text, &mut census);
-        census.counted.unwrap()
+    fn count_body(vocabulary: &Tokenizer, body: &str) -> u32 {
+        let request = ParsedBody::parse(body.as_bytes()).unwrap();
+        let mut census = TextStats::from_prompt(&request.prompt);
+        vocabulary.count_tokens(&request.prompt, &mut census);
+        census.counted_tokens.unwrap()
     }
 
     #[test]
@@ -167,8 +167,8 @@ mod tests {
         let text = include_str!("../../tests/data/texts/code.txt");
         let body = serde_json::json!({ "prompt": text }).to_string();
         let bpe = tiktoken_rs::o200k_base_singleton();
-        assert!(text.len() > 2 * PIECE_BYTES);
-        assert_eq!(counted(&Vocabulary::O200k, &body) as usize, bpe.encode_ordinary(text).len());
+        assert!(text.len() > 2 * MAX_CHUNK_BYTES);
+        assert_eq!(count_body(&Tokenizer::O200k, &body) as usize, bpe.encode_ordinary(text).len());
     }
 
     #[test]
@@ -176,14 +176,14 @@ mod tests {
         let text = include_str!("../../tests/data/texts/code.txt").repeat(100);
         let exact = tiktoken_rs::cl100k_base_singleton().encode_ordinary(&text).len() as f64;
         let body = serde_json::json!({ "prompt": text }).to_string();
-        let ratio = f64::from(counted(&Vocabulary::Cl100k, &body)) / exact;
+        let ratio = f64::from(count_body(&Tokenizer::Cl100k, &body)) / exact;
         assert!((0.97..1.03).contains(&ratio), "{ratio}");
     }
 
     #[test]
     fn texts_made_to_hurt_are_counted_in_bounded_time_and_without_a_panic() {
         for text in [" ".repeat(1_000_000), "a".repeat(1_000_000), "\u{1f600}".repeat(200_000), "\\n".repeat(500_000)] {
-            let tokens = counted(&Vocabulary::O200k, &format!("{{\"prompt\":\"{text}\"}}"));
+            let tokens = count_body(&Tokenizer::O200k, &format!("{{\"prompt\":\"{text}\"}}"));
             assert!(tokens > 1000, "{tokens}");
         }
     }
@@ -191,12 +191,12 @@ mod tests {
     #[test]
     fn turns_are_not_counted_as_text() {
         let body = r#"{"messages":[{"role":"user","content":"hello"},{"role":"user","content":"hello"}]}"#;
-        assert_eq!(counted(&Vocabulary::O200k, body), 2);
+        assert_eq!(count_body(&Tokenizer::O200k, body), 2);
     }
 
     #[test]
     fn unknown_names_are_no_vocabulary() {
-        assert_eq!(Vocabulary::named("p50k"), None);
-        assert!(Vocabulary::file("/nowhere/tokenizer.json").is_err());
+        assert_eq!(Tokenizer::from_name("p50k"), None);
+        assert!(Tokenizer::from_file("/nowhere/tokenizer.json").is_err());
     }
 }

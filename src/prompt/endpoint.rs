@@ -7,7 +7,7 @@ use crate::units::Dialect;
 
 /// A row of the table of endpoints.
 #[derive(Debug)]
-pub struct Endpoint {
+pub struct ApiEndpoint {
     /// The path. `{id}` stands for a response's id, `{any}` for any one segment, `{rest}` for one or more.
     pub path: &'static str,
     /// The methods it takes.
@@ -33,49 +33,49 @@ pub enum BodyKind {
 
 /// An endpoint found for a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'p> {
+pub struct EndpointMatch<'p> {
     /// The row of the table.
-    pub endpoint: &'static Endpoint,
+    pub endpoint: &'static ApiEndpoint,
     /// The id in the path of a stored response.
     pub response_id: Option<&'p str>,
 }
 
 /// Why no endpoint was found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unlisted {
+pub enum EndpointError {
     /// There is no such path: 404.
     #[error("unknown path")]
-    Path,
+    UnknownPath,
     /// The path does not take the method: 405.
     #[error("method not allowed")]
-    Method {
+    MethodNotAllowed {
         /// The methods it takes, for the `allow` header.
         allow: Vec<Method>,
     },
 }
 
 /// The table, in the order in which it is searched.
-pub static ENDPOINTS: &[Endpoint] = &[
-    generating("/v1/chat/completions", Dialect::Chat),
-    generating("/v1/completions", Dialect::Completions),
-    generating("/v1/responses", Dialect::Responses),
-    generating("/v1/messages", Dialect::Messages),
-    stored("/v1/responses/{id}", &[Method::GET, Method::DELETE]),
-    stored("/v1/responses/{id}/cancel", &[Method::POST]),
-    stored("/v1/responses/{id}/{rest}", &[Method::GET, Method::DELETE]),
-    plain("/v1/messages/count_tokens"),
-    plain("/v1/embeddings"),
-    plain("/v1/rerank"),
-    plain("/v2/rerank"),
-    plain("/rerank"),
-    plain("/v1/score"),
-    plain("/score"),
-    plain("/pooling"),
-    plain("/classify"),
-    plain("/tokenize"),
-    plain("/detokenize"),
-    generating("/v1/audio/speech", Dialect::Other),
-    Endpoint { body: BodyKind::Multipart, ..generating("/v1/audio/{any}", Dialect::Other) },
+pub static ENDPOINTS: &[ApiEndpoint] = &[
+    generation_endpoint("/v1/chat/completions", Dialect::Chat),
+    generation_endpoint("/v1/completions", Dialect::Completions),
+    generation_endpoint("/v1/responses", Dialect::Responses),
+    generation_endpoint("/v1/messages", Dialect::Messages),
+    stored_response_endpoint("/v1/responses/{id}", &[Method::GET, Method::DELETE]),
+    stored_response_endpoint("/v1/responses/{id}/cancel", &[Method::POST]),
+    stored_response_endpoint("/v1/responses/{id}/{rest}", &[Method::GET, Method::DELETE]),
+    json_endpoint("/v1/messages/count_tokens"),
+    json_endpoint("/v1/embeddings"),
+    json_endpoint("/v1/rerank"),
+    json_endpoint("/v2/rerank"),
+    json_endpoint("/rerank"),
+    json_endpoint("/v1/score"),
+    json_endpoint("/score"),
+    json_endpoint("/pooling"),
+    json_endpoint("/classify"),
+    json_endpoint("/tokenize"),
+    json_endpoint("/detokenize"),
+    generation_endpoint("/v1/audio/speech", Dialect::Other),
+    ApiEndpoint { body: BodyKind::Multipart, ..generation_endpoint("/v1/audio/{any}", Dialect::Other) },
 ];
 
 /// Finds the endpoint of a request.
@@ -83,39 +83,42 @@ pub static ENDPOINTS: &[Endpoint] = &[
 /// *Shape*: a path must be written exactly as in the table. One with an empty segment, a dot segment, anything
 /// percent-encoded, a backslash or a byte that is not printable ASCII never matches, nor does a trailing slash, so that
 /// router and replica cannot read it differently. *Errors*: for the client, 404 or 405.
-pub fn find<'p>(method: &Method, path: &'p str) -> Result<Found<'p>, Unlisted> {
-    let segments = path.strip_prefix('/').filter(|rest| rest.split('/').all(is_plain)).ok_or(Unlisted::Path)?;
+pub fn match_endpoint<'p>(method: &Method, path: &'p str) -> Result<EndpointMatch<'p>, EndpointError> {
+    let segments = path
+        .strip_prefix('/')
+        .filter(|rest| rest.split('/').all(is_plain_segment))
+        .ok_or(EndpointError::UnknownPath)?;
     let mut allow: Vec<Method> = Vec::new();
     for endpoint in ENDPOINTS {
-        let Some(response_id) = matched(endpoint.path, segments) else { continue };
+        let Some(response_id) = match_pattern(endpoint.path, segments) else { continue };
         if endpoint.methods.contains(method) {
-            return Ok(Found { endpoint, response_id });
+            return Ok(EndpointMatch { endpoint, response_id });
         }
         let new: Vec<Method> = endpoint.methods.iter().filter(|method| !allow.contains(method)).cloned().collect();
         allow.extend(new);
     }
-    if allow.is_empty() { Err(Unlisted::Path) } else { Err(Unlisted::Method { allow }) }
+    if allow.is_empty() { Err(EndpointError::UnknownPath) } else { Err(EndpointError::MethodNotAllowed { allow }) }
 }
 
-const fn generating(path: &'static str, dialect: Dialect) -> Endpoint {
-    Endpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true }
+const fn generation_endpoint(path: &'static str, dialect: Dialect) -> ApiEndpoint {
+    ApiEndpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true }
 }
 
-const fn plain(path: &'static str) -> Endpoint {
-    Endpoint { path, methods: &[Method::POST], dialect: Dialect::Other, body: BodyKind::Json, generates: false }
+const fn json_endpoint(path: &'static str) -> ApiEndpoint {
+    ApiEndpoint { path, methods: &[Method::POST], dialect: Dialect::Other, body: BodyKind::Json, generates: false }
 }
 
-const fn stored(path: &'static str, methods: &'static [Method]) -> Endpoint {
-    Endpoint { path, methods, dialect: Dialect::Responses, body: BodyKind::None, generates: false }
+const fn stored_response_endpoint(path: &'static str, methods: &'static [Method]) -> ApiEndpoint {
+    ApiEndpoint { path, methods, dialect: Dialect::Responses, body: BodyKind::None, generates: false }
 }
 
-fn is_plain(segment: &str) -> bool {
+fn is_plain_segment(segment: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#');
     !matches!(segment, "" | "." | "..") && segment.bytes().all(plain)
 }
 
 /// Whether the path of `segments` is of the `pattern`, and the id in it.
-fn matched<'p>(pattern: &str, segments: &'p str) -> Option<Option<&'p str>> {
+fn match_pattern<'p>(pattern: &str, segments: &'p str) -> Option<Option<&'p str>> {
     let mut id = None;
     let mut given = segments.split('/');
     for wanted in pattern.split('/').skip(1) {
@@ -140,12 +143,12 @@ mod tests {
         for row in ENDPOINTS {
             let path = row.path.replace("{id}", "resp_1").replace("{any}", "translations").replace("{rest}", "a/b");
             for method in row.methods {
-                let found = find(method, &path).unwrap();
+                let found = match_endpoint(method, &path).unwrap();
                 assert_eq!(found.endpoint.path, row.path, "{method} {path}");
                 assert_eq!(found.response_id, row.path.contains("{id}").then_some("resp_1"));
             }
-            let refused = find(&Method::PATCH, &path).unwrap_err();
-            let Unlisted::Method { allow } = refused else { panic!("{path}: {refused}") };
+            let refused = match_endpoint(&Method::PATCH, &path).unwrap_err();
+            let EndpointError::MethodNotAllowed { allow } = refused else { panic!("{path}: {refused}") };
             assert!(row.methods.iter().all(|method| allow.contains(method)));
         }
     }
@@ -167,22 +170,22 @@ mod tests {
             (Method::POST, "/v1/audio/transcriptions", Dialect::Other, Multipart, true),
             (Method::POST, "/v1/audio/speech", Dialect::Other, Json, true),
         ] {
-            let row = find(&method, path).unwrap().endpoint;
+            let row = match_endpoint(&method, path).unwrap().endpoint;
             assert_eq!((row.dialect, row.body, row.generates), (dialect, body, generates), "{method} {path}");
         }
     }
 
     #[test]
     fn wrong_methods_are_told_the_right_ones() {
-        let allow = |method: Method, path| find(&method, path).unwrap_err();
-        let post = Unlisted::Method { allow: vec![Method::POST] };
+        let allow = |method: Method, path| match_endpoint(&method, path).unwrap_err();
+        let post = EndpointError::MethodNotAllowed { allow: vec![Method::POST] };
         assert_eq!(allow(Method::GET, "/v1/chat/completions"), post);
         assert_eq!(allow(Method::HEAD, "/tokenize"), post);
         assert_eq!(allow(Method::OPTIONS, "/v1/audio/speech"), post);
         let get_delete = vec![Method::GET, Method::DELETE];
-        assert_eq!(allow(Method::POST, "/v1/responses/a"), Unlisted::Method { allow: get_delete });
+        assert_eq!(allow(Method::POST, "/v1/responses/a"), EndpointError::MethodNotAllowed { allow: get_delete });
         let all = vec![Method::POST, Method::GET, Method::DELETE];
-        assert_eq!(allow(Method::PUT, "/v1/responses/a/cancel"), Unlisted::Method { allow: all });
+        assert_eq!(allow(Method::PUT, "/v1/responses/a/cancel"), EndpointError::MethodNotAllowed { allow: all });
     }
 
     #[test]
@@ -220,7 +223,7 @@ mod tests {
             "/reset_prefix_cache",
             "/metrics",
         ] {
-            assert_eq!(find(&Method::POST, path).unwrap_err(), Unlisted::Path, "{path}");
+            assert_eq!(match_endpoint(&Method::POST, path).unwrap_err(), EndpointError::UnknownPath, "{path}");
         }
     }
 }

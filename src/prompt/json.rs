@@ -12,20 +12,20 @@ use serde_json::value::RawValue;
 ///
 /// *Errors*: the text is no JSON object, something follows it, or `each` returned a complaint.
 /// *Cost*: 0.5 us a KiB; values are passed over without recursion, so that their depth is limited by nothing.
-pub(super) fn members<'a>(
+pub(super) fn for_each_member<'a>(
     text: &'a str,
     each: impl FnMut(&str, &'a RawValue) -> Result<(), &'static str>,
 ) -> serde_json::Result<()> {
     let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_map(Members(each))?;
+    json.deserialize_map(MemberVisitor(each))?;
     json.end()
 }
 
 /// The string that `value` is, borrowed if it has no escapes.
-pub(super) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+pub(super) fn parse_string(value: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
+    struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<JsonText<'_>>(value.get()).ok().map(|text| text.0)
 }
 
 /// Where in `text` the value lies that was borrowed from it.
@@ -35,7 +35,7 @@ pub(super) fn range_in(text: &str, value: &RawValue) -> Range<usize> {
 }
 
 /// What `value` is, with an article.
-pub(super) fn kind(value: &str) -> &'static str {
+pub(super) fn describe_type(value: &str) -> &'static str {
     match value.bytes().next() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",
@@ -47,9 +47,9 @@ pub(super) fn kind(value: &str) -> &'static str {
     }
 }
 
-struct Members<F>(F);
+struct MemberVisitor<F>(F);
 
-impl<'de, F> Visitor<'de> for Members<F>
+impl<'de, F> Visitor<'de> for MemberVisitor<F>
 where
     F: FnMut(&str, &'de RawValue) -> Result<(), &'static str>,
 {
@@ -60,7 +60,7 @@ where
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = map.next_key()? {
+        while let Some(MemberName(name)) = map.next_key()? {
             let value = map.next_value()?;
             (self.0)(&name, value).map_err(A::Error::custom)?;
         }
@@ -70,4 +70,4 @@ where
 
 /// A member's name, borrowed if it has no escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);

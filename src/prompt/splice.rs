@@ -7,25 +7,25 @@ use thiserror::Error;
 
 /// A replacement of a range of a body; of an empty range, an insertion.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edit {
+pub struct BodyEdit {
     /// The bytes to replace.
     pub range: Range<usize>,
     /// What to put in their place.
-    pub with: Bytes,
+    pub replacement: Bytes,
 }
 
 /// Edits that do not fit the body or each other. Never the client's fault.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("edit of bytes {}..{} overlaps another or is not within the body", .range.start, .range.end)]
-pub struct BadEdit {
+pub struct EditError {
     range: Range<usize>,
 }
 
 /// An edited body, as a short list of pieces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pieces(Vec<Bytes>);
+pub struct BodyPieces(Vec<Bytes>);
 
-impl Edit {
+impl BodyEdit {
     /// Inserts `with` before the byte at `at`.
     pub fn insert(at: usize, with: impl Into<Bytes>) -> Self {
         Self::replace(at..at, with)
@@ -33,11 +33,11 @@ impl Edit {
 
     /// Puts `with` in the place of `range`.
     pub fn replace(range: Range<usize>, with: impl Into<Bytes>) -> Self {
-        Self { range, with: with.into() }
+        Self { range, replacement: with.into() }
     }
 }
 
-impl Pieces {
+impl BodyPieces {
     /// The length of all pieces together, in bytes.
     pub fn len_bytes(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
@@ -55,7 +55,7 @@ impl Pieces {
     }
 }
 
-impl IntoIterator for Pieces {
+impl IntoIterator for BodyPieces {
     type Item = Bytes;
     type IntoIter = std::vec::IntoIter<Bytes>;
 
@@ -68,13 +68,13 @@ impl IntoIterator for Pieces {
 ///
 /// *Shape*: edits in any order; insertions at one place keep theirs. *Errors*: a range that is reversed, overlaps
 /// another or is not within the body. *Cost*: no byte of the body is copied.
-pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Result<Pieces, BadEdit> {
+pub fn splice(body: &Bytes, mut edits: Vec<BodyEdit>) -> Result<BodyPieces, EditError> {
     edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
-    let mut pieces = Pieces(Vec::with_capacity(2 * edits.len() + 1));
+    let mut pieces = BodyPieces(Vec::with_capacity(2 * edits.len() + 1));
     let mut done = 0;
-    for Edit { range, with } in edits {
+    for BodyEdit { range, replacement: with } in edits {
         if range.start < done || range.end < range.start || range.end > body.len() {
-            return Err(BadEdit { range });
+            return Err(EditError { range });
         }
         pieces.push(body.slice(done..range.start));
         pieces.push(with);
@@ -88,7 +88,7 @@ pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Result<Pieces, BadEdit> {
 mod tests {
     use super::*;
 
-    fn spliced(edits: Vec<Edit>) -> Result<String, BadEdit> {
+    fn splice_digits(edits: Vec<BodyEdit>) -> Result<String, EditError> {
         let pieces = splice(&Bytes::from_static(b"0123456789"), edits)?;
         let joined: Vec<u8> = pieces.iter().flatten().copied().collect();
         assert_eq!(joined.len(), pieces.len_bytes());
@@ -98,30 +98,35 @@ mod tests {
 
     #[test]
     fn edits_replace_and_insert_in_any_order() {
-        assert_eq!(spliced(vec![]).unwrap(), "0123456789");
-        let edits = vec![Edit::replace(5..7, "x"), Edit::insert(0, "a"), Edit::insert(10, "z"), Edit::insert(0, "b")];
-        assert_eq!(spliced(edits).unwrap(), "ab01234x789z");
-        assert_eq!(spliced(vec![Edit::replace(0..10, "")]).unwrap(), "");
-        assert_eq!(spliced(vec![Edit::replace(3..5, "x"), Edit::insert(3, "y")]).unwrap(), "012yx56789");
+        assert_eq!(splice_digits(vec![]).unwrap(), "0123456789");
+        let edits = vec![
+            BodyEdit::replace(5..7, "x"),
+            BodyEdit::insert(0, "a"),
+            BodyEdit::insert(10, "z"),
+            BodyEdit::insert(0, "b"),
+        ];
+        assert_eq!(splice_digits(edits).unwrap(), "ab01234x789z");
+        assert_eq!(splice_digits(vec![BodyEdit::replace(0..10, "")]).unwrap(), "");
+        assert_eq!(splice_digits(vec![BodyEdit::replace(3..5, "x"), BodyEdit::insert(3, "y")]).unwrap(), "012yx56789");
     }
 
     #[test]
     fn edits_that_do_not_fit_are_refused() {
         let reversed = Range { start: 4, end: 3 };
         for edits in [
-            vec![Edit::insert(11, "x")],
-            vec![Edit::replace(0..11, "x")],
-            vec![Edit::replace(0..5, "x"), Edit::replace(4..6, "y")],
-            vec![Edit::replace(reversed, "x")],
+            vec![BodyEdit::insert(11, "x")],
+            vec![BodyEdit::replace(0..11, "x")],
+            vec![BodyEdit::replace(0..5, "x"), BodyEdit::replace(4..6, "y")],
+            vec![BodyEdit::replace(reversed, "x")],
         ] {
-            assert!(spliced(edits).is_err());
+            assert!(splice_digits(edits).is_err());
         }
     }
 
     #[test]
     fn untouched_bytes_are_shared_not_copied() {
         let body = Bytes::from(vec![b'x'; 100]);
-        let pieces = splice(&body, vec![Edit::insert(50, "y")]).unwrap();
+        let pieces = splice(&body, vec![BodyEdit::insert(50, "y")]).unwrap();
         let starts: Vec<_> = pieces.iter().map(|piece| piece.as_ptr()).collect();
         assert_eq!((starts[0], starts[2]), (body.as_ptr(), body[50..].as_ptr()));
     }

@@ -6,7 +6,7 @@ use crate::units::Tokens;
 
 /// What a replay comes to: times in seconds, of the requests that are measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Figures {
+pub struct ReplayResult {
     /// The policy as it is written.
     pub policy: String,
     /// Mean time from a request's arrival to its first token.
@@ -27,15 +27,15 @@ pub struct Figures {
     pub goodput_pct: f64,
     /// Counts that the above are made of.
     #[serde(skip)]
-    pub counts: Counts,
+    pub counts: ReplayCounts,
     /// Prompt tokens that each replica computed and tokens that it generated, over all requests.
     #[serde(skip)]
-    pub work: Vec<Tokens>,
+    pub replica_work: Vec<Tokens>,
 }
 
 /// Counts of a replay. Of the engines: over all its requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ReplayCounts {
     /// Requests in the trace.
     pub requests: u64,
     /// Requests that the figures are of.

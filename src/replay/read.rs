@@ -9,21 +9,21 @@ use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::trace::{Request, Run, Trace};
+use super::trace::{BlockRun, Trace, TraceRequest};
 use crate::units::Tokens;
 
 /// Longest line.
-const LINE_BYTES: u64 = 16 << 20;
+const MAX_LINE_BYTES: u64 = 16 << 20;
 /// Longest prompt or answer.
-const MOST_TOKENS: u64 = 1 << 24;
+const MAX_TOKENS: u64 = 1 << 24;
 /// Tokens of a block where a line does not say: Mooncake's.
-const BLOCK: u64 = 512;
+const DEFAULT_BLOCK_TOKENS: u64 = 512;
 /// The first bytes of what gzip has compressed.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Why a trace cannot be used.
 #[derive(Debug, Error)]
-pub enum BadTrace {
+pub enum TraceError {
     /// The file cannot be read.
     #[error("cannot read {name}: {why}")]
     Unreadable {
@@ -34,7 +34,7 @@ pub enum BadTrace {
     },
     /// A line is no request.
     #[error("{name}:{line}: {why}")]
-    Line {
+    InvalidLine {
         /// The file.
         name: String,
         /// From 1.
@@ -52,7 +52,7 @@ pub enum BadTrace {
 
 /// A line of JSON: ours, with Mooncake's names.
 #[derive(Deserialize)]
-struct Line {
+struct TraceRow {
     #[serde(alias = "timestamp")]
     timestamp_ms: f64,
     #[serde(alias = "input_length")]
@@ -68,12 +68,12 @@ struct Line {
     think_ms: Option<f64>,
 }
 
-/// Reads a trace from a file. See [`parse`].
-pub fn open(path: &Path) -> Result<Trace, BadTrace> {
+/// Reads a trace from a file. See [`parse_trace`].
+pub fn open_trace(path: &Path) -> Result<Trace, TraceError> {
     let name = path.display().to_string();
     match File::open(path) {
-        Ok(file) => parse(file, &name),
-        Err(why) => Err(BadTrace::Unreadable { name, why }),
+        Ok(file) => parse_trace(file, &name),
+        Err(why) => Err(TraceError::Unreadable { name, why }),
     }
 }
 
@@ -83,81 +83,81 @@ pub fn open(path: &Path) -> Result<Trace, BadTrace> {
 /// count, first, count, ...]`), `session`, `turn`, `think_ms`; or Mooncake's `timestamp` (ms), `input_length`,
 /// `output_length`, `hash_ids` (512 tokens each). *CSV*: Azure's `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
 /// An answer of 0 tokens is taken as 1. *Errors*: with the name and the line. *Cost*: all requests are in memory.
-pub fn parse(source: impl Read, name: &str) -> Result<Trace, BadTrace> {
-    let unreadable = |why| BadTrace::Unreadable { name: name.to_owned(), why };
+pub fn parse_trace(source: impl Read, name: &str) -> Result<Trace, TraceError> {
+    let unreadable = |why| TraceError::Unreadable { name: name.to_owned(), why };
     let mut source = BufReader::new(source);
-    let compressed = source.fill_buf().map_err(unreadable)?.starts_with(&GZIP);
+    let compressed = source.fill_buf().map_err(unreadable)?.starts_with(&GZIP_MAGIC);
     let mut source: Box<dyn BufRead> =
         if compressed { Box::new(BufReader::new(MultiGzDecoder::new(source))) } else { Box::new(source) };
     let (mut requests, mut columns, mut line) = (Vec::new(), None, Vec::new());
     for number in 1.. {
         line.clear();
-        let read = source.as_mut().take(LINE_BYTES).read_until(b'\n', &mut line).map_err(unreadable)?;
+        let read = source.as_mut().take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(unreadable)?;
         if read == 0 {
             break;
         }
         let text = String::from_utf8_lossy(&line);
         let parsed = match (text.trim(), &columns) {
             ("", _) => continue,
-            (text, None) if number == 1 && !text.starts_with('{') => Columns::of(text).map(|found| {
+            (text, None) if number == 1 && !text.starts_with('{') => CsvColumns::from_header(text).map(|found| {
                 columns = Some(found);
                 None
             }),
-            (text, None) => json(text).map(Some),
-            (text, Some(columns)) => columns.request(text).map(Some),
+            (text, None) => parse_json_line(text).map(Some),
+            (text, Some(columns)) => columns.parse_request(text).map(Some),
         };
         match parsed {
             Ok(request) => requests.extend(request),
-            Err(why) => return Err(BadTrace::Line { name: name.to_owned(), line: number, why }),
+            Err(why) => return Err(TraceError::InvalidLine { name: name.to_owned(), line: number, why }),
         }
     }
     if columns.is_some() {
-        from_zero(&mut requests);
+        rebase_times(&mut requests);
     }
-    if requests.is_empty() { Err(BadTrace::Empty { name: name.to_owned() }) } else { Ok(Trace::new(requests)) }
+    if requests.is_empty() { Err(TraceError::Empty { name: name.to_owned() }) } else { Ok(Trace::new(requests)) }
 }
 
 /// CSV times are times of day: the first of them is the trace's start.
-fn from_zero(requests: &mut [Request]) {
-    let first = requests.iter().map(|request| request.at).min().unwrap_or_default();
-    requests.iter_mut().for_each(|request| request.at -= first);
+fn rebase_times(requests: &mut [TraceRequest]) {
+    let first = requests.iter().map(|request| request.sent_at).min().unwrap_or_default();
+    requests.iter_mut().for_each(|request| request.sent_at -= first);
 }
 
-fn json(text: &str) -> Result<Request, String> {
-    let line: Line = serde_json::from_str(text).map_err(|error| {
+fn parse_json_line(text: &str) -> Result<TraceRequest, String> {
+    let line: TraceRow = serde_json::from_str(text).map_err(|error| {
         // The line that serde counts is always the first.
         let why = error.to_string();
         why.split(" at line ").next().unwrap_or(&why).to_owned()
     })?;
-    let block = line.block_tokens.unwrap_or(BLOCK);
+    let block = line.block_tokens.unwrap_or(DEFAULT_BLOCK_TOKENS);
     let blocks = match (line.block_runs, line.hash_ids) {
-        (Some(runs), _) => pairs(&runs)?,
+        (Some(runs), _) => parse_block_runs(&runs)?,
         (None, Some(ids)) => {
             // Mooncake names the part behind the last full block too, which caches cannot hold by blocks.
             let full = usize::try_from(line.input_tokens / block.max(1)).unwrap_or(usize::MAX);
-            ids.iter().take(full).map(|id| Run { first: *id, count: 1 }).collect()
+            ids.iter().take(full).map(|id| BlockRun { first_id: *id, count: 1 }).collect()
         }
         (None, None) => Vec::new(),
     };
-    let request = Request {
-        at: millis(line.timestamp_ms, "timestamp")?,
+    let request = TraceRequest {
+        sent_at: parse_millis(line.timestamp_ms, "timestamp")?,
         prompt: Tokens(line.input_tokens),
         output: Tokens(line.output_tokens.max(1)),
-        block: Tokens(block),
-        blocks,
+        block_size: Tokens(block),
+        block_runs: blocks,
         session: line.session,
         turn: line.turn,
-        think: line.think_ms.map(|think| millis(think, "think_ms")).transpose()?,
+        think_time: line.think_ms.map(|think| parse_millis(think, "think_ms")).transpose()?,
     };
-    check(request)
+    validate_request(request)
 }
 
-fn check(request: Request) -> Result<Request, String> {
+fn validate_request(request: TraceRequest) -> Result<TraceRequest, String> {
     let (prompt, output) = (request.prompt.0, request.output.0);
-    if prompt > MOST_TOKENS || output > MOST_TOKENS {
-        return Err(format!("{} tokens are more than {MOST_TOKENS}", prompt.max(output)));
+    if prompt > MAX_TOKENS || output > MAX_TOKENS {
+        return Err(format!("{} tokens are more than {MAX_TOKENS}", prompt.max(output)));
     }
-    if !request.blocks.is_empty() && request.block == Tokens(0) {
+    if !request.block_runs.is_empty() && request.block_size == Tokens(0) {
         return Err("block_tokens is 0".to_owned());
     }
     if request.block_tokens() > prompt {
@@ -166,28 +166,28 @@ fn check(request: Request) -> Result<Request, String> {
     Ok(request)
 }
 
-fn pairs(runs: &[u64]) -> Result<Vec<Run>, String> {
+fn parse_block_runs(runs: &[u64]) -> Result<Vec<BlockRun>, String> {
     let run = |pair: &[u64]| match pair {
-        [first, count] => Ok(Run { first: *first, count: *count }),
+        [first, count] => Ok(BlockRun { first_id: *first, count: *count }),
         _ => Err("block_runs has a start without a count".to_owned()),
     };
     runs.chunks(2).map(run).collect()
 }
 
-fn millis(ms: f64, what: &str) -> Result<Duration, String> {
+fn parse_millis(ms: f64, what: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(ms / 1_000.0).map_err(|_| format!("{what} is no time: {ms}"))
 }
 
 /// Where a CSV file has what is needed.
-struct Columns {
+struct CsvColumns {
     time: usize,
     prompt: usize,
     output: usize,
 }
 
-impl Columns {
-    fn of(header: &str) -> Result<Self, String> {
-        let names: Vec<String> = cells(header).map(str::to_ascii_lowercase).collect();
+impl CsvColumns {
+    fn from_header(header: &str) -> Result<Self, String> {
+        let names: Vec<String> = split_cells(header).map(str::to_ascii_lowercase).collect();
         let find = |name: &str| names.iter().position(|known| known == name);
         match (find("timestamp"), find("contexttokens"), find("generatedtokens")) {
             (Some(time), Some(prompt), Some(output)) => Ok(Self { time, prompt, output }),
@@ -195,52 +195,53 @@ impl Columns {
         }
     }
 
-    fn request(&self, text: &str) -> Result<Request, String> {
-        let cells: Vec<&str> = cells(text).collect();
+    fn parse_request(&self, text: &str) -> Result<TraceRequest, String> {
+        let cells: Vec<&str> = split_cells(text).collect();
         let cell = |at: usize| cells.get(at).copied().ok_or_else(|| format!("{} columns are too few", cells.len()));
         let tokens = |at: usize| {
             let text = cell(at)?;
             text.parse().map_err(|_| format!("`{text}` is no number of tokens"))
         };
         let time = cell(self.time)?;
-        check(Request {
-            at: time_of(time).ok_or_else(|| format!("`{time}` is no time such as 2023-11-16 18:15:46.6805900"))?,
+        validate_request(TraceRequest {
+            sent_at: parse_time(time)
+                .ok_or_else(|| format!("`{time}` is no time such as 2023-11-16 18:15:46.6805900"))?,
             prompt: Tokens(tokens(self.prompt)?),
             output: Tokens(tokens(self.output)?.max(1)),
-            ..Request::default()
+            ..TraceRequest::default()
         })
     }
 }
 
-fn cells(text: &str) -> impl Iterator<Item = &str> {
+fn split_cells(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(|cell| cell.trim().trim_matches('"'))
 }
 
 /// Reads `YYYY-MM-DD HH:MM:SS[.fraction]`, whatever offset follows, as time since the year 0. All lines of a file are
 /// taken to have the same offset.
-fn time_of(text: &str) -> Option<Duration> {
+fn parse_time(text: &str) -> Option<Duration> {
     let (date, time) = text.split_once([' ', 'T'])?;
-    let [year, month, day] = numbers(date, '-')?;
+    let [year, month, day] = parse_numbers(date, '-')?;
     let time = time.split(['+', '-', 'Z']).next()?;
     let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    let [hour, minute, second] = numbers(whole, ':')?;
+    let [hour, minute, second] = parse_numbers(whole, ':')?;
     let in_range = (1..=12).contains(&month) && (1..=31).contains(&day) && year < 10_000;
     let clock_fits = hour < 24 && minute < 60 && second < 61;
     if !in_range || !clock_fits || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let fraction: f64 = format!("0.{fraction}").parse().ok()?;
-    let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
+    let seconds = ((count_days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
     Some(Duration::from_secs(seconds) + Duration::try_from_secs_f64(fraction).ok()?)
 }
 
-fn numbers(text: &str, between: char) -> Option<[u64; 3]> {
+fn parse_numbers(text: &str, between: char) -> Option<[u64; 3]> {
     let numbers: Option<Vec<u64>> = text.split(between).map(|part| part.parse().ok()).collect();
     numbers?.try_into().ok()
 }
 
 /// Days from the first of March of the year 0, in which a leap day is the last of its year.
-fn days(year: u64, month: u64, day: u64) -> u64 {
+fn count_days(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year + 1, month - 3) } else { (year, month + 9) };
     year * 365 + year.saturating_sub(1) / 4 - year.saturating_sub(1) / 100
         + year.saturating_sub(1) / 400

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::balance::{BadPolicy, Dice};
-use crate::engine::Constants;
+use crate::balance::{PolicyError, SeededRng};
+use crate::engine::EngineModel;
 use crate::units::Moment;
 
 use super::trace::Trace;
@@ -16,7 +16,7 @@ pub struct Scenario {
     /// Replicas behind the routers.
     pub replicas: usize,
     /// What each of them can do.
-    pub constants: Constants,
+    pub engine_model: EngineModel,
     /// How many times faster each replica is than its constants; begun again behind the last. Empty: 1.
     pub engine_speeds: Vec<f64>,
     /// How many times faster than recorded requests arrive; of a closed loop, sessions begun per second.
@@ -33,7 +33,7 @@ pub struct Scenario {
 
 /// By the shape of an 8B model: 524,288 operations a pair (32 layers of 4,096, four each), at 437 Tflop/s, somewhat below
 /// the rate that `prefill_token` stands for. Not measured on an engine.
-const ATTENTION: Duration = Duration::from_nanos(1_200);
+const ATTENTION_PAIR_TIME: Duration = Duration::from_nanos(1_200);
 
 /// How fast an answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,10 +46,10 @@ pub struct Slo {
 
 /// Why nothing can be replayed.
 #[derive(Debug, Error)]
-pub enum Problem {
+pub enum ReplayError {
     /// The policy cannot be made for the replicas.
     #[error(transparent)]
-    Policy(#[from] BadPolicy),
+    Policy(#[from] PolicyError),
     /// The fleet cannot be made.
     #[error("{0}")]
     Fleet(String),
@@ -62,7 +62,7 @@ impl Default for Scenario {
     fn default() -> Self {
         Self {
             replicas: 8,
-            constants: Constants { attention: ATTENTION, ..Constants::default() },
+            engine_model: EngineModel { attention_time: ATTENTION_PAIR_TIME, ..EngineModel::default() },
             engine_speeds: Vec::new(),
             speed: 1.0,
             routers: 1,
@@ -75,29 +75,29 @@ impl Default for Scenario {
 
 impl Scenario {
     /// What the replica at `at` can do.
-    pub(super) fn engine(&self, at: usize) -> Constants {
+    pub(super) fn replica_model(&self, at: usize) -> EngineModel {
         let speeds = &self.engine_speeds;
         let speed = at.checked_rem(speeds.len()).and_then(|at| speeds.get(at)).copied().unwrap_or(1.0);
-        Constants { speed: self.constants.speed * speed, ..self.constants }
+        EngineModel { speed: self.engine_model.speed * speed, ..self.engine_model }
     }
 
     /// When the requests that wait for no other are sent: as recorded, or, in a closed loop, by chance.
-    pub(super) fn starts(&self, trace: &Trace, dice: &mut Dice) -> Vec<(Moment, usize)> {
+    pub(super) fn schedule_starts(&self, trace: &Trace, dice: &mut SeededRng) -> Vec<(Moment, usize)> {
         let mut now = 0.0;
         let start = |at: &usize| {
-            let recorded = trace.requests().get(*at).map_or(0.0, |request| request.at.as_secs_f64());
-            if trace.is_closed() {
-                now -= chance(dice).ln() / self.speed;
+            let recorded = trace.requests().get(*at).map_or(0.0, |request| request.sent_at.as_secs_f64());
+            if trace.is_closed_loop() {
+                now -= sample_unit(dice).ln() / self.speed;
             } else {
                 now = recorded / self.speed;
             }
             (Moment::ZERO + Duration::try_from_secs_f64(now).unwrap_or(Duration::MAX), *at)
         };
-        trace.starts().iter().map(start).collect()
+        trace.start_indices().iter().map(start).collect()
     }
 }
 
 /// Uniform, above 0 and up to 1.
-pub(super) fn chance(dice: &mut Dice) -> f64 {
-    ((dice.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
+pub(super) fn sample_unit(dice: &mut SeededRng) -> f64 {
+    ((dice.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
 }

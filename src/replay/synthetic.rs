@@ -6,24 +6,24 @@ use std::f64::consts::TAU;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::balance::Dice;
+use crate::balance::SeededRng;
 use crate::units::Tokens;
 
-use super::scenario::chance;
-use super::trace::{Request, Run, Trace};
+use super::scenario::sample_unit;
+use super::trace::{BlockRun, Trace, TraceRequest};
 
 /// Tokens of a block.
-const BLOCK: u64 = 64;
+const BLOCK_TOKENS: u64 = 64;
 /// A conversation ends before a prompt gets longer.
-const LONGEST: u64 = 60_000;
+const MAX_PROMPT_TOKENS: u64 = 60_000;
 /// Ids of one shared beginning or one session's text.
-const IDS: u64 = 1 << 20;
+const BLOCK_ID_RANGE: u64 = 1 << 20;
 /// Seconds before the trace in which sessions have begun that go on in it.
-const BEFORE: f64 = 300.0;
+const LEAD_IN_SECONDS: f64 = 300.0;
 
 /// Kinds of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SyntheticKind {
     /// Conversations of some five turns with one of four system prompts; a few begin with a document.
     Chat,
     /// Single calls with one of eight long descriptions of tools and short answers; a few carry much.
@@ -34,7 +34,7 @@ pub enum Kind {
     Uniform,
 }
 
-impl FromStr for Kind {
+impl FromStr for SyntheticKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -50,75 +50,75 @@ impl FromStr for Kind {
 
 /// Lengths that are log-normal: half of them below `median`, with a long tail above.
 #[derive(Clone, Copy)]
-struct Spread {
+struct LogNormal {
     median: f64,
     /// Standard deviation of the logarithm.
     sigma: f64,
-    most: f64,
+    max: f64,
 }
 
 /// What the sessions of a kind are like.
-struct Habits {
+struct TrafficProfile {
     /// Sessions begun per second.
-    rate: f64,
+    sessions_per_second: f64,
     /// Lengths of the shared beginnings. The first is the most frequent: the n-th has a share in proportion to 1 / n.
-    shared: &'static [u64],
+    shared_prefix_tokens: &'static [u64],
     /// How likely another turn follows.
-    again: f64,
+    next_turn_probability: f64,
     /// What a turn adds to the prompt.
-    asked: Spread,
+    turn_tokens: LogNormal,
     /// How likely the session begins with a document, and how long it is.
-    document: (f64, Spread),
-    answer: Spread,
+    document: (f64, LogNormal),
+    answer_tokens: LogNormal,
     /// Seconds from one turn to the next.
-    pause: Spread,
-    closed: bool,
+    think_seconds: LogNormal,
+    closed_loop: bool,
 }
 
-const NOTHING: Spread = Spread { median: 0.0, sigma: 0.0, most: 0.0 };
+const ZERO_LOG_NORMAL: LogNormal = LogNormal { median: 0.0, sigma: 0.0, max: 0.0 };
 
-const CHAT: Habits = Habits {
-    rate: 4.0,
-    shared: &[450, 1_200, 2_600, 700],
-    again: 0.8,
-    asked: Spread { median: 120.0, sigma: 1.2, most: 8_000.0 },
-    document: (0.2, Spread { median: 9_000.0, sigma: 0.8, most: 48_000.0 }),
-    answer: Spread { median: 220.0, sigma: 0.9, most: 2_000.0 },
-    pause: Spread { median: 30.0, sigma: 0.8, most: 240.0 },
-    closed: false,
+const CHAT_PROFILE: TrafficProfile = TrafficProfile {
+    sessions_per_second: 4.0,
+    shared_prefix_tokens: &[450, 1_200, 2_600, 700],
+    next_turn_probability: 0.8,
+    turn_tokens: LogNormal { median: 120.0, sigma: 1.2, max: 8_000.0 },
+    document: (0.2, LogNormal { median: 9_000.0, sigma: 0.8, max: 48_000.0 }),
+    answer_tokens: LogNormal { median: 220.0, sigma: 0.9, max: 2_000.0 },
+    think_seconds: LogNormal { median: 30.0, sigma: 0.8, max: 240.0 },
+    closed_loop: false,
 };
 
-const TOOLS: Habits = Habits {
-    rate: 24.0,
-    shared: &[6_100, 2_500, 4_200, 1_300, 3_000, 5_200, 1_900, 800],
-    again: 0.0,
-    asked: Spread { median: 500.0, sigma: 1.3, most: 32_000.0 },
-    document: (0.0, NOTHING),
-    answer: Spread { median: 40.0, sigma: 1.0, most: 1_000.0 },
-    pause: NOTHING,
-    closed: false,
+const TOOLS_PROFILE: TrafficProfile = TrafficProfile {
+    sessions_per_second: 24.0,
+    shared_prefix_tokens: &[6_100, 2_500, 4_200, 1_300, 3_000, 5_200, 1_900, 800],
+    next_turn_probability: 0.0,
+    turn_tokens: LogNormal { median: 500.0, sigma: 1.3, max: 32_000.0 },
+    document: (0.0, ZERO_LOG_NORMAL),
+    answer_tokens: LogNormal { median: 40.0, sigma: 1.0, max: 1_000.0 },
+    think_seconds: ZERO_LOG_NORMAL,
+    closed_loop: false,
 };
 
-const AGENTS: Habits = Habits {
-    rate: 1.0,
-    shared: &[17_000, 12_000, 21_000],
-    again: 0.95,
-    asked: Spread { median: 700.0, sigma: 1.1, most: 16_000.0 },
-    document: (0.0, NOTHING),
-    answer: Spread { median: 180.0, sigma: 0.9, most: 4_000.0 },
-    pause: Spread { median: 4.0, sigma: 1.0, most: 60.0 },
-    closed: true,
+const AGENTS_PROFILE: TrafficProfile = TrafficProfile {
+    sessions_per_second: 1.0,
+    shared_prefix_tokens: &[17_000, 12_000, 21_000],
+    next_turn_probability: 0.95,
+    turn_tokens: LogNormal { median: 700.0, sigma: 1.1, max: 16_000.0 },
+    document: (0.0, ZERO_LOG_NORMAL),
+    answer_tokens: LogNormal { median: 180.0, sigma: 0.9, max: 4_000.0 },
+    think_seconds: LogNormal { median: 4.0, sigma: 1.0, max: 60.0 },
+    closed_loop: true,
 };
 
-const UNIFORM: Habits = Habits {
-    rate: 60.0,
-    shared: &[0],
-    again: 0.0,
-    asked: Spread { median: 1_000.0, sigma: 0.4, most: 4_000.0 },
-    document: (0.0, NOTHING),
-    answer: Spread { median: 150.0, sigma: 0.4, most: 600.0 },
-    pause: NOTHING,
-    closed: false,
+const UNIFORM_PROFILE: TrafficProfile = TrafficProfile {
+    sessions_per_second: 60.0,
+    shared_prefix_tokens: &[0],
+    next_turn_probability: 0.0,
+    turn_tokens: LogNormal { median: 1_000.0, sigma: 0.4, max: 4_000.0 },
+    document: (0.0, ZERO_LOG_NORMAL),
+    answer_tokens: LogNormal { median: 150.0, sigma: 0.4, max: 600.0 },
+    think_seconds: ZERO_LOG_NORMAL,
+    closed_loop: false,
 };
 
 /// Makes up `requests` requests; the same ones for the same seed.
@@ -126,32 +126,32 @@ const UNIFORM: Habits = Habits {
 /// *Shape*: what arrives in a stretch of time with sessions under way at both its ends; a closed loop has whole sessions
 /// but for the last. The rates of the open loops keep eight replicas of the default
 /// constants busy, not overloaded.
-pub fn synthetic(kind: Kind, requests: usize, seed: u64) -> Trace {
+pub fn synthesize_trace(kind: SyntheticKind, requests: usize, seed: u64) -> Trace {
     let habits = match kind {
-        Kind::Chat => &CHAT,
-        Kind::Tools => &TOOLS,
-        Kind::Agents => &AGENTS,
-        Kind::Uniform => &UNIFORM,
+        SyntheticKind::Chat => &CHAT_PROFILE,
+        SyntheticKind::Tools => &TOOLS_PROFILE,
+        SyntheticKind::Agents => &AGENTS_PROFILE,
+        SyntheticKind::Uniform => &UNIFORM_PROFILE,
     };
-    let mut dice = Dice::seeded(seed);
+    let mut dice = SeededRng::from_seed(seed);
     let mut made = Vec::with_capacity(requests);
     // Turns of the sessions so far, by time.
     let mut to_come = BinaryHeap::new();
-    let mut now = if habits.pause.median > 0.0 && !habits.closed { -BEFORE } else { 0.0 };
+    let mut now = if habits.think_seconds.median > 0.0 && !habits.closed_loop { -LEAD_IN_SECONDS } else { 0.0 };
     for session in 1.. {
         if made.len() >= requests {
             break;
         }
-        now -= chance(&mut dice).ln() / habits.rate;
-        let turns = habits.session(session, now, &mut dice);
-        if habits.closed {
+        now -= sample_unit(&mut dice).ln() / habits.sessions_per_second;
+        let turns = habits.sample_session(session, now, &mut dice);
+        if habits.closed_loop {
             made.extend(turns);
             continue;
         }
-        to_come.extend(turns.into_iter().map(|turn| Reverse((turn.at, session, turn.turn, Waiting(turn)))));
+        to_come.extend(turns.into_iter().map(|turn| Reverse((turn.sent_at, session, turn.turn, PendingTurn(turn)))));
         // All later sessions begin after `now`.
         while to_come.peek().is_some_and(|Reverse((at, ..))| at.as_secs_f64() < now) {
-            made.extend(to_come.pop().map(|Reverse((.., Waiting(turn)))| turn));
+            made.extend(to_come.pop().map(|Reverse((.., PendingTurn(turn)))| turn));
         }
     }
     made.truncate(requests);
@@ -159,65 +159,68 @@ pub fn synthetic(kind: Kind, requests: usize, seed: u64) -> Trace {
 }
 
 /// A request in a heap, where what stands before it in the tuple has decided.
-struct Waiting(Request);
+struct PendingTurn(TraceRequest);
 
-impl PartialEq for Waiting {
+impl PartialEq for PendingTurn {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Waiting {}
+impl Eq for PendingTurn {}
 
-impl PartialOrd for Waiting {
+impl PartialOrd for PendingTurn {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Waiting {
+impl Ord for PendingTurn {
     fn cmp(&self, _: &Self) -> std::cmp::Ordering {
         std::cmp::Ordering::Equal
     }
 }
 
-impl Habits {
+impl TrafficProfile {
     /// The turns of a session that begins at second `start`; those before second 0 are left out of an open loop.
-    fn session(&self, session: u64, start: f64, dice: &mut Dice) -> Vec<Request> {
-        let (which, shared) = self.beginning(dice);
+    fn sample_session(&self, session: u64, start: f64, dice: &mut SeededRng) -> Vec<TraceRequest> {
+        let (which, shared) = self.sample_shared_prefix(dice);
         let mut prompt = shared;
-        if chance(dice) <= self.document.0 {
-            prompt += self.document.1.tokens(dice);
+        if sample_unit(dice) <= self.document.0 {
+            prompt += self.document.1.sample_tokens(dice);
         }
         let (mut turns, mut at, mut pause) = (Vec::new(), start, 0.0);
         for turn in 0.. {
-            prompt += self.asked.tokens(dice);
-            let output = self.answer.tokens(dice);
-            if prompt > LONGEST {
+            prompt += self.turn_tokens.sample_tokens(dice);
+            let output = self.answer_tokens.sample_tokens(dice);
+            if prompt > MAX_PROMPT_TOKENS {
                 break;
             }
-            let think = self.closed.then(|| Duration::from_secs_f64(pause));
-            let alike = shared / BLOCK;
-            let own = prompt / BLOCK - alike;
+            let think = self.closed_loop.then(|| Duration::from_secs_f64(pause));
+            let alike = shared / BLOCK_TOKENS;
+            let own = prompt / BLOCK_TOKENS - alike;
             // Beginnings have the first ids, sessions those behind.
-            let own_ids = (session + self.shared.len() as u64) * IDS;
-            let blocks = vec![Run { first: which * IDS, count: alike }, Run { first: own_ids, count: own }];
+            let own_ids = (session + self.shared_prefix_tokens.len() as u64) * BLOCK_ID_RANGE;
+            let blocks = vec![
+                BlockRun { first_id: which * BLOCK_ID_RANGE, count: alike },
+                BlockRun { first_id: own_ids, count: own },
+            ];
             if at >= 0.0 {
-                turns.push(Request {
-                    at: Duration::from_secs_f64(at),
+                turns.push(TraceRequest {
+                    sent_at: Duration::from_secs_f64(at),
                     prompt: Tokens(prompt),
                     output: Tokens(output),
-                    block: Tokens(BLOCK),
-                    blocks,
+                    block_size: Tokens(BLOCK_TOKENS),
+                    block_runs: blocks,
                     session: Some(session),
                     turn,
-                    think,
+                    think_time: think,
                 });
             }
             prompt += output;
-            pause = self.pause.throw(dice);
+            pause = self.think_seconds.sample(dice);
             at += pause;
-            if chance(dice) > self.again {
+            if sample_unit(dice) > self.next_turn_probability {
                 break;
             }
         }
@@ -225,29 +228,29 @@ impl Habits {
     }
 
     /// Which of the shared beginnings, and its length.
-    fn beginning(&self, dice: &mut Dice) -> (u64, u64) {
-        let weights = || (1..=self.shared.len()).map(|rank| 1.0 / rank as f64);
-        let mut left = chance(dice) * weights().sum::<f64>();
-        for ((which, length), weight) in (0u64..).zip(self.shared).zip(weights()) {
+    fn sample_shared_prefix(&self, dice: &mut SeededRng) -> (u64, u64) {
+        let weights = || (1..=self.shared_prefix_tokens.len()).map(|rank| 1.0 / rank as f64);
+        let mut left = sample_unit(dice) * weights().sum::<f64>();
+        for ((which, length), weight) in (0u64..).zip(self.shared_prefix_tokens).zip(weights()) {
             left -= weight;
             if left <= 0.0 {
                 return (which, *length);
             }
         }
-        (0, self.shared.first().copied().unwrap_or_default())
+        (0, self.shared_prefix_tokens.first().copied().unwrap_or_default())
     }
 }
 
-impl Spread {
-    fn throw(self, dice: &mut Dice) -> f64 {
+impl LogNormal {
+    fn sample(self, dice: &mut SeededRng) -> f64 {
         // Box and Muller.
-        let normal = (-2.0 * chance(dice).ln()).sqrt() * (TAU * chance(dice)).cos();
-        (self.median * (self.sigma * normal).exp()).min(self.most)
+        let normal = (-2.0 * sample_unit(dice).ln()).sqrt() * (TAU * sample_unit(dice)).cos();
+        (self.median * (self.sigma * normal).exp()).min(self.max)
     }
 
     /// At least 1.
-    fn tokens(self, dice: &mut Dice) -> u64 {
-        self.throw(dice).round().max(1.0) as u64
+    fn sample_tokens(self, dice: &mut SeededRng) -> u64 {
+        self.sample(dice).round().max(1.0) as u64
     }
 }
 
@@ -255,15 +258,15 @@ impl Spread {
 mod tests {
     use super::*;
 
-    const KINDS: [&str; 4] = ["chat", "tools", "agents", "uniform"];
+    const KIND_NAMES: [&str; 4] = ["chat", "tools", "agents", "uniform"];
 
     /// The share of the prompts' tokens that a cache of any size would know.
-    fn repeated(trace: &Trace) -> f64 {
+    fn repeated_share(trace: &Trace) -> f64 {
         let mut seen = std::collections::BTreeSet::new();
         let (mut known, mut all) = (0, 0);
         for request in trace.requests() {
-            known += request.ids().take_while(|id| seen.contains(id)).count() as u64 * request.block.0;
-            seen.extend(request.ids());
+            known += request.block_ids().take_while(|id| seen.contains(id)).count() as u64 * request.block_size.0;
+            seen.extend(request.block_ids());
             all += request.prompt.0;
         }
         known as f64 / all as f64
@@ -271,30 +274,30 @@ mod tests {
 
     #[test]
     fn a_seed_makes_one_trace_of_each_kind() {
-        for kind in KINDS {
-            let kind: Kind = kind.parse().unwrap();
-            let trace = synthetic(kind, 500, 3);
+        for kind in KIND_NAMES {
+            let kind: SyntheticKind = kind.parse().unwrap();
+            let trace = synthesize_trace(kind, 500, 3);
             assert_eq!(trace.requests().len(), 500);
-            assert_eq!(trace, synthetic(kind, 500, 3));
-            assert_ne!(trace, synthetic(kind, 500, 4));
-            assert_eq!(trace.is_closed(), kind == Kind::Agents);
+            assert_eq!(trace, synthesize_trace(kind, 500, 3));
+            assert_ne!(trace, synthesize_trace(kind, 500, 4));
+            assert_eq!(trace.is_closed_loop(), kind == SyntheticKind::Agents);
             for request in trace.requests() {
-                assert!(request.prompt.0 <= LONGEST && request.output.0 > 0, "{request:?}");
-                assert_eq!(request.block_tokens(), request.prompt.0 / BLOCK * BLOCK);
+                assert!(request.prompt.0 <= MAX_PROMPT_TOKENS && request.output.0 > 0, "{request:?}");
+                assert_eq!(request.block_tokens(), request.prompt.0 / BLOCK_TOKENS * BLOCK_TOKENS);
             }
         }
-        assert_eq!("Chat".parse::<Kind>(), Err("not one of chat, tools, agents, uniform".to_owned()));
+        assert_eq!("Chat".parse::<SyntheticKind>(), Err("not one of chat, tools, agents, uniform".to_owned()));
     }
 
     #[test]
     fn a_turn_begins_with_the_turn_before_it() {
-        let trace = synthetic(Kind::Agents, 300, 1);
+        let trace = synthesize_trace(SyntheticKind::Agents, 300, 1);
         let mut pairs = 0;
         for (at, request) in trace.requests().iter().enumerate() {
-            let Some((next, _)) = trace.after(at) else { continue };
+            let Some((next, _)) = trace.next_turn(at) else { continue };
             let next = &trace.requests()[next];
             assert!(next.prompt >= request.prompt + request.output);
-            assert!(request.ids().zip(next.ids()).all(|(a, b)| a == b));
+            assert!(request.block_ids().zip(next.block_ids()).all(|(a, b)| a == b));
             pairs += 1;
         }
         assert!(pairs > 200, "{pairs}");
@@ -302,7 +305,8 @@ mod tests {
 
     #[test]
     fn kinds_differ_in_how_much_is_repeated() {
-        let [chat, tools, agents, uniform] = KINDS.map(|kind| repeated(&synthetic(kind.parse().unwrap(), 2_000, 1)));
+        let [chat, tools, agents, uniform] =
+            KIND_NAMES.map(|kind| repeated_share(&synthesize_trace(kind.parse().unwrap(), 2_000, 1)));
         assert!((0.4..0.9).contains(&chat), "{chat}");
         assert!((0.6..0.9).contains(&tools), "{tools}");
         assert!((0.8..1.0).contains(&agents), "{agents}");

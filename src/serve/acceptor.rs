@@ -11,26 +11,26 @@ use std::time::Duration;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
-use super::App;
-use super::doors::Doors;
-use super::tally::{Open, Tally};
-use crate::config::Listen;
-use crate::telemetry::Level;
+use super::AppState;
+use super::doors::ListenerHandle;
+use super::tally::{ConnectionGuard, WorkerLoad};
+use crate::config::ListenAddr;
+use crate::telemetry::LogLevel;
 
 /// How long accepting rests when the process has no file descriptor left.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The event that means that there is a change, or that the thread should end; listeners are numbered from 0.
-const WAKE: Token = Token(usize::MAX);
+const WAKE_TOKEN: Token = Token(usize::MAX);
 
 /// A connection on its way to its worker, counted as the worker's already, so that a burst spreads before the workers
 /// come to it.
-pub(super) struct Arrival {
-    pub(super) socket: Socket,
-    pub(super) open: Open,
+pub(super) struct AcceptedConnection {
+    pub(super) socket: ClientSocket,
+    pub(super) guard: ConnectionGuard,
 }
 
 /// What clients connect by.
-pub(super) enum Socket {
+pub(super) enum ClientSocket {
     Tcp(TcpStream, IpAddr),
     /// The worker shakes hands, so that nobody waits at the door for it.
     Tls(TcpStream, IpAddr),
@@ -45,59 +45,64 @@ pub(super) enum Listener {
 }
 
 /// One worker as the acceptor knows it.
-pub(super) struct Desk {
-    pub(super) tally: Arc<Tally>,
-    pub(super) inbox: mpsc::Sender<Arrival>,
+pub(super) struct WorkerHandle {
+    pub(super) load: Arc<WorkerLoad>,
+    pub(super) queue: mpsc::Sender<AcceptedConnection>,
 }
 
 /// Accepts from all listeners. Dropping it closes them.
 pub(super) struct Acceptor {
-    app: Arc<App>,
-    desks: Vec<Desk>,
+    app: Arc<AppState>,
+    workers: Vec<WorkerHandle>,
     /// By token, with what each was bound for.
-    doors: BTreeMap<usize, Door>,
-    next: usize,
+    listeners: BTreeMap<usize, BoundListener>,
+    next_token: usize,
     poll: Poll,
-    changes: Receiver<Change>,
+    updates: Receiver<ListenerUpdate>,
 }
 
 /// A listener and what is configured of it.
-pub(super) struct Door {
-    pub(super) listen: Listen,
+pub(super) struct BoundListener {
+    pub(super) listen: ListenAddr,
     pub(super) listener: Listener,
 }
 
 /// What is listened at from now on: what is kept of the present doors, by what they are to be, and new ones.
-pub(super) struct Change {
-    pub(super) kept: Vec<Listen>,
-    pub(super) opened: Vec<Door>,
+pub(super) struct ListenerUpdate {
+    pub(super) kept_addresses: Vec<ListenAddr>,
+    pub(super) new_listeners: Vec<BoundListener>,
 }
 
 impl Listener {
-    fn accept(&self) -> io::Result<Socket> {
+    fn accept(&self) -> io::Result<ClientSocket> {
         match self {
             Self::Tcp(listener) | Self::Tls(listener) => {
                 let (stream, peer) = listener.accept()?;
                 stream.set_nodelay(true)?;
-                let socket = if matches!(self, Self::Tls(_)) { Socket::Tls } else { Socket::Tcp };
+                let socket = if matches!(self, Self::Tls(_)) { ClientSocket::Tls } else { ClientSocket::Tcp };
                 Ok(socket(stream.into(), peer.ip()))
             }
-            Self::Unix(listener) => Ok(Socket::Unix(listener.accept()?.0.into())),
+            Self::Unix(listener) => Ok(ClientSocket::Unix(listener.accept()?.0.into())),
         }
     }
 }
 
 impl Acceptor {
     /// Gets ready to accept. Woken, it looks for a change, and ends when nobody can send any more.
-    pub(super) fn new(app: Arc<App>, doors: Vec<Door>, desks: Vec<Desk>) -> io::Result<(Self, Doors)> {
+    pub(super) fn new(
+        app: Arc<AppState>,
+        doors: Vec<BoundListener>,
+        desks: Vec<WorkerHandle>,
+    ) -> io::Result<(Self, ListenerHandle)> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let waker = Waker::new(poll.registry(), WAKE_TOKEN)?;
         let (sender, changes) = std::sync::mpsc::channel();
-        let mut acceptor = Self { app, desks, doors: BTreeMap::new(), next: 0, poll, changes };
+        let mut acceptor =
+            Self { app, workers: desks, listeners: BTreeMap::new(), next_token: 0, poll, updates: changes };
         for door in doors {
-            acceptor.open(door)?;
+            acceptor.register_listener(door)?;
         }
-        Ok((acceptor, Doors::new(sender, waker)))
+        Ok((acceptor, ListenerHandle::new(sender, waker)))
     }
 
     /// Accepts until nobody can change anything any more.
@@ -109,30 +114,31 @@ impl Acceptor {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return self.app.errors.write(Level::Error, format_args!("accepting has ended: {error}"));
+                    return self.app.error_log.write(LogLevel::Error, format_args!("accepting has ended: {error}"));
                 }
             }
-            if events.iter().any(|event| event.token() == WAKE) && !self.change() {
+            if events.iter().any(|event| event.token() == WAKE_TOKEN) && !self.apply_updates() {
                 return;
             }
             // Readiness is told once, so what is left over for want of descriptors is asked for again after a rest.
-            let starved = self.doors.values().filter(|door| self.drain(&door.listener).is_err()).count() > 0;
-            rest = starved.then_some(REST);
+            let starved = self.listeners.values().filter(|door| self.accept_ready(&door.listener).is_err()).count() > 0;
+            rest = starved.then_some(ACCEPT_BACKOFF);
         }
     }
 
     /// Takes over what was sent. Returns whether there can be more.
-    fn change(&mut self) -> bool {
+    fn apply_updates(&mut self) -> bool {
         loop {
-            match self.changes.try_recv() {
-                Ok(Change { kept, opened }) => {
-                    let doors = std::mem::take(&mut self.doors);
-                    self.doors = doors.into_iter().filter_map(|(at, door)| Some((at, door.kept(&kept)?))).collect();
+            match self.updates.try_recv() {
+                Ok(ListenerUpdate { kept_addresses: kept, new_listeners: opened }) => {
+                    let doors = std::mem::take(&mut self.listeners);
+                    self.listeners =
+                        doors.into_iter().filter_map(|(at, door)| Some((at, door.reconfigure(&kept)?))).collect();
                     for door in opened {
                         let listen = door.listen.clone();
-                        if let Err(error) = self.open(door) {
+                        if let Err(error) = self.register_listener(door) {
                             let message = format_args!("cannot accept at {listen}: {error}");
-                            self.app.errors.write(Level::Error, message);
+                            self.app.error_log.write(LogLevel::Error, message);
                         }
                     }
                 }
@@ -142,56 +148,56 @@ impl Acceptor {
         }
     }
 
-    fn open(&mut self, mut door: Door) -> io::Result<()> {
+    fn register_listener(&mut self, mut door: BoundListener) -> io::Result<()> {
         let registry = self.poll.registry();
         match &mut door.listener {
             Listener::Tcp(listener) | Listener::Tls(listener) => {
-                registry.register(listener, Token(self.next), Interest::READABLE)?;
+                registry.register(listener, Token(self.next_token), Interest::READABLE)?;
             }
-            Listener::Unix(listener) => registry.register(listener, Token(self.next), Interest::READABLE)?,
+            Listener::Unix(listener) => registry.register(listener, Token(self.next_token), Interest::READABLE)?,
         }
-        self.doors.insert(self.next, door);
-        self.next += 1;
+        self.listeners.insert(self.next_token, door);
+        self.next_token += 1;
         Ok(())
     }
 
     /// Accepts all that waits at one listener.
     ///
     /// *Errors*: the process has no descriptor or memory left for another connection.
-    fn drain(&self, listener: &Listener) -> io::Result<()> {
+    fn accept_ready(&self, listener: &Listener) -> io::Result<()> {
         loop {
             match listener.accept() {
-                Ok(socket) => self.hand_over(socket),
+                Ok(socket) => self.dispatch(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // The client was gone before we came to it.
-                Err(error) if is_gone(&error) => {}
+                Err(error) if is_connection_gone(&error) => {}
                 Err(error) => {
-                    self.app.errors.write(Level::Error, format_args!("no connection can be accepted: {error}"));
+                    self.app.error_log.write(LogLevel::Error, format_args!("no connection can be accepted: {error}"));
                     return Err(error);
                 }
             }
         }
     }
 
-    fn hand_over(&self, socket: Socket) {
-        let open: usize = self.desks.iter().map(|desk| desk.tally.connections()).sum();
+    fn dispatch(&self, socket: ClientSocket) {
+        let open: usize = self.workers.iter().map(|desk| desk.load.open_connections()).sum();
         if open >= self.app.settings().limits.connections {
             let message = format_args!("a connection was closed: {open} are open (`limits.connections`)");
-            return self.app.errors.write(Level::Warn, message);
+            return self.app.error_log.write(LogLevel::Warn, message);
         }
-        if let Some(desk) = self.desks.iter().min_by_key(|desk| desk.tally.busy()) {
+        if let Some(desk) = self.workers.iter().min_by_key(|desk| desk.load.load_key()) {
             // A worker that has ended takes the connection down with it.
-            let _ = desk.inbox.blocking_send(Arrival { socket, open: Open::on(&desk.tally) });
+            let _ = desk.queue.blocking_send(AcceptedConnection { socket, guard: ConnectionGuard::start(&desk.load) });
         }
     }
 }
 
-impl Door {
+impl BoundListener {
     /// The door as it is to be now; closed if it is in none of `kept`.
-    fn kept(mut self, kept: &[Listen]) -> Option<Self> {
+    fn reconfigure(mut self, kept: &[ListenAddr]) -> Option<Self> {
         let same = kept.iter().find(|listen| **listen == self.listen);
-        let Some(wanted) = same.or_else(|| kept.iter().find(|listen| listen.is_at(&self.listen))) else {
-            if let Listen::Unix(path) = &self.listen {
+        let Some(wanted) = same.or_else(|| kept.iter().find(|listen| listen.has_same_address(&self.listen))) else {
+            if let ListenAddr::Unix(path) = &self.listen {
                 // Somebody may have taken it away already.
                 let _ = std::fs::remove_file(path);
             }
@@ -199,7 +205,7 @@ impl Door {
         };
         // A port goes from plain to TLS and back without being closed.
         self.listener = match (self.listener, wanted) {
-            (Listener::Tcp(listener) | Listener::Tls(listener), Listen::Tls(_)) => Listener::Tls(listener),
+            (Listener::Tcp(listener) | Listener::Tls(listener), ListenAddr::Tls(_)) => Listener::Tls(listener),
             (Listener::Tcp(listener) | Listener::Tls(listener), _) => Listener::Tcp(listener),
             (listener @ Listener::Unix(_), _) => listener,
         };
@@ -208,7 +214,7 @@ impl Door {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+fn is_connection_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

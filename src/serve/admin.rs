@@ -13,22 +13,22 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
-use super::admission::bearer;
-use super::{App, Refusal, own};
+use super::admission::bearer_token;
+use super::{AppState, RequestError, own};
 use crate::config::AdminAccess;
 
 /// The most connections at once; scrapers and people need few.
-const CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// Serves until dropped.
-pub(super) async fn run(app: Arc<App>, listener: TcpListener) {
-    let router = own::admin(app.clone());
+pub(super) async fn run(app: Arc<AppState>, listener: TcpListener) {
+    let router = own::admin_router(app.clone());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve(stream, app.clone(), router.clone()));
+                    connections.spawn(serve_connection(stream, app.clone(), router.clone()));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
@@ -40,10 +40,10 @@ pub(super) async fn run(app: Arc<App>, listener: TcpListener) {
 /// Tells whether a request may be served.
 ///
 /// *Errors*: it needs the token; or it comes from a web page, which must not act for whoever looks at it.
-fn check(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), Refusal> {
+fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), RequestError> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if !reads && request.headers().contains_key(header::ORIGIN) {
-        return Err(Refusal::WebPage);
+        return Err(RequestError::CrossOriginAdmin);
     }
     let is_open = match request.uri().path() {
         "/livez" | "/readyz" | "/health" => true,
@@ -51,19 +51,19 @@ fn check(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), Refusa
         _ => false,
     };
     let Some(token) = access.token.as_ref().filter(|_| !is_open || !reads) else { return Ok(()) };
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer(v.as_bytes()));
+    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer_token(v.as_bytes()));
     match shown.next() {
-        Some(shown) if token.is_of(shown) => Ok(()),
-        Some(_) => Err(Refusal::KeyWrong),
-        None => Err(Refusal::TokenMissing),
+        Some(shown) if token.matches_secret(shown) => Ok(()),
+        Some(_) => Err(RequestError::ApiKeyInvalid),
+        None => Err(RequestError::AdminTokenMissing),
     }
 }
 
-async fn serve(stream: tokio::net::TcpStream, app: Arc<App>, router: axum::Router) {
+async fn serve_connection(stream: tokio::net::TcpStream, app: Arc<AppState>, router: axum::Router) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, mut router) = (app.clone(), router.clone());
         async move {
-            if let Err(refusal) = check(&app.settings().admin_access, &request) {
+            if let Err(refusal) = authorize(&app.settings().admin_access, &request) {
                 return Ok(refusal.into_response());
             }
             Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {}))

@@ -5,78 +5,78 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
-use super::measure::Asked;
-use super::owners::Owner;
-use super::story::Story;
-use super::target::Call;
-use super::{App, Refusal};
-use crate::fleet::{NoPool, NoReplica, Pool};
-use crate::tenants::{Tenant, Tenants};
+use super::measure::ParsedRequest;
+use super::owners::ResponseOwner;
+use super::story::RequestContext;
+use super::target::ProxyRoute;
+use super::{AppState, RequestError};
+use crate::fleet::{NoReplica, Pool, PoolLookupError};
+use crate::tenants::{Tenant, TenantTable};
 use crate::units::Moment;
 
 /// Where Anthropic's clients put their key.
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const BEARER: &[u8] = b"bearer ";
+const BEARER_PREFIX: &[u8] = b"bearer ";
 
 /// Finds out whose key a request shows; nobody's where there are no keys.
 ///
 /// *Errors*: it shows none, or one that is nobody's.
-pub(super) fn admit(tenants: &Tenants, headers: &HeaderMap) -> Result<Option<Arc<Tenant>>, Refusal> {
+pub(super) fn authenticate(tenants: &TenantTable, headers: &HeaderMap) -> Result<Option<Arc<Tenant>>, RequestError> {
     if tenants.is_empty() {
         return Ok(None);
     }
-    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer(value.as_bytes()));
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
     let others = headers.get_all(X_API_KEY).iter().map(|value| value.as_bytes().trim_ascii());
     let mut shown = bearers.chain(others).filter(|key| !key.is_empty()).peekable();
     if shown.peek().is_none() {
-        return Err(Refusal::KeyMissing);
+        return Err(RequestError::ApiKeyMissing);
     }
-    shown.find_map(|key| tenants.find(key)).cloned().map(Some).ok_or(Refusal::KeyWrong)
+    shown.find_map(|key| tenants.find_by_key(key)).cloned().map(Some).ok_or(RequestError::ApiKeyInvalid)
 }
 
 /// What is behind `Bearer `.
-pub(super) fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, key) = value.split_at_checked(BEARER.len())?;
-    scheme.eq_ignore_ascii_case(BEARER).then(|| key.trim_ascii())
+pub(super) fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, key) = value.split_at_checked(BEARER_PREFIX.len())?;
+    scheme.eq_ignore_ascii_case(BEARER_PREFIX).then(|| key.trim_ascii())
 }
 
 /// Finds a request's pool, and the replica that holds what it is about. Without a pool every replica is to be asked.
 ///
 /// What a key does not open answers as if it were not there. *Errors*: there is no such model or response, or nobody can
 /// tell which is meant.
-pub(super) fn lead(
-    app: &App,
-    call: &Call,
-    asked: &Asked,
-    story: &Story,
+pub(super) fn select_pool(
+    app: &AppState,
+    call: &ProxyRoute,
+    asked: &ParsedRequest,
+    story: &RequestContext,
     now: Moment,
-) -> Result<(Option<Arc<Pool>>, Option<Owner>), Refusal> {
+) -> Result<(Option<Arc<Pool>>, Option<ResponseOwner>), RequestError> {
     let (tenant, model) = (story.tenant.as_deref(), asked.model.as_deref());
     if let (Some(tenant), Some(name)) = (tenant, model)
-        && !tenant.may_use(name)
+        && !tenant.can_use_model(name)
     {
-        return Err((NoPool::UnknownModel, model).into());
+        return Err((PoolLookupError::UnknownModel, model).into());
     }
-    let id = call.response.as_ref().or(asked.previous_response.as_ref());
-    let owner = id.and_then(|id| app.owners.get(id, now));
+    let id = call.response_id.as_ref().or(asked.previous_response_id.as_ref());
+    let owner = id.and_then(|id| app.response_table.get(id, now));
     if owner.as_ref().is_some_and(|owner| owner.tenant.as_deref() != tenant.map(|tenant| &*tenant.name)) {
-        return Err(Refusal::UnknownResponse);
+        return Err(RequestError::UnknownResponse);
     }
     let pool = match &owner {
-        Some(owner) => Some(app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedGone)?),
-        None if call.response.is_some() => None,
-        None => Some(call.site.pool(model).map_err(|why| (why, model))?.clone()),
+        Some(owner) => Some(app.fleet.pool(&owner.pool).ok_or(NoReplica::PinnedUnavailable)?),
+        None if call.response_id.is_some() => None,
+        None => Some(call.virtual_host.find_pool(model).map_err(|why| (why, model))?.clone()),
     };
     let held = tenant.filter(|tenant| tenant.models.is_some() && model.is_none());
     match (held, &pool) {
         (None, _) => {}
         // It was made with this key.
-        (Some(_), Some(_)) if call.response.is_some() => {}
-        (Some(_), None) => return Err(Refusal::UnknownResponse),
+        (Some(_), Some(_)) if call.response_id.is_some() => {}
+        (Some(_), None) => return Err(RequestError::UnknownResponse),
         (Some(tenant), Some(pool)) => {
             let models = pool.models();
-            if models.is_empty() || !models.iter().all(|name| tenant.may_use(name.as_str())) {
-                return Err(Refusal::ModelUnnamed);
+            if models.is_empty() || !models.iter().all(|name| tenant.can_use_model(name.as_str())) {
+                return Err(RequestError::ModelRequiredByKey);
             }
         }
     }
@@ -88,15 +88,16 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::tenants::Digest;
+    use crate::tenants::KeyDigest;
 
-    fn shown(lines: &[(&'static str, &'static str)]) -> Result<Option<String>, Refusal> {
-        let tenants = Tenants::new(["one", "two"].map(|key| Tenant::new(key, Digest::of(key.as_bytes()), None)));
+    fn authenticate_with(lines: &[(&'static str, &'static str)]) -> Result<Option<String>, RequestError> {
+        let tenants =
+            TenantTable::new(["one", "two"].map(|key| Tenant::new(key, KeyDigest::from_secret(key.as_bytes()), None)));
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        admit(&tenants, &headers).map(|tenant| tenant.map(|tenant| tenant.name.to_string()))
+        authenticate(&tenants, &headers).map(|tenant| tenant.map(|tenant| tenant.name.to_string()))
     }
 
     #[test]
@@ -108,14 +109,14 @@ mod tests {
             &[("authorization", "Bearer none"), ("x-api-key", "two")],
             &[("authorization", "Basic x"), ("authorization", "Bearer two")],
         ] {
-            assert_eq!(shown(lines).unwrap().as_deref(), Some("two"), "{lines:?}");
+            assert_eq!(authenticate_with(lines).unwrap().as_deref(), Some("two"), "{lines:?}");
         }
     }
 
     #[test]
     fn without_a_key_of_ours_nobody_gets_in() {
         for lines in [&[][..], &[("authorization", "two")], &[("authorization", "Bearer ")], &[("x-api-key", "")]] {
-            assert!(matches!(shown(lines), Err(Refusal::KeyMissing)), "{lines:?}");
+            assert!(matches!(authenticate_with(lines), Err(RequestError::ApiKeyMissing)), "{lines:?}");
         }
         for lines in [
             &[("authorization", "Bearer tw")][..],
@@ -123,8 +124,8 @@ mod tests {
             &[("x-api-key", "Bearer two")],
             &[("x-api-key", "TWO")],
         ] {
-            assert!(matches!(shown(lines), Err(Refusal::KeyWrong)), "{lines:?}");
+            assert!(matches!(authenticate_with(lines), Err(RequestError::ApiKeyInvalid)), "{lines:?}");
         }
-        assert!(admit(&Tenants::default(), &HeaderMap::new()).unwrap().is_none());
+        assert!(authenticate(&TenantTable::default(), &HeaderMap::new()).unwrap().is_none());
     }
 }

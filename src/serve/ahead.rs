@@ -11,45 +11,45 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::visit::Visit;
+use super::visit::ConnectionState;
 
 /// The most that is kept; of a client that sends more ahead we do not see that it leaves.
-const KEPT_BYTES: usize = 16 << 10;
-const PIECE_BYTES: usize = 1024;
+const MAX_READ_AHEAD_BYTES: usize = 16 << 10;
+const READ_CHUNK_BYTES: usize = 1024;
 
 /// A client's connection.
-pub(super) struct Ahead<S> {
+pub(super) struct DisconnectDetector<S> {
     stream: S,
-    visit: Rc<Visit>,
+    connection: Rc<ConnectionState>,
     /// Whether a client that ends its sending side has left.
-    looks: bool,
+    enabled: bool,
     /// hyper has asked for bytes since it flushed, and so looks itself.
-    asked: bool,
+    hyper_is_reading: bool,
     /// What came before hyper asked for it.
-    kept: BytesMut,
+    buffered: BytesMut,
 }
 
-impl<S> Ahead<S> {
+impl<S> DisconnectDetector<S> {
     /// `looks` unless clients may end their sending side and stay.
-    pub(super) fn new(stream: S, visit: Rc<Visit>, looks: bool) -> Self {
-        Self { stream, visit, looks, asked: false, kept: BytesMut::new() }
+    pub(super) fn new(stream: S, visit: Rc<ConnectionState>, looks: bool) -> Self {
+        Self { stream, connection: visit, enabled: looks, hyper_is_reading: false, buffered: BytesMut::new() }
     }
 }
 
-impl<S: AsyncRead + Unpin> Ahead<S> {
+impl<S: AsyncRead + Unpin> DisconnectDetector<S> {
     /// Reads what hyper does not.
     ///
     /// *Errors*: the connection has ended.
-    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let mut piece = [0; PIECE_BYTES];
-        while self.kept.len() < KEPT_BYTES {
+    fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut piece = [0; READ_CHUNK_BYTES];
+        while self.buffered.len() < MAX_READ_AHEAD_BYTES {
             let mut piece = ReadBuf::new(&mut piece);
             let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut piece) else { return Ok(()) };
             read?;
             if piece.filled().is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.kept.extend_from_slice(piece.filled());
+            self.buffered.extend_from_slice(piece.filled());
             // hyper, which was told that there was nothing, would not ask again for what the socket has given away.
             cx.waker().wake_by_ref();
         }
@@ -57,20 +57,20 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for DisconnectDetector<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.kept.is_empty() {
-            self.asked = true;
+        if self.buffered.is_empty() {
+            self.hyper_is_reading = true;
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let length = self.kept.len().min(buf.remaining());
-        self.kept.copy_to_slice(buf.initialize_unfilled_to(length));
+        let length = self.buffered.len().min(buf.remaining());
+        self.buffered.copy_to_slice(buf.initialize_unfilled_to(length));
         buf.advance(length);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DisconnectDetector<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -78,9 +78,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
     /// hyper flushes whenever it has had its turn, after it has looked for what there is to read.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        let asked = std::mem::take(&mut self.asked);
-        if self.looks && !asked && self.visit.is_answering() {
-            self.look(cx)?;
+        let asked = std::mem::take(&mut self.hyper_is_reading);
+        if self.enabled && !asked && self.connection.has_unanswered_request() {
+            self.poll_read_ahead(cx)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -10,24 +10,24 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::StartError;
 use super::acceptor::Listener;
-use crate::config::Listen;
+use crate::config::ListenAddr;
 
 /// Connections that the kernel keeps for us to accept.
 const BACKLOG: i32 = 4096;
 
 /// Binds one of `listen`; returns it with the port that the system chose where it was 0.
-pub(super) fn bind(listen: &Listen) -> Result<(Listener, Listen), StartError> {
+pub(super) fn bind_listener(listen: &ListenAddr) -> Result<(Listener, ListenAddr), StartError> {
     match listen {
-        Listen::Tcp(address) | Listen::Tls(address) => {
+        ListenAddr::Tcp(address) | ListenAddr::Tls(address) => {
             let listener = bind_tcp(*address, "listen")?;
             let bound = listener.local_addr()?;
             let listener = mio::net::TcpListener::from_std(listener);
             Ok(match listen {
-                Listen::Tls(_) => (Listener::Tls(listener), Listen::Tls(bound)),
-                _ => (Listener::Tcp(listener), Listen::Tcp(bound)),
+                ListenAddr::Tls(_) => (Listener::Tls(listener), ListenAddr::Tls(bound)),
+                _ => (Listener::Tcp(listener), ListenAddr::Tcp(bound)),
             })
         }
-        Listen::Unix(path) => {
+        ListenAddr::Unix(path) => {
             let refused = |error| StartError::Listen { address: listen.to_string(), key: "listen", error, hint: "" };
             let listener = mio::net::UnixListener::from_std(bind_unix(path).map_err(refused)?);
             Ok((Listener::Unix(listener), listen.clone()))

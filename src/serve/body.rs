@@ -11,56 +11,56 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::Refusal;
-use super::growing::Growing;
+use super::RequestError;
+use super::growing::BodyBuffer;
 use crate::config::Limits;
 
 /// The bytes of request bodies that may still be taken in, all requests together.
 #[derive(Debug)]
-pub(super) struct Budget {
-    left: AtomicUsize,
+pub(super) struct BodyMemoryBudget {
+    free_bytes: AtomicUsize,
 }
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
-struct Share {
-    budget: Arc<Budget>,
+struct BudgetShare {
+    budget: Arc<BodyMemoryBudget>,
     bytes: usize,
 }
 
 /// A request's body in one piece, on the in-flight budget until it is dropped.
 #[derive(Debug)]
-pub(super) struct Gathered {
+pub(super) struct BufferedBody {
     pub(super) bytes: Bytes,
-    _share: Share,
+    _share: BudgetShare,
 }
 
-impl Budget {
+impl BodyMemoryBudget {
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(bytes) })
+        Arc::new(Self { free_bytes: AtomicUsize::new(bytes) })
     }
 
-    fn share(self: &Arc<Self>) -> Share {
-        Share { budget: self.clone(), bytes: 0 }
+    fn new_share(self: &Arc<Self>) -> BudgetShare {
+        BudgetShare { budget: self.clone(), bytes: 0 }
     }
 }
 
-impl Share {
-    fn grow(&mut self, by: usize) -> Result<(), Refusal> {
+impl BudgetShare {
+    fn grow(&mut self, by: usize) -> Result<(), RequestError> {
         let take = |left: usize| left.checked_sub(by);
-        match self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+        match self.budget.free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(_) => {
                 self.bytes += by;
                 Ok(())
             }
-            Err(_) => Err(Refusal::BodiesInFlight),
+            Err(_) => Err(RequestError::BodyBudgetExhausted),
         }
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
-        self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.free_bytes.fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -68,34 +68,34 @@ impl Drop for Share {
 ///
 /// *Errors*: it is larger than a request may be, exceeds the budget, stalls or breaks off. A body that says its length
 /// is refused before it is read.
-pub(super) async fn gather(
+pub(super) async fn read_body(
     mut body: Incoming,
     headers: &HeaderMap,
-    budget: &Arc<Budget>,
+    budget: &Arc<BodyMemoryBudget>,
     limits: &Limits,
     patience: Duration,
-) -> Result<Gathered, Refusal> {
+) -> Result<BufferedBody, RequestError> {
     let limit_bytes = limits.body_bytes;
-    let mut share = budget.share();
+    let mut share = budget.new_share();
     if body.is_end_stream() {
-        return Ok(Gathered { bytes: Bytes::new(), _share: share });
+        return Ok(BufferedBody { bytes: Bytes::new(), _share: share });
     }
     let known = content_length(headers);
     if known.is_some_and(|n| n > limit_bytes) {
-        return Err(Refusal::BodyTooLarge { limit_bytes });
+        return Err(RequestError::BodyTooLarge { limit_bytes });
     }
     share.grow(known.unwrap_or(0))?;
-    let mut growing = Growing::new(known, limit_bytes);
+    let mut growing = BodyBuffer::new(known, limit_bytes);
     loop {
-        let frame = timeout(patience, body.frame()).await.map_err(|_| Refusal::BodyStalled(patience))?;
+        let frame = timeout(patience, body.frame()).await.map_err(|_| RequestError::BodyTimeout(patience))?;
         let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| RequestError::BodyIncomplete)?.into_data() else { continue };
         share.grow(growing.len().saturating_add(data.len()).min(limit_bytes).saturating_sub(share.bytes))?;
         if !growing.push(data) {
-            return Err(Refusal::BodyTooLarge { limit_bytes });
+            return Err(RequestError::BodyTooLarge { limit_bytes });
         }
     }
-    Ok(Gathered { bytes: growing.finish(), _share: share })
+    Ok(BufferedBody { bytes: growing.finish(), _share: share })
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn shares_are_given_back_and_never_exceed_the_budget() {
-        let budget = Budget::new(100);
-        let mut share = budget.share();
+        let budget = BodyMemoryBudget::new(100);
+        let mut share = budget.new_share();
         share.grow(60).unwrap();
-        assert!(matches!(budget.share().grow(41), Err(Refusal::BodiesInFlight)));
-        budget.share().grow(40).unwrap();
+        assert!(matches!(budget.new_share().grow(41), Err(RequestError::BodyBudgetExhausted)));
+        budget.new_share().grow(40).unwrap();
         drop(share);
-        budget.share().grow(100).unwrap();
+        budget.new_share().grow(100).unwrap();
     }
 }

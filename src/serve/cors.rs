@@ -4,14 +4,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
-use crate::config::Cors;
+use crate::config::CorsSettings;
 
 /// Headers that a page may read beside the simple ones.
-const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, x-upstream, retry-after, x-should-retry");
-const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static("x-request-id, x-upstream, retry-after, x-should-retry");
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
 const ANY_HEADER: HeaderValue = HeaderValue::from_static("*, authorization");
 /// Two hours, the most that browsers honour.
-const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
+const PREFLIGHT_MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
 
 /// Tells whether a request is a browser's question before the request itself.
@@ -22,7 +22,7 @@ pub(super) fn is_preflight(head: &Parts) -> bool {
 }
 
 /// The origin to name in the answer, if the request has one and it is allowed.
-pub(super) fn allowed(cors: &Cors, headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn allowed_origin(cors: &CorsSettings, headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(header::ORIGIN)?;
     if cors.origins.iter().any(|o| o == "*") {
         return Some(HeaderValue::from_static("*"));
@@ -31,24 +31,24 @@ pub(super) fn allowed(cors: &Cors, headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// Answers a preflight. One from an origin that is not allowed gets no permission, and the browser says so.
-pub(super) fn preflight<B: Default>(asked: &HeaderMap) -> Response<B> {
+pub(super) fn preflight_response<B: Default>(asked: &HeaderMap) -> Response<B> {
     let mut answer = Response::new(B::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned().unwrap_or(ANY_HEADER);
     let headers = answer.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS);
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE);
     answer
 }
 
 /// Gives an answer its permission, in place of what a replica may have said for itself.
-pub(super) fn permit(headers: &mut HeaderMap, origin: HeaderValue) {
+pub(super) fn add_cors_headers(headers: &mut HeaderMap, origin: HeaderValue) {
     if origin != "*" {
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
 }
 
 #[cfg(test)]
@@ -56,10 +56,10 @@ mod tests {
     use super::*;
 
     fn origin(allowed_origins: &[&str], asking: &'static str) -> Option<HeaderValue> {
-        let cors = Cors { origins: allowed_origins.iter().map(|o| (*o).to_owned()).collect() };
+        let cors = CorsSettings { origins: allowed_origins.iter().map(|o| (*o).to_owned()).collect() };
         let mut headers = HeaderMap::new();
         headers.insert(header::ORIGIN, HeaderValue::from_static(asking));
-        allowed(&cors, &headers)
+        allowed_origin(&cors, &headers)
     }
 
     #[test]

@@ -6,151 +6,165 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use super::{App, Refusal};
+use super::{AppState, RequestError};
 use crate::config::Limits;
 use crate::fleet::{Pool, Replica};
 use crate::units::{Moment, Tokens};
 
 /// Throughput is that of the present turn and the one before it.
-const TURN: Duration = Duration::from_secs(10);
+const THROUGHPUT_WINDOW: Duration = Duration::from_secs(10);
 /// The longest that anybody is told to wait, in seconds.
-const LONGEST: u64 = 30;
+const MAX_RETRY_AFTER_SECONDS: u64 = 30;
 
 /// All requests for replicas.
 #[derive(Default)]
-pub(super) struct Crowd {
-    all: Arc<Room>,
+pub(super) struct ConcurrencyLimits {
+    global: Arc<RequestLimit>,
     /// By the pool's name, so that a reload does not forget who is there.
-    pools: DashMap<Arc<str>, Arc<Room>>,
+    pools: DashMap<Arc<str>, Arc<RequestLimit>>,
 }
 
 /// A bound on requests, and how fast they go.
 #[derive(Debug, Default)]
-struct Room {
-    present: AtomicUsize,
-    pace: Pace,
+struct RequestLimit {
+    in_flight: AtomicUsize,
+    throughput: TokenThroughput,
 }
 
 /// Tokens of ended requests.
 #[derive(Debug, Default)]
-struct Pace {
-    turn: AtomicU64,
-    before: AtomicU64,
-    present: AtomicU64,
+struct TokenThroughput {
+    window: AtomicU64,
+    previous_tokens: AtomicU64,
+    current_tokens: AtomicU64,
 }
 
 /// One request's place, given back when dropped.
-pub(super) struct Place {
-    all: Arc<Room>,
-    pool: Option<(Arc<Room>, Arc<Pool>)>,
+pub(super) struct RequestPermit {
+    global: Arc<RequestLimit>,
+    pool: Option<(Arc<RequestLimit>, Arc<Pool>)>,
 }
 
-impl Crowd {
+impl ConcurrencyLimits {
     /// Lets a request in.
     ///
     /// *Errors*: there are as many as there may be.
-    pub(super) fn enter(app: &App, limits: &Limits) -> Result<Place, Refusal> {
-        let all = app.crowd.all.clone();
-        if !all.enter(limits.in_flight_requests) {
-            let tokens = app.fleet.replicas().iter().map(|replica| resident(replica)).fold(Tokens(0), |a, b| a + b);
-            return Err(Refusal::Crowded { retry_after: all.pace.seconds(tokens, app.clock.now()) });
+    pub(super) fn acquire(app: &AppState, limits: &Limits) -> Result<RequestPermit, RequestError> {
+        let all = app.concurrency_limits.global.clone();
+        if !all.try_acquire(limits.in_flight_requests) {
+            let tokens =
+                app.fleet.replicas().iter().map(|replica| resident_tokens(replica)).fold(Tokens(0), |a, b| a + b);
+            return Err(RequestError::RequestLimitReached {
+                retry_after_seconds: all.throughput.estimate_seconds(tokens, app.clock.now()),
+            });
         }
-        Ok(Place { all, pool: None })
+        Ok(RequestPermit { global: all, pool: None })
     }
 }
 
-impl Place {
+impl RequestPermit {
     /// Lets the request into its pool.
     ///
     /// *Errors*: the pool has as many as it may have.
-    pub(super) fn join(&mut self, app: &App, limits: &Limits, pool: &Arc<Pool>) -> Result<(), Refusal> {
-        let room = match app.crowd.pools.get(pool.name()) {
+    pub(super) fn acquire_pool(
+        &mut self,
+        app: &AppState,
+        limits: &Limits,
+        pool: &Arc<Pool>,
+    ) -> Result<(), RequestError> {
+        let room = match app.concurrency_limits.pools.get(pool.name()) {
             Some(room) => room.clone(),
-            None => app.crowd.pools.entry(pool.name().clone()).or_default().clone(),
+            None => app.concurrency_limits.pools.entry(pool.name().clone()).or_default().clone(),
         };
-        let most = limits.pools.get(pool.name()).copied().unwrap_or(usize::MAX);
-        let entered = room.enter(most);
+        let most = limits.max_in_flight_by_pool.get(pool.name()).copied().unwrap_or(usize::MAX);
+        let entered = room.try_acquire(most);
         if !entered {
-            return Err(Refusal::PoolCrowded { retry_after: room.wait(pool, app.clock.now()) });
+            return Err(RequestError::PoolLimitReached {
+                retry_after_seconds: room.retry_after_seconds(pool, app.clock.now()),
+            });
         }
         // A request that is for two pools in a row leaves the first.
         if let Some((left, _)) = self.pool.replace((room, pool.clone())) {
-            left.leave();
+            left.release();
         }
         Ok(())
     }
 
     /// Seconds until the tokens on the pool's replicas are worked off, as far as one can tell.
-    pub(super) fn wait(&self, now: Moment) -> Option<u64> {
-        self.pool.as_ref().map(|(room, pool)| room.wait(pool, now))
+    pub(super) fn retry_after_seconds(&self, now: Moment) -> Option<u64> {
+        self.pool.as_ref().map(|(room, pool)| room.retry_after_seconds(pool, now))
     }
 
     /// Notes what the request has come to.
-    pub(super) fn ended(&self, tokens: Tokens, now: Moment) {
-        for room in self.pool.iter().map(|(room, _)| room).chain([&self.all]) {
-            room.pace.add(tokens, now);
+    pub(super) fn record_tokens(&self, tokens: Tokens, now: Moment) {
+        for room in self.pool.iter().map(|(room, _)| room).chain([&self.global]) {
+            room.throughput.record(tokens, now);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         if let Some((room, _)) = &self.pool {
-            room.leave();
+            room.release();
         }
-        self.all.leave();
+        self.global.release();
     }
 }
 
-impl Room {
-    fn enter(&self, most: usize) -> bool {
+impl RequestLimit {
+    fn try_acquire(&self, most: usize) -> bool {
         let one_more = |present: usize| (present < most).then_some(present + 1);
-        self.present.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
-    fn leave(&self) {
-        self.present.fetch_sub(1, Ordering::Relaxed);
+    fn release(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn wait(&self, pool: &Pool, now: Moment) -> u64 {
-        let tokens = pool.replicas().map(|replica| resident(replica)).fold(Tokens(0), |a, b| a + b);
-        self.pace.seconds(tokens, now)
+    fn retry_after_seconds(&self, pool: &Pool, now: Moment) -> u64 {
+        let tokens = pool.replicas().map(|replica| resident_tokens(replica)).fold(Tokens(0), |a, b| a + b);
+        self.throughput.estimate_seconds(tokens, now)
     }
 }
 
-fn resident(replica: &Replica) -> Tokens {
+fn resident_tokens(replica: &Replica) -> Tokens {
     replica.load().resident
 }
 
-impl Pace {
-    fn add(&self, tokens: Tokens, now: Moment) {
-        self.go_on(now);
-        self.present.fetch_add(tokens.0, Ordering::Relaxed);
+impl TokenThroughput {
+    fn record(&self, tokens: Tokens, now: Moment) {
+        self.rotate(now);
+        self.current_tokens.fetch_add(tokens.0, Ordering::Relaxed);
     }
 
     /// Begins another turn when it is time. Tokens that are counted at that very moment may go to either.
-    fn go_on(&self, now: Moment) {
-        let turn = turn(now);
-        let last = self.turn.swap(turn, Ordering::Relaxed);
+    fn rotate(&self, now: Moment) {
+        let turn = window_number(now);
+        let last = self.window.swap(turn, Ordering::Relaxed);
         if last != turn {
-            let counted = self.present.swap(0, Ordering::Relaxed);
-            self.before.store(if last + 1 == turn { counted } else { 0 }, Ordering::Relaxed);
+            let counted = self.current_tokens.swap(0, Ordering::Relaxed);
+            self.previous_tokens.store(if last + 1 == turn { counted } else { 0 }, Ordering::Relaxed);
         }
     }
 
     /// Seconds that `tokens` take at the present throughput, 1 to 30; 1 if none is known.
-    fn seconds(&self, tokens: Tokens, now: Moment) -> u64 {
-        self.go_on(now);
-        let ended = self.before.load(Ordering::Relaxed) + self.present.load(Ordering::Relaxed);
-        let begun = now.since(Moment::from_nanos(turn(now).saturating_mul(nanos(TURN))));
-        let spent = nanos(TURN) + nanos(begun);
+    fn estimate_seconds(&self, tokens: Tokens, now: Moment) -> u64 {
+        self.rotate(now);
+        let ended = self.previous_tokens.load(Ordering::Relaxed) + self.current_tokens.load(Ordering::Relaxed);
+        let begun = now.since(Moment::from_nanos(window_number(now).saturating_mul(nanos(THROUGHPUT_WINDOW))));
+        let spent = nanos(THROUGHPUT_WINDOW) + nanos(begun);
         let waited = u128::from(tokens.0) * u128::from(spent) / u128::from(ended.max(1)) / 1_000_000_000;
-        if ended == 0 { 1 } else { u64::try_from(waited).unwrap_or(LONGEST).clamp(1, LONGEST) }
+        if ended == 0 {
+            1
+        } else {
+            u64::try_from(waited).unwrap_or(MAX_RETRY_AFTER_SECONDS).clamp(1, MAX_RETRY_AFTER_SECONDS)
+        }
     }
 }
 
-fn turn(now: Moment) -> u64 {
-    now.as_nanos() / nanos(TURN)
+fn window_number(now: Moment) -> u64 {
+    now.as_nanos() / nanos(THROUGHPUT_WINDOW)
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -161,28 +175,28 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Moment {
+    fn moment_at(seconds: u64) -> Moment {
         Moment::ZERO + Duration::from_secs(seconds)
     }
 
     #[test]
     fn a_room_takes_as_many_as_it_may_and_one_more_when_one_leaves() {
-        let room = Room::default();
-        assert!(room.enter(2) && room.enter(2) && !room.enter(2));
-        room.leave();
-        assert!(room.enter(2) && !room.enter(2));
+        let room = RequestLimit::default();
+        assert!(room.try_acquire(2) && room.try_acquire(2) && !room.try_acquire(2));
+        room.release();
+        assert!(room.try_acquire(2) && !room.try_acquire(2));
     }
 
     #[test]
     fn the_wait_is_the_time_that_the_tokens_in_flight_take() {
-        let pace = Pace::default();
-        assert_eq!(pace.seconds(Tokens(1_000_000), at(100)), 1, "nothing is known");
-        pace.add(Tokens(1_000), at(101));
-        pace.add(Tokens(1_000), at(109));
+        let pace = TokenThroughput::default();
+        assert_eq!(pace.estimate_seconds(Tokens(1_000_000), moment_at(100)), 1, "nothing is known");
+        pace.record(Tokens(1_000), moment_at(101));
+        pace.record(Tokens(1_000), moment_at(109));
         // 2,000 tokens in 20 s, as far as is known.
-        assert_eq!(pace.seconds(Tokens(1_200), at(110)), 6);
-        assert_eq!(pace.seconds(Tokens(5), at(110)), 1);
-        assert_eq!(pace.seconds(Tokens(1 << 60), at(110)), 30);
-        assert_eq!(pace.seconds(Tokens(1_200), at(130)), 1, "what is long over says nothing");
+        assert_eq!(pace.estimate_seconds(Tokens(1_200), moment_at(110)), 6);
+        assert_eq!(pace.estimate_seconds(Tokens(5), moment_at(110)), 1);
+        assert_eq!(pace.estimate_seconds(Tokens(1 << 60), moment_at(110)), 30);
+        assert_eq!(pace.estimate_seconds(Tokens(1_200), moment_at(130)), 1, "what is long over says nothing");
     }
 }

@@ -10,26 +10,26 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Serialize, Serializer};
 
-use super::App;
-use crate::fleet::{End, Scored, Told};
-use crate::telemetry::rfc3339;
+use super::AppState;
+use crate::fleet::{CandidateTerms, DecisionRecord, DecisionResult};
+use crate::telemetry::format_rfc3339;
 use crate::units::Moment;
 
 /// What is remembered of a request's decisions, a try each.
 #[derive(Serialize)]
-struct Explained {
+struct ExplanationView {
     request: String,
-    tries: Vec<Try>,
+    tries: Vec<AttemptView>,
 }
 
 #[derive(Serialize)]
-struct Try {
+struct AttemptView {
     at: String,
     pool: String,
     policy: String,
     prompt_tokens: u64,
-    candidates: Vec<Candidate>,
-    passed_over: Vec<Passed>,
+    candidates: Vec<CandidateView>,
+    passed_over: Vec<SkippedView>,
     /// Replicas that are in neither list.
     left_out: usize,
     chosen: Option<String>,
@@ -38,24 +38,24 @@ struct Try {
     /// What of the prompt was taken to be cached there.
     cached_believed: Option<u64>,
     /// `None` as long as it runs, and where nobody was chosen.
-    end: Option<Ending>,
+    end: Option<ResultView>,
 }
 
 #[derive(Serialize)]
-struct Candidate {
+struct CandidateView {
     name: String,
-    #[serde(serialize_with = "in_order")]
+    #[serde(serialize_with = "serialize_terms")]
     terms: Vec<(&'static str, f64)>,
 }
 
 #[derive(Serialize)]
-struct Passed {
+struct SkippedView {
     name: String,
     why: &'static str,
 }
 
 #[derive(Serialize)]
-struct Ending {
+struct ResultView {
     outcome: &'static str,
     seconds: f64,
     ttft_seconds: Option<f64>,
@@ -65,61 +65,66 @@ struct Ending {
 }
 
 /// The path of this file.
-pub(super) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<AppState>> {
     Router::new().route("/explain/{*id}", get(explain))
 }
 
-async fn explain(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let told = app.decisions.of(&id);
+async fn explain(State(app): State<Arc<AppState>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    let told = app.decision_log.find_by_request_id(&id);
     let as_text = headers.get(header::ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/plain"));
     if told.is_empty() {
-        let message = format!("no decision for this request is remembered: `explain` keeps {}", app.decisions.most());
+        let message =
+            format!("no decision for this request is remembered: `explain` keeps {}", app.decision_log.capacity());
         let status = StatusCode::NOT_FOUND;
         return match as_text {
             true => (status, message + "\n").into_response(),
             false => (status, Json(serde_json::json!({ "error": { "message": message } }))).into_response(),
         };
     }
-    let explained = Explained { request: id, tries: told.iter().map(|told| Try::new(&app, told)).collect() };
-    if as_text { explained.text().into_response() } else { Json(explained).into_response() }
+    let explained =
+        ExplanationView { request: id, tries: told.iter().map(|told| AttemptView::new(&app, told)).collect() };
+    if as_text { explained.to_text().into_response() } else { Json(explained).into_response() }
 }
 
 /// Terms as an object, in the policy's order.
-fn in_order<S: Serializer>(terms: &[(&'static str, f64)], to: S) -> Result<S::Ok, S::Error> {
+fn serialize_terms<S: Serializer>(terms: &[(&'static str, f64)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(terms.iter().copied())
 }
 
-impl Try {
-    fn new(app: &App, told: &Told) -> Self {
+impl AttemptView {
+    fn new(app: &AppState, told: &DecisionRecord) -> Self {
         let (chosen, why) = match &told.chosen {
-            Ok(name) => (Some(name.to_string()), told.why.to_owned()),
+            Ok(name) => (Some(name.to_string()), told.reason.to_owned()),
             Err(none) => (None, none.to_string()),
         };
-        let candidate = |Scored { name, terms }: &Scored| Candidate { name: name.to_string(), terms: terms.clone() };
-        let passed = |(name, why): &(Arc<str>, &'static str)| Passed { name: name.to_string(), why };
+        let candidate = |CandidateTerms { name, terms }: &CandidateTerms| CandidateView {
+            name: name.to_string(),
+            terms: terms.clone(),
+        };
+        let passed = |(name, why): &(Arc<str>, &'static str)| SkippedView { name: name.to_string(), why };
         Self {
-            at: time_of_day(app, told.at),
+            at: format_time(app, told.chosen_at),
             pool: told.pool.to_string(),
             policy: told.policy.clone(),
             prompt_tokens: told.prompt.0,
             candidates: told.candidates.iter().map(candidate).collect(),
-            passed_over: told.passed_over.iter().map(passed).collect(),
-            left_out: told.left_out,
+            passed_over: told.skipped.iter().map(passed).collect(),
+            left_out: told.omitted_replicas,
             chosen,
             why,
             cached_believed: told.cached.map(|cached| cached.0),
-            end: told.end.as_ref().map(Ending::new),
+            end: told.result.as_ref().map(ResultView::new),
         }
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
         writeln!(
             out,
             "  {}  pool {}, policy {}, prompt {} tokens",
             self.at, self.pool, self.policy, self.prompt_tokens
         )?;
-        self.table(out)?;
-        for Passed { name, why } in &self.passed_over {
+        self.write_table(out)?;
+        for SkippedView { name, why } in &self.passed_over {
             writeln!(out, "    passed over: {name}, {why}")?;
         }
         if self.left_out > 0 {
@@ -138,14 +143,14 @@ impl Try {
             writeln!(out, "  taken to be cached there: {cached} tokens")?;
         }
         match &self.end {
-            Some(end) => end.write(out),
+            Some(end) => end.write_text(out),
             None if self.chosen.is_some() => writeln!(out, "  still running"),
             None => Ok(()),
         }
     }
 
     /// A line a candidate, under the names of the terms.
-    fn table(&self, out: &mut String) -> std::fmt::Result {
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
         let Some(first) = self.candidates.first() else { return Ok(()) };
         let width = self.candidates.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
         write!(out, "    {:width$}", "")?;
@@ -153,12 +158,12 @@ impl Try {
             write!(out, "  {name:>8}")?;
         }
         writeln!(out)?;
-        for Candidate { name, terms } in &self.candidates {
+        for CandidateView { name, terms } in &self.candidates {
             let mark = if self.chosen.as_deref() == Some(name) { '*' } else { ' ' };
             write!(out, "  {mark} {name:width$}")?;
             for (term, value) in terms {
                 let width = term.len().max(8);
-                write!(out, "  {:>width$}", number(*value))?;
+                write!(out, "  {:>width$}", format_number(*value))?;
             }
             writeln!(out)?;
         }
@@ -166,22 +171,22 @@ impl Try {
     }
 }
 
-impl Ending {
-    fn new(end: &End) -> Self {
+impl ResultView {
+    fn new(end: &DecisionResult) -> Self {
         Self {
             outcome: end.outcome.as_str(),
-            seconds: end.took.as_secs_f64(),
-            ttft_seconds: end.first_token.map(|first| first.as_secs_f64()),
+            seconds: end.duration.as_secs_f64(),
+            ttft_seconds: end.time_to_first_token.map(|first| first.as_secs_f64()),
             prompt_tokens: end.usage.map(|usage| usage.prompt.0),
             cached_tokens: end.usage.and_then(|usage| usage.cached).map(|cached| cached.0),
             completion_tokens: end.usage.map(|usage| usage.completion.0),
         }
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        write!(out, "  ended: {} after {} s", self.outcome, number(self.seconds))?;
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        write!(out, "  ended: {} after {} s", self.outcome, format_number(self.seconds))?;
         if let Some(ttft) = self.ttft_seconds {
-            write!(out, ", first token after {} s", number(ttft))?;
+            write!(out, ", first token after {} s", format_number(ttft))?;
         }
         let counts = [
             (self.prompt_tokens, "prompt tokens"),
@@ -197,23 +202,23 @@ impl Ending {
     }
 }
 
-impl Explained {
-    fn text(&self) -> String {
+impl ExplanationView {
+    fn to_text(&self) -> String {
         let mut out = String::new();
         for (at, one) in (1..).zip(&self.tries) {
             // Writing to a string cannot fail.
             let _ = writeln!(out, "{} try {at}", self.request);
-            let _ = one.write(&mut out);
+            let _ = one.write_text(&mut out);
         }
         out
     }
 }
 
 /// Without digits that nobody reads.
-fn number(value: f64) -> String {
+fn format_number(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }
 
-fn time_of_day(app: &App, at: Moment) -> String {
-    rfc3339(app.clock.time_of_day().saturating_sub(app.clock.now().since(at)))
+fn format_time(app: &AppState, at: Moment) -> String {
+    format_rfc3339(app.clock.unix_time().saturating_sub(app.clock.now().since(at)))
 }

@@ -14,65 +14,67 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::visit::Visit;
-use super::{App, Refusal};
-use crate::telemetry::Level;
+use super::visit::ConnectionState;
+use super::{AppState, RequestError};
+use crate::telemetry::LogLevel;
 use crate::units::Dialect;
 
 /// What HTTP/2 begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long what a client goes on sending is read and thrown away after the last answer. Closed at once, the connection
 /// would be reset, and the answer with it.
-const LINGER: Duration = Duration::from_secs(2);
-const SCRAP_BYTES: usize = 4096;
+const LINGERING_TIME: Duration = Duration::from_secs(2);
+const DISCARD_BUFFER_BYTES: usize = 4096;
 
 /// A client's connection.
-pub(super) struct Farewell<S> {
+pub(super) struct ErrorRewriteStream<S> {
     stream: S,
-    app: Arc<App>,
-    visit: Rc<Visit>,
+    app: Arc<AppState>,
+    connection: Rc<ConnectionState>,
     /// The bytes of HTTP/2's preface that have come; `None` once it is HTTP/1.
-    preface: Option<usize>,
+    preface_bytes: Option<usize>,
     /// What is said in the place of hyper's words.
-    last: Option<Bytes>,
-    lingers: Option<Pin<Box<Sleep>>>,
+    replacement: Option<Bytes>,
+    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Farewell<S> {
-    pub(super) const fn new(stream: S, app: Arc<App>, visit: Rc<Visit>) -> Self {
-        Self { stream, app, visit, preface: Some(0), last: None, lingers: None }
+impl<S> ErrorRewriteStream<S> {
+    pub(super) const fn new(stream: S, app: Arc<AppState>, visit: Rc<ConnectionState>) -> Self {
+        Self { stream, app, connection: visit, preface_bytes: Some(0), replacement: None, linger_timer: None }
     }
 
     /// Compares what came with HTTP/2's preface.
-    fn look(&mut self, came: &[u8]) {
-        if let Some(seen) = self.preface {
-            let wanted = PREFACE.get(seen..).unwrap_or_default();
+    fn detect_preface(&mut self, came: &[u8]) {
+        if let Some(seen) = self.preface_bytes {
+            let wanted = HTTP2_PREFACE.get(seen..).unwrap_or_default();
             let same = wanted.iter().zip(came).all(|(a, b)| a == b);
-            self.preface = same.then(|| (seen + came.len()).min(PREFACE.len()));
+            self.preface_bytes = same.then(|| (seen + came.len()).min(HTTP2_PREFACE.len()));
         }
     }
 
     /// Tells whether hyper says something that we have not said.
-    fn is_hypers(&self, bytes: &[u8]) -> bool {
-        self.preface != Some(PREFACE.len()) && self.visit.is_quiet() && bytes.starts_with(b"HTTP/1.1 4")
+    fn is_hyper_error(&self, bytes: &[u8]) -> bool {
+        self.preface_bytes != Some(HTTP2_PREFACE.len()) && self.connection.is_idle() && bytes.starts_with(b"HTTP/1.1 4")
     }
 
     /// Our words for hyper's, told to the log and the metrics as well.
-    fn words(&self, hypers: &[u8]) -> Bytes {
+    fn rewrite_error(&self, hypers: &[u8]) -> Bytes {
         let status = hypers.get(9..12).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
         let settings = self.app.settings();
         let refusal = match status {
-            Some(431) => Refusal::head_too_large(&settings.limits),
-            Some(414) => Refusal::UriTooLong { limit_bytes: settings.limits.uri_bytes },
-            _ => Refusal::Unreadable,
+            Some(431) => RequestError::head_too_large(&settings.limits),
+            Some(414) => RequestError::UriTooLong { limit_bytes: settings.limits.uri_bytes },
+            _ => RequestError::Malformed,
         };
-        let answer = refusal.answer(Dialect::Other);
+        let answer = refusal.to_response(Dialect::Other);
         let status = answer.status();
-        self.app.metrics.answered(status.as_u16(), None);
-        let client = self.visit.peer.text();
-        self.app.errors.write(Level::Info, format_args!("a request of {client} was refused with {status}: {refusal}"));
+        self.app.metrics.record_response(status.as_u16(), None);
+        let client = self.connection.peer.addr_text();
+        self.app
+            .error_log
+            .write(LogLevel::Info, format_args!("a request of {client} was refused with {status}: {refusal}"));
         let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n");
-        if let Some(date) = date(hypers) {
+        if let Some(date) = date_line(hypers) {
             head += date;
             head += "\r\n";
         }
@@ -82,13 +84,13 @@ impl<S> Farewell<S> {
 }
 
 /// The `date` line of a head.
-fn date(head: &[u8]) -> Option<&str> {
+fn date_line(head: &[u8]) -> Option<&str> {
     std::str::from_utf8(head).ok()?.split("\r\n").find(|line| line.starts_with("date: "))
 }
 
-impl<S: AsyncWrite + Unpin> Farewell<S> {
-    fn poll_say(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(last) = self.last.as_mut().filter(|last| !last.is_empty()) {
+impl<S: AsyncWrite + Unpin> ErrorRewriteStream<S> {
+    fn poll_write_error(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(last) = self.replacement.as_mut().filter(|last| !last.is_empty()) {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, last))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -99,47 +101,47 @@ impl<S: AsyncWrite + Unpin> Farewell<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Farewell<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ErrorRewriteStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if self.preface.is_some_and(|seen| seen < PREFACE.len()) {
-            self.look(buf.filled().get(before..).unwrap_or_default());
+        if self.preface_bytes.is_some_and(|seen| seen < HTTP2_PREFACE.len()) {
+            self.detect_preface(buf.filled().get(before..).unwrap_or_default());
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Farewell<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ErrorRewriteStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.last.is_none() {
-            if !self.is_hypers(buf) {
+        if self.replacement.is_none() {
+            if !self.is_hyper_error(buf) {
                 let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-                self.visit.wrote(written);
+                self.connection.sub_pending_write(written);
                 return Poll::Ready(Ok(written));
             }
-            self.last = Some(self.words(buf));
+            self.replacement = Some(self.rewrite_error(buf));
         }
-        ready!(self.poll_say(cx))?;
+        ready!(self.poll_write_error(cx))?;
         Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.visit.flushed();
+        self.connection.on_flushed();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingers.is_none() {
+        if self.linger_timer.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if self.last.is_none() && !self.visit.is_unread() {
+            if self.replacement.is_none() && !self.connection.has_unread_body() {
                 return Poll::Ready(Ok(()));
             }
         }
         let this = &mut *self;
-        let end = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-        let mut scrap = [0; SCRAP_BYTES];
+        let end = this.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGERING_TIME)));
+        let mut scrap = [0; DISCARD_BUFFER_BYTES];
         while end.as_mut().poll(cx).is_pending() {
             let mut scrap = ReadBuf::new(&mut scrap);
             if ready!(Pin::new(&mut this.stream).poll_read(cx, &mut scrap)).is_err() || scrap.filled().is_empty() {

@@ -11,36 +11,36 @@ use http::{Response, StatusCode};
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// A body on its way through the encoder. Errors cannot happen: it writes to memory.
-pub(super) struct Gzip {
+pub(super) struct GzipEncoder {
     /// `None` once the end has been taken.
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
-impl Gzip {
+impl GzipEncoder {
     pub(super) fn new() -> Self {
         // nginx's own level: JSON shrinks about as well as with higher ones, for less time.
         Self { encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
     }
 
     /// Takes a piece of the body; returns what has come out of the encoder, if anything.
-    pub(super) fn put(&mut self, piece: &[u8]) -> Option<Bytes> {
+    pub(super) fn encode(&mut self, piece: &[u8]) -> Option<Bytes> {
         let encoder = self.encoder.as_mut()?;
         encoder.write_all(piece).ok()?;
         Some(std::mem::take(encoder.get_mut())).filter(|out| !out.is_empty()).map(Bytes::from)
     }
 
     /// Returns the rest at the body's end; `None` the second time.
-    pub(super) fn end(&mut self) -> Option<Bytes> {
+    pub(super) fn finish(&mut self) -> Option<Bytes> {
         self.encoder.take()?.finish().ok().map(Bytes::from)
     }
 
-    pub(super) const fn has_ended(&self) -> bool {
+    pub(super) const fn is_finished(&self) -> bool {
         self.encoder.is_none()
     }
 }
 
 /// Tells whether a request's client takes gzip. Source: RFC 9110, section 12.5.3.
-pub(super) fn accepted(asked: &HeaderMap) -> bool {
+pub(super) fn accepts_gzip(asked: &HeaderMap) -> bool {
     let lines = asked.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut any = false;
     for coding in lines.flat_map(|line| line.split(',')) {
@@ -57,7 +57,7 @@ pub(super) fn accepted(asked: &HeaderMap) -> bool {
 
 /// Makes an answer's head that of a compressed one, if it is worth it and the client takes it. `length` is the body's,
 /// where it is known.
-pub(super) fn mark<B>(answer: &mut Response<B>, length: Option<u64>, min_bytes: usize, accepted: bool) -> bool {
+pub(super) fn negotiate<B>(answer: &mut Response<B>, length: Option<u64>, min_bytes: usize, accepted: bool) -> bool {
     let headers = answer.headers();
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let is_json = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
@@ -73,7 +73,7 @@ pub(super) fn mark<B>(answer: &mut Response<B>, length: Option<u64>, min_bytes: 
         return false;
     }
     let headers = answer.headers_mut();
-    vary(headers, header::ACCEPT_ENCODING);
+    add_vary(headers, header::ACCEPT_ENCODING);
     if !accepted {
         return false;
     }
@@ -91,7 +91,7 @@ pub(super) fn mark<B>(answer: &mut Response<B>, length: Option<u64>, min_bytes: 
     true
 }
 
-fn vary(headers: &mut HeaderMap, on: HeaderName) {
+fn add_vary(headers: &mut HeaderMap, on: HeaderName) {
     let lines = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
     let known = |name: &str| name.trim() == "*" || name.trim().eq_ignore_ascii_case(on.as_str());
     if !lines.flat_map(|line| line.split(',')).any(known) {
@@ -116,8 +116,8 @@ mod tests {
             ("", false),
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, line.parse().unwrap())]);
-            assert_eq!(accepted(&headers), wanted, "{line}");
+            assert_eq!(accepts_gzip(&headers), wanted, "{line}");
         }
-        assert!(!accepted(&HeaderMap::new()));
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 }

@@ -2,26 +2,26 @@
 
 use http::{HeaderMap, HeaderValue};
 
-use crate::config::{HeaderLine, HeaderText};
-use crate::telemetry::Facts;
+use crate::config::{HeaderRule, HeaderTemplate};
+use crate::telemetry::RequestRecord;
 
 /// Puts headers in the place of those that are there; one that comes to nothing is gone.
-pub(super) fn replace(lines: &[HeaderLine], headers: &mut HeaderMap, facts: &Facts<'_>) {
+pub(super) fn set_request_headers(lines: &[HeaderRule], headers: &mut HeaderMap, facts: &RequestRecord<'_>) {
     for line in lines {
         headers.remove(&line.name);
-        for value in line.values.iter().filter_map(|text| value(text, facts)) {
+        for value in line.values.iter().filter_map(|text| render_value(text, facts)) {
             headers.append(&line.name, value);
         }
     }
 }
 
 /// Adds headers to those that are there; one that is always empty takes away what was there before.
-pub(super) fn add(lines: &[HeaderLine], headers: &mut HeaderMap, facts: &Facts<'_>) {
+pub(super) fn add_response_headers(lines: &[HeaderRule], headers: &mut HeaderMap, facts: &RequestRecord<'_>) {
     for line in lines {
         for text in &line.values {
-            if *text == HeaderText::Nothing {
+            if *text == HeaderTemplate::Empty {
                 headers.remove(&line.name);
-            } else if let Some(value) = value(text, facts) {
+            } else if let Some(value) = render_value(text, facts) {
                 headers.append(&line.name, value);
             }
         }
@@ -29,13 +29,13 @@ pub(super) fn add(lines: &[HeaderLine], headers: &mut HeaderMap, facts: &Facts<'
 }
 
 /// What a text comes to. Nothing that could end the line, or the head, goes into a header.
-fn value(text: &HeaderText, facts: &Facts<'_>) -> Option<HeaderValue> {
+fn render_value(text: &HeaderTemplate, facts: &RequestRecord<'_>) -> Option<HeaderValue> {
     match text {
-        HeaderText::Nothing => None,
-        HeaderText::Same(value) => Some(value.clone()),
-        HeaderText::Made(format) => {
+        HeaderTemplate::Empty => None,
+        HeaderTemplate::Constant(value) => Some(value.clone()),
+        HeaderTemplate::Format(format) => {
             let mut made = Vec::new();
-            format.put(facts, &mut made);
+            format.render(facts, &mut made);
             HeaderValue::from_maybe_shared(bytes::Bytes::from(made)).ok().filter(|value| !value.is_empty())
         }
     }

@@ -6,8 +6,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use super::admission::X_API_KEY;
-use crate::balance::Dice;
-use crate::config::Network;
+use crate::balance::SeededRng;
+use crate::config::IpNetwork;
 
 /// Headers that concern one connection only. Source: RFC 9110, section 7.6.1, and what older software sends.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -29,16 +29,16 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Request ids longer than this are replaced by our own.
-const ID_BYTES: usize = 128;
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(super) enum PeerAddr {
     Tcp(IpAddr),
     Unix,
 }
 
-impl Peer {
+impl PeerAddr {
     /// The address as policies see it.
     pub(super) const fn address(self) -> IpAddr {
         match self {
@@ -48,7 +48,7 @@ impl Peer {
     }
 
     /// The address as nginx writes it: `unix:` for a Unix socket.
-    pub(super) fn text(self) -> String {
+    pub(super) fn addr_text(self) -> String {
         match self {
             Self::Tcp(_) => self.address().to_string(),
             Self::Unix => "unix:".to_owned(),
@@ -58,40 +58,40 @@ impl Peer {
 
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
+pub(super) struct ClientInfo {
     /// The other end of the connection.
-    pub(super) peer: Peer,
+    pub(super) peer: PeerAddr,
     /// The client, which is somebody else behind trusted proxies.
-    pub(super) client: Peer,
+    pub(super) client: PeerAddr,
     /// Whether the connection is one of TLS.
-    pub(super) secure: bool,
+    pub(super) is_tls: bool,
     /// Whether they have shown a key of ours, which no replica gets.
-    pub(super) known: bool,
+    pub(super) authenticated: bool,
 }
 
 /// The client behind trusted proxies: the last address in `X-Forwarded-For` that is no trusted proxy's own, as nginx
 /// finds it with `real_ip_recursive on`; the peer itself if it is not trusted, or says nothing that can be read.
-pub(super) fn caller(peer: Peer, headers: &HeaderMap, trusted: &[Network]) -> Caller {
-    let believed = |peer: Peer| match peer {
-        Peer::Tcp(address) => trusted.iter().any(|network| network.has(address)),
-        Peer::Unix => !trusted.is_empty(),
+pub(super) fn resolve_client(peer: PeerAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> ClientInfo {
+    let believed = |peer: PeerAddr| match peer {
+        PeerAddr::Tcp(address) => trusted.iter().any(|network| network.contains(address)),
+        PeerAddr::Unix => !trusted.is_empty(),
     };
     let mut client = peer;
     let chain = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
     for text in chain.flat_map(|value| value.rsplit(',')) {
-        let Some(address) = believed(client).then(|| address(text.trim())).flatten() else { break };
-        client = Peer::Tcp(address);
+        let Some(address) = believed(client).then(|| parse_address(text.trim())).flatten() else { break };
+        client = PeerAddr::Tcp(address);
     }
-    Caller { peer, client, secure: false, known: false }
+    ClientInfo { peer, client, is_tls: false, authenticated: false }
 }
 
 /// An address as proxies write it, with or without port and brackets.
-fn address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
 }
 
 /// The host a request is for: lower case, without port, empty if it names none.
-pub(super) fn host(head: &Parts) -> String {
+pub(super) fn request_host(head: &Parts) -> String {
     let named = head.uri.host().or_else(|| {
         let host = head.headers.get(header::HOST)?.to_str().ok()?;
         let end = host.rfind(':').filter(|colon| !host[*colon..].contains(']')).unwrap_or(host.len());
@@ -101,13 +101,14 @@ pub(super) fn host(head: &Parts) -> String {
 }
 
 /// The client's own request id if it is sane, else a new one.
-pub(super) fn request_id(headers: &HeaderMap, dice: &mut Dice) -> String {
+pub(super) fn request_id(headers: &HeaderMap, dice: &mut SeededRng) -> String {
     let sane = |id: &&str| {
-        (1..=ID_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=~".contains(&b))
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=~".contains(&b))
     };
     match headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).filter(sane) {
         Some(id) => id.to_owned(),
-        None => format!("{:016x}{:016x}", dice.bits(), dice.bits()),
+        None => format!("{:016x}{:016x}", dice.next_u64(), dice.next_u64()),
     }
 }
 
@@ -133,13 +134,13 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// The client's headers as a replica gets them: end-to-end ones as they came, ours added.
 ///
 /// `plain` asks for an answer that is not compressed, so that its token counts can be read.
-pub(super) fn forward(head: &Parts, caller: Caller, id: &str, plain: bool) -> HeaderMap {
+pub(super) fn forward_headers(head: &Parts, caller: ClientInfo, id: &str, plain: bool) -> HeaderMap {
     let mut headers = head.headers.clone();
     strip_hop_by_hop(&mut headers);
     // We have answered it, and set the length ourselves.
     headers.remove(header::EXPECT);
     headers.remove(header::CONTENT_LENGTH);
-    if caller.known {
+    if caller.authenticated {
         headers.remove(header::AUTHORIZATION);
         headers.remove(X_API_KEY);
     }
@@ -154,9 +155,9 @@ pub(super) fn forward(head: &Parts, caller: Caller, id: &str, plain: bool) -> He
         headers.insert(X_FORWARDED_HOST, host);
     }
     if !keep_proto {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if caller.secure { "https" } else { "http" }));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if caller.is_tls { "https" } else { "http" }));
     }
-    let (peer, client) = (caller.peer.text(), caller.client.text());
+    let (peer, client) = (caller.peer.addr_text(), caller.client.addr_text());
     let chain: Vec<&str> = headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()).collect();
     let chain = if chain.is_empty() { peer } else { format!("{}, {peer}", chain.join(", ")) };
     for (name, value) in [(X_FORWARDED_FOR, chain.as_str()), (X_REAL_IP, &client), (X_REQUEST_ID, id)] {
@@ -181,13 +182,13 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    const PEER: Peer = Peer::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
-    const CALLER: Caller = Caller { peer: PEER, client: PEER, secure: false, known: false };
+    const PEER: PeerAddr = PeerAddr::Tcp(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9)));
+    const CLIENT: ClientInfo = ClientInfo { peer: PEER, client: PEER, is_tls: false, authenticated: false };
 
     #[test]
     fn hop_by_hop_headers_and_those_connection_names_stay_on_their_hop() {
         let head = head(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("te", "trailers"), ("x-kept", "2")]);
-        let headers = forward(&head, CALLER, "id", true);
+        let headers = forward_headers(&head, CLIENT, "id", true);
         assert_eq!(headers.get("x-kept").unwrap(), "2");
         for gone in ["connection", "x-secret", "te"] {
             assert!(!headers.contains_key(gone), "{gone}");
@@ -197,14 +198,14 @@ mod tests {
     #[test]
     fn no_table_can_set_what_stays_on_its_hop() {
         for name in &HOP_BY_HOP {
-            assert!(crate::config::barred(name.as_str()).is_some(), "{name}");
+            assert!(crate::config::forbidden_reason(name.as_str()).is_some(), "{name}");
         }
     }
 
     #[test]
     fn the_peer_is_appended_to_the_chain_and_is_the_real_ip() {
         let head = head(&[("x-forwarded-for", "1.1.1.1"), ("host", "llm.example:80"), ("x-real-ip", "6.6.6.6")]);
-        let headers = forward(&head, CALLER, "id", true);
+        let headers = forward_headers(&head, CLIENT, "id", true);
         assert_eq!(headers["x-forwarded-for"], "1.1.1.1, 10.0.0.9");
         assert_eq!(headers["x-real-ip"], "10.0.0.9");
         assert_eq!(headers["x-forwarded-host"], "llm.example:80");
@@ -214,21 +215,21 @@ mod tests {
     #[test]
     fn a_key_of_ours_goes_to_no_replica_and_any_other_does() {
         let head = head(&[("authorization", "Bearer k"), ("x-api-key", "k"), ("x-kept", "1")]);
-        let ours = forward(&head, Caller { known: true, ..CALLER }, "id", true);
+        let ours = forward_headers(&head, ClientInfo { authenticated: true, ..CLIENT }, "id", true);
         assert!(!ours.contains_key("authorization") && !ours.contains_key("x-api-key") && ours.contains_key("x-kept"));
-        let theirs = forward(&head, CALLER, "id", true);
+        let theirs = forward_headers(&head, CLIENT, "id", true);
         assert!(theirs.contains_key("authorization") && theirs.contains_key("x-api-key"));
     }
 
     #[test]
     fn only_trusted_proxies_are_believed_about_the_client() {
-        let trusted: Vec<Network> = ["10.0.0.0/8", "fd00::/8"].iter().map(|n| n.parse().unwrap()).collect();
+        let trusted: Vec<IpNetwork> = ["10.0.0.0/8", "fd00::/8"].iter().map(|n| n.parse().unwrap()).collect();
         let client = |peer: &str, chain: &[&'static str]| {
             let mut headers = HeaderMap::new();
             chain.iter().for_each(|c| {
                 headers.append(X_FORWARDED_FOR, HeaderValue::from_static(c));
             });
-            caller(Peer::Tcp(peer.parse().unwrap()), &headers, &trusted).client.text()
+            resolve_client(PeerAddr::Tcp(peer.parse().unwrap()), &headers, &trusted).client.addr_text()
         };
         assert_eq!(client("8.8.8.8", &["1.1.1.1"]), "8.8.8.8");
         assert_eq!(client("10.0.0.1", &["1.1.1.1"]), "1.1.1.1");
@@ -242,8 +243,8 @@ mod tests {
     #[test]
     fn what_a_trusted_proxy_was_asked_for_is_kept() {
         let head = head(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "llm.example"), ("host", "router")]);
-        let client = Peer::Tcp("1.1.1.1".parse().unwrap());
-        let behind = forward(&head, Caller { client, ..CALLER }, "id", true);
+        let client = PeerAddr::Tcp("1.1.1.1".parse().unwrap());
+        let behind = forward_headers(&head, ClientInfo { client, ..CLIENT }, "id", true);
         assert_eq!(
             (&behind["x-forwarded-proto"], &behind["x-forwarded-host"]),
             (&"https".parse().unwrap(), &"llm.example".parse().unwrap())
@@ -252,9 +253,9 @@ mod tests {
             (behind["x-real-ip"].to_str().unwrap(), behind["x-forwarded-for"].to_str().unwrap()),
             ("1.1.1.1", "10.0.0.9")
         );
-        let secure = forward(&head, Caller { secure: true, ..CALLER }, "id", true);
+        let secure = forward_headers(&head, ClientInfo { is_tls: true, ..CLIENT }, "id", true);
         assert_eq!(secure["x-forwarded-proto"].to_str().unwrap(), "https");
-        let direct = forward(&head, CALLER, "id", true);
+        let direct = forward_headers(&head, CLIENT, "id", true);
         assert_eq!(
             (direct["x-forwarded-proto"].to_str().unwrap(), direct["x-forwarded-host"].to_str().unwrap()),
             ("http", "router")
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn request_ids_are_kept_if_sane() {
-        let mut dice = Dice::seeded(1);
+        let mut dice = SeededRng::from_seed(1);
         assert_eq!(request_id(&head(&[("x-request-id", "abc-1")]).headers, &mut dice), "abc-1");
         for odd in ["", "a b", "a\"b", &"x".repeat(129)] {
             assert_eq!(request_id(&head(&[("x-request-id", odd)]).headers, &mut dice).len(), 32, "{odd}");
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn hosts_lose_their_port_and_case() {
         for (line, wanted) in [("GPU.Local:8080", "gpu.local"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a", "a")] {
-            assert_eq!(host(&head(&[("host", line)])), wanted);
+            assert_eq!(request_host(&head(&[("host", line)])), wanted);
         }
     }
 }

@@ -3,9 +3,9 @@
 use http::HeaderMap;
 use http::request::Parts;
 
-use super::identify::Peer;
-use super::measure::Asked;
-use crate::balance::{Key, Part};
+use super::identify::PeerAddr;
+use super::measure::ParsedRequest;
+use crate::balance::{HashKey, KeyPart};
 use crate::fleet::Pool;
 
 const X_SESSION_ID: &str = "x-session-id";
@@ -14,36 +14,36 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// All that a key can be made of.
 #[derive(Clone, Copy)]
-pub(super) struct Facts<'a> {
+pub(super) struct KeyInputs<'a> {
     pub(super) head: &'a Parts,
-    pub(super) asked: &'a Asked,
+    pub(super) parsed: &'a ParsedRequest,
     /// Whom a trusted proxy names, else who is connected.
-    pub(super) client: Peer,
+    pub(super) client: PeerAddr,
 }
 
-impl Facts<'_> {
+impl KeyInputs<'_> {
     /// The values of a key's variables in a row; what a request does not have is empty, as in nginx. Without a key nothing
     /// is allocated.
-    pub(super) fn evaluate(&self, key: Option<&Key>, pool: &Pool) -> Vec<u8> {
+    pub(super) fn evaluate(&self, key: Option<&HashKey>, pool: &Pool) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for part in key.map_or(&[][..], Key::parts) {
+        for part in key.map_or(&[][..], HashKey::parts) {
             match part {
-                Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
-                Part::RequestUri => {
+                KeyPart::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+                KeyPart::RequestUri => {
                     let uri = self.head.uri.path_and_query();
                     bytes.extend_from_slice(uri.map_or("", |uri| uri.as_str()).as_bytes());
                 }
-                Part::RemoteAddr => bytes.extend_from_slice(self.client.text().as_bytes()),
-                Part::Header(name) => header(&self.head.headers, name, &mut bytes),
-                Part::Model => bytes.extend_from_slice(self.asked.model.as_deref().unwrap_or_default().as_bytes()),
-                Part::User => bytes.extend_from_slice(self.asked.user.as_deref().unwrap_or_default().as_bytes()),
-                Part::Session => self.session(&mut bytes),
-                Part::Prefix => self.prefix(pool, &mut bytes),
-                Part::CacheKey => {
+                KeyPart::RemoteAddr => bytes.extend_from_slice(self.client.addr_text().as_bytes()),
+                KeyPart::Header(name) => push_header(&self.head.headers, name, &mut bytes),
+                KeyPart::Model => bytes.extend_from_slice(self.parsed.model.as_deref().unwrap_or_default().as_bytes()),
+                KeyPart::User => bytes.extend_from_slice(self.parsed.user.as_deref().unwrap_or_default().as_bytes()),
+                KeyPart::Session => self.push_session(&mut bytes),
+                KeyPart::Prefix => self.push_prompt_prefix(pool, &mut bytes),
+                KeyPart::CacheKey => {
                     let before = bytes.len();
-                    self.named(&mut bytes);
+                    self.push_cache_key(&mut bytes);
                     if bytes.len() == before {
-                        self.prefix(pool, &mut bytes);
+                        self.push_prompt_prefix(pool, &mut bytes);
                     }
                 }
             }
@@ -52,31 +52,31 @@ impl Facts<'_> {
     }
 
     /// What the client calls its session or its cache by.
-    fn named(&self, bytes: &mut Vec<u8>) {
+    fn push_cache_key(&self, bytes: &mut Vec<u8>) {
         let before = bytes.len();
-        bytes.extend_from_slice(self.asked.cache_key.as_deref().unwrap_or_default().as_bytes());
+        bytes.extend_from_slice(self.parsed.cache_key.as_deref().unwrap_or_default().as_bytes());
         if bytes.len() == before {
-            header(&self.head.headers, X_SESSION_ID, bytes);
+            push_header(&self.head.headers, X_SESSION_ID, bytes);
         }
     }
 
     /// How the prompt begins.
-    fn prefix(&self, pool: &Pool, bytes: &mut Vec<u8>) {
-        if let Some(prefix) = &self.asked.prefix {
-            let key = prefix.key(pool.spec().metering.prefix.0.saturating_mul(BYTES_PER_TOKEN));
+    fn push_prompt_prefix(&self, pool: &Pool, bytes: &mut Vec<u8>) {
+        if let Some(prefix) = &self.parsed.fingerprint {
+            let key = prefix.prefix_hash(pool.spec().token_accounting.prefix_length.0.saturating_mul(BYTES_PER_TOKEN));
             bytes.extend_from_slice(format!("{key:016x}").as_bytes());
         }
     }
 
     /// The first there is of the names for a session.
-    fn session(&self, bytes: &mut Vec<u8>) {
+    fn push_session(&self, bytes: &mut Vec<u8>) {
         let before = bytes.len();
-        self.named(bytes);
+        self.push_cache_key(bytes);
         if bytes.len() == before {
-            bytes.extend_from_slice(self.asked.user.as_deref().unwrap_or_default().as_bytes());
+            bytes.extend_from_slice(self.parsed.user.as_deref().unwrap_or_default().as_bytes());
         }
         if bytes.len() == before
-            && let Some(hash) = self.asked.opening
+            && let Some(hash) = self.parsed.conversation_hash
         {
             bytes.extend_from_slice(format!("{hash:016x}").as_bytes());
         }
@@ -84,7 +84,7 @@ impl Facts<'_> {
 }
 
 /// All values of a header, joined by `, ` as in nginx since 1.23.
-fn header(headers: &HeaderMap, name: &str, bytes: &mut Vec<u8>) {
+fn push_header(headers: &HeaderMap, name: &str, bytes: &mut Vec<u8>) {
     for (at, value) in headers.get_all(name).iter().enumerate() {
         if at > 0 {
             bytes.extend_from_slice(b", ");

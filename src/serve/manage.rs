@@ -10,13 +10,13 @@ use axum::{Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::reload::{Reloaded, reload};
-use crate::balance::{BadPolicy, Load};
+use super::AppState;
+use super::reload::{ReloadReport, reload};
+use crate::balance::{PolicyError, TokenLoad};
 use crate::config;
-use crate::eject::Cause;
-use crate::fleet::{MemberSpec, Models, Pool, Truth};
-use crate::tls::Keyring;
+use crate::eject::EjectCause;
+use crate::fleet::{EngineReport, MemberSpec, Pool, ReplicaModels};
+use crate::tls::TlsStore;
 use crate::units::{Moment, Tokens, Weight};
 
 /// A pool as it is now.
@@ -92,51 +92,51 @@ struct EngineView {
 
 /// A replica to add, in the words of the configuration: `http://10.0.0.3:8000 weight=2`.
 #[derive(Deserialize)]
-struct Addition {
+struct AddReplica {
     replica: String,
 }
 
 /// What may be set of a member.
 #[derive(Deserialize)]
-struct Setting {
+struct SetWeight {
     weight: u32,
 }
 
 /// Why something cannot be done.
-enum Trouble {
-    Unknown(&'static str),
-    Bad(String),
+enum AdminError {
+    NotFound(&'static str),
+    Invalid(String),
 }
 
-impl From<BadPolicy> for Trouble {
-    fn from(bad: BadPolicy) -> Self {
-        Self::Bad(bad.to_string())
+impl From<PolicyError> for AdminError {
+    fn from(bad: PolicyError) -> Self {
+        Self::Invalid(bad.to_string())
     }
 }
 
-impl IntoResponse for Trouble {
+impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let (status, message) = match self {
-            Self::Unknown(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
-            Self::Bad(why) => (StatusCode::BAD_REQUEST, why),
+            Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
+            Self::Invalid(why) => (StatusCode::BAD_REQUEST, why),
         };
         (status, Json(serde_json::json!({ "error": { "message": message } }))).into_response()
     }
 }
 
 /// The paths of this file.
-pub(super) fn routes() -> Router<Arc<App>> {
+pub(super) fn routes() -> Router<Arc<AppState>> {
     Router::new()
-        .route("/reload", post(again))
-        .route("/pools", get(pools))
-        .route("/pools/{pool}", get(one))
-        .route("/pools/{pool}/replicas", post(add))
-        .route("/pools/{pool}/replicas/{name}", put(set).delete(remove))
-        .route("/replicas/{name}/drain", post(drain).delete(undrain))
+        .route("/reload", post(post_reload))
+        .route("/pools", get(list_pools))
+        .route("/pools/{pool}", get(get_pool))
+        .route("/pools/{pool}/replicas", post(add_replica))
+        .route("/pools/{pool}/replicas/{name}", put(set_weight).delete(remove_replica))
+        .route("/replicas/{name}/drain", post(drain_replica).delete(undrain_replica))
 }
 
-async fn again(State(app): State<Arc<App>>) -> Result<Json<ReloadView>, Trouble> {
-    let Reloaded { changes, notes } = reload(&app).await.map_err(Trouble::Bad)?;
+async fn post_reload(State(app): State<Arc<AppState>>) -> Result<Json<ReloadView>, AdminError> {
+    let ReloadReport { changes, notes } = reload(&app).await.map_err(AdminError::Invalid)?;
     let text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
     Ok(Json(ReloadView {
         changed: changes.to_string(),
@@ -150,113 +150,120 @@ async fn again(State(app): State<Arc<App>>) -> Result<Json<ReloadView>, Trouble>
     }))
 }
 
-async fn pools(State(app): State<Arc<App>>) -> Json<Vec<PoolView>> {
-    Json(app.fleet.pools().iter().map(|pool| view(&app, pool)).collect())
+async fn list_pools(State(app): State<Arc<AppState>>) -> Json<Vec<PoolView>> {
+    Json(app.fleet.pools().iter().map(|pool| pool_view(&app, pool)).collect())
 }
 
-async fn one(State(app): State<Arc<App>>, Path(pool): Path<String>) -> Result<Json<PoolView>, Trouble> {
-    let pool = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?;
-    Ok(Json(view(&app, &pool)))
+async fn get_pool(State(app): State<Arc<AppState>>, Path(pool): Path<String>) -> Result<Json<PoolView>, AdminError> {
+    let pool = app.fleet.pool(&pool).ok_or(AdminError::NotFound("pool"))?;
+    Ok(Json(pool_view(&app, &pool)))
 }
 
 /// Adds a replica until the next reload, whose file then has the word.
-async fn add(
-    State(app): State<Arc<App>>,
+async fn add_replica(
+    State(app): State<Arc<AppState>>,
     Path(pool): Path<String>,
-    Json(addition): Json<Addition>,
-) -> Result<Json<PoolView>, Trouble> {
-    let mut member = member(&addition.replica)?;
-    if member.lookup.is_some() {
-        return Err(Trouble::Bad("names with `resolve` belong in the file".to_owned()));
+    Json(addition): Json<AddReplica>,
+) -> Result<Json<PoolView>, AdminError> {
+    let mut member = parse_replica(&addition.replica)?;
+    if member.dns_lookup.is_some() {
+        return Err(AdminError::Invalid("names with `resolve` belong in the file".to_owned()));
     }
-    let tls = app.fleet.pool(&pool).ok_or(Trouble::Unknown("pool"))?.spec().tls.clone();
-    member.origin.verify_by(&tls);
+    let tls = app.fleet.pool(&pool).ok_or(AdminError::NotFound("pool"))?.spec().tls.clone();
+    member.origin.set_tls(&tls);
     if member.origin.tls().is_some() {
-        let mut keyring = Keyring::clone(&app.keyring.load());
-        keyring.learn(&tls.trust).map_err(|bad| Trouble::Bad(format!("{bad}; {}", bad.help)))?;
-        app.keyring.store(keyring.into());
+        let mut keyring = TlsStore::clone(&app.tls_store.load());
+        keyring.add_trust(&tls.trust_roots).map_err(|bad| AdminError::Invalid(format!("{bad}; {}", bad.help)))?;
+        app.tls_store.store(keyring.into());
     }
-    edit(&app, &pool, |members| {
+    edit_pool(&app, &pool, |members| {
         if members.iter().any(|m| m.name == member.name || m.origin == member.origin) {
-            return Err(Trouble::Bad("the pool has this replica already".to_owned()));
+            return Err(AdminError::Invalid("the pool has this replica already".to_owned()));
         }
         members.push(member);
         Ok(())
     })
 }
 
-async fn remove(
-    State(app): State<Arc<App>>,
+async fn remove_replica(
+    State(app): State<Arc<AppState>>,
     Path((pool, name)): Path<(String, String)>,
-) -> Result<Json<PoolView>, Trouble> {
-    edit(&app, &pool, |members| {
-        let at = members.iter().position(|m| *m.name == *name).ok_or(Trouble::Unknown("replica"))?;
+) -> Result<Json<PoolView>, AdminError> {
+    edit_pool(&app, &pool, |members| {
+        let at = members.iter().position(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
         if members.len() == 1 {
-            return Err(Trouble::Bad("a pool needs a replica: drain this one instead".to_owned()));
+            return Err(AdminError::Invalid("a pool needs a replica: drain this one instead".to_owned()));
         }
         members.remove(at);
         Ok(())
     })
 }
 
-async fn set(
-    State(app): State<Arc<App>>,
+async fn set_weight(
+    State(app): State<Arc<AppState>>,
     Path((pool, name)): Path<(String, String)>,
-    Json(setting): Json<Setting>,
-) -> Result<Json<PoolView>, Trouble> {
+    Json(setting): Json<SetWeight>,
+) -> Result<Json<PoolView>, AdminError> {
     let weight = Weight::new(setting.weight).filter(|weight| weight.get() <= 65_535);
-    let weight = weight.ok_or_else(|| Trouble::Bad("a weight is from 1 to 65535".to_owned()))?;
-    edit(&app, &pool, |members| {
-        let member = members.iter_mut().find(|m| *m.name == *name).ok_or(Trouble::Unknown("replica"))?;
+    let weight = weight.ok_or_else(|| AdminError::Invalid("a weight is from 1 to 65535".to_owned()))?;
+    edit_pool(&app, &pool, |members| {
+        let member = members.iter_mut().find(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
         member.weight = weight;
         Ok(())
     })
 }
 
-async fn drain(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Vec<PoolView>>, Trouble> {
-    keep_away(&app, &name, true)
+async fn drain_replica(
+    State(app): State<Arc<AppState>>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<PoolView>>, AdminError> {
+    set_drained(&app, &name, true)
 }
 
-async fn undrain(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Vec<PoolView>>, Trouble> {
-    keep_away(&app, &name, false)
+async fn undrain_replica(
+    State(app): State<Arc<AppState>>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<PoolView>>, AdminError> {
+    set_drained(&app, &name, false)
 }
 
 /// Keeps new requests away from a replica, in every pool that has it; answers with those pools.
-fn keep_away(app: &App, name: &str, drained: bool) -> Result<Json<Vec<PoolView>>, Trouble> {
+fn set_drained(app: &AppState, name: &str, drained: bool) -> Result<Json<Vec<PoolView>>, AdminError> {
     let replicas = app.fleet.replicas();
-    let replica = replicas.iter().find(|r| &**r.name() == name).ok_or(Trouble::Unknown("replica"))?;
-    replica.drain(drained);
+    let replica = replicas.iter().find(|r| &**r.name() == name).ok_or(AdminError::NotFound("replica"))?;
+    replica.set_drained(drained);
     let pools = app.fleet.pools();
     let having = pools.iter().filter(|pool| pool.replicas().any(|r| r.id() == replica.id()));
-    Ok(Json(having.map(|pool| view(app, pool)).collect()))
+    Ok(Json(having.map(|pool| pool_view(app, pool)).collect()))
 }
 
-fn edit(
-    app: &App,
+fn edit_pool(
+    app: &AppState,
     pool: &str,
-    change: impl FnOnce(&mut Vec<MemberSpec>) -> Result<(), Trouble>,
-) -> Result<Json<PoolView>, Trouble> {
-    app.fleet.edit(pool, |spec| change(&mut spec.members)).ok_or(Trouble::Unknown("pool"))??;
-    app.changed.notify_one();
-    let pool = app.fleet.pool(pool).ok_or(Trouble::Unknown("pool"))?;
-    Ok(Json(view(app, &pool)))
+    change: impl FnOnce(&mut Vec<MemberSpec>) -> Result<(), AdminError>,
+) -> Result<Json<PoolView>, AdminError> {
+    app.fleet.edit_pool(pool, |spec| change(&mut spec.members)).ok_or(AdminError::NotFound("pool"))??;
+    app.replicas_changed.notify_one();
+    let pool = app.fleet.pool(pool).ok_or(AdminError::NotFound("pool"))?;
+    Ok(Json(pool_view(app, &pool)))
 }
 
-fn member(words: &str) -> Result<MemberSpec, Trouble> {
-    let loaded = config::from_urls(&[words.to_owned()], []).map_err(|report| Trouble::Bad(report.to_string()))?;
+fn parse_replica(words: &str) -> Result<MemberSpec, AdminError> {
+    let loaded =
+        config::from_urls(&[words.to_owned()], []).map_err(|report| AdminError::Invalid(report.to_string()))?;
     let members = loaded.settings.pools.into_iter().flat_map(|pool| pool.members);
-    members.last().ok_or_else(|| Trouble::Bad("no replica was named".to_owned()))
+    members.last().ok_or_else(|| AdminError::Invalid("no replica was named".to_owned()))
 }
 
-impl From<Load> for LoadView {
-    fn from(load: Load) -> Self {
-        Self { prefill: load.prefill.0, decoding: load.decoding, resident: load.resident.0 }
+impl From<TokenLoad> for LoadView {
+    fn from(load: TokenLoad) -> Self {
+        Self { prefill: load.prefill.0, decoding: load.decoding_streams, resident: load.resident.0 }
     }
 }
 
 impl EngineView {
-    fn new(truth: &Truth, now: Moment) -> Self {
-        let Truth { vitals, foreign, at, .. } = truth;
+    fn new(truth: &EngineReport, now: Moment) -> Self {
+        let EngineReport { stats: vitals, external: foreign, received_at: at, .. } = truth;
         let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
         Self {
             age_seconds: now.since(*at).as_secs_f64(),
@@ -264,36 +271,37 @@ impl EngineView {
             waiting: vitals.waiting,
             kv_usage: vitals.kv_usage,
             kv_tokens: count(vitals.kv_capacity),
-            block_tokens: count(vitals.block),
-            prompt_tokens: count(vitals.prompt),
-            cached_prompt_tokens: count(vitals.cached),
-            completion_tokens: count(vitals.generated),
+            block_tokens: count(vitals.block_tokens),
+            prompt_tokens: count(vitals.prompt_tokens),
+            cached_prompt_tokens: count(vitals.cached_tokens),
+            completion_tokens: count(vitals.generated_tokens),
             foreign_requests: foreign.requests,
-            foreign_waiting: foreign.load.waiting,
+            foreign_waiting: foreign.load.waiting_requests,
             foreign_tokens: foreign.load.into(),
         }
     }
 }
 
-fn view(app: &App, pool: &Pool) -> PoolView {
+fn pool_view(app: &AppState, pool: &Pool) -> PoolView {
     let now = app.clock.now();
-    let states = pool.states(now);
-    let one =
-        |((replica, spec), state): ((&Arc<crate::fleet::Replica>, &MemberSpec), crate::fleet::State)| ReplicaView {
+    let states = pool.member_states(now);
+    let one = |((replica, spec), state): ((&Arc<crate::fleet::Replica>, &MemberSpec), crate::fleet::MemberState)| {
+        ReplicaView {
             name: replica.name().to_string(),
             url: replica.origin().to_string(),
             state: state.as_str(),
-            reason: state.cause().map(Cause::as_str),
+            reason: state.ejection_cause().map(EjectCause::as_str),
             weight: spec.weight.get(),
             in_flight: replica.in_flight(),
-            chosen: replica.chosen(),
+            chosen: replica.times_chosen(),
             models: match &*replica.models() {
-                Models::Listed(names) => names.iter().map(ToString::to_string).collect(),
-                Models::Unlisted | Models::Unknown => Vec::new(),
+                ReplicaModels::Listed(names) => names.iter().map(ToString::to_string).collect(),
+                ReplicaModels::Unlisted | ReplicaModels::Unknown => Vec::new(),
             },
             tokens: replica.load().into(),
-            engine: replica.truth(now).map(|truth| EngineView::new(&truth, now)),
-        };
+            engine: replica.engine_report(now).map(|truth| EngineView::new(&truth, now)),
+        }
+    };
     PoolView {
         pool: pool.name().to_string(),
         policy: pool.spec().policy.to_string(),

@@ -47,25 +47,25 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use body::Budget;
-use crowd::Crowd;
-use doors::Doors;
-use owners::Owners;
-use refusal::Refusal;
-pub use reload::Source;
-use sessions::Sessions;
+use body::BodyMemoryBudget;
+use crowd::ConcurrencyLimits;
+use doors::ListenerHandle;
+use owners::ResponseTable;
+use refusal::RequestError;
+pub use reload::ConfigSource;
+use sessions::SessionTable;
 pub use start::Server;
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::balance::BadPolicy;
+use crate::balance::PolicyError;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::fleet::{Decisions, Fleet};
-use crate::resolve::Names;
-use crate::telemetry::{AccessLog, ErrorLog, Metrics, Recorder};
-use crate::tls::{BadFile, Keyring};
-use crate::upstream::Upstream;
+use crate::fleet::{DecisionLog, Fleet};
+use crate::resolve::DnsNames;
+use crate::telemetry::{AccessLog, ErrorLog, Metrics, TrafficRecorder};
+use crate::tls::{TlsFileError, TlsStore};
+use crate::upstream::UpstreamClient;
 
 /// Why the router cannot start.
 #[derive(Debug, Error)]
@@ -90,10 +90,10 @@ pub enum StartError {
     Record(String, io::Error),
     /// A file of certificates or keys cannot be used.
     #[error("{0}; {help}", help = .0.help)]
-    Tls(#[from] BadFile),
+    Tls(#[from] TlsFileError),
     /// A pool's policy cannot be made.
     #[error("{0}")]
-    Policy(#[from] BadPolicy),
+    Policy(#[from] PolicyError),
     /// The system gives no threads or no event queue.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -101,7 +101,7 @@ pub enum StartError {
 
 /// How far the process is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum Lifecycle {
     /// Serving.
     Running,
     /// Nothing new is accepted; what runs may finish.
@@ -111,52 +111,52 @@ enum Stage {
 }
 
 /// What all workers share.
-struct App {
+struct AppState {
     fleet: Arc<Fleet>,
     settings: ArcSwap<Settings>,
     /// What connections from now on are secured with.
-    keyring: Arc<ArcSwap<Keyring>>,
+    tls_store: Arc<ArcSwap<TlsStore>>,
     metrics: Arc<Metrics>,
     /// Writes traffic down.
-    recorder: Option<Arc<Recorder>>,
+    recorder: Option<Arc<TrafficRecorder>>,
     /// The last choices, to be explained.
-    decisions: Arc<Decisions>,
+    decision_log: Arc<DecisionLog>,
     /// A request goes on with the one it began with.
-    access: ArcSwapOption<AccessLog>,
+    access_log: ArcSwapOption<AccessLog>,
     /// Lines lost by logs that are no more.
-    lines_lost: AtomicU64,
+    dropped_log_lines: AtomicU64,
     /// Where clients are accepted; set once the acceptor runs.
-    doors: OnceLock<Doors>,
-    errors: Arc<ErrorLog>,
-    budget: Arc<Budget>,
-    crowd: Crowd,
-    owners: Owners,
+    listeners: OnceLock<ListenerHandle>,
+    error_log: Arc<ErrorLog>,
+    body_budget: Arc<BodyMemoryBudget>,
+    concurrency_limits: ConcurrencyLimits,
+    response_table: ResponseTable,
     /// Places for prompts that are given to a tokenizer.
-    counting: Arc<Semaphore>,
-    sessions: Sessions,
+    tokenizer_slots: Arc<Semaphore>,
+    session_table: SessionTable,
     clock: Clock,
     /// The time of day at the start.
-    started: Duration,
+    start_time: Duration,
     draining: AtomicBool,
     /// Connections so far.
-    visits: AtomicU64,
+    connections_accepted: AtomicU64,
     /// Told when there may be replicas that have not been asked for their models.
-    changed: Notify,
+    replicas_changed: Notify,
     /// What names in the configuration stand for.
-    names: Names,
+    dns_names: DnsNames,
     /// Told when there is another configuration.
-    reloaded: Notify,
+    config_reloaded: Notify,
     /// Where the configuration is read from again.
-    source: OnceLock<Source>,
+    config_source: OnceLock<ConfigSource>,
 }
 
 /// What the requests of one worker share.
-struct Worker {
-    app: Arc<App>,
-    upstream: Upstream,
+struct WorkerContext {
+    app: Arc<AppState>,
+    upstream: UpstreamClient,
 }
 
-impl App {
+impl AppState {
     /// What is configured now. A request keeps what it began with.
     fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()

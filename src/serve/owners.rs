@@ -9,13 +9,13 @@ use dashmap::DashMap;
 use crate::units::{Moment, ReplicaId};
 
 /// The most ids remembered. At most 256 bytes of id each: about 42 MB at worst, 17 MB as engines write ids.
-const IDS: usize = 100_000;
+const MAX_RESPONSE_IDS: usize = 100_000;
 /// How long an id is remembered.
-const KEEP: Duration = Duration::from_secs(3_600);
+const RESPONSE_ID_LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// A replica as an owner of responses.
 #[derive(Clone, Debug)]
-pub(super) struct Owner {
+pub(super) struct ResponseOwner {
     /// The pool's name: after a reload there is another pool behind it.
     pub(super) pool: Arc<str>,
     pub(super) replica: ReplicaId,
@@ -25,22 +25,22 @@ pub(super) struct Owner {
 
 /// A bounded map from response ids to their replicas; the oldest ids go first.
 #[derive(Default)]
-pub(super) struct Owners {
-    by_id: DashMap<Arc<str>, (Owner, Moment)>,
+pub(super) struct ResponseTable {
+    by_id: DashMap<Arc<str>, (ResponseOwner, Moment)>,
     /// Guards the order in which ids came.
-    order: Mutex<VecDeque<(Arc<str>, Moment)>>,
+    insertion_order: Mutex<VecDeque<(Arc<str>, Moment)>>,
 }
 
-impl Owners {
+impl ResponseTable {
     /// Remembers an id, and forgets what is too old or one too many.
-    pub(super) fn put(&self, id: &str, owner: Owner, now: Moment) {
+    pub(super) fn insert(&self, id: &str, owner: ResponseOwner, now: Moment) {
         let id: Arc<str> = id.into();
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.insertion_order.lock().unwrap_or_else(PoisonError::into_inner);
         if self.by_id.insert(id.clone(), (owner, now)).is_none() {
             order.push_back((id, now));
         }
         while let Some((_, since)) = order.front() {
-            if order.len() <= IDS && now.since(*since) <= KEEP {
+            if order.len() <= MAX_RESPONSE_IDS && now.since(*since) <= RESPONSE_ID_LIFETIME {
                 break;
             }
             if let Some((oldest, _)) = order.pop_front() {
@@ -50,10 +50,10 @@ impl Owners {
     }
 
     /// Finds the owner of an id.
-    pub(super) fn get(&self, id: &str, now: Moment) -> Option<Owner> {
+    pub(super) fn get(&self, id: &str, now: Moment) -> Option<ResponseOwner> {
         let entry = self.by_id.get(id)?;
         let (owner, since) = entry.value();
-        (now.since(*since) <= KEEP).then(|| owner.clone())
+        (now.since(*since) <= RESPONSE_ID_LIFETIME).then(|| owner.clone())
     }
 }
 
@@ -61,29 +61,29 @@ impl Owners {
 mod tests {
     use super::*;
 
-    fn owner() -> Owner {
-        Owner { pool: "p".into(), replica: ReplicaId(1), tenant: None }
+    fn owner() -> ResponseOwner {
+        ResponseOwner { pool: "p".into(), replica: ReplicaId(1), tenant: None }
     }
 
     #[test]
     fn the_map_stays_bounded_and_forgets_the_oldest_first() {
-        let (owners, owner) = (Owners::default(), owner());
-        for i in 0..IDS + 10 {
-            owners.put(&i.to_string(), owner.clone(), Moment::ZERO);
+        let (owners, owner) = (ResponseTable::default(), owner());
+        for i in 0..MAX_RESPONSE_IDS + 10 {
+            owners.insert(&i.to_string(), owner.clone(), Moment::ZERO);
         }
-        assert_eq!(owners.by_id.len(), IDS);
+        assert_eq!(owners.by_id.len(), MAX_RESPONSE_IDS);
         assert!(owners.get("9", Moment::ZERO).is_none());
         assert!(owners.get("10", Moment::ZERO).is_some());
     }
 
     #[test]
     fn an_id_is_forgotten_after_an_hour() {
-        let (owners, owner) = (Owners::default(), owner());
-        owners.put("a", owner.clone(), Moment::ZERO);
-        assert!(owners.get("a", Moment::ZERO + KEEP).is_some());
-        let later = Moment::ZERO + KEEP + Duration::from_secs(1);
+        let (owners, owner) = (ResponseTable::default(), owner());
+        owners.insert("a", owner.clone(), Moment::ZERO);
+        assert!(owners.get("a", Moment::ZERO + RESPONSE_ID_LIFETIME).is_some());
+        let later = Moment::ZERO + RESPONSE_ID_LIFETIME + Duration::from_secs(1);
         assert!(owners.get("a", later).is_none());
-        owners.put("b", owner, later);
+        owners.insert("b", owner, later);
         assert_eq!(owners.by_id.len(), 1);
     }
 }

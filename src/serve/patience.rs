@@ -17,66 +17,69 @@ use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The bytes that HTTP/2 begins with.
-const PREFACE_BYTES: u64 = 24;
+const HTTP2_PREFACE_BYTES: u64 = 24;
 
 /// A connection that counts the bytes that come, and fails when nothing can be written for too long.
-pub(super) struct Counted<S> {
+pub(super) struct TimeoutStream<S> {
     stream: S,
-    received: Arc<AtomicU64>,
+    received_bytes: Arc<AtomicU64>,
     /// How long the client may take nothing of what is sent.
-    send: Duration,
+    write_timeout: Duration,
     /// Rings when it has taken nothing for so long; only while it takes nothing.
-    stalled: Option<Pin<Box<tokio::time::Sleep>>>,
+    write_timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// hyper's clock for one connection's request heads.
-pub(super) struct HeadTimer {
-    received: Arc<AtomicU64>,
-    head: Duration,
-    idle: Duration,
+pub(super) struct HeaderReadTimer {
+    received_bytes: Arc<AtomicU64>,
+    header_timeout: Duration,
+    keepalive_timeout: Duration,
 }
 
 /// The time left for one head.
-struct HeadSleep {
-    received: Arc<AtomicU64>,
+struct HeaderReadSleep {
+    received_bytes: Arc<AtomicU64>,
     /// What had been received when the wait began.
-    before: u64,
-    head: Duration,
-    has_begun: bool,
-    alarm: Pin<Box<tokio::time::Sleep>>,
+    received_at_start: u64,
+    header_timeout: Duration,
+    head_started: bool,
+    timer: Pin<Box<tokio::time::Sleep>>,
 }
 
-impl<S> Counted<S> {
+impl<S> TimeoutStream<S> {
     /// Counts what comes by `stream`; the timer goes to the connection's hyper.
-    pub(super) fn new(stream: S, timeouts: &Timeouts) -> (Self, HeadTimer) {
-        let Timeouts { header: head, keepalive: idle, send, .. } = *timeouts;
+    pub(super) fn new(stream: S, timeouts: &Timeouts) -> (Self, HeaderReadTimer) {
+        let Timeouts { client_header: head, keepalive: idle, client_send: send, .. } = *timeouts;
         let received = Arc::new(AtomicU64::new(0));
-        (Self { stream, received: received.clone(), send, stalled: None }, HeadTimer { received, head, idle })
+        (
+            Self { stream, received_bytes: received.clone(), write_timeout: send, write_timer: None },
+            HeaderReadTimer { received_bytes: received, header_timeout: head, keepalive_timeout: idle },
+        )
     }
 
     /// Passes on what came of writing; where the client has taken nothing for too long that is an error.
-    fn patient<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn with_write_timeout<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.write_timer = None;
             return written;
         }
-        let send = self.send;
-        let alarm = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
+        let send = self.write_timeout;
+        let alarm = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
         alarm.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl HeadTimer {
+impl HeaderReadTimer {
     /// Ends if the connection has not even shown within a head's time which HTTP it speaks: hyper-util waits for that
     /// without a timer. To be told of the first request, which may be shorter than what HTTP/2 begins with.
-    pub(super) fn undecided(&self) -> (impl Future<Output = ()> + use<>, Rc<Cell<bool>>) {
+    pub(super) fn protocol_detection_timeout(&self) -> (impl Future<Output = ()> + use<>, Rc<Cell<bool>>) {
         let decided = Rc::new(Cell::new(false));
-        let (received, head, asked) = (self.received.clone(), self.head, decided.clone());
+        let (received, head, asked) = (self.received_bytes.clone(), self.header_timeout, decided.clone());
         let wait = async move {
             tokio::time::sleep(head).await;
             // Where the whole process did not run for so long, the first bytes may wait to be read.
             tokio::task::yield_now().await;
-            if asked.get() || received.load(Ordering::Relaxed) >= PREFACE_BYTES {
+            if asked.get() || received.load(Ordering::Relaxed) >= HTTP2_PREFACE_BYTES {
                 std::future::pending::<()>().await;
             }
         };
@@ -84,17 +87,17 @@ impl HeadTimer {
     }
 }
 
-impl Timer for HeadTimer {
+impl Timer for HeaderReadTimer {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        let before = self.received.load(Ordering::Relaxed);
+        let before = self.received_bytes.load(Ordering::Relaxed);
         // A connection that has brought nothing yet owes its first head at once.
-        let first = if before == 0 { self.head } else { self.idle };
-        Box::pin(HeadSleep {
-            received: self.received.clone(),
-            before,
-            head: self.head,
-            has_begun: before == 0,
-            alarm: Box::pin(tokio::time::sleep(first)),
+        let first = if before == 0 { self.header_timeout } else { self.keepalive_timeout };
+        Box::pin(HeaderReadSleep {
+            received_bytes: self.received_bytes.clone(),
+            received_at_start: before,
+            header_timeout: self.header_timeout,
+            head_started: before == 0,
+            timer: Box::pin(tokio::time::sleep(first)),
         })
     }
 
@@ -103,45 +106,45 @@ impl Timer for HeadTimer {
     }
 }
 
-impl Future for HeadSleep {
+impl Future for HeaderReadSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.has_begun && self.received.load(Ordering::Relaxed) > self.before {
-            self.has_begun = true;
-            let left = tokio::time::sleep(self.head);
-            self.alarm.set(left);
+        if !self.head_started && self.received_bytes.load(Ordering::Relaxed) > self.received_at_start {
+            self.head_started = true;
+            let left = tokio::time::sleep(self.header_timeout);
+            self.timer.set(left);
         }
-        self.alarm.as_mut().poll(cx)
+        self.timer.as_mut().poll(cx)
     }
 }
 
-impl Sleep for HeadSleep {}
+impl Sleep for HeaderReadSleep {}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let received = buf.filled().len() - before;
-        self.received.fetch_add(received as u64, Ordering::Relaxed);
+        self.received_bytes.fetch_add(received as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.patient(written, cx)
+        self.with_write_timeout(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.patient(flushed, cx)
+        self.with_write_timeout(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.patient(shut, cx)
+        self.with_write_timeout(shut, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -154,6 +157,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.patient(written, cx)
+        self.with_write_timeout(written, cx)
     }
 }

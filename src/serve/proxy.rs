@@ -5,90 +5,107 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::admission::lead;
-use super::body::gather;
-use super::key::Facts;
-use super::measure::{Reading, measure};
-use super::reply::Source;
-use super::search::search;
-use super::story::Story;
-use super::target::Call;
-use super::tries::{Tries, Verdict};
-use super::trip::Trip;
-use super::{Refusal, Worker, identify};
-use crate::fleet::{Attempt, Phase, Pin};
-use crate::telemetry::Level;
-use crate::units::Dialect;
-use crate::upstream::{Errand, Outbound, OutboundBody};
+use super::admission::select_pool;
+use super::body::read_body;
+use super::key::KeyInputs;
+use super::measure::{ParseOptions, parse_body};
+use super::reply::BodySource;
+use super::search::find_stored_response;
+use super::story::RequestContext;
+use super::target::ProxyRoute;
+use super::tries::{Attempts, RetryDecision};
+use super::trip::ProxyRequest;
+use super::{RequestError, WorkerContext, identify};
+use crate::fleet::{AcquireRequest, Phase, ReplicaPin};
+use crate::telemetry::LogLevel;
+use crate::units::{Dialect, Moment};
+use crate::upstream::{RequestBody, ResponseExpectations, UpstreamRequest};
 
 /// Sends a request to a replica and returns its answer as it begins.
 ///
 /// *Errors*: the request is at fault, no replica can be chosen, or those that were gave no answer.
-pub(super) async fn proxy(
-    worker: &Worker,
+pub(super) async fn proxy_request(
+    worker: &WorkerContext,
     request: Request<Incoming>,
-    call: &Call,
-    story: &mut Story,
-) -> Result<Response<Source>, Refusal> {
+    call: &ProxyRoute,
+    story: &mut RequestContext,
+) -> Result<Response<BodySource>, RequestError> {
     let app = &worker.app;
     let settings = story.settings.clone();
     let (head, body) = request.into_parts();
-    let body = gather(body, &head.headers, &app.budget, &settings.limits, settings.timeouts.body).await?;
+    let body =
+        read_body(body, &head.headers, &app.body_budget, &settings.limits, settings.timeouts.client_body).await?;
     let complete = app.clock.now();
-    story.gathered(body.bytes.len());
-    let mut asked = measure(Reading::of(call, app), &head.headers, &body.bytes).await?;
-    story.model.clone_from(&asked.model);
-    let (pool, owner) = lead(app, call, &asked, story, complete)?;
-    if let Some((place, pool)) = story.place.as_mut().zip(pool.as_ref()) {
-        place.join(app, &settings.limits, pool)?;
+    story.set_body_size(body.bytes.len());
+    let mut asked = parse_body(ParseOptions::new(call, app), &head.headers, &body.bytes).await?;
+    story.requested_model.clone_from(&asked.model);
+    let (pool, owner) = select_pool(app, call, &asked, story, complete)?;
+    if let Some((place, pool)) = story.permit.as_mut().zip(pool.as_ref()) {
+        place.acquire_pool(app, &settings.limits, pool)?;
     }
-    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().metering.tokens.as_ref()) {
-        asked.count(vocabulary, &body.bytes, &app.counting).await;
+    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().token_accounting.tokenizer.as_ref()) {
+        asked.count_tokens(vocabulary, &body.bytes, &app.tokenizer_slots).await;
     }
-    let authorization = head.headers.get(header::AUTHORIZATION).filter(|_| !story.caller.known).cloned();
-    let mut out = outbound(&head, call, story);
-    out.errand.until = settings.timeouts.until(complete);
-    let plain = settings.headers.on_requests().then(|| out.headers.clone());
-    let trip = Trip { worker, settings: &settings, call, asked: &asked, body: &body.bytes, authorization, plain };
-    let Some(pool) = pool else { return search(&trip, out, story).await };
-    story.enters(&pool);
-    let pinned = owner.as_ref().map(|owner| Pin::Only(owner.replica));
-    let attempt = Attempt { pinned, ..trip.attempt(story) };
-    let facts = Facts { head: &head, asked: &asked, client: story.caller.client };
-    let mut tries = Tries::new(app, pool, attempt, facts);
-    let mut lease = tries.admit()?;
+    let authorization = head.headers.get(header::AUTHORIZATION).filter(|_| !story.client_info.authenticated).cloned();
+    let mut out = upstream_request(&head, call, story, settings.timeouts.deadline_after(complete));
+    let plain = settings.headers.has_request_rules().then(|| out.headers.clone());
+    let trip = ProxyRequest {
+        worker,
+        settings: &settings,
+        route: call,
+        parsed: &asked,
+        body: &body.bytes,
+        authorization,
+        base_headers: plain,
+    };
+    let Some(pool) = pool else { return find_stored_response(&trip, out, story).await };
+    story.set_pool(&pool);
+    let pinned = owner.as_ref().map(|owner| ReplicaPin::Required(owner.replica));
+    let attempt = AcquireRequest { pin: pinned, ..trip.new_acquire_request(story) };
+    let facts = KeyInputs { head: &head, parsed: &asked, client: story.client_info.client };
+    let mut tries = Attempts::new(app, pool, attempt, facts);
+    let mut lease = tries.acquire_replica()?;
     loop {
-        story.tries(&lease, complete);
-        match trip.ask(&mut out, &lease, story).await {
-            Ok(mut answer) => match tries.judge(&mut answer, lease) {
-                Verdict::Relay(lease) => {
-                    let cookie = tries.bind(&answer, &lease);
-                    let mut response = trip.relay(answer, lease);
+        story.start_attempt(&lease, complete);
+        match trip.send_with_usage(&mut out, &lease, story).await {
+            Ok(mut answer) => match tries.on_response(&mut answer, lease) {
+                RetryDecision::Relay(lease) => {
+                    let cookie = tries.bind_sticky(&answer, &lease);
+                    let mut response = trip.client_response(answer, lease);
                     if let Some(cookie) = cookie {
                         response.headers_mut().append(header::SET_COOKIE, cookie);
                     }
                     return Ok(response);
                 }
-                Verdict::Again(next) => {
-                    story.complain(Level::Warn, Phase::FirstByte, &answer.trouble());
+                RetryDecision::Retry(next) => {
+                    story.log_upstream_error(LogLevel::Warn, Phase::FirstByte, &answer.fault_text());
                     lease = next;
                 }
             },
             Err(failure) => {
-                tries.lost(failure, lease)?;
-                lease = tries.admit()?;
+                tries.on_send_error(failure, lease)?;
+                lease = tries.acquire_replica()?;
             }
         }
     }
 }
 
 /// The request as it goes to whichever replica, but for its body.
-fn outbound(head: &Parts, call: &Call, story: &Story) -> Outbound {
-    Outbound {
-        headers: identify::forward(head, story.caller, &story.id, call.dialect != Dialect::Other),
+fn upstream_request(
+    head: &Parts,
+    call: &ProxyRoute,
+    story: &RequestContext,
+    total_deadline: Option<Moment>,
+) -> UpstreamRequest {
+    UpstreamRequest {
+        headers: identify::forward_headers(head, story.client_info, &story.request_id, call.dialect != Dialect::Other),
         method: head.method.clone(),
         path: call.path.clone(),
-        body: OutboundBody::default(),
-        errand: Errand { dialect: call.dialect, holds_json: call.judged, until: None },
+        body: RequestBody::default(),
+        expectations: ResponseExpectations {
+            dialect: call.dialect,
+            buffer_json: call.inspect_response,
+            total_deadline,
+        },
     }
 }

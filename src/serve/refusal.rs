@@ -7,27 +7,27 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::config::Limits;
-use crate::fleet::{NoPool, NoReplica, Phase};
-use crate::prompt::BadBody;
+use crate::fleet::{NoReplica, Phase, PoolLookupError};
+use crate::prompt::BodyError;
 use crate::units::Dialect;
-use crate::upstream::Failure;
+use crate::upstream::SendError;
 
 /// OpenAI's clients retry by it, and not by the status, where it is there.
 pub(super) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// To have the same done once more would be as vain and cost the replicas as much.
-pub(super) const NO: HeaderValue = HeaderValue::from_static("false");
+pub(super) const SHOULD_NOT_RETRY: HeaderValue = HeaderValue::from_static("false");
 
 /// Why a request is not answered by a replica.
 #[derive(Debug, Error)]
-pub(super) enum Refusal {
+pub(super) enum RequestError {
     #[error("{0}")]
-    BadBody(#[from] BadBody),
+    InvalidBody(#[from] BodyError),
     #[error("the request body is larger than {limit_bytes} bytes (`limits.body_bytes` in the router's configuration)")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the request body did not arrive: nothing came for {0:?}")]
-    BodyStalled(Duration),
+    BodyTimeout(Duration),
     #[error("the request body broke off")]
-    BodyBroken,
+    BodyIncomplete,
     #[error("the request target is longer than {limit_bytes} bytes (`limits.uri_bytes` in the router's configuration)")]
     UriTooLong { limit_bytes: usize },
     #[error(
@@ -36,54 +36,54 @@ pub(super) enum Refusal {
     )]
     HeadTooLarge { limit_bytes: usize, limit_lines: usize },
     #[error("the request cannot be read as HTTP/1.1, or could be read in two ways")]
-    Unreadable,
+    Malformed,
     #[error("the request has {0} `Host` headers and needs one")]
-    Hosts(usize),
+    InvalidHostHeader(usize),
     #[error("this router asks for a key: send it as `Authorization: Bearer KEY` (or as `x-api-key`)")]
-    KeyMissing,
+    ApiKeyMissing,
     #[error("the admin listener asks for its token: send it as `Authorization: Bearer TOKEN`")]
-    TokenMissing,
+    AdminTokenMissing,
     #[error("web pages cannot change anything here")]
-    WebPage,
+    CrossOriginAdmin,
     #[error("Incorrect API key provided.")]
-    KeyWrong,
+    ApiKeyInvalid,
     #[error("this key is for some models only: name one of them as `model`")]
-    ModelUnnamed,
+    ModelRequiredByKey,
     #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
     UnknownPath(String),
     #[error("this path is not open to clients")]
-    Refused(u16),
-    #[error("{method} is not allowed on this path; allowed: {}", joined(allow))]
-    Method { method: String, allow: Vec<Method> },
+    BlockedPath(u16),
+    #[error("{method} is not allowed on this path; allowed: {}", join_methods(allow))]
+    MethodNotAllowed { method: String, allow: Vec<Method> },
     #[error("The model `{0}` does not exist. GET /v1/models lists those that do.")]
     UnknownModel(String),
     #[error("you must provide a `model`: this router serves several")]
     ModelMissing,
     #[error("{0}")]
-    NotYetKnown(NoPool),
+    ModelsUnknown(PoolLookupError),
     #[error("{0}")]
     NoReplica(#[from] NoReplica),
     #[error("no response with this id is known to any replica")]
     UnknownResponse,
     #[error("too many request bodies are in flight (`limits.in_flight_bytes` in the router's configuration)")]
-    BodiesInFlight,
+    BodyBudgetExhausted,
     #[error("too many requests are in flight (`limits.in_flight_requests` in the router's configuration)")]
-    Crowded { retry_after: u64 },
+    RequestLimitReached { retry_after_seconds: u64 },
     #[error(
         "too many requests for this model are in flight (`max_in_flight` of its pool in the router's configuration)"
     )]
-    PoolCrowded { retry_after: u64 },
+    PoolLimitReached { retry_after_seconds: u64 },
     #[error("no replica could be connected to")]
-    Unreachable,
+    UpstreamUnreachable,
     #[error("the replica closed the connection before it answered")]
-    Closed,
+    UpstreamClosed,
     #[error("the replica did not begin its answer in time")]
-    Late,
+    UpstreamTimeout,
 }
 
 /// OpenAI's error object.
 #[derive(Serialize)]
-struct Envelope<'a> {
+struct ErrorEnvelope<'a> {
     /// Anthropic's clients look for it.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'a str>,
@@ -99,13 +99,13 @@ struct ErrorObject<'a> {
     code: Option<&'a str>,
 }
 
-impl Refusal {
+impl RequestError {
     /// Why a lost attempt cannot be made good.
-    pub(super) const fn lost(failure: &Failure) -> Self {
+    pub(super) const fn from_send_error(failure: &SendError) -> Self {
         match failure {
-            Failure { phase: Phase::Connect, .. } => Self::Unreachable,
-            Failure { timed_out: true, .. } => Self::Late,
-            Failure { .. } => Self::Closed,
+            SendError { phase: Phase::Connect, .. } => Self::UpstreamUnreachable,
+            SendError { timed_out: true, .. } => Self::UpstreamTimeout,
+            SendError { .. } => Self::UpstreamClosed,
         }
     }
 
@@ -115,31 +115,33 @@ impl Refusal {
     }
 
     /// Tells whether it is for want of room, so that the ledger may know when to ask again.
-    pub(super) const fn is_full(&self) -> bool {
-        matches!(self, Self::NoReplica(NoReplica::AllFull) | Self::BodiesInFlight)
+    pub(super) const fn is_over_capacity(&self) -> bool {
+        matches!(self, Self::NoReplica(NoReplica::AllFull) | Self::BodyBudgetExhausted)
     }
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::BadBody(_) | Self::BodyBroken | Self::ModelMissing | Self::ModelUnnamed => StatusCode::BAD_REQUEST,
-            Self::Unreadable | Self::Hosts(_) => StatusCode::BAD_REQUEST,
-            Self::KeyMissing | Self::KeyWrong | Self::TokenMissing => StatusCode::UNAUTHORIZED,
-            Self::WebPage => StatusCode::FORBIDDEN,
+            Self::InvalidBody(_) | Self::BodyIncomplete | Self::ModelMissing | Self::ModelRequiredByKey => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Malformed | Self::InvalidHostHeader(_) => StatusCode::BAD_REQUEST,
+            Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
+            Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyStalled(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::UnknownPath(_) | Self::UnknownModel(_) | Self::UnknownResponse => StatusCode::NOT_FOUND,
-            Self::Refused(status) => StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN),
-            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::PoolCrowded { .. } | Self::NoReplica(NoReplica::AllFull) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Crowded { .. }
-            | Self::NotYetKnown(_)
+            Self::BlockedPath(status) => StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN),
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PoolLimitReached { .. } | Self::NoReplica(NoReplica::AllFull) => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestLimitReached { .. }
+            | Self::ModelsUnknown(_)
             | Self::NoReplica(_)
-            | Self::BodiesInFlight
-            | Self::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Closed => StatusCode::BAD_GATEWAY,
-            Self::Late => StatusCode::GATEWAY_TIMEOUT,
+            | Self::BodyBudgetExhausted
+            | Self::UpstreamUnreachable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamClosed => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -147,38 +149,39 @@ impl Refusal {
         match self {
             Self::UnknownModel(_) => Some("model_not_found"),
             Self::UnknownPath(_) => Some("unknown_url"),
-            Self::KeyMissing | Self::KeyWrong | Self::TokenMissing => Some("invalid_api_key"),
-            Self::PoolCrowded { .. } | Self::NoReplica(NoReplica::AllFull) => Some("rate_limit_exceeded"),
-            Self::Crowded { .. } | Self::BodiesInFlight => Some("overloaded"),
-            Self::Method { .. } => Some("method_not_supported"),
-            Self::NotYetKnown(_) | Self::NoReplica(_) | Self::Unreachable => Some("no_replica"),
+            Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => Some("invalid_api_key"),
+            Self::PoolLimitReached { .. } | Self::NoReplica(NoReplica::AllFull) => Some("rate_limit_exceeded"),
+            Self::RequestLimitReached { .. } | Self::BodyBudgetExhausted => Some("overloaded"),
+            Self::MethodNotAllowed { .. } => Some("method_not_supported"),
+            Self::ModelsUnknown(_) | Self::NoReplica(_) | Self::UpstreamUnreachable => Some("no_replica"),
             _ => None,
         }
     }
 
     const fn param(&self) -> Option<&'static str> {
         match self {
-            Self::BadBody(bad) => bad.param,
-            Self::UnknownModel(_) | Self::ModelMissing | Self::ModelUnnamed => Some("model"),
+            Self::InvalidBody(bad) => bad.param,
+            Self::UnknownModel(_) | Self::ModelMissing | Self::ModelRequiredByKey => Some("model"),
             _ => None,
         }
     }
 
     /// Seconds after which asking again may help, 1 to 30.
-    fn retry_after(&self) -> Option<u64> {
+    fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::NoReplica(NoReplica::AllEjected { retry_after }) => {
                 Some(retry_after.as_millis().div_ceil(1_000).clamp(1, 30) as u64)
             }
-            Self::Crowded { retry_after } | Self::PoolCrowded { retry_after } => Some(*retry_after),
-            Self::NotYetKnown(_) | Self::NoReplica(NoReplica::NotReady) => Some(5),
-            Self::NoReplica(_) | Self::BodiesInFlight | Self::Unreachable => Some(1),
+            Self::RequestLimitReached { retry_after_seconds: retry_after }
+            | Self::PoolLimitReached { retry_after_seconds: retry_after } => Some(*retry_after),
+            Self::ModelsUnknown(_) | Self::NoReplica(NoReplica::NotReady) => Some(5),
+            Self::NoReplica(_) | Self::BodyBudgetExhausted | Self::UpstreamUnreachable => Some(1),
             _ => None,
         }
     }
 
     /// The answer, its body as OpenAI's clients read it; for `/v1/messages` Anthropic's find theirs in it as well.
-    pub(super) fn answer(&self, dialect: Dialect) -> Response<String> {
+    pub(super) fn to_response(&self, dialect: Dialect) -> Response<String> {
         let status = self.status();
         let kind = match status.as_u16() {
             // What Anthropic and OpenAI call it.
@@ -189,7 +192,7 @@ impl Refusal {
             400..=499 => "invalid_request_error",
             _ => "api_error",
         };
-        let envelope = Envelope {
+        let envelope = ErrorEnvelope {
             kind: (dialect == Dialect::Messages).then_some("error"),
             error: ErrorObject { message: self.to_string(), kind, param: self.param(), code: self.code() },
         };
@@ -197,22 +200,22 @@ impl Refusal {
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(seconds) = self.retry_after() {
+        if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("true"));
         }
-        if matches!(self, Self::Late) {
-            headers.insert(X_SHOULD_RETRY, NO);
+        if matches!(self, Self::UpstreamTimeout) {
+            headers.insert(X_SHOULD_RETRY, SHOULD_NOT_RETRY);
         }
-        if matches!(self, Self::Unreadable | Self::Hosts(_)) {
+        if matches!(self, Self::Malformed | Self::InvalidHostHeader(_)) {
             // Nobody can tell where its body ends.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if let Self::Method { allow, .. } = self
-            && let Ok(allow) = HeaderValue::try_from(joined(allow))
+        if let Self::MethodNotAllowed { allow, .. } = self
+            && let Ok(allow) = HeaderValue::try_from(join_methods(allow))
         {
             headers.insert(header::ALLOW, allow);
         }
@@ -220,16 +223,16 @@ impl Refusal {
     }
 }
 
-fn joined(methods: &[Method]) -> String {
+fn join_methods(methods: &[Method]) -> String {
     methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 
-impl From<(NoPool, Option<&str>)> for Refusal {
-    fn from((why, model): (NoPool, Option<&str>)) -> Self {
+impl From<(PoolLookupError, Option<&str>)> for RequestError {
+    fn from((why, model): (PoolLookupError, Option<&str>)) -> Self {
         match why {
-            NoPool::UnknownModel => Self::UnknownModel(model.unwrap_or_default().chars().take(256).collect()),
-            NoPool::ModelMissing => Self::ModelMissing,
-            NoPool::NotYetKnown => Self::NotYetKnown(why),
+            PoolLookupError::UnknownModel => Self::UnknownModel(model.unwrap_or_default().chars().take(256).collect()),
+            PoolLookupError::ModelMissing => Self::ModelMissing,
+            PoolLookupError::ModelsPending => Self::ModelsUnknown(why),
         }
     }
 }
@@ -240,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_unknown_model_is_told_in_openai_words() {
-        let answer = Refusal::UnknownModel("gpt-9".to_owned()).answer(Dialect::Chat);
+        let answer = RequestError::UnknownModel("gpt-9".to_owned()).to_response(Dialect::Chat);
         assert_eq!(answer.status(), 404);
         let body: serde_json::Value = serde_json::from_str(answer.body()).unwrap();
         assert_eq!(body["error"]["code"], "model_not_found");
@@ -251,7 +254,7 @@ mod tests {
     #[test]
     fn what_may_pass_says_when_to_ask_again() {
         let none = NoReplica::AllEjected { retry_after: Duration::from_secs(300) };
-        let answer = Refusal::NoReplica(none).answer(Dialect::Messages);
+        let answer = RequestError::NoReplica(none).to_response(Dialect::Messages);
         assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "30"));
         assert_eq!(answer.headers()[X_SHOULD_RETRY], "true");
         let body: serde_json::Value = serde_json::from_str(answer.body()).unwrap();

@@ -4,26 +4,26 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::doors::Doors;
-use super::start::open;
-use super::{App, StartError};
-use crate::config::{Loaded, Settings};
+use super::doors::ListenerHandle;
+use super::start::open_sink;
+use super::{AppState, StartError};
+use crate::config::{LoadedConfig, Settings};
 use crate::discover;
-use crate::fleet::Changes;
-use crate::telemetry::{AccessLog, Level, Writer};
-use crate::tls::Keyring;
+use crate::fleet::ReloadDiff;
+use crate::telemetry::{AccessLog, LogLevel, LogWriter};
+use crate::tls::TlsStore;
 
 /// Reads the configuration: its file and the environment.
-pub type Source = Box<dyn Fn() -> Result<Loaded, String> + Send + Sync>;
+pub type ConfigSource = Box<dyn Fn() -> Result<LoadedConfig, String> + Send + Sync>;
 
 /// What a reload has come to.
-pub(super) struct Reloaded {
-    pub(super) changes: Changes,
+pub(super) struct ReloadReport {
+    pub(super) changes: ReloadDiff,
     /// What takes effect later, and what looks odd.
     pub(super) notes: Vec<String>,
 }
 
-impl fmt::Display for Reloaded {
+impl fmt::Display for ReloadReport {
     /// One line, unless a warning shows its place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.changes.fmt(f)?;
@@ -34,58 +34,61 @@ impl fmt::Display for Reloaded {
 /// Replaces the configuration by what its source says now. Requests that run keep what they began with.
 ///
 /// *Errors*: there is no source, or what it says is bad. Nothing has changed then, and the log says why.
-pub(super) async fn reload(app: &App) -> Result<Reloaded, String> {
-    let told = replace(app).await;
+pub(super) async fn reload(app: &AppState) -> Result<ReloadReport, String> {
+    let told = apply_config(app).await;
     match &told {
-        Ok(changes) => app.errors.tell(Level::Info, format_args!("reloaded, changed: {changes}")),
-        Err(why) => app.errors.tell(Level::Error, format_args!("not reloaded, nothing changed: {why}")),
+        Ok(changes) => app.error_log.write_unlimited(LogLevel::Info, format_args!("reloaded, changed: {changes}")),
+        Err(why) => {
+            app.error_log.write_unlimited(LogLevel::Error, format_args!("not reloaded, nothing changed: {why}"));
+        }
     }
     told
 }
 
-async fn replace(app: &App) -> Result<Reloaded, String> {
-    let source = app.source.get().ok_or("the replicas were given as arguments, there is no file to read again")?;
+async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
+    let source =
+        app.config_source.get().ok_or("the replicas were given as arguments, there is no file to read again")?;
     let loaded = source()?;
-    let keyring = Keyring::read(&loaded.settings.tls, &loaded.settings.pools)
-        .map_err(|bad| loaded.blame(&bad.path, bad.to_string(), &bad.help).to_string())?;
-    let Loaded { settings, warnings, .. } = loaded;
+    let keyring = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools)
+        .map_err(|bad| loaded.file_error(&bad.path, bad.to_string(), &bad.help).to_string())?;
+    let LoadedConfig { settings, warnings, .. } = loaded;
     let before = app.settings();
-    let kept = fixed(&before, &settings);
-    let doors = Doors::prepare(&before.listen, &settings.listen).map_err(|bad| bad.to_string())?;
-    let logs = Logs::prepare(&before, &settings).map_err(|bad| bad.to_string())?;
+    let kept = restart_only_changes(&before, &settings);
+    let doors = ListenerHandle::bind_new(&before.listen, &settings.listen).map_err(|bad| bad.to_string())?;
+    let logs = PreparedLogs::prepare(&before, &settings).map_err(|bad| bad.to_string())?;
     // Nobody is let in before they have said what they serve, and nobody leaves before that.
-    app.names.meet(&settings.pools, &settings.dns).await;
-    let pools = app.names.expand(&settings.pools);
-    discover::greet(app.fleet.announce(&pools), &keyring).await;
+    app.dns_names.resolve_new(&settings.pools, &settings.dns).await;
+    let pools = app.dns_names.expand_members(&settings.pools);
+    discover::probe_new(app.fleet.prepare_replicas(&pools), &keyring).await;
     // The first request to a new replica needs it.
-    let old = app.keyring.load_full();
-    app.keyring.store(keyring.after(&old).into());
+    let old = app.tls_store.load_full();
+    app.tls_store.store(keyring.inherit_from(&old).into());
     let changes = app.fleet.reload(pools).map_err(|bad| {
-        app.keyring.store(old);
+        app.tls_store.store(old);
         bad.to_string()
     })?;
     if let Some(logs) = logs {
-        logs.take_over(app);
+        logs.install(app);
     }
-    app.decisions.resize(settings.explain);
+    app.decision_log.resize(settings.explain);
     app.settings.store(settings.into());
-    if let Some(way) = app.doors.get() {
-        way.change(doors);
+    if let Some(way) = app.listeners.get() {
+        way.apply(doors);
     }
-    app.changed.notify_one();
-    app.reloaded.notify_one();
+    app.replicas_changed.notify_one();
+    app.config_reloaded.notify_one();
     let kept = kept.into_iter().map(|key| format!("`{key}` takes effect after a restart"));
-    Ok(Reloaded { changes, notes: kept.chain(warnings.iter().map(ToString::to_string)).collect() })
+    Ok(ReloadReport { changes, notes: kept.chain(warnings.iter().map(ToString::to_string)).collect() })
 }
 
 /// Logs that are open and not written to yet.
-struct Logs {
-    access: Option<AccessLog>,
-    errors: Option<Writer>,
-    level: Level,
+struct PreparedLogs {
+    access_log: Option<AccessLog>,
+    error_writer: Option<LogWriter>,
+    level: LogLevel,
 }
 
-impl Logs {
+impl PreparedLogs {
     /// Opens both logs if anything about them has changed.
     ///
     /// *Errors*: one cannot be opened.
@@ -93,19 +96,20 @@ impl Logs {
         if old.log == new.log {
             return Ok(None);
         }
-        let access = open(&new.log.access)?.map(|writer| AccessLog::new(writer, new.log.format.clone()));
-        Ok(Some(Self { access, errors: open(&new.log.error)?, level: new.log.level }))
+        let access = open_sink(&new.log.access)?.map(|writer| AccessLog::new(writer, new.log.format.clone()));
+        Ok(Some(Self { access_log: access, error_writer: open_sink(&new.log.error)?, level: new.log.level }))
     }
 
-    fn take_over(self, app: &App) {
-        let before = app.access.swap(self.access.map(Arc::new));
-        let lost = before.map_or(0, |log| log.lost()) + app.errors.replace(self.errors, self.level);
-        app.lines_lost.fetch_add(lost, Ordering::Relaxed);
+    fn install(self, app: &AppState) {
+        let before = app.access_log.swap(self.access_log.map(Arc::new));
+        let lost =
+            before.map_or(0, |log| log.dropped_lines()) + app.error_log.replace_output(self.error_writer, self.level);
+        app.dropped_log_lines.fetch_add(lost, Ordering::Relaxed);
     }
 }
 
 /// The keys that differ and are read only at the start.
-fn fixed(old: &Settings, new: &Settings) -> Vec<&'static str> {
+fn restart_only_changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let differ = [
         ("admin", old.admin != new.admin),
         ("workers", old.workers != new.workers),

@@ -2,28 +2,32 @@
 
 use http::Response;
 
-use super::Refusal;
-use super::reply::Source;
-use super::story::Story;
-use super::trip::Trip;
+use super::RequestError;
+use super::reply::BodySource;
+use super::story::RequestContext;
+use super::trip::ProxyRequest;
 use crate::fleet::{NoReplica, Outcome};
-use crate::upstream::Outbound;
+use crate::upstream::UpstreamRequest;
 
 /// Asks every replica of the site until one does not answer 404.
 ///
 /// *Errors*: none has the response; 503 if one that could have it did not answer.
-pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story) -> Result<Response<Source>, Refusal> {
+pub(super) async fn find_stored_response(
+    trip: &ProxyRequest<'_>,
+    mut out: UpstreamRequest,
+    story: &mut RequestContext,
+) -> Result<Response<BodySource>, RequestError> {
     let mut unanswered = None;
     let mut skipped = false;
-    for pool in trip.call.site.pools() {
-        let mut attempt = trip.attempt(story);
+    for pool in trip.route.virtual_host.pools() {
+        let mut attempt = trip.new_acquire_request(story);
         while let Ok(lease) = pool.acquire(&attempt, story.now()) {
             attempt.tried.push(lease.replica().id());
-            story.tries(&lease, story.now());
-            trip.address(&mut out, &lease, (story, None));
+            story.start_attempt(&lease, story.now());
+            trip.prepare_for_replica(&mut out, &lease, (story, None));
             match trip.send(&out, &lease, story).await {
                 Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
-                Ok(answer) => return Ok(trip.relay(answer, lease)),
+                Ok(answer) => return Ok(trip.client_response(answer, lease)),
                 Err(failure) => {
                     lease.settle(failure.outcome(), story.now());
                     unanswered = Some(failure);
@@ -33,8 +37,8 @@ pub(super) async fn search(trip: &Trip<'_>, mut out: Outbound, story: &mut Story
         skipped |= attempt.tried.len() < pool.replicas().len();
     }
     Err(match unanswered {
-        Some(failure) => Refusal::lost(&failure),
-        None if skipped => Refusal::NoReplica(NoReplica::PinnedGone),
-        None => Refusal::UnknownResponse,
+        Some(failure) => RequestError::from_send_error(&failure),
+        None if skipped => RequestError::NoReplica(NoReplica::PinnedUnavailable),
+        None => RequestError::UnknownResponse,
     })
 }

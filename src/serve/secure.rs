@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::App;
-use crate::telemetry::{Level, Session};
+use super::AppState;
+use crate::telemetry::{LogLevel, TlsSession};
 use crate::tls::{self, ClientStream};
 
 /// Shakes hands within the time of a request's head. A client that cannot is told of in the log and costs nothing else.
-pub(super) async fn handshake(app: &App, stream: TcpStream, peer: IpAddr) -> Option<(ClientStream, Session)> {
-    let (keyring, limit) = (app.keyring.load_full(), app.settings().timeouts.header);
+pub(super) async fn handshake(app: &AppState, stream: TcpStream, peer: IpAddr) -> Option<(ClientStream, TlsSession)> {
+    let (keyring, limit) = (app.tls_store.load_full(), app.settings().timeouts.client_header);
     let why: &dyn std::fmt::Display = match timeout(limit, tls::accept(&keyring, stream)).await {
         Ok(Ok(secured)) => return Some(secured),
         // Health checks of balancers do so.
@@ -20,7 +20,7 @@ pub(super) async fn handshake(app: &App, stream: TcpStream, peer: IpAddr) -> Opt
         Ok(Err(error)) => &error.to_string(),
         Err(Elapsed { .. }) => &format!("it was not over within {limit:?} (`timeouts.header`)"),
     };
-    app.metrics.handshake_failed();
-    app.errors.write(Level::Info, format_args!("TLS handshake with {} failed: {why}", peer.to_canonical()));
+    app.metrics.record_handshake_failure();
+    app.error_log.write(LogLevel::Info, format_args!("TLS handshake with {} failed: {why}", peer.to_canonical()));
     None
 }

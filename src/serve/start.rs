@@ -11,46 +11,46 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
-use super::acceptor::{Acceptor, Desk, Door};
-use super::bind::{bind, bind_tcp};
-use super::body::Budget;
-use super::crowd::Crowd;
-use super::owners::Owners;
-use super::reload::{Source, reload};
-use super::sessions::Sessions;
-use super::tally::Tally;
+use super::acceptor::{Acceptor, BoundListener, WorkerHandle};
+use super::bind::{bind_listener, bind_tcp};
+use super::body::BodyMemoryBudget;
+use super::crowd::ConcurrencyLimits;
+use super::owners::ResponseTable;
+use super::reload::{ConfigSource, reload};
+use super::sessions::SessionTable;
+use super::tally::WorkerLoad;
 use super::worker;
-use super::{App, Stage, StartError, admin, files};
+use super::{AppState, Lifecycle, StartError, admin, files};
 use crate::clock::{self, Clock};
-use crate::config::{Listen, Settings, Sink};
+use crate::config::{ListenAddr, LogSink, Settings};
 use crate::discover;
-use crate::fleet::{Decisions, Fleet, Observer};
-use crate::resolve::{Names, Shelf};
-use crate::telemetry::{AccessLog, ErrorLog, Level, Metrics, RecordFile, Recorder, Writer};
-use crate::tls::Keyring;
+use crate::fleet::{DecisionLog, Fleet, LeaseObserver};
+use crate::resolve::{DnsContext, DnsNames};
+use crate::telemetry::{AccessLog, ErrorLog, LogLevel, LogWriter, Metrics, TraceFile, TrafficRecorder};
+use crate::tls::TlsStore;
 
 /// Connections that wait for their worker.
-const INBOX: usize = 1024;
+const WORKER_QUEUE_LENGTH: usize = 1024;
 /// How often metrics that nobody reads are looked through for replicas that have left.
-const KEEPS_METRICS: Duration = Duration::from_secs(60);
+const METRICS_SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Threads of one worker that read large bodies.
-const READERS: usize = 2;
+const MAX_BLOCKING_THREADS: usize = 2;
 
 /// The control thread and the way to end it.
-struct Controlled {
+struct ControlThread {
     thread: JoinHandle<()>,
     quit: oneshot::Sender<()>,
 }
 
 /// A running router.
 pub struct Server {
-    app: Arc<App>,
-    stage: watch::Sender<Stage>,
-    control: Option<Controlled>,
-    acceptor: Option<JoinHandle<()>>,
-    serving: Vec<JoinHandle<()>>,
-    listening: Vec<Listen>,
-    admin: Option<SocketAddr>,
+    app: Arc<AppState>,
+    lifecycle: watch::Sender<Lifecycle>,
+    control_thread: Option<ControlThread>,
+    acceptor_thread: Option<JoinHandle<()>>,
+    worker_threads: Vec<JoinHandle<()>>,
+    listen_addresses: Vec<ListenAddr>,
+    admin_address: Option<SocketAddr>,
 }
 
 impl Server {
@@ -61,50 +61,52 @@ impl Server {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let clock = Clock::start();
         let mut listening = Vec::with_capacity(settings.listen.len());
-        let open = |listen: &Listen| {
-            let (listener, bound) = bind(listen)?;
+        let open = |listen: &ListenAddr| {
+            let (listener, bound) = bind_listener(listen)?;
             listening.push(bound);
-            Ok(Door { listen: listen.clone(), listener })
+            Ok(BoundListener { listen: listen.clone(), listener })
         };
         let doors = settings.listen.iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
-        let app = Arc::new(build(settings, clock)?);
-        files::compare(&app.settings().limits, &app.errors);
-        let (stage, watching) = watch::channel(Stage::Running);
+        let app = Arc::new(build_state(settings, clock)?);
+        files::warn_if_too_few(&app.settings().limits, &app.error_log);
+        let (stage, watching) = watch::channel(Lifecycle::Running);
         let mut server = Self {
-            listening,
-            acceptor: None,
-            admin: admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?,
-            control: Some(control(app.clone(), admin)?),
-            serving: Vec::new(),
+            listen_addresses: listening,
+            acceptor_thread: None,
+            admin_address: admin.as_ref().map(std::net::TcpListener::local_addr).transpose()?,
+            control_thread: Some(spawn_control_thread(app.clone(), admin)?),
+            worker_threads: Vec::new(),
             app,
-            stage,
+            lifecycle: stage,
         };
         let cores = cores();
         let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
-            let (inbox, arriving) = mpsc::channel(INBOX);
-            let tally = Arc::new(Tally::default());
-            desks.push(Desk { tally: tally.clone(), inbox });
+            let (inbox, arriving) = mpsc::channel(WORKER_QUEUE_LENGTH);
+            let tally = Arc::new(WorkerLoad::default());
+            desks.push(WorkerHandle { load: tally.clone(), queue: inbox });
             let (app, stage) = (server.app.clone(), watching.clone());
-            server.serving.push(thread("worker", move || worker::run(app, tally, arriving, stage))?);
+            server
+                .worker_threads
+                .push(spawn_runtime_thread("worker", move || worker::run(app, tally, arriving, stage))?);
         }
         let (acceptor, doors) = Acceptor::new(server.app.clone(), doors, desks)?;
         // Set here and nowhere else.
-        let _ = server.app.doors.set(doors);
-        server.acceptor = Some(Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?);
+        let _ = server.app.listeners.set(doors);
+        server.acceptor_thread = Some(Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?);
         Ok(server)
     }
 
     /// Where clients were accepted from the start, ports that the system chose included.
-    pub fn listening(&self) -> &[Listen] {
-        &self.listening
+    pub fn listen_addresses(&self) -> &[ListenAddr] {
+        &self.listen_addresses
     }
 
     /// Where metrics and health are served.
-    pub const fn admin(&self) -> Option<SocketAddr> {
-        self.admin
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// The replicas and pools behind this router.
@@ -115,22 +117,22 @@ impl Server {
     /// Opens the files of both logs anew, for whoever has moved them away. Where that fails the old file is kept, and
     /// the error log says so.
     pub fn reopen_logs(&self) {
-        let errors = &self.app.errors;
-        let access = self.app.access.load().as_ref().map_or(Ok(()), |log| log.reopen());
+        let errors = &self.app.error_log;
+        let access = self.app.access_log.load().as_ref().map_or(Ok(()), |log| log.reopen());
         for (log, reopened) in [("error", errors.reopen()), ("access", access)] {
             match reopened {
-                Ok(()) => errors.tell(Level::Info, format_args!("reopened the {log} log")),
+                Ok(()) => errors.write_unlimited(LogLevel::Info, format_args!("reopened the {log} log")),
                 Err(why) => {
                     let message = format_args!("cannot reopen the {log} log, its old file is kept: {why}");
-                    errors.tell(Level::Error, message);
+                    errors.write_unlimited(LogLevel::Error, message);
                 }
             }
         }
     }
 
     /// Sets where [`Server::reload`] reads the configuration from; only the first call counts.
-    pub fn reloads_from(&self, source: Source) {
-        let _ = self.app.source.set(source);
+    pub fn set_config_source(&self, source: ConfigSource) {
+        let _ = self.app.config_source.set(source);
     }
 
     /// Reads the configuration again and puts it in the place of the present one, in one step. Says what has changed.
@@ -143,15 +145,15 @@ impl Server {
     /// Fails `/readyz` on the admin listener and stops accepting; what runs may finish.
     pub fn drain(&mut self) {
         self.app.draining.store(true, Ordering::Relaxed);
-        if let Some((thread, doors)) = self.acceptor.take().zip(self.app.doors.get()) {
+        if let Some((thread, doors)) = self.acceptor_thread.take().zip(self.app.listeners.get()) {
             doors.close();
             // A thread that panicked has told so on standard error.
             drop(thread.join());
         }
-        self.stage.send_if_modified(|stage| {
-            let running = *stage == Stage::Running;
+        self.lifecycle.send_if_modified(|stage| {
+            let running = *stage == Lifecycle::Running;
             if running {
-                *stage = Stage::Draining;
+                *stage = Lifecycle::Draining;
             }
             running
         });
@@ -159,28 +161,28 @@ impl Server {
 
     /// Tells whether all requests have finished after [`Server::drain`].
     pub fn is_drained(&self) -> bool {
-        self.serving.iter().all(JoinHandle::is_finished)
+        self.worker_threads.iter().all(JoinHandle::is_finished)
     }
 
     /// Ends what still runs and waits for the threads.
     pub fn stop(mut self) {
-        self.end();
+        self.shutdown();
     }
 
-    fn end(&mut self) {
+    fn shutdown(&mut self) {
         self.drain();
-        self.stage.send_replace(Stage::Ended);
-        let control = self.control.take().map(|control| {
+        self.lifecycle.send_replace(Lifecycle::Ended);
+        let control = self.control_thread.take().map(|control| {
             // It may have ended by itself.
             let _ = control.quit.send(());
             control.thread
         });
-        for thread in self.serving.drain(..).chain(control) {
+        for thread in self.worker_threads.drain(..).chain(control) {
             // A thread that panicked has told so on standard error.
             drop(thread.join());
         }
-        for listen in self.listening.iter().chain(&self.app.settings().listen) {
-            if let Listen::Unix(path) = listen {
+        for listen in self.listen_addresses.iter().chain(&self.app.settings().listen) {
+            if let ListenAddr::Unix(path) = listen {
                 drop(std::fs::remove_file(path));
             }
         }
@@ -189,49 +191,49 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        self.shutdown();
     }
 }
 
-fn build(settings: Settings, clock: Clock) -> Result<App, StartError> {
-    let errors = Arc::new(ErrorLog::new(open(&settings.log.error)?, settings.log.level, clock));
-    let access = open(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
+fn build_state(settings: Settings, clock: Clock) -> Result<AppState, StartError> {
+    let errors = Arc::new(ErrorLog::new(open_sink(&settings.log.error)?, settings.log.level, clock));
+    let access = open_sink(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
     let metrics = Arc::new(Metrics::new());
-    let record = |file: RecordFile| {
+    let record = |file: TraceFile| {
         let why = |name, error| StartError::Record(name, error);
         let name = file.path.display().to_string();
-        Recorder::start(file, metrics.clone()).map(Arc::new).map_err(|error| why(name, error))
+        TrafficRecorder::start(file, metrics.clone()).map(Arc::new).map_err(|error| why(name, error))
     };
-    let recorder = settings.record.file().map(record).transpose()?;
-    let observer: Arc<dyn Observer> = match &recorder {
+    let recorder = settings.record.trace_file().map(record).transpose()?;
+    let observer: Arc<dyn LeaseObserver> = match &recorder {
         Some(recorder) => recorder.clone(),
         None => metrics.clone(),
     };
-    let keyring = Keyring::read(&settings.tls, &settings.pools)?;
-    let names = Names::default();
-    Ok(App {
-        keyring: Arc::new(ArcSwap::from_pointee(keyring)),
-        fleet: Arc::new(Fleet::new(names.expand(&settings.pools), &observer, clock::seed())?),
-        names,
-        reloaded: Notify::new(),
-        crowd: Crowd::default(),
-        budget: Budget::new(settings.limits.in_flight_bytes),
-        started: clock.time_of_day(),
-        owners: Owners::default(),
-        counting: Arc::new(Semaphore::new(cores())),
-        sessions: Sessions::default(),
+    let keyring = TlsStore::read(&settings.tls, &settings.pools)?;
+    let names = DnsNames::default();
+    Ok(AppState {
+        tls_store: Arc::new(ArcSwap::from_pointee(keyring)),
+        fleet: Arc::new(Fleet::new(names.expand_members(&settings.pools), &observer, clock::random_seed())?),
+        dns_names: names,
+        config_reloaded: Notify::new(),
+        concurrency_limits: ConcurrencyLimits::default(),
+        body_budget: BodyMemoryBudget::new(settings.limits.in_flight_bytes),
+        start_time: clock.unix_time(),
+        response_table: ResponseTable::default(),
+        tokenizer_slots: Arc::new(Semaphore::new(cores())),
+        session_table: SessionTable::default(),
         draining: AtomicBool::new(false),
-        visits: AtomicU64::new(0),
-        changed: Notify::new(),
-        source: OnceLock::new(),
-        decisions: Arc::new(Decisions::new(settings.explain)),
+        connections_accepted: AtomicU64::new(0),
+        replicas_changed: Notify::new(),
+        config_source: OnceLock::new(),
+        decision_log: Arc::new(DecisionLog::new(settings.explain)),
         settings: ArcSwap::from_pointee(settings),
         metrics,
         recorder,
-        access: ArcSwapOption::from(access.map(Arc::new)),
-        lines_lost: AtomicU64::new(0),
-        doors: OnceLock::new(),
-        errors,
+        access_log: ArcSwapOption::from(access.map(Arc::new)),
+        dropped_log_lines: AtomicU64::new(0),
+        listeners: OnceLock::new(),
+        error_log: errors,
         clock,
     })
 }
@@ -240,57 +242,62 @@ fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-pub(super) fn open(sink: &Sink) -> Result<Option<Writer>, StartError> {
+pub(super) fn open_sink(sink: &LogSink) -> Result<Option<LogWriter>, StartError> {
     Ok(match sink {
-        Sink::Off => None,
-        Sink::Stdout => Some(Writer::stdout()),
-        Sink::Stderr => Some(Writer::stderr()),
-        Sink::File(path) => {
+        LogSink::Off => None,
+        LogSink::Stdout => Some(LogWriter::stdout()),
+        LogSink::Stderr => Some(LogWriter::stderr()),
+        LogSink::File(path) => {
             let why = |error| StartError::Log(path.display().to_string(), error);
-            Some(Writer::file(path).map_err(why)?)
+            Some(LogWriter::open_file(path).map_err(why)?)
         }
     })
 }
 
 /// The thread that asks replicas for their models and DNS for their addresses, looks for replicas from which nothing
 /// comes, and serves the admin listener, until the process ends.
-fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Controlled> {
+fn spawn_control_thread(app: Arc<AppState>, admin: Option<std::net::TcpListener>) -> io::Result<ControlThread> {
     let (quit, quitting) = oneshot::channel();
     let work = move || async move {
         let discovery = async {
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    let (fleet, log, keyring) = (app.fleet.clone(), app.errors.clone(), app.keyring.load_full());
-                    discover::run(fleet, log, keyring, app.clock, discover::Pace::default()).await;
+                    let (fleet, log, keyring) = (app.fleet.clone(), app.error_log.clone(), app.tls_store.load_full());
+                    discover::run_probes(fleet, log, keyring, app.clock, discover::PollIntervals::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     () = asking => {}
-                    () = app.changed.notified() => {}
+                    () = app.replicas_changed.notified() => {}
                 }
             }
         };
         let resolving = async {
             loop {
                 let settings = app.settings();
-                let keyring = app.keyring.load_full();
-                let shelf = Shelf { fleet: &app.fleet, log: &app.errors, changed: &app.changed, keyring: &keyring };
+                let keyring = app.tls_store.load_full();
+                let shelf = DnsContext {
+                    fleet: &app.fleet,
+                    log: &app.error_log,
+                    replicas_changed: &app.replicas_changed,
+                    tls_store: &keyring,
+                };
                 let asking = async {
-                    app.names.run(&settings.pools, &settings.dns, &shelf).await;
+                    app.dns_names.refresh_all(&settings.pools, &settings.dns, &shelf).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     () = asking => {}
-                    () = app.reloaded.notified() => {}
+                    () = app.config_reloaded.notified() => {}
                 }
             }
         };
-        let watching = discover::watch(&app.fleet, &app.errors, app.clock);
+        let watching = discover::watch_stalls(&app.fleet, &app.error_log, app.clock);
         let keeping = async {
             loop {
-                tokio::time::sleep(KEEPS_METRICS).await;
-                app.metrics.follow(&app.fleet, app.clock.now());
+                tokio::time::sleep(METRICS_SWEEP_INTERVAL).await;
+                app.metrics.sync_replicas(&app.fleet, app.clock.now());
             }
         };
         let serving = async {
@@ -304,16 +311,16 @@ fn control(app: Arc<App>, admin: Option<std::net::TcpListener>) -> io::Result<Co
             _ = quitting => {}
         }
     };
-    Ok(Controlled { thread: thread("control", work)?, quit })
+    Ok(ControlThread { thread: spawn_runtime_thread("control", work)?, quit })
 }
 
 /// Runs the work that `begin` makes on a thread with a runtime of its own.
-fn thread<W: Future<Output = ()>>(
+fn spawn_runtime_thread<W: Future<Output = ()>>(
     name: &str,
     begin: impl FnOnce() -> W + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     let mut builder = runtime::Builder::new_current_thread();
-    builder.enable_all().max_blocking_threads(READERS);
+    builder.enable_all().max_blocking_threads(MAX_BLOCKING_THREADS);
     let (started, starting) = std::sync::mpsc::sync_channel(1);
     let thread = Builder::new().name(name.to_owned()).spawn(move || {
         // A local runtime cannot move between threads, so it is made on its own.

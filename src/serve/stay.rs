@@ -5,40 +5,42 @@ use std::fmt::Write as _;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 
-use super::App;
-use super::sessions::Name;
-use crate::fleet::{Cookie, Lease, Pin, Pool, Sticky, Variable};
+use super::AppState;
+use super::sessions::SessionKey;
+use crate::fleet::{Lease, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
 
 /// The replica that the pool ties this client to; another will do.
-pub(super) fn pinned(app: &App, pool: &Pool, head: &Parts) -> Option<Pin> {
+pub(super) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
     let replica = match pool.sticky()? {
-        Sticky::Cookie(cookie) => pool.marked(std::str::from_utf8(sent(&head.headers, &cookie.name)?).ok()?),
+        Sticky::Cookie(cookie) => {
+            pool.find_replica_by_token(std::str::from_utf8(request_cookie(&head.headers, &cookie.name)?).ok()?)
+        }
         Sticky::Learn { lookup, timeout, .. } => {
-            let id = first(lookup, &head.headers, None)?;
-            app.sessions.get(Name { pool: pool.name(), id }, *timeout, app.clock.now())
+            let id = first_value(lookup, &head.headers, None)?;
+            app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, app.clock.now())
         }
     };
-    replica.map(Pin::Rather)
+    replica.map(ReplicaPin::Preferred)
 }
 
 /// Ties the client to the replica that answers. Returns the cookie to set, unless the client has it already.
-pub(super) fn bind(app: &App, lease: &Lease, head: &Parts, answer: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn store_pin(app: &AppState, lease: &Lease, head: &Parts, answer: &HeaderMap) -> Option<HeaderValue> {
     let (pool, replica) = (lease.pool(), lease.replica());
     match pool.sticky()? {
         Sticky::Cookie(cookie) => {
-            let known = sent(&head.headers, &cookie.name) == Some(replica.mark().as_bytes());
-            if known { None } else { HeaderValue::try_from(written(cookie, replica.mark())).ok() }
+            let known = request_cookie(&head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
+            if known { None } else { HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok() }
         }
         Sticky::Learn { create, lookup, timeout } => {
             let now = app.clock.now();
-            let known = first(lookup, &head.headers, None).filter(|id| {
+            let known = first_value(lookup, &head.headers, None).filter(|id| {
                 // Only a session that there is can move.
-                let owner = app.sessions.get(Name { pool: pool.name(), id }, *timeout, now);
+                let owner = app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, now);
                 owner.is_some_and(|owner| owner != replica.id())
             });
-            let made = first(create, &head.headers, Some(answer));
+            let made = first_value(create, &head.headers, Some(answer));
             for id in known.into_iter().chain(made) {
-                app.sessions.put(Name { pool: pool.name(), id }, replica.id(), *timeout, now);
+                app.session_table.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
             }
             None
         }
@@ -46,35 +48,39 @@ pub(super) fn bind(app: &App, lease: &Lease, head: &Parts, answer: &HeaderMap) -
 }
 
 /// The first of these variables that is not empty.
-fn first<'a>(variables: &[Variable], asked: &'a HeaderMap, answer: Option<&'a HeaderMap>) -> Option<&'a [u8]> {
-    let value = |variable: &Variable| match variable {
-        Variable::Cookie(name) => sent(asked, name),
-        Variable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
-        Variable::UpstreamCookie(name) => set(answer?, name),
-        Variable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
+fn first_value<'a>(
+    variables: &[StickyVariable],
+    asked: &'a HeaderMap,
+    answer: Option<&'a HeaderMap>,
+) -> Option<&'a [u8]> {
+    let value = |variable: &StickyVariable| match variable {
+        StickyVariable::Cookie(name) => request_cookie(asked, name),
+        StickyVariable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
+        StickyVariable::UpstreamCookie(name) => response_cookie(answer?, name),
+        StickyVariable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
     };
     variables.iter().filter_map(value).find(|value| !value.is_empty())
 }
 
 /// The value of a cookie that the client sent.
-fn sent<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+fn request_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let lines = headers.get_all(header::COOKIE).iter();
-    lines.flat_map(|line| line.as_bytes().split(|b| *b == b';')).find_map(|pair| valued(pair, name))
+    lines.flat_map(|line| line.as_bytes().split(|b| *b == b';')).find_map(|pair| cookie_value(pair, name))
 }
 
 /// The value of a cookie that an answer sets.
-fn set<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+fn response_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let lines = headers.get_all(header::SET_COOKIE).iter();
-    lines.filter_map(|line| line.as_bytes().split(|b| *b == b';').next()).find_map(|pair| valued(pair, name))
+    lines.filter_map(|line| line.as_bytes().split(|b| *b == b';').next()).find_map(|pair| cookie_value(pair, name))
 }
 
 /// What is behind `name=`.
-fn valued<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 /// A cookie as it is set.
-fn written(cookie: &Cookie, value: &str) -> String {
+fn format_cookie(cookie: &StickyCookie, value: &str) -> String {
     let mut text = format!("{}={value}", cookie.name);
     // Writing to a string cannot fail.
     if let Some(expires) = cookie.expires {
@@ -110,19 +116,19 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, HeaderValue::from_static("a=1; xroute=no;route=yes"));
         headers.append(header::COOKIE, HeaderValue::from_static("b=2; empty="));
-        assert_eq!(sent(&headers, "route"), Some(&b"yes"[..]));
-        assert_eq!(sent(&headers, "b"), Some(&b"2"[..]));
-        assert_eq!(sent(&headers, "rout"), None);
-        assert_eq!(first(&[Variable::Cookie("empty".to_owned())], &headers, None), None);
+        assert_eq!(request_cookie(&headers, "route"), Some(&b"yes"[..]));
+        assert_eq!(request_cookie(&headers, "b"), Some(&b"2"[..]));
+        assert_eq!(request_cookie(&headers, "rout"), None);
+        assert_eq!(first_value(&[StickyVariable::Cookie("empty".to_owned())], &headers, None), None);
         headers.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
-        assert_eq!((set(&headers, "sid"), set(&headers, "x")), (Some(&b"abc"[..]), None));
+        assert_eq!((response_cookie(&headers, "sid"), response_cookie(&headers, "x")), (Some(&b"abc"[..]), None));
     }
 
     #[test]
     fn attributes_are_written_as_configured() {
-        let plain = Cookie { name: "route".to_owned(), ..Cookie::default() };
-        assert_eq!(written(&plain, "f00"), "route=f00");
-        let full = Cookie {
+        let plain = StickyCookie { name: "route".to_owned(), ..StickyCookie::default() };
+        assert_eq!(format_cookie(&plain, "f00"), "route=f00");
+        let full = StickyCookie {
             expires: Some(Duration::from_secs(3_600)),
             domain: Some(".example.com".to_owned()),
             path: Some("/".to_owned()),
@@ -132,6 +138,6 @@ mod tests {
             ..plain
         };
         let wanted = "route=f00; Max-Age=3600; Domain=.example.com; Path=/; HttpOnly; Secure; SameSite=Lax";
-        assert_eq!(written(&full, "f00"), wanted);
+        assert_eq!(format_cookie(&full, "f00"), wanted);
     }
 }

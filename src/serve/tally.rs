@@ -5,53 +5,53 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How busy a worker is.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    streams: AtomicUsize,
-    connections: AtomicUsize,
+pub(super) struct WorkerLoad {
+    active_requests: AtomicUsize,
+    open_connections: AtomicUsize,
 }
 
 /// One request on a worker, until dropped.
-pub(super) struct Load(Arc<Tally>);
+pub(super) struct RequestGuard(Arc<WorkerLoad>);
 
 /// One connection of a worker, until dropped.
-pub(super) struct Open(Arc<Tally>);
+pub(super) struct ConnectionGuard(Arc<WorkerLoad>);
 
-impl Tally {
+impl WorkerLoad {
     /// Open requests, then open connections: the worker with the least takes the next connection.
-    pub(super) fn busy(&self) -> (usize, usize) {
-        (self.streams.load(Ordering::Relaxed), self.connections())
+    pub(super) fn load_key(&self) -> (usize, usize) {
+        (self.active_requests.load(Ordering::Relaxed), self.open_connections())
     }
 
     /// Open connections.
-    pub(super) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+    pub(super) fn open_connections(&self) -> usize {
+        self.open_connections.load(Ordering::Relaxed)
     }
 }
 
-impl Load {
+impl RequestGuard {
     /// Counts a request.
-    pub(super) fn on(tally: &Arc<Tally>) -> Self {
-        tally.streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn start(tally: &Arc<WorkerLoad>) -> Self {
+        tally.active_requests.fetch_add(1, Ordering::Relaxed);
         Self(tally.clone())
     }
 }
 
-impl Drop for Load {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.active_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Open {
+impl ConnectionGuard {
     /// Counts a connection.
-    pub(super) fn on(tally: &Arc<Tally>) -> Self {
-        tally.connections.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn start(tally: &Arc<WorkerLoad>) -> Self {
+        tally.open_connections.fetch_add(1, Ordering::Relaxed);
         Self(tally.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.open_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

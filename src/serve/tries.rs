@@ -5,196 +5,211 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
-use super::key::Facts;
-use super::{App, Refusal, stay};
-use crate::balance::Job;
-use crate::fleet::{Attempt, Beside, Lease, NoReplica, Outcome, Phase, Pool};
-use crate::telemetry::Level;
-use crate::upstream::{Answer, Failure};
+use super::key::KeyInputs;
+use super::{AppState, RequestError, stay};
+use crate::balance::PolicyRequest;
+use crate::fleet::{AcquireRequest, ChoiceObservers, Lease, NoReplica, Outcome, Phase, Pool};
+use crate::telemetry::LogLevel;
+use crate::upstream::{SendError, UpstreamResponse};
 
 /// Pools that take over for each other are followed at most this far; the configuration refuses circles.
-const FALLBACKS: usize = 8;
+const MAX_FALLBACKS: usize = 8;
 /// How often a request that reached a replica in vain is sent to another one.
-const REPLAYS: u32 = 1;
+const MAX_RETRIES: u32 = 1;
 
 /// With this header a client says that its request must not be carried out twice.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What has been tried for one request, and what may be.
-pub(super) struct Tries<'a> {
-    app: &'a App,
+pub(super) struct Attempts<'a> {
+    app: &'a AppState,
     pool: Arc<Pool>,
-    attempt: Attempt<'a>,
-    facts: Facts<'a>,
+    acquire_request: AcquireRequest<'a>,
+    key_inputs: KeyInputs<'a>,
     /// What the present pool's policy knows the request by.
     key: Vec<u8>,
     /// The same for its shadow policy.
     shadow_key: Vec<u8>,
-    lost: Option<Failure>,
-    replays: u32,
+    last_error: Option<SendError>,
+    retries: u32,
     /// The client wants no second replica to see what a first one has seen.
-    once: bool,
+    not_retryable: bool,
     /// A fault that may be the request's: the next replica's answer tells.
-    doubted: Option<(Lease, StatusCode)>,
+    suspect: Option<(Lease, StatusCode)>,
 }
 
 /// What to do with an answer of which nothing has been passed on.
-pub(super) enum Verdict {
+pub(super) enum RetryDecision {
     /// It is the client's.
     Relay(Lease),
     /// Another replica is asked instead; this is its lease.
-    Again(Lease),
+    Retry(Lease),
 }
 
-impl<'a> Tries<'a> {
-    pub(super) fn new(app: &'a App, pool: Arc<Pool>, attempt: Attempt<'a>, facts: Facts<'a>) -> Self {
+impl<'a> Attempts<'a> {
+    pub(super) fn new(app: &'a AppState, pool: Arc<Pool>, attempt: AcquireRequest<'a>, facts: KeyInputs<'a>) -> Self {
         let once = facts.head.headers.contains_key(IDEMPOTENCY_KEY);
         let (key, shadow_key, lost, doubted) = (Vec::new(), Vec::new(), None, None);
-        let mut tries = Self { app, pool, attempt, facts, key, shadow_key, lost, replays: 0, once, doubted };
-        tries.enter();
+        let mut tries = Self {
+            app,
+            pool,
+            acquire_request: attempt,
+            key_inputs: facts,
+            key,
+            shadow_key,
+            last_error: lost,
+            retries: 0,
+            not_retryable: once,
+            suspect: doubted,
+        };
+        tries.prepare_for_pool();
         tries
     }
 
     /// Looks at the request with the present pool's eyes.
-    fn enter(&mut self) {
-        let asked = self.facts.asked;
-        self.key = self.facts.evaluate(self.pool.key(), &self.pool);
-        self.shadow_key = self.facts.evaluate(self.pool.shadow_key(), &self.pool);
-        let meter = || self.pool.meter(asked.model.as_deref());
-        let measure = |census| meter().measure(census, &self.key, asked.max_output);
-        self.attempt.measured = asked.census.as_ref().map(measure);
-        self.pin();
+    fn prepare_for_pool(&mut self) {
+        let asked = self.key_inputs.parsed;
+        self.key = self.key_inputs.evaluate(self.pool.hash_key(), &self.pool);
+        self.shadow_key = self.key_inputs.evaluate(self.pool.shadow_key(), &self.pool);
+        let meter = || self.pool.length_estimator(asked.model.as_deref());
+        let measure = |census| meter().estimate(census, &self.key, asked.max_output);
+        self.acquire_request.estimate = asked.text_stats.as_ref().map(measure);
+        self.apply_sticky();
     }
 
     /// Looks up whom the pool ties the client to, unless the request is bound to a replica anyway.
-    fn pin(&mut self) {
-        if !self.attempt.is_bound() {
-            self.attempt.pinned = stay::pinned(self.app, &self.pool, self.facts.head);
+    fn apply_sticky(&mut self) {
+        if !self.acquire_request.is_pin_required() {
+            self.acquire_request.pin = stay::lookup_pin(self.app, &self.pool, self.key_inputs.head);
         }
     }
 
     /// Ties the client to the replica that answers, where its pool does so. Returns the cookie to set, if there is one.
-    pub(super) fn bind(&self, answer: &Answer, lease: &Lease) -> Option<HeaderValue> {
-        if matches!(answer.meaning, Outcome::Failed { .. } | Outcome::Busy { .. }) {
+    pub(super) fn bind_sticky(&self, answer: &UpstreamResponse, lease: &Lease) -> Option<HeaderValue> {
+        if matches!(answer.outcome, Outcome::Failed { .. } | Outcome::Busy { .. }) {
             return None;
         }
-        stay::bind(self.app, lease, self.facts.head, &answer.head.headers)
+        stay::store_pin(self.app, lease, self.key_inputs.head, &answer.head.headers)
     }
 
     /// Chooses and charges a replica, of the pool's fallback if the pool has none.
-    pub(super) fn admit(&mut self) -> Result<Lease, Refusal> {
+    pub(super) fn acquire_replica(&mut self) -> Result<Lease, RequestError> {
         let mut none = NoReplica::AllDown;
-        for _ in 0..=FALLBACKS {
-            none = match self.acquire() {
+        for _ in 0..=MAX_FALLBACKS {
+            none = match self.acquire_from_pool() {
                 Ok(lease) => return Ok(lease),
                 Err(none) => none,
             };
-            let next = self.pool.fallback().filter(|_| !self.attempt.is_bound());
+            let next = self.pool.fallback().filter(|_| !self.acquire_request.is_pin_required());
             let Some(next) = next.and_then(|name| self.app.fleet.pool(name)) else { break };
             self.pool = next;
             // The pool that helps out has its own name for the model.
-            self.attempt.model = None;
-            self.enter();
+            self.acquire_request.model = None;
+            self.prepare_for_pool();
         }
         // The client is better served by what happened to its request than by "all tried".
-        Err(self.lost.as_ref().map_or(Refusal::NoReplica(none), Refusal::lost))
+        Err(self.last_error.as_ref().map_or(RequestError::NoReplica(none), RequestError::from_send_error))
     }
 
     /// Settles a try that brought no answer. After a failed connection every replica may be tried once, after a closed
     /// one a single other one if the pool's budget has a replay left.
-    pub(super) fn lost(&mut self, failure: Failure, lease: Lease) -> Result<(), Refusal> {
+    pub(super) fn on_send_error(&mut self, failure: SendError, lease: Lease) -> Result<(), RequestError> {
         let now = self.app.clock.now();
-        if let Some((doubted, _)) = self.doubted.take() {
+        if let Some((doubted, _)) = self.suspect.take() {
             doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
-        self.attempt.tried.push(lease.replica().id());
+        self.acquire_request.tried.push(lease.replica().id());
         lease.settle(failure.outcome(), now);
         let sent = failure.phase != Phase::Connect;
-        if self.attempt.is_bound() || sent && (failure.timed_out || !self.may_replay()) {
-            return Err(Refusal::lost(&failure));
+        if self.acquire_request.is_pin_required() || sent && (failure.timed_out || !self.try_take_retry()) {
+            return Err(RequestError::from_send_error(&failure));
         }
-        self.replays += u32::from(sent);
-        self.lost = Some(failure);
+        self.retries += u32::from(sent);
+        self.last_error = Some(failure);
         Ok(())
     }
 
     /// Decides whether an answer goes to the client. A busy replica is passed over as long as there is another; a
     /// fault is tried once more elsewhere, and if it comes again the request is to blame. Where another try is not
     /// possible the replica's own answer is the client's.
-    pub(super) fn judge(&mut self, answer: &mut Answer, lease: Lease) -> Verdict {
+    pub(super) fn on_response(&mut self, answer: &mut UpstreamResponse, lease: Lease) -> RetryDecision {
         let now = self.app.clock.now();
         let status = answer.head.status;
-        if let Outcome::Busy { retry_after } = answer.meaning {
-            return self.busy(retry_after, lease);
+        if let Outcome::Busy { retry_after } = answer.outcome {
+            return self.on_busy(retry_after, lease);
         }
-        if let Some((doubted, before)) = self.doubted.take() {
+        if let Some((doubted, before)) = self.suspect.take() {
             let excused = before == status;
-            doubted.settle(if excused { Outcome::Excused } else { Outcome::Failed { phase: Phase::FirstByte } }, now);
+            doubted
+                .settle(if excused { Outcome::SharedFault } else { Outcome::Failed { phase: Phase::FirstByte } }, now);
             if excused {
-                answer.meaning = Outcome::Excused;
+                answer.outcome = Outcome::SharedFault;
             }
-            return Verdict::Relay(lease);
+            return RetryDecision::Relay(lease);
         }
-        let is_fault = matches!(answer.meaning, Outcome::Failed { .. });
-        if self.attempt.is_bound() || !is_fault || !self.may_replay() {
-            return Verdict::Relay(lease);
+        let is_fault = matches!(answer.outcome, Outcome::Failed { .. });
+        if self.acquire_request.is_pin_required() || !is_fault || !self.try_take_retry() {
+            return RetryDecision::Relay(lease);
         }
-        self.attempt.tried.push(lease.replica().id());
-        let Ok(next) = self.acquire() else {
-            self.pool.keeps_replay(now);
-            return Verdict::Relay(lease);
+        self.acquire_request.tried.push(lease.replica().id());
+        let Ok(next) = self.acquire_from_pool() else {
+            self.pool.return_retry(now);
+            return RetryDecision::Relay(lease);
         };
-        self.replays += 1;
+        self.retries += 1;
         // A status may be the request's doing; an answer that fails behind a 200 is the replica's.
         if answer.fault.is_none() {
-            self.doubted = Some((lease, status));
+            self.suspect = Some((lease, status));
         } else {
-            lease.settle(answer.meaning, now);
+            lease.settle(answer.outcome, now);
         }
-        Verdict::Again(next)
+        RetryDecision::Retry(next)
     }
 
     /// Passes a busy replica over, if there is another one. It tells nothing of a fault before it.
-    fn busy(&mut self, retry_after: Option<Duration>, lease: Lease) -> Verdict {
+    fn on_busy(&mut self, retry_after: Option<Duration>, lease: Lease) -> RetryDecision {
         let now = self.app.clock.now();
-        lease.busy(retry_after, now);
-        if !self.attempt.is_bound() && !self.once {
-            self.attempt.tried.push(lease.replica().id());
-            if let Ok(next) = self.acquire() {
+        lease.mark_busy(retry_after, now);
+        if !self.acquire_request.is_pin_required() && !self.not_retryable {
+            self.acquire_request.tried.push(lease.replica().id());
+            if let Ok(next) = self.acquire_from_pool() {
                 lease.settle(Outcome::Busy { retry_after }, now);
-                return Verdict::Again(next);
+                return RetryDecision::Retry(next);
             }
         }
-        if let Some((doubted, _)) = self.doubted.take() {
+        if let Some((doubted, _)) = self.suspect.take() {
             doubted.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
-        Verdict::Relay(lease)
+        RetryDecision::Relay(lease)
     }
 
     /// Tells whether what a replica has seen may be sent to another one; if so, that is counted.
-    fn may_replay(&self) -> bool {
-        !self.once && self.replays < REPLAYS && self.pool.may_replay(self.app.clock.now())
+    fn try_take_retry(&self) -> bool {
+        !self.not_retryable && self.retries < MAX_RETRIES && self.pool.try_take_retry(self.app.clock.now())
     }
 
-    fn acquire(&self) -> Result<Lease, NoReplica> {
+    fn acquire_from_pool(&self) -> Result<Lease, NoReplica> {
         let now = self.app.clock.now();
         let lease = if self.key.is_empty() && self.shadow_key.is_empty() {
-            self.pool.acquire(&self.attempt, now)
+            self.pool.acquire(&self.acquire_request, now)
         } else {
-            let job = Job { key: &self.key, ..self.attempt.job };
-            let beside = Beside { shadow_key: &self.shadow_key, ..self.attempt.beside.clone() };
-            self.pool.acquire(&Attempt { job, beside, ..self.attempt.clone() }, now)
+            let job = PolicyRequest { key: &self.key, ..self.acquire_request.policy_request };
+            let beside = ChoiceObservers { shadow_key: &self.shadow_key, ..self.acquire_request.observers.clone() };
+            self.pool.acquire(
+                &AcquireRequest { policy_request: job, observers: beside, ..self.acquire_request.clone() },
+                now,
+            )
         };
-        self.report_lopsided();
+        self.warn_hot_key();
         lease
     }
 
-    fn report_lopsided(&self) {
-        if self.pool.take_lopsided() {
-            let (pool, policy) = (self.pool.name(), self.pool.policy());
+    fn warn_hot_key(&self) {
+        if self.pool.take_hot_key_warning() {
+            let (pool, policy) = (self.pool.name(), self.pool.policy_name());
             let message = "more than 80 % of 1,000 requests had one key, so that hardly any load is spread by";
             let instead = "`hash $session consistent` spreads conversations, `least_conn` load";
-            self.app.errors.write(Level::Warn, format_args!("pool {pool}: {message} `{policy}`; {instead}"));
+            self.app.error_log.write(LogLevel::Warn, format_args!("pool {pool}: {message} `{policy}`; {instead}"));
         }
     }
 }

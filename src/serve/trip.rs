@@ -4,53 +4,53 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::measure::Asked;
-use super::owners::Owner;
-use super::reply::Source;
-use super::story::Story;
-use super::target::Call;
-use super::{Worker, identify};
-use crate::balance::Job;
+use super::measure::ParsedRequest;
+use super::owners::ResponseOwner;
+use super::reply::BodySource;
+use super::story::RequestContext;
+use super::target::ProxyRoute;
+use super::{WorkerContext, identify};
+use crate::balance::PolicyRequest;
 use crate::config::Settings;
-use crate::fleet::{Attempt, Beside, Lease};
-use crate::prompt::{Edit, splice};
+use crate::fleet::{AcquireRequest, ChoiceObservers, Lease};
+use crate::prompt::{BodyEdit, splice};
 use crate::units::{Dialect, Timing, Tokens};
-use crate::upstream::{Answer, Failure, Outbound, Relayed, is_stream};
+use crate::upstream::{RelayBody, SendError, UpstreamRequest, UpstreamResponse, is_event_stream};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What stays the same over all attempts of one request.
-pub(super) struct Trip<'a> {
-    pub(super) worker: &'a Worker,
+pub(super) struct ProxyRequest<'a> {
+    pub(super) worker: &'a WorkerContext,
     pub(super) settings: &'a Settings,
-    pub(super) call: &'a Call,
-    pub(super) asked: &'a Asked,
+    pub(super) route: &'a ProxyRoute,
+    pub(super) parsed: &'a ParsedRequest,
     pub(super) body: &'a Bytes,
     /// The client's own `Authorization`.
     pub(super) authorization: Option<HeaderValue>,
     /// The headers before a pool sets its own; `None` if none does.
-    pub(super) plain: Option<HeaderMap>,
+    pub(super) base_headers: Option<HeaderMap>,
 }
 
-impl<'a> Trip<'a> {
+impl<'a> ProxyRequest<'a> {
     /// The first try of this request.
-    pub(super) fn attempt(&self, story: &Story) -> Attempt<'a> {
-        let decisions = &self.worker.app.decisions;
-        let kept = (decisions.most() > 0).then(|| (decisions.clone(), story.id.as_str().into()));
-        Attempt {
-            job: Job {
+    pub(super) fn new_acquire_request(&self, story: &RequestContext) -> AcquireRequest<'a> {
+        let decisions = &self.worker.app.decision_log;
+        let kept = (decisions.capacity() > 0).then(|| (decisions.clone(), story.request_id.as_str().into()));
+        AcquireRequest {
+            policy_request: PolicyRequest {
                 prompt: Tokens(0),
                 output: Tokens(0),
                 key: b"",
-                client: story.caller.client.address(),
-                tried: &[],
+                client_addr: story.client_info.client.address(),
+                tried_slots: &[],
             },
-            model: self.asked.model.as_deref(),
-            measured: None,
-            prefix: self.asked.prefix.clone(),
-            pinned: None,
+            model: self.parsed.model.as_deref(),
+            estimate: None,
+            prefix: self.parsed.fingerprint.clone(),
+            pin: None,
             tried: Vec::new(),
-            beside: Beside { kept, shadow_key: b"" },
+            observers: ChoiceObservers { decision_log: kept, shadow_key: b"" },
         }
     }
 
@@ -58,45 +58,56 @@ impl<'a> Trip<'a> {
     ///
     /// A replica that has never taken the question and refuses the request is sent it again without; it is not asked
     /// again if that was it.
-    pub(super) async fn ask(&self, out: &mut Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
+    pub(super) async fn send_with_usage(
+        &self,
+        out: &mut UpstreamRequest,
+        lease: &Lease,
+        story: &mut RequestContext,
+    ) -> Result<UpstreamResponse, SendError> {
         let replica = lease.replica();
-        let usage = self.asked.usage.as_ref();
-        let usage = usage.filter(|_| lease.pool().spec().metering.ask_for_usage && replica.may_be_asked_usage());
-        self.address(out, lease, (story, usage));
+        let usage = self.parsed.usage_edit.as_ref();
+        let usage = usage.filter(|_| lease.pool().spec().token_accounting.request_usage && replica.can_request_usage());
+        self.prepare_for_replica(out, lease, (story, usage));
         let mut answer = self.send(out, lease, story).await?;
         if usage.is_none() {
             return Ok(answer);
         }
-        if is_refusal(answer.head.status) && !replica.gives_usage() {
+        if is_field_rejection(answer.head.status) && !replica.supports_usage() {
             drop(answer);
-            self.address(out, lease, (story, None));
-            story.tries(lease, story.now());
+            self.prepare_for_replica(out, lease, (story, None));
+            story.start_attempt(lease, story.now());
             let answer = self.send(out, lease, story).await?;
             if answer.head.status.is_success() {
-                replica.learn_usage(false);
+                replica.set_usage_support(false);
             }
             return Ok(answer);
         }
         if answer.head.status.is_success() {
-            replica.learn_usage(true);
+            replica.set_usage_support(true);
         }
-        answer.usage_is_ours = true;
+        answer.router_requested_usage = true;
         Ok(answer)
     }
 
     /// Makes the request fit the replica that was chosen: its own name for the model, its pool's key and headers, and
     /// one more edit.
-    pub(super) fn address(&self, out: &mut Outbound, lease: &Lease, (story, more): (&Story, Option<&Edit>)) {
-        let wanted = self.asked.model.as_deref();
-        let renamed = wanted.and_then(|model| lease.model_for(model)).and_then(|name| self.asked.rename(name.as_str()));
-        let edits: Vec<Edit> = renamed.into_iter().chain(more.cloned()).collect();
+    pub(super) fn prepare_for_replica(
+        &self,
+        out: &mut UpstreamRequest,
+        lease: &Lease,
+        (story, more): (&RequestContext, Option<&BodyEdit>),
+    ) {
+        let wanted = self.parsed.model.as_deref();
+        let renamed =
+            wanted.and_then(|model| lease.upstream_model(model)).and_then(|name| self.parsed.model_edit(name.as_str()));
+        let edits: Vec<BodyEdit> = renamed.into_iter().chain(more.cloned()).collect();
         // An edit that does not fit leaves the body as the client sent it, and the replica refuses the alias.
         out.body = match splice(self.body, edits) {
             Ok(pieces) => pieces.into_iter().collect(),
             Err(_) => [self.body.clone()].into_iter().collect(),
         };
         // What one pool sets must not reach another.
-        if let Some(plain) = &self.plain {
+        if let Some(plain) = &self.base_headers {
             out.headers.clone_from(plain);
         }
         let key = lease.pool().api_key().and_then(|key| HeaderValue::try_from(format!("Bearer {}", key.reveal())).ok());
@@ -104,35 +115,40 @@ impl<'a> Trip<'a> {
             Some(value) => out.headers.insert(header::AUTHORIZATION, value),
             None => out.headers.remove(header::AUTHORIZATION),
         };
-        story.dress_request(&mut out.headers);
+        story.apply_request_headers(&mut out.headers);
     }
 
     /// Sends the request to the leased replica; the story follows.
-    pub(super) async fn send(&self, out: &Outbound, lease: &Lease, story: &mut Story) -> Result<Answer, Failure> {
+    pub(super) async fn send(
+        &self,
+        out: &UpstreamRequest,
+        lease: &Lease,
+        story: &mut RequestContext,
+    ) -> Result<UpstreamResponse, SendError> {
         let mut nowhere = Timing::default();
-        let timing = story.timing().unwrap_or(&mut nowhere);
+        let timing = story.attempt_timing().unwrap_or(&mut nowhere);
         let sent = self.worker.upstream.send(out, lease, &self.settings.timeouts, timing).await;
         match &sent {
-            Ok(answer) => story.answered(answer.head.status, &answer.head.headers),
-            Err(failure) => story.failed(failure),
+            Ok(answer) => story.set_upstream_response(answer.head.status, &answer.head.headers),
+            Err(failure) => story.set_attempt_failed(failure),
         }
         sent
     }
 
     /// Passes an answer on; the lease goes with its body.
-    pub(super) fn relay(&self, answer: Answer, lease: Lease) -> Response<Source> {
-        let owner = Owner { pool: lease.pool().name().clone(), replica: lease.replica().id(), tenant: None };
+    pub(super) fn client_response(&self, answer: UpstreamResponse, lease: Lease) -> Response<BodySource> {
+        let owner = ResponseOwner { pool: lease.pool().name().clone(), replica: lease.replica().id(), tenant: None };
         let (head, relayed) =
-            Relayed::new(answer, lease, self.call.dialect, &self.settings.timeouts, self.worker.app.clock);
-        let owner = (self.call.dialect == Dialect::Responses).then_some(owner);
-        let mut response = Response::new(Source::Replica(Box::new(relayed), owner));
+            RelayBody::new(answer, lease, self.route.dialect, &self.settings.timeouts, self.worker.app.clock);
+        let owner = (self.route.dialect == Dialect::Responses).then_some(owner);
+        let mut response = Response::new(BodySource::Upstream(Box::new(relayed), owner));
         *response.status_mut() = head.status;
         let mut headers = head.headers;
         identify::strip_hop_by_hop(&mut headers);
-        if response.body().edits() {
+        if response.body().rewrites_body() {
             headers.remove(header::CONTENT_LENGTH);
         }
-        if is_stream(&headers) {
+        if is_event_stream(&headers) {
             // Proxies before us must neither gather nor keep what comes.
             headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
@@ -143,6 +159,6 @@ impl<'a> Trip<'a> {
 }
 
 /// What replicas answer to a member that they do not know.
-fn is_refusal(status: StatusCode) -> bool {
+fn is_field_rejection(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
 }

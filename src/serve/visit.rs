@@ -5,110 +5,119 @@ use std::rc::Rc;
 
 use http::Version;
 
-use super::identify::Peer;
-use crate::telemetry::Wire;
+use super::identify::PeerAddr;
+use crate::telemetry::ConnectionInfo;
 
 /// An HTTP/1 answer that the client does not take is not read on once so much of it waits to be written: with the frame
 /// that came last it fits into 64 KiB.
-const WAITING_BYTES: usize = 16 << 10;
+const MAX_PENDING_WRITE_BYTES: usize = 16 << 10;
 
 /// A client's connection, shared by its requests.
-pub(super) struct Visit {
-    pub(super) peer: Peer,
-    pub(super) wire: Wire,
+pub(super) struct ConnectionState {
+    pub(super) peer: PeerAddr,
+    pub(super) info: ConnectionInfo,
     /// Requests so far.
-    pub(super) requests: Cell<u64>,
+    pub(super) request_count: Cell<u64>,
     /// Requests under way.
-    present: Cell<usize>,
+    active_requests: Cell<usize>,
     /// They share the connection: HTTP/2.
-    shared: Cell<bool>,
+    is_http2: Cell<bool>,
     /// Something of the last answer may not have been written yet.
-    unsaid: Cell<bool>,
+    response_unflushed: Cell<bool>,
     /// The body of the last request has not been read to its end.
-    unread: Cell<bool>,
+    body_unread: Cell<bool>,
     /// What was handed over and has not been written.
-    waiting_bytes: Cell<usize>,
+    pending_write_bytes: Cell<usize>,
 }
 
 /// One request of a visit, until dropped.
-pub(super) struct Present(Rc<Visit>);
+pub(super) struct ActiveRequest(Rc<ConnectionState>);
 
-impl Present {
+impl ActiveRequest {
     /// The connection that the request came by.
-    pub(super) fn visit(&self) -> &Visit {
+    pub(super) fn connection(&self) -> &ConnectionState {
         &self.0
     }
 }
 
-impl Drop for Present {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.present.set(self.0.present.get().saturating_sub(1));
+        self.0.active_requests.set(self.0.active_requests.get().saturating_sub(1));
     }
 }
 
-impl Visit {
+impl ConnectionState {
     /// A connection that no request has come by.
-    pub(super) fn new(peer: Peer, wire: Wire) -> Rc<Self> {
+    pub(super) fn new(peer: PeerAddr, wire: ConnectionInfo) -> Rc<Self> {
         let (requests, present, waiting_bytes) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let [shared, unsaid, unread] = [const { Cell::new(false) }; 3];
-        Rc::new(Self { peer, wire, requests, present, shared, unsaid, unread, waiting_bytes })
+        Rc::new(Self {
+            peer,
+            info: wire,
+            request_count: requests,
+            active_requests: present,
+            is_http2: shared,
+            response_unflushed: unsaid,
+            body_unread: unread,
+            pending_write_bytes: waiting_bytes,
+        })
     }
 
     /// Notes that a request has come.
-    pub(super) fn begins(self: &Rc<Self>, version: Version) -> Present {
-        self.shared.set(version >= Version::HTTP_2);
-        self.requests.set(self.requests.get() + 1);
-        self.present.set(self.present.get() + 1);
-        self.unsaid.set(true);
-        self.unread.set(false);
-        Present(self.clone())
+    pub(super) fn start_request(self: &Rc<Self>, version: Version) -> ActiveRequest {
+        self.is_http2.set(version >= Version::HTTP_2);
+        self.request_count.set(self.request_count.get() + 1);
+        self.active_requests.set(self.active_requests.get() + 1);
+        self.response_unflushed.set(true);
+        self.body_unread.set(false);
+        ActiveRequest(self.clone())
     }
 
     /// Tells whether the connection is one request's at a time: HTTP/1.
-    pub(super) const fn is_lane(&self) -> bool {
-        !self.shared.get()
+    pub(super) const fn is_http1(&self) -> bool {
+        !self.is_http2.get()
     }
 
     /// Tells whether a request that has come whole, the only one, has not been answered whole.
-    pub(super) const fn is_answering(&self) -> bool {
-        self.is_lane() && self.present.get() > 0 && !self.unread.get()
+    pub(super) const fn has_unanswered_request(&self) -> bool {
+        self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get()
     }
 
     /// Notes that so much of an answer was handed over to be written.
-    pub(super) fn handed(&self, bytes: usize) {
-        self.waiting_bytes.set(self.waiting_bytes.get().saturating_add(bytes));
+    pub(super) fn add_pending_write(&self, bytes: usize) {
+        self.pending_write_bytes.set(self.pending_write_bytes.get().saturating_add(bytes));
     }
 
     /// Notes that so much was written.
-    pub(super) fn wrote(&self, bytes: usize) {
-        self.waiting_bytes.set(self.waiting_bytes.get().saturating_sub(bytes));
+    pub(super) fn sub_pending_write(&self, bytes: usize) {
+        self.pending_write_bytes.set(self.pending_write_bytes.get().saturating_sub(bytes));
     }
 
     /// Tells whether the client should take something before more is handed over.
-    pub(super) const fn is_behind(&self) -> bool {
-        self.waiting_bytes.get() >= WAITING_BYTES
+    pub(super) const fn is_write_backlogged(&self) -> bool {
+        self.pending_write_bytes.get() >= MAX_PENDING_WRITE_BYTES
     }
 
     /// Notes that all that was handed over has been written.
-    pub(super) fn flushed(&self) {
-        self.waiting_bytes.set(0);
-        if self.present.get() == 0 {
-            self.unsaid.set(false);
+    pub(super) fn on_flushed(&self) {
+        self.pending_write_bytes.set(0);
+        if self.active_requests.get() == 0 {
+            self.response_unflushed.set(false);
         }
     }
 
     /// Tells whether no request is under way and no answer left to be written.
-    pub(super) const fn is_quiet(&self) -> bool {
-        self.present.get() == 0 && !self.unsaid.get()
+    pub(super) const fn is_idle(&self) -> bool {
+        self.active_requests.get() == 0 && !self.response_unflushed.get()
     }
 
     /// Notes whether there is a body of the present request that has not been read to its end.
-    pub(super) fn owes(&self, a_body: bool) {
-        self.unread.set(a_body);
+    pub(super) fn set_body_unread(&self, a_body: bool) {
+        self.body_unread.set(a_body);
     }
 
     /// Tells whether the client may still be sending what nobody reads.
-    pub(super) const fn is_unread(&self) -> bool {
-        self.unread.get()
+    pub(super) const fn has_unread_body(&self) -> bool {
+        self.body_unread.get()
     }
 }

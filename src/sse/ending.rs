@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::units::Dialect;
 
 /// What a stream's client is told when it has none, between the head and the first event.
-pub const WAITING: &str = ": waiting\n\n";
+pub const WAITING_COMMENT: &str = ": waiting\n\n";
 
 /// Returns the event that tells a client why its stream ends here; `None` for paths whose words are not known.
 ///
@@ -34,16 +34,16 @@ pub fn error_event(dialect: Dialect, message: &str, sequence: u64) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sse::{Kind, Observer};
+    use crate::sse::{BodyFormat, BodyObserver};
 
     #[test]
     fn the_error_event_is_one_to_our_own_eyes() {
         for dialect in [Dialect::Chat, Dialect::Completions, Dialect::Responses, Dialect::Messages] {
             let event = error_event(dialect, "it \"broke\"\n", 7).unwrap();
-            let mut observer = Observer::new(dialect, Kind::Stream);
+            let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
             let mut events = Vec::new();
-            observer.judge(event.as_bytes(), |judged| events.push(judged));
-            assert!(observer.error() && !observer.refused() && !observer.done(), "{event}");
+            observer.observe_events(event.as_bytes(), |judged| events.push(judged));
+            assert!(observer.has_error() && !observer.has_client_error() && !observer.is_done(), "{event}");
             assert_eq!(events.len(), 1, "{event}");
         }
         assert_eq!(error_event(Dialect::Other, "x", 0), None);
@@ -51,8 +51,8 @@ mod tests {
 
     #[test]
     fn what_a_client_is_told_while_it_waits_is_no_event() {
-        let mut observer = Observer::new(Dialect::Chat, Kind::Stream);
-        observer.judge(WAITING.as_bytes(), |judged| assert!(!judged.data));
-        assert_eq!((observer.held(), observer.first_content_seen()), (0, false));
+        let mut observer = BodyObserver::new(Dialect::Chat, BodyFormat::Stream);
+        observer.observe_events(WAITING_COMMENT.as_bytes(), |judged| assert!(!judged.is_event));
+        assert_eq!((observer.pending_bytes(), observer.has_content()), (0, false));
     }
 }

@@ -1,7 +1,7 @@
 //! Floor 1: reading answers. An observer of an answer's body, event stream or plain JSON, that is shown every chunk on
 //! its way to the client and never alters, holds or copies it; and the words in which a broken stream is ended.
 //!
-//! [`Scanner`] knows the framing (which bytes are an event), [`Observer`] the meaning (content, usage, end, failure).
+//! [`Scanner`] knows the framing (which bytes are an event), [`BodyObserver`] the meaning (content, usage, end, failure).
 //! Whatever the bytes are and however they are cut into chunks, what is seen is the same, and nothing panics.
 
 mod ending;
@@ -16,6 +16,6 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-pub use ending::{WAITING, error_event};
-pub use observe::{Judged, Kind, Observer, Seen};
-pub use scan::{Frame, HEAD_BYTES, Scanner, TAIL_BYTES};
+pub use ending::{WAITING_COMMENT, error_event};
+pub use observe::{BodyFormat, BodyObserver, ChunkStats, EventInfo};
+pub use scan::{EventFrame, HEAD_BYTES, Scanner, TAIL_BYTES};

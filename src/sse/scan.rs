@@ -13,7 +13,7 @@ pub const HEAD_BYTES: usize = 16 * 1024;
 pub const TAIL_BYTES: usize = 4 * 1024;
 
 /// A buffer that grew beyond this is given back after the event that made it grow.
-const KEPT_CAPACITY_BYTES: usize = 4 * 1024;
+const MAX_IDLE_CAPACITY_BYTES: usize = 4 * 1024;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -22,9 +22,9 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 /// *Shape*: the ranges of a stream's frames, with the one that [`Scanner::finish`] gives, tile the stream: blank lines
 /// between events belong to the event after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame<'a> {
+pub struct EventFrame<'a> {
     /// The event's name; empty if it has none.
-    pub event: &'a [u8],
+    pub name: &'a [u8],
     /// The `data` lines joined by `\n`; `None` if there is no such line (comments, a name alone).
     /// Of an event longer than [`HEAD_BYTES`] only what lies in its first [`HEAD_BYTES`].
     pub data: Option<&'a [u8]>,
@@ -42,35 +42,35 @@ pub struct Frame<'a> {
 /// *Cost*: two passes of `memchr` over a chunk.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    place: Place,
+    state: ScanState,
     /// Bytes scanned so far.
     offset: u64,
     /// Where the last complete event ended.
-    complete_to: u64,
-    unfinished: Unfinished,
+    last_event_end: u64,
+    partial_event: PartialEvent,
     /// Where several data lines are joined.
-    joined: Vec<u8>,
+    joined_data: Vec<u8>,
 }
 
 /// Where in an event the last scanned byte stands.
 #[derive(Clone, Copy, Debug, Default)]
-enum Place {
+enum ScanState {
     /// Before the event's first line that is not blank.
     #[default]
-    Before,
+    BeforeEvent,
     /// Within a line.
-    Line,
+    InLine,
     /// After a line that ended in `\r`; a `\n` may follow that belongs to it.
-    LineCr,
+    AfterCr,
     /// At a line's start, after a line of the event that ended in `\n`.
-    Start,
+    LineStart,
     /// After a blank line of `\r`; a `\n` that belongs to it is awaited, for the stream's lines seem to end in `\r\n`.
-    BlankCr,
+    AfterBlankCr,
 }
 
 /// What is kept of the event that began in an earlier chunk and has not ended.
 #[derive(Debug, Default)]
-struct Unfinished {
+struct PartialEvent {
     head: Vec<u8>,
     tail: Vec<u8>,
 }
@@ -85,24 +85,24 @@ impl Scanner {
     ///
     /// An event ends with the blank line after it. If that blank line is `\r` at the very end of a chunk and the line
     /// before it ended in `\r\n`, the event is given out when the next byte has shown whether it ends there.
-    pub fn scan(&mut self, chunk: &[u8], mut each: impl FnMut(Frame<'_>)) {
+    pub fn scan(&mut self, chunk: &[u8], mut each: impl FnMut(EventFrame<'_>)) {
         let mut begun = 0;
         let mut at = 0;
-        while let Some(end) = self.place.event_end(chunk, at) {
-            self.emit(chunk.get(begun..end).unwrap_or_default(), end, &mut each);
+        while let Some(end) = self.state.find_event_end(chunk, at) {
+            self.emit_event(chunk.get(begun..end).unwrap_or_default(), end, &mut each);
             begun = end;
             at = end;
         }
-        self.unfinished.keep(chunk.get(begun..).unwrap_or_default());
+        self.partial_event.append(chunk.get(begun..).unwrap_or_default());
         self.offset += chunk.len() as u64;
     }
 
     /// Gives out what is left at the end of the stream: a last event without its blank line, which some servers omit
     /// and which the standard would have discarded, or stray blank lines.
-    pub fn finish(&mut self, mut each: impl FnMut(Frame<'_>)) {
-        self.place = Place::Before;
-        if self.held() > 0 {
-            self.emit(&[], 0, &mut each);
+    pub fn finish(&mut self, mut each: impl FnMut(EventFrame<'_>)) {
+        self.state = ScanState::BeforeEvent;
+        if self.pending_bytes() > 0 {
+            self.emit_event(&[], 0, &mut each);
         }
     }
 
@@ -112,67 +112,67 @@ impl Scanner {
     }
 
     /// Bytes at the end of what was scanned that belong to an event whose end has not come.
-    pub fn held(&self) -> u64 {
-        self.offset - self.complete_to
+    pub fn pending_bytes(&self) -> u64 {
+        self.offset - self.last_event_end
     }
 
     /// Gives out the event that ends `consumed` bytes into the chunk and of which `rest` lies in the chunk.
-    fn emit(&mut self, rest: &[u8], consumed: usize, each: &mut impl FnMut(Frame<'_>)) {
-        let range = self.complete_to..self.offset + consumed as u64;
-        self.complete_to = range.end;
-        if self.unfinished.head.is_empty() {
-            let (head, tail) = ends(rest);
-            each(frame(head, tail, range, &mut self.joined));
+    fn emit_event(&mut self, rest: &[u8], consumed: usize, each: &mut impl FnMut(EventFrame<'_>)) {
+        let range = self.last_event_end..self.offset + consumed as u64;
+        self.last_event_end = range.end;
+        if self.partial_event.head.is_empty() {
+            let (head, tail) = head_and_tail(rest);
+            each(parse_frame(head, tail, range, &mut self.joined_data));
         } else {
-            self.unfinished.keep(rest);
-            let Unfinished { head, tail } = &self.unfinished;
+            self.partial_event.append(rest);
+            let PartialEvent { head, tail } = &self.partial_event;
             let tail = tail.get(tail.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
-            each(frame(head, tail, range, &mut self.joined));
-            self.unfinished.clear();
+            each(parse_frame(head, tail, range, &mut self.joined_data));
+            self.partial_event.clear();
         }
-        empty(&mut self.joined);
+        clear_buffer(&mut self.joined_data);
     }
 }
 
-impl Place {
+impl ScanState {
     /// Moves on over `chunk[at..]` and returns where in the chunk the event ends, if it does.
-    fn event_end(&mut self, chunk: &[u8], mut at: usize) -> Option<usize> {
+    fn find_event_end(&mut self, chunk: &[u8], mut at: usize) -> Option<usize> {
         loop {
             let byte = *chunk.get(at)?;
             match (*self, byte) {
-                (Self::Line, _) => {
+                (Self::InLine, _) => {
                     let rest = chunk.get(at..)?;
                     let line = memchr2(b'\n', b'\r', rest)?;
-                    *self = if rest.get(line) == Some(&b'\r') { Self::LineCr } else { Self::Start };
+                    *self = if rest.get(line) == Some(&b'\r') { Self::AfterCr } else { Self::LineStart };
                     at += line + 1;
                 }
-                (Self::Before, b'\n' | b'\r') => at += 1,
-                (Self::LineCr, b'\n') => {
-                    *self = Self::Start;
+                (Self::BeforeEvent, b'\n' | b'\r') => at += 1,
+                (Self::AfterCr, b'\n') => {
+                    *self = Self::LineStart;
                     at += 1;
                 }
                 // The line before ended in a bare `\r`, so this is a whole blank line. A `\n` after it is no line of
                 // its own, but taking it for one does no harm: blank lines before an event mean nothing.
-                (Self::LineCr, b'\r') | (Self::Start, b'\n') => {
-                    *self = Self::Before;
+                (Self::AfterCr, b'\r') | (Self::LineStart, b'\n') => {
+                    *self = Self::BeforeEvent;
                     return Some(at + 1);
                 }
-                (Self::Start, b'\r') => {
-                    *self = Self::BlankCr;
+                (Self::LineStart, b'\r') => {
+                    *self = Self::AfterBlankCr;
                     at += 1;
                 }
-                (Self::BlankCr, _) => {
-                    *self = Self::Before;
+                (Self::AfterBlankCr, _) => {
+                    *self = Self::BeforeEvent;
                     return Some(if byte == b'\n' { at + 1 } else { at });
                 }
-                (Self::Before | Self::LineCr | Self::Start, _) => *self = Self::Line,
+                (Self::BeforeEvent | Self::AfterCr | Self::LineStart, _) => *self = Self::InLine,
             }
         }
     }
 }
 
-impl Unfinished {
-    fn keep(&mut self, bytes: &[u8]) {
+impl PartialEvent {
+    fn append(&mut self, bytes: &[u8]) {
         let room = HEAD_BYTES - self.head.len();
         let (head, rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
@@ -191,20 +191,20 @@ impl Unfinished {
     }
 
     fn clear(&mut self) {
-        empty(&mut self.head);
-        empty(&mut self.tail);
+        clear_buffer(&mut self.head);
+        clear_buffer(&mut self.tail);
     }
 }
 
-fn empty(buffer: &mut Vec<u8>) {
+fn clear_buffer(buffer: &mut Vec<u8>) {
     buffer.clear();
-    if buffer.capacity() > KEPT_CAPACITY_BYTES {
-        buffer.shrink_to(KEPT_CAPACITY_BYTES);
+    if buffer.capacity() > MAX_IDLE_CAPACITY_BYTES {
+        buffer.shrink_to(MAX_IDLE_CAPACITY_BYTES);
     }
 }
 
 /// What would have been kept of `event` had it come in pieces: the same, so that chunking cannot be seen.
-fn ends(event: &[u8]) -> (&[u8], &[u8]) {
+fn head_and_tail(event: &[u8]) -> (&[u8], &[u8]) {
     match event.get(..HEAD_BYTES) {
         Some(head) if event.len() > HEAD_BYTES => (head, event.get(event.len() - TAIL_BYTES..).unwrap_or_default()),
         _ => (event, &[]),
@@ -212,7 +212,7 @@ fn ends(event: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Reads the lines of an event. `joined` is empty, and is used only if there are several data lines.
-fn frame<'a>(head: &'a [u8], tail: &'a [u8], range: Range<u64>, joined: &'a mut Vec<u8>) -> Frame<'a> {
+fn parse_frame<'a>(head: &'a [u8], tail: &'a [u8], range: Range<u64>, joined: &'a mut Vec<u8>) -> EventFrame<'a> {
     let mut rest = if range.start == 0 { head.strip_prefix(BOM).unwrap_or(head) } else { head };
     let mut event: &[u8] = &[];
     let mut data: Option<&[u8]> = None;
@@ -221,7 +221,7 @@ fn frame<'a>(head: &'a [u8], tail: &'a [u8], range: Range<u64>, joined: &'a mut 
         let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
         let (line, after) = rest.split_at(end);
         rest = after.get(1..).unwrap_or_default();
-        if let Some(value) = value_of(b"data", line) {
+        if let Some(value) = field_value(b"data", line) {
             if let Some(first) = data.filter(|_| !several) {
                 joined.extend_from_slice(first);
                 several = true;
@@ -231,15 +231,15 @@ fn frame<'a>(head: &'a [u8], tail: &'a [u8], range: Range<u64>, joined: &'a mut 
                 joined.extend_from_slice(value);
             }
             data = Some(value);
-        } else if let Some(value) = value_of(b"event", line) {
+        } else if let Some(value) = field_value(b"event", line) {
             event = value;
         }
     }
-    Frame { event, data: if several { Some(joined) } else { data }, tail, range }
+    EventFrame { name: event, data: if several { Some(joined) } else { data }, tail, range }
 }
 
 /// The value of `line` if it is the field `name`, with or without a colon and one space after it.
-fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
+fn field_value<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
     let rest = line.strip_prefix(name)?;
     match rest.split_first() {
         None => Some(rest),
@@ -252,23 +252,23 @@ fn value_of<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    type Owned = (String, Option<String>, Range<u64>);
+    type OwnedFrame = (String, Option<String>, Range<u64>);
 
-    fn frames(chunks: &[&[u8]]) -> Vec<Owned> {
+    fn scan_frames(chunks: &[&[u8]]) -> Vec<OwnedFrame> {
         let mut scanner = Scanner::new();
         let mut found = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut each = |f: Frame<'_>| found.push((text(f.event), f.data.map(text), f.range));
+        let mut each = |f: EventFrame<'_>| found.push((text(f.name), f.data.map(text), f.range));
         chunks.iter().for_each(|chunk| scanner.scan(chunk, &mut each));
         scanner.finish(&mut each);
         found
     }
 
-    fn datas(stream: &[u8]) -> Vec<Option<String>> {
-        frames(&[stream]).into_iter().map(|(_, data, _)| data).collect()
+    fn scan_data(stream: &[u8]) -> Vec<Option<String>> {
+        scan_frames(&[stream]).into_iter().map(|(_, data, _)| data).collect()
     }
 
-    fn some(text: &str) -> Option<String> {
+    fn some_string(text: &str) -> Option<String> {
         Some(text.to_owned())
     }
 
@@ -276,7 +276,7 @@ mod tests {
     fn lines_end_in_any_of_three_ways() {
         for end in ["\n", "\r\n", "\r"] {
             let stream = format!("event: a{end}data: 1{end}data:2{end}{end}: note{end}{end}data{end}id: 7{end}{end}");
-            let read = frames(&[stream.as_bytes()]);
+            let read = scan_frames(&[stream.as_bytes()]);
             let said: Vec<_> = read.iter().map(|(event, data, _)| (event.as_str(), data.as_deref())).collect();
             assert_eq!(said, [("a", Some("1\n2")), ("", None), ("", Some(""))], "{end:?}");
             assert_eq!(read.last().unwrap().2.end, stream.len() as u64);
@@ -285,21 +285,21 @@ mod tests {
 
     #[test]
     fn one_space_after_the_colon_is_dropped_and_longer_names_are_other_fields() {
-        assert_eq!(datas(b"data:  a \n\ndatax: b\n\n data: c\n\n"), [some(" a "), None, None]);
+        assert_eq!(scan_data(b"data:  a \n\ndatax: b\n\n data: c\n\n"), [some_string(" a "), None, None]);
     }
 
     #[test]
     fn byte_order_mark_is_skipped_at_the_very_start_only() {
-        assert_eq!(datas(b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n"), [some("a"), None]);
-        assert_eq!(frames(&[b"\xef", b"\xbb\xbfda", b"ta: a\n", b"\n"])[0].1, some("a"));
+        assert_eq!(scan_data(b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n"), [some_string("a"), None]);
+        assert_eq!(scan_frames(&[b"\xef", b"\xbb\xbfda", b"ta: a\n", b"\n"])[0].1, some_string("a"));
     }
 
     #[test]
     fn unterminated_last_event_is_given_out() {
-        assert_eq!(datas(b"data: a\n\ndata: [DONE]"), [some("a"), some("[DONE]")]);
-        assert_eq!(datas(b"data: a\r\n\r"), [some("a")]);
-        assert_eq!(datas(b""), []);
-        assert_eq!(datas(b"\n\n"), [None]);
+        assert_eq!(scan_data(b"data: a\n\ndata: [DONE]"), [some_string("a"), some_string("[DONE]")]);
+        assert_eq!(scan_data(b"data: a\r\n\r"), [some_string("a")]);
+        assert_eq!(scan_data(b""), []);
+        assert_eq!(scan_data(b"\n\n"), [None]);
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
             let mut scanner = Scanner::new();
             let mut n = 0;
             scanner.scan(chunk, |_| n += 1);
-            (n, scanner.held())
+            (n, scanner.pending_bytes())
         };
         assert_eq!(ended(b"data: a\n\n"), (1, 0));
         assert_eq!(ended(b"data: a\r\n\r\n"), (1, 0));
@@ -331,9 +331,9 @@ mod tests {
             let kept = |size: usize| {
                 let mut scanner = Scanner::new();
                 let mut kept = Vec::new();
-                let mut each = |f: Frame<'_>| kept.push((f.data.unwrap().to_vec(), f.tail.to_vec(), f.range));
+                let mut each = |f: EventFrame<'_>| kept.push((f.data.unwrap().to_vec(), f.tail.to_vec(), f.range));
                 stream.chunks(size).for_each(|chunk| scanner.scan(chunk, &mut each));
-                assert!(scanner.unfinished.head.capacity() <= KEPT_CAPACITY_BYTES);
+                assert!(scanner.partial_event.head.capacity() <= MAX_IDLE_CAPACITY_BYTES);
                 kept
             };
             let whole = kept(stream.len());

@@ -12,28 +12,28 @@ use proptest::prelude::*;
 use super::*;
 use crate::units::{Dialect, Usage};
 
-struct Capture {
+struct CapturedAnswer {
     name: String,
     dialect: Dialect,
-    kind: Kind,
+    format: BodyFormat,
     body: Vec<u8>,
 }
 
 /// All that an observer can tell of a whole answer.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Observed {
+struct ObservedAnswer {
     events: u32,
     content_events: u32,
-    judged: Vec<Judged>,
+    event_infos: Vec<EventInfo>,
     usage: Option<Usage>,
     id: Option<String>,
-    first_content: bool,
-    error: bool,
+    has_content: bool,
+    has_error: bool,
     aborted: bool,
     done: bool,
 }
 
-fn captures() -> Vec<Capture> {
+fn load_captures() -> Vec<CapturedAnswer> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures");
     let mut paths: Vec<_> = fs::read_dir(root)
         .unwrap()
@@ -43,10 +43,10 @@ fn captures() -> Vec<Capture> {
         .filter(|path| path.extension().is_some_and(|e| e == "http"))
         .collect();
     paths.sort();
-    paths.iter().map(|path| capture(path)).collect()
+    paths.iter().map(|path| load_capture(path)).collect()
 }
 
-fn capture(path: &Path) -> Capture {
+fn load_capture(path: &Path) -> CapturedAnswer {
     let raw = fs::read(path).unwrap();
     let end = memmem::find(&raw, b"\r\n\r\n").unwrap();
     let head = String::from_utf8_lossy(&raw[..end]).to_lowercase();
@@ -60,20 +60,20 @@ fn capture(path: &Path) -> Capture {
         "messages" if !name.contains("count") => Dialect::Messages,
         _ => Dialect::Other,
     };
-    Capture {
+    CapturedAnswer {
         name: format!("{server}/{name}"),
         dialect,
-        kind: if head.contains("text/event-stream") { Kind::Stream } else { Kind::Whole },
-        body: if head.contains("transfer-encoding: chunked") { dechunked(&body) } else { body },
+        format: if head.contains("text/event-stream") { BodyFormat::Stream } else { BodyFormat::Json },
+        body: if head.contains("transfer-encoding: chunked") { decode_chunked(&body) } else { body },
     }
 }
 
 /// The body without its chunk framing; where its middle was removed, without the chunks that were cut through.
-fn dechunked(mut framed: &[u8]) -> Vec<u8> {
+fn decode_chunked(mut framed: &[u8]) -> Vec<u8> {
     const MARK: &[u8] = b"\n...cut...\n";
     let mut body = Vec::new();
     if let Some(cut) = memmem::find(framed, MARK) {
-        body = dechunked(&framed[..cut]);
+        body = decode_chunked(&framed[..cut]);
         framed = &framed[cut + MARK.len()..];
         framed = &framed[memmem::find(framed, b"\n\n\r\n").unwrap() + 4..];
     }
@@ -86,32 +86,32 @@ fn dechunked(mut framed: &[u8]) -> Vec<u8> {
     body
 }
 
-fn observed<'a>(dialect: Dialect, kind: Kind, chunks: impl IntoIterator<Item = &'a [u8]>) -> Observed {
-    let mut observer = Observer::new(dialect, kind);
-    let mut all = Observed::default();
-    let mut add = |seen: Seen| {
+fn observe_body<'a>(dialect: Dialect, kind: BodyFormat, chunks: impl IntoIterator<Item = &'a [u8]>) -> ObservedAnswer {
+    let mut observer = BodyObserver::new(dialect, kind);
+    let mut all = ObservedAnswer::default();
+    let mut add = |seen: ChunkStats| {
         all.events += seen.events;
         all.content_events += seen.content_events;
     };
     let mut judged = Vec::new();
     for chunk in chunks {
-        add(observer.judge(chunk, |j| judged.push(j)));
+        add(observer.observe_events(chunk, |j| judged.push(j)));
     }
-    add(observer.finish_judging(|j| judged.push(j)));
-    Observed {
-        judged,
+    add(observer.finish_events(|j| judged.push(j)));
+    ObservedAnswer {
+        event_infos: judged,
         usage: observer.usage(),
         id: observer.id().map(str::to_owned),
-        first_content: observer.first_content_seen(),
-        error: observer.error(),
-        aborted: observer.aborted(),
-        done: observer.done(),
+        has_content: observer.has_content(),
+        has_error: observer.has_error(),
+        aborted: observer.is_aborted(),
+        done: observer.is_done(),
         ..all
     }
 }
 
-fn stream_of(dialect: Dialect, text: &str) -> Observed {
-    observed(dialect, Kind::Stream, [text.as_bytes()])
+fn observe_stream(dialect: Dialect, text: &str) -> ObservedAnswer {
+    observe_body(dialect, BodyFormat::Stream, [text.as_bytes()])
 }
 
 #[test]
@@ -134,22 +134,22 @@ fn captured_answers_are_understood() {
         ("transformers-serve-5.19.0/chat-stream-usage", 6, Some((12, None, 8)), [false, false, false]),
         ("transformers-serve-5.19.0/responses-stream", 1, Some((7, Some(0), 4)), [true, false, false]),
     ];
-    let captures = captures();
+    let captures = load_captures();
     for (name, content_events, usage, [done, error, aborted]) in rows {
         let c = captures.iter().find(|c| c.name == name).unwrap();
-        let all = observed(c.dialect, c.kind, [c.body.as_slice()]);
+        let all = observe_body(c.dialect, c.format, [c.body.as_slice()]);
         let counts = all.usage.map(|u| (u.prompt.0, u.cached.map(|t| t.0), u.completion.0));
-        let state = (all.content_events, counts, [all.done, all.error, all.aborted]);
+        let state = (all.content_events, counts, [all.done, all.has_error, all.aborted]);
         assert_eq!(state, (content_events, usage, [done, error, aborted]), "{name}");
     }
 }
 
 #[test]
 fn response_ids_are_found_in_events_and_documents() {
-    let captures = captures();
+    let captures = load_captures();
     let id = |name: &str| {
         let c = captures.iter().find(|c| c.name == name).unwrap();
-        observed(c.dialect, c.kind, [c.body.as_slice()]).id.unwrap()
+        observe_body(c.dialect, c.format, [c.body.as_slice()]).id.unwrap()
     };
     assert_eq!(id("vllm-0.32.0/responses-stream"), "resp_827892ec908166f0");
     assert_eq!(id("vllm-0.32.0/responses-plain"), "resp_9e1bc2f3873d2793");
@@ -160,25 +160,25 @@ fn response_ids_are_found_in_events_and_documents() {
 
 #[test]
 fn captures_cut_at_every_byte_are_seen_the_same() {
-    for c in captures() {
-        let whole = observed(c.dialect, c.kind, [c.body.as_slice()]);
+    for c in load_captures() {
+        let whole = observe_body(c.dialect, c.format, [c.body.as_slice()]);
         for at in 0..=c.body.len() {
             let (left, right) = c.body.split_at(at);
-            assert_eq!(observed(c.dialect, c.kind, [left, right]), whole, "{} cut at {at}", c.name);
+            assert_eq!(observe_body(c.dialect, c.format, [left, right]), whole, "{} cut at {at}", c.name);
         }
-        assert_eq!(observed(c.dialect, c.kind, c.body.chunks(1)), whole, "{} byte by byte", c.name);
+        assert_eq!(observe_body(c.dialect, c.format, c.body.chunks(1)), whole, "{} byte by byte", c.name);
     }
 }
 
 #[test]
 fn ranges_of_captured_streams_tile_them() {
-    for c in captures().iter().filter(|c| c.kind == Kind::Stream) {
-        let all = observed(c.dialect, c.kind, [c.body.as_slice()]);
-        tiles(all.judged.iter().map(|j| j.range.clone()), &c.body);
+    for c in load_captures().iter().filter(|c| c.format == BodyFormat::Stream) {
+        let all = observe_body(c.dialect, c.format, [c.body.as_slice()]);
+        assert_tiles(all.event_infos.iter().map(|j| j.range.clone()), &c.body);
     }
 }
 
-fn tiles(ranges: impl Iterator<Item = std::ops::Range<u64>>, stream: &[u8]) {
+fn assert_tiles(ranges: impl Iterator<Item = std::ops::Range<u64>>, stream: &[u8]) {
     let end = ranges.fold(0, |end, range| {
         assert_eq!(range.start, end);
         assert!(range.end > end);
@@ -190,9 +190,9 @@ fn tiles(ranges: impl Iterator<Item = std::ops::Range<u64>>, stream: &[u8]) {
 #[test]
 fn usage_event_is_told_from_content_that_carries_usage() {
     let judged = |name: &str| {
-        let captures = captures();
+        let captures = load_captures();
         let c = captures.iter().find(|c| c.name == name).unwrap();
-        observed(c.dialect, c.kind, [c.body.as_slice()]).judged
+        observe_body(c.dialect, c.format, [c.body.as_slice()]).event_infos
     };
     let alone = judged("vllm-0.32.0/chat-stream-usage");
     let at: Vec<_> = (0..alone.len()).filter(|i| alone[*i].usage_only).collect();
@@ -208,14 +208,14 @@ fn arrays_are_taken_for_no_objects() {
     // By the order of our fields its fifth member would be an error, and the numbers would be counts.
     for event in ["[1,2,3,4,5]", r#"{"usage":[1,2,3]}"#, r#"{"choices":[[{"content":"a"}]]}"#] {
         for dialect in [Dialect::Chat, Dialect::Other] {
-            let all = stream_of(dialect, &format!("data: {event}\n\n"));
-            assert_eq!((all.error, all.usage, all.first_content), (false, None, false), "{event}");
-            assert!(!all.judged[0].usage && !all.judged[0].usage_only, "{event}");
+            let all = observe_stream(dialect, &format!("data: {event}\n\n"));
+            assert_eq!((all.has_error, all.usage, all.has_content), (false, None, false), "{event}");
+            assert!(!all.event_infos[0].has_usage && !all.event_infos[0].usage_only, "{event}");
         }
     }
     let response = r#"data: {"type":"response.completed","response":[{"id":1}],"usage":{"input_tokens":[7]}}"#;
-    assert_eq!(stream_of(Dialect::Responses, response).usage, None);
-    let whole = observed(Dialect::Chat, Kind::Whole, [&br#"{"usage":[1,2,3]}"#[..]]);
+    assert_eq!(observe_stream(Dialect::Responses, response).usage, None);
+    let whole = observe_body(Dialect::Chat, BodyFormat::Json, [&br#"{"usage":[1,2,3]}"#[..]]);
     assert_eq!((whole.usage, whole.done), (None, true));
 }
 
@@ -228,12 +228,12 @@ fn choices_that_cannot_be_read_are_no_usage_event() {
         (r#"{"text":"a"}"#, false),
     ] {
         let event = format!("data: {{\"choices\":{choices},\"usage\":{{\"prompt_tokens\":3}}}}\n\n");
-        let all = stream_of(Dialect::Completions, &event);
-        assert_eq!((all.judged[0].usage, all.judged[0].usage_only), (true, false), "{choices}");
-        assert_eq!(all.first_content, content, "{choices}");
+        let all = observe_stream(Dialect::Completions, &event);
+        assert_eq!((all.event_infos[0].has_usage, all.event_infos[0].usage_only), (true, false), "{choices}");
+        assert_eq!(all.has_content, content, "{choices}");
     }
     let twice = r#"{"choices":[{"finish_reason":"abort","finish_reason":"abort"}]}"#;
-    assert!(stream_of(Dialect::Completions, &format!("data: {twice}\n\n")).aborted);
+    assert!(observe_stream(Dialect::Completions, &format!("data: {twice}\n\n")).aborted);
 }
 
 #[test]
@@ -244,9 +244,9 @@ fn stream_without_the_usage_event_is_otherwise_the_same() {
         let stream = event(content) + &event(usage) + &event("[DONE]");
         for at in 0..=stream.len() {
             let (left, right) = stream.as_bytes().split_at(at);
-            let all = observed(Dialect::Completions, Kind::Stream, [left, right]);
+            let all = observe_body(Dialect::Completions, BodyFormat::Stream, [left, right]);
             let kept =
-                all.judged.iter().filter(|j| !j.usage_only).map(|j| j.range.start as usize..j.range.end as usize);
+                all.event_infos.iter().filter(|j| !j.usage_only).map(|j| j.range.start as usize..j.range.end as usize);
             let trimmed: String = kept.map(|range| &stream[range]).collect();
             assert_eq!(trimmed, event(content) + &event("[DONE]"), "{end:?} cut at {at}");
         }
@@ -259,22 +259,23 @@ fn keys_in_text_fake_nothing() {
     let first = r#"data: {"choices":[{"delta":{"content":"a"}}]}"#;
     for word in [text.as_str(), r#""usage""#, r#""abort""#, r#""error""#] {
         for dialect in [Dialect::Chat, Dialect::Completions, Dialect::Other] {
-            let all = stream_of(
+            let all = observe_stream(
                 dialect,
                 &format!("{first}\n\ndata: {{\"choices\":[{{\"delta\":{{\"content\":{word}}}}}]}}\n\n"),
             );
-            assert_eq!((all.content_events, all.usage, all.error, all.aborted), (2, None, false, false), "{word}");
+            assert_eq!((all.content_events, all.usage, all.has_error, all.aborted), (2, None, false, false), "{word}");
         }
         let delta = format!("event: response.output_text.delta\ndata: {{\"delta\":{word}}}\n\n");
-        let all = stream_of(Dialect::Responses, &delta);
-        assert_eq!((all.content_events, all.usage, all.error, all.done), (1, None, false, false));
+        let all = observe_stream(Dialect::Responses, &delta);
+        assert_eq!((all.content_events, all.usage, all.has_error, all.done), (1, None, false, false));
     }
 }
 
 #[test]
 fn first_content_is_judged_exactly() {
-    let content =
-        |dialect, choice: &str| stream_of(dialect, &format!("data: {{\"choices\": [ {choice} ]}}\n\n")).first_content;
+    let content = |dialect, choice: &str| {
+        observe_stream(dialect, &format!("data: {{\"choices\": [ {choice} ]}}\n\n")).has_content
+    };
     for empty in [
         "{}",
         r#"{"delta":{"role":"assistant","content":""}}"#,
@@ -298,7 +299,7 @@ fn first_content_is_judged_exactly() {
     ] {
         assert!(content(Dialect::Completions, full), "{full}");
     }
-    assert!(!stream_of(Dialect::Chat, "data: {\"choices\":[],\"usage\":null}\n\n").first_content);
+    assert!(!observe_stream(Dialect::Chat, "data: {\"choices\":[],\"usage\":null}\n\n").has_content);
 }
 
 #[test]
@@ -315,8 +316,8 @@ fn failures_are_seen_in_every_dialect() {
         (Dialect::Messages, "event: error\ndata: {\"type\":\"error\",\"error\":{}}\n\n", (true, false)),
         (Dialect::Messages, "data: {\"type\": \"message_stop\"}", (false, true)),
     ] {
-        let all = stream_of(dialect, text);
-        assert_eq!((all.error, all.done), expected, "{text}");
+        let all = observe_stream(dialect, text);
+        assert_eq!((all.has_error, all.done), expected, "{text}");
     }
 }
 
@@ -334,11 +335,11 @@ fn a_message_that_stops_without_a_reason_was_given_up() {
         (delta("null"), false),
         (stop.to_owned(), false),
     ] {
-        assert_eq!(stream_of(Dialect::Messages, &format!("{start}{events}")).aborted, expected, "{events}");
+        assert_eq!(observe_stream(Dialect::Messages, &format!("{start}{events}")).aborted, expected, "{events}");
     }
     let whole = |dialect, reason: &str| {
         let text = format!("{{\"type\":\"message\",\"content\":[{{\"stop_reason\":null}}],\"stop_reason\":{reason}}}");
-        observed(dialect, Kind::Whole, [text.as_bytes()]).aborted
+        observe_body(dialect, BodyFormat::Json, [text.as_bytes()]).aborted
     };
     assert!(whole(Dialect::Messages, "null") && !whole(Dialect::Messages, "\"end_turn\""));
     assert!(!whole(Dialect::Chat, "null"));
@@ -348,7 +349,7 @@ fn a_message_that_stops_without_a_reason_was_given_up() {
 fn latest_usage_wins_and_null_is_none() {
     let event = |usage: &str| format!("data: {{\"choices\":[{{\"text\":\"a\"}}],\"usage\": {usage}}}\n\n");
     let usage = |n: u32| format!("{{\"prompt_tokens\":3,\"completion_tokens\":{n}}}");
-    let completion = |text: String| stream_of(Dialect::Completions, &text).usage.map(|u| u.completion.0);
+    let completion = |text: String| observe_stream(Dialect::Completions, &text).usage.map(|u| u.completion.0);
     assert_eq!(completion(event("null") + &event("null")), None);
     assert_eq!(completion(event(&usage(1)) + &event(&usage(2)) + &event("null")), Some(2));
 }
@@ -364,7 +365,7 @@ fn usage_is_found_at_the_end_of_a_very_long_event() {
         format!("data: {{\"response\":{{{id},\"output\":\"{output}\",{usage}}},\"type\":\"response.completed\"}}\n\n");
     for text in [named, typed] {
         for size in [1000, 4096, text.len()] {
-            let all = observed(Dialect::Responses, Kind::Stream, text.as_bytes().chunks(size));
+            let all = observe_body(Dialect::Responses, BodyFormat::Stream, text.as_bytes().chunks(size));
             assert_eq!((all.done, all.id.as_deref()), (true, Some("resp_1")));
             assert_eq!(all.usage.map(|u| (u.prompt.0, u.completion.0)), Some((7, 9)));
         }
@@ -372,8 +373,8 @@ fn usage_is_found_at_the_end_of_a_very_long_event() {
     let long = |delta: &str| {
         let ids = "1,".repeat(20_000);
         let text = format!("data: {{\"choices\":[{{\"delta\":{delta}}}],\"prompt_token_ids\":[{ids}0],{usage}}}\n\n");
-        let all = stream_of(Dialect::Chat, &text);
-        (all.first_content, all.usage.is_some())
+        let all = observe_stream(Dialect::Chat, &text);
+        (all.has_content, all.usage.is_some())
     };
     assert_eq!(long(r#"{"role":"assistant","content":""}"#), (false, true));
     assert_eq!(long(&format!("{{\"content\":\"{output}\"}}")), (true, true));
@@ -381,24 +382,24 @@ fn usage_is_found_at_the_end_of_a_very_long_event() {
 
 #[test]
 fn overlong_ids_are_none() {
-    let id = |len: usize| stream_of(Dialect::Chat, &format!("data: {{\"id\":\"{}\"}}\n\n", "x".repeat(len))).id;
+    let id = |len: usize| observe_stream(Dialect::Chat, &format!("data: {{\"id\":\"{}\"}}\n\n", "x".repeat(len))).id;
     assert_eq!(id(256).map(|id| id.len()), Some(256));
     assert_eq!(id(257), None);
 }
 
 /// Name and data of every event, by our scanner.
-fn scanned<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
+fn scan_events<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
     let mut scanner = Scanner::new();
     let mut found = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let mut each = |f: Frame<'_>| found.extend(f.data.map(|data| (text(f.event), text(data))));
+    let mut each = |f: EventFrame<'_>| found.extend(f.data.map(|data| (text(f.name), text(data))));
     chunks.into_iter().for_each(|chunk| scanner.scan(chunk, &mut each));
     scanner.finish(&mut each);
     found
 }
 
 /// The same by eventsource-stream.
-fn oracle(stream: &[u8]) -> Vec<(String, String)> {
+fn oracle_events(stream: &[u8]) -> Vec<(String, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let one = stream::iter([Ok::<_, Infallible>(stream.to_vec())]).eventsource();
     let events: Vec<_> = runtime.block_on(one.collect());
@@ -408,15 +409,15 @@ fn oracle(stream: &[u8]) -> Vec<(String, String)> {
 
 #[test]
 fn captured_streams_are_framed_as_the_oracle_frames_them() {
-    for c in captures().iter().filter(|c| c.kind == Kind::Stream) {
-        let ours = scanned([c.body.as_slice()]);
-        assert_eq!(ours, oracle(&c.body), "{}", c.name);
+    for c in load_captures().iter().filter(|c| c.format == BodyFormat::Stream) {
+        let ours = scan_events([c.body.as_slice()]);
+        assert_eq!(ours, oracle_events(&c.body), "{}", c.name);
         assert!(!ours.is_empty());
     }
 }
 
 /// Bytes that are likely to mean something to a scanner, and some that are not.
-fn noise() -> impl Strategy<Value = Vec<u8>> {
+fn stream_noise() -> impl Strategy<Value = Vec<u8>> {
     let words: Vec<&[u8]> = vec![
         b"data: ",
         b"data:",
@@ -457,7 +458,7 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// A well-formed stream, in which all lines end the same way.
-fn well_formed() -> impl Strategy<Value = String> {
+fn well_formed_stream() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         4 => "[ -~é]{0,12}".prop_map(|text| format!("data: {text}")),
         1 => "[a-z.]{1,9}".prop_map(|text| format!("event: {text}")),
@@ -472,7 +473,7 @@ fn well_formed() -> impl Strategy<Value = String> {
 }
 
 /// `stream` cut at `cuts`, taken modulo its length.
-fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+fn split_at_cuts<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     at.push(0);
     at.push(stream.len());
@@ -483,16 +484,16 @@ fn cut<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
 proptest! {
     #[test]
     fn any_bytes_are_seen_the_same_however_cut(
-        stream in noise(),
+        stream in stream_noise(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
         for dialect in [Dialect::Chat, Dialect::Responses, Dialect::Messages] {
-            for kind in [Kind::Stream, Kind::Whole] {
-                let whole = observed(dialect, kind, [stream.as_slice()]);
-                prop_assert_eq!(&observed(dialect, kind, cut(&stream, &cuts)), &whole);
-                prop_assert_eq!(&observed(dialect, kind, stream.chunks(1)), &whole);
-                if kind == Kind::Stream {
-                    tiles(whole.judged.iter().map(|j| j.range.clone()), &stream);
+            for kind in [BodyFormat::Stream, BodyFormat::Json] {
+                let whole = observe_body(dialect, kind, [stream.as_slice()]);
+                prop_assert_eq!(&observe_body(dialect, kind, split_at_cuts(&stream, &cuts)), &whole);
+                prop_assert_eq!(&observe_body(dialect, kind, stream.chunks(1)), &whole);
+                if kind == BodyFormat::Stream {
+                    assert_tiles(whole.event_infos.iter().map(|j| j.range.clone()), &stream);
                 }
             }
         }
@@ -500,10 +501,10 @@ proptest! {
 
     #[test]
     fn well_formed_streams_are_framed_as_the_oracle_frames_them(
-        stream in well_formed(),
+        stream in well_formed_stream(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        prop_assert_eq!(scanned(cut(stream.as_bytes(), &cuts)), oracle(stream.as_bytes()));
+        prop_assert_eq!(scan_events(split_at_cuts(stream.as_bytes(), &cuts)), oracle_events(stream.as_bytes()));
     }
 }
 
@@ -520,11 +521,11 @@ fn errors_that_a_4xx_would_have_told_are_the_clients() {
         (Dialect::Messages, r#"data: {"type":"error","error":{"type":"invalid_request_error"}}"#, true),
         (Dialect::Messages, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#, false),
     ] {
-        let mut observer = Observer::new(dialect, Kind::Stream);
+        let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
         let mut judged = Vec::new();
-        observer.judge(format!("{event}\n\n").as_bytes(), |j| judged.push((j.error, j.refused)));
+        observer.observe_events(format!("{event}\n\n").as_bytes(), |j| judged.push((j.is_error, j.is_client_error)));
         assert_eq!(
-            (judged, observer.error(), observer.refused()),
+            (judged, observer.has_error(), observer.has_client_error()),
             (vec![(true, refused)], !refused, refused),
             "{event}"
         );

@@ -3,13 +3,13 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::object::Object;
+use super::object::JsonObject;
 use crate::units::{Tokens, Usage};
 
 /// A `usage` object as it is on the wire: every count that some dialect uses, each `None` where it is absent, `null` or
 /// no whole number. One odd field does not spoil the others.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Wire<'a> {
+pub(super) struct UsageObject<'a> {
     #[serde(borrow, default)]
     prompt_tokens: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -31,37 +31,37 @@ pub(super) struct Wire<'a> {
 }
 
 #[derive(Deserialize)]
-struct Details<'a> {
+struct TokenDetails<'a> {
     #[serde(borrow, default)]
     cached_tokens: Option<&'a RawValue>,
 }
 
 /// What all `usage` objects of one answer said, the latest value of each count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct UsageCounts {
     prompt: Option<u64>,
     /// Prompt tokens read from the cache or written to it that `prompt` leaves out: Anthropic's `input_tokens` are only
     /// those after the last cached one.
-    beside: [Option<u64>; 2],
+    extra_prompt: [Option<u64>; 2],
     cached: Option<u64>,
     completion: Option<u64>,
     total: Option<u64>,
 }
 
-impl Counts {
+impl UsageCounts {
     /// Takes over every count that `wire` has.
-    pub(super) fn merge(&mut self, wire: &Wire<'_>) {
+    pub(super) fn merge(&mut self, wire: &UsageObject<'_>) {
         let details = wire.prompt_tokens_details.or(wire.input_tokens_details);
-        let details = details.and_then(|raw| serde_json::from_str::<Object<Details<'_>>>(raw.get()).ok());
-        let detailed = details.and_then(|Object(d)| count(d.cached_tokens));
-        let read = count(wire.cache_read_input_tokens);
+        let details = details.and_then(|raw| serde_json::from_str::<JsonObject<TokenDetails<'_>>>(raw.get()).ok());
+        let detailed = details.and_then(|JsonObject(d)| parse_count(d.cached_tokens));
+        let read = parse_count(wire.cache_read_input_tokens);
         let take = |old: &mut Option<u64>, new: Option<u64>| *old = new.or(*old);
-        take(&mut self.prompt, count(wire.prompt_tokens).or(count(wire.input_tokens)));
-        take(&mut self.beside[0], read);
-        take(&mut self.beside[1], count(wire.cache_creation_input_tokens));
+        take(&mut self.prompt, parse_count(wire.prompt_tokens).or(parse_count(wire.input_tokens)));
+        take(&mut self.extra_prompt[0], read);
+        take(&mut self.extra_prompt[1], parse_count(wire.cache_creation_input_tokens));
         take(&mut self.cached, detailed.or(read));
-        take(&mut self.completion, count(wire.completion_tokens).or(count(wire.output_tokens)));
-        take(&mut self.total, count(wire.total_tokens));
+        take(&mut self.completion, parse_count(wire.completion_tokens).or(parse_count(wire.output_tokens)));
+        take(&mut self.total, parse_count(wire.total_tokens));
     }
 
     /// The counts under their common names; `None` if no `usage` said anything of the prompt or the completion.
@@ -70,13 +70,13 @@ impl Counts {
         let completion = self.completion.unwrap_or(0);
         // Rerankers report a total alone: there is nothing but the prompt in it.
         let prompt = self.prompt.or(self.total.map(|total| total.saturating_sub(completion))).unwrap_or(0);
-        let beside = self.beside.iter().flatten().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        let beside = self.extra_prompt.iter().flatten().fold(0, |sum: u64, n| sum.saturating_add(*n));
         let prompt = Tokens(prompt.saturating_add(beside));
         Some(Usage { prompt, cached: self.cached.map(Tokens), completion: Tokens(completion) })
     }
 }
 
-fn count(raw: Option<&RawValue>) -> Option<u64> {
+fn parse_count(raw: Option<&RawValue>) -> Option<u64> {
     raw?.get().parse().ok()
 }
 
@@ -84,8 +84,8 @@ fn count(raw: Option<&RawValue>) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn merged(objects: &[&str]) -> Option<(u64, Option<u64>, u64)> {
-        let mut counts = Counts::default();
+    fn merge_objects(objects: &[&str]) -> Option<(u64, Option<u64>, u64)> {
+        let mut counts = UsageCounts::default();
         objects.iter().for_each(|text| counts.merge(&serde_json::from_str(text).unwrap()));
         counts.usage().map(|u| (u.prompt.0, u.cached.map(|t| t.0), u.completion.0))
     }
@@ -93,29 +93,29 @@ mod tests {
     #[test]
     fn every_dialect_is_read() {
         let chat = r#"{"prompt_tokens":12,"total_tokens":20,"completion_tokens":8,"prompt_tokens_details":{"cached_tokens":4}}"#;
-        assert_eq!(merged(&[chat]), Some((12, Some(4), 8)));
+        assert_eq!(merge_objects(&[chat]), Some((12, Some(4), 8)));
         let responses =
             r#"{"input_tokens":7,"input_tokens_details":{"cached_tokens":0},"output_tokens":4,"total_tokens":11}"#;
-        assert_eq!(merged(&[responses]), Some((7, Some(0), 4)));
-        assert_eq!(merged(&[r#"{"prompt_tokens":5,"total_tokens":5}"#]), Some((5, None, 0)));
-        assert_eq!(merged(&[r#"{"total_tokens":9}"#]), Some((9, None, 0)));
+        assert_eq!(merge_objects(&[responses]), Some((7, Some(0), 4)));
+        assert_eq!(merge_objects(&[r#"{"prompt_tokens":5,"total_tokens":5}"#]), Some((5, None, 0)));
+        assert_eq!(merge_objects(&[r#"{"total_tokens":9}"#]), Some((9, None, 0)));
     }
 
     #[test]
     fn cached_input_tokens_of_messages_belong_to_the_prompt() {
         let start = r#"{"input_tokens":12,"output_tokens":0}"#;
         let end = r#"{"input_tokens":4,"output_tokens":6,"cache_creation_input_tokens":0,"cache_read_input_tokens":8}"#;
-        assert_eq!(merged(&[start, end]), Some((12, Some(8), 6)));
-        assert_eq!(merged(&[end, r#"{"output_tokens":7}"#]), Some((12, Some(8), 7)));
+        assert_eq!(merge_objects(&[start, end]), Some((12, Some(8), 6)));
+        assert_eq!(merge_objects(&[end, r#"{"output_tokens":7}"#]), Some((12, Some(8), 7)));
     }
 
     #[test]
     fn odd_counts_are_absent_and_spoil_nothing() {
         assert_eq!(
-            merged(&[r#"{"prompt_tokens":"x","completion_tokens":3,"prompt_tokens_details":7}"#]),
+            merge_objects(&[r#"{"prompt_tokens":"x","completion_tokens":3,"prompt_tokens_details":7}"#]),
             Some((0, None, 3))
         );
-        assert_eq!(merged(&[r#"{"prompt_tokens":-1,"completion_tokens":null}"#]), None);
-        assert_eq!(merged(&["{}"]), None);
+        assert_eq!(merge_objects(&[r#"{"prompt_tokens":-1,"completion_tokens":null}"#]), None);
+        assert_eq!(merge_objects(&["{}"]), None);
     }
 }

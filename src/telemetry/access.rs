@@ -2,35 +2,35 @@
 
 use std::io;
 
-use super::facts::Facts;
-use super::format::Format;
-use super::needs::Needs;
-use super::writer::Writer;
+use super::facts::RequestRecord;
+use super::format::LogFormat;
+use super::needs::RequiredFields;
+use super::writer::LogWriter;
 
 /// Most lines fit.
-const LINE_BYTES: usize = 256;
+const LINE_CAPACITY_BYTES: usize = 256;
 
 /// Writes access lines in the configured format.
 pub struct AccessLog {
-    writer: Writer,
-    format: Format,
+    writer: LogWriter,
+    format: LogFormat,
 }
 
 impl AccessLog {
     /// A log in `format` to `writer`.
-    pub const fn new(writer: Writer, format: Format) -> Self {
+    pub const fn new(writer: LogWriter, format: LogFormat) -> Self {
         Self { writer, format }
     }
 
     /// What must be kept of a request for its line.
-    pub fn needs(&self) -> &Needs {
-        self.format.needs()
+    pub fn required_fields(&self) -> &RequiredFields {
+        self.format.required_fields()
     }
 
     /// Writes one line.
-    pub fn write(&self, facts: &Facts<'_>) {
-        let mut line = Vec::with_capacity(LINE_BYTES);
-        self.format.write(facts, &mut line);
+    pub fn write(&self, facts: &RequestRecord<'_>) {
+        let mut line = Vec::with_capacity(LINE_CAPACITY_BYTES);
+        self.format.write_line(facts, &mut line);
         self.writer.write(&line);
     }
 
@@ -42,7 +42,7 @@ impl AccessLog {
     }
 
     /// Lines dropped so far.
-    pub fn lost(&self) -> u64 {
-        self.writer.lost()
+    pub fn dropped_lines(&self) -> u64 {
+        self.writer.dropped_lines()
     }
 }

@@ -6,20 +6,20 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::fleet::{Fleet, Replica, Truth};
+use crate::fleet::{EngineReport, Fleet, Replica};
 use crate::units::Moment;
 
 /// A metric with a series for each replica of each pool.
-pub(super) struct Family<T> {
+pub(super) struct MetricFamily<T> {
     name: &'static str,
-    /// Prometheus's `TYPE`.
+    /// Prometheus's `CONTENT_TYPE`.
     kind: &'static str,
     help: &'static str,
     /// `None` where nobody tells.
     value: fn(&T) -> Option<f64>,
 }
 
-impl<T> Family<T> {
+impl<T> MetricFamily<T> {
     pub(super) const fn gauge(name: &'static str, help: &'static str, value: fn(&T) -> Option<f64>) -> Self {
         Self { name, kind: "gauge", help, value }
     }
@@ -30,9 +30,9 @@ impl<T> Family<T> {
 }
 
 /// Appends what is so at `now`, family by family; nothing of a family without any value.
-pub(super) fn render(
-    replicas: &[Family<Replica>],
-    engines: &[Family<Truth>],
+pub(super) fn render_families(
+    replicas: &[MetricFamily<Replica>],
+    engines: &[MetricFamily<EngineReport>],
     (fleet, now): (&Fleet, Moment),
     out: &mut String,
 ) {
@@ -40,8 +40,8 @@ pub(super) fn render(
     let mut told = Vec::new();
     for pool in fleet.pools() {
         for replica in pool.replicas() {
-            let labels = format!("pool=\"{}\",replica=\"{}\"", escaped(pool.name()), escaped(replica.name()));
-            told.extend(replica.truth(now).map(|truth| (labels.clone(), truth)));
+            let labels = format!("pool=\"{}\",replica=\"{}\"", escape_label(pool.name()), escape_label(replica.name()));
+            told.extend(replica.engine_report(now).map(|truth| (labels.clone(), truth)));
             all.push((labels, replica.clone()));
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn render(
     engines.iter().for_each(|family| family.write(&told, out));
 }
 
-impl<T> Family<T> {
+impl<T> MetricFamily<T> {
     fn write(&self, all: &[(String, Arc<T>)], out: &mut String) {
         let Self { name, kind, help, value } = self;
         let mut values = all.iter().filter_map(|(labels, of)| Some((labels, value(of)?))).peekable();
@@ -66,7 +66,7 @@ impl<T> Family<T> {
 }
 
 /// A label's value as the text format wants it.
-pub(super) fn escaped(value: &str) -> String {
+pub(super) fn escape_label(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
@@ -76,6 +76,6 @@ mod tests {
 
     #[test]
     fn a_name_cannot_end_its_label() {
-        assert_eq!(escaped("a\"} 1\n\\"), "a\\\"} 1\\n\\\\");
+        assert_eq!(escape_label("a\"} 1\n\\"), "a\\\"} 1\\n\\\\");
     }
 }

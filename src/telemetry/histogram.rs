@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::fleet::Gaps;
+use crate::fleet::TokenIntervals;
 
 /// What is measured, and the classes it is counted in.
-pub(super) struct Shape {
+pub(super) struct HistogramSpec {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     /// Upper bounds of the classes, rising; what is above the last has one more.
@@ -18,44 +18,44 @@ pub(super) struct Shape {
 /// *Shape*: a counter for each class and the sum, 8 bytes each, however many samples there are. The exporter's own keeps
 /// every sample until it is next read. *Cost*: some 20 ns a sample.
 pub(super) struct Histogram {
-    shape: &'static Shape,
-    classes: Box<[AtomicU64]>,
+    spec: &'static HistogramSpec,
+    buckets: Box<[AtomicU64]>,
     /// The bits of an `f64`.
-    sum: AtomicU64,
+    sum_bits: AtomicU64,
 }
 
 impl Histogram {
-    pub(super) fn new(shape: &'static Shape) -> Self {
+    pub(super) fn new(shape: &'static HistogramSpec) -> Self {
         let classes = (0..=shape.bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { shape, classes, sum: AtomicU64::new(0) }
+        Self { spec: shape, buckets: classes, sum_bits: AtomicU64::new(0) }
     }
 
     /// Counts a sample; a bound belongs to the class below it.
     pub(super) fn record(&self, value: f64) {
-        let class = self.shape.bounds.partition_point(|bound| *bound < value);
-        self.add(class, 1, value);
+        let class = self.spec.bounds.partition_point(|bound| *bound < value);
+        self.add_samples(class, 1, value);
     }
 
     /// Counts the gaps of a stream, whose classes must be those of this series.
-    pub(super) fn record_gaps(&self, gaps: &Gaps) {
-        for (class, (gaps, seconds)) in gaps.classes().enumerate().filter(|(_, (gaps, _))| *gaps > 0) {
-            self.add(class, gaps, seconds);
+    pub(super) fn record_intervals(&self, gaps: &TokenIntervals) {
+        for (class, (gaps, seconds)) in gaps.buckets().enumerate().filter(|(_, (gaps, _))| *gaps > 0) {
+            self.add_samples(class, gaps, seconds);
         }
     }
 
-    fn add(&self, class: usize, samples: u32, sum: f64) {
-        if let Some(class) = self.classes.get(class) {
+    fn add_samples(&self, class: usize, samples: u32, sum: f64) {
+        if let Some(class) = self.buckets.get(class) {
             class.fetch_add(samples.into(), Ordering::Relaxed);
             let more = |bits| Some((f64::from_bits(bits) + sum).to_bits());
             // It is always `Some`.
-            let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            let _ = self.sum_bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         }
     }
 
     /// Appends the series; one that has counted nothing has none.
     fn write(&self, labels: &str, out: &mut String) {
-        let Shape { name, bounds, .. } = self.shape;
-        let counts: Vec<u64> = self.classes.iter().map(|class| class.load(Ordering::Relaxed)).collect();
+        let HistogramSpec { name, bounds, .. } = self.spec;
+        let counts: Vec<u64> = self.buckets.iter().map(|class| class.load(Ordering::Relaxed)).collect();
         let all: u64 = counts.iter().sum();
         if all == 0 {
             return;
@@ -67,18 +67,22 @@ impl Histogram {
             so_far += count;
             let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {so_far}");
         }
-        let sum = f64::from_bits(self.sum.load(Ordering::Relaxed));
+        let sum = f64::from_bits(self.sum_bits.load(Ordering::Relaxed));
         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {all}");
         let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {all}");
     }
 }
 
 /// Appends all series of one shape, each with its labels.
-pub(super) fn render<'a>(shape: &Shape, all: impl IntoIterator<Item = (&'a str, &'a Histogram)>, out: &mut String) {
+pub(super) fn render_histogram<'a>(
+    shape: &HistogramSpec,
+    all: impl IntoIterator<Item = (&'a str, &'a Histogram)>,
+    out: &mut String,
+) {
     let mut series = String::new();
     all.into_iter().for_each(|(labels, histogram)| histogram.write(labels, &mut series));
     if !series.is_empty() {
-        let Shape { name, help, .. } = shape;
+        let HistogramSpec { name, help, .. } = shape;
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram\n{series}");
     }
 }
@@ -87,12 +91,12 @@ pub(super) fn render<'a>(shape: &Shape, all: impl IntoIterator<Item = (&'a str, 
 mod tests {
     use super::*;
 
-    static SHAPE: Shape = Shape { name: "x", help: "X.", bounds: &[0.5, 2.0] };
+    static TEST_SPEC: HistogramSpec = HistogramSpec { name: "x", help: "X.", bounds: &[0.5, 2.0] };
 
-    fn text(labels: &str, values: &[f64]) -> String {
-        let (histogram, mut text) = (Histogram::new(&SHAPE), String::new());
+    fn render_text(labels: &str, values: &[f64]) -> String {
+        let (histogram, mut text) = (Histogram::new(&TEST_SPEC), String::new());
         values.iter().for_each(|value| histogram.record(*value));
-        render(&SHAPE, [(labels, &histogram)], &mut text);
+        render_histogram(&TEST_SPEC, [(labels, &histogram)], &mut text);
         text
     }
 
@@ -100,12 +104,12 @@ mod tests {
     fn each_class_counts_what_is_below_and_the_last_counts_all() {
         let wanted = "# HELP x X.\n# TYPE x histogram\nx_bucket{a=\"b\",le=\"0.5\"} 2\nx_bucket{a=\"b\",le=\"2\"} 2\n\
             x_bucket{a=\"b\",le=\"+Inf\"} 3\nx_sum{a=\"b\"} 7.75\nx_count{a=\"b\"} 3\n\n";
-        assert_eq!(text("a=\"b\"", &[0.5, 0.25, 7.0]), wanted);
-        assert!(text("", &[1.0]).ends_with("x_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n\n"));
+        assert_eq!(render_text("a=\"b\"", &[0.5, 0.25, 7.0]), wanted);
+        assert!(render_text("", &[1.0]).ends_with("x_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n\n"));
     }
 
     #[test]
     fn nothing_is_written_of_nothing() {
-        assert_eq!(text("a=\"b\"", &[]), "");
+        assert_eq!(render_text("a=\"b\"", &[]), "");
     }
 }

@@ -21,14 +21,17 @@ mod writer;
 mod zone;
 
 pub use access::AccessLog;
-pub use errors::{ErrorLog, Level};
-pub use escape::Escape;
-pub use facts::{Asked, Facts, Generated, Kept, Sent, Session, Spent, Tries, Try, Wire};
-pub use format::{BUILT_IN, BadFormat, Format, known_variables, variables};
+pub use errors::{ErrorLog, LogLevel};
+pub use escape::LogEscape;
+pub use facts::{
+    AttemptRecord, AttemptRecords, CapturedFields, ConnectionInfo, RequestLine, RequestRecord, RequestTimes,
+    ResponseInfo, TlsSession, TokenInfo,
+};
+pub use format::{BUILT_IN_FORMATS, LogFormat, LogFormatError, available_variable_names, variable_names};
 pub use metrics::Metrics;
-pub use needs::Needs;
-pub use record::{RecordFile, Recorder};
-pub use target::normal as normal_path;
-pub use time::rfc3339;
-pub use variables::Known;
-pub use writer::Writer;
+pub use needs::RequiredFields;
+pub use record::{TraceFile, TrafficRecorder};
+pub use target::normalize_path as normal_path;
+pub use time::format_rfc3339;
+pub use variables::ValueAvailability;
+pub use writer::LogWriter;

@@ -2,65 +2,69 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::format::Part;
-use super::variables::Keep;
+use super::format::FormatPart;
+use super::variables::RequiredField;
 
 /// What must be kept while a request runs, besides what costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct RequiredFields {
     /// Headers of the client's.
-    pub asked: Vec<HeaderName>,
+    pub request_headers: Vec<HeaderName>,
     /// Headers to the client.
-    pub sent: Vec<HeaderName>,
+    pub response_headers: Vec<HeaderName>,
     /// Headers of the replica's.
-    pub upstream: Vec<HeaderName>,
+    pub upstream_headers: Vec<HeaderName>,
     /// The pool.
     pub pool: bool,
     /// How many bytes the heads have.
     pub sizes: bool,
     /// The addresses and ports of both ends of the connection.
-    pub ends: bool,
+    pub socket_addrs: bool,
 }
 
-impl Needs {
+impl RequiredFields {
     /// Tells whether anything at all must be kept of a request.
-    pub fn any(&self) -> bool {
-        !(self.asked.is_empty() && self.sent.is_empty() && self.upstream.is_empty()) || self.pool || self.sizes
+    pub fn needs_capture(&self) -> bool {
+        !(self.request_headers.is_empty() && self.response_headers.is_empty() && self.upstream_headers.is_empty())
+            || self.pool
+            || self.sizes
     }
 
     /// Needs all that another needs as well.
-    pub fn join(&mut self, other: &Self) {
-        for (names, more) in
-            [(&mut self.asked, &other.asked), (&mut self.sent, &other.sent), (&mut self.upstream, &other.upstream)]
-        {
+    pub fn merge(&mut self, other: &Self) {
+        for (names, more) in [
+            (&mut self.request_headers, &other.request_headers),
+            (&mut self.response_headers, &other.response_headers),
+            (&mut self.upstream_headers, &other.upstream_headers),
+        ] {
             names.extend(more.iter().cloned());
             names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
             names.dedup();
         }
         self.pool |= other.pool;
         self.sizes |= other.sizes;
-        self.ends |= other.ends;
+        self.socket_addrs |= other.socket_addrs;
     }
 
-    pub(super) fn of(parts: &[Part]) -> Self {
+    pub(super) fn from_parts(parts: &[FormatPart]) -> Self {
         let mut needs = Self::default();
         for part in parts {
             match part {
-                Part::Text(_) | Part::Argument(_) => {}
-                Part::Asked(name) => needs.asked.push(name.clone()),
-                Part::Sent(name) => needs.sent.push(name.clone()),
-                Part::Upstream(name) => needs.upstream.push(name.clone()),
-                Part::Cookie(_) => needs.asked.push(header::COOKIE),
-                Part::Plain(row) => match row.keep {
-                    Keep::Nothing => {}
-                    Keep::Asked(name) => needs.asked.push(HeaderName::from_static(name)),
-                    Keep::Pool => needs.pool = true,
-                    Keep::Sizes => needs.sizes = true,
-                    Keep::Ends => needs.ends = true,
+                FormatPart::Text(_) | FormatPart::Argument(_) => {}
+                FormatPart::RequestHeader(name) => needs.request_headers.push(name.clone()),
+                FormatPart::ResponseHeader(name) => needs.response_headers.push(name.clone()),
+                FormatPart::UpstreamHeader(name) => needs.upstream_headers.push(name.clone()),
+                FormatPart::Cookie(_) => needs.request_headers.push(header::COOKIE),
+                FormatPart::Variable(row) => match row.requires {
+                    RequiredField::None => {}
+                    RequiredField::RequestHeader(name) => needs.request_headers.push(HeaderName::from_static(name)),
+                    RequiredField::Pool => needs.pool = true,
+                    RequiredField::Sizes => needs.sizes = true,
+                    RequiredField::SocketAddrs => needs.socket_addrs = true,
                 },
             }
         }
-        for names in [&mut needs.asked, &mut needs.sent, &mut needs.upstream] {
+        for names in [&mut needs.request_headers, &mut needs.response_headers, &mut needs.upstream_headers] {
             names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
             names.dedup();
         }
@@ -68,7 +72,7 @@ impl Needs {
     }
 
     /// The `names` among `headers`.
-    pub fn select(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
+    pub fn select_headers(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
         let mut kept = HeaderMap::new();
         for name in names {
             for value in headers.get_all(name) {

@@ -7,90 +7,91 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::families::escaped;
-use super::histogram::{self, Histogram, Shape};
+use super::families::escape_label;
+use super::histogram::{self, Histogram, HistogramSpec};
 use super::metrics::{
-    ATTEMPTS, CACHED_TOKENS, COMPLETION_TOKENS, DURATION, ESTIMATE_ERROR, ITL, Name, PROMPT_TOKENS, STREAM_SPEED, TPOT,
-    TTFT,
+    ATTEMPTS, CACHED_PROMPT_TOKENS, COMPLETION_TOKENS, CounterSpec, DURATION, ESTIMATE_ERROR_RATIO, ITL, PROMPT_TOKENS,
+    STREAM_TOKENS_PER_SECOND, TPOT, TTFT,
 };
-use crate::fleet::{Fleet, Outcome, Pool, Replica, Report};
+use crate::fleet::{Fleet, LeaseReport, Outcome, Pool, Replica};
 use crate::units::{ModelName, Moment, Usage};
 
 /// How long a replica that has left is still told of, so that what was counted last is read.
-const REMEMBERED: Duration = Duration::from_secs(15 * 60);
+const RETENTION: Duration = Duration::from_secs(15 * 60);
 
 /// One replica in one pool.
-struct Series {
+struct ReplicaSeries {
     pool: Arc<str>,
     replica: Arc<str>,
     /// Both, as the text format has them.
     labels: String,
-    outcomes: [(&'static str, AtomicU64); 6],
+    outcome_counts: [(&'static str, AtomicU64); 6],
     duration: Histogram,
     /// By model.
-    tokens: ArcSwap<Vec<Arc<TokenSeries>>>,
+    model_series: ArcSwap<Vec<Arc<ModelSeries>>>,
     /// When it was last found to have left, in nanoseconds; 0 while it is there.
-    left: AtomicU64,
+    left_at_nanos: AtomicU64,
 }
 
 /// One model on one replica in one pool.
-struct TokenSeries {
+struct ModelSeries {
     model: Option<ModelName>,
     labels: String,
-    prompt: AtomicU64,
-    cached: AtomicU64,
-    completion: AtomicU64,
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
     ttft: Histogram,
     itl: Histogram,
     tpot: Histogram,
-    speed: Histogram,
-    error: Histogram,
+    tokens_per_second: Histogram,
+    estimate_error: Histogram,
 }
 
 /// A part of a model's series.
-type Part<T> = fn(&TokenSeries) -> &T;
+type SeriesField<T> = fn(&ModelSeries) -> &T;
 
 /// All of them; looked up once and kept.
 #[derive(Default)]
-pub(super) struct AllSeries(ArcSwap<Vec<Arc<Series>>>);
+pub(super) struct ReplicaMetrics(ArcSwap<Vec<Arc<ReplicaSeries>>>);
 
-impl AllSeries {
+impl ReplicaMetrics {
     /// Counts a request that has ended.
-    pub(super) fn count(&self, report: &Report<'_>) {
-        let series = self.of(report.pool, report.replica);
+    pub(super) fn record(&self, report: &LeaseReport<'_>) {
+        let series = self.get_or_create(report.pool, report.replica);
         let name = report.outcome.as_str();
-        if let Some((_, count)) = series.outcomes.iter().find(|(outcome, _)| *outcome == name) {
+        if let Some((_, count)) = series.outcome_counts.iter().find(|(outcome, _)| *outcome == name) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         if report.outcome == Outcome::Completed {
-            series.duration.record(report.ended.since(report.chosen).as_secs_f64());
+            series.duration.record(report.ended_at.since(report.chosen_at).as_secs_f64());
         }
-        if let Some(usage) = counted(report) {
-            series.tokens(report.model).count(report, usage);
+        if let Some(usage) = usage_or_estimate(report) {
+            series.model_series(report.model).record(report, usage);
         }
     }
 
     /// Makes the series of all replicas there are, and forgets those that left a while ago.
-    pub(super) fn follow(&self, fleet: &Fleet, now: Moment) {
+    pub(super) fn sync_replicas(&self, fleet: &Fleet, now: Moment) {
         let mut there = Vec::new();
         for pool in fleet.pools() {
-            there.extend(pool.replicas().map(|replica| self.of(&pool, replica)));
+            there.extend(pool.replicas().map(|replica| self.get_or_create(&pool, replica)));
         }
-        let stays = |series: &&Arc<Series>| series.is_kept(there.iter().any(|s| Arc::ptr_eq(s, series)), now);
+        let stays =
+            |series: &&Arc<ReplicaSeries>| series.is_retained(there.iter().any(|s| Arc::ptr_eq(s, series)), now);
         let before = self.0.load();
         if before.iter().filter(stays).count() < before.len() {
             self.0.rcu(|list| list.iter().filter(stays).cloned().collect::<Vec<_>>());
         }
     }
 
-    fn of(&self, pool: &Pool, replica: &Replica) -> Arc<Series> {
-        let known = |list: &[Arc<Series>]| {
+    fn get_or_create(&self, pool: &Pool, replica: &Replica) -> Arc<ReplicaSeries> {
+        let known = |list: &[Arc<ReplicaSeries>]| {
             list.iter().find(|s| s.pool == *pool.name() && s.replica == *replica.name()).cloned()
         };
         if let Some(found) = known(&self.0.load()) {
             return found;
         }
-        let made = Arc::new(Series::new(pool.name().clone(), replica.name().clone()));
+        let made = Arc::new(ReplicaSeries::new(pool.name().clone(), replica.name().clone()));
         self.0.rcu(|list| match known(list) {
             Some(_) => list.clone(),
             None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
@@ -101,134 +102,136 @@ impl AllSeries {
     /// Appends all that was counted.
     pub(super) fn render(&self, out: &mut String) {
         let all = self.0.load();
-        let models: Vec<Arc<TokenSeries>> = all.iter().flat_map(|series| series.tokens.load_full().to_vec()).collect();
+        let models: Vec<Arc<ModelSeries>> =
+            all.iter().flat_map(|series| series.model_series.load_full().to_vec()).collect();
         let mut attempts = String::new();
         for series in all.iter() {
-            for (outcome, count) in &series.outcomes {
+            for (outcome, count) in &series.outcome_counts {
                 let (labels, count) = (&series.labels, count.load(Ordering::Relaxed));
                 // Writing to a string cannot fail.
                 let _ = writeln!(attempts, "{}{{{labels},outcome=\"{outcome}\"}} {count}", ATTEMPTS.name);
             }
         }
-        counter(&ATTEMPTS, &attempts, out);
-        histogram::render(&DURATION, all.iter().map(|series| (&*series.labels, &series.duration)), out);
-        let tokens: [(&Name, Part<AtomicU64>); 3] = [
-            (&PROMPT_TOKENS, |series| &series.prompt),
-            (&CACHED_TOKENS, |series| &series.cached),
-            (&COMPLETION_TOKENS, |series| &series.completion),
+        render_counter(&ATTEMPTS, &attempts, out);
+        histogram::render_histogram(&DURATION, all.iter().map(|series| (&*series.labels, &series.duration)), out);
+        let tokens: [(&CounterSpec, SeriesField<AtomicU64>); 3] = [
+            (&PROMPT_TOKENS, |series| &series.prompt_tokens),
+            (&CACHED_PROMPT_TOKENS, |series| &series.cached_tokens),
+            (&COMPLETION_TOKENS, |series| &series.completion_tokens),
         ];
         for (name, of) in tokens {
             let mut lines = String::new();
             for series in &models {
                 let _ = writeln!(lines, "{}{{{}}} {}", name.name, series.labels, of(series).load(Ordering::Relaxed));
             }
-            counter(name, &lines, out);
+            render_counter(name, &lines, out);
         }
-        let times: [(&Shape, Part<Histogram>); 5] = [
+        let times: [(&HistogramSpec, SeriesField<Histogram>); 5] = [
             (&TTFT, |series| &series.ttft),
             (&ITL, |series| &series.itl),
             (&TPOT, |series| &series.tpot),
-            (&STREAM_SPEED, |series| &series.speed),
-            (&ESTIMATE_ERROR, |series| &series.error),
+            (&STREAM_TOKENS_PER_SECOND, |series| &series.tokens_per_second),
+            (&ESTIMATE_ERROR_RATIO, |series| &series.estimate_error),
         ];
         for (shape, of) in times {
-            histogram::render(shape, models.iter().map(|series| (&*series.labels, of(series))), out);
+            histogram::render_histogram(shape, models.iter().map(|series| (&*series.labels, of(series))), out);
         }
     }
 }
 
-fn counter(name: &Name, lines: &str, out: &mut String) {
+fn render_counter(name: &CounterSpec, lines: &str, out: &mut String) {
     if !lines.is_empty() {
         let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} counter\n{lines}", name.name, name.help);
     }
 }
 
-impl Series {
+impl ReplicaSeries {
     fn new(pool: Arc<str>, replica: Arc<str>) -> Self {
-        let labels = format!("pool=\"{}\",replica=\"{}\"", escaped(&pool), escaped(&replica));
+        let labels = format!("pool=\"{}\",replica=\"{}\"", escape_label(&pool), escape_label(&replica));
         let outcomes = ["completed", "client_gone", "refused", "busy", "failed", "ours"];
         Self {
             pool,
             replica,
             labels,
-            outcomes: outcomes.map(|outcome| (outcome, AtomicU64::new(0))),
+            outcome_counts: outcomes.map(|outcome| (outcome, AtomicU64::new(0))),
             duration: Histogram::new(&DURATION),
-            tokens: ArcSwap::default(),
-            left: AtomicU64::new(0),
+            model_series: ArcSwap::default(),
+            left_at_nanos: AtomicU64::new(0),
         }
     }
 
     /// The series of a model; made when it is first asked for.
-    fn tokens(&self, model: Option<&ModelName>) -> Arc<TokenSeries> {
-        let known = |list: &[Arc<TokenSeries>]| list.iter().find(|s| s.model.as_ref() == model).cloned();
-        if let Some(found) = known(&self.tokens.load()) {
+    fn model_series(&self, model: Option<&ModelName>) -> Arc<ModelSeries> {
+        let known = |list: &[Arc<ModelSeries>]| list.iter().find(|s| s.model.as_ref() == model).cloned();
+        if let Some(found) = known(&self.model_series.load()) {
             return found;
         }
-        let made = Arc::new(TokenSeries::new(&self.labels, model.cloned()));
-        self.tokens.rcu(|list| match known(list) {
+        let made = Arc::new(ModelSeries::new(&self.labels, model.cloned()));
+        self.model_series.rcu(|list| match known(list) {
             Some(_) => list.clone(),
             None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
         });
-        known(&self.tokens.load()).unwrap_or(made)
+        known(&self.model_series.load()).unwrap_or(made)
     }
 
     /// Tells whether it is there, or left not long ago.
-    fn is_kept(&self, is_there: bool, now: Moment) -> bool {
-        let left = match self.left.load(Ordering::Relaxed) {
+    fn is_retained(&self, is_there: bool, now: Moment) -> bool {
+        let left = match self.left_at_nanos.load(Ordering::Relaxed) {
             _ if is_there => 0,
             0 => now.as_nanos(),
             left => left,
         };
-        self.left.store(left, Ordering::Relaxed);
-        left == 0 || now.since(Moment::from_nanos(left)) < REMEMBERED
+        self.left_at_nanos.store(left, Ordering::Relaxed);
+        left == 0 || now.since(Moment::from_nanos(left)) < RETENTION
     }
 }
 
-impl TokenSeries {
+impl ModelSeries {
     fn new(labels: &str, model: Option<ModelName>) -> Self {
-        let name = escaped(model.as_ref().map(ModelName::as_str).unwrap_or_default());
+        let name = escape_label(model.as_ref().map(ModelName::as_str).unwrap_or_default());
         Self {
             labels: format!("{labels},model=\"{name}\""),
             model,
-            prompt: AtomicU64::new(0),
-            cached: AtomicU64::new(0),
-            completion: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            completion_tokens: AtomicU64::new(0),
             ttft: Histogram::new(&TTFT),
             itl: Histogram::new(&ITL),
             tpot: Histogram::new(&TPOT),
-            speed: Histogram::new(&STREAM_SPEED),
-            error: Histogram::new(&ESTIMATE_ERROR),
+            tokens_per_second: Histogram::new(&STREAM_TOKENS_PER_SECOND),
+            estimate_error: Histogram::new(&ESTIMATE_ERROR_RATIO),
         }
     }
 
-    fn count(&self, report: &Report<'_>, usage: Usage) {
+    fn record(&self, report: &LeaseReport<'_>, usage: Usage) {
         for (count, tokens) in [
-            (&self.prompt, usage.prompt),
-            (&self.cached, usage.cached.unwrap_or_default()),
-            (&self.completion, usage.completion),
+            (&self.prompt_tokens, usage.prompt),
+            (&self.cached_tokens, usage.cached.unwrap_or_default()),
+            (&self.completion_tokens, usage.completion),
         ] {
             count.fetch_add(tokens.0, Ordering::Relaxed);
         }
         let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
-        self.ttft.record(first.since(report.chosen).as_secs_f64());
-        self.itl.record_gaps(report.gaps);
-        let (seconds, tokens) = (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated).completion);
+        self.ttft.record(first.since(report.chosen_at).as_secs_f64());
+        self.itl.record_intervals(report.token_intervals);
+        let (seconds, tokens) =
+            (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated_usage).completion);
         if tokens.0 > 1 && seconds > 0.0 {
             let per_token = seconds / (tokens.0 - 1) as f64;
             self.tpot.record(per_token);
-            self.speed.record(1.0 / per_token);
+            self.tokens_per_second.record(1.0 / per_token);
         }
         if let Some(usage) = report.usage.filter(|usage| usage.prompt.0 > 0) {
-            let ratio = report.estimated.prompt.0 as f64 / usage.prompt.0 as f64;
-            self.error.record((ratio - 1.0).abs());
+            let ratio = report.estimated_usage.prompt.0 as f64 / usage.prompt.0 as f64;
+            self.estimate_error.record((ratio - 1.0).abs());
         }
     }
 }
 
 /// The tokens a request came to: as reported, or where a stream ended before it was, as estimated. `None` if as far as
 /// one can tell nothing was computed.
-fn counted(report: &Report<'_>) -> Option<Usage> {
-    report.usage.or_else(|| report.first_token.map(|_| report.estimated))
+fn usage_or_estimate(report: &LeaseReport<'_>) -> Option<Usage> {
+    report.usage.or_else(|| report.first_token.map(|_| report.estimated_usage))
 }
 
 #[cfg(test)]
@@ -237,10 +240,14 @@ mod tests {
 
     #[test]
     fn a_replica_that_has_left_is_told_of_for_a_quarter_of_an_hour() {
-        let series = Series::new("p".into(), "r".into());
+        let series = ReplicaSeries::new("p".into(), "r".into());
         let at = |minutes: u64| Moment::ZERO + Duration::from_secs(60 * minutes);
-        assert!(series.is_kept(true, at(1)) && series.is_kept(false, at(2)) && series.is_kept(false, at(16)));
-        assert!(series.is_kept(true, at(16)) && series.is_kept(false, at(20)) && series.is_kept(false, at(34)));
-        assert!(!series.is_kept(false, at(35)));
+        assert!(
+            series.is_retained(true, at(1)) && series.is_retained(false, at(2)) && series.is_retained(false, at(16))
+        );
+        assert!(
+            series.is_retained(true, at(16)) && series.is_retained(false, at(20)) && series.is_retained(false, at(34))
+        );
+        assert!(!series.is_retained(false, at(35)));
     }
 }

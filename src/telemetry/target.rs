@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The host without its port, in lower case.
-pub(super) fn host(named: &[u8]) -> Vec<u8> {
+pub(super) fn normalize_host(named: &[u8]) -> Vec<u8> {
     let end = match named.iter().rposition(|b| *b == b':') {
         Some(colon) if !named[colon..].contains(&b']') => colon,
         _ => named.len(),
@@ -12,13 +12,13 @@ pub(super) fn host(named: &[u8]) -> Vec<u8> {
 }
 
 /// A path as nginx's `$uri`: escapes decoded, slashes merged, `.` and `..` taken out.
-pub fn normal(path: &str) -> Cow<'_, [u8]> {
+pub fn normalize_path(path: &str) -> Cow<'_, [u8]> {
     let odd = |b: &[u8]| b == b"//" || b == b"/.";
     if !path.contains('%') && !path.as_bytes().windows(2).any(odd) {
         return Cow::Borrowed(path.as_bytes());
     }
     let mut kept: Vec<Vec<u8>> = Vec::new();
-    let decoded = decoded(path.as_bytes());
+    let decoded = percent_decode(path.as_bytes());
     let mut is_folder = false;
     for piece in decoded.split(|b| *b == b'/') {
         is_folder = matches!(piece, b"" | b"." | b"..");
@@ -36,15 +36,15 @@ pub fn normal(path: &str) -> Cow<'_, [u8]> {
 }
 
 /// The value of a query argument as it was written; the first of several.
-pub(super) fn argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn query_argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
         let (this, value) = pair.split_once('=')?;
         this.eq_ignore_ascii_case(name).then_some(value)
     })
 }
 
-/// The value of a cookie in a `Cookie` line.
-pub(super) fn cookie<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+/// The value of a cookie in a `StickyCookie` line.
+pub(super) fn find_cookie<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     line.split(|b| *b == b';').find_map(|pair| {
         let at = pair.iter().position(|b| *b == b'=')?;
         let (this, value) = (pair[..at].trim_ascii(), &pair[at + 1..]);
@@ -53,17 +53,17 @@ pub(super) fn cookie<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 /// The user of an `Authorization: Basic` line.
-pub(super) fn basic_user(line: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn basic_auth_user(line: &[u8]) -> Option<Vec<u8>> {
     let (scheme, rest) = line.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
     }
-    let pair = base64(rest.trim_ascii_start())?;
+    let pair = decode_base64(rest.trim_ascii_start())?;
     let colon = pair.iter().position(|b| *b == b':')?;
     Some(pair[..colon].to_vec()).filter(|user| !user.is_empty())
 }
 
-fn base64(text: &[u8]) -> Option<Vec<u8>> {
+fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
     let mut out = Vec::with_capacity(text.len());
     let (mut bits, mut held) = (0u32, 0);
@@ -86,7 +86,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn decoded(path: &[u8]) -> Vec<u8> {
+fn percent_decode(path: &[u8]) -> Vec<u8> {
     let digit = |b: Option<&u8>| char::from(*b?).to_digit(16).map(|d| d as u8);
     let mut out = Vec::with_capacity(path.len());
     let mut at = 0;
@@ -124,31 +124,31 @@ mod tests {
             ("*", "*"),
             ("", ""),
         ] {
-            assert_eq!(String::from_utf8_lossy(&normal(path)), wanted, "{path}");
+            assert_eq!(String::from_utf8_lossy(&normalize_path(path)), wanted, "{path}");
         }
     }
 
     #[test]
     fn arguments_and_cookies_are_found_by_name_in_any_case() {
-        assert_eq!(argument("a=1&Ab=2&ab=3", "ab"), Some("2"));
-        assert_eq!((argument("a=", "a"), argument("a&b=1", "a")), (Some(""), None));
-        assert_eq!(cookie(b"a=1; Session=x y ;b=2", "session"), Some(&b"x y "[..]));
-        assert_eq!(cookie(b"a; b=2", "a"), None);
+        assert_eq!(query_argument("a=1&Ab=2&ab=3", "ab"), Some("2"));
+        assert_eq!((query_argument("a=", "a"), query_argument("a&b=1", "a")), (Some(""), None));
+        assert_eq!(find_cookie(b"a=1; Session=x y ;b=2", "session"), Some(&b"x y "[..]));
+        assert_eq!(find_cookie(b"a; b=2", "a"), None);
     }
 
     #[test]
     fn the_user_of_basic_authorization_is_read() {
-        assert_eq!(basic_user(b"Basic YWxpY2U6c2VjcmV0").as_deref(), Some(&b"alice"[..]));
-        assert_eq!(basic_user(b"bASIC  YTpi").as_deref(), Some(&b"a"[..]));
+        assert_eq!(basic_auth_user(b"Basic YWxpY2U6c2VjcmV0").as_deref(), Some(&b"alice"[..]));
+        assert_eq!(basic_auth_user(b"bASIC  YTpi").as_deref(), Some(&b"a"[..]));
         for none in ["Bearer sk-1", "Basic", "Basic ", "Basic ?", "Basic YWxpY2U=", "Basic OnNlY3JldA=="] {
-            assert_eq!(basic_user(none.as_bytes()), None, "{none}");
+            assert_eq!(basic_auth_user(none.as_bytes()), None, "{none}");
         }
     }
 
     #[test]
     fn hosts_lose_port_and_case() {
         for (named, wanted) in [("A:80", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), (":", "")] {
-            assert_eq!(host(named.as_bytes()), wanted.as_bytes());
+            assert_eq!(normalize_host(named.as_bytes()), wanted.as_bytes());
         }
     }
 }

@@ -6,36 +6,38 @@ use arc_swap::ArcSwap;
 use metrics::{Counter, Label, SharedString};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use super::metrics::{CLASSES, TENANT_COMPLETION, TENANT_PROMPT, TENANT_REQUESTS, counter};
+use super::metrics::{
+    STATUS_CLASSES, TENANT_COMPLETION_TOKENS, TENANT_PROMPT_TOKENS, TENANT_REQUESTS, register_counter,
+};
 
 /// The series of all keys that have been shown, by their names, which the configuration bounds.
 #[derive(Default)]
-pub(super) struct Tenants(ArcSwap<Vec<Arc<Series>>>);
+pub(super) struct TenantMetrics(ArcSwap<Vec<Arc<TenantSeries>>>);
 
 /// The series of one key.
-pub(super) struct Series {
+pub(super) struct TenantSeries {
     name: Arc<str>,
     /// By the class of the status.
     pub(super) requests: [Counter; 6],
-    pub(super) prompt: Counter,
-    pub(super) completion: Counter,
+    pub(super) prompt_tokens: Counter,
+    pub(super) completion_tokens: Counter,
 }
 
-impl Tenants {
+impl TenantMetrics {
     /// The series of the key called `name`; made when it is first asked for.
-    pub(super) fn of(&self, name: &Arc<str>, recorder: &PrometheusRecorder) -> Arc<Series> {
-        let known = |list: &[Arc<Series>]| list.iter().find(|s| s.name == *name).cloned();
+    pub(super) fn get_or_create(&self, name: &Arc<str>, recorder: &PrometheusRecorder) -> Arc<TenantSeries> {
+        let known = |list: &[Arc<TenantSeries>]| list.iter().find(|s| s.name == *name).cloned();
         if let Some(found) = known(&self.0.load()) {
             return found;
         }
         let label = || Label::new("tenant", SharedString::from_shared(name.clone()));
-        let requests =
-            CLASSES.map(|class| counter(recorder, TENANT_REQUESTS, vec![label(), Label::new("status", class)]));
-        let made = Arc::new(Series {
+        let requests = STATUS_CLASSES
+            .map(|class| register_counter(recorder, TENANT_REQUESTS, vec![label(), Label::new("status", class)]));
+        let made = Arc::new(TenantSeries {
             name: name.clone(),
             requests,
-            prompt: counter(recorder, TENANT_PROMPT, vec![label()]),
-            completion: counter(recorder, TENANT_COMPLETION, vec![label()]),
+            prompt_tokens: register_counter(recorder, TENANT_PROMPT_TOKENS, vec![label()]),
+            completion_tokens: register_counter(recorder, TENANT_COMPLETION_TOKENS, vec![label()]),
         });
         self.0.rcu(|list| match known(list) {
             Some(_) => list.clone(),

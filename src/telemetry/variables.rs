@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Version, header};
 
-use super::facts::{Facts, Kept, Try};
+use super::facts::{AttemptRecord, CapturedFields, RequestRecord};
 use super::{target, time, zone};
 use crate::units::Moment;
 
 /// A variable's value.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Datum<'a> {
+pub(super) enum VariableValue<'a> {
     Text(Cow<'a, [u8]>),
     Number(u64),
     /// Written in seconds with milliseconds, cut off as nginx cuts them.
@@ -21,164 +21,214 @@ pub(super) enum Datum<'a> {
 
 /// What must be kept while a request runs so that a variable has a value at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    Nothing,
+pub(super) enum RequiredField {
+    None,
     /// A header of the client's.
-    Asked(&'static str),
+    RequestHeader(&'static str),
     Pool,
     Sizes,
-    Ends,
+    SocketAddrs,
 }
 
 /// When a variable has its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Known {
+pub enum ValueAvailability {
     /// From the moment a replica has been chosen.
-    Asked,
+    AtRequest,
     /// Once there is the head of an answer.
-    Answered,
+    AtResponse,
     /// When all is over.
-    Ended,
+    AtEnd,
 }
 
 /// One variable.
-pub(super) struct Row {
+pub(super) struct LogVariable {
     pub(super) name: &'static str,
-    pub(super) keep: Keep,
-    pub(super) known: Known,
+    pub(super) requires: RequiredField,
+    pub(super) availability: ValueAvailability,
     /// `None` where there is no value.
-    pub(super) read: for<'a> fn(&Facts<'a>) -> Value<'a>,
+    pub(super) read: for<'a> fn(&RequestRecord<'a>) -> OptionalValue<'a>,
 }
 
 /// A value, if there is one.
-pub(super) type Value<'a> = Option<Datum<'a>>;
+pub(super) type OptionalValue<'a> = Option<VariableValue<'a>>;
 
-const fn row(name: &'static str, keep: Keep, read: for<'a> fn(&Facts<'a>) -> Value<'a>) -> Row {
-    Row { name, keep, known: Known::Asked, read }
+const fn new_variable(
+    name: &'static str,
+    keep: RequiredField,
+    read: for<'a> fn(&RequestRecord<'a>) -> OptionalValue<'a>,
+) -> LogVariable {
+    LogVariable { name, requires: keep, availability: ValueAvailability::AtRequest, read }
 }
 
-impl Row {
-    const fn with_head(mut self) -> Self {
-        self.known = Known::Answered;
+impl LogVariable {
+    const fn at_response(mut self) -> Self {
+        self.availability = ValueAvailability::AtResponse;
         self
     }
 
     const fn at_end(mut self) -> Self {
-        self.known = Known::Ended;
+        self.availability = ValueAvailability::AtEnd;
         self
     }
 }
 
-pub(super) static ROWS: &[Row] = &[
-    row("remote_addr", Keep::Nothing, |f| text(f.client)),
-    row("remote_port", Keep::Ends, |f| number(f.request.wire.ends?.0.port())),
-    row("remote_user", Keep::Asked("authorization"), |f| {
-        bytes(target::basic_user(f.kept?.asked.get(header::AUTHORIZATION)?.as_bytes())?)
+pub(super) static VARIABLES: &[LogVariable] = &[
+    new_variable("remote_addr", RequiredField::None, |f| text(f.client_addr)),
+    new_variable("remote_port", RequiredField::SocketAddrs, |f| {
+        number(f.request_line.connection.socket_addrs?.0.port())
     }),
-    row("time_local", Keep::Nothing, |f| {
-        bytes(time::common(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    new_variable("remote_user", RequiredField::RequestHeader("authorization"), |f| {
+        bytes(target::basic_auth_user(f.captured?.request_headers.get(header::AUTHORIZATION)?.as_bytes())?)
     }),
-    row("time_iso8601", Keep::Nothing, |f| {
-        bytes(time::iso8601(f.spent.time_of_day, zone::ahead_seconds(f.spent.time_of_day)))
+    new_variable("time_local", RequiredField::None, |f| {
+        bytes(time::format_common_log(f.times.time_of_day, zone::utc_offset_seconds(f.times.time_of_day)))
     }),
-    row("time_utc", Keep::Nothing, |f| bytes(time::rfc3339(f.spent.time_of_day))),
-    row("msec", Keep::Nothing, |f| Some(Datum::Time(f.spent.time_of_day))),
-    row("request", Keep::Nothing, |f| {
-        bytes(format!("{} {} {}", f.request.method, f.request.uri, protocol(f.request.version)))
+    new_variable("time_iso8601", RequiredField::None, |f| {
+        bytes(time::format_iso8601(f.times.time_of_day, zone::utc_offset_seconds(f.times.time_of_day)))
     }),
-    row("request_uri", Keep::Nothing, |f| text(f.request.uri.path_and_query().map_or("", |target| target.as_str()))),
-    row("request_method", Keep::Nothing, |f| text(f.request.method.as_str())),
-    row("request_time", Keep::Nothing, |f| Some(Datum::Time(f.spent.ended.since(f.spent.arrived)))),
-    row("request_id", Keep::Nothing, |f| text(f.id)),
-    row("request_length", Keep::Sizes, |f| number(f.kept?.request_bytes)),
-    row("request_completion", Keep::Nothing, |f| text(if f.outcome == "completed" { "OK" } else { "" })).at_end(),
-    row("status", Keep::Nothing, |f| number(f.sent.status)).with_head(),
-    row("body_bytes_sent", Keep::Nothing, |f| number(f.sent.body_bytes)).at_end(),
-    row("bytes_sent", Keep::Sizes, |f| number(f.sent.body_bytes + f.kept?.head_bytes)).at_end(),
-    row("upstream_addr", Keep::Nothing, |f| list(f, |out, t| out.push_str(&t.replica.origin().place()))),
-    row("upstream_status", Keep::Nothing, |f| {
-        list(f, |out, t| match t.status {
+    new_variable("time_utc", RequiredField::None, |f| bytes(time::format_rfc3339(f.times.time_of_day))),
+    new_variable("msec", RequiredField::None, |f| Some(VariableValue::Time(f.times.time_of_day))),
+    new_variable("request", RequiredField::None, |f| {
+        bytes(format!("{} {} {}", f.request_line.method, f.request_line.uri, protocol_name(f.request_line.version)))
+    }),
+    new_variable("request_uri", RequiredField::None, |f| {
+        text(f.request_line.uri.path_and_query().map_or("", |target| target.as_str()))
+    }),
+    new_variable("request_method", RequiredField::None, |f| text(f.request_line.method.as_str())),
+    new_variable("request_time", RequiredField::None, |f| {
+        Some(VariableValue::Time(f.times.ended.since(f.times.arrived)))
+    }),
+    new_variable("request_id", RequiredField::None, |f| text(f.id)),
+    new_variable("request_length", RequiredField::Sizes, |f| number(f.captured?.request_bytes)),
+    new_variable("request_completion", RequiredField::None, |f| text(if f.outcome == "completed" { "OK" } else { "" }))
+        .at_end(),
+    new_variable("status", RequiredField::None, |f| number(f.response.status)).at_response(),
+    new_variable("body_bytes_sent", RequiredField::None, |f| number(f.response.body_bytes)).at_end(),
+    new_variable("bytes_sent", RequiredField::Sizes, |f| {
+        number(f.response.body_bytes + f.captured?.response_head_bytes)
+    })
+    .at_end(),
+    new_variable("upstream_addr", RequiredField::None, |f| {
+        join_attempts(f, |out, t| out.push_str(&t.replica.origin().connect_addr()))
+    }),
+    new_variable("upstream_status", RequiredField::None, |f| {
+        join_attempts(f, |out, t| match t.status {
             Some(status) => write!(out, "{status}").unwrap_or_default(),
             None => out.push('-'),
         })
     })
-    .with_head(),
-    row("upstream_connect_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.connected))).with_head(),
-    row("upstream_header_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.head))).with_head(),
-    row("upstream_response_time", Keep::Nothing, |f| list(f, |out, t| put(out, t, t.timing.ended))).with_head(),
-    row("scheme", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "https" } else { "http" })),
-    row("https", Keep::Nothing, |f| text(if f.request.wire.tls.is_some() { "on" } else { "" })),
-    row("host", Keep::Asked("host"), |f| {
-        let named = f.request.uri.authority().map(|authority| authority.as_str().as_bytes());
-        let host = named.or_else(|| Some(f.kept?.asked.get(header::HOST)?.as_bytes()))?;
-        bytes(target::host(host))
+    .at_response(),
+    new_variable("upstream_connect_time", RequiredField::None, |f| {
+        join_attempts(f, |out, t| write_duration(out, t, t.timing.connected_at))
+    })
+    .at_response(),
+    new_variable("upstream_header_time", RequiredField::None, |f| {
+        join_attempts(f, |out, t| write_duration(out, t, t.timing.head_received_at))
+    })
+    .at_response(),
+    new_variable("upstream_response_time", RequiredField::None, |f| {
+        join_attempts(f, |out, t| write_duration(out, t, t.timing.ended_at))
+    })
+    .at_response(),
+    new_variable("scheme", RequiredField::None, |f| {
+        text(if f.request_line.connection.tls.is_some() { "https" } else { "http" })
     }),
-    row("uri", Keep::Nothing, |f| bytes(target::normal(f.request.uri.path()))),
-    row("document_uri", Keep::Nothing, |f| bytes(target::normal(f.request.uri.path()))),
-    row("args", Keep::Nothing, |f| text(f.request.uri.query().filter(|args| !args.is_empty())?)),
-    row("query_string", Keep::Nothing, |f| text(f.request.uri.query().filter(|args| !args.is_empty())?)),
-    row("is_args", Keep::Nothing, |f| text(f.request.uri.query().filter(|a| !a.is_empty()).map_or("", |_| "?"))),
-    row("content_type", Keep::Asked("content-type"), |f| joined(&f.kept?.asked, &header::CONTENT_TYPE)),
-    row("content_length", Keep::Asked("content-length"), |f| joined(&f.kept?.asked, &header::CONTENT_LENGTH)),
-    row("server_name", Keep::Pool, |f| bytes(f.kept?.pool.as_ref()?.host()?.to_owned())),
-    row("server_port", Keep::Ends, |f| number(f.request.wire.ends?.1.port())),
-    row("server_addr", Keep::Ends, |f| bytes(f.request.wire.ends?.1.ip().to_canonical().to_string())),
-    row("server_protocol", Keep::Nothing, |f| text(protocol(f.request.version))),
-    row("connection", Keep::Nothing, |f| number(f.request.wire.number)),
-    row("connection_requests", Keep::Nothing, |f| number(f.request.nth)),
-    row("proxy_add_x_forwarded_for", Keep::Asked("x-forwarded-for"), |f| {
-        let chain = f.kept.and_then(|kept| gathered(&kept.asked, &HeaderName::from_static("x-forwarded-for")));
-        Some(Datum::Text(match chain {
-            Some(chain) => [&chain, &b", "[..], f.client.as_bytes()].concat().into(),
-            None => f.client.as_bytes().to_vec().into(),
+    new_variable("https", RequiredField::None, |f| {
+        text(if f.request_line.connection.tls.is_some() { "on" } else { "" })
+    }),
+    new_variable("host", RequiredField::RequestHeader("host"), |f| {
+        let named = f.request_line.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = named.or_else(|| Some(f.captured?.request_headers.get(header::HOST)?.as_bytes()))?;
+        bytes(target::normalize_host(host))
+    }),
+    new_variable("uri", RequiredField::None, |f| bytes(target::normalize_path(f.request_line.uri.path()))),
+    new_variable("document_uri", RequiredField::None, |f| bytes(target::normalize_path(f.request_line.uri.path()))),
+    new_variable("args", RequiredField::None, |f| text(f.request_line.uri.query().filter(|args| !args.is_empty())?)),
+    new_variable("query_string", RequiredField::None, |f| {
+        text(f.request_line.uri.query().filter(|args| !args.is_empty())?)
+    }),
+    new_variable("is_args", RequiredField::None, |f| {
+        text(f.request_line.uri.query().filter(|a| !a.is_empty()).map_or("", |_| "?"))
+    }),
+    new_variable("content_type", RequiredField::RequestHeader("content-type"), |f| {
+        header_value(&f.captured?.request_headers, &header::CONTENT_TYPE)
+    }),
+    new_variable("content_length", RequiredField::RequestHeader("content-length"), |f| {
+        header_value(&f.captured?.request_headers, &header::CONTENT_LENGTH)
+    }),
+    new_variable("server_name", RequiredField::Pool, |f| bytes(f.captured?.pool.as_ref()?.host()?.to_owned())),
+    new_variable("server_port", RequiredField::SocketAddrs, |f| {
+        number(f.request_line.connection.socket_addrs?.1.port())
+    }),
+    new_variable("server_addr", RequiredField::SocketAddrs, |f| {
+        bytes(f.request_line.connection.socket_addrs?.1.ip().to_canonical().to_string())
+    }),
+    new_variable("server_protocol", RequiredField::None, |f| text(protocol_name(f.request_line.version))),
+    new_variable("connection", RequiredField::None, |f| number(f.request_line.connection.number)),
+    new_variable("connection_requests", RequiredField::None, |f| number(f.request_line.request_number)),
+    new_variable("proxy_add_x_forwarded_for", RequiredField::RequestHeader("x-forwarded-for"), |f| {
+        let chain =
+            f.captured.and_then(|kept| join_header(&kept.request_headers, &HeaderName::from_static("x-forwarded-for")));
+        Some(VariableValue::Text(match chain {
+            Some(chain) => [&chain, &b", "[..], f.client_addr.as_bytes()].concat().into(),
+            None => f.client_addr.as_bytes().to_vec().into(),
         }))
     }),
     // Whether a request came before the last one was answered is not known here.
-    row("pipe", Keep::Nothing, |_| text(".")),
-    row("ssl_protocol", Keep::Nothing, |f| text(f.request.wire.tls?.protocol)),
-    row("ssl_cipher", Keep::Nothing, |f| text(f.request.wire.tls?.cipher)),
-    row("gzip_ratio", Keep::Nothing, |_| None).at_end(),
-    row("upstream_cache_status", Keep::Nothing, |_| None),
-    row("path", Keep::Nothing, |f| text(f.request.uri.path())),
-    row("replica", Keep::Nothing, |f| bytes(f.tries.last()?.replica.name().as_bytes().to_vec())),
-    row("tenant", Keep::Nothing, |f| text(f.tenant?)),
-    row("model", Keep::Nothing, |f| text(f.generated.model?)),
-    row("prompt_tokens", Keep::Nothing, |f| number(f.generated.usage?.prompt.0)).at_end(),
-    row("cached_tokens", Keep::Nothing, |f| number(f.generated.usage?.cached?.0)).at_end(),
-    row("completion_tokens", Keep::Nothing, |f| number(f.generated.usage?.completion.0)).at_end(),
-    row("ttft", Keep::Nothing, |f| Some(Datum::Time(f.generated.first?.since(f.spent.arrived)))).at_end(),
-    row("tpot", Keep::Nothing, |f| {
-        let gaps = u32::try_from(f.generated.usage?.completion.0.checked_sub(1)?).ok()?;
-        let last = f.tries.last()?.timing.ended?;
-        let gap = last.since(f.generated.first?).checked_div(gaps)?;
+    new_variable("pipe", RequiredField::None, |_| text(".")),
+    new_variable("ssl_protocol", RequiredField::None, |f| text(f.request_line.connection.tls?.protocol)),
+    new_variable("ssl_cipher", RequiredField::None, |f| text(f.request_line.connection.tls?.cipher)),
+    new_variable("gzip_ratio", RequiredField::None, |_| None).at_end(),
+    new_variable("upstream_cache_status", RequiredField::None, |_| None),
+    new_variable("path", RequiredField::None, |f| text(f.request_line.uri.path())),
+    new_variable("replica", RequiredField::None, |f| bytes(f.attempts.last()?.replica.name().as_bytes().to_vec())),
+    new_variable("tenant", RequiredField::None, |f| text(f.tenant?)),
+    new_variable("model", RequiredField::None, |f| text(f.tokens.model?)),
+    new_variable("prompt_tokens", RequiredField::None, |f| number(f.tokens.usage?.prompt.0)).at_end(),
+    new_variable("cached_tokens", RequiredField::None, |f| number(f.tokens.usage?.cached?.0)).at_end(),
+    new_variable("completion_tokens", RequiredField::None, |f| number(f.tokens.usage?.completion.0)).at_end(),
+    new_variable("ttft", RequiredField::None, |f| {
+        Some(VariableValue::Time(f.tokens.first_token?.since(f.times.arrived)))
+    })
+    .at_end(),
+    new_variable("tpot", RequiredField::None, |f| {
+        let gaps = u32::try_from(f.tokens.usage?.completion.0.checked_sub(1)?).ok()?;
+        let last = f.attempts.last()?.timing.ended_at?;
+        let gap = last.since(f.tokens.first_token?).checked_div(gaps)?;
         bytes(format!("{}.{:06}", gap.as_secs(), gap.subsec_micros()))
     })
     .at_end(),
-    row("policy", Keep::Pool, |f| text(f.kept?.pool.as_ref()?.policy())),
-    row("attempts", Keep::Nothing, |f| number(f.tries.iter().count() as u64)),
-    row("outcome", Keep::Nothing, |f| text(f.outcome)).at_end(),
-    row("overhead_us", Keep::Nothing, |f| number(u64::try_from(f.spent.overhead?.as_micros()).unwrap_or(u64::MAX))),
+    new_variable("policy", RequiredField::Pool, |f| text(f.captured?.pool.as_ref()?.policy_name())),
+    new_variable("attempts", RequiredField::None, |f| number(f.attempts.iter().count() as u64)),
+    new_variable("outcome", RequiredField::None, |f| text(f.outcome)).at_end(),
+    new_variable("overhead_us", RequiredField::None, |f| {
+        number(u64::try_from(f.times.overhead?.as_micros()).unwrap_or(u64::MAX))
+    }),
 ];
 
 /// A header's value as nginx gives it: several are joined, cookies by semicolons.
-pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Value<'a> {
-    gathered(headers, name).map(Datum::Text)
+pub(super) fn header_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> OptionalValue<'a> {
+    join_header(headers, name).map(VariableValue::Text)
 }
 
 /// A cookie of the client's.
-pub(super) fn cookie<'a>(kept: &'a Kept, name: &str) -> Value<'a> {
-    let lines = kept.asked.get_all(header::COOKIE);
-    lines.iter().find_map(|line| target::cookie(line.as_bytes(), name)).map(|value| Datum::Text(value.into()))
+pub(super) fn cookie_value<'a>(kept: &'a CapturedFields, name: &str) -> OptionalValue<'a> {
+    let lines = kept.request_headers.get_all(header::COOKIE);
+    lines
+        .iter()
+        .find_map(|line| target::find_cookie(line.as_bytes(), name))
+        .map(|value| VariableValue::Text(value.into()))
 }
 
-fn gathered<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+fn join_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?.as_bytes();
     let between = if *name == header::COOKIE { &b"; "[..] } else { b", " };
     Some(values.fold(Cow::Borrowed(first), |all, value| [&*all, between, value.as_bytes()].concat().into()))
 }
 
-fn protocol(version: Version) -> &'static str {
+fn protocol_name(version: Version) -> &'static str {
     match version {
         Version::HTTP_10 => "HTTP/1.0",
         Version::HTTP_2 => "HTTP/2.0",
@@ -187,9 +237,9 @@ fn protocol(version: Version) -> &'static str {
 }
 
 /// One value per try, as nginx lists them.
-fn list<'a>(facts: &Facts<'a>, mut put: impl FnMut(&mut String, &Try)) -> Value<'a> {
+fn join_attempts<'a>(facts: &RequestRecord<'a>, mut put: impl FnMut(&mut String, &AttemptRecord)) -> OptionalValue<'a> {
     let mut out = String::new();
-    for (i, attempt) in facts.tries.iter().enumerate() {
+    for (i, attempt) in facts.attempts.iter().enumerate() {
         if i > 0 {
             out.push_str(", ");
         }
@@ -198,22 +248,22 @@ fn list<'a>(facts: &Facts<'a>, mut put: impl FnMut(&mut String, &Try)) -> Value<
     if out.is_empty() { None } else { bytes(out) }
 }
 
-fn put(out: &mut String, attempt: &Try, until: Option<Moment>) {
-    match until.map(|until| until.since(attempt.timing.begun)) {
+fn write_duration(out: &mut String, attempt: &AttemptRecord, until: Option<Moment>) {
+    match until.map(|until| until.since(attempt.timing.started_at)) {
         // Writing to a String cannot fail.
         Some(time) => write!(out, "{}.{:03}", time.as_secs(), time.subsec_millis()).unwrap_or_default(),
         None => out.push('-'),
     }
 }
 
-fn number<'a>(value: impl Into<u64>) -> Value<'a> {
-    Some(Datum::Number(value.into()))
+fn number<'a>(value: impl Into<u64>) -> OptionalValue<'a> {
+    Some(VariableValue::Number(value.into()))
 }
 
-fn text(value: &str) -> Value<'_> {
-    Some(Datum::Text(value.as_bytes().into()))
+fn text(value: &str) -> OptionalValue<'_> {
+    Some(VariableValue::Text(value.as_bytes().into()))
 }
 
-fn bytes<'a>(value: impl Into<Vec<u8>>) -> Value<'a> {
-    Some(Datum::Text(Cow::Owned(value.into())))
+fn bytes<'a>(value: impl Into<Vec<u8>>) -> OptionalValue<'a> {
+    Some(VariableValue::Text(Cow::Owned(value.into())))
 }

@@ -6,22 +6,22 @@ use std::io;
 use rustls::{CertificateError, Error as TlsError, InvalidMessage};
 
 /// Says what went wrong in a handshake with a replica, if that is anywhere behind `error`.
-pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+pub fn explain_handshake_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let inner = inner.map(|inner| inner as &(dyn Error + 'static));
         if let Some(tls) = inner.unwrap_or(error).downcast_ref::<TlsError>() {
-            return Some(told(tls));
+            return Some(describe_tls_error(tls));
         }
         next = inner.or_else(|| error.source());
     }
     None
 }
 
-fn told(error: &TlsError) -> String {
+fn describe_tls_error(error: &TlsError) -> String {
     match error {
-        TlsError::InvalidCertificate(bad) => certificate(bad),
+        TlsError::InvalidCertificate(bad) => describe_certificate_error(bad),
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "it does not speak TLS: write `http://` if that is meant".to_owned()
         }
@@ -29,13 +29,13 @@ fn told(error: &TlsError) -> String {
     }
 }
 
-fn certificate(bad: &CertificateError) -> String {
+fn describe_certificate_error(bad: &CertificateError) -> String {
     match bad {
         CertificateError::UnknownIssuer => "its certificate is by an issuer that is not trusted: name the issuer's \
                                             file in the pool's `tls_ca`"
             .to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names: Vec<&str> = presented.iter().map(|name| inner_name(name)).collect();
             let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!(
                 "its certificate is for {names}, not for {}: give the name in the certificate as the pool's `tls_name`",
@@ -59,7 +59,7 @@ fn certificate(bad: &CertificateError) -> String {
 }
 
 /// `a.test` of `DnsName("a.test")`, which is how the library tells names.
-fn bare(name: &str) -> &str {
+fn inner_name(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
     inner.trim_end_matches(')').trim_matches('"')
 }

@@ -10,27 +10,27 @@ use http_body::{Body, Frame, SizeHint};
 
 /// A request body of known length. Clones share the bytes.
 #[derive(Clone, Debug, Default)]
-pub struct OutboundBody {
+pub struct RequestBody {
     pieces: VecDeque<Bytes>,
-    left_bytes: u64,
+    remaining_bytes: u64,
 }
 
-impl FromIterator<Bytes> for OutboundBody {
+impl FromIterator<Bytes> for RequestBody {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
         let pieces: VecDeque<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
         let left_bytes = pieces.iter().map(|p| p.len() as u64).sum();
-        Self { pieces, left_bytes }
+        Self { pieces, remaining_bytes: left_bytes }
     }
 }
 
-impl Body for OutboundBody {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         Poll::Ready(this.pieces.pop_front().map(|piece| {
-            this.left_bytes -= piece.len() as u64;
+            this.remaining_bytes -= piece.len() as u64;
             Ok(Frame::data(piece))
         }))
     }
@@ -40,6 +40,6 @@ impl Body for OutboundBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left_bytes)
+        SizeHint::with_exact(self.remaining_bytes)
     }
 }

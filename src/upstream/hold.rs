@@ -9,28 +9,28 @@ use http::response::Parts;
 use http::{HeaderMap, header};
 use tokio::time::timeout_at;
 
-use super::Errand;
-use super::answer::AnswerBody;
-use super::failure::Failure;
-use super::pulse::LOOK;
-use super::relay::is_stream;
+use super::ResponseExpectations;
+use super::answer::UpstreamBody;
+use super::failure::SendError;
+use super::pulse::HUNG_CHECK_INTERVAL;
+use super::relay::is_event_stream;
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Phase, Pool, Replica};
-use crate::sse::{Judged, Kind, Observer};
+use crate::sse::{BodyFormat, BodyObserver, EventInfo};
 use crate::units::{Dialect, Moment};
 
 /// A JSON answer up to this size is held until it is complete.
-const JSON_BYTES: u64 = 1 << 20;
+const MAX_PEEKED_JSON_BYTES: u64 = 1 << 20;
 /// The most of a stream that is held for its first event.
-const STREAM_BYTES: u64 = 64 << 10;
+const MAX_PEEKED_STREAM_BYTES: u64 = 64 << 10;
 
 /// Why a stream is given up that might stay open for ever.
-pub(super) const HUNG: &str = "its port refuses connections and nothing comes from it";
+pub(super) const HUNG_CAUSE: &str = "its port refuses connections and nothing comes from it";
 
 /// How an answer that began as a success shows that it is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ResponseFault {
     /// It reports an error, in the first event of a stream or in a JSON document.
     Error,
     /// The replica gave it up: `finish_reason` "abort".
@@ -41,32 +41,32 @@ pub enum Fault {
 
 /// What an answer has shown before any of it is passed on.
 #[derive(Default)]
-pub(super) struct Shown {
-    pub(super) fault: Option<Fault>,
+pub(super) struct PeekResult {
+    pub(super) fault: Option<ResponseFault>,
     /// Has seen all that was held of a JSON document.
-    pub(super) observer: Option<Observer>,
+    pub(super) observer: Option<BodyObserver>,
     /// A stream that has been given its time and has no event yet.
-    pub(super) waits: bool,
+    pub(super) no_event_yet: bool,
 }
 
 /// How much of an answer is awaited.
-enum Until {
+enum PeekUntil {
     FirstEvent,
     End,
     FirstByte,
 }
 
 /// What waiting for a frame came to.
-enum Waited {
+enum FrameWait {
     /// There is one more.
     Frame,
     /// There are no more.
-    Nothing,
+    End,
     /// It was waited for long enough.
-    Passed,
+    TimedOut,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ResponseFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error => "the replica answered 200 and an error",
@@ -79,31 +79,31 @@ impl fmt::Display for Fault {
 /// Reads as much of an answer as must not reach the client yet; the body keeps it for its reader.
 ///
 /// *Errors*: the answer broke off, or took too long. Nothing of it is lost to the client, who has none of it.
-pub(super) async fn hold(
-    body: &mut AnswerBody,
+pub(super) async fn peek_response(
+    body: &mut UpstreamBody,
     head: &Parts,
-    errand: &Errand,
-    patience: &Patience<'_>,
-) -> Result<Shown, Failure> {
-    match until(head, errand) {
-        Until::FirstEvent => first_event(body, errand.dialect, patience).await,
-        Until::End => whole(body, errand.dialect, patience).await,
-        Until::FirstByte => first_byte(body, patience).await,
+    errand: &ResponseExpectations,
+    patience: &ResponseTimer<'_>,
+) -> Result<PeekResult, SendError> {
+    match peek_until(head, errand) {
+        PeekUntil::FirstEvent => peek_first_event(body, errand.dialect, patience).await,
+        PeekUntil::End => peek_json(body, errand.dialect, patience).await,
+        PeekUntil::FirstByte => peek_first_byte(body, patience).await,
     }
 }
 
-fn until(head: &Parts, errand: &Errand) -> Until {
+fn peek_until(head: &Parts, errand: &ResponseExpectations) -> PeekUntil {
     if head.status.is_success() && is_readable_stream(&head.headers, errand.dialect) {
-        return Until::FirstEvent;
+        return PeekUntil::FirstEvent;
     }
-    let small = || length(&head.headers).is_none_or(|length| length <= JSON_BYTES);
-    let held = errand.holds_json && head.status.is_success() && is_json(&head.headers) && small();
-    if held { Until::End } else { Until::FirstByte }
+    let small = || content_length(&head.headers).is_none_or(|length| length <= MAX_PEEKED_JSON_BYTES);
+    let held = errand.buffer_json && head.status.is_success() && is_json(&head.headers) && small();
+    if held { PeekUntil::End } else { PeekUntil::FirstByte }
 }
 
 /// Tells whether an answer is a stream whose events are known and can be read as they pass.
 pub(super) fn is_readable_stream(headers: &HeaderMap, dialect: Dialect) -> bool {
-    dialect != Dialect::Other && is_stream(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+    dialect != Dialect::Other && is_event_stream(headers) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -111,164 +111,183 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
+fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn first_event(body: &mut AnswerBody, dialect: Dialect, patience: &Patience<'_>) -> Result<Shown, Failure> {
-    let latest = patience.hold_until();
-    let mut observer = Observer::new(dialect, Kind::Stream);
-    let mut first: Option<Judged> = None;
-    while first.is_none() && body.early_bytes() <= STREAM_BYTES {
-        let note = |event: Judged| {
-            if event.data && first.is_none() {
+async fn peek_first_event(
+    body: &mut UpstreamBody,
+    dialect: Dialect,
+    patience: &ResponseTimer<'_>,
+) -> Result<PeekResult, SendError> {
+    let latest = patience.hold_deadline();
+    let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
+    let mut first: Option<EventInfo> = None;
+    while first.is_none() && body.buffered_bytes() <= MAX_PEEKED_STREAM_BYTES {
+        let note = |event: EventInfo| {
+            if event.is_event && first.is_none() {
                 first = Some(event);
             }
         };
-        match patience.frame(body, latest, true).await? {
-            Waited::Frame => observer.judge(body.latest(), note),
-            Waited::Nothing => {
-                observer.finish_judging(note);
-                let fault = first.as_ref().map_or(Some(Fault::Empty), fault);
-                return Ok(Shown { fault, ..Shown::default() });
+        match patience.wait_for_frame(body, latest, true).await? {
+            FrameWait::Frame => observer.observe_events(body.last_buffered(), note),
+            FrameWait::End => {
+                observer.finish_events(note);
+                let fault = first.as_ref().map_or(Some(ResponseFault::Empty), event_fault);
+                return Ok(PeekResult { fault, ..PeekResult::default() });
             }
-            Waited::Passed => {
-                patience.still_waits()?;
-                return Ok(Shown { waits: true, ..Shown::default() });
+            FrameWait::TimedOut => {
+                patience.check_time_left()?;
+                return Ok(PeekResult { no_event_yet: true, ..PeekResult::default() });
             }
         };
     }
-    Ok(Shown { fault: first.as_ref().and_then(fault), ..Shown::default() })
+    Ok(PeekResult { fault: first.as_ref().and_then(event_fault), ..PeekResult::default() })
 }
 
 /// What the first event of a stream shows. An error that is about the request is the client's.
-fn fault(first: &Judged) -> Option<Fault> {
+fn event_fault(first: &EventInfo) -> Option<ResponseFault> {
     match first {
-        Judged { error: true, refused: false, .. } => Some(Fault::Error),
-        Judged { aborted: true, .. } => Some(Fault::Aborted),
+        EventInfo { is_error: true, is_client_error: false, .. } => Some(ResponseFault::Error),
+        EventInfo { aborted: true, .. } => Some(ResponseFault::Aborted),
         _ => None,
     }
 }
 
-async fn whole(body: &mut AnswerBody, dialect: Dialect, patience: &Patience<'_>) -> Result<Shown, Failure> {
-    let mut observer = Observer::new(dialect, Kind::Whole);
-    let mut latest = patience.first_by;
+async fn peek_json(
+    body: &mut UpstreamBody,
+    dialect: Dialect,
+    patience: &ResponseTimer<'_>,
+) -> Result<PeekResult, SendError> {
+    let mut observer = BodyObserver::new(dialect, BodyFormat::Json);
+    let mut latest = patience.first_byte_deadline;
     let mut begun = false;
     let mut ended = false;
-    while !ended && body.early_bytes() <= JSON_BYTES {
-        match patience.frame(body, latest, false).await? {
-            Waited::Frame => {
-                observer.observe(body.latest());
+    while !ended && body.buffered_bytes() <= MAX_PEEKED_JSON_BYTES {
+        match patience.wait_for_frame(body, latest, false).await? {
+            FrameWait::Frame => {
+                observer.observe(body.last_buffered());
                 begun = true;
                 ended = body.has_ended();
                 // Asked for only if there is more to wait for.
                 latest = if ended { latest } else { patience.clock.now() + patience.timeouts.idle };
             }
-            Waited::Nothing => ended = true,
-            Waited::Passed if begun => {
-                return Err(Failure::late(Phase::FirstByte, "the answer fell silent", patience.timeouts.idle));
+            FrameWait::End => ended = true,
+            FrameWait::TimedOut if begun => {
+                return Err(SendError::timeout(Phase::FirstByte, "the answer fell silent", patience.timeouts.idle));
             }
-            Waited::Passed => return Err(patience.late()),
+            FrameWait::TimedOut => return Err(patience.timeout_error()),
         }
     }
-    let fault = match (observer.aborted(), observer.error()) {
-        (true, _) => Some(Fault::Aborted),
-        (_, true) => Some(Fault::Error),
+    let fault = match (observer.is_aborted(), observer.has_error()) {
+        (true, _) => Some(ResponseFault::Aborted),
+        (_, true) => Some(ResponseFault::Error),
         _ => None,
     };
-    Ok(Shown { fault: fault.filter(|_| ended), observer: Some(observer), waits: false })
+    Ok(PeekResult { fault: fault.filter(|_| ended), observer: Some(observer), no_event_yet: false })
 }
 
-async fn first_byte(body: &mut AnswerBody, patience: &Patience<'_>) -> Result<Shown, Failure> {
-    if let Waited::Passed = patience.frame(body, patience.hold_until(), false).await? {
-        patience.still_waits()?;
+async fn peek_first_byte(body: &mut UpstreamBody, patience: &ResponseTimer<'_>) -> Result<PeekResult, SendError> {
+    if let FrameWait::TimedOut = patience.wait_for_frame(body, patience.hold_deadline(), false).await? {
+        patience.check_time_left()?;
     }
-    Ok(Shown::default())
+    Ok(PeekResult::default())
 }
 
 /// How long one replica is waited for.
-pub(super) struct Patience<'a> {
+pub(super) struct ResponseTimer<'a> {
     pub(super) clock: Clock,
     pub(super) timeouts: &'a Timeouts,
     pub(super) pool: &'a Pool,
     pub(super) replica: &'a Replica,
     /// The time to the first byte, the prompt's part in it included, and when it is over.
-    pub(super) first_byte: Duration,
-    pub(super) first_by: Moment,
+    pub(super) first_byte_timeout: Duration,
+    pub(super) first_byte_deadline: Moment,
     /// When the whole request must be over.
-    pub(super) until: Option<Moment>,
+    pub(super) total_deadline: Option<Moment>,
 }
 
-impl Patience<'_> {
+impl ResponseTimer<'_> {
     /// The moment until which the first byte, and the request, are waited for.
-    pub(super) fn latest(&self) -> Moment {
-        self.until.map_or(self.first_by, |until| until.min(self.first_by))
+    pub(super) fn head_deadline(&self) -> Moment {
+        self.total_deadline.map_or(self.first_byte_deadline, |until| until.min(self.first_byte_deadline))
     }
 
     /// Why no head has come by then.
-    pub(super) fn late(&self) -> Failure {
-        match self.until {
-            Some(until) if until < self.first_by => Failure::over(),
-            _ => Failure::late(Phase::FirstByte, "no answer", self.first_byte),
+    pub(super) fn timeout_error(&self) -> SendError {
+        match self.total_deadline {
+            Some(until) if until < self.first_byte_deadline => SendError::total_timeout(),
+            _ => SendError::timeout(Phase::FirstByte, "no answer", self.first_byte_timeout),
         }
     }
 
     /// Waits for an answer's head.
-    pub(super) async fn head<T>(&self, exchange: impl Future<Output = T>) -> Result<T, Failure> {
-        let (mut exchange, latest) = (pin!(exchange), self.latest());
+    pub(super) async fn wait_for_head<T>(&self, exchange: impl Future<Output = T>) -> Result<T, SendError> {
+        let (mut exchange, latest) = (pin!(exchange), self.head_deadline());
         loop {
-            let look = latest.min(self.clock.now() + LOOK);
+            let look = latest.min(self.clock.now() + HUNG_CHECK_INTERVAL);
             if let Ok(head) = timeout_at(self.clock.deadline(look), &mut exchange).await {
                 return Ok(head);
             }
             let now = self.clock.now();
             if now >= latest {
-                return Err(self.late());
+                return Err(self.timeout_error());
             }
-            self.still_lives(false, now)?;
+            self.check_alive(false, now)?;
         }
     }
 
     /// Tells whether something is to be expected of the replica. By a stream something would come; a plain answer is
     /// silent until it is done, and is given up only where another replica can give it.
-    fn still_lives(&self, streams: bool, now: Moment) -> Result<(), Failure> {
-        let door = self.replica.door();
-        let left = |limit| door.is_quiet_for(limit, now) && self.pool.ready_without(self.replica, now);
-        let hangs = if streams { door.has_hung(now) } else { self.pool.spec().failing.stalled.is_some_and(left) };
-        if hangs { Err(Failure::told(Phase::FirstByte, "no answer", HUNG.to_owned())) } else { Ok(()) }
+    fn check_alive(&self, streams: bool, now: Moment) -> Result<(), SendError> {
+        let door = self.replica.port_state();
+        let left =
+            |limit| door.is_closed_and_silent_for(limit, now) && self.pool.has_eligible_other_than(self.replica, now);
+        let hangs =
+            if streams { door.is_hung(now) } else { self.pool.spec().failure_policy.stall_timeout.is_some_and(left) };
+        if hangs { Err(SendError::with_cause(Phase::FirstByte, "no answer", HUNG_CAUSE.to_owned())) } else { Ok(()) }
     }
 
-    fn hold_until(&self) -> Moment {
-        self.first_by.min(self.clock.now() + self.timeouts.hold)
+    fn hold_deadline(&self) -> Moment {
+        self.first_byte_deadline.min(self.clock.now() + self.timeouts.first_event_hold)
     }
 
     /// Tells whether there is time left for the first byte.
-    fn still_waits(&self) -> Result<(), Failure> {
-        if self.clock.now() < self.first_by { Ok(()) } else { Err(self.late()) }
+    fn check_time_left(&self) -> Result<(), SendError> {
+        if self.clock.now() < self.first_byte_deadline { Ok(()) } else { Err(self.timeout_error()) }
     }
 
     /// Waits for the next frame, and leaves it to the body.
-    async fn frame(&self, body: &mut AnswerBody, latest: Moment, streams: bool) -> Result<Waited, Failure> {
-        let end = self.until.map_or(latest, |until| until.min(latest));
-        let mut look = end.min(self.clock.now() + LOOK);
+    async fn wait_for_frame(
+        &self,
+        body: &mut UpstreamBody,
+        latest: Moment,
+        streams: bool,
+    ) -> Result<FrameWait, SendError> {
+        let end = self.total_deadline.map_or(latest, |until| until.min(latest));
+        let mut look = end.min(self.clock.now() + HUNG_CHECK_INTERVAL);
         loop {
-            match timeout_at(self.clock.deadline(look), body.prefetch()).await {
-                Ok(Ok(true)) => return Ok(Waited::Frame),
-                Ok(Ok(false)) => return Ok(Waited::Nothing),
+            match timeout_at(self.clock.deadline(look), body.buffer_frame()).await {
+                Ok(Ok(true)) => return Ok(FrameWait::Frame),
+                Ok(Ok(false)) => return Ok(FrameWait::End),
                 Ok(Err(error)) => {
-                    return Err(Failure::new(Phase::FirstByte, "the answer broke off before it could be used", &error));
+                    return Err(SendError::new(
+                        Phase::FirstByte,
+                        "the answer broke off before it could be used",
+                        &error,
+                    ));
                 }
                 Err(_) => {}
             }
             let now = self.clock.now();
-            if self.until.is_some_and(|until| now >= until) {
-                return Err(Failure::over());
+            if self.total_deadline.is_some_and(|until| now >= until) {
+                return Err(SendError::total_timeout());
             }
             if now >= latest {
-                return Ok(Waited::Passed);
+                return Ok(FrameWait::TimedOut);
             }
-            self.still_lives(streams, now)?;
-            look = end.min(now + LOOK);
+            self.check_alive(streams, now)?;
+            look = end.min(now + HUNG_CHECK_INTERVAL);
         }
     }
 }

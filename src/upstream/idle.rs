@@ -6,28 +6,28 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::is_stale;
-use super::link::Link;
+use super::is_expired;
+use super::link::UpstreamConnection;
 use crate::units::{Moment, ReplicaId};
 
 /// The most connections kept idle to one replica, per worker.
-const PER_REPLICA: usize = 512;
+const MAX_IDLE_PER_REPLICA: usize = 512;
 
 /// One worker's idle connections, the latest used taken first.
 #[derive(Default)]
-pub(super) struct IdleLinks {
-    links: RefCell<BTreeMap<ReplicaId, Vec<Link>>>,
+pub(super) struct IdleConnections {
+    connections: RefCell<BTreeMap<ReplicaId, Vec<UpstreamConnection>>>,
 }
 
-impl IdleLinks {
+impl IdleConnections {
     /// Takes a connection that can be used, if there is one. `keep` must be shorter than the replicas' own keep-alive:
     /// vLLM closes after 5 s.
-    pub(super) async fn take(&self, replica: ReplicaId, now: Moment, keep: Duration) -> Option<Link> {
+    pub(super) async fn acquire(&self, replica: ReplicaId, now: Moment, keep: Duration) -> Option<UpstreamConnection> {
         poll_fn(|cx| {
-            let mut links = self.links.borrow_mut();
+            let mut links = self.connections.borrow_mut();
             let Some(waiting) = links.get_mut(&replica) else { return Poll::Ready(None) };
             while let Some(mut link) = waiting.pop() {
-                if !is_stale(link.idle_since, now, keep) && link.is_free(cx) {
+                if !is_expired(link.idle_since, now, keep) && link.is_reusable(cx) {
                     link.reused = true;
                     return Poll::Ready(Some(link));
                 }
@@ -38,21 +38,21 @@ impl IdleLinks {
     }
 
     /// Keeps a connection whose answer has ended.
-    pub(super) fn put(&self, replica: ReplicaId, mut link: Link, now: Moment) {
+    pub(super) fn insert(&self, replica: ReplicaId, mut link: UpstreamConnection, now: Moment) {
         link.idle_since = now;
-        let mut links = self.links.borrow_mut();
+        let mut links = self.connections.borrow_mut();
         let waiting = links.entry(replica).or_default();
-        if waiting.len() < PER_REPLICA {
+        if waiting.len() < MAX_IDLE_PER_REPLICA {
             waiting.push(link);
         }
     }
 
     /// Closes what has waited too long.
     pub(super) fn sweep(&self, now: Moment, keep: Duration) {
-        let mut links = self.links.borrow_mut();
+        let mut links = self.connections.borrow_mut();
         links.retain(|_, waiting| {
             // Oldest first: they were put in the order they became idle.
-            let fresh = waiting.iter().position(|l| !is_stale(l.idle_since, now, keep)).unwrap_or(waiting.len());
+            let fresh = waiting.iter().position(|l| !is_expired(l.idle_since, now, keep)).unwrap_or(waiting.len());
             waiting.drain(..fresh);
             !waiting.is_empty()
         });

@@ -14,59 +14,59 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::OutboundBody;
-use super::wire::Wire;
+use super::RequestBody;
+use super::wire::Transport;
 use crate::fleet::Origin;
-use crate::tls::Keyring;
+use crate::tls::TlsStore;
 use crate::units::Moment;
 
-type Running = Connection<TokioIo<Wire>, OutboundBody>;
+type ConnectionDriver = Connection<TokioIo<Transport>, RequestBody>;
 
 /// A connection with at most one request on it.
-pub(super) struct Link {
-    sender: SendRequest<OutboundBody>,
+pub(super) struct UpstreamConnection {
+    sender: SendRequest<RequestBody>,
     /// `None` once the connection has ended.
-    wire: Option<Pin<Box<Running>>>,
+    driver: Option<Pin<Box<ConnectionDriver>>>,
     /// Whether it has carried a request before the present one.
     pub(super) reused: bool,
     /// When its last answer ended.
     pub(super) idle_since: Moment,
 }
 
-impl Link {
+impl UpstreamConnection {
     /// Connects, and shakes hands where there is TLS; no byte of a request is sent yet.
-    pub(super) async fn open(origin: &Origin, keyring: &Keyring) -> io::Result<Self> {
+    pub(super) async fn open(origin: &Origin, keyring: &TlsStore) -> io::Result<Self> {
         let stream = match origin.address() {
             Some(address) => TcpStream::connect((address, origin.port())).await?,
             None => TcpStream::connect((origin.host(), origin.port())).await?,
         };
         stream.set_nodelay(true)?;
-        let stream = Wire::over(stream, origin, keyring).await?;
+        let stream = Transport::handshake(stream, origin, keyring).await?;
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);
         let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, wire: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
+        Ok(Self { sender, driver: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
     }
 
     /// Moves bytes between the socket and the request or answer under way.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(wire) = &mut self.wire
+    pub(super) fn poll_driver(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.driver
             && wire.as_mut().poll(cx).is_ready()
         {
-            self.wire = None;
+            self.driver = None;
         }
     }
 
     /// Tells whether another request can be sent, after one look at the socket.
-    pub(super) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx);
-        self.wire.is_some() && self.sender.is_ready()
+    pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_driver(cx);
+        self.driver.is_some() && self.sender.is_ready()
     }
 
     /// Sends a request and waits for the answer's head.
-    pub(super) async fn exchange(&mut self, request: Request<OutboundBody>) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send_request(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let wire = &mut self.wire;
+        let wire = &mut self.driver;
         std::future::poll_fn(|cx| {
             if let Some(running) = wire
                 && running.as_mut().poll(cx).is_ready()
@@ -84,7 +84,7 @@ impl Link {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<hyper::body::Frame<Bytes>>>> {
-        self.drive(cx);
+        self.poll_driver(cx);
         hyper::body::Body::poll_frame(Pin::new(body), cx)
     }
 }

@@ -22,65 +22,65 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
 use tokio::time::{error::Elapsed, timeout};
 
-pub use answer::{Answer, AnswerBody};
-pub use body::OutboundBody;
-pub use failure::Failure;
-pub use hold::Fault;
-pub use relay::{Ending, Relayed, is_stream};
+pub use answer::{UpstreamBody, UpstreamResponse};
+pub use body::RequestBody;
+pub use failure::SendError;
+pub use hold::ResponseFault;
+pub use relay::{RelayBody, RelayResult, is_event_stream};
 
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Lease, Origin, Outcome, Phase, Replica};
-use crate::tls::Keyring;
+use crate::tls::TlsStore;
 use crate::units::{Dialect, Moment, Timing};
-use hold::{Patience, Shown};
-use idle::IdleLinks;
-use link::Link;
+use hold::{PeekResult, ResponseTimer};
+use idle::IdleConnections;
+use link::UpstreamConnection;
 
 /// A request as it goes to a replica. The path is the one behind the replica's prefix.
 #[derive(Clone, Debug)]
-pub struct Outbound {
+pub struct UpstreamRequest {
     /// The method.
     pub method: Method,
     /// Path and query, `/v1/...`.
     pub path: String,
-    /// Headers, hop-by-hop ones taken out; `Content-Length` is set on sending, `Host` is
+    /// Headers, hop-by-hop ones taken out; `BodyContent-Length` is set on sending, `Host` is
     /// the replica's authority unless it is here.
     pub headers: HeaderMap,
     /// The body.
-    pub body: OutboundBody,
+    pub body: RequestBody,
     /// What is known of the answer.
-    pub errand: Errand,
+    pub expectations: ResponseExpectations,
 }
 
 /// What is known of a request's answer before it comes.
 #[derive(Clone, Copy, Debug)]
-pub struct Errand {
+pub struct ResponseExpectations {
     /// The shape of the answer.
     pub dialect: Dialect,
     /// A JSON answer is held until it is complete: another replica can answer as well.
-    pub holds_json: bool,
+    pub buffer_json: bool,
     /// When the whole of it must have come; `None` for no limit.
-    pub until: Option<Moment>,
+    pub total_deadline: Option<Moment>,
 }
 
 /// One worker's way to the replicas, with its own idle connections. Never shared between threads.
 #[derive(Clone)]
-pub struct Upstream {
-    idle: Rc<IdleLinks>,
+pub struct UpstreamClient {
+    idle_connections: Rc<IdleConnections>,
     clock: Clock,
-    keyring: Arc<ArcSwap<Keyring>>,
+    tls_store: Arc<ArcSwap<TlsStore>>,
 }
 
-impl Upstream {
+impl UpstreamClient {
     /// No connection is opened before there is a request for it. New ones are secured with what `keyring` holds then.
-    pub fn new(clock: Clock, keyring: Arc<ArcSwap<Keyring>>) -> Self {
-        Self { idle: Rc::default(), clock, keyring }
+    pub fn new(clock: Clock, keyring: Arc<ArcSwap<TlsStore>>) -> Self {
+        Self { idle_connections: Rc::default(), clock, tls_store: keyring }
     }
 
     /// Closes connections that have been idle for too long; to be called about every second.
     pub fn sweep(&self, timeouts: &Timeouts) {
-        self.idle.sweep(self.clock.now(), timeouts.upstream_keepalive);
+        self.idle_connections.sweep(self.clock.now(), timeouts.upstream_keepalive);
     }
 
     /// Sends `out` to the leased replica and waits until the answer shows whether it is worth passing on.
@@ -93,97 +93,129 @@ impl Upstream {
     /// elsewhere. `timing` is told at once when there is a connection, even if nobody waits for the answer.
     pub async fn send(
         &self,
-        out: &Outbound,
+        out: &UpstreamRequest,
         lease: &Lease,
         timeouts: &Timeouts,
         timing: &mut Timing,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<UpstreamResponse, SendError> {
         let replica = lease.replica();
         let now = self.clock.now();
         // A long prompt takes long to read: 1 s for each 1,000 tokens.
         let first_byte = timeouts.first_byte + Duration::from_millis(lease.prompt().0);
-        let (first_by, until) = (now + first_byte, out.errand.until);
+        let (first_by, until) = (now + first_byte, out.expectations.total_deadline);
         let (clock, pool) = (self.clock, lease.pool());
-        let mut patience = Patience { clock, timeouts, pool, replica, first_byte, first_by, until };
-        if let Some(link) = self.idle.take(replica.id(), now, timeouts.upstream_keepalive).await {
-            timing.connected = Some(now);
-            match self.ask(link, out, &patience).await {
+        let mut patience = ResponseTimer {
+            clock,
+            timeouts,
+            pool,
+            replica,
+            first_byte_timeout: first_byte,
+            first_byte_deadline: first_by,
+            total_deadline: until,
+        };
+        if let Some(link) = self.idle_connections.acquire(replica.id(), now, timeouts.upstream_keepalive).await {
+            timing.connected_at = Some(now);
+            match self.send_on(link, out, &patience).await {
                 // Engines close idle connections whenever they like; that this one was is no fault of the replica.
-                Err(Refused { stale: true, .. }) => timing.connected = None,
-                answered => return told(answered, timing),
+                Err(AttemptError { stale_connection: true, .. }) => timing.connected_at = None,
+                answered => return record_timing(answered, timing),
             }
         }
         let link = self.connect(replica, timeouts).await?;
         let connected = self.clock.now();
-        timing.connected = Some(connected);
-        patience.first_by = connected + first_byte;
-        told(self.ask(link, out, &patience).await, timing)
+        timing.connected_at = Some(connected);
+        patience.first_byte_deadline = connected + first_byte;
+        record_timing(self.send_on(link, out, &patience).await, timing)
     }
 
-    async fn connect(&self, replica: &Replica, timeouts: &Timeouts) -> Result<Link, Failure> {
-        match timeout(timeouts.connect, Link::open(replica.origin(), &self.keyring.load_full())).await {
+    async fn connect(&self, replica: &Replica, timeouts: &Timeouts) -> Result<UpstreamConnection, SendError> {
+        match timeout(timeouts.connect, UpstreamConnection::open(replica.origin(), &self.tls_store.load_full())).await {
             Ok(Ok(link)) => {
-                replica.door().opened();
+                replica.port_state().record_connected();
                 Ok(link)
             }
             Ok(Err(error)) => {
                 if error.kind() == io::ErrorKind::ConnectionRefused {
-                    replica.door().refused(self.clock.now());
+                    replica.port_state().record_refused(self.clock.now());
                 }
-                Err(Failure::unconnected(&error))
+                Err(SendError::from_connect_error(&error))
             }
-            Err(Elapsed { .. }) => Err(Failure::late(Phase::Connect, "no connection", timeouts.connect)),
+            Err(Elapsed { .. }) => Err(SendError::timeout(Phase::Connect, "no connection", timeouts.connect)),
         }
     }
 
-    async fn ask(&self, mut link: Link, out: &Outbound, patience: &Patience<'_>) -> Result<Answer, Refused> {
+    async fn send_on(
+        &self,
+        mut link: UpstreamConnection,
+        out: &UpstreamRequest,
+        patience: &ResponseTimer<'_>,
+    ) -> Result<UpstreamResponse, AttemptError> {
         let replica = patience.replica;
-        let request = compose(out, replica.origin());
-        let head = match patience.head(link.exchange(request)).await? {
+        let request = build_request(out, replica.origin());
+        let head = match patience.wait_for_head(link.send_request(request)).await? {
             Ok(head) => head,
             Err(error) => {
-                let stale = link.reused && (error.is_canceled() || error.is_incomplete_message() || is_cut(&error));
-                return Err(Refused { failure: Failure::new(Phase::FirstByte, "no answer", &error), stale });
+                let stale = link.reused
+                    && (error.is_canceled() || error.is_incomplete_message() || is_unclean_tls_close(&error));
+                return Err(AttemptError {
+                    error: SendError::new(Phase::FirstByte, "no answer", &error),
+                    stale_connection: stale,
+                });
             }
         };
         let came = self.clock.now();
         let (head, incoming) = head.into_parts();
-        let mut body = AnswerBody::new(incoming, link, self.idle.clone(), replica.id(), self.clock);
-        let Shown { fault, observer, waits } = hold::hold(&mut body, &head, &out.errand, patience).await?;
+        let mut body = UpstreamBody::new(incoming, link, self.idle_connections.clone(), replica.id(), self.clock);
+        let PeekResult { fault, observer, no_event_yet: waits } =
+            hold::peek_response(&mut body, &head, &out.expectations, patience).await?;
         let meaning = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
-            None => meaning::meaning(head.status, &head.headers, self.clock),
+            None => meaning::classify_status(head.status, &head.headers, self.clock),
         };
-        let (first_by, until) = (patience.first_by, patience.until);
-        Ok(Answer { meaning, fault, came, usage_is_ours: false, head, body, observer, waits, first_by, until })
+        let (first_by, until) = (patience.first_byte_deadline, patience.total_deadline);
+        Ok(UpstreamResponse {
+            outcome: meaning,
+            fault,
+            received_at: came,
+            router_requested_usage: false,
+            head,
+            body,
+            observer,
+            no_event_yet: waits,
+            first_byte_deadline: first_by,
+            total_deadline: until,
+        })
     }
 }
 
-struct Refused {
-    failure: Failure,
+struct AttemptError {
+    error: SendError,
     /// Nothing was wrong but the age of the connection.
-    stale: bool,
+    stale_connection: bool,
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self { failure, stale: false }
+impl From<SendError> for AttemptError {
+    fn from(failure: SendError) -> Self {
+        Self { error: failure, stale_connection: false }
     }
 }
 
 /// Notes when the head came.
-fn told(answered: Result<Answer, Refused>, timing: &mut Timing) -> Result<Answer, Failure> {
-    let answer = answered.map_err(|refused| refused.failure)?;
-    timing.head = Some(answer.came);
+fn record_timing(
+    answered: Result<UpstreamResponse, AttemptError>,
+    timing: &mut Timing,
+) -> Result<UpstreamResponse, SendError> {
+    let answer = answered.map_err(|refused| refused.error)?;
+    timing.head_received_at = Some(answer.received_at);
     Ok(answer)
 }
 
-fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
+fn build_request(out: &UpstreamRequest, origin: &Origin) -> Request<RequestBody> {
     let mut request = Request::new(out.body.clone());
     *request.method_mut() = out.method.clone();
     *request.headers_mut() = out.headers.clone();
     // `path` came in as part of a valid URI and the prefix from a configured one, so neither can fail.
-    *request.uri_mut() = match origin.prefix() {
+    *request.uri_mut() = match origin.path_prefix() {
         "" => Uri::try_from(out.path.as_str()),
         prefix => Uri::try_from(format!("{prefix}{}", out.path)),
     }
@@ -201,12 +233,12 @@ fn compose(out: &Outbound, origin: &Origin) -> Request<OutboundBody> {
 }
 
 /// Tells whether a TLS connection was closed without the farewell that TLS asks for, as many servers do.
-fn is_cut(error: &hyper::Error) -> bool {
+fn is_unclean_tls_close(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// The earliest moment a link counts as too old, for tests and sweeps alike.
-fn is_stale(idle_since: Moment, now: Moment, keep: Duration) -> bool {
+fn is_expired(idle_since: Moment, now: Moment, keep: Duration) -> bool {
     now.since(idle_since) >= keep
 }

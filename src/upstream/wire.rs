@@ -8,19 +8,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::fleet::Origin;
-use crate::tls::{self, Keyring, ReplicaStream};
+use crate::tls::{self, ReplicaStream, TlsStore};
 
 /// A connection's bytes. Not a trait object, so that a plain connection costs what it cost without TLS.
-pub(super) enum Wire {
+pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<ReplicaStream>),
 }
 
-impl Wire {
+impl Transport {
     /// Shakes hands over a new connection where the replica is reached by TLS.
     ///
     /// *Errors*: the replica is not who it should be.
-    pub(super) async fn over(stream: TcpStream, origin: &Origin, keyring: &Keyring) -> io::Result<Self> {
+    pub(super) async fn handshake(stream: TcpStream, origin: &Origin, keyring: &TlsStore) -> io::Result<Self> {
         match origin.tls() {
             None => Ok(Self::Plain(stream)),
             Some(tls) => Ok(Self::Tls(Box::new(tls::connect(keyring, origin, tls, stream).await?))),
@@ -28,7 +28,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -37,7 +37,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Pool;
-use crate::fleet::{Meter, Models, Paths};
+use crate::fleet::{LengthEstimator, PathPolicy, ReplicaModels};
 use crate::units::ModelName;
 
 impl Pool {
@@ -12,7 +12,7 @@ impl Pool {
         let mut names = self.spec.models.clone();
         if names.is_empty() {
             for replica in self.replicas() {
-                if let Models::Listed(listed) = &*replica.models() {
+                if let ReplicaModels::Listed(listed) = &*replica.models() {
                     names.extend(listed.iter().cloned());
                 }
             }
@@ -23,19 +23,19 @@ impl Pool {
     }
 
     /// What measures requests for `model`, a name the pool can be asked for.
-    pub fn meter(&self, model: Option<&str>) -> Arc<Meter> {
+    pub fn length_estimator(&self, model: Option<&str>) -> Arc<LengthEstimator> {
         let named = model.filter(|model| {
             let lists = |name: &ModelName| name.as_str() == *model;
-            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.serves(model))
+            self.spec.models.iter().any(lists) || self.replicas().any(|replica| replica.has_model(model))
         });
-        self.meters.of(named.map(ModelName::from).as_ref())
+        self.length_estimators.for_model(named.map(ModelName::from).as_ref())
     }
 
     /// Tells whether the pool is asked for `model`.
-    pub fn serves(&self, model: &str) -> bool {
-        match (&self.spec.paths, self.spec.models.as_slice()) {
-            (Paths::Any, []) => true,
-            (_, []) => self.replicas().any(|r| r.serves(model)),
+    pub fn has_model(&self, model: &str) -> bool {
+        match (&self.spec.path_policy, self.spec.models.as_slice()) {
+            (PathPolicy::Any, []) => true,
+            (_, []) => self.replicas().any(|r| r.has_model(model)),
             (_, names) => names.iter().any(|n| n.as_str() == model),
         }
     }

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::harness::client::{Client, request};
-use crate::harness::{ask, chat, replica, wait_until};
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::{chat_body, send_request, start_replica, wait_until};
 use serde_json::Value;
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
-fn tokenweir(args: &[&str]) -> Command {
+fn tokenweir_command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
     command.args(args).current_dir(env!("CARGO_MANIFEST_DIR")).env_clear();
     command.env("TOKENWEIR__LISTEN", "127.0.0.1:0").env("TOKENWEIR__ADMIN", "127.0.0.1:0");
@@ -22,13 +22,13 @@ fn tokenweir(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = tokenweir(args).output().unwrap();
+fn run_tokenweir(args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = tokenweir_command(args).output().unwrap();
     (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 /// A folder of this test's own, emptied.
-fn folder(name: &str) -> PathBuf {
+fn create_test_dir(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("tokenweir-{}-{name}", std::process::id()));
     drop(fs::remove_dir_all(&folder));
     fs::create_dir_all(&folder).unwrap();
@@ -36,14 +36,14 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// A process that serves; killed when dropped.
-struct Process {
+struct CliProcess {
     child: Child,
     /// The line it announced itself with.
-    said: String,
+    announcement: String,
 }
 
-impl Process {
-    fn serve(command: &mut Command) -> Self {
+impl CliProcess {
+    fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut said = String::new();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -53,31 +53,34 @@ impl Process {
         }
         // What comes later must not fill the pipe.
         std::thread::spawn(move || drop(stderr.read_to_end(&mut Vec::new())));
-        Self { child, said }
+        Self { child, announcement: said }
     }
 
     /// The `at`th address it said.
-    fn addr(&self, at: usize) -> SocketAddr {
-        let words = self.said.split([' ', ',', '/', '\n']);
-        words.filter_map(|word| word.parse().ok()).nth(at).unwrap_or_else(|| panic!("no address in {}", self.said))
+    fn nth_addr(&self, at: usize) -> SocketAddr {
+        let words = self.announcement.split([' ', ',', '/', '\n']);
+        words
+            .filter_map(|word| word.parse().ok())
+            .nth(at)
+            .unwrap_or_else(|| panic!("no address in {}", self.announcement))
     }
 
-    fn signal(&self, name: &str) {
+    fn send_signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
-    fn ended(&mut self) -> bool {
+    fn has_exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    fn code(&mut self) -> Option<i32> {
-        wait_until("the process has ended", || self.ended());
+    fn wait_for_exit(&mut self) -> Option<i32> {
+        wait_until("the process has ended", || self.has_exited());
         self.child.wait().unwrap().code()
     }
 }
 
-impl Drop for Process {
+impl Drop for CliProcess {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -85,31 +88,31 @@ impl Drop for Process {
 }
 
 /// Serves these, with more of the environment, and waits until it is ready.
-fn serve(url: &str, env: &[(&str, &str)]) -> Process {
-    let process = Process::serve(tokenweir(&["serve", url]).envs(env.iter().copied()));
-    wait_until("it is ready", || ask(process.addr(1), "GET", "/readyz", "", "").status == 200);
+fn serve_until_ready(url: &str, env: &[(&str, &str)]) -> CliProcess {
+    let process = CliProcess::spawn(tokenweir_command(&["serve", url]).envs(env.iter().copied()));
+    wait_until("it is ready", || send_request(process.nth_addr(1), "GET", "/readyz", "", "").status == 200);
     process
 }
 
 #[test]
 fn check_and_test_tell_good_configurations_from_bad_ones() {
     for args in [&["check", "-c", "config/router.toml"][..], &["serve", "-t", "-c", "config/router.toml"]] {
-        let (code, out, err) = run(args);
+        let (code, out, err) = run_tokenweir(args);
         assert_eq!((code, &*out), (0, "configuration ok: 1 pool(s), 2 replica(s)\n"), "{err}");
     }
-    let bad = folder("check").join("bad.toml");
+    let bad = create_test_dir("check").join("bad.toml");
     fs::write(&bad, "listen = \"127.0.0.1:80\"\n[limits]\nbody_byte = 1\n").unwrap();
     let bad = bad.to_str().unwrap();
     for args in [&["check", "-c", bad][..], &["serve", "-t", "-c", bad], &["serve", "-c", bad]] {
-        let (code, out, err) = run(args);
+        let (code, out, err) = run_tokenweir(args);
         assert_eq!((code, &*out), (1, ""), "{err}");
         assert!(err.contains(&format!("{bad}:3:1")) && err.contains("body_bytes"), "{err}");
     }
-    let (code, _, err) = run(&["check", "-c", "/nowhere/router.toml"]);
+    let (code, _, err) = run_tokenweir(&["check", "-c", "/nowhere/router.toml"]);
     assert!(code == 1 && err.contains("cannot read /nowhere/router.toml"), "{err}");
-    let (code, _, err) = run(&["serve"]);
+    let (code, _, err) = run_tokenweir(&["serve"]);
     assert!(code == 2 && err.contains("Usage"), "{err}");
-    let (code, out, _) = run(&["--help"]);
+    let (code, out, _) = run_tokenweir(&["--help"]);
     assert!(code == 0 && ["serve", "check", "emulate"].iter().all(|word| out.contains(word)), "{out}");
 }
 
@@ -118,7 +121,7 @@ fn a_port_that_is_taken_is_told_with_its_key_and_a_way_out() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for (variable, key) in [("TOKENWEIR__LISTEN", "listen"), ("TOKENWEIR__ADMIN", "admin")] {
-        let output = tokenweir(&["serve", "http://127.0.0.1:1"]).env(variable, &addr).output().unwrap();
+        let output = tokenweir_command(&["serve", "http://127.0.0.1:1"]).env(variable, &addr).output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{err}");
         for word in [&*addr, &format!("({key})"), "in use", "stop it, or choose another"] {
@@ -129,7 +132,7 @@ fn a_port_that_is_taken_is_told_with_its_key_and_a_way_out() {
 
 #[test]
 fn the_demo_says_little_and_its_command_brings_tokens() {
-    let mut child = tokenweir(&["--no-load"]).spawn().unwrap();
+    let mut child = tokenweir_command(&["--no-load"]).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut said = Vec::new();
     while !said.last().is_some_and(|line: &String| line.starts_with("Your own replicas")) {
@@ -137,7 +140,7 @@ fn the_demo_says_little_and_its_command_brings_tokens() {
         assert!(out.read_line(&mut line).unwrap() > 0, "it ended: {said:?}");
         said.push(line);
     }
-    let process = Process { child, said: String::new() };
+    let process = CliProcess { child, announcement: String::new() };
     assert!(said.len() <= 12, "{} lines", said.len());
     let command = said.iter().find(|line| line.contains("curl")).unwrap();
     let url = command.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
@@ -145,74 +148,74 @@ fn the_demo_says_little_and_its_command_brings_tokens() {
     let body = command.split('\'').find(|part| part.starts_with('{')).unwrap();
     let addr = addr.parse().unwrap();
     wait_until("the demo's command works", || {
-        let reply = ask(addr, "POST", &format!("/{path}"), "", body);
+        let reply = send_request(addr, "POST", &format!("/{path}"), "", body);
         reply.status == 200 && reply.text().contains("\"content\":\"water\"") && reply.text().contains("[DONE]")
     });
     let metrics = said.iter().find_map(|line| line.strip_prefix("Metrics: http://")).unwrap();
     let admin = metrics.split('/').next().unwrap().parse().unwrap();
-    assert!(ask(admin, "GET", "/metrics", "", "").text().contains("tokenweir_requests_total"));
-    process.signal("INT");
+    assert!(send_request(admin, "GET", "/metrics", "", "").text().contains("tokenweir_requests_total"));
+    process.send_signal("INT");
     let mut process = process;
-    assert_eq!(process.code(), Some(0));
+    assert_eq!(process.wait_for_exit(), Some(0));
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "", "nothing is said afterwards");
 }
 
 /// A stream in lock-step, its head read.
-fn begun(addr: SocketAddr, id: &str) -> Client<TcpStream> {
-    let mut client = Client::connect(addr);
+fn start_lockstep_stream(addr: SocketAddr, id: &str) -> TestClient<TcpStream> {
+    let mut client = TestClient::connect(addr);
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
-    client.send(request("POST", CHAT, &headers, chat("m", 5, true)));
-    assert_eq!(client.head().status, 200);
-    client.piece().unwrap();
+    client.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 5, true)));
+    assert_eq!(client.read_head().status, 200);
+    client.read_piece().unwrap();
     client
 }
 
 #[test]
 fn sigterm_lets_a_stream_finish_and_then_ends_well() {
-    let replica = replica(&["m"]);
-    let mut process = serve(&replica.url(), &[]);
-    let addr = process.addr(0);
-    let mut client = begun(addr, "slow");
-    process.signal("TERM");
+    let replica = start_replica(&["m"]);
+    let mut process = serve_until_ready(&replica.url(), &[]);
+    let addr = process.nth_addr(0);
+    let mut client = start_lockstep_stream(addr, "slow");
+    process.send_signal("TERM");
     wait_until("nothing new is accepted", || TcpStream::connect(addr).is_err());
-    assert_eq!(ask(process.addr(1), "GET", "/readyz", "", "").text(), "draining\n");
-    let next = || ask(replica.addr(), "POST", "/emulate/next/slow", "", "").status;
-    assert!(!process.ended());
+    assert_eq!(send_request(process.nth_addr(1), "GET", "/readyz", "", "").text(), "draining\n");
+    let next = || send_request(replica.addr(), "POST", "/emulate/next/slow", "", "").status;
+    assert!(!process.has_exited());
     let mut text = String::new();
     while next() == 200 {
-        let Some(piece) = client.piece() else { break };
+        let Some(piece) = client.read_piece() else { break };
         text += std::str::from_utf8(&piece).unwrap();
     }
-    text += &String::from_utf8(client.rest()).unwrap();
+    text += &String::from_utf8(client.read_remaining_body()).unwrap();
     assert!(!client.is_broken() && text.ends_with("data: [DONE]\n\n"), "{text}");
-    assert_eq!(process.code(), Some(0));
+    assert_eq!(process.wait_for_exit(), Some(0));
 }
 
 #[test]
 fn what_came_while_the_process_did_not_run_is_served() {
-    let replica = replica(&["m"]);
-    let process = serve(&replica.url(), &[("TOKENWEIR__TIMEOUTS__HEADER", "2s")]);
-    let mut clients: Vec<_> = (0..16).map(|_| Client::connect(process.addr(0))).collect();
+    let replica = start_replica(&["m"]);
+    let process = serve_until_ready(&replica.url(), &[("TOKENWEIR__TIMEOUTS__HEADER", "2s")]);
+    let mut clients: Vec<_> = (0..16).map(|_| TestClient::connect(process.nth_addr(0))).collect();
     std::thread::sleep(Duration::from_millis(200));
-    process.signal("STOP");
-    clients.iter_mut().for_each(|client| client.send(request("GET", "/v1/models", "", "")));
+    process.send_signal("STOP");
+    clients.iter_mut().for_each(|client| client.send(build_request("GET", "/v1/models", "", "")));
     std::thread::sleep(Duration::from_millis(2200));
-    process.signal("CONT");
+    process.send_signal("CONT");
     for client in &mut clients {
-        assert_eq!(client.reply().status, 200);
+        assert_eq!(client.read_response().status, 200);
     }
 }
 
 #[test]
 fn connections_that_bring_no_request_in_time_are_told_of() {
-    let (replica, log) = (replica(&["m"]), folder("late").join("error.log"));
+    let (replica, log) = (start_replica(&["m"]), create_test_dir("late").join("error.log"));
     let env = [("TOKENWEIR__TIMEOUTS__HEADER", "300ms"), ("TOKENWEIR__LOG__ERROR", log.to_str().unwrap())];
-    let process = serve(&replica.url(), &env);
-    let mut clients = [Client::connect(process.addr(0)), Client::connect(process.addr(0))];
+    let process = serve_until_ready(&replica.url(), &env);
+    let mut clients = [TestClient::connect(process.nth_addr(0)), TestClient::connect(process.nth_addr(0))];
     clients[1].send("GET /v1/models HTTP/1.1\r\nhost: router.te");
-    assert!(clients.iter_mut().all(Client::closes));
+    assert!(clients.iter_mut().all(TestClient::wait_for_close));
     wait_until("both are told of", || {
         let told = fs::read_to_string(&log).unwrap();
         told.matches("a connection of 127.0.0.1 was closed: no request came whole within 300ms").count() == 2
@@ -224,41 +227,42 @@ fn sigint_a_second_signal_and_the_drain_timeout_end_at_once() {
     for (signals, drain) in
         [(&["INT"][..], "300s"), (&["TERM", "TERM"], "300s"), (&["TERM"], "100ms"), (&["QUIT", "INT"], "9s")]
     {
-        let replica = replica(&["m"]);
-        let mut process = serve(&replica.url(), &[("TOKENWEIR__TIMEOUTS__DRAIN", drain)]);
-        let addr = process.addr(0);
-        let mut client = begun(addr, "endless");
+        let replica = start_replica(&["m"]);
+        let mut process = serve_until_ready(&replica.url(), &[("TOKENWEIR__TIMEOUTS__DRAIN", drain)]);
+        let addr = process.nth_addr(0);
+        let mut client = start_lockstep_stream(addr, "endless");
         for signal in signals {
-            process.signal(signal);
+            process.send_signal(signal);
             wait_until("nothing new is accepted", || TcpStream::connect(addr).is_err());
         }
-        assert_eq!(process.code(), Some(0), "{signals:?}");
-        client.rest();
+        assert_eq!(process.wait_for_exit(), Some(0), "{signals:?}");
+        client.read_remaining_body();
         assert!(client.is_broken(), "{signals:?}: the client sees that its answer is not whole");
-        wait_until("the replica is let go", || replica.counters().open() == 0);
+        wait_until("the replica is let go", || replica.counters().open_requests() == 0);
     }
 }
 
 #[test]
 fn every_request_has_one_line_in_the_access_log() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     for format in ["text", "json"] {
-        let path = folder(format).join("access.log");
+        let path = create_test_dir(format).join("access.log");
         let log = path.to_str().unwrap();
-        let mut process = serve(&replica.url(), &[("TOKENWEIR__LOG__ACCESS", log), ("TOKENWEIR__LOG__FORMAT", format)]);
-        let addr = process.addr(0);
+        let mut process =
+            serve_until_ready(&replica.url(), &[("TOKENWEIR__LOG__ACCESS", log), ("TOKENWEIR__LOG__FORMAT", format)]);
+        let addr = process.nth_addr(0);
         let id = |id: &str| format!("x-request-id: {id}\r\n");
-        assert_eq!(ask(addr, "POST", CHAT, &id("served"), chat("m", 4, true)).status, 200);
-        assert_eq!(ask(addr, "POST", CHAT, &id("refused"), chat("x", 4, true)).status, 404);
-        let (mut client, seen) = (Client::connect(addr), replica.counters().seen(CHAT));
+        assert_eq!(send_request(addr, "POST", CHAT_PATH, &id("served"), chat_body("m", 4, true)).status, 200);
+        assert_eq!(send_request(addr, "POST", CHAT_PATH, &id("refused"), chat_body("x", 4, true)).status, 404);
+        let (mut client, seen) = (TestClient::connect(addr), replica.counters().request_count(CHAT_PATH));
         let headers = format!("{}x-emulate-fault: slow-headers=60000\r\n", id("aborted"));
-        client.send(request("POST", CHAT, &headers, chat("m", 4, true)));
-        wait_until("the replica has it", || replica.counters().seen(CHAT) > seen);
-        client.reset();
+        client.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 4, true)));
+        wait_until("the replica has it", || replica.counters().request_count(CHAT_PATH) > seen);
+        client.reset_connection();
         let lines = || fs::read_to_string(&path).unwrap();
         wait_until("three lines are written", || lines().lines().count() >= 3);
-        process.signal("TERM");
-        assert_eq!(process.code(), Some(0));
+        process.send_signal("TERM");
+        assert_eq!(process.wait_for_exit(), Some(0));
         let lines = lines();
         let line = |id: &str| lines.lines().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{id}: {lines}"));
         let upstream = replica.addr().to_string();
@@ -273,7 +277,7 @@ fn every_request_has_one_line_in_the_access_log() {
             assert_eq!((&aborted["status"], &aborted["outcome"]), (&499.into(), &"client_gone".into()));
             assert_eq!((&aborted["upstream"], &aborted["client"]), (&Value::from(&*upstream), &"127.0.0.1".into()));
         } else {
-            let wanted = format!(" 127.0.0.1 \"POST {CHAT}\" 200 {upstream} model=m prompt=");
+            let wanted = format!(" 127.0.0.1 \"POST {CHAT_PATH}\" 200 {upstream} model=m prompt=");
             assert!(line("id=served").contains(&wanted) && line("id=served").contains(" completed id="), "{lines}");
             assert!(
                 line("id=refused").contains(" 404 - model=x ") && line("id=refused").contains(" refused id="),
@@ -288,14 +292,17 @@ fn every_request_has_one_line_in_the_access_log() {
 
 #[test]
 fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
-    let replica = replica(&["m"]);
-    let folder = folder("reopen");
+    let replica = start_replica(&["m"]);
+    let folder = create_test_dir("reopen");
     let (access, error) = (folder.join("a/access.log"), folder.join("error.log"));
     fs::create_dir(folder.join("a")).unwrap();
     let env = [("TOKENWEIR__LOG__ACCESS", &access), ("TOKENWEIR__LOG__ERROR", &error)];
     let env = env.map(|(name, path)| (name, path.to_str().unwrap()));
-    let process = serve(&replica.url(), &[env[0], env[1], ("TOKENWEIR__LOG__FORMAT", "$request_id $status")]);
-    let ask = |id: &str| ask(process.addr(0), "GET", "/v1/models", &format!("x-request-id: {id}\r\n"), "").status;
+    let process =
+        serve_until_ready(&replica.url(), &[env[0], env[1], ("TOKENWEIR__LOG__FORMAT", "$request_id $status")]);
+    let ask = |id: &str| {
+        send_request(process.nth_addr(0), "GET", "/v1/models", &format!("x-request-id: {id}\r\n"), "").status
+    };
     let lines = |path: &PathBuf, lines: &str| {
         wait_until(lines, || fs::read_to_string(path).is_ok_and(|text| text == lines));
     };
@@ -307,14 +314,14 @@ fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
     fs::rename(&error, &moved_error).unwrap();
     assert_eq!(ask("second"), 200);
     lines(&moved, "first 200\nsecond 200\n");
-    process.signal("USR1");
+    process.send_signal("USR1");
     told("info reopened the access log");
     assert_eq!(ask("third"), 200);
     lines(&access, "third 200\n");
     lines(&moved, "first 200\nsecond 200\n");
     // No folder, no file: the log goes on in the one it has.
     fs::rename(folder.join("a"), folder.join("b")).unwrap();
-    process.signal("USR1");
+    process.send_signal("USR1");
     told("error cannot reopen the access log");
     assert_eq!(ask("fourth"), 200);
     lines(&folder.join("b/access.log"), "third 200\nfourth 200\n");
@@ -322,58 +329,61 @@ fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
 
 #[test]
 fn unix_sockets_are_served_and_taken_away_at_the_end() {
-    let replica = replica(&["m"]);
-    let path = folder("unix").join("router.sock");
+    let replica = start_replica(&["m"]);
+    let path = create_test_dir("unix").join("router.sock");
     // One that a dead process has left is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listen = format!("unix:{}", path.display());
-    let mut process = Process::serve(tokenweir(&["serve", &replica.url()]).env("TOKENWEIR__LISTEN", &listen));
-    assert!(process.said.contains(&listen), "{}", process.said);
-    wait_until("it is ready", || ask(process.addr(0), "GET", "/readyz", "", "").status == 200);
-    let mut client = Client::over(UnixStream::connect(&path).unwrap());
+    let mut process =
+        CliProcess::spawn(tokenweir_command(&["serve", &replica.url()]).env("TOKENWEIR__LISTEN", &listen));
+    assert!(process.announcement.contains(&listen), "{}", process.announcement);
+    wait_until("it is ready", || send_request(process.nth_addr(0), "GET", "/readyz", "", "").status == 200);
+    let mut client = TestClient::from_stream(UnixStream::connect(&path).unwrap());
     for _ in 0..3 {
-        client.send(request("POST", CHAT, "", chat("m", 4, true)));
-        let reply = client.reply();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 4, true)));
+        let reply = client.read_response();
         assert!(reply.status == 200 && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
     }
-    let second = tokenweir(&["serve", &replica.url()]).env("TOKENWEIR__LISTEN", &listen).output().unwrap();
+    let second = tokenweir_command(&["serve", &replica.url()]).env("TOKENWEIR__LISTEN", &listen).output().unwrap();
     assert_eq!(second.status.code(), Some(1), "a socket in use is not taken over");
-    process.signal("TERM");
-    assert_eq!(process.code(), Some(0));
+    process.send_signal("TERM");
+    assert_eq!(process.wait_for_exit(), Some(0));
     assert!(!path.exists());
 }
 
 #[test]
 fn emulate_serves_what_a_router_can_use() {
-    let port = crate::harness::nowhere().port().to_string();
-    let process = Process::serve(&mut tokenweir(&["emulate", "--port", &port, "--model", "m", "--speed", "1000"]));
+    let port = crate::harness::unused_addr().port().to_string();
+    let process =
+        CliProcess::spawn(&mut tokenweir_command(&["emulate", "--port", &port, "--model", "m", "--speed", "1000"]));
     let addr: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
     wait_until("it listens", || TcpStream::connect(addr).is_ok());
-    let router = serve(&format!("http://{addr}"), &[]);
-    assert_eq!(ask(router.addr(0), "POST", CHAT, "", chat("m", 4, false)).json()["model"], "m");
+    let router = serve_until_ready(&format!("http://{addr}"), &[]);
+    assert_eq!(send_request(router.nth_addr(0), "POST", CHAT_PATH, "", chat_body("m", 4, false)).json()["model"], "m");
     drop(process);
 }
 
 #[test]
 fn sighup_reads_the_file_again_and_keeps_what_it_has_if_that_is_bad() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let folder = folder("sighup");
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let folder = create_test_dir("sighup");
     let (file, log) = (folder.join("router.toml"), folder.join("error.log"));
     let write = |urls: &str| fs::write(&file, format!("replicas = [{urls}]\n")).unwrap();
     write(&format!("{:?}", replicas[0].url()));
-    let mut command = tokenweir(&["serve", "-c", file.to_str().unwrap()]);
-    let process = Process::serve(command.env("TOKENWEIR__LOG__ERROR", &log));
+    let mut command = tokenweir_command(&["serve", "-c", file.to_str().unwrap()]);
+    let process = CliProcess::spawn(command.env("TOKENWEIR__LOG__ERROR", &log));
     let said = |words: &str| fs::read_to_string(&log).unwrap_or_default().contains(words);
 
     write(&format!("{:?}, {:?}", replicas[0].url(), replicas[1].url()));
-    process.signal("HUP");
+    process.send_signal("HUP");
     let added = format!("replicas added: {}", replicas[1].addr());
     wait_until("the log tells of the new replica", || said(&added));
     write("1");
-    process.signal("HUP");
+    process.send_signal("HUP");
     wait_until("the log tells what is wrong", || said("nothing changed") && said("router.toml:1:13"));
-    let known = || ask(process.addr(1), "GET", "/pools", "", "").json()[0]["replicas"][1]["state"] == "admitted";
+    let known =
+        || send_request(process.nth_addr(1), "GET", "/pools", "", "").json()[0]["replicas"][1]["state"] == "admitted";
     wait_until("both serve", known);
     let json = "content-type: application/json\r\n";
-    assert_eq!(ask(process.addr(0), "POST", CHAT, json, chat("m", 2, false)).status, 200);
+    assert_eq!(send_request(process.nth_addr(0), "POST", CHAT_PATH, json, chat_body("m", 2, false)).status, 200);
 }

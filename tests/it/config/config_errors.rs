@@ -7,7 +7,7 @@ use std::path::Path;
 use tokenweir::config;
 
 /// What `tokenweir check` would say: the errors, else the warnings.
-fn said(text: &str, file: &str) -> String {
+fn check_output(text: &str, file: &str) -> String {
     let env = [("GOOD_KEY".to_owned(), "sk-1".to_owned())];
     match config::load(text, file, env) {
         Ok(loaded) => loaded.warnings.iter().map(|warning| format!("{warning}\n")).collect(),
@@ -27,7 +27,7 @@ fn every_mistake_is_explained_as_recorded() {
         }
         seen += 1;
         let text = fs::read_to_string(&path).expect("a configuration is UTF-8");
-        let said = said(&text, "router.toml");
+        let said = check_output(&text, "router.toml");
         let recorded = path.with_extension("txt");
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&recorded, said).expect("tests/config is writable");

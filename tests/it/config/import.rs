@@ -7,25 +7,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tokenweir::config;
-use tokenweir::import::{self, Files, Imported, Kind};
+use tokenweir::import::{self, FileAccess, ImportedConfig, RemarkKind};
 
-fn folder() -> PathBuf {
+fn fixture_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import")
 }
 
 /// Paths are relative to the folder; outside of it there is nothing, whatever this machine has.
-fn import(name: &str) -> Result<Imported, config::Report> {
-    let inside = |path: &Path| if path.is_absolute() { Err(io::ErrorKind::NotFound) } else { Ok(folder().join(path)) };
+fn import_fixture(name: &str) -> Result<ImportedConfig, config::Diagnostics> {
+    let inside =
+        |path: &Path| if path.is_absolute() { Err(io::ErrorKind::NotFound) } else { Ok(fixture_dir().join(path)) };
     let read = |path: &Path| fs::read_to_string(inside(path)?).map_err(|error| error.kind().into());
     let list = |path: &Path| {
         let names = fs::read_dir(inside(path)?)?.flatten();
         Ok(names.filter_map(|entry| entry.file_name().into_string().ok()).collect())
     };
-    import::nginx(Path::new(name), &Files { read: &read, list: &list })
+    import::from_nginx(Path::new(name), &FileAccess { read: &read, list: &list })
 }
 
-fn configurations() -> Vec<String> {
-    let names = fs::read_dir(folder()).expect("tests/import is readable").flatten();
+fn fixture_names() -> Vec<String> {
+    let names = fs::read_dir(fixture_dir()).expect("tests/import is readable").flatten();
     let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name.ends_with(".conf"));
     names.sort();
@@ -36,12 +37,12 @@ fn configurations() -> Vec<String> {
 #[test]
 fn every_configuration_gives_what_is_recorded() {
     let mut differing = Vec::new();
-    for name in configurations() {
-        let (said, wanted, other) = match import(&name) {
+    for name in fixture_names() {
+        let (said, wanted, other) = match import_fixture(&name) {
             Ok(imported) => (format!("{}# {imported}\n", imported.toml), "toml", "txt"),
             Err(report) => (report.to_string(), "txt", "toml"),
         };
-        let recorded = folder().join(&name).with_extension(wanted);
+        let recorded = fixture_dir().join(&name).with_extension(wanted);
         if std::env::var_os("UPDATE").is_some() {
             fs::write(&recorded, said).expect("tests/import is writable");
             let _ = fs::remove_file(recorded.with_extension(other));
@@ -54,8 +55,8 @@ fn every_configuration_gives_what_is_recorded() {
 
 #[test]
 fn what_is_imported_loads() {
-    for name in configurations() {
-        let Ok(imported) = import(&name) else { continue };
+    for name in fixture_names() {
+        let Ok(imported) = import_fixture(&name) else { continue };
         let loaded = config::load(&imported.toml, "router.toml", []);
         assert!(loaded.is_ok(), "{name}: {}", loaded.expect_err("it does not load"));
     }
@@ -64,13 +65,13 @@ fn what_is_imported_loads() {
 /// What the articles on load balancing show needs nothing that is not here.
 #[test]
 fn what_articles_show_is_carried() {
-    for name in configurations().iter().filter(|name| name.starts_with("article")) {
-        let imported = import(name).expect("it imports");
+    for name in fixture_names().iter().filter(|name| name.starts_with("article")) {
+        let imported = import_fixture(name).expect("it imports");
         for remark in imported.remarks {
             let fine = match remark.kind {
-                Kind::NotNeeded | Kind::Note => true,
-                Kind::NotYet => false,
-                Kind::Cannot => remark.what == "TLSv1, TLSv1.1",
+                RemarkKind::NotNeeded | RemarkKind::Note => true,
+                RemarkKind::Unsupported => false,
+                RemarkKind::Impossible => remark.subject == "TLSv1, TLSv1.1",
             };
             assert!(fine, "{name}: {remark:?}");
         }
@@ -81,14 +82,14 @@ fn what_articles_show_is_carried() {
 #[test]
 #[ignore = "needs nginx, as root"]
 fn nginx_takes_the_configurations_that_we_import() {
-    for name in configurations() {
-        let path = folder().join(&name);
+    for name in fixture_names() {
+        let path = fixture_dir().join(&name);
         let text = fs::read_to_string(&path).expect("a configuration is UTF-8");
         if text.starts_with("# not for nginx -t") {
             continue;
         }
         let done = Command::new("/usr/sbin/nginx").arg("-t").arg("-c").arg(&path).output().expect("nginx runs");
         let said = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.success(), import(&name).is_ok(), "{name}: {said}");
+        assert_eq!(done.status.success(), import_fixture(&name).is_ok(), "{name}: {said}");
     }
 }

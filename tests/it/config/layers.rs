@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// Where each fenced crate may be used outside tests, and whether it must be.
-const FENCES: &[(&str, &[&str])] = &[
+const CRATE_FENCES: &[(&str, &[&str])] = &[
     ("axum", &["serve", "emulate"]),
     ("clap", &["cli"]),
     ("dashmap", &["serve"]),
@@ -44,19 +44,19 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tz", &["telemetry"]),
 ];
 
-struct Source {
+struct SourceFile {
     module: String,
     path: PathBuf,
     code: String,
 }
 
 /// Every file under `src`, its tests and comments cut off.
-fn sources() -> Vec<Source> {
-    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+fn read_sources() -> Vec<SourceFile> {
+    fn collect_files(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).expect("src is readable").flatten() {
             let path = entry.path();
             if path.is_dir() {
-                walk(&path, found);
+                collect_files(&path, found);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 found.push(path);
             }
@@ -64,7 +64,7 @@ fn sources() -> Vec<Source> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    walk(&root, &mut found);
+    collect_files(&root, &mut found);
     found.sort();
     let module = |path: &Path| {
         let first = path.strip_prefix(&root).expect("under src").iter().next().expect("a name");
@@ -74,26 +74,26 @@ fn sources() -> Vec<Source> {
         let text = fs::read_to_string(&path).expect("source is UTF-8");
         let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned();
         let code = text.lines().map(|l| l.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
-        Source { module: module(&path), path, code }
+        SourceFile { module: module(&path), path, code }
     };
     found.into_iter().filter(|p| !p.ends_with("tests.rs") && !p.ends_with("laws.rs")).map(read).collect()
 }
 
-fn floor(module: &str) -> Option<usize> {
+fn module_floor(module: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&module))
 }
 
-fn ident(text: &str) -> String {
+fn leading_ident(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 /// The top-level modules that `code` names after `crate::`, groups (`crate::{a, b::c}`) included.
-fn uses(code: &str) -> BTreeSet<String> {
+fn used_modules(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for after in code.split("crate::").skip(1) {
         match after.strip_prefix('{') {
             None => {
-                used.insert(ident(after));
+                used.insert(leading_ident(after));
             }
             Some(group) => {
                 let mut depth = 0usize;
@@ -104,7 +104,7 @@ fn uses(code: &str) -> BTreeSet<String> {
                         '}' if depth == 0 => break,
                         '}' => depth -= 1,
                         ',' if depth == 0 => {
-                            used.insert(ident(item.trim()));
+                            used.insert(leading_ident(item.trim()));
                             item.clear();
                             continue;
                         }
@@ -112,7 +112,7 @@ fn uses(code: &str) -> BTreeSet<String> {
                     }
                     item.push(c);
                 }
-                used.insert(ident(item.trim()));
+                used.insert(leading_ident(item.trim()));
             }
         }
     }
@@ -122,17 +122,22 @@ fn uses(code: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_module_has_a_floor() {
-    for source in sources() {
-        assert!(floor(&source.module).is_some(), "{} is on no floor: add `{}`", source.path.display(), source.module);
+    for source in read_sources() {
+        assert!(
+            module_floor(&source.module).is_some(),
+            "{} is on no floor: add `{}`",
+            source.path.display(),
+            source.module
+        );
     }
 }
 
 #[test]
 fn no_file_uses_a_higher_floor() {
-    for source in sources() {
-        for used in uses(&source.code) {
-            let Some(theirs) = floor(&used) else { continue };
-            let ours = floor(&source.module).expect("every module has a floor");
+    for source in read_sources() {
+        for used in used_modules(&source.code) {
+            let Some(theirs) = module_floor(&used) else { continue };
+            let ours = module_floor(&source.module).expect("every module has a floor");
             assert!(theirs <= ours, "{} (floor {ours}) uses `{used}` (floor {theirs})", source.path.display());
         }
     }
@@ -141,8 +146,8 @@ fn no_file_uses_a_higher_floor() {
 #[test]
 fn modules_of_a_floor_do_not_use_each_other_in_a_circle() {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for source in sources() {
-        let used = uses(&source.code).into_iter().filter(|u| floor(u).is_some() && *u != source.module);
+    for source in read_sources() {
+        let used = used_modules(&source.code).into_iter().filter(|u| module_floor(u).is_some() && *u != source.module);
         edges.entry(source.module.clone()).or_default().extend(used);
     }
     // Kahn: take away modules that use nothing that is left, until none is left or a circle is.
@@ -157,8 +162,8 @@ fn modules_of_a_floor_do_not_use_each_other_in_a_circle() {
 
 #[test]
 fn third_party_crates_stay_behind_their_fences_and_are_used_there() {
-    let sources = sources();
-    for (name, places) in FENCES {
+    let sources = read_sources();
+    for (name, places) in CRATE_FENCES {
         let direct = format!("{name}::");
         let mut used = false;
         for source in &sources {
@@ -177,7 +182,7 @@ fn third_party_crates_stay_behind_their_fences_and_are_used_there() {
 #[test]
 fn pure_floors_know_no_async_no_sockets_and_no_unordered_maps() {
     let banned = ["tokio::", "async fn", ".await", "std::net::Tcp", "std::fs", "HashMap<", "HashSet<", "std::thread"];
-    for source in sources().iter().filter(|s| floor(&s.module).is_some_and(|f| f <= 2)) {
+    for source in read_sources().iter().filter(|s| module_floor(&s.module).is_some_and(|f| f <= 2)) {
         for word in banned {
             // `.awaits(..)` is a method like any other.
             let code = source.code.replace(".awaits(", "");
@@ -188,7 +193,7 @@ fn pure_floors_know_no_async_no_sockets_and_no_unordered_maps() {
 
 #[test]
 fn files_stay_small() {
-    for source in sources() {
+    for source in read_sources() {
         let lines = source.code.lines().count();
         assert!(lines <= 400, "{} has {lines} lines without tests; 400 is the limit", source.path.display());
     }

@@ -5,18 +5,18 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Tells whether what is `allowed` fulfils an SPDX expression: `AND` binds closer than `OR`; `/` is an old way to say `OR`.
-fn fulfils(expression: &str, allowed: &[String]) -> bool {
+fn is_satisfied(expression: &str, allowed: &[String]) -> bool {
     let mut tokens = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     // From the innermost parentheses out.
     while let Some(close) = tokens.find(')') {
         let open = tokens[..close].rfind('(').unwrap();
-        let word = if flat(&tokens[open + 1..close], allowed) { "yes" } else { "no" };
+        let word = if is_flat_satisfied(&tokens[open + 1..close], allowed) { "yes" } else { "no" };
         tokens.replace_range(open..=close, word);
     }
-    flat(&tokens, allowed)
+    is_flat_satisfied(&tokens, allowed)
 }
 
-fn flat(expression: &str, allowed: &[String]) -> bool {
+fn is_flat_satisfied(expression: &str, allowed: &[String]) -> bool {
     let has = |name: &str| name == "yes" || allowed.iter().any(|known| known == name);
     expression.split(" OR ").any(|all| all.split(" AND ").all(|name| has(name.trim())))
 }
@@ -43,11 +43,11 @@ fn every_crate_has_an_allowed_licence() {
     let mut needed = vec![false; allowed.len()];
     for package in built {
         let (name, licence) = (&package["name"], package["license"].as_str().unwrap_or_default());
-        assert!(fulfils(licence, &allowed), "{name} is under `{licence}`, and deny.toml allows {allowed:?}");
+        assert!(is_satisfied(licence, &allowed), "{name} is under `{licence}`, and deny.toml allows {allowed:?}");
         for (at, needed) in needed.iter_mut().enumerate() {
             let others: Vec<String> =
                 allowed.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, n)| n.clone()).collect();
-            *needed |= !fulfils(licence, &others);
+            *needed |= !is_satisfied(licence, &others);
         }
         seen += 1;
     }
@@ -71,6 +71,6 @@ fn expressions_are_read_as_spdx_says() {
         ("(GPL-3.0 OR MPL-2.0) AND ISC", false),
         ("", false),
     ] {
-        assert_eq!(fulfils(expression, &allowed), wanted, "{expression}");
+        assert_eq!(is_satisfied(expression, &allowed), wanted, "{expression}");
     }
 }

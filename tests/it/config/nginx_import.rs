@@ -10,188 +10,197 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::client::{Client, request};
-use crate::harness::scripted::{Heard, Scripted, whole};
-use crate::harness::{PATIENCE, nowhere, wait_until};
-use tokenweir::balance::Dice;
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::scripted::{ReceivedRequest, ScriptedReplica, build_response};
+use crate::harness::{TEST_TIMEOUT, unused_addr, wait_until};
+use tokenweir::balance::SeededRng;
 use tokenweir::config;
-use tokenweir::fleet::Models;
+use tokenweir::fleet::ReplicaModels;
 use tokenweir::import;
 use tokenweir::serve::Server;
 
-const REQUESTS: usize = 200;
+const REQUEST_COUNT: usize = 200;
 const SEED: u64 = 20_261_123;
 
 /// What came of a request.
-struct Seen {
+struct SideOutcome {
     /// 0 if the connection ended without an answer.
     status: u16,
     /// The replicas that heard it, by their port in the configuration, and what they heard.
-    heard: Vec<(u16, Heard)>,
+    received: Vec<(u16, ReceivedRequest)>,
 }
 
-impl Seen {
-    fn heard(&self) -> Vec<u16> {
-        self.heard.iter().map(|(port, _)| *port).collect()
+impl SideOutcome {
+    fn received_ports(&self) -> Vec<u16> {
+        self.received.iter().map(|(port, _)| *port).collect()
     }
 
     /// The replicas that were chosen one after the other.
-    fn picks(&self) -> Vec<u16> {
-        let mut ports = self.heard();
+    fn picked_ports(&self) -> Vec<u16> {
+        let mut ports = self.received_ports();
         ports.dedup();
         ports
     }
 }
 
 /// A request and what came of it on both sides.
-struct Case<'a> {
+struct ComparedRequest<'a> {
     method: &'static str,
     target: &'a str,
-    conf: &'a str,
-    nginx: &'a Seen,
-    ours: &'a Seen,
+    conf_name: &'a str,
+    nginx: &'a SideOutcome,
+    router: &'a SideOutcome,
 }
 
 /// A difference that is meant.
-struct Meant {
-    what: &'static str,
-    why: &'static str,
+struct IntendedDifference {
+    name: &'static str,
+    reason: &'static str,
     /// Whether it explains that picks or status differ.
-    course: fn(&Case<'_>) -> bool,
+    explains_course: fn(&ComparedRequest<'_>) -> bool,
     /// Whether it explains that a header differs: the request, the name, and both values.
-    header: fn(&Case<'_>, &str, &[String], &[String]) -> bool,
+    explains_header: fn(&ComparedRequest<'_>, &str, &[String], &[String]) -> bool,
 }
 
-const NO_COURSE: fn(&Case<'_>) -> bool = |_| false;
-const NO_HEADER: fn(&Case<'_>, &str, &[String], &[String]) -> bool = |_, _, _, _| false;
+const EXPLAINS_NO_COURSE: fn(&ComparedRequest<'_>) -> bool = |_| false;
+const EXPLAINS_NO_HEADER: fn(&ComparedRequest<'_>, &str, &[String], &[String]) -> bool = |_, _, _, _| false;
 
 /// All differences that are meant; whatever else differs is a fault.
-const MEANT: [Meant; 11] = [
-    Meant {
-        what: "sent anew on a fresh connection",
-        why: "a kept connection that closes without a byte is replaced, at the same replica; nginx goes to the next",
-        course: |case| case.nginx.status == case.ours.status && case.nginx.picks() == case.ours.picks(),
-        header: NO_HEADER,
-    },
-    Meant {
-        what: "turns of pools",
-        why: "locations and names that share an upstream are pools of their own, each with its own turns (import says so)",
-        course: |case| {
-            let shared = ["inheritance", "locations"].contains(&case.conf);
-            shared && case.nginx.status == case.ours.status && case.nginx.heard.len() == case.ours.heard.len()
+const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
+    IntendedDifference {
+        name: "sent anew on a fresh connection",
+        reason: "a kept connection that closes without a byte is replaced, at the same replica; nginx goes to the next",
+        explains_course: |case| {
+            case.nginx.status == case.router.status && case.nginx.picked_ports() == case.router.picked_ports()
         },
-        header: NO_HEADER,
+        explains_header: EXPLAINS_NO_HEADER,
     },
-    Meant {
-        what: "POST passed on",
-        why: "a request that brought no byte of an answer is tried once more, POSTs too: every LLM call is one",
-        course: |case| case.method == "POST" && case.target.starts_with("/close") && case.nginx.status == 502,
-        header: NO_HEADER,
+    IntendedDifference {
+        name: "turns of pools",
+        reason: "locations and names that share an upstream are pools of their own, each with its own turns (import says so)",
+        explains_course: |case| {
+            let shared = ["inheritance", "locations"].contains(&case.conf_name);
+            shared && case.nginx.status == case.router.status && case.nginx.received.len() == case.router.received.len()
+        },
+        explains_header: EXPLAINS_NO_HEADER,
     },
-    Meant {
-        what: "next replica always",
-        why: "proxy_next_upstream off and lists without a reason cannot be carried: a failure leads to the next replica",
-        course: |case| case.conf == "no_next" && case.nginx.status >= 500 && case.nginx.heard.len() < 2,
-        header: NO_HEADER,
+    IntendedDifference {
+        name: "POST passed on",
+        reason: "a request that brought no byte of an answer is tried once more, POSTs too: every LLM call is one",
+        explains_course: |case| case.method == "POST" && case.target.starts_with("/close") && case.nginx.status == 502,
+        explains_header: EXPLAINS_NO_HEADER,
     },
-    Meant {
-        what: "two tries after the request was sent",
-        why: "a request that has been sent twice and failed twice is to blame; nginx asks every server",
-        course: |case| {
+    IntendedDifference {
+        name: "next replica always",
+        reason: "proxy_next_upstream off and lists without a reason cannot be carried: a failure leads to the next replica",
+        explains_course: |case| {
+            case.conf_name == "no_next" && case.nginx.status >= 500 && case.nginx.received.len() < 2
+        },
+        explains_header: EXPLAINS_NO_HEADER,
+    },
+    IntendedDifference {
+        name: "two tries after the request was sent",
+        reason: "a request that has been sent twice and failed twice is to blame; nginx asks every server",
+        explains_course: |case| {
             let sent = case.target.starts_with("/500") || case.target.starts_with("/close");
-            sent && case.ours.picks().len() == 2 && case.nginx.picks().len() != 2
+            sent && case.router.picked_ports().len() == 2 && case.nginx.picked_ports().len() != 2
         },
-        header: NO_HEADER,
+        explains_header: EXPLAINS_NO_HEADER,
     },
-    Meant {
-        what: "503 where nothing listens",
-        why: "no replica could be connected to: 503 with Retry-After, where nginx says 502",
-        course: |case| (case.nginx.status, case.ours.status) == (502, 503) && case.ours.heard.is_empty(),
-        header: NO_HEADER,
+    IntendedDifference {
+        name: "503 where nothing listens",
+        reason: "no replica could be connected to: 503 with Retry-After, where nginx says 502",
+        explains_course: |case| {
+            (case.nginx.status, case.router.status) == (502, 503) && case.router.received.is_empty()
+        },
+        explains_header: EXPLAINS_NO_HEADER,
     },
-    Meant {
-        what: "connections to replicas are kept",
-        why: "nginx sends Connection: close unless told otherwise",
-        course: NO_COURSE,
-        header: |_, name, nginx, ours| name == "connection" && nginx == ["close"] && ours.is_empty(),
+    IntendedDifference {
+        name: "connections to replicas are kept",
+        reason: "nginx sends Connection: close unless told otherwise",
+        explains_course: EXPLAINS_NO_COURSE,
+        explains_header: |_, name, nginx, ours| name == "connection" && nginx == ["close"] && ours.is_empty(),
     },
-    Meant {
-        what: "Host of replicas",
-        why: "without proxy_set_header Host a replica is called by its own address, not by its upstream's name",
-        course: NO_COURSE,
-        header: |_, name, nginx, ours| {
+    IntendedDifference {
+        name: "Host of replicas",
+        reason: "without proxy_set_header Host a replica is called by its own address, not by its upstream's name",
+        explains_course: EXPLAINS_NO_COURSE,
+        explains_header: |_, name, nginx, ours| {
             let ours = ours.first().is_some_and(|host| host.parse::<SocketAddr>().is_ok());
             name == "host" && nginx.iter().all(|host| !host.contains('.') || host.starts_with("127.")) && ours
         },
     },
-    Meant {
-        what: "who asks is always told",
-        why: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not told to",
-        course: NO_COURSE,
-        header: |case, name, nginx, _| {
+    IntendedDifference {
+        name: "who asks is always told",
+        reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not told to",
+        explains_course: EXPLAINS_NO_COURSE,
+        explains_header: |case, name, nginx, _| {
             let ours = ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
             let client_said = name == "x-real-ip" && nginx == ["6.6.6.6"];
-            ours.contains(&name) && (nginx.is_empty() || client_said || !sets(case.conf, name))
+            ours.contains(&name) && (nginx.is_empty() || client_said || !sets_header(case.conf_name, name))
         },
     },
-    Meant {
-        what: "answers of the API are asked for uncompressed",
-        why: "so that their token counts can be read",
-        course: NO_COURSE,
-        header: |case, name, _, ours| name == "accept-encoding" && ours.is_empty() && case.target.contains("/v1/"),
+    IntendedDifference {
+        name: "answers of the API are asked for uncompressed",
+        reason: "so that their token counts can be read",
+        explains_course: EXPLAINS_NO_COURSE,
+        explains_header: |case, name, _, ours| {
+            name == "accept-encoding" && ours.is_empty() && case.target.contains("/v1/")
+        },
     },
-    Meant {
-        what: "headers with _",
-        why: "underscores_in_headers is off in nginx, and such headers are dropped there",
-        course: NO_COURSE,
-        header: |_, name, nginx, _| name.contains('_') && nginx.is_empty(),
+    IntendedDifference {
+        name: "headers with _",
+        reason: "underscores_in_headers is off in nginx, and such headers are dropped there",
+        explains_course: EXPLAINS_NO_COURSE,
+        explains_header: |_, name, nginx, _| name.contains('_') && nginx.is_empty(),
     },
 ];
 
-fn folder() -> PathBuf {
+fn fixture_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nginx-import")
 }
 
-fn text(conf: &str) -> String {
-    fs::read_to_string(folder().join(conf).with_extension("conf")).unwrap()
+fn read_fixture(conf: &str) -> String {
+    fs::read_to_string(fixture_dir().join(conf).with_extension("conf")).unwrap()
 }
 
 /// Whether a configuration sets a header of requests.
-fn sets(conf: &str, name: &str) -> bool {
-    text(conf).to_ascii_lowercase().contains(&format!("proxy_set_header {name} "))
+fn sets_header(conf: &str, name: &str) -> bool {
+    read_fixture(conf).to_ascii_lowercase().contains(&format!("proxy_set_header {name} "))
 }
 
 /// The words of a comment `# KEY: WORD ...`.
-fn comment<'a>(conf: &'a str, key: &str) -> Vec<&'a str> {
+fn comment_words<'a>(conf: &'a str, key: &str) -> Vec<&'a str> {
     let start = format!("# {key}: ");
     conf.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap_or_default().split(' ').collect()
 }
 
 /// The replicas of all configurations, by the ports that are written there; nothing listens at 9008 and 9009.
-struct Replicas(BTreeMap<u16, Scripted>, BTreeMap<u16, SocketAddr>);
+struct FixtureReplicas(BTreeMap<u16, ScriptedReplica>, BTreeMap<u16, SocketAddr>);
 
-impl Replicas {
+impl FixtureReplicas {
     fn start() -> Self {
-        let live: BTreeMap<u16, Scripted> = (9001..=9007).map(|port| (port, replica(port))).collect();
+        let live: BTreeMap<u16, ScriptedReplica> =
+            (9001..=9007).map(|port| (port, start_fixture_replica(port))).collect();
         let mut all: BTreeMap<u16, SocketAddr> = live.iter().map(|(port, replica)| (*port, replica.addr)).collect();
-        all.extend([9008, 9009].map(|port| (port, nowhere())));
+        all.extend([9008, 9009].map(|port| (port, unused_addr())));
         Self(live, all)
     }
 
     /// Puts the ports that there are in the place of those that are written.
-    fn place(&self, conf: &str) -> String {
+    fn replace_ports(&self, conf: &str) -> String {
         let conf = conf.replace("[::1]:9003", "127.0.0.1:9003");
         self.1.iter().fold(conf, |conf, (port, addr)| conf.replace(&format!("127.0.0.1:{port}"), &addr.to_string()))
     }
 
     /// How many requests each has heard so far.
-    fn marks(&self) -> BTreeMap<u16, usize> {
-        self.0.iter().map(|(port, replica)| (*port, replica.heard().len())).collect()
+    fn received_counts(&self) -> BTreeMap<u16, usize> {
+        self.0.iter().map(|(port, replica)| (*port, replica.received_requests().len())).collect()
     }
 
-    fn since(&self, marks: &BTreeMap<u16, usize>) -> Vec<(u16, Heard)> {
-        let new = |(port, replica): (&u16, &Scripted)| {
-            let heard = replica.heard().split_off(marks[port]);
+    fn received_since(&self, marks: &BTreeMap<u16, usize>) -> Vec<(u16, ReceivedRequest)> {
+        let new = |(port, replica): (&u16, &ScriptedReplica)| {
+            let heard = replica.received_requests().split_off(marks[port]);
             heard.into_iter().map(|heard| (*port, heard)).collect::<Vec<_>>()
         };
         self.0.iter().flat_map(new).collect()
@@ -199,8 +208,8 @@ impl Replicas {
 }
 
 /// A replica that fails as it is asked to: all close `/close`, but the last one; all answer 500 to `/500`.
-fn replica(port: u16) -> Scripted {
-    Scripted::start(&["m"], move |heard, to| {
+fn start_fixture_replica(port: u16) -> ScriptedReplica {
+    ScriptedReplica::start(&["m"], move |heard, to| {
         let target = heard.target();
         if target.starts_with("/close") && port != 9007 {
             return false;
@@ -214,33 +223,33 @@ fn replica(port: u16) -> Scripted {
         };
         // nginx speaks HTTP/1.0 and closes unless told otherwise.
         let keep = heard.head.contains("HTTP/1.1") && heard.header("connection") != Some("close");
-        to.write_all(&whole(status, "application/json", "{}")).is_ok() && keep
+        to.write_all(&build_response(status, "application/json", "{}")).is_ok() && keep
     })
 }
 
 /// A connection of any kind.
-trait Wire: Read + Write {}
-impl<T: Read + Write> Wire for T {}
+trait ByteStream: Read + Write {}
+impl<T: Read + Write> ByteStream for T {}
 
 /// Where one of the two listens.
 #[derive(Clone, Debug)]
-enum At {
+enum ServerAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-impl At {
-    fn try_connect(&self) -> std::io::Result<Box<dyn Wire>> {
+impl ServerAddress {
+    fn try_connect(&self) -> std::io::Result<Box<dyn ByteStream>> {
         Ok(match self {
             Self::Tcp(addr) => {
                 let stream = TcpStream::connect(addr)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(TEST_TIMEOUT))?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(TEST_TIMEOUT))?;
                 Box::new(stream)
             }
         })
@@ -248,31 +257,31 @@ impl At {
 }
 
 /// Gives a configuration addresses of its own to listen at.
-fn listens(conf: &str, folder: &Path, who: &str) -> (String, Vec<At>) {
+fn assign_addresses(conf: &str, folder: &Path, who: &str) -> (String, Vec<ServerAddress>) {
     let mut conf = conf.to_owned();
     let mut all = Vec::new();
     if conf.contains("listen 127.0.0.1:8080") {
-        let addr = nowhere();
+        let addr = unused_addr();
         conf = conf.replace("listen 127.0.0.1:8080", &format!("listen {addr}"));
-        all.push(At::Tcp(addr));
+        all.push(ServerAddress::Tcp(addr));
     }
     if conf.contains("listen [::1]:8081") {
         let addr = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
         conf = conf.replace("listen [::1]:8081", &format!("listen {addr}"));
-        all.push(At::Tcp(addr));
+        all.push(ServerAddress::Tcp(addr));
     }
     if conf.contains("unix:/tmp/tokenweir-8082.sock") {
         let path = folder.join(format!("{who}.sock"));
         conf = conf.replace("/tmp/tokenweir-8082.sock", &path.display().to_string());
-        all.push(At::Unix(path));
+        all.push(ServerAddress::Unix(path));
     }
     (conf, all)
 }
 
 /// One process, stopped when dropped.
-struct Nginx(Child);
+struct ImportedNginx(Child);
 
-impl Nginx {
+impl ImportedNginx {
     fn start(conf: &str, folder: &Path) -> Self {
         let dir = folder.display();
         let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -288,7 +297,7 @@ impl Nginx {
     }
 }
 
-impl Drop for Nginx {
+impl Drop for ImportedNginx {
     fn drop(&mut self) {
         // One that could not start has ended already.
         let _ = self.0.kill();
@@ -297,10 +306,10 @@ impl Drop for Nginx {
 }
 
 /// What `tokenweir import` makes of a configuration, started.
-fn router(conf: &str, folder: &Path) -> (Server, import::Imported) {
+fn start_imported_router(conf: &str, folder: &Path) -> (Server, import::ImportedConfig) {
     let file = folder.join("ours.conf");
     fs::write(&file, conf).unwrap();
-    let imported = import::nginx_file(&file).unwrap_or_else(|report| panic!("{report}"));
+    let imported = import::from_nginx_file(&file).unwrap_or_else(|report| panic!("{report}"));
     let env = [("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off"), ("LOG__ACCESS", "off")];
     let env = env.map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
     let loaded = config::load(&imported.toml, "router.toml", env).unwrap();
@@ -308,9 +317,9 @@ fn router(conf: &str, folder: &Path) -> (Server, import::Imported) {
 }
 
 /// A request as bytes; its method and target.
-fn asked(conf: &str, dice: &mut Dice) -> (Vec<u8>, &'static str, String) {
-    let (hosts, paths) = (comment(conf, "hosts"), comment(conf, "paths"));
-    let mut any = |n: usize| dice.below(n as u64) as usize;
+fn random_request(conf: &str, dice: &mut SeededRng) -> (Vec<u8>, &'static str, String) {
+    let (hosts, paths) = (comment_words(conf, "hosts"), comment_words(conf, "paths"));
+    let mut any = |n: usize| dice.next_below(n as u64) as usize;
     let (host, target) = (hosts[any(hosts.len())], paths[any(paths.len())]);
     let is_api = target.starts_with("/team/");
     let method = if is_api || any(2) == 0 { "POST" } else { "GET" };
@@ -333,32 +342,36 @@ fn asked(conf: &str, dice: &mut Dice) -> (Vec<u8>, &'static str, String) {
         }
     }
     let body = if method == "POST" { r#"{"model":"m","messages":[]}"# } else { "" };
-    (request(method, target, &headers, body), method, target.to_owned())
+    (build_request(method, target, &headers, body), method, target.to_owned())
 }
 
 /// Sends all requests, the addresses in turn.
-fn drive(at: &[At], requests: &[(Vec<u8>, &'static str, String)], replicas: &Replicas) -> Vec<Seen> {
-    let mut links: Vec<Option<Client<Box<dyn Wire>>>> = at.iter().map(|_| None).collect();
+fn send_requests(
+    at: &[ServerAddress],
+    requests: &[(Vec<u8>, &'static str, String)],
+    replicas: &FixtureReplicas,
+) -> Vec<SideOutcome> {
+    let mut links: Vec<Option<TestClient<Box<dyn ByteStream>>>> = at.iter().map(|_| None).collect();
     let mut all = Vec::new();
     for (i, (bytes, ..)) in requests.iter().enumerate() {
-        let marks = replicas.marks();
+        let marks = replicas.received_counts();
         let which = i % at.len();
-        let client = links[which].get_or_insert_with(|| Client::over(at[which].try_connect().unwrap()));
+        let client = links[which].get_or_insert_with(|| TestClient::from_stream(at[which].try_connect().unwrap()));
         client.send(bytes);
-        let reply = client.try_head();
+        let reply = client.try_read_head();
         let status = reply.as_ref().map_or(0, |reply| reply.status);
-        drop(reply.as_ref().map(|_| client.rest()));
+        drop(reply.as_ref().map(|_| client.read_remaining_body()));
         let closes = reply.is_none_or(|reply| reply.header("connection").is_some_and(|kind| kind == "close"));
         if closes || status >= 400 {
             links[which] = None;
         }
-        all.push(Seen { status, heard: replicas.since(&marks) });
+        all.push(SideOutcome { status, received: replicas.received_since(&marks) });
     }
     all
 }
 
 /// Header lines by name, values in order.
-fn lines(heard: &Heard) -> BTreeMap<String, Vec<String>> {
+fn header_lines(heard: &ReceivedRequest) -> BTreeMap<String, Vec<String>> {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in heard.head.lines().skip(1).filter_map(|line| line.split_once(':')) {
         all.entry(name.to_ascii_lowercase()).or_default().push(value.trim().to_owned());
@@ -367,21 +380,22 @@ fn lines(heard: &Heard) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Compares one request; notes which meant differences there are, and what else differs.
-fn compare(case: &Case<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<String> {
+fn compare_request(case: &ComparedRequest<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<String> {
     let mut other = Vec::new();
     let mut used = Vec::new();
-    let (theirs, own) = ((case.nginx.status, case.nginx.heard()), (case.ours.status, case.ours.heard()));
+    let (theirs, own) =
+        ((case.nginx.status, case.nginx.received_ports()), (case.router.status, case.router.received_ports()));
     if theirs != own {
-        match MEANT.iter().find(|row| (row.course)(case)) {
-            Some(row) => used.push(row.what),
+        match INTENDED_DIFFERENCES.iter().find(|row| (row.explains_course)(case)) {
+            Some(row) => used.push(row.name),
             None => other.push(format!("status and replicas {theirs:?}, ours {own:?}")),
         }
     }
-    if let (Some((_, nginx)), Some((_, ours))) = (case.nginx.heard.first(), case.ours.heard.first()) {
+    if let (Some((_, nginx)), Some((_, ours))) = (case.nginx.received.first(), case.router.received.first()) {
         if (nginx.method(), nginx.target(), &nginx.body) != (ours.method(), ours.target(), &ours.body) {
             other.push(format!("{} {}, ours {} {}", nginx.method(), nginx.target(), ours.method(), ours.target()));
         }
-        let (nginx, ours) = (lines(nginx), lines(ours));
+        let (nginx, ours) = (header_lines(nginx), header_lines(ours));
         let mut names: Vec<&String> = nginx.keys().chain(ours.keys()).collect();
         names.sort();
         names.dedup();
@@ -391,8 +405,8 @@ fn compare(case: &Case<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<St
             if nginx == ours {
                 continue;
             }
-            match MEANT.iter().find(|row| (row.header)(case, name, nginx, ours)) {
-                Some(row) => used.push(row.what),
+            match INTENDED_DIFFERENCES.iter().find(|row| (row.explains_header)(case, name, nginx, ours)) {
+                Some(row) => used.push(row.name),
                 None => other.push(format!("{name}: {nginx:?}, ours {ours:?}")),
             }
         }
@@ -406,8 +420,8 @@ fn compare(case: &Case<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<St
 #[test]
 #[ignore = "needs nginx: .ci/nginx-import"]
 fn imports_do_what_nginx_does() {
-    let replicas = Replicas::start();
-    let mut confs: Vec<String> = fs::read_dir(folder())
+    let replicas = FixtureReplicas::start();
+    let mut confs: Vec<String> = fs::read_dir(fixture_dir())
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".conf").map(str::to_owned))
@@ -419,27 +433,27 @@ fn imports_do_what_nginx_does() {
     for name in &confs {
         let dir = std::env::temp_dir().join(format!("tokenweir-nginx-import-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let conf = text(name);
-        let (theirs, nginx_at) = listens(&replicas.place(&conf), &dir, "nginx");
-        let (own, ours_at) = listens(&replicas.place(&conf), &dir, "ours");
-        let nginx = Nginx::start(&theirs, &dir);
+        let conf = read_fixture(name);
+        let (theirs, nginx_at) = assign_addresses(&replicas.replace_ports(&conf), &dir, "nginx");
+        let (own, ours_at) = assign_addresses(&replicas.replace_ports(&conf), &dir, "ours");
+        let nginx = ImportedNginx::start(&theirs, &dir);
         wait_until("nginx listens", || nginx_at.iter().all(|at| at.try_connect().is_ok()));
-        let (server, _) = router(&own, &dir);
+        let (server, _) = start_imported_router(&own, &dir);
         let unknown = |pool: &std::sync::Arc<tokenweir::fleet::Pool>| {
-            let any = *pool.paths() == tokenweir::fleet::Paths::Any;
-            !any && pool.replicas().any(|replica| *replica.models() == Models::Unknown)
+            let any = *pool.path_policy() == tokenweir::fleet::PathPolicy::Any;
+            !any && pool.replicas().any(|replica| *replica.models() == ReplicaModels::Unknown)
         };
         wait_until("the replicas are known", || !server.fleet().pools().iter().any(unknown));
-        let mut dice = Dice::seeded(SEED);
-        let requests: Vec<_> = (0..REQUESTS).map(|_| asked(&conf, &mut dice)).collect();
-        let seen = (drive(&nginx_at, &requests, &replicas), drive(&ours_at, &requests, &replicas));
+        let mut dice = SeededRng::from_seed(SEED);
+        let requests: Vec<_> = (0..REQUEST_COUNT).map(|_| random_request(&conf, &mut dice)).collect();
+        let seen = (send_requests(&nginx_at, &requests, &replicas), send_requests(&ours_at, &requests, &replicas));
         let before = faults.len();
         let mut here = BTreeMap::new();
         let mut with_meant = 0;
         for (i, (_, method, target)) in requests.iter().enumerate() {
-            let case = Case { method, target, conf: name, nginx: &seen.0[i], ours: &seen.1[i] };
+            let case = ComparedRequest { method, target, conf_name: name, nginx: &seen.0[i], router: &seen.1[i] };
             let mut this = BTreeMap::new();
-            let other = compare(&case, &mut this);
+            let other = compare_request(&case, &mut this);
             with_meant += usize::from(!this.is_empty());
             this.into_iter().for_each(|(what, n)| *here.entry(what).or_insert(0) += n);
             faults.extend((!other.is_empty()).then(|| format!("{name} {i}: {method} {target}: {}", other.join("; "))));
@@ -451,12 +465,13 @@ fn imports_do_what_nginx_does() {
         fs::remove_dir_all(&dir).unwrap();
     }
     println!("{total} requests, {} differing; differences that are meant, by requests:", faults.len());
-    for Meant { what, why, .. } in &MEANT {
+    for IntendedDifference { name: what, reason: why, .. } in &INTENDED_DIFFERENCES {
         println!("{:>6}  {what}: {why}", meant.get(what).unwrap_or(&0));
     }
     let shown = faults.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "{} differ:\n{shown}", faults.len());
     // Whether a kept connection is there is up to which worker has the request.
-    let never: Vec<&str> = MEANT.iter().skip(1).map(|row| row.what).filter(|what| !meant.contains_key(what)).collect();
+    let never: Vec<&str> =
+        INTENDED_DIFFERENCES.iter().skip(1).map(|row| row.name).filter(|what| !meant.contains_key(what)).collect();
     assert!(never.is_empty(), "listed and never seen: {never:?}");
 }

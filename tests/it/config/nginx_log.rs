@@ -8,35 +8,35 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use crate::harness::client::{Client, request};
-use crate::harness::scripted::{Scripted, whole};
-use crate::harness::{Router, nowhere, wait_until};
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::scripted::{ScriptedReplica, build_response};
+use crate::harness::{TestRouter, unused_addr, wait_until};
 
 /// Both of the formats that people paste, and what else nginx and we both know.
-const FORMAT: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr | rt=$request_time uct="$upstream_connect_time" uht="$upstream_header_time" urt="$upstream_response_time" us=$upstream_status | uri=$uri args=$args a=$arg_a c=$cookie_sid h=$host hh=$http_host ru=$request_uri m=$request_method p=$server_protocol s=$scheme rl=$request_length xff=$proxy_add_x_forwarded_for ct=$sent_http_content_type ux=$upstream_http_x_origin e=$http_x_empty req=$connection_requests $pipe"#;
-const REQUESTS: usize = 300;
+const LOG_FORMAT: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr | rt=$request_time uct="$upstream_connect_time" uht="$upstream_header_time" urt="$upstream_response_time" us=$upstream_status | uri=$uri args=$args a=$arg_a c=$cookie_sid h=$host hh=$http_host ru=$request_uri m=$request_method p=$server_protocol s=$scheme rl=$request_length xff=$proxy_add_x_forwarded_for ct=$sent_http_content_type ux=$upstream_http_x_origin e=$http_x_empty req=$connection_requests $pipe"#;
+const REQUEST_COUNT: usize = 300;
 
-struct Nginx {
+struct LoggingNginx {
     child: Child,
-    stop: Command,
+    stop_command: Command,
     addr: SocketAddr,
-    log: PathBuf,
+    log_path: PathBuf,
 }
 
-impl Drop for Nginx {
+impl Drop for LoggingNginx {
     fn drop(&mut self) {
-        drop(self.stop.output());
+        drop(self.stop_command.output());
         drop(self.child.wait());
     }
 }
 
-fn origin() -> Scripted {
-    Scripted::start(&["m"], |heard, to| match heard.target().split('?').next().unwrap_or_default() {
+fn start_origin() -> ScriptedReplica {
+    ScriptedReplica::start(&["m"], |heard, to| match heard.target().split('?').next().unwrap_or_default() {
         "/slow" => {
             std::thread::sleep(Duration::from_secs(2));
             false
         }
-        "/missing" => to.write_all(&whole(404, "text/plain", "no")).is_ok(),
+        "/missing" => to.write_all(&build_response(404, "text/plain", "no")).is_ok(),
         _ => {
             let body = r#"{"a":1}"#;
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-origin: \"o\"\r\n";
@@ -45,13 +45,13 @@ fn origin() -> Scripted {
     })
 }
 
-fn nginx(folder: &Path, servers: &[SocketAddr]) -> Nginx {
-    let (addr, log) = (nowhere(), folder.join("nginx.log"));
+fn start_nginx(folder: &Path, servers: &[SocketAddr]) -> LoggingNginx {
+    let (addr, log) = (unused_addr(), folder.join("nginx.log"));
     let servers: String = servers.iter().map(|addr| format!("server {addr} max_fails=0;\n")).collect();
     let text = format!(
         "daemon off; worker_processes 1; pid {0}/pid; error_log {0}/error.log;\nevents {{}}\nhttp {{\n\
          client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; \
-         scgi_temp_path {0}/s;\nlog_format x '{FORMAT}';\naccess_log {1} x;\nupstream o {{\n{servers}}}\n\
+         scgi_temp_path {0}/s;\nlog_format x '{LOG_FORMAT}';\naccess_log {1} x;\nupstream o {{\n{servers}}}\n\
          server {{ listen {addr}; location / {{ proxy_pass http://o; proxy_http_version 1.1; \
          proxy_set_header Connection ''; proxy_next_upstream error timeout non_idempotent; }} }}\n}}\n",
         folder.display(),
@@ -66,13 +66,13 @@ fn nginx(folder: &Path, servers: &[SocketAddr]) -> Nginx {
         command
     };
     let child = command(&[]).spawn().unwrap();
-    let nginx = Nginx { child, stop: command(&["-s", "stop"]), addr, log };
+    let nginx = LoggingNginx { child, stop_command: command(&["-s", "stop"]), addr, log_path: log };
     wait_until("nginx listens", || std::net::TcpStream::connect(addr).is_ok());
     nginx
 }
 
 /// The `i`th request: target and headers.
-fn asked(i: usize) -> (&'static str, String, String) {
+fn nth_request(i: usize) -> (&'static str, String, String) {
     let target = match i % 9 {
         0 => format!("/v1/models-{i}?a={i}&b=%20"),
         // A raw quote in the query is refused by our HTTP library, before there is anything to log.
@@ -98,27 +98,27 @@ fn asked(i: usize) -> (&'static str, String, String) {
 }
 
 /// Sends them all, a connection for every ten; the last one is given up by its client.
-fn send(addr: SocketAddr) {
-    let mut client = Client::connect(addr);
-    for i in 0..REQUESTS - 1 {
+fn send_requests(addr: SocketAddr) {
+    let mut client = TestClient::connect(addr);
+    for i in 0..REQUEST_COUNT - 1 {
         if i % 10 == 0 {
-            client = Client::connect(addr);
+            client = TestClient::connect(addr);
         }
-        let (method, target, headers) = asked(i);
+        let (method, target, headers) = nth_request(i);
         let body = if method == "POST" { "{\"a\":1}" } else { "" };
-        client.send(request(method, &target, &headers, body));
-        let reply = client.try_head().unwrap_or_else(|| panic!("{addr} did not answer {target} {headers}"));
-        client.rest();
+        client.send(build_request(method, &target, &headers, body));
+        let reply = client.try_read_head().unwrap_or_else(|| panic!("{addr} did not answer {target} {headers}"));
+        client.read_remaining_body();
         assert_ne!(reply.status, 400, "{addr} refuses {target} {headers}");
     }
-    let mut client = Client::connect(addr);
-    client.send(request("GET", "/slow", "", ""));
+    let mut client = TestClient::connect(addr);
+    client.send(build_request("GET", "/slow", "", ""));
     std::thread::sleep(Duration::from_millis(300));
-    client.reset();
+    client.reset_connection();
 }
 
 /// A line without what differs by nature: times of day, durations, ports of listeners.
-fn masked(line: &str) -> String {
+fn mask_line(line: &str) -> String {
     let chars: Vec<char> = line.chars().collect();
     let mut out = String::new();
     let mut at = 0;
@@ -143,10 +143,10 @@ fn masked(line: &str) -> String {
     out
 }
 
-fn lines(path: &Path) -> Vec<String> {
+fn read_masked_lines(path: &Path) -> Vec<String> {
     let text = || String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-    wait_until("every request has its line", || text().lines().count() >= REQUESTS);
-    text().lines().map(masked).collect()
+    wait_until("every request has its line", || text().lines().count() >= REQUEST_COUNT);
+    text().lines().map(mask_line).collect()
 }
 
 #[test]
@@ -154,23 +154,23 @@ fn lines(path: &Path) -> Vec<String> {
 fn lines_are_those_of_nginx() {
     let folder = std::env::temp_dir().join(format!("tokenweir-nginx-log-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let (one, two) = (origin(), origin());
-    let servers = [one.addr, nowhere(), two.addr];
-    let nginx = nginx(&folder, &servers);
+    let (one, two) = (start_origin(), start_origin());
+    let servers = [one.addr, unused_addr(), two.addr];
+    let nginx = start_nginx(&folder, &servers);
     let ours = folder.join("tokenweir.log");
     let replicas = servers.map(|addr| format!("\"http://{addr} max_fails=0\"")).join(", ");
-    let router = Router::start(&format!(
-        "policy = \"round_robin\"\npaths = \"any\"\nreplicas = [{replicas}]\n[log]\naccess = {ours:?}\nformat = '''{FORMAT}'''"
+    let router = TestRouter::start(&format!(
+        "policy = \"round_robin\"\npaths = \"any\"\nreplicas = [{replicas}]\n[log]\naccess = {ours:?}\nformat = '''{LOG_FORMAT}'''"
     ));
     wait_until("both replicas are known", || {
-        one.heard().is_empty() && router.metric("tokenweir_pool_ready", &[]) > 0.0
+        one.received_requests().is_empty() && router.sum_metric("tokenweir_pool_ready", &[]) > 0.0
     });
-    send(nginx.addr);
-    send(router.addr);
+    send_requests(nginx.addr);
+    send_requests(router.addr);
     let name = |line: &String| line.replace(&nginx.addr.to_string(), "US").replace(&router.addr.to_string(), "US");
-    let theirs: Vec<String> = lines(&nginx.log).iter().map(name).collect();
-    let own: Vec<String> = lines(&ours).iter().map(name).collect();
-    assert_eq!((theirs.len(), own.len()), (REQUESTS, REQUESTS));
+    let theirs: Vec<String> = read_masked_lines(&nginx.log_path).iter().map(name).collect();
+    let own: Vec<String> = read_masked_lines(&ours).iter().map(name).collect();
+    assert_eq!((theirs.len(), own.len()), (REQUEST_COUNT, REQUEST_COUNT));
     let differing: Vec<String> = theirs
         .iter()
         .zip(&own)
@@ -182,7 +182,7 @@ fn lines_are_those_of_nginx() {
     assert!(failovers > 50, "{failovers} failovers");
     assert!(theirs.last().is_some_and(|line| line.contains(" 499 ")));
     let shown = differing.iter().take(12).cloned().collect::<Vec<_>>().join("\n");
-    assert!(differing.is_empty(), "{} of {REQUESTS} lines differ:\n{shown}", differing.len());
+    assert!(differing.is_empty(), "{} of {REQUEST_COUNT} lines differ:\n{shown}", differing.len());
     drop(nginx);
     fs::remove_dir_all(&folder).unwrap();
 }

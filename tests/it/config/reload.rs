@@ -6,36 +6,36 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::client::{Client, request};
-use crate::harness::{Router, ask, chat, env, nowhere, replica, wait_until};
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::{TestRouter, chat_body, router_env, send_request, start_replica, unused_addr, wait_until};
 use tokenweir::clock::Clock;
 use tokenweir::config;
 use tokenweir::units::Moment;
 
-const CHAT: &str = "/v1/chat/completions";
-const JSON: &str = "content-type: application/json\r\n";
+const CHAT_PATH: &str = "/v1/chat/completions";
+const JSON_HEADER: &str = "content-type: application/json\r\n";
 
 /// A router whose configuration is read again from the text in the mutex.
-fn router(text: &str) -> (Router, Arc<Mutex<String>>) {
+fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
     let file = Arc::new(Mutex::new(text.to_owned()));
-    let router = Router::start(text).ready();
+    let router = TestRouter::start(text).wait_until_ready();
     let source = file.clone();
-    router.server.reloads_from(Box::new(move || {
+    router.server.set_config_source(Box::new(move || {
         let text = source.lock().expect("no panic").clone();
-        config::load(&text, "router.toml", env(&text)).map_err(|report| report.to_string())
+        config::load(&text, "router.toml", router_env(&text)).map_err(|report| report.to_string())
     }));
     (router, file)
 }
 
-fn pools(router: &Router) -> serde_json::Value {
-    ask(router.admin, "GET", "/pools", "", "").json()
+fn list_pools(router: &TestRouter) -> serde_json::Value {
+    send_request(router.admin_addr, "GET", "/pools", "", "").json()
 }
 
 #[test]
 fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let (router, file) = router(&format!("replicas = [{:?}]", replicas[0].url()));
-    let reload = || ask(router.admin, "POST", "/reload", "", "");
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let (router, file) = start_reloadable_router(&format!("replicas = [{:?}]", replicas[0].url()));
+    let reload = || send_request(router.admin_addr, "POST", "/reload", "", "");
 
     *file.lock().unwrap() = format!("replicas = [{:?}, {:?}]", replicas[0].url(), replicas[1].url());
     let reply = reload();
@@ -44,43 +44,43 @@ fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
     assert_eq!((reply.status, &report["changed"]), (200, &serde_json::json!(added)));
     assert_eq!(report["replicas_added"], serde_json::json!([replicas[1].addr().to_string()]));
     assert_eq!(report["keys_moved"], serde_json::json!({}), "least_conn has no keys");
-    wait_until("the new replica has been asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
+    wait_until("the new replica has been asked", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
 
     *file.lock().unwrap() = "replicas = [1]\npolcy = 2".to_owned();
     let reply = reload();
     assert_eq!(reply.status, 400);
     assert!(reply.text().contains("router.toml:2:1") && reply.text().contains("policy"), "{}", reply.text());
-    assert_eq!(pools(&router)[0]["replicas"].as_array().unwrap().len(), 2);
-    assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200);
+    assert_eq!(list_pools(&router)[0]["replicas"].as_array().unwrap().len(), 2);
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200);
 }
 
 #[test]
 fn a_reload_opens_and_closes_ports_and_cuts_no_connection() {
-    let replica = replica(&["m"]);
-    let [first, second] = [nowhere(), nowhere()];
+    let replica = start_replica(&["m"]);
+    let [first, second] = [unused_addr(), unused_addr()];
     let text = |listen: &[SocketAddr]| {
         let listen: Vec<String> = listen.iter().map(|address| format!("\"{address}\"")).collect();
         format!("listen = [{}]\nreplicas = [{:?}]", listen.join(", "), replica.url())
     };
-    let (router, file) = router(&text(&[first]));
+    let (router, file) = start_reloadable_router(&text(&[first]));
     let reload = |listen: &[SocketAddr]| {
         *file.lock().unwrap() = text(listen);
-        ask(router.admin, "POST", "/reload", "", "")
+        send_request(router.admin_addr, "POST", "/reload", "", "")
     };
-    let answers = |address| ask(address, "GET", "/livez", "", "").status == 200;
+    let answers = |address| send_request(address, "GET", "/livez", "", "").status == 200;
     let is_closed = |address| TcpStream::connect(address).is_err();
     assert!(answers(first) && is_closed(second));
     assert_eq!(reload(&[first, second]).status, 200);
     wait_until("the new port is open", || !is_closed(second));
     assert!(answers(first) && answers(second));
 
-    let mut client = Client::connect(first);
-    client.send(request("GET", "/livez", "", ""));
-    assert_eq!(client.reply().status, 200);
+    let mut client = TestClient::connect(first);
+    client.send(build_request("GET", "/livez", "", ""));
+    assert_eq!(client.read_response().status, 200);
     assert_eq!(reload(&[second]).status, 200);
     wait_until("the old port is closed", || is_closed(first));
-    client.send(request("GET", "/livez", "", ""));
-    assert_eq!(client.reply().status, 200, "its connections go on");
+    client.send(build_request("GET", "/livez", "", ""));
+    assert_eq!(client.read_response().status, 200, "its connections go on");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let refused = reload(&[second, taken.local_addr().unwrap()]);
@@ -90,7 +90,7 @@ fn a_reload_opens_and_closes_ports_and_cuts_no_connection() {
 
 #[test]
 fn a_reload_moves_the_logs() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let folder = std::env::temp_dir().join(format!("tokenweir-reload-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let text = |access: &str, format: &str, level: &str| {
@@ -100,10 +100,10 @@ fn a_reload_moves_the_logs() {
         let formats = "[log.formats]\na = 'a $request_uri'\nb = 'b $request_uri'\n";
         format!("replicas = [{:?}]\n{log}{formats}", replica.url())
     };
-    let (router, file) = router(&text("one.log", "a", "error"));
+    let (router, file) = start_reloadable_router(&text("one.log", "a", "error"));
     let reload = |text: String| {
         *file.lock().unwrap() = text;
-        ask(router.admin, "POST", "/reload", "", "")
+        send_request(router.admin_addr, "POST", "/reload", "", "")
     };
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     router.get("/livez?1");
@@ -123,18 +123,20 @@ fn a_reload_moves_the_logs() {
 
 #[test]
 fn replicas_are_added_weighed_drained_and_removed_by_hand() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let (router, _file) = router(&format!("replicas = [{:?}]\npolicy = \"round_robin\"", replicas[0].url()));
-    let admin = |method: &str, path: &str, body: String| ask(router.admin, method, path, JSON, body);
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let (router, _file) =
+        start_reloadable_router(&format!("replicas = [{:?}]\npolicy = \"round_robin\"", replicas[0].url()));
+    let admin =
+        |method: &str, path: &str, body: String| send_request(router.admin_addr, method, path, JSON_HEADER, body);
     let name = replicas[1].addr().to_string();
 
     let words = format!("{{\"replica\":\"{} weight=2\"}}", replicas[1].url());
     let added = admin("POST", "/pools/default/replicas", words.clone());
     assert_eq!(added.json()["replicas"][1]["weight"], 2, "{}", added.text());
     assert_eq!(admin("POST", "/pools/default/replicas", words).status, 400, "twice makes no sense");
-    wait_until("it is asked", || pools(&router)[0]["replicas"][1]["state"] == "admitted");
+    wait_until("it is asked", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
     let picks = |n| {
-        let to = |_| router.post(CHAT, chat("m", 1, false)).header("x-upstream").unwrap().to_owned();
+        let to = |_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned();
         (0..n).map(to).filter(|upstream| *upstream == name).count()
     };
     assert_eq!(picks(6), 4);
@@ -157,32 +159,32 @@ fn replicas_are_added_weighed_drained_and_removed_by_hand() {
 
 #[test]
 fn the_data_port_changes_nothing() {
-    let replica = replica(&["m"]);
-    let (router, _file) = router(&format!("replicas = [{:?}]", replica.url()));
+    let replica = start_replica(&["m"]);
+    let (router, _file) = start_reloadable_router(&format!("replicas = [{:?}]", replica.url()));
     for (method, path) in
         [("POST", "/reload"), ("GET", "/pools"), ("POST", "/pools/default/replicas"), ("GET", "/metrics")]
     {
-        assert_eq!(router.ask(method, path, JSON, "{}").status, 404, "{path}");
+        assert_eq!(router.send_request(method, path, JSON_HEADER, "{}").status, 404, "{path}");
     }
 }
 
 #[test]
 fn no_request_and_no_stream_is_lost_by_reloads() {
     const STREAMS: usize = 50;
-    let replicas = [replica(&["m"]), replica(&["m"]), replica(&["m"])];
+    let replicas = [start_replica(&["m"]), start_replica(&["m"]), start_replica(&["m"])];
     let [a, b, c] = replicas.each_ref().map(|r| r.url());
     let texts = [
         format!("replicas = [{a:?}, {b:?}]"),
         format!("replicas = [{b:?}, {c:?}]\npolicy = \"round_robin\""),
         format!("[[pool]]\nmodel = \"m\"\nreplicas = [{a:?}, \"{c} weight=3\"]"),
     ];
-    let (router, file) = router(&texts[0]);
+    let (router, file) = start_reloadable_router(&texts[0]);
     wait_until("all are known", || router.get("/readyz").status == 200);
-    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.client()).collect();
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.connect()).collect();
     for (i, stream) in streams.iter_mut().enumerate() {
         let headers = format!("x-request-id: s{i}\r\nx-emulate-lockstep: 1\r\n");
-        stream.send(request("POST", CHAT, &headers, chat("m", 4, true)));
-        assert_eq!(stream.head().status, 200);
+        stream.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 4, true)));
+        assert_eq!(stream.read_head().status, 200);
     }
     let (failed, done) = (AtomicU32::new(0), AtomicBool::new(false));
     let answered = AtomicU32::new(0);
@@ -190,7 +192,7 @@ fn no_request_and_no_stream_is_lost_by_reloads() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let status = router.post(CHAT, chat("m", 2, false)).status;
+                    let status = router.post(CHAT_PATH, chat_body("m", 2, false)).status;
                     answered.fetch_add(1, Ordering::Relaxed);
                     failed.fetch_add(u32::from(status != 200), Ordering::Relaxed);
                 }
@@ -199,7 +201,7 @@ fn no_request_and_no_stream_is_lost_by_reloads() {
         for round in 1..=20 {
             let before = answered.load(Ordering::Relaxed);
             *file.lock().unwrap() = texts[round % 3].clone();
-            let reply = ask(router.admin, "POST", "/reload", "", "");
+            let reply = send_request(router.admin_addr, "POST", "/reload", "", "");
             assert_eq!(reply.status, 200, "{}", reply.text());
             wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 10);
         }
@@ -210,8 +212,8 @@ fn no_request_and_no_stream_is_lost_by_reloads() {
         // The emulated replica that has the stream lets it go on; the others know nothing of it.
         let mut body = Vec::new();
         while !String::from_utf8_lossy(&body).contains("[DONE]") {
-            replicas.iter().for_each(|r| drop(ask(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
-            body.extend(stream.piece().expect("the stream goes on"));
+            replicas.iter().for_each(|r| drop(send_request(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
+            body.extend(stream.read_piece().expect("the stream goes on"));
         }
     }
     drop(streams);
@@ -219,12 +221,12 @@ fn no_request_and_no_stream_is_lost_by_reloads() {
 }
 
 /// Sends requests at a steady rate, whatever becomes of them; returns how many were not answered with 200.
-fn steadily(router: &Router, clock: Clock, every: Duration, count: u32) -> u32 {
+fn send_steadily(router: &TestRouter, clock: Clock, every: Duration, count: u32) -> u32 {
     let mut failed = 0;
     for at in 0..count {
         thread::sleep((Moment::ZERO + every * at).since(clock.now()));
-        let reply = router.post(CHAT, chat("m", 2, false));
-        failed += u32::from(reply.status != 200 || !reply.whole);
+        let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
+        failed += u32::from(reply.status != 200 || !reply.complete);
     }
     failed
 }
@@ -233,35 +235,35 @@ fn steadily(router: &Router, clock: Clock, every: Duration, count: u32) -> u32 {
 fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
     const STREAMS: usize = 50;
     const ROUNDS: usize = 20;
-    let replicas = [(); 4].map(|()| replica(&["m"]));
+    let replicas = [(); 4].map(|()| start_replica(&["m"]));
     let [a, b, c, d] = replicas.each_ref().map(|r| r.url());
     let texts = [
         format!("replicas = [{a:?}, {b:?}, \"{c} slow_start=1s\"]"),
         format!("replicas = [{b:?}, {c:?}]\npolicy = \"round_robin\""),
         format!("replicas = [{a:?}, {c:?}, {b:?}]\npolicy = \"hash $session consistent\""),
     ];
-    let (router, file) = router(&texts[0]);
-    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.client()).collect();
+    let (router, file) = start_reloadable_router(&texts[0]);
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| router.connect()).collect();
     for (i, stream) in streams.iter_mut().enumerate() {
         let headers = format!("x-request-id: s{i}\r\nx-emulate-lockstep: 1\r\n");
-        stream.send(request("POST", CHAT, &headers, chat("m", 4, true)));
-        assert_eq!(stream.head().status, 200);
+        stream.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 4, true)));
+        assert_eq!(stream.read_head().status, 200);
     }
     let admin = |method: &str, path: &str, body: &str| {
-        let reply = ask(router.admin, method, path, JSON, body);
+        let reply = send_request(router.admin_addr, method, path, JSON_HEADER, body);
         assert_eq!(reply.status, 200, "{method} {path}: {}", reply.text());
     };
     let clock = Clock::start();
     let failed: u32 = thread::scope(|scope| {
         // 4 x 50 a second, for 10 s.
         let load: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| steadily(&router, clock, Duration::from_millis(20), 500))).collect();
+            (0..4).map(|_| scope.spawn(|| send_steadily(&router, clock, Duration::from_millis(20), 500))).collect();
         let added = replicas[3].addr().to_string();
         for round in 1..=ROUNDS {
             *file.lock().unwrap() = texts[round % 3].clone();
             admin("POST", "/reload", "");
             admin("POST", "/pools/default/replicas", &format!("{{\"replica\":{d:?}}}"));
-            wait_until("it serves", || pools(&router)[0]["replicas"].to_string().matches("admitted").count() > 2);
+            wait_until("it serves", || list_pools(&router)[0]["replicas"].to_string().matches("admitted").count() > 2);
             admin("POST", &format!("/replicas/{added}/drain"), "");
             admin("DELETE", &format!("/pools/default/replicas/{added}"), "");
             let b = replicas[1].addr();
@@ -276,14 +278,14 @@ fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
     for (i, stream) in streams.iter_mut().enumerate() {
         let mut body = Vec::new();
         while !String::from_utf8_lossy(&body).contains("[DONE]") {
-            replicas.iter().for_each(|r| drop(ask(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
-            body.extend(stream.piece().expect("the stream goes on"));
+            replicas.iter().for_each(|r| drop(send_request(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
+            body.extend(stream.read_piece().expect("the stream goes on"));
         }
     }
     drop(streams);
     wait_until("nothing is charged any more", || router.in_flight() == 0);
-    wait_until("no replica works", || replicas.iter().all(|r| r.counters().open() == 0));
-    assert_eq!(router.metric("tokenweir_in_flight", &[]), 0.0);
-    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
-    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"completed\""]), 2_050.0);
+    wait_until("no replica works", || replicas.iter().all(|r| r.counters().open_requests() == 0));
+    assert_eq!(router.sum_metric("tokenweir_in_flight", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"completed\""]), 2_050.0);
 }

@@ -5,103 +5,107 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::harness::client::{Reply, request};
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{Router, ask, chat, fast, nowhere, replica, wait_until};
+use crate::harness::client::{HttpResponse, build_request};
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TestRouter, chat_body, fast_settings, send_request, start_replica, unused_addr, wait_until};
 use tokenweir::clock::Clock;
-use tokenweir::emulate::Replica;
+use tokenweir::emulate::EmulatedReplica;
 
-const CHAT: &str = "/v1/chat/completions";
-const JSON: &str = "application/json";
+const CHAT_PATH: &str = "/v1/chat/completions";
+const JSON_CONTENT_TYPE: &str = "application/json";
 
-fn post(router: &Router) -> Reply {
-    router.post(CHAT, chat("m", 2, false))
+fn post_chat(router: &TestRouter) -> HttpResponse {
+    router.post(CHAT_PATH, chat_body("m", 2, false))
 }
 
-fn router(replicas: &[String], more: &str) -> Router {
-    Router::start(&format!("replicas = {replicas:?}\n{more}")).ready()
+fn start_router(replicas: &[String], more: &str) -> TestRouter {
+    TestRouter::start(&format!("replicas = {replicas:?}\n{more}")).wait_until_ready()
 }
 
 /// State and reason of a replica of the first pool.
-fn state(router: &Router, at: usize) -> (String, String) {
-    let pools = ask(router.admin, "GET", "/pools", "", "").json();
+fn replica_state(router: &TestRouter, at: usize) -> (String, String) {
+    let pools = send_request(router.admin_addr, "GET", "/pools", "", "").json();
     let replica = &pools[0]["replicas"][at];
     let word = |name: &str| replica[name].as_str().unwrap_or_default().to_owned();
     (word("state"), word("reason"))
 }
 
-fn is(router: &Router, at: usize, wanted: (&str, &str)) -> bool {
-    let (state, reason) = state(router, at);
+fn has_state(router: &TestRouter, at: usize, wanted: (&str, &str)) -> bool {
+    let (state, reason) = replica_state(router, at);
     (&*state, &*reason) == wanted
 }
 
 /// vLLM with `--shutdown-timeout` after SIGTERM: well by its own account, and a 500 in no time for whoever comes.
-fn draining() -> Scripted {
-    Scripted::start(&["m"], |heard, to| {
+fn start_draining_replica() -> ScriptedReplica {
+    ScriptedReplica::start(&["m"], |heard, to| {
         let status = if heard.target() == "/health" { 200 } else { 500 };
-        to.write_all(&whole(status, JSON, r#"{"error":{"message":"engine is stopping"}}"#)).is_ok()
+        to.write_all(&build_response(status, JSON_CONTENT_TYPE, r#"{"error":{"message":"engine is stopping"}}"#))
+            .is_ok()
     })
 }
 
 #[test]
 fn a_replica_that_fails_at_once_attracts_nothing() {
     for policy in ["least_conn", "least_tokens", "least_time last_byte", "round_robin"] {
-        let (hole, good) = (draining(), replica(&["m"]));
+        let (hole, good) = (start_draining_replica(), start_replica(&["m"]));
         let replicas = [hole.url(), good.url()];
         // Eight may be there before anything is known of it.
         let keys = format!("policy = \"{policy}\"\nreplay_spare = 8\ncheck = {{ interval = \"100ms\" }}");
-        let router = router(&replicas, &keys);
+        let router = start_router(&replicas, &keys);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let mut client = router.client();
+                    let mut client = router.connect();
                     for _ in 0..25 {
-                        client.send(request("POST", CHAT, "", chat("m", 20, false)));
-                        assert_eq!(client.reply().status, 200, "{policy}");
+                        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 20, false)));
+                        assert_eq!(client.read_response().status, 200, "{policy}");
                     }
                 });
             }
         });
-        let fell = hole.heard().iter().filter(|heard| heard.method() == "POST").count();
+        let fell = hole.received_requests().iter().filter(|heard| heard.method() == "POST").count();
         // Those of the eight clients that were chosen for it before the first of them was told.
         assert!((1..=8).contains(&fell), "{policy}: {fell} of 200");
-        assert!(is(&router, 0, ("ejected", "failed")), "{policy}: however green its health");
-        wait_until("its health is asked for", || hole.heard().iter().any(|heard| heard.target() == "/health"));
-        assert_eq!(router.metric("tokenweir_ejected", &["replica="]), 1.0);
-        assert_eq!(router.metric("tokenweir_ejections_total", &["reason=\"failed\""]), 1.0);
+        assert!(has_state(&router, 0, ("ejected", "failed")), "{policy}: however green its health");
+        wait_until("its health is asked for", || {
+            hole.received_requests().iter().any(|heard| heard.target() == "/health")
+        });
+        assert_eq!(router.sum_metric("tokenweir_ejected", &["replica="]), 1.0);
+        assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"failed\""]), 1.0);
         assert_eq!(router.in_flight(), 0);
     }
 }
 
 #[test]
 fn two_replicas_that_fail_alike_do_not_vouch_for_each_other_for_long() {
-    let (holes, good) = ([draining(), draining()], [replica(&["m"]), replica(&["m"])]);
+    let (holes, good) =
+        ([start_draining_replica(), start_draining_replica()], [start_replica(&["m"]), start_replica(&["m"])]);
     let replicas = [holes[0].url(), holes[1].url(), good[0].url(), good[1].url()];
-    let router = router(&replicas, "policy = \"least_conn\"\nreplay_spare = 100");
-    let lost = (0..60).filter(|_| post(&router).status != 200).count();
+    let router = start_router(&replicas, "policy = \"least_conn\"\nreplay_spare = 100");
+    let lost = (0..60).filter(|_| post_chat(&router).status != 200).count();
     assert!(lost <= 8, "{lost} of 60 lost");
     for at in [0, 1] {
-        assert!(is(&router, at, ("ejected", "failed")));
+        assert!(has_state(&router, at, ("ejected", "failed")));
     }
 }
 
 #[test]
 fn replays_come_out_of_a_budget_and_its_end_is_the_replicas_own_answer() {
-    let (bad, good) = (draining(), Scripted::start(&["m"], friendly));
+    let (bad, good) = (start_draining_replica(), ScriptedReplica::start(&["m"], respond_ok));
     let replicas = [format!("{} max_fails=0", bad.url()), good.url()];
-    let router = router(&replicas, "policy = \"round_robin\"\nreplay_percent = 0\nreplay_spare = 3");
-    let replies: Vec<Reply> = (0..20).map(|_| post(&router)).collect();
-    let failed: Vec<&Reply> = replies.iter().filter(|reply| reply.status != 200).collect();
+    let router = start_router(&replicas, "policy = \"round_robin\"\nreplay_percent = 0\nreplay_spare = 3");
+    let replies: Vec<HttpResponse> = (0..20).map(|_| post_chat(&router)).collect();
+    let failed: Vec<&HttpResponse> = replies.iter().filter(|reply| reply.status != 200).collect();
     assert_eq!(failed.len(), 10 - 3, "every second request meets it, three of them are saved");
     assert!(failed.iter().all(|reply| reply.status == 500 && reply.text().contains("engine is stopping")));
-    assert_eq!(router.metric("tokenweir_replays_total", &["made"]), 3.0);
-    assert_eq!(router.metric("tokenweir_replays_total", &["denied"]), 7.0);
+    assert_eq!(router.sum_metric("tokenweir_replays_total", &["made"]), 3.0);
+    assert_eq!(router.sum_metric("tokenweir_replays_total", &["denied"]), 7.0);
 }
 
 #[test]
 fn a_refused_connection_is_no_replay() {
-    let alive = replica(&["m"]);
-    let gone: Vec<String> = (0..3).map(|_| format!("http://{} max_fails=0", nowhere())).collect();
+    let alive = start_replica(&["m"]);
+    let gone: Vec<String> = (0..3).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
     let config = format!(
         "policy = \"round_robin\"\nmodel = \"m\"\npaths = \"any\"\nreplay_percent = 0\nreplay_spare = 0\nreplicas = [{:?}, {:?}, {:?}, {:?}]",
         gone[0],
@@ -109,102 +113,108 @@ fn a_refused_connection_is_no_replay() {
         gone[2],
         alive.url()
     );
-    let router = Router::start(&config);
-    assert!((0..12).all(|_| post(&router).status == 200), "every replica is tried");
-    assert_eq!(router.metric("tokenweir_replays_total", &[]), 0.0);
+    let router = TestRouter::start(&config);
+    assert!((0..12).all(|_| post_chat(&router).status == 200), "every replica is tried");
+    assert_eq!(router.sum_metric("tokenweir_replays_total", &[]), 0.0);
 }
 
 #[test]
 fn a_request_with_an_idempotency_key_is_seen_by_one_replica_only() {
     for (status, body) in [(500, "engine is stopping"), (503, "busy")] {
-        let play = move |_: &_, to: &mut std::net::TcpStream| to.write_all(&whole(status, "text/plain", body)).is_ok();
-        let replicas = [Scripted::start(&["m"], play), Scripted::start(&["m"], play)];
-        let router = Router::over(replicas.each_ref().map(Scripted::url).iter().map(String::as_str));
-        let reply = router.ask("POST", CHAT, "Idempotency-Key: 7\r\n", chat("m", 2, false));
+        let play = move |_: &_, to: &mut std::net::TcpStream| {
+            to.write_all(&build_response(status, "text/plain", body)).is_ok()
+        };
+        let replicas = [ScriptedReplica::start(&["m"], play), ScriptedReplica::start(&["m"], play)];
+        let router =
+            TestRouter::start_with_replicas(replicas.each_ref().map(ScriptedReplica::url).iter().map(String::as_str));
+        let reply = router.send_request("POST", CHAT_PATH, "Idempotency-Key: 7\r\n", chat_body("m", 2, false));
         assert_eq!((reply.status, &*reply.text()), (status, body));
-        assert_eq!(replicas.iter().map(|replica| replica.heard().len()).sum::<usize>(), 1);
+        assert_eq!(replicas.iter().map(|replica| replica.received_requests().len()).sum::<usize>(), 1);
     }
-    let closing = [(); 2].map(|()| Scripted::start(&["m"], |_, _| false));
-    let router = Router::over(closing.each_ref().map(Scripted::url).iter().map(String::as_str));
-    assert_eq!(router.ask("POST", CHAT, "Idempotency-Key: 7\r\n", chat("m", 2, false)).status, 502);
-    assert_eq!(closing.iter().map(|replica| replica.heard().len()).sum::<usize>(), 1);
-    let gone = format!("http://{}", nowhere());
-    let (good, config) = (replica(&["m"]), "policy = \"round_robin\"\npaths = \"any\"");
-    let router = Router::start(&format!("{config}\nreplicas = [{gone:?}, {:?}]", good.url()));
-    let refused = router.ask("POST", CHAT, "Idempotency-Key: 7\r\n", chat("m", 2, false));
+    let closing = [(); 2].map(|()| ScriptedReplica::start(&["m"], |_, _| false));
+    let router =
+        TestRouter::start_with_replicas(closing.each_ref().map(ScriptedReplica::url).iter().map(String::as_str));
+    assert_eq!(router.send_request("POST", CHAT_PATH, "Idempotency-Key: 7\r\n", chat_body("m", 2, false)).status, 502);
+    assert_eq!(closing.iter().map(|replica| replica.received_requests().len()).sum::<usize>(), 1);
+    let gone = format!("http://{}", unused_addr());
+    let (good, config) = (start_replica(&["m"]), "policy = \"round_robin\"\npaths = \"any\"");
+    let router = TestRouter::start(&format!("{config}\nreplicas = [{gone:?}, {:?}]", good.url()));
+    let refused = router.send_request("POST", CHAT_PATH, "Idempotency-Key: 7\r\n", chat_body("m", 2, false));
     assert_eq!(refused.status, 200, "the one that refused has seen nothing");
 }
 
 #[test]
 fn a_busy_replica_is_asked_again_when_it_said_so_and_is_never_ejected() {
-    let busy = Scripted::start(&["m"], |_, to| {
+    let busy = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 503 X\r\nretry-after: 120\r\ncontent-length: 4\r\n\r\nbusy";
         to.write_all(head.as_bytes()).is_ok()
     });
-    let good = Scripted::start(&["m"], friendly);
-    let router = router(&[busy.url(), good.url()], "policy = \"round_robin\"");
-    assert!((0..20).all(|_| post(&router).status == 200));
-    assert_eq!((busy.heard().len(), good.heard().len()), (1, 20));
-    assert_eq!(state(&router, 0).0, "busy");
-    assert_eq!(router.metric("tokenweir_ejections_total", &[]), 0.0);
-    assert_eq!(router.metric("tokenweir_replays_total", &[]), 0.0, "it has done nothing for the request");
+    let good = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_router(&[busy.url(), good.url()], "policy = \"round_robin\"");
+    assert!((0..20).all(|_| post_chat(&router).status == 200));
+    assert_eq!((busy.received_requests().len(), good.received_requests().len()), (1, 20));
+    assert_eq!(replica_state(&router, 0).0, "busy");
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_replays_total", &[]), 0.0, "it has done nothing for the request");
 }
 
 #[test]
 fn when_all_are_busy_one_of_them_tells_the_client() {
-    let play = |_: &_, to: &mut std::net::TcpStream| to.write_all(&whole(429, "text/plain", "full")).is_ok();
-    let replicas = [(); 3].map(|()| Scripted::start(&["m"], play));
-    let router = Router::over(replicas.each_ref().map(Scripted::url).iter().map(String::as_str));
-    let seen = || replicas.iter().map(|replica| replica.heard().len()).sum::<usize>();
-    assert_eq!((post(&router).status, seen()), (429, 3), "each is asked");
-    let reply = post(&router);
+    let play = |_: &_, to: &mut std::net::TcpStream| to.write_all(&build_response(429, "text/plain", "full")).is_ok();
+    let replicas = [(); 3].map(|()| ScriptedReplica::start(&["m"], play));
+    let router =
+        TestRouter::start_with_replicas(replicas.each_ref().map(ScriptedReplica::url).iter().map(String::as_str));
+    let seen = || replicas.iter().map(|replica| replica.received_requests().len()).sum::<usize>();
+    assert_eq!((post_chat(&router).status, seen()), (429, 3), "each is asked");
+    let reply = post_chat(&router);
     assert_eq!((reply.status, &*reply.text(), seen()), (429, "full", 4), "the one that is free first");
     assert_eq!(router.get("/readyz").status, 200);
 }
 
 #[test]
 fn all_replicas_down_is_told_at_once_and_passes_by_itself() {
-    let addr = nowhere();
-    let other = nowhere();
+    let addr = unused_addr();
+    let other = unused_addr();
     let replicas = format!("[\"http://{addr} fail_timeout=1s\", \"http://{other} fail_timeout=1s\"]");
-    let router = Router::start(&format!("paths = \"any\"\nreplicas = {replicas}"));
-    assert_eq!(post(&router).status, 503);
-    let reply = post(&router);
+    let router = TestRouter::start(&format!("paths = \"any\"\nreplicas = {replicas}"));
+    assert_eq!(post_chat(&router).status, 503);
+    let reply = post_chat(&router);
     assert_eq!(
         (reply.status, reply.header("retry-after"), reply.header("x-should-retry")),
         (503, Some("1"), Some("true"))
     );
-    assert_eq!(reply.error()["code"], "no_replica");
-    assert_eq!(router.metric("tokenweir_ejections_total", &["reason=\"refused\""]), 2.0);
-    let _back = Replica::start(TcpListener::bind(addr).unwrap(), fast(&["m"]), Clock::start()).unwrap();
-    wait_until("it serves again", || post(&router).status == 200);
+    assert_eq!(reply.openai_error()["code"], "no_replica");
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"refused\""]), 2.0);
+    let _back =
+        EmulatedReplica::start(TcpListener::bind(addr).unwrap(), fast_settings(&["m"]), Clock::start()).unwrap();
+    wait_until("it serves again", || post_chat(&router).status == 200);
 }
 
 /// A replica whose `/health` a test turns sick; everything else is well.
-fn sickly() -> (Scripted, Arc<AtomicBool>) {
+fn start_sickly_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
     let sick = Arc::new(AtomicBool::new(false));
     let turned = sick.clone();
-    let replica = Scripted::start(&["m"], move |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         let status = if heard.target() == "/health" && turned.load(Ordering::SeqCst) { 503 } else { 200 };
-        to.write_all(&whole(status, JSON, "{}")).is_ok()
+        to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
     (replica, sick)
 }
 
 #[test]
 fn checks_take_all_replicas_out_and_bring_them_back() {
-    let replicas = [sickly(), sickly()];
+    let replicas = [start_sickly_replica(), start_sickly_replica()];
     let urls = replicas.each_ref().map(|(replica, _)| replica.url());
-    let router = router(&urls, "check = { interval = \"100ms\", rise = 2, fall = 2 }");
-    assert_eq!(post(&router).status, 200);
+    let router = start_router(&urls, "check = { interval = \"100ms\", rise = 2, fall = 2 }");
+    assert_eq!(post_chat(&router).status, 200);
     replicas.iter().for_each(|(_, sick)| sick.store(true, Ordering::SeqCst));
-    wait_until("both are out", || (0..2).all(|at| is(&router, at, ("ejected", "check"))));
-    let reply = post(&router);
+    wait_until("both are out", || (0..2).all(|at| has_state(&router, at, ("ejected", "check"))));
+    let reply = post_chat(&router);
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
-    assert_eq!(router.metric("tokenweir_ejections_total", &["reason=\"check\""]), 2.0);
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"check\""]), 2.0);
     replicas.iter().for_each(|(_, sick)| sick.store(false, Ordering::SeqCst));
-    wait_until("both are back", || (0..2).all(|at| state(&router, at).0 == "admitted"));
-    assert_eq!(post(&router).status, 200);
+    wait_until("both are back", || (0..2).all(|at| replica_state(&router, at).0 == "admitted"));
+    assert_eq!(post_chat(&router).status, 200);
 }
 
 #[test]
@@ -212,10 +222,10 @@ fn a_replica_that_streams_is_well_although_its_health_is_late() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     // Never answers /health; streams an event every 20 ms until the client leaves.
-    let busy = Scripted::start(&["m"], move |heard, to| {
+    let busy = ScriptedReplica::start(&["m"], move |heard, to| {
         if heard.target() == "/health" {
             count.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(crate::harness::PATIENCE);
+            std::thread::sleep(crate::harness::TEST_TIMEOUT);
             return false;
         }
         let head = "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -227,67 +237,67 @@ fn a_replica_that_streams_is_well_although_its_health_is_late() {
         }
         false
     });
-    let good = Scripted::start(&["m"], friendly);
+    let good = ScriptedReplica::start(&["m"], respond_ok);
     let check = "policy = \"round_robin\"\ncheck = { interval = \"100ms\", timeout = \"400ms\", fall = 1 }";
-    let router = router(&[busy.url(), good.url()], check);
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 2, true)));
-    assert_eq!(client.head().header("x-upstream"), Some(&*busy.addr.to_string()));
+    let router = start_router(&[busy.url(), good.url()], check);
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
+    assert_eq!(client.read_head().header("x-upstream"), Some(&*busy.addr.to_string()));
     let mut states = Vec::new();
     wait_until("it was asked in vain", || {
-        drop(client.piece());
-        states.push(state(&router, 0).0);
+        drop(client.read_piece());
+        states.push(replica_state(&router, 0).0);
         asked.load(Ordering::SeqCst) >= 4
     });
     assert!(states.iter().all(|state| state == "admitted"), "{states:?}");
     drop(client);
-    wait_until("nothing comes any more", || is(&router, 0, ("ejected", "check")));
+    wait_until("nothing comes any more", || has_state(&router, 0, ("ejected", "check")));
 }
 
 #[test]
 fn a_check_may_ask_for_a_token() {
     let well = Arc::new(AtomicBool::new(true));
     let turned = well.clone();
-    let engine = Scripted::start(&["m"], move |_, to| {
+    let engine = ScriptedReplica::start(&["m"], move |_, to| {
         let status = if turned.load(Ordering::SeqCst) { 200 } else { 500 };
-        to.write_all(&whole(status, JSON, "{}")).is_ok()
+        to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
-    let _router = router(&[engine.url()], "check = { model = \"m\", interval = \"100ms\" }");
-    wait_until("it was asked", || !engine.heard().is_empty());
-    let heard = engine.last();
+    let _router = start_router(&[engine.url()], "check = { model = \"m\", interval = \"100ms\" }");
+    wait_until("it was asked", || !engine.received_requests().is_empty());
+    let heard = engine.last_request();
     assert_eq!((heard.method(), heard.target()), ("POST", "/v1/completions"));
     let body: serde_json::Value = serde_json::from_slice(&heard.body).unwrap();
     assert_eq!((&body["model"], &body["max_tokens"]), (&"m".into(), &1.into()));
     well.store(false, Ordering::SeqCst);
-    wait_until("it is out", || is(&_router, 0, ("ejected", "check")));
+    wait_until("it is out", || has_state(&_router, 0, ("ejected", "check")));
 }
 
 #[test]
 fn an_engine_that_takes_work_and_does_none_is_left_alone() {
-    let wedged = Scripted::start(&["m"], |heard, to| {
+    let wedged = ScriptedReplica::start(&["m"], |heard, to| {
         if heard.target() == "/health" {
-            return to.write_all(&whole(200, JSON, "{}")).is_ok();
+            return to.write_all(&build_response(200, JSON_CONTENT_TYPE, "{}")).is_ok();
         }
         // As vLLM does before its engine has begun.
         let head = "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         drop(to.write_all(head.as_bytes()));
-        std::thread::sleep(crate::harness::PATIENCE);
+        std::thread::sleep(crate::harness::TEST_TIMEOUT);
         false
     });
-    let good = Scripted::start(&["m"], friendly);
+    let good = ScriptedReplica::start(&["m"], respond_ok);
     let keys = "policy = \"round_robin\"\nstalled = \"500ms\"\ncheck = { interval = \"100ms\" }";
-    let router = router(&[wedged.url(), good.url()], keys);
-    let mut held = router.client();
-    held.send(request("POST", CHAT, "", chat("m", 2, true)));
-    wait_until("the wedged one has work", || wedged.heard().iter().any(|heard| heard.method() == "POST"));
+    let router = start_router(&[wedged.url(), good.url()], keys);
+    let mut held = router.connect();
+    held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
+    wait_until("the wedged one has work", || wedged.received_requests().iter().any(|heard| heard.method() == "POST"));
     let id = router.server.fleet().replicas()[0].clone();
     wait_until("it is found out", || {
         // Only the other one's: the wedged one would keep them.
-        id.drain(true);
-        assert_eq!(post(&router).status, 200);
-        id.drain(false);
-        is(&router, 0, ("ejected", "stalled"))
+        id.set_drained(true);
+        assert_eq!(post_chat(&router).status, 200);
+        id.set_drained(false);
+        has_state(&router, 0, ("ejected", "stalled"))
     });
-    assert!((0..6).all(|_| post(&router).status == 200), "nobody else has to wait");
-    assert_eq!(wedged.heard().iter().filter(|heard| heard.method() == "POST").count(), 1);
+    assert!((0..6).all(|_| post_chat(&router).status == 200), "nobody else has to wait");
+    assert_eq!(wedged.received_requests().iter().filter(|heard| heard.method() == "POST").count(), 1);
 }

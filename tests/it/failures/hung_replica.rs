@@ -7,34 +7,34 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::captures::HEAD;
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{Router, chat, wait_until};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TestRouter, chat_body, wait_until};
 use tokenweir::clock::Clock;
 use tokenweir::fleet::HUNG_AFTER;
 use tokenweir::units::Moment;
 
-const CHAT: &str = "/v1/chat/completions";
-const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+const CHAT_PATH: &str = "/v1/chat/completions";
+const CONTENT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
 
-fn chunk(text: &str) -> String {
+fn encode_chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
 /// A replica that begins a stream with `begun`, and then says nothing, or an event for each number in `path?N`, a second
 /// apart.
-fn replica(begun: &'static str) -> Scripted {
-    Scripted::measured(&["m"], move |heard, to: &mut TcpStream| {
+fn start_hanging_replica(begun: &'static str) -> ScriptedReplica {
+    ScriptedReplica::start_with_metrics(&["m"], move |heard, to: &mut TcpStream| {
         if heard.target() == "/metrics" {
             // Not now: it is asked again soon.
-            return to.write_all(&whole(503, "text/plain", "")).is_ok();
+            return to.write_all(&build_response(503, "text/plain", "")).is_ok();
         }
-        to.write_all(format!("{HEAD}{begun}").as_bytes()).unwrap();
+        to.write_all(format!("{STREAM_HEAD}{begun}").as_bytes()).unwrap();
         if let Some((_, events)) = heard.target().split_once('?') {
             for _ in 0..events.parse().unwrap() {
                 thread::sleep(Duration::from_secs(1));
-                to.write_all(chunk(EVENT).as_bytes()).unwrap();
+                to.write_all(encode_chunk(CONTENT_EVENT).as_bytes()).unwrap();
             }
             return to.write_all(b"0\r\n\r\n").is_ok();
         }
@@ -43,103 +43,105 @@ fn replica(begun: &'static str) -> Scripted {
     })
 }
 
-fn router(replicas: &[&Scripted]) -> Router {
+fn start_router(replicas: &[&ScriptedReplica]) -> TestRouter {
     let urls: Vec<String> = replicas.iter().map(|replica| replica.url()).collect();
     let policy = "policy = \"round_robin\"\nengine_metrics = \"200ms\"";
-    Router::start(&format!("{policy}\nreplicas = {urls:?}")).ready()
+    TestRouter::start(&format!("{policy}\nreplicas = {urls:?}")).wait_until_ready()
 }
 
 #[test]
 fn a_silent_stream_of_a_replica_whose_port_refuses_is_ended() {
-    let hung = replica(chunk(EVENT).leak());
-    let router = router(&[&hung]);
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 9, true)));
-    assert_eq!(client.head().status, 200);
-    assert_eq!(client.piece().unwrap(), EVENT.as_bytes());
+    let hung = start_hanging_replica(encode_chunk(CONTENT_EVENT).leak());
+    let router = start_router(&[&hung]);
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
+    assert_eq!(client.read_head().status, 200);
+    assert_eq!(client.read_piece().unwrap(), CONTENT_EVENT.as_bytes());
     let clock = Clock::start();
     // Nobody listens any more; the questions for its metrics find out.
     drop(hung);
-    let rest = String::from_utf8(client.rest()).unwrap();
+    let rest = String::from_utf8(client.read_remaining_body()).unwrap();
     assert!(client.is_broken() && rest.starts_with("data: {\"error\":"), "{rest}");
     assert!(clock.now().since(Moment::ZERO) >= HUNG_AFTER);
-    wait_until("it is counted", || router.metric("tokenweir_attempts_total", &["failed"]) == 1.0);
+    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &["failed"]) == 1.0);
     assert_eq!(router.in_flight(), 0);
 }
 
 #[test]
 fn a_stream_that_had_no_event_is_asked_for_elsewhere() {
-    let (hung, good) = (replica(""), Arc::new(Mutex::new(None)));
-    let answer = format!("{EVENT}data: [DONE]\n\n");
+    let (hung, good) = (start_hanging_replica(""), Arc::new(Mutex::new(None)));
+    let answer = format!("{CONTENT_EVENT}data: [DONE]\n\n");
     let played = answer.clone();
-    let spare = Scripted::start(&["m"], move |_, to| to.write_all(&whole(200, "text/event-stream", &played)).is_ok());
-    let router = router(&[&hung, &spare]);
+    let spare = ScriptedReplica::start(&["m"], move |_, to| {
+        to.write_all(&build_response(200, "text/event-stream", &played)).is_ok()
+    });
+    let router = start_router(&[&hung, &spare]);
     thread::scope(|scope| {
-        scope.spawn(|| *good.lock().unwrap() = Some(router.post(CHAT, chat("m", 9, true))));
-        wait_until("it is asked", || hung.heard().len() == 1);
+        scope.spawn(|| *good.lock().unwrap() = Some(router.post(CHAT_PATH, chat_body("m", 9, true))));
+        wait_until("it is asked", || hung.received_requests().len() == 1);
         drop(hung);
     });
     let reply = good.lock().unwrap().take().unwrap();
-    assert_eq!((reply.status, reply.whole, reply.text()), (200, true, answer));
+    assert_eq!((reply.status, reply.complete, reply.text()), (200, true, answer));
 }
 
 /// Of a plain answer nothing is expected until it is done: it takes `stalled`, and somebody else who can answer.
 #[test]
 fn a_plain_answer_is_asked_for_elsewhere_where_there_is_another() {
     let says_nothing = || {
-        Scripted::measured(&["m"], |heard, to: &mut TcpStream| {
+        ScriptedReplica::start_with_metrics(&["m"], |heard, to: &mut TcpStream| {
             if heard.target() == "/metrics" {
-                return to.write_all(&whole(503, "text/plain", "")).is_ok();
+                return to.write_all(&build_response(503, "text/plain", "")).is_ok();
             }
             while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
             false
         })
     };
-    let (hung, spare, reply) = (says_nothing(), Scripted::start(&["m"], friendly), Mutex::new(None));
-    let urls = [&hung, &spare].map(Scripted::url);
+    let (hung, spare, reply) = (says_nothing(), ScriptedReplica::start(&["m"], respond_ok), Mutex::new(None));
+    let urls = [&hung, &spare].map(ScriptedReplica::url);
     let keys = "policy = \"round_robin\"\nengine_metrics = \"200ms\"\nstalled = \"1s\"";
-    let router = Router::start(&format!("{keys}\nreplicas = {urls:?}")).ready();
+    let router = TestRouter::start(&format!("{keys}\nreplicas = {urls:?}")).wait_until_ready();
     thread::scope(|scope| {
-        scope.spawn(|| *reply.lock().unwrap() = Some(router.post(CHAT, chat("m", 9, false))));
-        wait_until("it is asked", || hung.heard().len() == 1);
+        scope.spawn(|| *reply.lock().unwrap() = Some(router.post(CHAT_PATH, chat_body("m", 9, false))));
+        wait_until("it is asked", || hung.received_requests().len() == 1);
         drop(hung);
     });
     let reply = reply.lock().unwrap().take().unwrap();
-    assert_eq!((reply.status, spare.heard().len()), (200, 1));
+    assert_eq!((reply.status, spare.received_requests().len()), (200, 1));
 
     let alone = says_nothing();
-    let router =
-        Router::start(&format!("{keys}\nreplicas = [{:?}]\ntimeouts.first_byte = \"6s\"", alone.url())).ready();
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 9, false)));
-    wait_until("it is asked", || alone.heard().len() == 1);
+    let router = TestRouter::start(&format!("{keys}\nreplicas = [{:?}]\ntimeouts.first_byte = \"6s\"", alone.url()))
+        .wait_until_ready();
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, false)));
+    wait_until("it is asked", || alone.received_requests().len() == 1);
     drop(alone);
-    assert_eq!(client.reply().status, 504, "nobody else can: it is waited for as long as it may take");
+    assert_eq!(client.read_response().status, 504, "nobody else can: it is waited for as long as it may take");
 }
 
 #[test]
 fn a_replica_that_closes_its_port_and_finishes_its_streams_is_left_to_do_so() {
-    let drains = replica(chunk(EVENT).leak());
-    let router = router(&[&drains]);
+    let drains = start_hanging_replica(encode_chunk(CONTENT_EVENT).leak());
+    let router = start_router(&[&drains]);
     let (tell, told) = channel();
     thread::scope(|scope| {
-        let busy = scope.spawn(|| router.post(&format!("{CHAT}?7"), chat("m", 9, true)));
+        let busy = scope.spawn(|| router.post(&format!("{CHAT_PATH}?7"), chat_body("m", 9, true)));
         let (quiet, tell) = (&router, tell);
         let quiet = scope.spawn(move || {
-            let mut client = quiet.client();
-            client.send(request("POST", CHAT, "", chat("m", 9, true)));
-            client.head();
-            assert_eq!(client.piece().unwrap(), EVENT.as_bytes());
+            let mut client = quiet.connect();
+            client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
+            client.read_head();
+            assert_eq!(client.read_piece().unwrap(), CONTENT_EVENT.as_bytes());
             tell.send(()).unwrap();
             // It is ended only when the other has ended, too.
-            client.rest()
+            client.read_remaining_body()
         });
         told.recv().unwrap();
-        wait_until("both run", || drains.heard().iter().filter(|h| h.target() != "/metrics").count() == 2);
+        wait_until("both run", || drains.received_requests().iter().filter(|h| h.target() != "/metrics").count() == 2);
         let clock = Clock::start();
         drop(drains);
         let reply = busy.join().unwrap();
-        assert_eq!((reply.whole, reply.text()), (true, EVENT.repeat(8)));
+        assert_eq!((reply.complete, reply.text()), (true, CONTENT_EVENT.repeat(8)));
         let ended = clock.now().since(Moment::ZERO);
         assert!(ended > HUNG_AFTER + Duration::from_secs(1), "{ended:?}");
         assert!(!quiet.is_finished(), "one of them shows that the replica lives");

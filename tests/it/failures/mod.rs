@@ -1,8 +1,8 @@
 //! Replicas that fail: retries, ejection, recovery.
 
 mod ejection;
-mod failures;
 mod fault_storms;
 mod hung_replica;
+mod replica_failures;
 mod response_faults;
 mod retry;

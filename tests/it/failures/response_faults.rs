@@ -3,23 +3,23 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::harness::captures::HEAD;
-use crate::harness::client::request;
-use crate::harness::scripted::{Heard, Keep, Scripted, whole};
-use crate::harness::{Router, chat, wait_until};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::build_request;
+use crate::harness::scripted::{KeepConnection, ReceivedRequest, ScriptedReplica, build_response};
+use crate::harness::{TestRouter, chat_body, wait_until};
 
-const CHAT: &str = "/v1/chat/completions";
-const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
-const DONE: &str = "data: [DONE]\n\n";
-const ERROR: &str = "data: {\"error\": {\"message\": \"EngineCore encountered an issue.\", \"type\": \"InternalServerError\", \
+const CHAT_PATH: &str = "/v1/chat/completions";
+const ROLE_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
+const DONE_EVENT: &str = "data: [DONE]\n\n";
+const ERROR_EVENT: &str = "data: {\"error\": {\"message\": \"EngineCore encountered an issue.\", \"type\": \"InternalServerError\", \
     \"param\": null, \"code\": 500}}\n\n";
-const ABORT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n";
-const GOOD: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}";
-const ABORTED: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"abort\"}]}";
+const ABORT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n";
+const GOOD_BODY: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}";
+const ABORTED_BODY: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"abort\"}]}";
 
 /// What a replica does.
 #[derive(Clone, Copy, Debug)]
-enum Play {
+enum PlayedAnswer {
     /// A stream that ends properly.
     Stream(&'static str),
     /// The beginning of a stream, and then FIN.
@@ -29,56 +29,59 @@ enum Play {
     Json(&'static str),
 }
 
-fn play(play: Play, to: &mut TcpStream) -> Keep {
+fn play_answer(play: PlayedAnswer, to: &mut TcpStream) -> KeepConnection {
     let chunk = |text: &str| if text.is_empty() { String::new() } else { format!("{:x}\r\n{text}\r\n", text.len()) };
     match play {
-        Play::Stream(text) => to.write_all(format!("{HEAD}{}0\r\n\r\n", chunk(text)).as_bytes()).is_ok(),
-        Play::Cut(text) => to.write_all(format!("{HEAD}{}", chunk(text)).as_bytes()).is_err(),
-        Play::Bytes(text) => to.write_all(text.as_bytes()).is_err(),
-        Play::Json(text) => to.write_all(&whole(200, "application/json", text)).is_ok(),
+        PlayedAnswer::Stream(text) => to.write_all(format!("{STREAM_HEAD}{}0\r\n\r\n", chunk(text)).as_bytes()).is_ok(),
+        PlayedAnswer::Cut(text) => to.write_all(format!("{STREAM_HEAD}{}", chunk(text)).as_bytes()).is_err(),
+        PlayedAnswer::Bytes(text) => to.write_all(text.as_bytes()).is_err(),
+        PlayedAnswer::Json(text) => to.write_all(&build_response(200, "application/json", text)).is_ok(),
     }
 }
 
 /// A router before a replica that is asked first and fails, and one that does not.
-fn two(bad: Play, good: Play) -> (Router, [Scripted; 2]) {
-    let replicas =
-        [bad, good].map(|which| Scripted::start(&["m"], move |_: &Heard, to: &mut TcpStream| play(which, to)));
-    let [bad, good] = replicas.each_ref().map(Scripted::url);
+fn start_two(bad: PlayedAnswer, good: PlayedAnswer) -> (TestRouter, [ScriptedReplica; 2]) {
+    let replicas = [bad, good].map(|which| {
+        ScriptedReplica::start(&["m"], move |_: &ReceivedRequest, to: &mut TcpStream| play_answer(which, to))
+    });
+    let [bad, good] = replicas.each_ref().map(ScriptedReplica::url);
     let router = format!("policy = \"round_robin\"\nreplicas = [\"{bad} weight=100\", \"{good} weight=1\"]");
-    (Router::start(&router).ready(), replicas)
+    (TestRouter::start(&router).wait_until_ready(), replicas)
 }
 
-fn asked(replicas: &[Scripted; 2]) -> [usize; 2] {
-    replicas.each_ref().map(|replica| replica.heard().len())
+fn request_counts(replicas: &[ScriptedReplica; 2]) -> [usize; 2] {
+    replicas.each_ref().map(|replica| replica.received_requests().len())
 }
 
-fn attempts(router: &Router, outcome: &str) -> f64 {
-    router.metric("tokenweir_attempts_total", &[&format!("outcome=\"{outcome}\"")])
+fn attempt_count(router: &TestRouter, outcome: &str) -> f64 {
+    router.sum_metric("tokenweir_attempts_total", &[&format!("outcome=\"{outcome}\"")])
 }
 
 #[test]
 fn a_stream_that_fails_before_or_at_its_first_event_is_asked_for_elsewhere() {
     let good = concat!("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n", "data: [DONE]\n\n");
     let bad = [
-        Play::Stream(ERROR),
-        Play::Stream(concat!(": ping\n\n", "data: {\"error\":\"gone\"}\n\n", "data: [DONE]\n\n")),
-        Play::Stream(ABORT),
-        Play::Stream(""),
-        Play::Stream(": only a comment\n\n"),
-        Play::Stream("data: {\"error\":{\"message\":\"no blank line behind it\"}}"),
-        Play::Cut(""),
-        Play::Cut(": ping\n\n"),
-        Play::Cut("data: {\"choices\":[{\"ind"),
-        Play::Bytes("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"),
+        PlayedAnswer::Stream(ERROR_EVENT),
+        PlayedAnswer::Stream(concat!(": ping\n\n", "data: {\"error\":\"gone\"}\n\n", "data: [DONE]\n\n")),
+        PlayedAnswer::Stream(ABORT_EVENT),
+        PlayedAnswer::Stream(""),
+        PlayedAnswer::Stream(": only a comment\n\n"),
+        PlayedAnswer::Stream("data: {\"error\":{\"message\":\"no blank line behind it\"}}"),
+        PlayedAnswer::Cut(""),
+        PlayedAnswer::Cut(": ping\n\n"),
+        PlayedAnswer::Cut("data: {\"choices\":[{\"ind"),
+        PlayedAnswer::Bytes(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        ),
     ];
     for bad in bad {
-        let (router, replicas) = two(bad, Play::Stream(good));
-        let reply = router.post(CHAT, chat("m", 4, true));
-        assert_eq!((reply.status, reply.whole, &*reply.text()), (200, true, good), "{bad:?}");
+        let (router, replicas) = start_two(bad, PlayedAnswer::Stream(good));
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, good), "{bad:?}");
         assert_eq!(reply.header("x-upstream"), Some(&*replicas[1].addr.to_string()), "{bad:?}");
-        assert_eq!(asked(&replicas), [1, 1], "{bad:?}");
-        wait_until("both are counted", || attempts(&router, "completed") == 1.0);
-        assert_eq!((attempts(&router, "failed"), router.in_flight()), (1.0, 0), "{bad:?}");
+        assert_eq!(request_counts(&replicas), [1, 1], "{bad:?}");
+        wait_until("both are counted", || attempt_count(&router, "completed") == 1.0);
+        assert_eq!((attempt_count(&router, "failed"), router.in_flight()), (1.0, 0), "{bad:?}");
     }
 }
 
@@ -86,7 +89,7 @@ fn a_stream_that_fails_before_or_at_its_first_event_is_asked_for_elsewhere() {
 fn every_dialects_error_events_are_known() {
     let good = "data: [DONE]\n\n";
     for (path, body, bad) in [
-        ("/v1/completions", r#"{"model":"m","prompt":"x","stream":true}"#, ERROR),
+        ("/v1/completions", r#"{"model":"m","prompt":"x","stream":true}"#, ERROR_EVENT),
         (
             "/v1/responses",
             r#"{"model":"m","input":"x","stream":true}"#,
@@ -98,51 +101,53 @@ fn every_dialects_error_events_are_known() {
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"x\"}}\n\n",
         ),
     ] {
-        let (router, replicas) = two(Play::Stream(bad), Play::Stream(good));
+        let (router, replicas) = start_two(PlayedAnswer::Stream(bad), PlayedAnswer::Stream(good));
         let reply = router.post(path, body);
-        assert_eq!((reply.status, &*reply.text(), asked(&replicas)), (200, good, [1, 1]), "{path}");
+        assert_eq!((reply.status, &*reply.text(), request_counts(&replicas)), (200, good, [1, 1]), "{path}");
     }
 }
 
 #[test]
 fn where_no_other_is_better_the_answer_is_relayed_as_it_is_and_counted() {
-    let streams = [concat!("data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n", "data: [DONE]\n\n"), ABORT, ""];
-    for bad in streams.map(Play::Stream).into_iter().chain([Play::Json(ABORTED)]) {
-        let (router, replicas) = two(bad, bad);
-        let reply = router.post(CHAT, chat("m", 4, true));
-        let (Play::Stream(text) | Play::Json(text)) = bad else { unreachable!() };
-        assert_eq!((reply.status, reply.whole, &*reply.text()), (200, true, text), "{bad:?}");
-        assert_eq!(asked(&replicas), [1, 1], "{bad:?}: asked for elsewhere once");
-        wait_until("both are counted", || attempts(&router, "failed") == 2.0);
+    let streams =
+        [concat!("data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n", "data: [DONE]\n\n"), ABORT_EVENT, ""];
+    for bad in streams.map(PlayedAnswer::Stream).into_iter().chain([PlayedAnswer::Json(ABORTED_BODY)]) {
+        let (router, replicas) = start_two(bad, bad);
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        let (PlayedAnswer::Stream(text) | PlayedAnswer::Json(text)) = bad else { unreachable!() };
+        assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, text), "{bad:?}");
+        assert_eq!(request_counts(&replicas), [1, 1], "{bad:?}: asked for elsewhere once");
+        wait_until("both are counted", || attempt_count(&router, "failed") == 2.0);
         assert_eq!(router.in_flight(), 0);
     }
 }
 
 #[test]
 fn a_request_is_passed_on_no_more_than_once() {
-    let bad = |_: &Heard, to: &mut TcpStream| play(Play::Stream(ERROR), to);
-    let replicas = [(); 3].map(|()| Scripted::start(&["m"], bad));
-    let router = Router::over(replicas.each_ref().map(Scripted::url).iter().map(String::as_str));
-    assert_eq!(router.post(CHAT, chat("m", 4, true)).text(), ERROR);
-    assert_eq!(replicas.iter().map(|r| r.heard().len()).sum::<usize>(), 2);
+    let bad = |_: &ReceivedRequest, to: &mut TcpStream| play_answer(PlayedAnswer::Stream(ERROR_EVENT), to);
+    let replicas = [(); 3].map(|()| ScriptedReplica::start(&["m"], bad));
+    let router =
+        TestRouter::start_with_replicas(replicas.each_ref().map(ScriptedReplica::url).iter().map(String::as_str));
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 4, true)).text(), ERROR_EVENT);
+    assert_eq!(replicas.iter().map(|r| r.received_requests().len()).sum::<usize>(), 2);
 }
 
 #[test]
 fn an_error_about_the_request_is_the_clients_and_asked_of_nobody_else() {
     let refusal = "data: {\"error\": {\"message\": \"bad grammar\", \"type\": \"BadRequestError\", \"code\": 400}}\n\n";
-    let (router, replicas) = two(Play::Stream(refusal), Play::Stream(DONE));
-    let reply = router.post(CHAT, chat("m", 4, true));
-    assert_eq!((reply.text().as_str(), asked(&replicas)), (refusal, [1, 0]));
-    wait_until("it is counted", || attempts(&router, "refused") == 1.0);
-    assert_eq!(attempts(&router, "failed"), 0.0);
+    let (router, replicas) = start_two(PlayedAnswer::Stream(refusal), PlayedAnswer::Stream(DONE_EVENT));
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+    assert_eq!((reply.text().as_str(), request_counts(&replicas)), (refusal, [1, 0]));
+    wait_until("it is counted", || attempt_count(&router, "refused") == 1.0);
+    assert_eq!(attempt_count(&router, "failed"), 0.0);
 }
 
 #[test]
 fn a_role_without_words_is_a_first_event() {
-    let (router, replicas) = two(Play::Cut(ROLE), Play::Stream(DONE));
-    let reply = router.post(CHAT, chat("m", 4, true));
-    assert!(reply.status == 200 && !reply.whole && reply.text().starts_with(ROLE), "{}", reply.text());
-    assert_eq!(asked(&replicas), [1, 0], "the client has it, so nothing is sent twice");
+    let (router, replicas) = start_two(PlayedAnswer::Cut(ROLE_EVENT), PlayedAnswer::Stream(DONE_EVENT));
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+    assert!(reply.status == 200 && !reply.complete && reply.text().starts_with(ROLE_EVENT), "{}", reply.text());
+    assert_eq!(request_counts(&replicas), [1, 0], "the client has it, so nothing is sent twice");
 }
 
 #[test]
@@ -151,34 +156,40 @@ fn a_plain_answer_that_is_given_up_or_cut_is_asked_for_elsewhere() {
     let half: &'static str = format!("{head}content-length: 100\r\n\r\n{{\"half\":").leak();
     let chunked: &'static str = format!("{head}transfer-encoding: chunked\r\n\r\n8\r\n{{\"half\":\r\n").leak();
     let bare: &'static str = format!("{head}content-length: 100\r\n\r\n").leak();
-    let error = Play::Json("{\"error\":{\"message\":\"x\"}}");
-    for bad in [Play::Json(ABORTED), error, Play::Bytes(half), Play::Bytes(chunked), Play::Bytes(bare)] {
-        let (router, replicas) = two(bad, Play::Json(GOOD));
-        let reply = router.post(CHAT, chat("m", 4, false));
-        assert_eq!((reply.status, reply.whole, &*reply.text()), (200, true, GOOD), "{bad:?}");
-        assert_eq!((asked(&replicas), attempts(&router, "failed")), ([1, 1], 1.0), "{bad:?}");
+    let error = PlayedAnswer::Json("{\"error\":{\"message\":\"x\"}}");
+    for bad in [
+        PlayedAnswer::Json(ABORTED_BODY),
+        error,
+        PlayedAnswer::Bytes(half),
+        PlayedAnswer::Bytes(chunked),
+        PlayedAnswer::Bytes(bare),
+    ] {
+        let (router, replicas) = start_two(bad, PlayedAnswer::Json(GOOD_BODY));
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, false));
+        assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, GOOD_BODY), "{bad:?}");
+        assert_eq!((request_counts(&replicas), attempt_count(&router, "failed")), ([1, 1], 1.0), "{bad:?}");
     }
     for path in ["/v1/embeddings", "/v1/responses", "/v1/messages", "/v1/completions"] {
-        let (router, replicas) = two(Play::Bytes(half), Play::Json(GOOD));
+        let (router, replicas) = start_two(PlayedAnswer::Bytes(half), PlayedAnswer::Json(GOOD_BODY));
         let reply = router.post(path, r#"{"model":"m","input":"x","prompt":"x","messages":[]}"#);
-        assert_eq!((reply.status, &*reply.text(), asked(&replicas)), (200, GOOD, [1, 1]), "{path}");
+        assert_eq!((reply.status, &*reply.text(), request_counts(&replicas)), (200, GOOD_BODY, [1, 1]), "{path}");
     }
 }
 
 #[test]
 fn a_plain_answer_cut_everywhere_is_an_error_with_a_status() {
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half\":";
-    let (router, replicas) = two(Play::Bytes(half), Play::Bytes(half));
-    let reply = router.post(CHAT, chat("m", 4, false));
-    assert_eq!((reply.status, &reply.error()["type"]), (502, &"api_error".into()));
-    assert_eq!((asked(&replicas), attempts(&router, "failed")), ([1, 1], 2.0));
+    let (router, replicas) = start_two(PlayedAnswer::Bytes(half), PlayedAnswer::Bytes(half));
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, false));
+    assert_eq!((reply.status, &reply.openai_error()["type"]), (502, &"api_error".into()));
+    assert_eq!((request_counts(&replicas), attempt_count(&router, "failed")), ([1, 1], 2.0));
 }
 
 #[test]
 fn a_large_plain_answer_is_relayed_as_it_comes() {
     const BYTES: usize = 3 << 20;
     for framing in ["content-length", "chunked"] {
-        let replica = Scripted::start(&["m"], move |_, to: &mut TcpStream| {
+        let replica = ScriptedReplica::start(&["m"], move |_, to: &mut TcpStream| {
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
             let (head, chunk) = match framing {
                 "chunked" => (format!("{head}transfer-encoding: chunked\r\n\r\n"), format!("{BYTES:x}\r\n")),
@@ -190,13 +201,13 @@ fn a_large_plain_answer_is_relayed_as_it_comes() {
             while to.read(&mut [0; 8]).is_ok_and(|read| read > 0) {}
             false
         });
-        let router = Router::over([&*replica.url()]);
-        let mut client = router.client();
-        client.send(request("POST", CHAT, "", chat("m", 1, false)));
-        assert_eq!(client.head().status, 200, "{framing}");
+        let router = TestRouter::start_with_replicas([&*replica.url()]);
+        let mut client = router.connect();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, false)));
+        assert_eq!(client.read_head().status, 200, "{framing}");
         let mut read = 0;
         while read < 2 << 20 {
-            read += client.piece().unwrap().len();
+            read += client.read_piece().unwrap().len();
         }
         assert_eq!(router.in_flight(), 1);
         drop(client);
@@ -207,8 +218,8 @@ fn a_large_plain_answer_is_relayed_as_it_comes() {
 #[test]
 fn answers_that_are_none_of_the_apis_are_relayed_as_they_come() {
     let error = "data: {\"error\":{\"message\":\"of another protocol\"}}\n\n";
-    let replica = Scripted::start(&["m"], move |heard, to| match heard.target() {
-        "/stream" => to.write_all(&whole(200, "text/event-stream", error)).is_ok(),
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| match heard.target() {
+        "/stream" => to.write_all(&build_response(200, "text/event-stream", error)).is_ok(),
         _ => {
             to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{\"a\"")
                 .unwrap();
@@ -216,10 +227,10 @@ fn answers_that_are_none_of_the_apis_are_relayed_as_they_come() {
             false
         }
     });
-    let router = Router::start(&format!("replicas = [{:?}]\npaths = \"any\"", replica.url()));
+    let router = TestRouter::start(&format!("replicas = [{:?}]\npaths = \"any\"", replica.url()));
     let reply = router.post("/stream", "x");
     assert_eq!((&*reply.text(), reply.header("content-length")), (error, Some(&*error.len().to_string())));
-    let mut client = router.client();
-    client.send(request("POST", "/json", "", "x"));
-    assert_eq!((client.head().status, client.piece()), (200, Some(b"{\"a\"".to_vec())));
+    let mut client = router.connect();
+    client.send(build_request("POST", "/json", "", "x"));
+    assert_eq!((client.read_head().status, client.read_piece()), (200, Some(b"{\"a\"".to_vec())));
 }

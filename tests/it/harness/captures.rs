@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::scripted::Heard;
+use super::scripted::ReceivedRequest;
 
 /// The head that streams are played behind.
-pub const HEAD: &str =
+pub const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 
 /// The streams of real servers, each as the bytes behind the head: chunk framing and all.
-pub fn captured() -> Vec<(String, Vec<u8>)> {
+pub fn load_captures() -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for folder in ["vllm-0.32.0", "transformers-serve-5.19.0"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures").join(folder);
@@ -25,7 +25,7 @@ pub fn captured() -> Vec<(String, Vec<u8>)> {
             }
             let name = entry.path().file_name().unwrap().to_string_lossy().into_owned();
             let body = bytes[at + 4..].to_vec();
-            found.push((name.clone(), if name.contains(".cut.") { rejoined(&body) } else { body }));
+            found.push((name.clone(), if name.contains(".cut.") { rejoin_events(&body) } else { body }));
         }
     }
     found.sort();
@@ -34,7 +34,7 @@ pub fn captured() -> Vec<(String, Vec<u8>)> {
 }
 
 /// A stream whose middle was taken out, as chunks of one event again.
-fn rejoined(body: &[u8]) -> Vec<u8> {
+fn rejoin_events(body: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(body);
     let events = text.lines().filter(|line| line.starts_with("data: ")).map(|line| format!("{line}\n\n"));
     let chunk = |event: String| format!("{:x}\r\n{event}\r\n", event.len());
@@ -42,7 +42,7 @@ fn rejoined(body: &[u8]) -> Vec<u8> {
 }
 
 /// A body without its chunk framing.
-pub fn dechunked(mut wire: &[u8]) -> Vec<u8> {
+pub fn decode_chunks(mut wire: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
         let at = wire.windows(2).position(|w| w == b"\r\n").unwrap();
@@ -56,7 +56,7 @@ pub fn dechunked(mut wire: &[u8]) -> Vec<u8> {
 }
 
 /// What may reach a client of a stream: all of it, or what comes before the event by which the replica gives it up.
-pub fn passable(stream: &[u8]) -> (&[u8], bool) {
+pub fn deliverable_part(stream: &[u8]) -> (&[u8], bool) {
     let end = stream
         .windows(23)
         .position(|w| w == b"\"finish_reason\":\"abort\"")
@@ -65,10 +65,10 @@ pub fn passable(stream: &[u8]) -> (&[u8], bool) {
 }
 
 /// Plays stream N cut at byte M for the path's query `N-M`.
-pub fn player(streams: Arc<Vec<(String, Vec<u8>)>>) -> impl Fn(&Heard, &mut TcpStream) -> bool {
+pub fn capture_player(streams: Arc<Vec<(String, Vec<u8>)>>) -> impl Fn(&ReceivedRequest, &mut TcpStream) -> bool {
     move |heard, to| {
         let (stream, cut) = heard.target().split_once('?').unwrap().1.split_once('-').unwrap();
         let (first, second) = streams[stream.parse::<usize>().unwrap()].1.split_at(cut.parse().unwrap());
-        to.write_all(&[HEAD.as_bytes(), first].concat()).and_then(|()| to.write_all(second)).is_ok()
+        to.write_all(&[STREAM_HEAD.as_bytes(), first].concat()).and_then(|()| to.write_all(second)).is_ok()
     }
 }

@@ -5,20 +5,20 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// A connection.
-pub struct Client<S> {
-    input: BufReader<S>,
-    framing: Framing,
+pub struct TestClient<S> {
+    reader: BufReader<S>,
+    framing: ReplyFraming,
 }
 
 /// How the end of the present body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
+enum ReplyFraming {
     Length(usize),
     Chunked,
-    Close,
+    UntilClose,
     Done,
     /// The connection ended first.
     Broken,
@@ -26,18 +26,18 @@ enum Framing {
 
 /// An answer, or its head.
 #[derive(Debug)]
-pub struct Reply {
+pub struct HttpResponse {
     pub status: u16,
     /// Status line and header lines as they came.
     pub head: String,
     /// Without chunk framing.
     pub body: Vec<u8>,
     /// Whether the body came to its end.
-    pub whole: bool,
+    pub complete: bool,
 }
 
 /// A request as bytes; `headers` are whole lines.
-pub fn request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+pub fn build_request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
     let lower = headers.to_ascii_lowercase();
@@ -54,102 +54,104 @@ pub fn request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) 
     [head.as_bytes(), body].concat()
 }
 
-impl Client<TcpStream> {
+impl TestClient<TcpStream> {
     pub fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self::over(stream)
+        Self::from_stream(stream)
     }
 
     /// Ends the connection as a killed process does: by RST.
-    pub fn reset(self) {
-        let stream = self.input.into_inner();
+    pub fn reset_connection(self) {
+        let stream = self.reader.into_inner();
         socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 
     /// Ends the sending side only: by FIN, whatever has not been read.
-    pub fn finish(&self) {
-        self.input.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    pub fn shutdown_write(&self) {
+        self.reader.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     }
 }
 
-impl<S: Read + Write> Client<S> {
-    pub fn over(stream: S) -> Self {
-        Self { input: BufReader::with_capacity(64 * 1024, stream), framing: Framing::Done }
+impl<S: Read + Write> TestClient<S> {
+    pub fn from_stream(stream: S) -> Self {
+        Self { reader: BufReader::with_capacity(64 * 1024, stream), framing: ReplyFraming::Done }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.input.get_mut().write_all(bytes.as_ref()).unwrap();
+        self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
     /// Sends unless the other side has closed already.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.input.get_mut().write_all(bytes.as_ref())
+        self.reader.get_mut().write_all(bytes.as_ref())
     }
 
     /// Reads one head; `None` if the connection ends or fails before a whole one.
-    pub fn try_head(&mut self) -> Option<Reply> {
+    pub fn try_read_head(&mut self) -> Option<HttpResponse> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            if self.input.read_until(b'\n', &mut head).ok()? == 0 {
+            if self.reader.read_until(b'\n', &mut head).ok()? == 0 {
                 return None;
             }
         }
         let head = String::from_utf8(head).unwrap();
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap();
-        let reply = Reply { status, head, body: Vec::new(), whole: true };
+        let reply = HttpResponse { status, head, body: Vec::new(), complete: true };
         self.framing = match (reply.header("transfer-encoding"), reply.header("content-length")) {
-            _ if matches!(status, 100..=199 | 204 | 304) => Framing::Done,
-            (Some("chunked"), None) => Framing::Chunked,
-            (None, Some(length)) => Framing::Length(length.parse().unwrap()),
-            (None, None) => Framing::Close,
+            _ if matches!(status, 100..=199 | 204 | 304) => ReplyFraming::Done,
+            (Some("chunked"), None) => ReplyFraming::Chunked,
+            (None, Some(length)) => ReplyFraming::Length(length.parse().unwrap()),
+            (None, None) => ReplyFraming::UntilClose,
             both => panic!("unclear framing: {both:?}"),
         };
         Some(reply)
     }
 
-    pub fn head(&mut self) -> Reply {
-        self.try_head().expect("an answer's head")
+    pub fn read_head(&mut self) -> HttpResponse {
+        self.try_read_head().expect("an answer's head")
     }
 
     /// Reads the answer to a HEAD request.
-    pub fn headless(&mut self) -> Reply {
-        let reply = self.head();
-        self.framing = Framing::Done;
+    pub fn read_response_to_head(&mut self) -> HttpResponse {
+        let reply = self.read_head();
+        self.framing = ReplyFraming::Done;
         reply
     }
 
     /// The next piece of the body: a chunk, or what can be read. `None` at its end, or where the connection breaks.
-    pub fn piece(&mut self) -> Option<Vec<u8>> {
+    pub fn read_piece(&mut self) -> Option<Vec<u8>> {
         let read = match self.framing {
-            Framing::Done | Framing::Broken | Framing::Length(0) => Ok(None),
-            Framing::Chunked => self.chunk(),
-            Framing::Length(left) => self.some(left).and_then(|piece| {
-                self.framing = Framing::Length(left - piece.len());
+            ReplyFraming::Done | ReplyFraming::Broken | ReplyFraming::Length(0) => Ok(None),
+            ReplyFraming::Chunked => self.read_chunk(),
+            ReplyFraming::Length(left) => self.read_available(left).and_then(|piece| {
+                self.framing = ReplyFraming::Length(left - piece.len());
                 if piece.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(Some(piece)) }
             }),
-            Framing::Close => self.some(usize::MAX).map(|piece| Some(piece).filter(|piece| !piece.is_empty())),
+            ReplyFraming::UntilClose => {
+                self.read_available(usize::MAX).map(|piece| Some(piece).filter(|piece| !piece.is_empty()))
+            }
         };
         read.unwrap_or_else(|error| {
-            assert!(error.kind() != io::ErrorKind::WouldBlock, "nothing came for {PATIENCE:?}");
-            self.framing = Framing::Broken;
+            assert!(error.kind() != io::ErrorKind::WouldBlock, "nothing came for {TEST_TIMEOUT:?}");
+            self.framing = ReplyFraming::Broken;
             None
         })
     }
 
     /// Reads one answer to its end.
-    pub fn reply(&mut self) -> Reply {
-        let mut reply = self.head();
-        reply.body = self.rest();
-        reply.whole = self.framing != Framing::Broken;
+    pub fn read_response(&mut self) -> HttpResponse {
+        let mut reply = self.read_head();
+        reply.body = self.read_remaining_body();
+        reply.complete = self.framing != ReplyFraming::Broken;
         reply
     }
 
     /// Reads the rest of the present body.
-    pub fn rest(&mut self) -> Vec<u8> {
+    pub fn read_remaining_body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
-        while let Some(piece) = self.piece() {
+        while let Some(piece) = self.read_piece() {
             body.extend_from_slice(&piece);
         }
         body
@@ -157,40 +159,40 @@ impl<S: Read + Write> Client<S> {
 
     /// Whether the last body was cut.
     pub fn is_broken(&self) -> bool {
-        self.framing == Framing::Broken
+        self.framing == ReplyFraming::Broken
     }
 
     /// Waits for the other side to close without another byte.
-    pub fn closes(&mut self) -> bool {
-        match self.input.fill_buf() {
+    pub fn wait_for_close(&mut self) -> bool {
+        match self.reader.fill_buf() {
             Ok(bytes) => bytes.is_empty(),
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
 
-    fn some(&mut self, most: usize) -> io::Result<Vec<u8>> {
-        let bytes = self.input.fill_buf()?;
+    fn read_available(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.reader.fill_buf()?;
         let piece = bytes[..bytes.len().min(most)].to_vec();
-        self.input.consume(piece.len());
+        self.reader.consume(piece.len());
         Ok(piece)
     }
 
-    fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn read_chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = String::new();
-        self.input.read_line(&mut line)?;
+        self.reader.read_line(&mut line)?;
         let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let mut piece = vec![0; size + 2];
-        self.input.read_exact(&mut piece)?;
+        self.reader.read_exact(&mut piece)?;
         assert!(piece.ends_with(b"\r\n"), "a chunk ends where it said");
         piece.truncate(size);
         if size == 0 {
-            self.framing = Framing::Done;
+            self.framing = ReplyFraming::Done;
         }
         Ok(Some(piece).filter(|piece| !piece.is_empty()))
     }
 }
 
-impl Reply {
+impl HttpResponse {
     /// The value of the first header line of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
@@ -206,7 +208,7 @@ impl Reply {
     }
 
     /// The `error` of OpenAI's error object, its shape checked.
-    pub fn error(&self) -> Value {
+    pub fn openai_error(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);
         let error = self.json()["error"].clone();
         assert!(error["message"].as_str().is_some_and(|m| !m.is_empty()) && error["type"].is_string(), "{error}");

@@ -9,38 +9,38 @@ use std::time::Duration;
 use tokenweir::clock::Clock;
 use tokenweir::units::Moment;
 
-const A: u16 = 1;
-const AAAA: u16 = 28;
-const SRV: u16 = 33;
+const TYPE_A: u16 = 1;
+const TYPE_AAAA: u16 = 28;
+const TYPE_SRV: u16 = 33;
 
 #[derive(Default)]
-struct Zone {
+struct DnsZone {
     ttl: u32,
     /// Data of records by name and type.
     records: BTreeMap<(String, u16), Vec<Vec<u8>>>,
     /// Every question fails.
-    broken: bool,
+    fails: bool,
     /// When A records of a name were asked for.
-    asked: Vec<(String, Moment)>,
+    address_queries: Vec<(String, Moment)>,
 }
 
-pub struct Dns {
+pub struct TestDnsServer {
     pub addr: SocketAddr,
-    zone: Arc<Mutex<Zone>>,
+    zone: Arc<Mutex<DnsZone>>,
 }
 
-impl Dns {
+impl TestDnsServer {
     /// Answers until the test process ends.
     pub fn start(ttl: u32) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let addr = socket.local_addr().unwrap();
-        let zone = Arc::new(Mutex::new(Zone { ttl, ..Zone::default() }));
+        let zone = Arc::new(Mutex::new(DnsZone { ttl, ..DnsZone::default() }));
         let serving = zone.clone();
         let clock = Clock::start();
         thread::spawn(move || {
             let mut packet = [0; 1500];
             while let Ok((length, from)) = socket.recv_from(&mut packet) {
-                let answer = answer(&packet[..length], &mut serving.lock().unwrap(), clock.now());
+                let answer = build_answer(&packet[..length], &mut serving.lock().unwrap(), clock.now());
                 socket.send_to(&answer, from).unwrap();
             }
         });
@@ -48,12 +48,12 @@ impl Dns {
     }
 
     /// The `resolver` key.
-    pub fn key(&self) -> String {
+    pub fn resolver_config(&self) -> String {
         format!("resolver = \"{}\"\nresolver_timeout = \"5s\"\n", self.addr)
     }
 
     /// The addresses of a name from now on.
-    pub fn addresses(&self, name: &str, addresses: &[&str]) {
+    pub fn set_addresses(&self, name: &str, addresses: &[&str]) {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let mut zone = self.zone.lock().unwrap();
         let data = |wanted: fn(&IpAddr) -> bool| {
@@ -63,37 +63,38 @@ impl Dns {
             };
             addresses.iter().filter(|address| wanted(address)).map(bytes).collect::<Vec<_>>()
         };
-        zone.records.insert((name.to_owned(), A), data(IpAddr::is_ipv4));
-        zone.records.insert((name.to_owned(), AAAA), data(IpAddr::is_ipv6));
+        zone.records.insert((name.to_owned(), TYPE_A), data(IpAddr::is_ipv4));
+        zone.records.insert((name.to_owned(), TYPE_AAAA), data(IpAddr::is_ipv6));
     }
 
     /// The services at a name from now on: priority, weight, port and host of each.
-    pub fn services(&self, name: &str, services: &[(u16, u16, u16, &str)]) {
+    pub fn set_services(&self, name: &str, services: &[(u16, u16, u16, &str)]) {
         let record = |(priority, weight, port, host): &(u16, u16, u16, &str)| {
             let numbers = [priority, weight, port].into_iter().flat_map(|n| n.to_be_bytes());
             let labels = host.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
             numbers.chain(labels).chain([0]).collect()
         };
-        self.zone.lock().unwrap().records.insert((name.to_owned(), SRV), services.iter().map(record).collect());
+        self.zone.lock().unwrap().records.insert((name.to_owned(), TYPE_SRV), services.iter().map(record).collect());
     }
 
     pub fn set_ttl(&self, ttl: u32) {
         self.zone.lock().unwrap().ttl = ttl;
     }
 
-    pub fn set_broken(&self, broken: bool) {
-        self.zone.lock().unwrap().broken = broken;
+    pub fn set_failing(&self, broken: bool) {
+        self.zone.lock().unwrap().fails = broken;
     }
 
     /// The times between the questions for a name's addresses so far.
-    pub fn gaps(&self, name: &str) -> Vec<Duration> {
+    pub fn query_intervals(&self, name: &str) -> Vec<Duration> {
         let zone = self.zone.lock().unwrap();
-        let asked: Vec<Moment> = zone.asked.iter().filter(|(asked, _)| asked == name).map(|(_, at)| *at).collect();
+        let asked: Vec<Moment> =
+            zone.address_queries.iter().filter(|(asked, _)| asked == name).map(|(_, at)| *at).collect();
         asked.windows(2).map(|pair| pair[1].since(pair[0])).collect()
     }
 }
 
-fn answer(question: &[u8], zone: &mut Zone, now: Moment) -> Vec<u8> {
+fn build_answer(question: &[u8], zone: &mut DnsZone, now: Moment) -> Vec<u8> {
     let mut at = 12;
     let mut labels = Vec::new();
     while question[at] != 0 {
@@ -104,13 +105,13 @@ fn answer(question: &[u8], zone: &mut Zone, now: Moment) -> Vec<u8> {
     let name = labels.join(".").to_ascii_lowercase();
     let kind = u16::from_be_bytes([question[at + 1], question[at + 2]]);
     let asked = &question[12..at + 5];
-    if kind == A {
-        zone.asked.push((name.clone(), now));
+    if kind == TYPE_A {
+        zone.address_queries.push((name.clone(), now));
     }
     let records = zone.records.get(&(name, kind)).cloned().unwrap_or_default();
-    let records = if zone.broken { Vec::new() } else { records };
+    let records = if zone.fails { Vec::new() } else { records };
     // A response, recursion available; SERVFAIL where it is broken.
-    let mut out = [&question[..2], &[0x81, if zone.broken { 0x82 } else { 0x80 }, 0, 1]].concat();
+    let mut out = [&question[..2], &[0x81, if zone.fails { 0x82 } else { 0x80 }, 0, 1]].concat();
     out.extend((records.len() as u16).to_be_bytes());
     out.extend([0; 4]);
     out.extend(asked);

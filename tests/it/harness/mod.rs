@@ -10,35 +10,39 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use tokenweir::clock::Clock;
-use tokenweir::config::{self, Listen};
-use tokenweir::emulate::{Replica, Settings};
-use tokenweir::engine::Constants;
-use tokenweir::fleet::Models;
+use tokenweir::config::{self, ListenAddr};
+use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
+use tokenweir::engine::EngineModel;
+use tokenweir::fleet::ReplicaModels;
 use tokenweir::serve::Server;
 use tokenweir::units::Moment;
 
-use client::{Client, Reply, request};
+use client::{HttpResponse, TestClient, build_request};
 
 /// The longest that anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A thousand times faster than an H100.
-pub fn fast(models: &[&str]) -> Settings {
-    let constants = Constants { speed: 1000.0, ..Constants::default() };
-    Settings { models: models.iter().map(|m| (*m).to_owned()).collect(), constants, ..Settings::default() }
+pub fn fast_settings(models: &[&str]) -> EmulatorSettings {
+    let constants = EngineModel { speed: 1000.0, ..EngineModel::default() };
+    EmulatorSettings {
+        models: models.iter().map(|m| (*m).to_owned()).collect(),
+        engine_model: constants,
+        ..EmulatorSettings::default()
+    }
 }
 
 /// An emulated replica on a port of its own.
-pub fn replica(models: &[&str]) -> Replica {
-    replica_with(fast(models))
+pub fn start_replica(models: &[&str]) -> EmulatedReplica {
+    start_replica_with(fast_settings(models))
 }
 
-pub fn replica_with(settings: Settings) -> Replica {
-    Replica::start(TcpListener::bind("127.0.0.1:0").unwrap(), settings, Clock::start()).unwrap()
+pub fn start_replica_with(settings: EmulatorSettings) -> EmulatedReplica {
+    EmulatedReplica::start(TcpListener::bind("127.0.0.1:0").unwrap(), settings, Clock::start()).unwrap()
 }
 
 /// What a router of a test has that its configuration does not say.
-pub fn env(text: &str) -> Vec<(String, String)> {
+pub fn router_env(text: &str) -> Vec<(String, String)> {
     let env = [
         ("listen =", "LISTEN", "127.0.0.1:0"),
         ("access =", "LOG__ACCESS", "off"),
@@ -51,54 +55,54 @@ pub fn env(text: &str) -> Vec<(String, String)> {
 }
 
 /// A router in this process, on ports of its own, without logs.
-pub struct Router {
+pub struct TestRouter {
     pub server: Server,
     pub addr: SocketAddr,
-    pub admin: SocketAddr,
+    pub admin_addr: SocketAddr,
 }
 
-impl Router {
+impl TestRouter {
     /// Starts with a configuration as text; does not wait for anything.
     pub fn start(text: &str) -> Self {
-        let loaded = config::load(text, "router.toml", env(text)).unwrap_or_else(|report| panic!("{report}"));
+        let loaded = config::load(text, "router.toml", router_env(text)).unwrap_or_else(|report| panic!("{report}"));
         let server = Server::start(loaded.settings).unwrap();
-        let Some(Listen::Tcp(addr)) = server.listening().first() else { panic!("it listens at a TCP port") };
-        Self { addr: *addr, admin: server.admin().unwrap(), server }
+        let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else { panic!("it listens at a TCP port") };
+        Self { addr: *addr, admin_addr: server.admin_address().unwrap(), server }
     }
 
     /// One pool over these, ready. Idle replicas take turns.
-    pub fn over<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn start_with_replicas<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
         let urls: Vec<String> = urls.into_iter().map(|url| format!("{url:?}")).collect();
-        Self::start(&format!("policy = \"least_conn\"\nreplicas = [{}]", urls.join(", "))).ready()
+        Self::start(&format!("policy = \"least_conn\"\nreplicas = [{}]", urls.join(", "))).wait_until_ready()
     }
 
     /// Waits until every replica has said which models it serves.
-    pub fn ready(self) -> Self {
-        let unknown = |replica: &std::sync::Arc<tokenweir::fleet::Replica>| *replica.models() == Models::Unknown;
+    pub fn wait_until_ready(self) -> Self {
+        let unknown = |replica: &std::sync::Arc<tokenweir::fleet::Replica>| *replica.models() == ReplicaModels::Unknown;
         wait_until("every replica is known", || !self.server.fleet().replicas().iter().any(unknown));
         self
     }
 
-    pub fn client(&self) -> Client<TcpStream> {
-        Client::connect(self.addr)
+    pub fn connect(&self) -> TestClient<TcpStream> {
+        TestClient::connect(self.addr)
     }
 
     /// One request on a connection of its own.
-    pub fn ask(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
-        ask(self.addr, method, path, headers, body)
+    pub fn send_request(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
+        send_request(self.addr, method, path, headers, body)
     }
 
-    pub fn get(&self, path: &str) -> Reply {
-        self.ask("GET", path, "", "")
+    pub fn get(&self, path: &str) -> HttpResponse {
+        self.send_request("GET", path, "", "")
     }
 
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
-        self.ask("POST", path, "", body)
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> HttpResponse {
+        self.send_request("POST", path, "", body)
     }
 
     /// The sum of a metric's series whose labels contain all of `labels`.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = ask(self.admin, "GET", "/metrics", "", "").text();
+    pub fn sum_metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = send_request(self.admin_addr, "GET", "/metrics", "", "").text();
         let chosen = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
                 && labels.iter().all(|label| line.contains(label))
@@ -113,25 +117,25 @@ impl Router {
 }
 
 /// One request on a connection of its own.
-pub fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
-    let mut client = Client::connect(addr);
-    client.send(request(method, path, &format!("connection: close\r\n{headers}"), body));
-    if method == "HEAD" { client.headless() } else { client.reply() }
+pub fn send_request(addr: SocketAddr, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
+    let mut client = TestClient::connect(addr);
+    client.send(build_request(method, path, &format!("connection: close\r\n{headers}"), body));
+    if method == "HEAD" { client.read_response_to_head() } else { client.read_response() }
 }
 
 /// A chat request of `tokens` tokens.
-pub fn chat(model: &str, tokens: u32, stream: bool) -> String {
+pub fn chat_body(model: &str, tokens: u32, stream: bool) -> String {
     let wish = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
     format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}],"max_tokens":{tokens}{wish}}}"#)
 }
 
 /// Waits for a fact, polling; fails if it does not come true.
 pub fn wait_until(what: &str, fact: impl FnMut() -> bool) {
-    within(PATIENCE, what, fact);
+    wait_at_most(TEST_TIMEOUT, what, fact);
 }
 
 /// Waits for a fact for at most `limit`.
-pub fn within(limit: Duration, what: &str, mut fact: impl FnMut() -> bool) {
+pub fn wait_at_most(limit: Duration, what: &str, mut fact: impl FnMut() -> bool) {
     let clock = Clock::start();
     while !fact() {
         assert!(clock.now().since(Moment::ZERO) < limit, "not true within {limit:?}: {what}");
@@ -140,6 +144,6 @@ pub fn within(limit: Duration, what: &str, mut fact: impl FnMut() -> bool) {
 }
 
 /// An address at which nothing listens.
-pub fn nowhere() -> SocketAddr {
+pub fn unused_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

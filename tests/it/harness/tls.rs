@@ -17,34 +17,34 @@ use tokio::io::{copy, split};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-use super::PATIENCE;
-use super::client::Client;
+use super::TEST_TIMEOUT;
+use super::client::TestClient;
 
 /// A client's connection.
-pub type Secured = StreamOwned<ClientConnection, TcpStream>;
+pub type TlsClientStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// An issuer with a folder of its own.
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: PathBuf,
 }
 
 /// A certificate and its key, as files.
 #[derive(Clone, Debug)]
-pub struct Pair {
-    pub chain: PathBuf,
-    pub key: PathBuf,
+pub struct CertificateFiles {
+    pub chain_path: PathBuf,
+    pub key_path: PathBuf,
 }
 
 /// Something that speaks TLS in front of a plain server, and closes without TLS's farewell, as many servers do.
-pub struct Front {
+pub struct TlsTerminator {
     pub addr: SocketAddr,
     /// Handshakes that have come to their end.
-    pub shaken: Arc<AtomicU32>,
-    _quit: oneshot::Sender<()>,
+    pub handshakes: Arc<AtomicU32>,
+    _stop: oneshot::Sender<()>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// `name` is that of its folder; a test uses one of its own.
     pub fn new(name: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
@@ -58,43 +58,47 @@ impl Authority {
     }
 
     /// A file in the folder, which goes with this.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub fn file_path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// The issuer's own certificate.
-    pub fn ca(&self) -> PathBuf {
+    pub fn ca_path(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
     /// A certificate for `names`, in files called `file`; what they held is replaced.
-    pub fn issue(&self, file: &str, names: &[&str]) -> Pair {
+    pub fn issue_certificate(&self, file: &str, names: &[&str]) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
-        let pair =
-            Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
-        fs::write(&pair.chain, certificate.pem()).unwrap();
-        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        let pair = CertificateFiles {
+            chain_path: self.folder.join(format!("{file}.pem")),
+            key_path: self.folder.join(format!("{file}.key")),
+        };
+        fs::write(&pair.chain_path, certificate.pem()).unwrap();
+        fs::write(&pair.key_path, key.serialize_pem()).unwrap();
         pair
     }
 
     /// A certificate that nobody else has signed, in files called `file`; an issuer's if `is_ca`.
-    pub fn own(&self, file: &str, name: &str, is_ca: bool) -> Pair {
+    pub fn issue_self_signed(&self, file: &str, name: &str, is_ca: bool) -> CertificateFiles {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         if is_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
-        let pair =
-            Pair { chain: self.folder.join(format!("{file}.pem")), key: self.folder.join(format!("{file}.key")) };
-        fs::write(&pair.chain, params.self_signed(&key).unwrap().pem()).unwrap();
-        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        let pair = CertificateFiles {
+            chain_path: self.folder.join(format!("{file}.pem")),
+            key_path: self.folder.join(format!("{file}.key")),
+        };
+        fs::write(&pair.chain_path, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&pair.key_path, key.serialize_pem()).unwrap();
         pair
     }
 
     /// A client that trusts this issuer and speaks `versions`.
-    pub fn trusting(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
+    pub fn client_config(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -105,31 +109,31 @@ impl Authority {
     }
 
     /// A connection whose handshake is over.
-    pub fn connect(&self, addr: SocketAddr, name: &str, alpn: &[&str]) -> Secured {
-        shake(self.trusting(rustls::ALL_VERSIONS, alpn), addr, name).unwrap()
+    pub fn connect(&self, addr: SocketAddr, name: &str, alpn: &[&str]) -> TlsClientStream {
+        tls_handshake(self.client_config(rustls::ALL_VERSIONS, alpn), addr, name).unwrap()
     }
 
     /// Tells whether a handshake succeeds.
-    pub fn handshakes(&self, addr: SocketAddr) -> bool {
-        shake(self.trusting(rustls::ALL_VERSIONS, &[]), addr, "localhost").is_ok()
+    pub fn can_handshake(&self, addr: SocketAddr) -> bool {
+        tls_handshake(self.client_config(rustls::ALL_VERSIONS, &[]), addr, "localhost").is_ok()
     }
 
-    /// As [`Client::connect`], by TLS.
-    pub fn client(&self, addr: SocketAddr) -> Client<Secured> {
-        Client::over(self.connect(addr, "localhost", &["http/1.1"]))
+    /// As [`TestClient::connect`], by TLS.
+    pub fn connect_client(&self, addr: SocketAddr) -> TestClient<TlsClientStream> {
+        TestClient::from_stream(self.connect(addr, "localhost", &["http/1.1"]))
     }
 }
 
-impl Drop for Authority {
+impl Drop for CertificateAuthority {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.folder));
     }
 }
 
 /// Shakes hands; the error is the handshake's.
-pub fn shake(config: ClientConfig, addr: SocketAddr, name: &str) -> std::io::Result<Secured> {
+pub fn tls_handshake(config: ClientConfig, addr: SocketAddr, name: &str) -> std::io::Result<TlsClientStream> {
     let socket = TcpStream::connect(addr).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     socket.set_nodelay(true).unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket);
@@ -141,25 +145,25 @@ pub fn shake(config: ClientConfig, addr: SocketAddr, name: &str) -> std::io::Res
 }
 
 /// The first certificate that the other side has shown.
-pub fn shown(stream: &Secured) -> Vec<u8> {
+pub fn peer_certificate(stream: &TlsClientStream) -> Vec<u8> {
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
 
 /// The first certificate in a file.
-pub fn der(pair: &Pair) -> Vec<u8> {
-    CertificateDer::from_pem_file(&pair.chain).unwrap().to_vec()
+pub fn certificate_der(pair: &CertificateFiles) -> Vec<u8> {
+    CertificateDer::from_pem_file(&pair.chain_path).unwrap().to_vec()
 }
 
 /// What was agreed on.
-pub fn version(stream: &Secured) -> ProtocolVersion {
+pub fn protocol_version(stream: &TlsClientStream) -> ProtocolVersion {
     stream.conn.protocol_version().unwrap()
 }
 
-impl Front {
+impl TlsTerminator {
     /// Speaks TLS with this certificate in front of `to`.
-    pub fn start(pair: &Pair, to: SocketAddr) -> Self {
-        let chain = CertificateDer::pem_file_iter(&pair.chain).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+    pub fn start(pair: &CertificateFiles, to: SocketAddr) -> Self {
+        let chain = CertificateDer::pem_file_iter(&pair.chain_path).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&pair.key_path).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
         let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).unwrap()));
@@ -195,7 +199,7 @@ impl Front {
                 }
             });
         });
-        Self { addr, shaken, _quit: quit }
+        Self { addr, handshakes: shaken, _stop: quit }
     }
 
     pub fn url(&self, host: &str) -> String {

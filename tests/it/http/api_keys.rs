@@ -2,18 +2,18 @@
 
 use std::io::Write as _;
 
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, ask, chat, replica, wait_until};
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 /// What clients show.
-const WIDE: &str = "key-of-all-models";
-const NARROW: &str = "key-of-some-models";
-const TOKEN: &str = "token-of-the-admin-listener";
+const WIDE_KEY: &str = "key-of-all-models";
+const NARROW_KEY: &str = "key-of-some-models";
+const ADMIN_TOKEN: &str = "token-of-the-admin-listener";
 
 /// Two keys, one of all models and one of `m` alone.
-fn keys() -> String {
+fn keys_config() -> String {
     let hash = |key: &str| {
         let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
         digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -21,27 +21,27 @@ fn keys() -> String {
     format!(
         "\n[[key]]\nname = \"wide\"\nhash = \"sha256:{}\"\n\
          [[key]]\nname = \"narrow\"\nhash = \"sha256:{}\"\nmodels = [\"m\"]\n",
-        hash(WIDE),
-        hash(NARROW)
+        hash(WIDE_KEY),
+        hash(NARROW_KEY)
     )
 }
 
-fn bearer(key: &str) -> String {
+fn bearer_header(key: &str) -> String {
     format!("authorization: Bearer {key}\r\n")
 }
 
-fn guarded(top: &str, url: &str) -> Router {
-    Router::start(&format!("{top}\nreplicas = [{url:?}]\n{}", keys())).ready()
+fn start_guarded_router(top: &str, url: &str) -> TestRouter {
+    TestRouter::start(&format!("{top}\nreplicas = [{url:?}]\n{}", keys_config())).wait_until_ready()
 }
 
 #[test]
 fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
-    let replica = Scripted::start(&["m", "n"], friendly);
-    let router = guarded("paths = ['/extra']", &replica.url());
+    let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
+    let router = start_guarded_router("paths = ['/extra']", &replica.url());
     let wrong = [
         String::new(),
-        bearer("key-of-all-model"),
-        bearer(""),
+        bearer_header("key-of-all-model"),
+        bearer_header(""),
         "authorization: key-of-all-models\r\n".to_owned(),
         "authorization: Basic a2V5LW9mLWFsbC1tb2RlbHM6\r\n".to_owned(),
         "x-api-key: no\r\n".to_owned(),
@@ -50,7 +50,7 @@ fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
     ];
     for headers in &wrong {
         for (method, path) in [
-            ("POST", CHAT),
+            ("POST", CHAT_PATH),
             ("POST", "/v1/completions?key=key-of-all-models"),
             ("POST", "/v1/messages"),
             ("POST", "/tokenize"),
@@ -59,8 +59,8 @@ fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
             ("GET", "/v1/models/m"),
             ("GET", "/v1/responses/resp_1"),
             ("DELETE", "/v1/responses/resp_1"),
-            ("OPTIONS", CHAT),
-            ("PATCH", CHAT),
+            ("OPTIONS", CHAT_PATH),
+            ("PATCH", CHAT_PATH),
             ("GET", "/sleep"),
             ("POST", "//livez"),
             ("GET", "/livez/"),
@@ -68,13 +68,14 @@ fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
             ("GET", "/%6civez"),
             ("GET", "http://127.0.0.1/v1/models"),
         ] {
-            let reply = router.ask(method, path, headers, if method == "POST" { "{\"model\":\"m\"}" } else { "" });
+            let reply =
+                router.send_request(method, path, headers, if method == "POST" { "{\"model\":\"m\"}" } else { "" });
             assert_eq!(
                 (reply.status, reply.header("www-authenticate")),
                 (401, Some("Bearer")),
                 "{method} {path} {headers}"
             );
-            let error = reply.error();
+            let error = reply.openai_error();
             assert_eq!(error["code"], "invalid_api_key", "{method} {path}");
             let kind = if path == "/v1/messages" { "authentication_error" } else { "invalid_request_error" };
             assert_eq!(error["type"], kind, "{method} {path}");
@@ -84,61 +85,66 @@ fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
     for path in ["/livez", "/readyz", "/health", "/readyz?x=1"] {
         assert_eq!(router.get(path).status, 200, "{path}");
     }
-    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
-    assert_eq!(router.ask("POST", CHAT, &bearer(WIDE), chat("m", 1, false)).status, 200);
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
+    assert_eq!(router.send_request("POST", CHAT_PATH, &bearer_header(WIDE_KEY), chat_body("m", 1, false)).status, 200);
 }
 
 #[test]
 fn a_body_is_not_even_read_for_a_wrong_key() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = guarded("", &replica.url());
-    let mut client = router.client();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n");
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_guarded_router("", &replica.url());
+    let mut client = router.connect();
+    let head =
+        format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n");
     client.send(head);
-    let reply = client.reply();
+    let reply = client.read_response();
     assert_eq!(reply.status, 401, "it is not told to continue");
-    assert!(client.closes());
+    assert!(client.wait_for_close());
 }
 
 #[test]
 fn keys_come_as_bearer_and_as_anthropics_clients_send_them_and_stay_here() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = guarded("", &replica.url());
-    for headers in [bearer(WIDE), format!("AUTHORIZATION: bearer  {WIDE} \r\n"), format!("x-api-key: {WIDE}\r\n")] {
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_guarded_router("", &replica.url());
+    for headers in [
+        bearer_header(WIDE_KEY),
+        format!("AUTHORIZATION: bearer  {WIDE_KEY} \r\n"),
+        format!("x-api-key: {WIDE_KEY}\r\n"),
+    ] {
         let headers = format!("{headers}x-kept: 1\r\n");
-        assert_eq!(router.ask("POST", CHAT, &headers, chat("m", 1, false)).status, 200, "{headers}");
-        let heard = replica.last();
+        assert_eq!(router.send_request("POST", CHAT_PATH, &headers, chat_body("m", 1, false)).status, 200, "{headers}");
+        let heard = replica.last_request();
         assert_eq!(
             (heard.header("authorization"), heard.header("x-api-key"), heard.header("x-kept")),
             (None, None, Some("1"))
         );
-        assert!(!heard.head.contains(WIDE));
+        assert!(!heard.head.contains(WIDE_KEY));
     }
-    let both = format!("{}x-api-key: {WIDE}\r\n", bearer("somebody-elses"));
-    assert_eq!(router.ask("POST", CHAT, &both, chat("m", 1, false)).status, 200);
-    assert_eq!(replica.last().header("authorization"), None, "with keys of ours no other is passed on");
+    let both = format!("{}x-api-key: {WIDE_KEY}\r\n", bearer_header("somebody-elses"));
+    assert_eq!(router.send_request("POST", CHAT_PATH, &both, chat_body("m", 1, false)).status, 200);
+    assert_eq!(replica.last_request().header("authorization"), None, "with keys of ours no other is passed on");
     // The pool's own key takes its place.
-    let router = guarded("api_key = 'of-the-engine'", &replica.url());
-    assert_eq!(router.ask("POST", CHAT, &bearer(WIDE), chat("m", 1, false)).status, 200);
-    assert_eq!(replica.last().header("authorization"), Some("Bearer of-the-engine"));
+    let router = start_guarded_router("api_key = 'of-the-engine'", &replica.url());
+    assert_eq!(router.send_request("POST", CHAT_PATH, &bearer_header(WIDE_KEY), chat_body("m", 1, false)).status, 200);
+    assert_eq!(replica.last_request().header("authorization"), Some("Bearer of-the-engine"));
     // Without keys of ours the client's goes on, as ever.
-    let router = Router::over([&*replica.url()]);
-    assert_eq!(router.ask("POST", CHAT, &bearer("theirs"), chat("m", 1, false)).status, 200);
-    assert_eq!(replica.last().header("authorization"), Some("Bearer theirs"));
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    assert_eq!(router.send_request("POST", CHAT_PATH, &bearer_header("theirs"), chat_body("m", 1, false)).status, 200);
+    assert_eq!(replica.last_request().header("authorization"), Some("Bearer theirs"));
 }
 
 #[test]
 fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
-    let replica = Scripted::start(&["m", "n"], friendly);
-    let router = guarded("", &replica.url());
+    let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
+    let router = start_guarded_router("", &replica.url());
     let told = |key: &str, model: &str| {
-        let reply = router.ask("POST", CHAT, &bearer(key), chat(model, 1, false));
+        let reply = router.send_request("POST", CHAT_PATH, &bearer_header(key), chat_body(model, 1, false));
         (reply.status, reply.text().replace(&format!("`{model}`"), "``"))
     };
-    assert_eq!((told(WIDE, "m").0, told(WIDE, "n").0, told(NARROW, "m").0), (200, 200, 200));
-    let (closed, absent) = (told(NARROW, "n"), told(NARROW, "x"));
+    assert_eq!((told(WIDE_KEY, "m").0, told(WIDE_KEY, "n").0, told(NARROW_KEY, "m").0), (200, 200, 200));
+    let (closed, absent) = (told(NARROW_KEY, "n"), told(NARROW_KEY, "x"));
     assert_eq!((closed.0, &closed), (404, &absent));
-    assert_eq!(closed, told(WIDE, "x"));
+    assert_eq!(closed, told(WIDE_KEY, "x"));
     for body in [
         r#"{"model":"\u006e"}"#,
         r#"{"model":"m","model":"n"}"#,
@@ -148,8 +154,8 @@ fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
         r#"{"model":"N"}"#,
         r#"{"model":"n "}"#,
     ] {
-        for path in [CHAT, "/v1/embeddings", "/v1/responses", "/tokenize"] {
-            let status = router.ask("POST", path, &bearer(NARROW), body).status;
+        for path in [CHAT_PATH, "/v1/embeddings", "/v1/responses", "/tokenize"] {
+            let status = router.send_request("POST", path, &bearer_header(NARROW_KEY), body).status;
             assert!(status == 400 || status == 404, "{path} {body}: {status}");
         }
     }
@@ -158,51 +164,56 @@ fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
         parts.iter().map(part).collect::<String>() + "--b--\r\n"
     };
     let audio = |form: String| {
-        let headers = format!("{}content-type: multipart/form-data; boundary=b\r\n", bearer(NARROW));
-        router.ask("POST", "/v1/audio/transcriptions", &headers, form).status
+        let headers = format!("{}content-type: multipart/form-data; boundary=b\r\n", bearer_header(NARROW_KEY));
+        router.send_request("POST", "/v1/audio/transcriptions", &headers, form).status
     };
     assert_eq!([form(&["m"]), form(&["n"]), form(&["m", "n"]), form(&[])].map(audio), [200, 404, 400, 400]);
-    let asked: Vec<_> = replica.heard().iter().map(|h| String::from_utf8_lossy(&h.body).into_owned()).collect();
+    let asked: Vec<_> =
+        replica.received_requests().iter().map(|h| String::from_utf8_lossy(&h.body).into_owned()).collect();
     assert_eq!(asked.len(), 4, "{asked:?}");
     let listed = |key: &str| {
-        let data = router.ask("GET", "/v1/models", &bearer(key), "").json()["data"].clone();
+        let data = router.send_request("GET", "/v1/models", &bearer_header(key), "").json()["data"].clone();
         data.as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!((listed(WIDE), listed(NARROW)), (vec!["m".to_owned(), "n".to_owned()], vec!["m".to_owned()]));
-    let card = |key: &str| router.ask("GET", "/v1/models/n", &bearer(key), "").status;
-    assert_eq!((card(WIDE), card(NARROW)), (200, 404));
+    assert_eq!((listed(WIDE_KEY), listed(NARROW_KEY)), (vec!["m".to_owned(), "n".to_owned()], vec!["m".to_owned()]));
+    let card = |key: &str| router.send_request("GET", "/v1/models/n", &bearer_header(key), "").status;
+    assert_eq!((card(WIDE_KEY), card(NARROW_KEY)), (200, 404));
 }
 
 #[test]
 fn a_key_with_models_opens_nothing_where_requests_name_none() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::start(&format!("paths = 'any'\nreplicas = [{:?}]\n{}", replica.url(), keys()));
-    let status = |key: &str| router.ask("POST", "/anything", &bearer(key), "{\"model\":\"m\"}").status;
-    assert_eq!((status(NARROW), status(WIDE)), (400, 200));
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start(&format!("paths = 'any'\nreplicas = [{:?}]\n{}", replica.url(), keys_config()));
+    let status = |key: &str| router.send_request("POST", "/anything", &bearer_header(key), "{\"model\":\"m\"}").status;
+    assert_eq!((status(NARROW_KEY), status(WIDE_KEY)), (400, 200));
     // Health is the replica's there, and asks for a key like the rest.
-    assert_eq!((router.get("/livez").status, replica.heard().len()), (401, 1));
+    assert_eq!((router.get("/livez").status, replica.received_requests().len()), (401, 1));
 }
 
 #[test]
 fn a_stored_response_is_for_the_key_it_was_made_with() {
-    let replica = replica(&["m"]);
-    let router = guarded("", &replica.url());
-    let made =
-        router.ask("POST", "/v1/responses", &bearer(NARROW), r#"{"model":"m","input":"hi","max_output_tokens":2}"#);
+    let replica = start_replica(&["m"]);
+    let router = start_guarded_router("", &replica.url());
+    let made = router.send_request(
+        "POST",
+        "/v1/responses",
+        &bearer_header(NARROW_KEY),
+        r#"{"model":"m","input":"hi","max_output_tokens":2}"#,
+    );
     assert_eq!(made.status, 200, "{}", made.text());
     let path = format!("/v1/responses/{}", made.json()["id"].as_str().unwrap());
-    let get = |key: &str| router.ask("GET", &path, &bearer(key), "").status;
-    assert_eq!((get(NARROW), get(WIDE)), (200, 404));
+    let get = |key: &str| router.send_request("GET", &path, &bearer_header(key), "").status;
+    assert_eq!((get(NARROW_KEY), get(WIDE_KEY)), (200, 404));
     let next = format!(r#"{{"model":"m","input":"and?","previous_response_id":{}}}"#, made.json()["id"]);
-    let follow = |key: &str| router.ask("POST", "/v1/responses", &bearer(key), &next).status;
-    assert_eq!((follow(NARROW), follow(WIDE)), (200, 404));
-    let unknown = router.ask("GET", "/v1/responses/resp_unheard_of", &bearer(NARROW), "");
+    let follow = |key: &str| router.send_request("POST", "/v1/responses", &bearer_header(key), &next).status;
+    assert_eq!((follow(NARROW_KEY), follow(WIDE_KEY)), (200, 404));
+    let unknown = router.send_request("GET", "/v1/responses/resp_unheard_of", &bearer_header(NARROW_KEY), "");
     assert_eq!(unknown.status, 404);
 }
 
 #[test]
 fn logs_metrics_and_headers_know_the_keys_name_and_never_the_key() {
-    let replica = Scripted::start(&["m"], friendly);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
     let folder = std::env::temp_dir().join(format!("tokenweir-tenants-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let log = folder.join("access.log");
@@ -214,41 +225,48 @@ fn logs_metrics_and_headers_know_the_keys_name_and_never_the_key() {
         replica.url(),
         log.to_str().unwrap()
     );
-    let router = Router::start(&(top + &keys())).ready();
-    let both = format!("{}x-api-key: {NARROW}\r\n", bearer(NARROW));
-    assert_eq!(router.ask("POST", CHAT, &both, chat("m", 1, false)).status, 200);
-    assert_eq!((replica.last().header("x-tenant"), replica.last().header("x-leak")), (Some("narrow"), None));
-    assert_eq!(router.ask("POST", CHAT, &bearer("a-wrong-key"), chat("m", 1, false)).status, 401);
+    let router = TestRouter::start(&(top + &keys_config())).wait_until_ready();
+    let both = format!("{}x-api-key: {NARROW_KEY}\r\n", bearer_header(NARROW_KEY));
+    assert_eq!(router.send_request("POST", CHAT_PATH, &both, chat_body("m", 1, false)).status, 200);
+    assert_eq!(
+        (replica.last_request().header("x-tenant"), replica.last_request().header("x-leak")),
+        (Some("narrow"), None)
+    );
+    assert_eq!(
+        router.send_request("POST", CHAT_PATH, &bearer_header("a-wrong-key"), chat_body("m", 1, false)).status,
+        401
+    );
     let lines = || std::fs::read_to_string(&log).unwrap();
     wait_until("both are logged", || lines().lines().count() == 2);
     assert_eq!(lines(), "narrow|200|-|-|-\n-|401|-|-|-\n");
-    assert_eq!(router.metric("tokenweir_tenant_requests_total", &["tenant=\"narrow\"", "status=\"2xx\""]), 1.0);
-    assert_eq!(router.metric("tokenweir_requests_total", &["4xx"]), 1.0);
-    let page = ask(router.admin, "GET", "/metrics", "", "").text();
+    assert_eq!(router.sum_metric("tokenweir_tenant_requests_total", &["tenant=\"narrow\"", "status=\"2xx\""]), 1.0);
+    assert_eq!(router.sum_metric("tokenweir_requests_total", &["4xx"]), 1.0);
+    let page = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
     assert!(!page.contains("key-of") && !page.contains("a-wrong-key"), "{page}");
     std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
 fn a_reload_changes_who_may_ask() {
-    let replica = Scripted::start(&["m"], friendly);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
     let path = std::env::temp_dir().join(format!("tokenweir-tenants-{}.toml", std::process::id()));
     let plain = format!("replicas = [{:?}]\n", replica.url());
     let write = |text: &str| std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
-    let router = Router::start(&plain).ready();
+    let router = TestRouter::start(&plain).wait_until_ready();
     let file = path.clone();
-    router.server.reloads_from(Box::new(move || {
+    router.server.set_config_source(Box::new(move || {
         let text = std::fs::read_to_string(&file).unwrap();
-        tokenweir::config::load(&text, "router.toml", crate::harness::env(&text)).map_err(|report| report.to_string())
+        tokenweir::config::load(&text, "router.toml", crate::harness::router_env(&text))
+            .map_err(|report| report.to_string())
     }));
-    let status = |headers: &str| router.ask("POST", CHAT, headers, chat("m", 1, false)).status;
-    let reload = || ask(router.admin, "POST", "/reload", "", "").status;
+    let status = |headers: &str| router.send_request("POST", CHAT_PATH, headers, chat_body("m", 1, false)).status;
+    let reload = || send_request(router.admin_addr, "POST", "/reload", "", "").status;
     assert_eq!(status(""), 200);
-    write(&(plain.clone() + &keys()));
-    assert_eq!((reload(), status(""), status(&bearer(WIDE))), (200, 401, 200));
+    write(&(plain.clone() + &keys_config()));
+    assert_eq!((reload(), status(""), status(&bearer_header(WIDE_KEY))), (200, 401, 200));
     // One that is wrong opens nothing.
-    write(&(plain.clone() + &keys() + "[[key]]\nname = 'third'\n"));
-    assert_eq!((reload(), status(""), status(&bearer(WIDE))), (400, 401, 200));
+    write(&(plain.clone() + &keys_config() + "[[key]]\nname = 'third'\n"));
+    assert_eq!((reload(), status(""), status(&bearer_header(WIDE_KEY))), (400, 401, 200));
     write(&plain);
     assert_eq!((reload(), status("")), (200, 200));
     std::fs::remove_file(path).unwrap();
@@ -256,16 +274,16 @@ fn a_reload_changes_who_may_ask() {
 
 #[test]
 fn the_admin_listener_asks_for_its_token() {
-    let replica = Scripted::start(&["m"], friendly);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
     let start = |more: &str| {
         let text = format!("admin_token_env = 'ADMIN'\n{more}\nreplicas = [{:?}]\n", replica.url());
-        let env = crate::harness::env(&text).into_iter().chain([("ADMIN".to_owned(), TOKEN.to_owned())]);
+        let env = crate::harness::router_env(&text).into_iter().chain([("ADMIN".to_owned(), ADMIN_TOKEN.to_owned())]);
         let loaded = tokenweir::config::load(&text, "router.toml", env).unwrap();
         tokenweir::serve::Server::start(loaded.settings).unwrap()
     };
     let server = start("");
-    let admin = server.admin().unwrap();
-    let status = |method: &str, path: &str, headers: &str| ask(admin, method, path, headers, "").status;
+    let admin = server.admin_address().unwrap();
+    let status = |method: &str, path: &str, headers: &str| send_request(admin, method, path, headers, "").status;
     for headers in ["", "authorization: Bearer no\r\n", "x-api-key: token-of-the-admin-listener\r\n"] {
         for (method, path) in [
             ("GET", "/metrics"),
@@ -278,45 +296,55 @@ fn the_admin_listener_asks_for_its_token() {
             ("GET", "/nowhere"),
             ("GET", "//metrics"),
         ] {
-            let reply = ask(admin, method, path, headers, "");
-            assert_eq!((reply.status, &reply.error()["code"]), (401, &"invalid_api_key".into()), "{method} {path}");
+            let reply = send_request(admin, method, path, headers, "");
+            assert_eq!(
+                (reply.status, &reply.openai_error()["code"]),
+                (401, &"invalid_api_key".into()),
+                "{method} {path}"
+            );
         }
         assert_eq!(
             (status("GET", "/livez", headers), status("GET", "/health", headers)),
             (200, status("GET", "/readyz", headers))
         );
     }
-    let token = bearer(TOKEN);
+    let token = bearer_header(ADMIN_TOKEN);
     assert_eq!(
         (status("GET", "/metrics", &token), status("GET", "/pools", &token), status("GET", "/x", &token)),
         (200, 200, 404)
     );
     let server = start("metrics_need_token = false");
-    let admin = server.admin().unwrap();
-    assert_eq!((ask(admin, "GET", "/metrics", "", "").status, ask(admin, "GET", "/pools", "", "").status), (200, 401));
+    let admin = server.admin_address().unwrap();
+    assert_eq!(
+        (send_request(admin, "GET", "/metrics", "", "").status, send_request(admin, "GET", "/pools", "", "").status),
+        (200, 401)
+    );
 }
 
 #[test]
 fn a_web_page_can_change_nothing_on_the_admin_listener() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let page = "origin: http://evil.example\r\n";
     let drain = format!("/replicas/{}/drain", replica.addr);
     for (method, path) in [("POST", "/reload"), ("POST", &*drain), ("DELETE", &*drain)] {
-        assert_eq!(ask(router.admin, method, path, page, "").status, 403, "{method} {path}");
+        assert_eq!(send_request(router.admin_addr, method, path, page, "").status, 403, "{method} {path}");
     }
     assert!(!router.server.fleet().replicas()[0].is_drained());
-    assert_eq!(ask(router.admin, "POST", &drain, "", "").status, 200);
+    assert_eq!(send_request(router.admin_addr, "POST", &drain, "", "").status, 200);
 }
 
 #[test]
 fn requests_that_come_at_once_on_one_connection_are_each_asked_for_a_key() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = guarded("", &replica.url());
-    let mut client = router.client();
-    let with = request("POST", CHAT, &bearer(WIDE), chat("m", 1, false));
-    let without = request("POST", CHAT, "", "");
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_guarded_router("", &replica.url());
+    let mut client = router.connect();
+    let with = build_request("POST", CHAT_PATH, &bearer_header(WIDE_KEY), chat_body("m", 1, false));
+    let without = build_request("POST", CHAT_PATH, "", "");
     client.send([with.clone(), without, with].concat());
-    assert_eq!([client.reply().status, client.reply().status, client.reply().status], [200, 401, 200]);
-    assert_eq!(replica.heard().len(), 2);
+    assert_eq!(
+        [client.read_response().status, client.read_response().status, client.read_response().status],
+        [200, 401, 200]
+    );
+    assert_eq!(replica.received_requests().len(), 2);
 }

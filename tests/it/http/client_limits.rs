@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::client::{Client, Reply, request};
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{Router, ask, chat, replica, wait_until, within};
+use crate::harness::client::{HttpResponse, TestClient, build_request};
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_at_most, wait_until};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
@@ -17,49 +17,53 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokenweir::clock::Clock;
 use tokenweir::units::Moment;
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
 /// A router with an error log of its own.
-struct Told {
-    router: Router,
-    log: PathBuf,
+struct LoggedRouter {
+    router: TestRouter,
+    log_path: PathBuf,
 }
 
-impl Told {
+impl LoggedRouter {
     fn start(name: &str, url: &str, more: &str) -> Self {
         let log = std::env::temp_dir().join(format!("tokenweir-bounds-{}-{name}.log", std::process::id()));
         drop(fs::remove_file(&log));
         let text = format!("replicas = [{url:?}]\n{more}\n[log]\naccess = \"off\"\nerror = {log:?}");
-        Self { router: Router::start(&text).ready(), log }
+        Self { router: TestRouter::start(&text).wait_until_ready(), log_path: log }
     }
 
-    fn has_told(&self, what: &str) {
-        wait_until(what, || fs::read_to_string(&self.log).is_ok_and(|text| text.contains(what)));
+    fn wait_for_log(&self, what: &str) {
+        wait_until(what, || fs::read_to_string(&self.log_path).is_ok_and(|text| text.contains(what)));
     }
 }
 
-impl Drop for Told {
+impl Drop for LoggedRouter {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.log));
+        drop(fs::remove_file(&self.log_path));
     }
 }
 
 /// An answer of the router's own: the client is told why, and the connection is closed.
-fn refused(client: &mut Client<TcpStream>) -> (u16, String) {
-    let reply = client.reply();
+fn read_refusal(client: &mut TestClient<TcpStream>) -> (u16, String) {
+    let reply = client.read_response();
     assert_eq!(reply.header("connection"), Some("close"), "{}", reply.head);
-    let error = reply.error();
+    let error = reply.openai_error();
     assert_eq!(error["type"], "invalid_request_error");
     assert!(reply.header("date").is_some(), "{}", reply.head);
-    assert!(client.closes());
+    assert!(client.wait_for_close());
     (reply.status, error["message"].as_str().unwrap().to_owned())
 }
 
 #[test]
 fn heads_that_are_too_large_are_refused_at_once_in_openai_words_and_told_to_the_log() {
-    let replica = Scripted::start(&["m"], friendly);
-    let told = Told::start("heads", &replica.url(), "[limits]\nheader_bytes = \"8KiB\"\nheaders = 20\nuri_bytes = 100");
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n");
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let told = LoggedRouter::start(
+        "heads",
+        &replica.url(),
+        "[limits]\nheader_bytes = \"8KiB\"\nheaders = 20\nuri_bytes = 100",
+    );
+    let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
     let long = "h".repeat(9000);
     for (bytes, status) in [
         (format!("{head}x-long: {long}\r\ncontent-length: 0\r\n\r\n"), 431),
@@ -71,67 +75,69 @@ fn heads_that_are_too_large_are_refused_at_once_in_openai_words_and_told_to_the_
         ("\0\0\0\0 nonsense that is no HTTP\r\n\r\n".to_owned(), 400),
         (format!("{head}x\u{0}: a\r\n\r\n"), 400),
     ] {
-        let mut client = told.router.client();
+        let mut client = told.router.connect();
         client.send(&bytes);
-        let (got, message) = refused(&mut client);
+        let (got, message) = read_refusal(&mut client);
         let shown = bytes.get(..60).unwrap_or(&bytes);
         assert_eq!(got, status, "{shown}: {message}");
         assert!(status != 431 || message.contains("8192") && message.contains("limits.headers"), "{message}");
         if status != 414 {
-            told.has_told(&format!("info a request of 127.0.0.1 was refused with {status} "));
+            told.wait_for_log(&format!("info a request of 127.0.0.1 was refused with {status} "));
         }
     }
-    wait_until("all are counted", || told.router.metric("tokenweir_requests_total", &["4xx"]) == 7.0);
-    assert!(replica.heard().is_empty());
+    wait_until("all are counted", || told.router.sum_metric("tokenweir_requests_total", &["4xx"]) == 7.0);
+    assert!(replica.received_requests().is_empty());
 }
 
 #[test]
 fn a_bad_request_behind_good_ones_is_told_apart_from_their_answers() {
-    let replica = Scripted::start(&["m"], friendly);
-    let told = Told::start("behind", &replica.url(), "");
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let told = LoggedRouter::start("behind", &replica.url(), "");
     for stream in [false, true] {
-        let mut client = told.router.client();
-        let good = request("POST", CHAT, "", chat("m", 1, stream));
+        let mut client = told.router.connect();
+        let good = build_request("POST", CHAT_PATH, "", chat_body("m", 1, stream));
         client.send([&*good, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", &good, b"\x01\r\n\r\n"].concat());
-        assert_eq!(client.reply().text(), "{}");
-        assert_eq!(client.reply().text(), "ok\n");
-        assert_eq!(client.reply().text(), "{}");
-        assert_eq!(refused(&mut client).0, 400);
+        assert_eq!(client.read_response().text(), "{}");
+        assert_eq!(client.read_response().text(), "ok\n");
+        assert_eq!(client.read_response().text(), "{}");
+        assert_eq!(read_refusal(&mut client).0, 400);
     }
     // An answer that looks like one of hyper's own is the replica's.
     let bare = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    let fake = Scripted::start(&["m"], move |_, to| to.write_all(&whole(200, "application/json", bare)).is_ok());
-    let router = Router::over([&*fake.url()]);
-    let mut client = router.client();
+    let fake = ScriptedReplica::start(&["m"], move |_, to| {
+        to.write_all(&build_response(200, "application/json", bare)).is_ok()
+    });
+    let router = TestRouter::start_with_replicas([&*fake.url()]);
+    let mut client = router.connect();
     for _ in 0..3 {
-        client.send(request("POST", CHAT, "", chat("m", 1, false)));
-        assert_eq!(client.reply().text(), bare);
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, false)));
+        assert_eq!(client.read_response().text(), bare);
     }
 }
 
 #[test]
 fn a_client_that_goes_on_sending_still_reads_why_it_was_refused() {
-    let replica = Scripted::start(&["m"], friendly);
-    let told = Told::start("sending", &replica.url(), "[limits]\nbody_bytes = 1000");
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let told = LoggedRouter::start("sending", &replica.url(), "[limits]\nbody_bytes = 1000");
     let cases = [
-        (format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-long: "), 431),
-        (format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n"), 413),
+        (format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nx-long: "), 431),
+        (format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n"), 413),
         ("POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n".to_owned(), 404),
     ];
     for (head, status) in cases {
-        let mut client = told.router.client();
+        let mut client = told.router.connect();
         client.send(&head);
         // More than all buffers on the way hold: whoever stops reading, or resets, is noticed here.
         client.send(vec![b'x'; 8_000_000]);
-        assert_eq!(client.reply().status, status, "{head}");
+        assert_eq!(client.read_response().status, status, "{head}");
     }
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
 }
 
 #[test]
 fn a_request_for_no_host_or_for_two_is_refused() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     for (head, status) in [
         ("GET /v1/models HTTP/1.1\r\n\r\n", 400),
         ("GET /v1/models HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
@@ -139,29 +145,29 @@ fn a_request_for_no_host_or_for_two_is_refused() {
         ("GET /v1/models HTTP/1.0\r\n\r\n", 200),
         ("GET /v1/models HTTP/1.1\r\nhost:\r\n\r\n", 200),
     ] {
-        let mut client = router.client();
+        let mut client = router.connect();
         client.send(head);
-        assert_eq!(client.reply().status, status, "{head}");
+        assert_eq!(client.read_response().status, status, "{head}");
     }
 }
 
 #[test]
 fn the_router_is_no_open_proxy_and_switches_no_protocol() {
-    let replica = Scripted::start(&["m"], friendly);
-    let open = Scripted::start(&["o"], friendly);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let open = ScriptedReplica::start(&["o"], respond_ok);
     let text = format!(
         "[[pool]]\nname = 'api'\nreplicas = [{:?}]\n\
          [[pool]]\nname = 'open'\nhost = 'open.test'\npaths = 'any'\nrefuse = {{ '/admin' = 403 }}\nreplicas = [{:?}]",
         replica.url(),
         open.url()
     );
-    let router = Router::start(&text);
-    wait_until("the models are known", || router.post(CHAT, chat("m", 1, false)).status == 200);
-    let before = replica.heard().len();
-    let status = |method: &str, target: &str, headers: &str| router.ask(method, target, headers, "").status;
+    let router = TestRouter::start(&text);
+    wait_until("the models are known", || router.post(CHAT_PATH, chat_body("m", 1, false)).status == 200);
+    let before = replica.received_requests().len();
+    let status = |method: &str, target: &str, headers: &str| router.send_request(method, target, headers, "").status;
     let host = "host: open.test\r\n";
     for headers in ["", host] {
-        assert_eq!(status("TRACE", CHAT, headers), 405);
+        assert_eq!(status("TRACE", CHAT_PATH, headers), 405);
         assert_eq!(status("TRACE", "/x", headers), 405);
         assert_eq!(status("CONNECT", "example.com:443", headers), 405);
     }
@@ -183,31 +189,31 @@ fn the_router_is_no_open_proxy_and_switches_no_protocol() {
         let got = status("POST", path, "");
         assert!(got == 404 || got == 400, "{path}: {got}");
     }
-    assert_eq!(replica.heard().len(), before, "{:?}", replica.heard());
+    assert_eq!(replica.received_requests().len(), before, "{:?}", replica.received_requests());
     for path in
         ["/admin", "/x/../admin", "/x/%2e%2e/admin", "//admin", "/%61dmin/x", "/./admin", "http://open.test/admin"]
     {
         assert_eq!(status("GET", path, host), 403, "{path}");
     }
-    assert!(open.heard().is_empty(), "{:?}", open.heard());
+    assert!(open.received_requests().is_empty(), "{:?}", open.received_requests());
     // An absolute target names a pool by its host, and never where the request goes.
-    let reply = router.ask("POST", "http://open.test/generate?x=1", "host: elsewhere.test\r\n", "{}");
-    assert_eq!((reply.status, open.last().target()), (200, "/generate?x=1"));
+    let reply = router.send_request("POST", "http://open.test/generate?x=1", "host: elsewhere.test\r\n", "{}");
+    assert_eq!((reply.status, open.last_request().target()), (200, "/generate?x=1"));
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13\r\n";
-    let mut client = router.client();
-    client.send(request("GET", "/socket", &format!("{host}{upgrade}"), ""));
-    assert_eq!(client.reply().status, 200);
-    let heard = open.last();
+    let mut client = router.connect();
+    client.send(build_request("GET", "/socket", &format!("{host}{upgrade}"), ""));
+    assert_eq!(client.read_response().status, 200);
+    let heard = open.last_request();
     assert_eq!((heard.header("upgrade"), heard.header("connection")), (None, None), "{}", heard.head);
     let h2c = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
-    client.send(request("GET", "/v1/models", h2c, ""));
-    assert_eq!(client.reply().status, 200, "no 101");
+    client.send(build_request("GET", "/v1/models", h2c, ""));
+    assert_eq!(client.read_response().status, 200, "no 101");
 }
 
 #[test]
 fn chunks_and_values_that_are_none_reach_no_replica() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let smuggled = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
     let body = "{\"model\":\"m\"}";
     for (headers, body) in [
@@ -234,30 +240,35 @@ fn chunks_and_values_that_are_none_reach_no_replica() {
         ("content-length: 13\r\nx-a\r", body.to_owned()),
         ("content-length: 13\r\n: b", body.to_owned()),
     ] {
-        let mut client = router.client();
-        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}{smuggled}"));
-        let reply = client.try_head();
+        let mut client = router.connect();
+        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}{smuggled}"));
+        let reply = client.try_read_head();
         assert!(reply.as_ref().is_none_or(|r| matches!(r.status, 400 | 413 | 501)), "{headers:?} {body:?}: {reply:?}");
-        client.rest();
-        assert!(client.closes(), "{headers:?} {body:?}");
+        client.read_remaining_body();
+        assert!(client.wait_for_close(), "{headers:?} {body:?}");
     }
-    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
     // Two lengths that agree are one, and a line that ends in a bare LF ends.
     let heard = |headers: &str| {
-        let mut client = router.client();
-        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}"));
-        let reply = client.try_head();
-        (reply.map(|r| r.status), replica.heard().len())
+        let mut client = router.connect();
+        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}"));
+        let reply = client.try_read_head();
+        (reply.map(|r| r.status), replica.received_requests().len())
     };
     let (status, _) = heard("content-length: 13\r\ncontent-length: 13");
     assert!(matches!(status, Some(200 | 400)), "{status:?}");
     heard("content-length: 13\r\nx-a: b\nx-smuggled: 1");
-    assert!(replica.heard().iter().all(|h| h.headers("content-length").len() == 1 && h.body == body.as_bytes()));
+    assert!(
+        replica
+            .received_requests()
+            .iter()
+            .all(|h| h.header_values("content-length").len() == 1 && h.body == body.as_bytes())
+    );
 }
 
 /// What a client that was turned away for want of room is told.
-fn shed(reply: &Reply, status: u16, code: &str) -> u64 {
-    let error = reply.error();
+fn check_shed(reply: &HttpResponse, status: u16, code: &str) -> u64 {
+    let error = reply.openai_error();
     assert_eq!((reply.status, error["code"].as_str()), (status, Some(code)), "{}", reply.text());
     assert_eq!(reply.header("x-should-retry"), Some("true"));
     let seconds = reply.header("retry-after").unwrap().parse().unwrap();
@@ -266,101 +277,107 @@ fn shed(reply: &Reply, status: u16, code: &str) -> u64 {
 }
 
 /// A stream in lock-step, its head read.
-fn begun(router: &Router, id: &str) -> Client<TcpStream> {
-    let mut client = router.client();
+fn start_lockstep_stream(router: &TestRouter, id: &str) -> TestClient<TcpStream> {
+    let mut client = router.connect();
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
-    client.send(request("POST", CHAT, &headers, chat("m", 5, true)));
-    assert_eq!(client.head().status, 200);
+    client.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 5, true)));
+    assert_eq!(client.read_head().status, 200);
     client
 }
 
 /// Lets a stream in lock-step finish.
-fn finish(client: &mut Client<TcpStream>, replica: SocketAddr, id: &str) {
-    while ask(replica, "POST", &format!("/emulate/next/{id}"), "", "").status == 200 {}
-    let text = String::from_utf8(client.rest()).unwrap();
+fn finish_lockstep_stream(client: &mut TestClient<TcpStream>, replica: SocketAddr, id: &str) {
+    while send_request(replica, "POST", &format!("/emulate/next/{id}"), "", "").status == 200 {}
+    let text = String::from_utf8(client.read_remaining_body()).unwrap();
     assert!(!client.is_broken() && text.ends_with("data: [DONE]\n\n"), "{text}");
 }
 
 #[test]
 fn too_many_requests_are_refused_at_once_and_accepted_ones_finish() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let limits = "max_in_flight = 2\nREPLICAS\n[limits]\nin_flight_requests = 3";
     let more = format!("[[pool]]\nname = 'm'\nmodel = 'm'\n{limits}\n");
     let other = format!("[[pool]]\nname = 'n'\nmodel = 'n'\nreplicas = [{:?}]\n", replica.url());
     let (pool, limits) = more.split_once("[limits]").unwrap();
     let pool = pool.replace("REPLICAS", &format!("replicas = [{:?}]", replica.url()));
-    let router = Router::start(&format!("{pool}{other}[limits]{limits}")).ready();
-    let mut streams: Vec<_> = ["a", "b"].map(|id| (id, begun(&router, id))).into();
-    shed(&router.post(CHAT, chat("m", 1, false)), 429, "rate_limit_exceeded");
+    let router = TestRouter::start(&format!("{pool}{other}[limits]{limits}")).wait_until_ready();
+    let mut streams: Vec<_> = ["a", "b"].map(|id| (id, start_lockstep_stream(&router, id))).into();
+    check_shed(&router.post(CHAT_PATH, chat_body("m", 1, false)), 429, "rate_limit_exceeded");
     assert_eq!(router.in_flight(), 2, "nothing was charged for it");
     // Another pool has room, until all together have none.
-    let mut third = router.client();
-    third.send(request("POST", CHAT, "x-emulate-lockstep: 1\r\nx-request-id: c\r\n", chat("n", 5, true)));
-    assert_eq!(third.head().status, 200);
-    shed(&router.post(CHAT, chat("n", 1, false)), 503, "overloaded");
-    shed(&router.post(CHAT, chat("m", 1, false)), 503, "overloaded");
+    let mut third = router.connect();
+    third.send(build_request(
+        "POST",
+        CHAT_PATH,
+        "x-emulate-lockstep: 1\r\nx-request-id: c\r\n",
+        chat_body("n", 5, true),
+    ));
+    assert_eq!(third.read_head().status, 200);
+    check_shed(&router.post(CHAT_PATH, chat_body("n", 1, false)), 503, "overloaded");
+    check_shed(&router.post(CHAT_PATH, chat_body("m", 1, false)), 503, "overloaded");
     assert_eq!((router.get("/livez").status, router.get("/v1/models").status), (200, 200));
     streams.push(("c", third));
     for (id, client) in &mut streams {
-        finish(client, replica.addr(), id);
+        finish_lockstep_stream(client, replica.addr(), id);
     }
-    wait_until("there is room again", || router.post(CHAT, chat("m", 1, false)).status == 200);
-    drop(begun(&router, "left"));
+    wait_until("there is room again", || router.post(CHAT_PATH, chat_body("m", 1, false)).status == 200);
+    drop(start_lockstep_stream(&router, "left"));
     wait_until("a client that leaves makes room", || {
-        let all: Vec<_> = (0..2).map(|_| router.post(CHAT, chat("m", 1, false)).status).collect();
+        let all: Vec<_> = (0..2).map(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).status).collect();
         router.in_flight() == 0 && all == [200, 200]
     });
-    let ejected = router.metric("tokenweir_attempts_total", &["failed"]);
+    let ejected = router.sum_metric("tokenweir_attempts_total", &["failed"]);
     assert_eq!(ejected, 0.0, "nobody is blamed");
 }
 
 #[test]
 fn the_wait_that_is_told_comes_from_the_tokens_in_flight() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let text = format!("max_in_flight = 1\nreplicas = [{:?}]", replica.url());
-    let router = Router::start(&text).ready();
-    assert_eq!(router.post(CHAT, chat("m", 30, false)).status, 200);
+    let router = TestRouter::start(&text).wait_until_ready();
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 30, false)).status, 200);
     wait_until("it has settled", || router.in_flight() == 0);
-    let long = chat("m", 5, true).replace("hello", &"a long prompt ".repeat(4000));
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "x-emulate-lockstep: 1\r\nx-request-id: long\r\n", long));
-    assert_eq!(client.head().status, 200);
+    let long = chat_body("m", 5, true).replace("hello", &"a long prompt ".repeat(4000));
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "x-emulate-lockstep: 1\r\nx-request-id: long\r\n", long));
+    assert_eq!(client.read_head().status, 200);
     // Tens of tokens have ended in the last seconds, and thousands are on the replica.
-    assert_eq!(shed(&router.post(CHAT, chat("m", 1, false)), 429, "rate_limit_exceeded"), 30);
-    finish(&mut client, replica.addr(), "long");
+    assert_eq!(check_shed(&router.post(CHAT_PATH, chat_body("m", 1, false)), 429, "rate_limit_exceeded"), 30);
+    finish_lockstep_stream(&mut client, replica.addr(), "long");
 }
 
 #[test]
 fn a_client_that_takes_nothing_is_given_up() {
-    let endless = Scripted::start(&["m"], |_, to| {
+    let endless = ScriptedReplica::start(&["m"], |_, to| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
         to.write_all(head).unwrap();
         while to.write_all(&chunk).is_ok() {}
         false
     });
-    let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nsend = \"300ms\"", endless.url())).ready();
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 1, true)));
-    assert_eq!(client.head().status, 200);
+    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nsend = \"300ms\"", endless.url()))
+        .wait_until_ready();
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
+    assert_eq!(client.read_head().status, 200);
     assert_eq!(router.in_flight(), 1);
     wait_until("the replica is let go", || router.in_flight() == 0);
-    wait_until("it is counted", || router.metric("tokenweir_attempts_total", &["client_gone"]) == 1.0);
-    client.rest();
+    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &["client_gone"]) == 1.0);
+    client.read_remaining_body();
     assert!(client.is_broken());
     // One that reads slowly, and goes on reading, is not.
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 1, true)));
-    assert_eq!(client.head().status, 200);
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
+    assert_eq!(client.read_head().status, 200);
     let clock = Clock::start();
     while clock.now().since(Moment::ZERO).as_millis() < 900 {
-        client.piece().expect("it goes on");
+        client.read_piece().expect("it goes on");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert_eq!(router.in_flight(), 1);
 }
 
-async fn h2(router: &Router) -> http2::SendRequest<Full<Bytes>> {
+async fn connect_h2(router: &TestRouter) -> http2::SendRequest<Full<Bytes>> {
     let stream = tokio::net::TcpStream::connect(router.addr).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -369,14 +386,15 @@ async fn h2(router: &Router) -> http2::SendRequest<Full<Bytes>> {
 
 #[test]
 fn requests_that_are_taken_back_at_once_cost_the_replicas_nothing_that_stays() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.block_on(async {
-        let mut sender = h2(&router).await;
+        let mut sender = connect_h2(&router).await;
         for at in 0..20_000 {
-            let request = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
-            let request = request.body(Full::from(chat("m", 100, true))).unwrap();
+            let request =
+                http::Request::post(format!("http://x{CHAT_PATH}")).header("content-type", "application/json");
+            let request = request.body(Full::from(chat_body("m", 100, true))).unwrap();
             if sender.ready().await.is_err() {
                 return Some(at);
             }
@@ -388,18 +406,18 @@ fn requests_that_are_taken_back_at_once_cost_the_replicas_nothing_that_stays() {
         }
         None
     });
-    wait_until("nothing stays", || router.in_flight() == 0 && replica.counters().open() == 0);
-    assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200, "{ended:?}");
-    assert_eq!(router.metric("tokenweir_attempts_total", &["failed"]), 0.0);
+    wait_until("nothing stays", || router.in_flight() == 0 && replica.counters().open_requests() == 0);
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200, "{ended:?}");
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["failed"]), 0.0);
 }
 
 #[test]
 fn header_lines_of_http2_are_counted_too() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut sender = h2(&router).await;
+        let mut sender = connect_h2(&router).await;
         let mut ask = async |lines: usize, bytes: usize| {
             let mut request = http::Request::get("http://x/v1/models").body(Full::default()).unwrap();
             for _ in 0..lines {
@@ -420,30 +438,31 @@ fn header_lines_of_http2_are_counted_too() {
 
 #[test]
 fn connections_beyond_the_limit_are_closed_and_make_room_when_others_go() {
-    let replica = Scripted::start(&["m"], friendly);
-    let told = Told::start("connections", &replica.url(), "[limits]\nconnections = 2");
-    let served = |client: &mut Client<TcpStream>| {
-        client.try_send(request("GET", "/livez", "", "")).is_ok() && client.try_head().is_some_and(|r| r.status == 200)
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let told = LoggedRouter::start("connections", &replica.url(), "[limits]\nconnections = 2");
+    let served = |client: &mut TestClient<TcpStream>| {
+        client.try_send(build_request("GET", "/livez", "", "")).is_ok()
+            && client.try_read_head().is_some_and(|r| r.status == 200)
     };
-    let mut first = told.router.client();
-    let mut second = told.router.client();
+    let mut first = told.router.connect();
+    let mut second = told.router.connect();
     assert!(served(&mut first) && served(&mut second));
-    let mut third = told.router.client();
-    assert!(third.closes());
-    told.has_told("a connection was closed: 2 are open (`limits.connections`)");
-    first.rest();
+    let mut third = told.router.connect();
+    assert!(third.wait_for_close());
+    told.wait_for_log("a connection was closed: 2 are open (`limits.connections`)");
+    first.read_remaining_body();
     assert!(served(&mut first), "those that are in stay");
     drop(second);
-    wait_until("there is room again", || served(&mut told.router.client()));
+    wait_until("there is room again", || served(&mut told.router.connect()));
 }
 
 /// A router that may open this many files, as a process of its own; killed when dropped.
-struct Poor {
+struct FileLimitedRouter {
     child: Child,
     addrs: Vec<SocketAddr>,
 }
 
-impl Poor {
+impl FileLimitedRouter {
     fn start(files: u32, url: &str, log: &str) -> Self {
         let serve = format!("ulimit -n {files}; exec {:?} serve {url}", env!("CARGO_BIN_EXE_tokenweir"));
         let mut command = Command::new("sh");
@@ -470,14 +489,14 @@ impl Poor {
     }
 
     /// Clock ticks of CPU so far, 10 ms each.
-    fn ticks(&self) -> u64 {
+    fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 }
 
-impl Drop for Poor {
+impl Drop for FileLimitedRouter {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
@@ -486,38 +505,38 @@ impl Drop for Poor {
 
 #[test]
 fn without_file_descriptors_it_neither_ends_nor_spins_and_serves_again() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let log = std::env::temp_dir().join(format!("tokenweir-poor-{}.log", std::process::id()));
-    let mut poor = Poor::start(64, &replica.url(), log.to_str().unwrap());
+    let mut poor = FileLimitedRouter::start(64, &replica.url(), log.to_str().unwrap());
     let addr = poor.addrs[0];
-    wait_until("it is ready", || ask(addr, "GET", "/readyz", "", "").status == 200);
+    wait_until("it is ready", || send_request(addr, "GET", "/readyz", "", "").status == 200);
     // The replica's idle connection is closed, so that the next request needs a descriptor.
-    wait_until("no connection is left", || replica.counters().open() == 0);
+    wait_until("no connection is left", || replica.counters().open_requests() == 0);
     let waiting: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(addr).unwrap()).collect();
     wait_until("it has none left", || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("no connection can be accepted"))
     });
-    let (before, clock) = (poor.ticks(), Clock::start());
+    let (before, clock) = (poor.cpu_ticks(), Clock::start());
     while clock.now().since(Moment::ZERO).as_millis() < 1_000 {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    let spent = poor.ticks() - before;
+    let spent = poor.cpu_ticks() - before;
     assert!(spent < 30, "{spent} ticks of 10 ms in a second");
     // Those that were let in ask, and there is none left for the replica.
-    let mut client = Client::over(waiting[0].try_clone().unwrap());
-    client.send(request("POST", CHAT, "", chat("m", 2, false)));
-    let reply = client.reply();
-    shed(&reply, 503, "no_replica");
+    let mut client = TestClient::from_stream(waiting[0].try_clone().unwrap());
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, false)));
+    let reply = client.read_response();
+    check_shed(&reply, 503, "no_replica");
     drop((waiting, client));
-    within(crate::harness::PATIENCE, "it serves again", || {
+    wait_at_most(crate::harness::TEST_TIMEOUT, "it serves again", || {
         TcpStream::connect(addr).is_ok_and(|stream| {
-            let mut client = Client::over(stream);
-            client.try_send(request("POST", CHAT, "connection: close\r\n", chat("m", 2, false))).is_ok()
-                && client.try_head().is_some_and(|reply| reply.status == 200)
+            let mut client = TestClient::from_stream(stream);
+            client.try_send(build_request("POST", CHAT_PATH, "connection: close\r\n", chat_body("m", 2, false))).is_ok()
+                && client.try_read_head().is_some_and(|reply| reply.status == 200)
         })
     });
     assert!(poor.child.try_wait().unwrap().is_none());
-    let page = ask(poor.addrs[1], "GET", "/metrics", "", "").text();
+    let page = send_request(poor.addrs[1], "GET", "/metrics", "", "").text();
     let failed = page.lines().find(|line| line.contains("attempts_total") && line.contains("\"failed\"")).unwrap();
     assert!(failed.ends_with(" 0"), "the replica is not blamed: {failed}");
     drop(fs::remove_file(log));

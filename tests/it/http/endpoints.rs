@@ -1,76 +1,81 @@
 //! Which paths reach a replica, which are ours, and which are closed.
 
-use crate::harness::client::{Client, Reply};
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, ask, replica};
-use tokenweir::emulate::Replica;
+use crate::harness::client::{HttpResponse, TestClient};
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TestRouter, send_request, start_replica};
+use tokenweir::emulate::EmulatedReplica;
 
-const JSON: &str = "";
-const FORM: &str = "content-type: multipart/form-data; boundary=xx\r\n";
-const AUDIO: &str = "--xx\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--xx\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n--xx--\r\n";
+const JSON_HEADERS: &str = "";
+const FORM_HEADERS: &str = "content-type: multipart/form-data; boundary=xx\r\n";
+const AUDIO_FORM: &str = "--xx\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--xx\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n--xx--\r\n";
 
 /// Path, header lines, body, and how its stream ends if it streams.
-type Row = (&'static str, &'static str, &'static str, Option<&'static str>);
+type EndpointCase = (&'static str, &'static str, &'static str, Option<&'static str>);
 
-const ROWS: &[Row] = &[
+const ENDPOINT_CASES: &[EndpointCase] = &[
     (
         "/v1/chat/completions",
-        JSON,
+        JSON_HEADERS,
         r#"{"model":"MODEL","messages":[{"role":"user","content":"hi"}],"max_tokens":4}"#,
         Some("data: [DONE]\n\n"),
     ),
-    ("/v1/completions", JSON, r#"{"model":"MODEL","prompt":"hi","max_tokens":4}"#, Some("data: [DONE]\n\n")),
-    ("/v1/embeddings", JSON, r#"{"model":"MODEL","input":"hi"}"#, None),
+    ("/v1/completions", JSON_HEADERS, r#"{"model":"MODEL","prompt":"hi","max_tokens":4}"#, Some("data: [DONE]\n\n")),
+    ("/v1/embeddings", JSON_HEADERS, r#"{"model":"MODEL","input":"hi"}"#, None),
     (
         "/v1/responses",
-        JSON,
+        JSON_HEADERS,
         r#"{"model":"MODEL","input":"hi","max_output_tokens":4}"#,
         Some(r#""type":"response.completed"}"#),
     ),
     (
         "/v1/messages",
-        JSON,
+        JSON_HEADERS,
         r#"{"model":"MODEL","messages":[{"role":"user","content":"hi"}],"max_tokens":4}"#,
         Some(r#""type":"message_stop"}"#),
     ),
-    ("/v1/messages/count_tokens", JSON, r#"{"model":"MODEL","messages":[{"role":"user","content":"hi"}]}"#, None),
-    ("/v1/rerank", JSON, r#"{"model":"MODEL","query":"q","documents":["a","b"]}"#, None),
-    ("/rerank", JSON, r#"{"model":"MODEL","query":"q","documents":["a","b"]}"#, None),
-    ("/v1/score", JSON, r#"{"model":"MODEL","text_1":"a","text_2":"b"}"#, None),
-    ("/score", JSON, r#"{"model":"MODEL","text_1":"a","text_2":"b"}"#, None),
-    ("/pooling", JSON, r#"{"model":"MODEL","input":"hi"}"#, None),
-    ("/classify", JSON, r#"{"model":"MODEL","input":"hi"}"#, None),
-    ("/tokenize", JSON, r#"{"model":"MODEL","prompt":"hi"}"#, None),
-    ("/detokenize", JSON, r#"{"model":"MODEL","tokens":[1,2]}"#, None),
-    ("/v1/audio/transcriptions", FORM, AUDIO, None),
-    ("/v1/audio/translations", FORM, AUDIO, None),
-    ("/v1/audio/speech", JSON, r#"{"model":"MODEL","input":"hi"}"#, None),
+    (
+        "/v1/messages/count_tokens",
+        JSON_HEADERS,
+        r#"{"model":"MODEL","messages":[{"role":"user","content":"hi"}]}"#,
+        None,
+    ),
+    ("/v1/rerank", JSON_HEADERS, r#"{"model":"MODEL","query":"q","documents":["a","b"]}"#, None),
+    ("/rerank", JSON_HEADERS, r#"{"model":"MODEL","query":"q","documents":["a","b"]}"#, None),
+    ("/v1/score", JSON_HEADERS, r#"{"model":"MODEL","text_1":"a","text_2":"b"}"#, None),
+    ("/score", JSON_HEADERS, r#"{"model":"MODEL","text_1":"a","text_2":"b"}"#, None),
+    ("/pooling", JSON_HEADERS, r#"{"model":"MODEL","input":"hi"}"#, None),
+    ("/classify", JSON_HEADERS, r#"{"model":"MODEL","input":"hi"}"#, None),
+    ("/tokenize", JSON_HEADERS, r#"{"model":"MODEL","prompt":"hi"}"#, None),
+    ("/detokenize", JSON_HEADERS, r#"{"model":"MODEL","tokens":[1,2]}"#, None),
+    ("/v1/audio/transcriptions", FORM_HEADERS, AUDIO_FORM, None),
+    ("/v1/audio/translations", FORM_HEADERS, AUDIO_FORM, None),
+    ("/v1/audio/speech", JSON_HEADERS, r#"{"model":"MODEL","input":"hi"}"#, None),
 ];
 
 /// Two pools, a replica and a model each.
-fn two_pools() -> (Router, Replica, Replica) {
-    let (alpha, beta) = (replica(&["alpha"]), replica(&["beta"]));
+fn start_two_pools() -> (TestRouter, EmulatedReplica, EmulatedReplica) {
+    let (alpha, beta) = (start_replica(&["alpha"]), start_replica(&["beta"]));
     let text = format!(
         "[[pool]]\nname = \"a\"\nreplicas = [{:?}]\n[[pool]]\nname = \"b\"\nreplicas = [{:?}]\n",
         alpha.url(),
         beta.url()
     );
-    (Router::start(&text).ready(), alpha, beta)
+    (TestRouter::start(&text).wait_until_ready(), alpha, beta)
 }
 
 #[test]
 fn every_endpoint_reaches_the_replica_of_its_model_and_no_other() {
-    let (router, alpha, beta) = two_pools();
-    for (path, headers, body, _) in ROWS {
+    let (router, alpha, beta) = start_two_pools();
+    for (path, headers, body, _) in ENDPOINT_CASES {
         for (model, right, wrong) in [("alpha", &alpha, &beta), ("beta", &beta, &alpha)] {
-            let before = (right.counters().seen(path), wrong.counters().seen(path));
+            let before = (right.counters().request_count(path), wrong.counters().request_count(path));
             let headers = format!("{headers}x-request-id: kept-{model}\r\n");
-            let reply = router.ask("POST", path, &headers, body.replace("MODEL", model));
+            let reply = router.send_request("POST", path, &headers, body.replace("MODEL", model));
             assert_eq!(reply.status, 200, "{path}: {}{}", reply.head, reply.text());
-            assert!(reply.whole && !reply.body.is_empty(), "{path}");
+            assert!(reply.complete && !reply.body.is_empty(), "{path}");
             assert_eq!(reply.header("x-upstream").unwrap(), right.addr().to_string(), "{path}");
             assert_eq!(reply.header("x-request-id").unwrap(), format!("kept-{model}"), "{path}");
-            let after = (right.counters().seen(path), wrong.counters().seen(path));
+            let after = (right.counters().request_count(path), wrong.counters().request_count(path));
             assert_eq!(after, (before.0 + 1, before.1), "{path} {model}");
         }
     }
@@ -78,33 +83,33 @@ fn every_endpoint_reaches_the_replica_of_its_model_and_no_other() {
 
 #[test]
 fn streams_come_as_event_streams_that_proxies_do_not_gather() {
-    let (router, _alpha, _beta) = two_pools();
-    for (path, headers, body, end) in ROWS {
+    let (router, _alpha, _beta) = start_two_pools();
+    for (path, headers, body, end) in ENDPOINT_CASES {
         let Some(end) = end else { continue };
         let body = body.replace("MODEL", "beta").replace('{', "{\"stream\":true,").replace("[{\"stream\":true,", "[{");
-        let reply = router.ask("POST", path, headers, body);
+        let reply = router.send_request("POST", path, headers, body);
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         assert!(reply.header("content-type").unwrap().starts_with("text/event-stream"), "{path}");
         assert_eq!(reply.header("x-accel-buffering"), Some("no"), "{path}");
         assert_eq!(reply.header("cache-control"), Some("no-cache"), "{path}");
-        assert!(reply.whole && reply.text().trim_end().ends_with(end.trim_end()), "{path}: {}", reply.text());
+        assert!(reply.complete && reply.text().trim_end().ends_with(end.trim_end()), "{path}: {}", reply.text());
     }
 }
 
 #[test]
 fn unknown_and_missing_models_are_refused_in_openai_words_on_every_endpoint() {
-    let (router, alpha, beta) = two_pools();
-    for (path, headers, body, _) in ROWS {
-        let reply = router.ask("POST", path, headers, body.replace("MODEL", "gamma"));
+    let (router, alpha, beta) = start_two_pools();
+    for (path, headers, body, _) in ENDPOINT_CASES {
+        let reply = router.send_request("POST", path, headers, body.replace("MODEL", "gamma"));
         assert_eq!(reply.status, 404, "{path}: {}", reply.text());
-        let error = reply.error();
+        let error = reply.openai_error();
         assert_eq!((&error["code"], &error["param"]), (&"model_not_found".into(), &"model".into()), "{path}");
         assert!(error["message"].as_str().unwrap().contains("`gamma`"), "{path}: {error}");
         let nameless = body.replace(r#""model":"MODEL","#, "").replace("name=\"model\"", "name=\"other\"");
-        let reply = router.ask("POST", path, headers, nameless);
-        assert_eq!((reply.status, &reply.error()["param"]), (400, &"model".into()), "{path}: {}", reply.text());
+        let reply = router.send_request("POST", path, headers, nameless);
+        assert_eq!((reply.status, &reply.openai_error()["param"]), (400, &"model".into()), "{path}: {}", reply.text());
         assert!(reply.header("x-request-id").is_some_and(|id| id.len() == 32), "{path}: {}", reply.head);
-        assert_eq!((alpha.counters().seen(path), beta.counters().seen(path)), (0, 0), "{path}");
+        assert_eq!((alpha.counters().request_count(path), beta.counters().request_count(path)), (0, 0), "{path}");
     }
     let anthropic = router.post("/v1/messages", r#"{"model":"gamma","messages":[]}"#).json();
     assert_eq!((&anthropic["type"], &anthropic["error"]["type"]), (&"error".into(), &"not_found_error".into()));
@@ -112,12 +117,12 @@ fn unknown_and_missing_models_are_refused_in_openai_words_on_every_endpoint() {
 
 #[test]
 fn wrong_methods_and_unknown_paths_are_told_apart() {
-    let (router, _alpha, _beta) = two_pools();
-    for (path, ..) in ROWS {
+    let (router, _alpha, _beta) = start_two_pools();
+    for (path, ..) in ENDPOINT_CASES {
         for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let reply = router.ask(method, path, "", "");
+            let reply = router.send_request(method, path, "", "");
             assert_eq!((reply.status, reply.header("allow")), (405, Some("POST")), "{method} {path}: {}", reply.head);
-            assert_eq!(reply.error()["code"], "method_not_supported");
+            assert_eq!(reply.openai_error()["code"], "method_not_supported");
         }
     }
     for path in ["/v1/models", "/v1/models/alpha", "/health", "/livez", "/readyz"] {
@@ -126,16 +131,17 @@ fn wrong_methods_and_unknown_paths_are_told_apart() {
     }
     for path in ["/", "/v1", "/v2/chat/completions", "/v1/chat", "/v1/files", "/index.html", "/v1/responses/"] {
         let reply = router.post(path, r#"{"model":"alpha"}"#);
-        assert_eq!((reply.status, &reply.error()["code"]), (404, &"unknown_url".into()), "{path}");
+        assert_eq!((reply.status, &reply.openai_error()["code"]), (404, &"unknown_url".into()), "{path}");
     }
 }
 
 #[test]
 fn sane_request_ids_are_kept_and_others_replaced() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let id = |lines: &str| {
-        let reply = router.ask("POST", "/v1/chat/completions", lines, crate::harness::chat("m", 2, false));
+        let reply =
+            router.send_request("POST", "/v1/chat/completions", lines, crate::harness::chat_body("m", 2, false));
         let id = reply.header("x-request-id").unwrap().to_owned();
         assert_eq!(reply.json()["id"], format!("chatcmpl-{id}"), "the replica got the same id");
         id
@@ -149,14 +155,14 @@ fn sane_request_ids_are_kept_and_others_replaced() {
 }
 
 /// What vLLM opens beside its API; most of it stops or changes the engine.
-const CONTROL: &str = "/sleep /wake_up /is_sleeping /pause /resume /is_paused /reset_prefix_cache /reset_mm_cache \
+const CONTROL_PATHS: &str = "/sleep /wake_up /is_sleeping /pause /resume /is_paused /reset_prefix_cache /reset_mm_cache \
      /reset_encoder_cache /update_weights /init_weight_transfer_engine /get_world_size /load /collective_rpc \
      /scale_elastic_ep /is_scaling_elastic_ep /start_profile /stop_profile /server_info /v1/load_lora_adapter \
      /v1/unload_lora_adapter /metrics /docs /redoc /docs/oauth2-redirect /openapi.json /ping /version /invocations \
      /inference/v1/generate /generate /abort_requests /finish_weight_update /start_weight_update /emulate/faults /v1/files";
 
 /// Other ways to write a path that sloppy readers take for it.
-fn spellings(path: &str, addr: &str) -> Vec<String> {
+fn path_spellings(path: &str, addr: &str) -> Vec<String> {
     let first = path.as_bytes()[1];
     vec![
         format!("/{path}"),
@@ -184,116 +190,122 @@ fn spellings(path: &str, addr: &str) -> Vec<String> {
 
 #[test]
 fn no_spelling_of_a_control_path_reaches_a_replica() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
-    for path in CONTROL.split_whitespace() {
-        let all = spellings(path, &replica.addr.to_string()).into_iter().chain([path.to_owned()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
+    for path in CONTROL_PATHS.split_whitespace() {
+        let all = path_spellings(path, &replica.addr.to_string()).into_iter().chain([path.to_owned()]);
         for target in all {
             for (method, body) in [("GET", ""), ("POST", r#"{"model":"m"}"#)] {
-                client.send(crate::harness::client::request(method, &target, "", body));
-                let reply = client.reply();
+                client.send(crate::harness::client::build_request(method, &target, "", body));
+                let reply = client.read_response();
                 // `/v1/models/...` is ours, below it everything is a model's name.
                 let wanted: &[u16] = if target.starts_with("/v1/models/") { &[404, 405] } else { &[404] };
                 assert!(wanted.contains(&reply.status), "{method} {target}: {}", reply.head);
                 if reply.header("connection") == Some("close") {
-                    client = router.client();
+                    client = router.connect();
                 }
             }
         }
     }
-    let heard: Vec<_> = replica.heard().iter().map(|h| h.target().to_owned()).collect();
+    let heard: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
     assert!(heard.is_empty(), "{heard:?}");
 }
 
 #[test]
 fn odd_request_targets_are_refused() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let host = "host: router.test\r\ncontent-length: 0\r\n\r\n";
     for line in
         ["OPTIONS * HTTP/1.1", "CONNECT router.test:80 HTTP/1.1", "POST sleep HTTP/1.1", "POST /a\\..\\sleep HTTP/1.1"]
     {
-        let mut client = router.client();
+        let mut client = router.connect();
         client.send(format!("{line}\r\n{host}"));
-        let reply = client.head();
+        let reply = client.read_head();
         assert!((400..500).contains(&reply.status), "{line}: {}", reply.head);
     }
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
     // The absolute form of an open path is that path.
-    let reply = router.post("http://router.test/v1/chat/completions?a=b", crate::harness::chat("m", 1, false));
-    assert_eq!((reply.status, replica.last().target().to_owned()), (200, "/v1/chat/completions?a=b".to_owned()));
+    let reply = router.post("http://router.test/v1/chat/completions?a=b", crate::harness::chat_body("m", 1, false));
+    assert_eq!(
+        (reply.status, replica.last_request().target().to_owned()),
+        (200, "/v1/chat/completions?a=b".to_owned())
+    );
 }
 
 #[test]
 fn any_opens_every_path_and_a_list_opens_only_its_own() {
-    let replica = Scripted::start(&["m"], friendly);
-    let any = Router::start(&format!("paths = \"any\"\nreplicas = [{:?}]", replica.url()));
-    for path in CONTROL.split_whitespace().chain(["/v1/chat/completions", "/health", "/v1/models/m", "/a/../b?c=d"]) {
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let any = TestRouter::start(&format!("paths = \"any\"\nreplicas = [{:?}]", replica.url()));
+    for path in
+        CONTROL_PATHS.split_whitespace().chain(["/v1/chat/completions", "/health", "/v1/models/m", "/a/../b?c=d"])
+    {
         let reply = any.post(path, "what?");
-        assert_eq!((reply.status, replica.last().target()), (200, path), "{}", reply.text());
-        assert_eq!(replica.last().body, b"what?");
+        assert_eq!((reply.status, replica.last_request().target()), (200, path), "{}", reply.text());
+        assert_eq!(replica.last_request().body, b"what?");
     }
-    let listed =
-        Router::start(&format!("paths = [\"/v1/images/generations\"]\nreplicas = [{:?}]", replica.url())).ready();
-    let before = replica.heard().len();
+    let listed = TestRouter::start(&format!("paths = [\"/v1/images/generations\"]\nreplicas = [{:?}]", replica.url()))
+        .wait_until_ready();
+    let before = replica.received_requests().len();
     let reply = listed.post("/v1/images/generations", r#"{"model":"m","prompt":"a weir"}"#);
-    assert_eq!((reply.status, replica.last().target().to_owned()), (200, "/v1/images/generations".to_owned()));
+    assert_eq!((reply.status, replica.last_request().target().to_owned()), (200, "/v1/images/generations".to_owned()));
     assert_eq!(listed.post("/v1/images/generations", r#"{"model":"x"}"#).status, 404, "its model is looked at");
     for path in ["/v1/images/edits", "/v1/images/generations/", "//v1/images/generations", "/v1/images", "/sleep"] {
         assert_eq!(listed.post(path, r#"{"model":"m"}"#).status, 404, "{path}");
     }
-    assert_eq!(replica.heard().len(), before + 1);
+    assert_eq!(replica.received_requests().len(), before + 1);
 }
 
 #[test]
 fn health_is_told_to_get_and_head_on_both_ports() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
-    for addr in [router.addr, router.admin] {
-        let mut client = Client::connect(addr);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    for addr in [router.addr, router.admin_addr] {
+        let mut client = TestClient::connect(addr);
         for path in ["/livez", "/readyz", "/health"] {
-            client.send(crate::harness::client::request("HEAD", path, "", ""));
-            let reply = client.headless();
+            client.send(crate::harness::client::build_request("HEAD", path, "", ""));
+            let reply = client.read_response_to_head();
             assert_eq!((reply.status, reply.header("content-length")), (200, Some("3")), "{path}: {}", reply.head);
             // The connection is still in step.
-            client.send(crate::harness::client::request("GET", path, "", ""));
-            let reply = client.reply();
+            client.send(crate::harness::client::build_request("GET", path, "", ""));
+            let reply = client.read_response();
             assert_eq!((reply.status, &*reply.text()), (200, "ok\n"), "{path}");
         }
     }
     assert_eq!(router.get("/metrics").status, 404, "metrics are for the admin port");
-    assert_eq!(ask(router.admin, "GET", "/v1/models", "", "").status, 404);
-    assert_eq!(ask(router.admin, "POST", "/v1/chat/completions", "", "{}").status, 404);
+    assert_eq!(send_request(router.admin_addr, "GET", "/v1/models", "", "").status, 404);
+    assert_eq!(send_request(router.admin_addr, "POST", "/v1/chat/completions", "", "{}").status, 404);
 }
 
-const ORIGIN: &str = "origin: https://a.example\r\n";
+const ORIGIN_HEADER: &str = "origin: https://a.example\r\n";
 
-fn preflight(router: &Router, origin: &str) -> Reply {
+fn send_preflight(router: &TestRouter, origin: &str) -> HttpResponse {
     let headers = format!("{origin}access-control-request-method: POST\r\naccess-control-request-headers: x-a\r\n");
-    router.ask("OPTIONS", "/v1/chat/completions", &headers, "")
+    router.send_request("OPTIONS", "/v1/chat/completions", &headers, "")
 }
 
 #[test]
 fn web_pages_may_call_where_the_configuration_says_so() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let cors = format!("replicas = [{:?}]\n[cors]\norigins = [\"https://a.example\"]", replica.url());
-    let router = Router::start(&cors).ready();
-    let reply = preflight(&router, ORIGIN);
+    let router = TestRouter::start(&cors).wait_until_ready();
+    let reply = send_preflight(&router, ORIGIN_HEADER);
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, Some("https://a.example")));
     assert!(reply.header("access-control-allow-methods").unwrap().contains("POST"));
     assert_eq!(reply.header("access-control-allow-headers"), Some("x-a"));
-    let chat = crate::harness::chat("m", 2, true);
-    for (headers, allowed) in [(ORIGIN, Some("https://a.example")), ("origin: https://b.example\r\n", None), ("", None)]
+    let chat = crate::harness::chat_body("m", 2, true);
+    for (headers, allowed) in
+        [(ORIGIN_HEADER, Some("https://a.example")), ("origin: https://b.example\r\n", None), ("", None)]
     {
         for body in [&*chat, r#"{"model":"unknown"}"#] {
-            let reply = router.ask("POST", "/v1/chat/completions", headers, body);
+            let reply = router.send_request("POST", "/v1/chat/completions", headers, body);
             assert_eq!(reply.header("access-control-allow-origin"), allowed, "{headers}{}", reply.head);
         }
     }
-    assert_eq!(preflight(&router, "origin: https://b.example\r\n").header("access-control-allow-origin"), None);
-    let closed = Router::over([&*replica.url()]);
-    assert_eq!(preflight(&closed, ORIGIN).status, 405);
-    let reply = closed.ask("POST", "/v1/chat/completions", ORIGIN, chat);
+    assert_eq!(send_preflight(&router, "origin: https://b.example\r\n").header("access-control-allow-origin"), None);
+    let closed = TestRouter::start_with_replicas([&*replica.url()]);
+    assert_eq!(send_preflight(&closed, ORIGIN_HEADER).status, 405);
+    let reply = closed.send_request("POST", "/v1/chat/completions", ORIGIN_HEADER, chat);
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, None));
 }

@@ -2,39 +2,39 @@
 
 use std::io::{Read, Write};
 
-use crate::harness::client::{Reply, request};
-use crate::harness::scripted::{Scripted, whole};
-use crate::harness::{Router, chat, fast, replica_with};
+use crate::harness::client::{HttpResponse, build_request};
+use crate::harness::scripted::{ScriptedReplica, build_response};
+use crate::harness::{TestRouter, chat_body, fast_settings, start_replica_with};
 use flate2::read::GzDecoder;
 
-const TAKES: &str = "Accept-Encoding: br, gzip\r\n";
+const ACCEPT_GZIP: &str = "Accept-Encoding: br, gzip\r\n";
 
-fn unpacked(reply: &Reply) -> String {
+fn decompress_body(reply: &HttpResponse) -> String {
     let mut text = String::new();
     GzDecoder::new(&*reply.body).read_to_string(&mut text).unwrap();
     text
 }
 
 /// A router over a replica that answers with `more` header lines and this body, framed by its length.
-fn answering(more: &'static str, kind: &'static str, body: String) -> (Scripted, Router) {
-    let replica = Scripted::start(&["m"], move |_, to| {
-        let answer = String::from_utf8(whole(200, kind, &body)).unwrap();
+fn start_answering(more: &'static str, kind: &'static str, body: String) -> (ScriptedReplica, TestRouter) {
+    let replica = ScriptedReplica::start(&["m"], move |_, to| {
+        let answer = String::from_utf8(build_response(200, kind, &body)).unwrap();
         to.write_all(answer.replacen("200 X", &format!("200 X{more}"), 1).as_bytes()).is_ok()
     });
-    let router = Router::start(&format!("gzip = '1KiB'\nreplicas = [{:?}]", replica.url())).ready();
+    let router = TestRouter::start(&format!("gzip = '1KiB'\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     (replica, router)
 }
 
-fn ask(router: &Router, headers: &str) -> Reply {
-    router.ask("POST", "/v1/chat/completions", headers, chat("m", 1, false))
+fn post_chat(router: &TestRouter, headers: &str) -> HttpResponse {
+    router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 1, false))
 }
 
 #[test]
 fn json_is_compressed_for_clients_that_take_it() {
     let body = format!("[{}1]", "1234567, ".repeat(100_000));
     let (replica, router) =
-        answering("\r\nETag: \"a\"\r\nVary: Origin", "application/json; charset=utf-8", body.clone());
-    let reply = ask(&router, TAKES);
+        start_answering("\r\nETag: \"a\"\r\nVary: Origin", "application/json; charset=utf-8", body.clone());
+    let reply = post_chat(&router, ACCEPT_GZIP);
     assert_eq!((reply.header("content-encoding"), reply.header("content-length")), (Some("gzip"), None));
     assert_eq!(reply.header("etag"), Some("W/\"a\""));
     assert!(
@@ -42,10 +42,10 @@ fn json_is_compressed_for_clients_that_take_it() {
         "{}",
         reply.head
     );
-    assert!(reply.whole && reply.body.len() < body.len() / 50, "{}", reply.body.len());
-    assert!(unpacked(&reply) == body);
-    assert_eq!(replica.last().header("accept-encoding"), None);
-    let plain = ask(&router, "");
+    assert!(reply.complete && reply.body.len() < body.len() / 50, "{}", reply.body.len());
+    assert!(decompress_body(&reply) == body);
+    assert_eq!(replica.last_request().header("accept-encoding"), None);
+    let plain = post_chat(&router, "");
     assert_eq!((plain.header("content-encoding"), plain.header("etag")), (None, Some("\"a\"")));
     assert_eq!(plain.header("content-length"), Some(&*body.len().to_string()));
     assert!(plain.head.contains("vary: accept-encoding\r\n") && plain.text() == body);
@@ -60,8 +60,8 @@ fn small_answers_other_types_and_what_is_compressed_already_stay_as_they_are() {
         ("\r\nContent-Encoding: br", "application/json", long.clone()),
         ("\r\nCache-Control: no-transform", "application/json", long),
     ] {
-        let (_replica, router) = answering(more, kind, body.clone());
-        let reply = ask(&router, TAKES);
+        let (_replica, router) = start_answering(more, kind, body.clone());
+        let reply = post_chat(&router, ACCEPT_GZIP);
         assert_eq!(reply.text(), body, "{more} {kind}");
         assert_ne!(reply.header("content-encoding"), Some("gzip"), "{more} {kind}");
     }
@@ -69,38 +69,39 @@ fn small_answers_other_types_and_what_is_compressed_already_stay_as_they_are() {
 
 #[test]
 fn streams_are_never_compressed() {
-    let emulated = replica_with(fast(&["m"]));
-    let router = Router::start(&format!("gzip = '1'\nreplicas = ['{}']", emulated.url())).ready();
-    let stream = router.ask("POST", "/v1/chat/completions", TAKES, chat("m", 20, true));
+    let emulated = start_replica_with(fast_settings(&["m"]));
+    let router = TestRouter::start(&format!("gzip = '1'\nreplicas = ['{}']", emulated.url())).wait_until_ready();
+    let stream = router.send_request("POST", "/v1/chat/completions", ACCEPT_GZIP, chat_body("m", 20, true));
     assert_eq!((stream.header("content-encoding"), stream.header("vary")), (None, None));
     assert!(stream.text().ends_with("data: [DONE]\n\n"));
-    let models = router.ask("GET", "/v1/models", TAKES, "");
-    assert!(models.header("content-encoding") == Some("gzip") && unpacked(&models).contains("\"m\""));
+    let models = router.send_request("GET", "/v1/models", ACCEPT_GZIP, "");
+    assert!(models.header("content-encoding") == Some("gzip") && decompress_body(&models).contains("\"m\""));
 }
 
 #[test]
 fn an_answer_that_breaks_off_is_not_made_whole() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         // Too large to be held until it is complete.
         let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 3000000\r\n\r\n";
         let _ = to.write_all(format!("{head}{}", "x".repeat(2_000_000)).as_bytes());
         false
     });
-    let router = Router::start(&format!("gzip = '1KiB'\nreplicas = [{:?}]", replica.url())).ready();
-    let mut client = router.client();
-    client.send(request("POST", "/v1/chat/completions", TAKES, chat("m", 1, false)));
+    let router = TestRouter::start(&format!("gzip = '1KiB'\nreplicas = [{:?}]", replica.url())).wait_until_ready();
+    let mut client = router.connect();
+    client.send(build_request("POST", "/v1/chat/completions", ACCEPT_GZIP, chat_body("m", 1, false)));
     // The head may not have gone out yet.
-    if client.try_head().is_some() {
-        client.rest();
+    if client.try_read_head().is_some() {
+        client.read_remaining_body();
         assert!(client.is_broken());
     }
 }
 
 #[test]
 fn it_is_off_unless_it_is_asked_for() {
-    let replica =
-        Scripted::start(&["m"], |_, to| to.write_all(&whole(200, "application/json", &"1".repeat(9_000))).is_ok());
-    let router = Router::over([&*replica.url()]);
-    let reply = ask(&router, TAKES);
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        to.write_all(&build_response(200, "application/json", &"1".repeat(9_000))).is_ok()
+    });
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = post_chat(&router, ACCEPT_GZIP);
     assert_eq!((reply.header("content-encoding"), reply.header("vary"), reply.body.len()), (None, None, 9_000));
 }

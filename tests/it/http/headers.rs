@@ -2,31 +2,31 @@
 
 use std::io::Write;
 
-use crate::harness::client::Reply;
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{Router, chat, fast, nowhere, replica_with, wait_until};
+use crate::harness::client::HttpResponse;
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TestRouter, chat_body, fast_settings, start_replica_with, unused_addr, wait_until};
 
 /// A router over `replica` with these lines in front.
-fn router(replica: &Scripted, lines: &str) -> Router {
-    Router::start(&format!("{lines}\nreplicas = [{:?}]", replica.url())).ready()
+fn start_router(replica: &ScriptedReplica, lines: &str) -> TestRouter {
+    TestRouter::start(&format!("{lines}\nreplicas = [{:?}]", replica.url())).wait_until_ready()
 }
 
-fn all<'a>(reply: &'a Reply, name: &str) -> Vec<&'a str> {
+fn header_values<'a>(reply: &'a HttpResponse, name: &str) -> Vec<&'a str> {
     let lines = reply.head.lines().filter_map(|line| line.split_once(':'));
     lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
 }
 
 #[test]
 fn requests_carry_what_the_table_says() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = router(
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_router(
         &replica,
         "request_headers = { Host = '$host', X-Real-IP = '$remote_addr', X-Forwarded-For = '$proxy_add_x_forwarded_for', \
          X-Gone = '', X-Two = ['a', 'b $request_method'], X-None = '$http_absent', X-To = '$replica' }",
     );
     let headers = "Host: LLM.Example:81\r\nX-Forwarded-For: 1.1.1.1\r\nX-Gone: here\r\nx-two: c\r\nX-None: mine\r\n";
-    assert_eq!(router.ask("POST", "/v1/chat/completions", headers, chat("m", 1, false)).status, 200);
-    let heard = replica.last();
+    assert_eq!(router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 1, false)).status, 200);
+    let heard = replica.last_request();
     for (name, wanted) in [
         ("host", vec!["llm.example"]),
         ("x-real-ip", vec!["127.0.0.1"]),
@@ -36,49 +36,58 @@ fn requests_carry_what_the_table_says() {
         ("x-none", vec![]),
         ("x-to", vec![&*replica.addr.to_string()]),
     ] {
-        assert_eq!(heard.headers(name), wanted, "{name}");
+        assert_eq!(heard.header_values(name), wanted, "{name}");
     }
 }
 
 #[test]
 fn replicas_are_called_by_their_own_name_unless_a_table_says_otherwise() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = router(&replica, "request_headers = { X-A = 'a' }");
-    router.ask("POST", "/v1/chat/completions", "Host: llm.example\r\n", chat("m", 1, false));
-    assert_eq!(replica.last().headers("host"), [replica.addr.to_string()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = start_router(&replica, "request_headers = { X-A = 'a' }");
+    router.send_request("POST", "/v1/chat/completions", "Host: llm.example\r\n", chat_body("m", 1, false));
+    assert_eq!(replica.last_request().header_values("host"), [replica.addr.to_string()]);
 }
 
 #[test]
 fn what_clients_send_cannot_end_a_header_line() {
-    let replica = Scripted::start(&[], friendly);
-    let router = Router::start(&format!(
+    let replica = ScriptedReplica::start(&[], respond_ok);
+    let router = TestRouter::start(&format!(
         "replicas = [{:?}]\npaths = 'any'\nrequest_headers = {{ X-Path = '$uri', X-Own = 'a$uri' }}\nresponse_headers = {{ X-Path = '$uri' }}",
         replica.url()
     ));
-    let reply = router.ask("GET", "/a%0d%0aX-Evil:%201", "X-Path: mine\r\n", "");
+    let reply = router.send_request("GET", "/a%0d%0aX-Evil:%201", "X-Path: mine\r\n", "");
     assert_eq!(reply.status, 200);
-    assert!(!reply.head.to_lowercase().contains("x-evil") && all(&reply, "x-path").is_empty(), "{}", reply.head);
-    let heard = replica.last();
     assert!(
-        heard.headers("x-evil").is_empty() && heard.headers("x-path").is_empty() && heard.headers("x-own").is_empty()
+        !reply.head.to_lowercase().contains("x-evil") && header_values(&reply, "x-path").is_empty(),
+        "{}",
+        reply.head
+    );
+    let heard = replica.last_request();
+    assert!(
+        heard.header_values("x-evil").is_empty()
+            && heard.header_values("x-path").is_empty()
+            && heard.header_values("x-own").is_empty()
     );
     router.get("/plain");
-    assert_eq!((replica.last().headers("x-path"), replica.last().headers("x-own")), (vec!["/plain"], vec!["a/plain"]));
+    assert_eq!(
+        (replica.last_request().header_values("x-path"), replica.last_request().header_values("x-own")),
+        (vec!["/plain"], vec!["a/plain"])
+    );
 }
 
 #[test]
 fn answers_get_headers_beside_the_replicas() {
-    let replica = Scripted::start(&["m"], |_, to| {
-        let answer = String::from_utf8(whole(200, "application/json", "{}")).unwrap();
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        let answer = String::from_utf8(build_response(200, "application/json", "{}")).unwrap();
         let more = "200 X\r\nx-kind: theirs\r\nserver: engine\r\nx-swap: old";
         to.write_all(answer.replace("200 X", more).as_bytes()).is_ok()
     });
-    let router = router(
+    let router = start_router(
         &replica,
         "response_headers = { X-Kind = 'ours', Server = '', X-Swap = ['', 'new'], X-Us = '$upstream_status', \
          X-Theirs = '$upstream_http_x_kind' }",
     );
-    let reply = router.post("/v1/chat/completions", chat("m", 1, false));
+    let reply = router.post("/v1/chat/completions", chat_body("m", 1, false));
     for (name, wanted) in [
         ("x-kind", vec!["theirs", "ours"]),
         ("server", vec![]),
@@ -87,73 +96,76 @@ fn answers_get_headers_beside_the_replicas() {
         ("x-theirs", vec!["theirs"]),
         ("x-upstream", vec![&*replica.addr.to_string()]),
     ] {
-        assert_eq!(all(&reply, name), wanted, "{name}");
+        assert_eq!(header_values(&reply, name), wanted, "{name}");
     }
 }
 
 #[test]
 fn errors_and_streams_get_them_too() {
-    let dead = nowhere();
+    let dead = unused_addr();
     let text = "response_headers = { X-Upstream = '$upstream_addr', X-S = '$status' }\npaths = 'any'\n";
-    let router = Router::start(&format!("{text}replicas = ['http://{dead}']"));
+    let router = TestRouter::start(&format!("{text}replicas = ['http://{dead}']"));
     let reply = router.get("/v1/models");
     assert_eq!(
-        (reply.status, all(&reply, "x-upstream"), all(&reply, "x-s")),
+        (reply.status, header_values(&reply, "x-upstream"), header_values(&reply, "x-s")),
         (503, vec![&*dead.to_string()], vec!["503"])
     );
-    let emulated = replica_with(fast(&["m"]));
+    let emulated = start_replica_with(fast_settings(&["m"]));
     let text = text.replace("paths = 'any'", "");
-    let router = Router::start(&format!("{text}replicas = ['{}']", emulated.url())).ready();
-    let stream = router.post("/v1/chat/completions", chat("m", 3, true));
+    let router = TestRouter::start(&format!("{text}replicas = ['{}']", emulated.url())).wait_until_ready();
+    let stream = router.post("/v1/chat/completions", chat_body("m", 3, true));
     assert_eq!(stream.header("content-type").map(|kind| &kind[..17]), Some("text/event-stream"));
-    assert_eq!(all(&stream, "x-upstream"), [emulated.url().trim_start_matches("http://")]);
-    let unknown = router.post("/v1/chat/completions", chat("other", 3, true));
-    assert_eq!((unknown.status, all(&unknown, "x-s"), all(&unknown, "x-upstream").len()), (404, vec!["404"], 0));
-    assert_eq!(all(&router.get("/nowhere"), "x-s"), ["404"]);
+    assert_eq!(header_values(&stream, "x-upstream"), [emulated.url().trim_start_matches("http://")]);
+    let unknown = router.post("/v1/chat/completions", chat_body("other", 3, true));
+    assert_eq!(
+        (unknown.status, header_values(&unknown, "x-s"), header_values(&unknown, "x-upstream").len()),
+        (404, vec!["404"], 0)
+    );
+    assert_eq!(header_values(&router.get("/nowhere"), "x-s"), ["404"]);
 }
 
 #[test]
 fn a_replica_that_answers_nobody_is_named_all_the_same() {
-    let closing = Scripted::start(&["m"], |_, _| false);
-    let router = Router::over([&*closing.url()]);
-    let reply = router.post("/v1/chat/completions", chat("m", 1, false));
-    assert_eq!((reply.status, all(&reply, "x-upstream")), (502, vec![&*closing.addr.to_string()]));
+    let closing = ScriptedReplica::start(&["m"], |_, _| false);
+    let router = TestRouter::start_with_replicas([&*closing.url()]);
+    let reply = router.post("/v1/chat/completions", chat_body("m", 1, false));
+    assert_eq!((reply.status, header_values(&reply, "x-upstream")), (502, vec![&*closing.addr.to_string()]));
 }
 
 #[test]
 fn a_pool_with_a_table_of_its_own_has_nothing_of_the_tables_at_the_top() {
-    let (one, two) = (Scripted::start(&["a"], friendly), Scripted::start(&["b"], friendly));
-    let router = Router::start(&format!(
+    let (one, two) = (ScriptedReplica::start(&["a"], respond_ok), ScriptedReplica::start(&["b"], respond_ok));
+    let router = TestRouter::start(&format!(
         "request_headers = {{ X-A = 'top' }}\nresponse_headers = {{ X-R = 'top' }}\n\
          [[pool]]\nname = 'a'\nreplicas = [{:?}]\nrequest_headers = {{ X-B = 'own' }}\n\
          [[pool]]\nname = 'b'\nreplicas = [{:?}]\nresponse_headers = {{}}",
         one.url(),
         two.url()
     ))
-    .ready();
-    let first = router.post("/v1/chat/completions", chat("a", 1, false));
-    let second = router.post("/v1/chat/completions", chat("b", 1, false));
-    assert_eq!((one.last().header("x-a"), one.last().header("x-b")), (None, Some("own")));
-    assert_eq!((two.last().header("x-a"), two.last().header("x-b")), (Some("top"), None));
+    .wait_until_ready();
+    let first = router.post("/v1/chat/completions", chat_body("a", 1, false));
+    let second = router.post("/v1/chat/completions", chat_body("b", 1, false));
+    assert_eq!((one.last_request().header("x-a"), one.last_request().header("x-b")), (None, Some("own")));
+    assert_eq!((two.last_request().header("x-a"), two.last_request().header("x-b")), (Some("top"), None));
     assert_eq!((first.header("x-r"), second.header("x-r")), (Some("top"), None));
 }
 
 #[test]
 fn the_pool_that_takes_over_gets_its_own_headers_only() {
-    let (dead, alive) = (nowhere(), Scripted::start(&["m"], friendly));
-    let router = Router::start(&format!(
+    let (dead, alive) = (unused_addr(), ScriptedReplica::start(&["m"], respond_ok));
+    let router = TestRouter::start(&format!(
         "[[pool]]\nname = 'a'\nmodel = 'm'\nfallback = 'b'\nreplicas = ['http://{dead}']\nrequest_headers = {{ X-A = 'a' }}\n\
          [[pool]]\nname = 'b'\nmodel = 'n'\nreplicas = [{:?}]\nrequest_headers = {{ X-B = 'b' }}",
         alive.url()
     ));
-    wait_until("it takes over", || router.post("/v1/chat/completions", chat("m", 1, false)).status == 200);
-    assert_eq!((alive.last().header("x-a"), alive.last().header("x-b")), (None, Some("b")));
+    wait_until("it takes over", || router.post("/v1/chat/completions", chat_body("m", 1, false)).status == 200);
+    assert_eq!((alive.last_request().header("x-a"), alive.last_request().header("x-b")), (None, Some("b")));
 }
 
 #[test]
 fn refused_paths_never_reach_a_replica_however_they_are_spelt() {
-    let replica = Scripted::start(&[], friendly);
-    let router = Router::start(&format!(
+    let replica = ScriptedReplica::start(&[], respond_ok);
+    let router = TestRouter::start(&format!(
         "[[pool]]\npaths = 'any'\nreplicas = [{0:?}]\nrefuse = {{ '/admin' = 403, '= /ping' = 404, '/admin/v2' = 410 }}\n\
          [[pool]]\nname = 'open'\npath = '/open'\npaths = 'any'\nreplicas = [{0:?}]",
         replica.url()
@@ -171,9 +183,9 @@ fn refused_paths_never_reach_a_replica_however_they_are_spelt() {
     ] {
         let reply = router.get(path);
         assert_eq!(reply.status, status, "{path}");
-        assert!(reply.error()["message"].is_string());
+        assert!(reply.openai_error()["message"].is_string());
     }
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
     for path in ["/ping/x", "/open/admin", "/Admin"] {
         assert_eq!(router.get(path).status, 200, "{path}");
     }

@@ -1,141 +1,156 @@
 //! What clients may send, in HTTP/1.0, 1.1 and 2, and what is refused before a replica hears of it.
 
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, ask, chat, replica, wait_until};
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
-fn limited() -> (Router, Scripted) {
-    let replica = Scripted::start(&["m"], friendly);
+fn start_limited() -> (TestRouter, ScriptedReplica) {
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
     let limits =
         "[limits]\nbody_bytes = 1000\nin_flight_bytes = 1500\nuri_bytes = 100\nheader_bytes = \"8KiB\"\nheaders = 20\n";
-    (Router::start(&format!("replicas = [{:?}]\n{limits}", replica.url())).ready(), replica)
+    (TestRouter::start(&format!("replicas = [{:?}]\n{limits}", replica.url())).wait_until_ready(), replica)
 }
 
 #[test]
 fn what_is_too_large_is_refused_with_its_own_status() {
-    let (router, replica) = limited();
+    let (router, replica) = start_limited();
     let long = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(1000));
-    let reply = router.post(CHAT, &long);
-    assert_eq!((reply.status, reply.error()["message"].as_str().unwrap().contains("1000 bytes")), (413, true));
+    let reply = router.post(CHAT_PATH, &long);
+    assert_eq!((reply.status, reply.openai_error()["message"].as_str().unwrap().contains("1000 bytes")), (413, true));
     // By its length alone, before the body is sent.
-    let mut client = router.client();
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"));
-    assert_eq!(client.reply().status, 413);
-    let mut client = router.client();
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
+    let mut client = router.connect();
+    client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"));
+    assert_eq!(client.read_response().status, 413);
+    let mut client = router.connect();
+    client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
     for _ in 0..11 {
         // It may be refused before the last one.
         drop(client.try_send(format!("64\r\n{}\r\n", "z".repeat(100))));
     }
-    assert_eq!(client.reply().status, 413);
-    let reply = router.post(&format!("{CHAT}?{}", "q".repeat(100)), "{}");
-    assert_eq!((reply.status, reply.error()["type"].as_str()), (414, Some("invalid_request_error")));
+    assert_eq!(client.read_response().status, 413);
+    let reply = router.post(&format!("{CHAT_PATH}?{}", "q".repeat(100)), "{}");
+    assert_eq!((reply.status, reply.openai_error()["type"].as_str()), (414, Some("invalid_request_error")));
     for headers in [format!("x-long: {}\r\n", "h".repeat(9000)), "x-many: 1\r\n".repeat(30)] {
-        assert_eq!(router.ask("POST", CHAT, &headers, chat("m", 1, false)).status, 431, "{}", &headers[..20]);
+        assert_eq!(
+            router.send_request("POST", CHAT_PATH, &headers, chat_body("m", 1, false)).status,
+            431,
+            "{}",
+            &headers[..20]
+        );
     }
-    assert!(replica.heard().is_empty());
-    assert_eq!(router.post(CHAT, chat("m", 1, false)).status, 200);
+    assert!(replica.received_requests().is_empty());
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 1, false)).status, 200);
 }
 
 #[test]
 fn bodies_in_flight_are_bounded_together() {
-    let (router, _replica) = limited();
-    let mut holding = router.client();
+    let (router, _replica) = start_limited();
+    let mut holding = router.connect();
     let body = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(800));
     // It is told to continue once it is counted.
-    let bytes = request("POST", CHAT, "expect: 100-continue\r\n", &body);
+    let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", &body);
     holding.send(&bytes[..bytes.len() - 1]);
-    assert_eq!(holding.head().status, 100);
-    let refused = router.post(CHAT, &body);
+    assert_eq!(holding.read_head().status, 100);
+    let refused = router.post(CHAT_PATH, &body);
     assert_eq!(refused.status, 503, "the second one is one too many");
-    assert_eq!((refused.header("retry-after"), &refused.error()["type"]), (Some("1"), &"api_error".into()));
+    assert_eq!((refused.header("retry-after"), &refused.openai_error()["type"]), (Some("1"), &"api_error".into()));
     holding.send(&bytes[bytes.len() - 1..]);
-    assert_eq!(holding.reply().status, 200);
-    assert_eq!(router.post(CHAT, &body).status, 200, "what was held is given back");
+    assert_eq!(holding.read_response().status, 200);
+    assert_eq!(router.post(CHAT_PATH, &body).status, 200, "what was held is given back");
 }
 
 #[test]
 fn bodies_that_are_not_what_the_endpoint_takes_are_400_in_openai_words() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let deep = format!(r#"{{"model":"m","messages":{}"#, "[".repeat(200_000));
     for body in
         ["", "{", "[]", "\"m\"", "null", "{\"model\":\"m\"}x", "{\"model\":7}", "{\"model\":\"m\",}", "\u{0}", &deep]
     {
-        let reply = router.post(CHAT, body);
+        let reply = router.post(CHAT_PATH, body);
         let shown = &body[..body.len().min(30)];
-        assert_eq!((reply.status, reply.error()["type"].as_str()), (400, Some("invalid_request_error")), "{shown}");
+        assert_eq!(
+            (reply.status, reply.openai_error()["type"].as_str()),
+            (400, Some("invalid_request_error")),
+            "{shown}"
+        );
     }
-    let invalid = router.post(CHAT, b"{\"model\":\"\xff\"}");
-    assert_eq!((invalid.status, invalid.error()["type"].as_str()), (400, Some("invalid_request_error")));
+    let invalid = router.post(CHAT_PATH, b"{\"model\":\"\xff\"}");
+    assert_eq!((invalid.status, invalid.openai_error()["type"].as_str()), (400, Some("invalid_request_error")));
     for kind in ["multipart/form-data", "application/json", "multipart/form-data; boundary=zz"] {
         let headers = format!("content-type: {kind}\r\n");
-        let reply = router.ask("POST", "/v1/audio/transcriptions", &headers, "--yy\r\n\r\nx\r\n--yy--");
+        let reply = router.send_request("POST", "/v1/audio/transcriptions", &headers, "--yy\r\n\r\nx\r\n--yy--");
         assert!(reply.status == 400 || reply.status == 200, "{kind}: {} {}", reply.status, reply.text());
     }
     let nested = format!(r#"{{"model":"m","messages":[],"x":{}1{}}}"#, "[".repeat(100), "]".repeat(100));
-    assert_eq!(router.post(CHAT, nested).status, 200, "what is deep but sane passes");
+    assert_eq!(router.post(CHAT_PATH, nested).status, 200, "what is deep but sane passes");
 }
 
 #[test]
 fn a_body_that_stalls_is_given_up() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::start(&format!("replicas = [{:?}]\n[timeouts]\nbody = \"100ms\"", replica.url())).ready();
-    let bytes = request("POST", CHAT, "", chat("m", 1, false));
-    let mut client = router.client();
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nbody = \"100ms\"", replica.url()))
+        .wait_until_ready();
+    let bytes = build_request("POST", CHAT_PATH, "", chat_body("m", 1, false));
+    let mut client = router.connect();
     client.send(&bytes[..bytes.len() - 1]);
-    let reply = client.reply();
-    assert_eq!((reply.status, &reply.error()["type"]), (408, &"invalid_request_error".into()), "{}", reply.text());
-    assert!(client.closes() && replica.heard().is_empty());
+    let reply = client.read_response();
+    assert_eq!(
+        (reply.status, &reply.openai_error()["type"]),
+        (408, &"invalid_request_error".into()),
+        "{}",
+        reply.text()
+    );
+    assert!(client.wait_for_close() && replica.received_requests().is_empty());
 }
 
 #[test]
 fn a_client_that_expects_to_be_told_to_continue_is() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
-    let bytes = request("POST", CHAT, "expect: 100-continue\r\n", chat("m", 1, false));
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", chat_body("m", 1, false));
     let body = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-    let mut client = router.client();
+    let mut client = router.connect();
     client.send(&bytes[..body]);
-    assert_eq!(client.head().status, 100);
+    assert_eq!(client.read_head().status, 100);
     client.send(&bytes[body..]);
-    assert_eq!(client.reply().status, 200);
-    assert_eq!(replica.last().header("expect"), None);
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(replica.last_request().header("expect"), None);
 }
 
 #[test]
 fn old_clients_get_no_chunks_and_the_end_is_the_connections() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
-    let new = request("POST", CHAT, "x-request-id: r\r\n", chat("m", 5, true));
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let new = build_request("POST", CHAT_PATH, "x-request-id: r\r\n", chat_body("m", 5, true));
     let old = String::from_utf8(new).unwrap().replace("HTTP/1.1", "HTTP/1.0");
-    let mut client = router.client();
+    let mut client = router.connect();
     client.send(old);
-    let reply = client.reply();
+    let reply = client.read_response();
     assert_eq!((reply.status, reply.header("transfer-encoding")), (200, None), "{}", reply.head);
     assert!(reply.text().starts_with("data: {") && reply.text().ends_with("data: [DONE]\n\n"));
-    assert!(client.closes());
+    assert!(client.wait_for_close());
 }
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
     let one = |at: usize| match at % 4 {
-        3 => request("GET", "/livez", "", ""),
-        kind => request("POST", CHAT, &format!("x-request-id: p{at}\r\n"), chat("m", 3, kind == 1)),
+        3 => build_request("GET", "/livez", "", ""),
+        kind => build_request("POST", CHAT_PATH, &format!("x-request-id: p{at}\r\n"), chat_body("m", 3, kind == 1)),
     };
     client.send((0..20).flat_map(one).collect::<Vec<u8>>());
     for at in 0..20 {
-        let reply = client.reply();
-        assert!(reply.status == 200 && reply.whole, "{at}");
+        let reply = client.read_response();
+        assert!(reply.status == 200 && reply.complete, "{at}");
         match at % 4 {
             3 => assert_eq!(reply.text(), "ok\n"),
             _ => assert!(reply.text().contains(&format!("\"chatcmpl-p{at}\"")), "{at}: {}", reply.text()),
@@ -145,8 +160,8 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn requests_that_two_servers_could_read_differently_are_refused_or_closed() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let smuggled = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
     for headers in [
         "content-length: 5\r\ncontent-length: 6\r\n",
@@ -161,36 +176,37 @@ fn requests_that_two_servers_could_read_differently_are_refused_or_closed() {
         "x: a\r\n b\r\ncontent-length: 5\r\n",
         "x\u{0}: a\r\n",
     ] {
-        let mut client = router.client();
-        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n0\r\n\r\n{smuggled}"));
-        let reply = client.try_head();
+        let mut client = router.connect();
+        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n0\r\n\r\n{smuggled}"));
+        let reply = client.try_read_head();
         assert!(reply.as_ref().is_none_or(|r| r.status == 400 || r.status == 501), "{headers:?}: {reply:?}");
-        client.rest();
-        assert!(client.closes(), "{headers:?}");
+        client.read_remaining_body();
+        assert!(client.wait_for_close(), "{headers:?}");
     }
     // By transfer-encoding alone, and then closed: RFC 9112, section 6.1.
-    let both = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
-    let mut client = router.client();
+    let both =
+        format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
+    let mut client = router.connect();
     client.send(format!("{both}d\r\n{{\"model\":\"m\"}}\r\n0\r\n\r\n{smuggled}"));
-    client.try_head();
-    client.rest();
-    assert!(client.closes(), "nothing behind it is read");
-    let heard: Vec<_> = replica.heard().iter().map(|h| h.target().to_owned()).collect();
-    assert!(heard.iter().all(|target| target == CHAT) && heard.len() <= 1, "{heard:?}");
-    let mut client = router.client();
+    client.try_read_head();
+    client.read_remaining_body();
+    assert!(client.wait_for_close(), "nothing behind it is read");
+    let heard: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
+    assert!(heard.iter().all(|target| target == CHAT_PATH) && heard.len() <= 1, "{heard:?}");
+    let mut client = router.connect();
     client.send("POST /v1/chat/completions HTTP/1.1\r\n\r\n");
-    assert_eq!(client.reply().status, 400, "HTTP/1.1 without a host");
+    assert_eq!(client.read_response().status, 400, "HTTP/1.1 without a host");
 }
 
 /// A runtime and a connection that speaks HTTP/2 from its first byte.
-async fn h2(router: &Router) -> http2::SendRequest<Full<Bytes>> {
+async fn connect_h2(router: &TestRouter) -> http2::SendRequest<Full<Bytes>> {
     let stream = tokio::net::TcpStream::connect(router.addr).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-fn h2_request(path: &str, body: String) -> http::Request<Full<Bytes>> {
+fn build_h2_request(path: &str, body: String) -> http::Request<Full<Bytes>> {
     let uri = format!("http://router.test{path}");
     let request = http::Request::post(uri).header("content-type", "application/json").header("x-request-id", "h2");
     request.body(Full::from(body)).unwrap()
@@ -198,16 +214,16 @@ fn h2_request(path: &str, body: String) -> http::Request<Full<Bytes>> {
 
 #[test]
 fn http2_with_prior_knowledge_carries_plain_answers_and_streams() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let sender = h2(&router).await;
+        let sender = connect_h2(&router).await;
         let calls = (0..50).map(|at| {
             let mut sender = sender.clone();
             async move {
                 let stream = at % 2 == 0;
-                let reply = sender.send_request(h2_request(CHAT, chat("m", 5, stream))).await.unwrap();
+                let reply = sender.send_request(build_h2_request(CHAT_PATH, chat_body("m", 5, stream))).await.unwrap();
                 assert_eq!((reply.status().as_u16(), &reply.headers()["x-request-id"]), (200, &"h2".parse().unwrap()));
                 assert!(!reply.headers().contains_key("transfer-encoding"));
                 let text = reply.into_body().collect().await.unwrap().to_bytes();
@@ -215,20 +231,20 @@ fn http2_with_prior_knowledge_carries_plain_answers_and_streams() {
             }
         });
         futures_util::future::join_all(calls).await;
-        let refused = sender.clone().send_request(h2_request("/sleep", String::new())).await.unwrap();
+        let refused = sender.clone().send_request(build_h2_request("/sleep", String::new())).await.unwrap();
         assert_eq!(refused.status(), 404);
     });
 }
 
 #[test]
 fn a_reset_http2_stream_ends_its_own_request_only() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut sender = h2(&router).await;
+        let mut sender = connect_h2(&router).await;
         let endless = |id: &str| {
-            let mut request = h2_request(CHAT, chat("m", 50, true));
+            let mut request = build_h2_request(CHAT_PATH, chat_body("m", 50, true));
             request.headers_mut().insert("x-emulate-lockstep", "1".parse().unwrap());
             request.headers_mut().insert("x-request-id", id.parse().unwrap());
             request
@@ -237,17 +253,19 @@ fn a_reset_http2_stream_ends_its_own_request_only() {
         let mut kept = sender.send_request(endless("kept")).await.unwrap().into_body();
         left.frame().await.unwrap().unwrap();
         kept.frame().await.unwrap().unwrap();
-        assert_eq!((replica.counters().open(), router.in_flight()), (2, 2));
+        assert_eq!((replica.counters().open_requests(), router.in_flight()), (2, 2));
         drop(left);
-        while replica.counters().open() != 1 || router.in_flight() != 1 {
+        while replica.counters().open_requests() != 1 || router.in_flight() != 1 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        let next = |id: &str| ask(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "").status;
+        let next = |id: &str| send_request(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "").status;
         assert_eq!((next("left"), next("kept")), (404, 200));
         kept.frame().await.unwrap().unwrap();
     });
     drop(runtime);
-    wait_until("the rest went with the connection", || router.in_flight() == 0 && replica.counters().open() == 0);
-    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]), 2.0);
-    assert_eq!(router.metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
+    wait_until("the rest went with the connection", || {
+        router.in_flight() == 0 && replica.counters().open_requests() == 0
+    });
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]), 2.0);
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
 }

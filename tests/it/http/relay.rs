@@ -6,16 +6,16 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{PATIENCE, Router, chat};
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TEST_TIMEOUT, TestRouter, chat_body};
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
 /// A router before a replica that gives every request these bytes, and closes if it is told to.
-fn answering(bytes: &'static [u8], keep: bool) -> (Router, Scripted) {
-    let replica = Scripted::start(&["m"], move |_, to| to.write_all(bytes).is_ok() && keep);
-    (Router::over([&*replica.url()]), replica)
+fn start_answering(bytes: &'static [u8], keep: bool) -> (TestRouter, ScriptedReplica) {
+    let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(bytes).is_ok() && keep);
+    (TestRouter::start_with_replicas([&*replica.url()]), replica)
 }
 
 #[test]
@@ -25,13 +25,13 @@ fn an_answer_that_ends_with_its_connection_is_whole() {
         (b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n{\"a\":1}", "text/plain"),
         (b"HTTP/1.1 200 OK\r\ncontent-type: a/b\r\nconnection: close\r\ncontent-length: 7\r\n\r\n{\"a\":1}", "a/b"),
     ] {
-        let (router, _replica) = answering(bytes, false);
+        let (router, _replica) = start_answering(bytes, false);
         for _ in 0..3 {
-            let reply = router.post(CHAT, chat("m", 1, false));
+            let reply = router.post(CHAT_PATH, chat_body("m", 1, false));
             assert_eq!((reply.status, &*reply.text(), reply.header("content-type")), (200, "{\"a\":1}", Some(kind)));
-            assert!(reply.whole);
+            assert!(reply.complete);
         }
-        assert_eq!(router.metric("tokenweir_attempts_total", &["completed"]), 3.0);
+        assert_eq!(router.sum_metric("tokenweir_attempts_total", &["completed"]), 3.0);
     }
 }
 
@@ -43,25 +43,25 @@ fn answers_without_a_body_leave_both_connections_in_step() {
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
     ] {
-        let (router, replica) = answering(bytes, true);
-        let mut client = router.client();
+        let (router, replica) = start_answering(bytes, true);
+        let mut client = router.connect();
         for _ in 0..5 {
-            client.send(request("POST", CHAT, "", chat("m", 1, false)));
-            let reply = client.reply();
-            assert!(matches!(reply.status, 200 | 204) && reply.whole && reply.body.is_empty(), "{}", reply.head);
+            client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, false)));
+            let reply = client.read_response();
+            assert!(matches!(reply.status, 200 | 204) && reply.complete && reply.body.is_empty(), "{}", reply.head);
         }
-        assert_eq!((replica.heard().len(), router.in_flight()), (5, 0));
+        assert_eq!((replica.received_requests().len(), router.in_flight()), (5, 0));
     }
 }
 
 #[test]
 fn bytes_behind_an_answer_are_never_taken_for_the_next_one() {
     let bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
-    let (router, _replica) = answering(bytes, true);
-    let mut client = router.client();
+    let (router, _replica) = start_answering(bytes, true);
+    let mut client = router.connect();
     for _ in 0..10 {
-        client.send(request("POST", CHAT, "", chat("m", 1, false)));
-        assert_eq!(client.reply().text(), "ok");
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, false)));
+        assert_eq!(client.read_response().text(), "ok");
     }
 }
 
@@ -70,9 +70,9 @@ fn heads_that_are_no_http_are_the_replicas_fault() {
     for bytes in
         [&b"SSH-2.0-OpenSSH\r\n"[..], b"HTTP/1.1 20x OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"]
     {
-        let (router, _replica) = answering(bytes, false);
-        let reply = router.post(CHAT, chat("m", 1, false));
-        assert_eq!((reply.status, &reply.error()["type"]), (502, &"api_error".into()), "{}", reply.text());
+        let (router, _replica) = start_answering(bytes, false);
+        let reply = router.post(CHAT_PATH, chat_body("m", 1, false));
+        assert_eq!((reply.status, &reply.openai_error()["type"]), (502, &"api_error".into()), "{}", reply.text());
     }
 }
 
@@ -95,23 +95,24 @@ fn a_replica_that_refuses_a_large_body_early_is_heard() {
             while stream.read(&mut head).is_ok_and(|read| read > 0) {}
         }
     });
-    let router = Router::over([&*url]);
+    let router = TestRouter::start_with_replicas([&*url]);
     let body = format!(r#"{{"x":"{}"}}"#, "y".repeat(8 << 20));
-    let reply = router.post(CHAT, body);
+    let reply = router.post(CHAT_PATH, body);
     assert_eq!((reply.status, &*reply.text()), (413, "large"));
 }
 
 #[test]
 fn a_client_that_sends_all_of_a_body_too_large_still_reads_why() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::start(&format!("replicas = [{:?}]\n[limits]\nbody_bytes = 1000", replica.url())).ready();
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router =
+        TestRouter::start(&format!("replicas = [{:?}]\n[limits]\nbody_bytes = 1000", replica.url())).wait_until_ready();
     let body = vec![b'x'; 8 << 20];
     for headers in [format!("content-length: {}\r\n", body.len()), "transfer-encoding: chunked\r\n".to_owned()] {
-        let mut client = router.client();
-        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n"));
+        let mut client = router.connect();
+        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n"));
         let framed = if headers.contains("chunked") { format!("{:x}\r\n", body.len()) } else { String::new() };
         let sent = client.try_send(framed).and_then(|()| client.try_send(&body));
-        let reply = client.try_head();
+        let reply = client.try_read_head();
         assert_eq!(reply.map(|r| r.status), Some(413), "{headers}: sending gave {sent:?}");
     }
 }
@@ -120,7 +121,7 @@ fn a_client_that_sends_all_of_a_body_too_large_still_reads_why() {
 fn a_slow_client_slows_its_replica_instead_of_filling_our_memory() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
-    let replica = Scripted::start(&["m"], move |_, to: &mut TcpStream| {
+    let replica = ScriptedReplica::start(&["m"], move |_, to: &mut TcpStream| {
         to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
         to.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
         let (line, mut written) = ([b':'; 64 * 1024], 0);
@@ -133,32 +134,32 @@ fn a_slow_client_slows_its_replica_instead_of_filling_our_memory() {
         tell.lock().unwrap().send(written).unwrap();
         false
     });
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 9, true)));
-    let written = told.recv_timeout(PATIENCE).unwrap();
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
+    let written = told.recv_timeout(TEST_TIMEOUT).unwrap();
     // What the kernel keeps for two connections, and a little of ours.
     assert!(written < 32 << 20, "{} MiB were taken from the replica", written >> 20);
-    assert_eq!(client.head().status, 200);
-    assert_eq!(client.rest().len(), written, "nothing of it is lost");
+    assert_eq!(client.read_head().status, 200);
+    assert_eq!(client.read_remaining_body().len(), written, "nothing of it is lost");
 }
 
 #[test]
 fn models_with_a_slash_are_found_however_they_are_written() {
-    let replica = Scripted::start(&["meta-llama/Llama 3"], friendly);
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["meta-llama/Llama 3"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     for id in ["meta-llama/Llama%203", "meta-llama%2FLlama%203", "meta-llama%2fLlama+3"] {
         let reply = router.get(&format!("/v1/models/{id}"));
         let wanted = if id.contains('+') { 404 } else { 200 };
         assert_eq!(reply.status, wanted, "{id}: {}", reply.text());
     }
-    let head = router.ask("HEAD", "/v1/models", "", "");
+    let head = router.send_request("HEAD", "/v1/models", "", "");
     assert_eq!((head.status, head.body.len()), (200, 0));
 }
 
 #[test]
 fn a_head_without_a_body_is_held_back_for_a_while_only() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
         // Until the router closes.
         while to.read(&mut [0; 8]).is_ok_and(|read| read > 0) {}
@@ -166,26 +167,26 @@ fn a_head_without_a_body_is_held_back_for_a_while_only() {
     });
     for hold in ["100ms", "0s"] {
         let config = format!("replicas = [{:?}]\n[timeouts]\nhold = {hold:?}", replica.url());
-        let router = Router::start(&config).ready();
-        let mut client = router.client();
-        client.send(request("POST", CHAT, "", chat("m", 9, true)));
-        let head = client.head();
+        let router = TestRouter::start(&config).wait_until_ready();
+        let mut client = router.connect();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
+        let head = client.read_head();
         assert_eq!((head.status, head.header("x-accel-buffering")), (200, Some("no")), "{hold}");
     }
 }
 
 #[test]
 fn answers_to_head_have_no_body_even_when_they_refuse() {
-    let replica = Scripted::start(&["m"], friendly);
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
     for (path, status) in
-        [(CHAT, 405), ("/nowhere", 404), ("/v1/models", 200), ("/v1/models/x", 404), ("/v1/responses/r", 405)]
+        [(CHAT_PATH, 405), ("/nowhere", 404), ("/v1/models", 200), ("/v1/models/x", 404), ("/v1/responses/r", 405)]
     {
-        client.send(request("HEAD", path, "", ""));
-        assert_eq!(client.headless().status, status, "{path}");
-        client.send(request("GET", "/livez", "", ""));
-        assert_eq!(client.reply().text(), "ok\n", "after HEAD {path}");
+        client.send(build_request("HEAD", path, "", ""));
+        assert_eq!(client.read_response_to_head().status, status, "{path}");
+        client.send(build_request("GET", "/livez", "", ""));
+        assert_eq!(client.read_response().text(), "ok\n", "after HEAD {path}");
     }
 }
 
@@ -193,8 +194,13 @@ fn answers_to_head_have_no_body_even_when_they_refuse() {
 fn a_compressed_answer_and_unknown_headers_come_as_they_are() {
     let bytes = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\nretry-after: 7\r\n\
         x-request-id: theirs\r\netag: \"1\"\r\ncache-control: private\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00";
-    let (router, _replica) = answering(bytes, true);
-    let reply = router.ask("POST", CHAT, "x-request-id: ours\r\naccept-encoding: gzip\r\n", chat("m", 1, false));
+    let (router, _replica) = start_answering(bytes, true);
+    let reply = router.send_request(
+        "POST",
+        CHAT_PATH,
+        "x-request-id: ours\r\naccept-encoding: gzip\r\n",
+        chat_body("m", 1, false),
+    );
     assert_eq!(reply.body, b"\x1f\x8b\x08\x00");
     for (name, wanted) in [
         ("content-encoding", "gzip"),

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::harness::captures::{HEAD, captured, dechunked};
-use crate::harness::client::{Reply, request};
-use crate::harness::scripted::{Keep, Scripted, whole};
-use crate::harness::{Router, chat, replica, wait_until};
+use crate::harness::captures::{STREAM_HEAD, decode_chunks, load_captures};
+use crate::harness::client::{HttpResponse, build_request};
+use crate::harness::scripted::{KeepConnection, ScriptedReplica, build_response};
+use crate::harness::{TestRouter, chat_body, start_replica, wait_until};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
@@ -17,60 +17,61 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
-const CHAT: &str = "/v1/chat/completions";
-const CONTENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
-const ABORT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n";
-const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
-const DONE: &str = "data: [DONE]\n\n";
+const CHAT_PATH: &str = "/v1/chat/completions";
+const CONTENT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+const ABORT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"abort\"}]}\n\n";
+const USAGE_EVENT: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
+const DONE_EVENT: &str = "data: [DONE]\n\n";
 
 /// How the connection goes on after what came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+enum ConnectionEnding {
     Fin,
     Rst,
     BadChunk,
     Silence,
 }
 
-fn chunk(text: &str) -> String {
+fn encode_chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-fn until_closed(to: &mut TcpStream) -> Keep {
+fn read_until_closed(to: &mut TcpStream) -> KeepConnection {
     while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
     false
 }
 
 /// A router before a replica that plays these bytes behind the head of a stream.
-fn playing(bytes: String, options: &str) -> (Router, Scripted) {
-    let replica = Scripted::start(&["m"], move |_, to| to.write_all(format!("{HEAD}{bytes}").as_bytes()).is_err());
-    (Router::start(&format!("replicas = [{:?}]\n{options}", replica.url())).ready(), replica)
+fn start_playing(bytes: String, options: &str) -> (TestRouter, ScriptedReplica) {
+    let replica =
+        ScriptedReplica::start(&["m"], move |_, to| to.write_all(format!("{STREAM_HEAD}{bytes}").as_bytes()).is_err());
+    (TestRouter::start(&format!("replicas = [{:?}]\n{options}", replica.url())).wait_until_ready(), replica)
 }
 
 /// Reads a stream that must break off, and returns what is behind `before`.
-fn ending(reply: &Reply, before: &str) -> String {
-    assert!(reply.status == 200 && !reply.whole, "{} {}", reply.head, reply.text());
+fn broken_ending(reply: &HttpResponse, before: &str) -> String {
+    assert!(reply.status == 200 && !reply.complete, "{} {}", reply.head, reply.text());
     let text = reply.text();
     let ending = text.strip_prefix(before).unwrap_or_else(|| panic!("{text}"));
     assert!(ending.ends_with("\n\n") && ending.matches("\n\n").count() == 1 && !text.contains("[DONE]"), "{text}");
     ending.to_owned()
 }
 
-fn data(event: &str) -> Value {
+fn parse_event_data(event: &str) -> Value {
     serde_json::from_str(event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap()).unwrap()
 }
 
-fn counted(router: &Router, outcome: &str) {
+fn wait_until_counted(router: &TestRouter, outcome: &str) {
     let label = format!("outcome=\"{outcome}\"");
-    wait_until("it is counted", || router.metric("tokenweir_attempts_total", &[&label]) == 1.0);
-    assert_eq!((router.metric("tokenweir_attempts_total", &[]), router.in_flight()), (1.0, 0));
+    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &[&label]) == 1.0);
+    assert_eq!((router.sum_metric("tokenweir_attempts_total", &[]), router.in_flight()), (1.0, 0));
 }
 
 #[test]
 fn every_way_of_breaking_off_is_told_in_the_endpoints_words() {
     let prompt = r#"{"model":"m","input":"x","prompt":"x","messages":[],"stream":true}"#;
     for (path, event) in [
-        (CHAT, CONTENT),
+        (CHAT_PATH, CONTENT_EVENT),
         ("/v1/completions", "data: {\"choices\":[{\"index\":0,\"text\":\"x\"}]}\n\n"),
         (
             "/v1/responses",
@@ -78,34 +79,37 @@ fn every_way_of_breaking_off_is_told_in_the_endpoints_words() {
         ),
         ("/v1/messages", "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n"),
     ] {
-        for then in [Then::Fin, Then::Rst, Then::BadChunk, Then::Silence] {
+        for then in
+            [ConnectionEnding::Fin, ConnectionEnding::Rst, ConnectionEnding::BadChunk, ConnectionEnding::Silence]
+        {
             let (tell, told) = channel::<()>();
             let told = Mutex::new(told);
-            let replica = Scripted::start(&["m"], move |_, to| {
-                to.write_all(format!("{HEAD}{}", chunk(&format!("{event}: half an ev"))).as_bytes()).unwrap();
+            let replica = ScriptedReplica::start(&["m"], move |_, to| {
+                to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(&format!("{event}: half an ev"))).as_bytes())
+                    .unwrap();
                 // What a RST overtakes is lost.
                 told.lock().unwrap().recv().unwrap();
                 match then {
-                    Then::Rst => {
+                    ConnectionEnding::Rst => {
                         socket2::SockRef::from(&*to).set_linger(Some(Duration::ZERO)).unwrap();
                         false
                     }
-                    Then::BadChunk => to.write_all(b"zz\r\n").is_err(),
-                    Then::Silence => until_closed(to),
-                    Then::Fin => false,
+                    ConnectionEnding::BadChunk => to.write_all(b"zz\r\n").is_err(),
+                    ConnectionEnding::Silence => read_until_closed(to),
+                    ConnectionEnding::Fin => false,
                 }
             });
             let config = format!("replicas = [{:?}]\n[timeouts]\nidle = \"300ms\"", replica.url());
-            let router = Router::start(&config).ready();
-            let mut client = router.client();
-            client.send(request("POST", path, "", prompt));
-            let mut reply = client.head();
-            reply.body = client.piece().unwrap();
+            let router = TestRouter::start(&config).wait_until_ready();
+            let mut client = router.connect();
+            client.send(build_request("POST", path, "", prompt));
+            let mut reply = client.read_head();
+            reply.body = client.read_piece().unwrap();
             tell.send(()).unwrap();
-            reply.body.extend(client.rest());
-            reply.whole = !client.is_broken();
-            let ending = ending(&reply, event);
-            let data = data(&ending);
+            reply.body.extend(client.read_remaining_body());
+            reply.complete = !client.is_broken();
+            let ending = broken_ending(&reply, event);
+            let data = parse_event_data(&ending);
             match path {
                 "/v1/responses" => {
                     assert!(ending.starts_with("event: error\n") && data["type"] == "error", "{ending}");
@@ -123,38 +127,42 @@ fn every_way_of_breaking_off_is_told_in_the_endpoints_words() {
                     assert!(!error["message"].as_str().unwrap().contains("127.0.0.1"), "no addresses for clients");
                 }
             }
-            counted(&router, "failed");
+            wait_until_counted(&router, "failed");
         }
     }
 }
 
 #[test]
 fn an_abort_and_what_follows_becomes_the_error_ending() {
-    let behind = format!("{ABORT}{USAGE}{DONE}");
+    let behind = format!("{ABORT_EVENT}{USAGE_EVENT}{DONE_EVENT}");
     for (at, pieces) in [
-        format!("{}{}0\r\n\r\n", chunk(CONTENT), chunk(&behind)),
-        format!("{}0\r\n\r\n", chunk(&format!("{CONTENT}{behind}"))),
-        format!("{}{}0\r\n\r\n", chunk(&format!("{CONTENT}{}", &behind[..30])), chunk(&behind[30..])),
+        format!("{}{}0\r\n\r\n", encode_chunk(CONTENT_EVENT), encode_chunk(&behind)),
+        format!("{}0\r\n\r\n", encode_chunk(&format!("{CONTENT_EVENT}{behind}"))),
+        format!(
+            "{}{}0\r\n\r\n",
+            encode_chunk(&format!("{CONTENT_EVENT}{}", &behind[..30])),
+            encode_chunk(&behind[30..])
+        ),
     ]
     .into_iter()
     .enumerate()
     {
-        let (router, _replica) = playing(pieces, "");
-        let ending = ending(&router.post(CHAT, chat("m", 4, true)), CONTENT);
-        assert!(data(&ending)["error"]["message"].is_string(), "{at}: {ending}");
-        counted(&router, "failed");
+        let (router, _replica) = start_playing(pieces, "");
+        let ending = broken_ending(&router.post(CHAT_PATH, chat_body("m", 4, true)), CONTENT_EVENT);
+        assert!(parse_event_data(&ending)["error"]["message"].is_string(), "{at}: {ending}");
+        wait_until_counted(&router, "failed");
     }
 }
 
 /// What a client gets of streams that are asked for at once on an HTTP/2 connection, and whether each was broken off.
-async fn by_http2(router: SocketAddr, streams: usize, fault: &str) -> Vec<(String, bool)> {
+async fn read_h2_streams(router: SocketAddr, streams: usize, fault: &str) -> Vec<(String, bool)> {
     let stream = tokio::net::TcpStream::connect(router).await.unwrap();
     let (sender, connection) =
         http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let ask = async |mut sender: http2::SendRequest<Full<Bytes>>| {
-        let head = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
-        let request = head.header("x-emulate-fault", fault).body(Full::from(chat("m", 20, true))).unwrap();
+        let head = http::Request::post(format!("http://x{CHAT_PATH}")).header("content-type", "application/json");
+        let request = head.header("x-emulate-fault", fault).body(Full::from(chat_body("m", 20, true))).unwrap();
         let mut body = sender.send_request(request).await.unwrap().into_body();
         let mut text = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -168,136 +176,141 @@ async fn by_http2(router: SocketAddr, streams: usize, fault: &str) -> Vec<(Strin
 
 #[test]
 fn streams_of_one_http2_connection_are_all_told_why_they_end() {
-    let replica = replica(&["m"]);
-    let router = Router::start(&format!("replicas = [\"{} max_fails=0\"]", replica.url())).ready();
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start(&format!("replicas = [\"{} max_fails=0\"]", replica.url())).wait_until_ready();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for fault in ["abort-event=4", "die-midstream=4"] {
-        for (text, broken) in runtime.block_on(by_http2(router.addr, 16, fault)) {
+        for (text, broken) in runtime.block_on(read_h2_streams(router.addr, 16, fault)) {
             let events: Vec<_> = text.split_inclusive("\n\n").collect();
             assert!(broken && events.len() == 5, "{fault}: {broken} {text}");
-            assert!(data(events[4])["error"]["message"].is_string(), "{fault}: {text}");
+            assert!(parse_event_data(events[4])["error"]["message"].is_string(), "{fault}: {text}");
         }
     }
 }
 
 #[test]
 fn a_vllm_that_is_stopped_ends_its_stream_with_an_error() {
-    let streams = captured();
+    let streams = load_captures();
     let (_, wire) = streams.iter().find(|(name, _)| name.starts_with("midstream-sigterm")).unwrap();
-    let text = String::from_utf8_lossy(&dechunked(wire)).into_owned();
+    let text = String::from_utf8_lossy(&decode_chunks(wire)).into_owned();
     let wire = wire.clone();
-    let replica = Scripted::start(&["m"], move |_, to| to.write_all(&[HEAD.as_bytes(), &wire].concat()).is_ok());
-    let router = Router::over([&*replica.url()]);
-    let reply = router.post(CHAT, chat("m", 400, true));
+    let replica =
+        ScriptedReplica::start(&["m"], move |_, to| to.write_all(&[STREAM_HEAD.as_bytes(), &wire].concat()).is_ok());
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = router.post(CHAT_PATH, chat_body("m", 400, true));
     let last = text.split_inclusive("\n\n").take_while(|event| !event.contains("\"abort\"")).collect::<String>();
     assert!(last.len() > 1000 && text.len() > last.len());
-    assert!(data(&ending(&reply, &last))["error"]["type"] == "api_error");
-    counted(&router, "failed");
+    assert!(parse_event_data(&broken_ending(&reply, &last))["error"]["type"] == "api_error");
+    wait_until_counted(&router, "failed");
 }
 
 #[test]
 fn an_error_event_in_the_midst_of_a_stream_is_relayed_and_counted() {
-    let streams = captured();
+    let streams = load_captures();
     let (_, wire) = streams.iter().find(|(name, _)| name.starts_with("midstream-engine-killed")).unwrap().clone();
-    let body = dechunked(&wire);
-    let replica = Scripted::start(&["m"], move |_, to| to.write_all(&[HEAD.as_bytes(), &wire].concat()).is_ok());
-    let router = Router::over([&*replica.url()]);
-    let reply = router.post(CHAT, chat("m", 4, true));
-    assert!(reply.whole && reply.body == body);
-    counted(&router, "failed");
+    let body = decode_chunks(&wire);
+    let replica =
+        ScriptedReplica::start(&["m"], move |_, to| to.write_all(&[STREAM_HEAD.as_bytes(), &wire].concat()).is_ok());
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+    assert!(reply.complete && reply.body == body);
+    wait_until_counted(&router, "failed");
 }
 
 #[test]
 fn a_client_that_leaves_after_an_error_does_not_hide_it() {
     let error = "data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n";
-    let replica = Scripted::start(&["m"], move |_, to| {
-        to.write_all(format!("{HEAD}{}", chunk(&format!("{CONTENT}{error}"))).as_bytes()).unwrap();
-        until_closed(to)
+    let replica = ScriptedReplica::start(&["m"], move |_, to| {
+        to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(&format!("{CONTENT_EVENT}{error}"))).as_bytes()).unwrap();
+        read_until_closed(to)
     });
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 4, true)));
-    client.head();
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 4, true)));
+    client.read_head();
     let mut read = Vec::new();
     while !read.ends_with(error.as_bytes()) {
-        read.extend(client.piece().unwrap());
+        read.extend(client.read_piece().unwrap());
     }
     drop(client);
-    counted(&router, "failed");
+    wait_until_counted(&router, "failed");
 }
 
 #[test]
 fn a_stream_that_ends_without_done_ends_cleanly() {
-    for end in [CONTENT, &CONTENT[..CONTENT.len() - 2], "data: {\"usage\":null}\n\n: bye"] {
-        let text = format!("{CONTENT}{end}");
-        let (router, _replica) = playing(format!("{}0\r\n\r\n", chunk(&text)), "");
-        let reply = router.post(CHAT, chat("m", 4, true));
-        assert_eq!((reply.whole, reply.text()), (true, text));
-        counted(&router, "completed");
+    for end in [CONTENT_EVENT, &CONTENT_EVENT[..CONTENT_EVENT.len() - 2], "data: {\"usage\":null}\n\n: bye"] {
+        let text = format!("{CONTENT_EVENT}{end}");
+        let (router, _replica) = start_playing(format!("{}0\r\n\r\n", encode_chunk(&text)), "");
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        assert_eq!((reply.complete, reply.text()), (true, text));
+        wait_until_counted(&router, "completed");
     }
     // A server of HTTP/1.0 has no other end than that of its connection.
-    let replica = Scripted::start(&["m"], |_, to| {
-        to.write_all(format!("HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{CONTENT}").as_bytes()).is_err()
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        to.write_all(format!("HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{CONTENT_EVENT}").as_bytes())
+            .is_err()
     });
-    let router = Router::over([&*replica.url()]);
-    let reply = router.post(CHAT, chat("m", 4, true));
-    assert_eq!((reply.whole, &*reply.text()), (true, CONTENT));
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+    assert_eq!((reply.complete, &*reply.text()), (true, CONTENT_EVENT));
 }
 
 #[test]
 fn a_stream_shorter_than_its_length_does_not_look_whole() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         let full =
-            String::from_utf8(whole(200, "text/event-stream", &format!("{CONTENT}{}", "x".repeat(400)))).unwrap();
+            String::from_utf8(build_response(200, "text/event-stream", &format!("{CONTENT_EVENT}{}", "x".repeat(400))))
+                .unwrap();
         to.write_all(&full.as_bytes()[..full.len() - 400]).is_err()
     });
-    let router = Router::over([&*replica.url()]);
-    let reply = router.post(CHAT, chat("m", 4, true));
-    assert!(data(&ending(&reply, CONTENT))["error"].is_object());
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+    assert!(parse_event_data(&broken_ending(&reply, CONTENT_EVENT))["error"].is_object());
 }
 
 #[test]
 fn bytes_without_events_are_no_life_and_comments_are() {
     for (drip, lives) in [("x", false), (": ping\n\n", true)] {
-        let replica = Scripted::start(&["m"], move |_, to| {
-            let mut sent = to.write_all(format!("{HEAD}{}", chunk(&format!("{CONTENT}data: "))).as_bytes());
+        let replica = ScriptedReplica::start(&["m"], move |_, to| {
+            let mut sent =
+                to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(&format!("{CONTENT_EVENT}data: "))).as_bytes());
             if lives {
-                sent = sent.and_then(|()| to.write_all(chunk("1\n\n").as_bytes()));
+                sent = sent.and_then(|()| to.write_all(encode_chunk("1\n\n").as_bytes()));
             }
             for _ in 0..12 {
-                sent = sent.and_then(|()| to.write_all(chunk(drip).as_bytes()));
+                sent = sent.and_then(|()| to.write_all(encode_chunk(drip).as_bytes()));
                 std::thread::sleep(Duration::from_millis(100));
             }
             sent.and_then(|()| to.write_all(b"0\r\n\r\n")).is_ok()
         });
         let config = format!("replicas = [{:?}]\n[timeouts]\nidle = \"600ms\"", replica.url());
-        let router = Router::start(&config).ready();
-        let reply = router.post(CHAT, chat("m", 4, true));
-        assert_eq!(reply.whole, lives, "{}", reply.text());
+        let router = TestRouter::start(&config).wait_until_ready();
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        assert_eq!(reply.complete, lives, "{}", reply.text());
         if !lives {
-            assert!(data(&ending(&reply, CONTENT))["error"].is_object());
+            assert!(parse_event_data(&broken_ending(&reply, CONTENT_EVENT))["error"].is_object());
         }
     }
 }
 
 #[test]
 fn a_client_is_told_to_wait_while_there_is_no_event() {
-    let replica = Scripted::start(&["m"], |_, to| {
-        to.write_all(HEAD.as_bytes()).unwrap();
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         std::thread::sleep(Duration::from_millis(900));
-        let pieces = [&CONTENT[..9], &CONTENT[9..], DONE].map(chunk).concat();
+        let pieces = [&CONTENT_EVENT[..9], &CONTENT_EVENT[9..], DONE_EVENT].map(encode_chunk).concat();
         to.write_all(format!("{pieces}0\r\n\r\n").as_bytes()).is_ok()
     });
     let ask = |waiting: &str| {
         let timeouts = format!("[timeouts]\nhold = \"50ms\"\nwaiting = \"{waiting}\"");
-        let router = Router::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).ready();
-        let reply = router.post(CHAT, chat("m", 4, true));
-        assert!(reply.whole);
+        let router = TestRouter::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).wait_until_ready();
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        assert!(reply.complete);
         reply.text()
     };
     let text = ask("100ms");
     let answer = text.trim_start_matches(": waiting\n\n");
-    assert_eq!(answer, format!("{CONTENT}{DONE}"));
+    assert_eq!(answer, format!("{CONTENT_EVENT}{DONE_EVENT}"));
     let comments = text.matches(": waiting\n\n").count();
     assert!((3..=9).contains(&comments), "{comments}");
     assert_eq!(ask("0"), answer, "none");
@@ -306,57 +319,60 @@ fn a_client_is_told_to_wait_while_there_is_no_event() {
 
 #[test]
 fn a_stream_that_never_begins_is_ended_by_the_time_to_its_first_byte() {
-    let replica = Scripted::start(&["m"], |_, to| {
-        to.write_all(HEAD.as_bytes()).unwrap();
-        until_closed(to)
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        read_until_closed(to)
     });
     for (hold, status) in [("50ms", 200), ("10s", 504)] {
         let timeouts = format!("[timeouts]\nhold = {hold:?}\nfirst_byte = \"400ms\"");
-        let router = Router::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).ready();
-        let reply = router.post(CHAT, chat("m", 4, true));
-        assert_eq!((reply.status, reply.whole), (status, status == 504), "{}", reply.text());
+        let router = TestRouter::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).wait_until_ready();
+        let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
+        assert_eq!((reply.status, reply.complete), (status, status == 504), "{}", reply.text());
         if status == 200 {
-            assert!(data(&ending(&reply, ""))["error"].is_object());
+            assert!(parse_event_data(&broken_ending(&reply, ""))["error"].is_object());
         }
-        counted(&router, "failed");
+        wait_until_counted(&router, "failed");
     }
 }
 
 #[test]
 fn a_long_prompt_has_more_time_to_the_first_byte() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         std::thread::sleep(Duration::from_millis(700));
-        to.write_all(&whole(200, "application/json", "{}")).is_ok()
+        to.write_all(&build_response(200, "application/json", "{}")).is_ok()
     });
     let config = format!("replicas = [{:?}]\n[timeouts]\nfirst_byte = \"300ms\"", replica.url());
-    let router = Router::start(&config).ready();
-    assert_eq!(router.post(CHAT, chat("m", 4, false)).status, 504);
-    let long = chat("m", 4, false).replace("hello", &"word ".repeat(5_000));
-    assert_eq!(router.post(CHAT, long).status, 200, "5 s more for 5,000 tokens");
+    let router = TestRouter::start(&config).wait_until_ready();
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 4, false)).status, 504);
+    let long = chat_body("m", 4, false).replace("hello", &"word ".repeat(5_000));
+    assert_eq!(router.post(CHAT_PATH, long).status, 200, "5 s more for 5,000 tokens");
 }
 
 #[test]
 fn the_total_time_ends_a_request_and_blames_nobody() {
-    let replica = Scripted::start(&["m"], |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], |heard, to| {
         if heard.target().contains("silent") {
-            return until_closed(to);
+            return read_until_closed(to);
         }
-        to.write_all(HEAD.as_bytes()).unwrap();
-        while to.write_all(chunk(CONTENT).as_bytes()).is_ok() {
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
+        while to.write_all(encode_chunk(CONTENT_EVENT).as_bytes()).is_ok() {
             std::thread::sleep(Duration::from_millis(20));
         }
         false
     });
-    let start = || Router::start(&format!("replicas = [{:?}]\n[timeouts]\ntotal = \"400ms\"", replica.url())).ready();
+    let start = || {
+        TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\ntotal = \"400ms\"", replica.url()))
+            .wait_until_ready()
+    };
     let router = start();
-    let reply = router.post(CHAT, chat("m", 4, true));
+    let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
     let text = reply.text();
-    let events = text.matches(CONTENT).count();
+    let events = text.matches(CONTENT_EVENT).count();
     assert!(events >= 2, "{text}");
-    assert!(data(&ending(&reply, &CONTENT.repeat(events)))["error"].is_object());
-    counted(&router, "ours");
+    assert!(parse_event_data(&broken_ending(&reply, &CONTENT_EVENT.repeat(events)))["error"].is_object());
+    wait_until_counted(&router, "ours");
     let router = start();
-    let reply = router.post(&format!("{CHAT}?silent"), chat("m", 4, false));
-    assert_eq!((reply.status, &reply.error()["type"]), (504, &"api_error".into()));
-    counted(&router, "ours");
+    let reply = router.post(&format!("{CHAT_PATH}?silent"), chat_body("m", 4, false));
+    assert_eq!((reply.status, &reply.openai_error()["type"]), (504, &"api_error".into()));
+    wait_until_counted(&router, "ours");
 }

@@ -6,28 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::harness::captures::{HEAD, captured, dechunked, passable, player};
-use crate::harness::client::{Client, request};
-use crate::harness::scripted::Scripted;
-use crate::harness::{Router, ask, chat, replica, wait_until};
-use tokenweir::balance::Dice;
+use crate::harness::captures::{STREAM_HEAD, capture_player, decode_chunks, deliverable_part, load_captures};
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::scripted::ScriptedReplica;
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
+use tokenweir::balance::SeededRng;
 use tokenweir::clock;
 
 /// Reads one event, and not a byte more.
-fn event(client: &mut Client<TcpStream>) -> Option<String> {
+fn read_event(client: &mut TestClient<TcpStream>) -> Option<String> {
     let mut event = Vec::new();
     while !event.ends_with(b"\n\n") {
-        event.extend(client.piece()?);
+        event.extend(client.read_piece()?);
     }
     Some(String::from_utf8(event).unwrap())
 }
 
 #[test]
 fn every_event_arrives_before_the_replica_sends_the_next() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let bodies = [
-        ("/v1/chat/completions", chat("m", 12, true)),
+        ("/v1/chat/completions", chat_body("m", 12, true)),
         (
             "/v1/completions",
             r#"{"model":"m","prompt":"hi","max_tokens":12,"stream":true,
@@ -35,20 +35,20 @@ fn every_event_arrives_before_the_replica_sends_the_next() {
                 .to_owned(),
         ),
         ("/v1/responses", r#"{"model":"m","input":"hi","max_output_tokens":12,"stream":true}"#.to_owned()),
-        ("/v1/messages", chat("m", 12, true)),
+        ("/v1/messages", chat_body("m", 12, true)),
     ];
     for (path, body) in bodies {
-        let mut client = router.client();
+        let mut client = router.connect();
         let id = path.rsplit('/').next().unwrap();
         let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
-        client.send(request("POST", path, &headers, &body));
-        assert_eq!(client.head().status, 200);
+        client.send(build_request("POST", path, &headers, &body));
+        assert_eq!(client.read_head().status, 200);
         let mut events = 0;
-        while let Some(event) = event(&mut client) {
+        while let Some(event) = read_event(&mut client) {
             assert_eq!(event.matches("\n\n").count(), 1, "{path}: one event at a time: {event}");
             events += 1;
             // 404 once the stream is over.
-            ask(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "");
+            send_request(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "");
         }
         assert!(!client.is_broken() && events >= 12, "{path}: {events} events");
     }
@@ -57,10 +57,10 @@ fn every_event_arrives_before_the_replica_sends_the_next() {
 #[test]
 fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
     const CLIENTS: usize = 8;
-    let streams = Arc::new(captured());
-    let replica = Scripted::start(&["m"], player(streams.clone()));
-    let router = Router::over([&*replica.url()]);
-    let wanted: Vec<Vec<u8>> = streams.iter().map(|(_, wire)| dechunked(wire)).collect();
+    let streams = Arc::new(load_captures());
+    let replica = ScriptedReplica::start(&["m"], capture_player(streams.clone()));
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let wanted: Vec<Vec<u8>> = streams.iter().map(|(_, wire)| decode_chunks(wire)).collect();
     // Every byte of the wire, chunk framing included.
     let cuts: Vec<(usize, usize)> =
         streams.iter().enumerate().flat_map(|(at, (_, wire))| (0..=wire.len()).map(move |cut| (at, cut))).collect();
@@ -69,19 +69,19 @@ fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                let mut client = router.client();
+                let mut client = router.connect();
                 while let Some((at, cut)) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let path = format!("/v1/chat/completions?{at}-{cut}");
-                    client.send(request("POST", &path, "", r#"{"model":"m"}"#));
-                    let reply = client.reply();
-                    let (passed, whole) = passable(&wanted[*at]);
+                    client.send(build_request("POST", &path, "", r#"{"model":"m"}"#));
+                    let reply = client.read_response();
+                    let (passed, whole) = deliverable_part(&wanted[*at]);
                     let name = &streams[*at].0;
-                    assert!(reply.status == 200 && reply.whole == whole, "{name} cut at {cut}: {}", reply.head);
+                    assert!(reply.status == 200 && reply.complete == whole, "{name} cut at {cut}: {}", reply.head);
                     let rest = reply.body.strip_prefix(passed).unwrap_or_else(|| panic!("{name} cut at {cut} differs"));
                     assert!(rest.is_empty() == whole, "{name} cut at {cut} has more");
                     if !whole {
                         assert!(rest.starts_with(b"data: {\"error\":"), "{name} cut at {cut} ends otherwise");
-                        client = router.client();
+                        client = router.connect();
                     }
                 }
             });
@@ -91,11 +91,11 @@ fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
 }
 
 /// The events that a seed stands for: lengths and bytes that no other seed has.
-fn pieces(seed: u64) -> Vec<String> {
-    let mut dice = Dice::seeded(seed);
+fn seeded_events(seed: u64) -> Vec<String> {
+    let mut dice = SeededRng::from_seed(seed);
     let piece = |_| {
-        let length = 1 + (dice.bits() % 900) as usize;
-        let filler: String = (0..length).map(|_| char::from(b'a' + (dice.bits() % 26) as u8)).collect();
+        let length = 1 + (dice.next_u64() % 900) as usize;
+        let filler: String = (0..length).map(|_| char::from(b'a' + (dice.next_u64() % 26) as u8)).collect();
         format!("data: {{\"seed\":{seed},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{filler}\"}}}}]}}\n\n")
     };
     (0..20).map(piece).collect()
@@ -104,13 +104,13 @@ fn pieces(seed: u64) -> Vec<String> {
 #[test]
 fn two_hundred_streams_at_once_do_not_mix() {
     const STREAMS: u64 = 200;
-    let base = clock::seed() >> 8;
+    let base = clock::random_seed() >> 8;
     println!("seed {base}");
     let begun = Arc::new(AtomicUsize::new(0));
     let counting = begun.clone();
-    let replica = Scripted::start(&["m"], move |heard, to| {
-        let pieces = pieces(heard.header("x-request-id").unwrap().parse().unwrap());
-        to.write_all(HEAD.as_bytes()).unwrap();
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
+        let pieces = seeded_events(heard.header("x-request-id").unwrap().parse().unwrap());
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         for (at, piece) in pieces.iter().enumerate() {
             if at == 1 {
                 counting.fetch_add(1, Ordering::Relaxed);
@@ -120,14 +120,17 @@ fn two_hundred_streams_at_once_do_not_mix() {
         }
         to.write_all(b"0\r\n\r\n").is_ok()
     });
-    let router = Router::over([&*replica.url()]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     thread::scope(|scope| {
         for seed in base..base + STREAMS {
             let router = &router;
             scope.spawn(move || {
                 let headers = format!("x-request-id: {seed}\r\n");
-                let reply = router.ask("POST", "/v1/chat/completions", &headers, chat("m", 1, true));
-                assert!(reply.whole && reply.body == pieces(seed).concat().as_bytes(), "stream {seed} (base {base})");
+                let reply = router.send_request("POST", "/v1/chat/completions", &headers, chat_body("m", 1, true));
+                assert!(
+                    reply.complete && reply.body == seeded_events(seed).concat().as_bytes(),
+                    "stream {seed} (base {base})"
+                );
                 assert_eq!(reply.header("x-request-id").unwrap(), seed.to_string());
             });
         }
@@ -137,15 +140,15 @@ fn two_hundred_streams_at_once_do_not_mix() {
 
 #[test]
 fn the_usage_that_replicas_report_is_added_up_in_the_metrics() {
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let (mut prompt, mut completion) = (0.0, 0.0);
     for (path, field) in [
         ("/v1/chat/completions", ["prompt_tokens", "completion_tokens"]),
         ("/v1/messages", ["input_tokens", "output_tokens"]),
     ] {
         for (tokens, stream) in [(7, true), (11, false)] {
-            let reply = router.post(path, chat("m", tokens, stream));
+            let reply = router.post(path, chat_body("m", tokens, stream));
             let text = reply.text();
             let last = |name: &str| {
                 let from = text.rfind(&format!("\"{name}\":")).unwrap() + name.len() + 3;
@@ -157,16 +160,16 @@ fn the_usage_that_replicas_report_is_added_up_in_the_metrics() {
         }
     }
     // A stream whose client did not ask for its usage counts as well, and does not show it.
-    let silent = chat("m", 5, true).replace(r#","stream_options":{"include_usage":true}"#, "");
+    let silent = chat_body("m", 5, true).replace(r#","stream_options":{"include_usage":true}"#, "");
     let reply = router.post("/v1/chat/completions", silent);
     assert!(reply.status == 200 && !reply.text().contains("\"usage\":{"), "{}", reply.text());
     prompt += prompt / 4.0;
     completion += 5.0;
-    wait_until("all have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 5.0);
+    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 5.0);
     let labels = format!("replica=\"{}\"", replica.addr());
-    assert_eq!(router.metric("tokenweir_prompt_tokens_total", &[&labels]), prompt);
-    assert_eq!(router.metric("tokenweir_completion_tokens_total", &[&labels]), completion);
-    assert_eq!(router.metric("tokenweir_ttft_seconds_count", &[]), 3.0, "streams have a first token");
-    assert_eq!(router.metric("tokenweir_duration_seconds_count", &[]), 5.0);
-    assert_eq!(router.metric("tokenweir_requests_total", &["2xx"]), 5.0);
+    assert_eq!(router.sum_metric("tokenweir_prompt_tokens_total", &[&labels]), prompt);
+    assert_eq!(router.sum_metric("tokenweir_completion_tokens_total", &[&labels]), completion);
+    assert_eq!(router.sum_metric("tokenweir_ttft_seconds_count", &[]), 3.0, "streams have a first token");
+    assert_eq!(router.sum_metric("tokenweir_duration_seconds_count", &[]), 5.0);
+    assert_eq!(router.sum_metric("tokenweir_requests_total", &["2xx"]), 5.0);
 }

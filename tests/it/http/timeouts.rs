@@ -1,60 +1,65 @@
 //! How long the router waits for clients and replicas.
 
-use crate::harness::{Router, chat, client::request, nowhere, replica};
+use crate::harness::{TestRouter, chat_body, client::build_request, start_replica, unused_addr};
 
 /// A router that is impatient with heads and patient with idle connections.
-fn router(url: &str) -> Router {
+fn start_router(url: &str) -> TestRouter {
     let text = format!(
         "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nreplicas = [\"{url}\"]\n\
          [timeouts]\nheader = \"300ms\"\nbody = \"300ms\"\nkeepalive = \"60s\"\nfirst_byte = \"300ms\"\nidle = \"300ms\"\n"
     );
-    Router::start(&text).ready()
+    TestRouter::start(&text).wait_until_ready()
 }
 
 #[test]
 fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
-    let replica = replica(&["m"]);
-    let router = router(&replica.url());
-    let mut idle = router.client();
-    idle.send(request("GET", "/v1/models", "", ""));
-    assert_eq!(idle.reply().status, 200);
-    let mut silent = router.client();
-    let mut slow = router.client();
+    let replica = start_replica(&["m"]);
+    let router = start_router(&replica.url());
+    let mut idle = router.connect();
+    idle.send(build_request("GET", "/v1/models", "", ""));
+    assert_eq!(idle.read_response().status, 200);
+    let mut silent = router.connect();
+    let mut slow = router.connect();
     slow.send("GET /v1/models HTTP/1.1\r\nHo");
-    assert!(slow.closes(), "half a head is not waited for");
-    assert!(silent.closes(), "nor is a head that does not begin");
-    idle.send(request("GET", "/v1/models", "", ""));
-    assert_eq!(idle.reply().status, 200);
+    assert!(slow.wait_for_close(), "half a head is not waited for");
+    assert!(silent.wait_for_close(), "nor is a head that does not begin");
+    idle.send(build_request("GET", "/v1/models", "", ""));
+    assert_eq!(idle.read_response().status, 200);
     idle.send("GET /v1/mod");
-    assert!(idle.closes(), "half a later head is not waited for either");
+    assert!(idle.wait_for_close(), "half a later head is not waited for either");
 }
 
 #[test]
 fn a_stalled_body_is_answered_with_408() {
-    let replica = replica(&["m"]);
-    let router = router(&replica.url());
-    let mut client = router.client();
+    let replica = start_replica(&["m"]);
+    let router = start_router(&replica.url());
+    let mut client = router.connect();
     client.send("POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{\"model\":");
-    let reply = client.reply();
-    assert_eq!((reply.status, reply.error()["type"].as_str().unwrap()), (408, "invalid_request_error"));
+    let reply = client.read_response();
+    assert_eq!((reply.status, reply.openai_error()["type"].as_str().unwrap()), (408, "invalid_request_error"));
 }
 
 #[test]
 fn a_replica_that_does_not_begin_is_answered_for_with_504() {
-    let replica = replica(&["m"]);
-    let router = router(&replica.url());
-    let reply =
-        router.ask("POST", "/v1/chat/completions", "x-emulate-fault: slow-headers=60000\r\n", chat("m", 3, true));
+    let replica = start_replica(&["m"]);
+    let router = start_router(&replica.url());
+    let reply = router.send_request(
+        "POST",
+        "/v1/chat/completions",
+        "x-emulate-fault: slow-headers=60000\r\n",
+        chat_body("m", 3, true),
+    );
     assert_eq!(reply.status, 504, "{}", reply.text());
     assert_eq!(router.in_flight(), 0);
 }
 
 #[test]
 fn a_stream_that_falls_silent_is_broken_off() {
-    let replica = replica(&["m"]);
-    let router = router(&replica.url());
-    let reply = router.ask("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", chat("m", 9, true));
-    assert_eq!((reply.status, reply.whole), (200, false));
+    let replica = start_replica(&["m"]);
+    let router = start_router(&replica.url());
+    let reply =
+        router.send_request("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", chat_body("m", 9, true));
+    assert_eq!((reply.status, reply.complete), (200, false));
     assert_eq!(reply.text().matches("data: ").count(), 3, "two events and why there are no more: {}", reply.text());
     assert!(!reply.text().contains("[DONE]"));
     assert_eq!(router.in_flight(), 0);
@@ -62,24 +67,24 @@ fn a_stream_that_falls_silent_is_broken_off() {
 
 #[test]
 fn a_port_that_refuses_is_told_from_one_that_waits() {
-    let router = Router::start(&format!(
+    let router = TestRouter::start(&format!(
         "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nreplicas = [\"http://{}\"]\npaths = \"any\"\n",
-        nowhere()
+        unused_addr()
     ));
     let reply = router.get("/x");
-    assert_eq!((reply.status, reply.error()["code"].as_str().unwrap()), (503, "no_replica"));
+    assert_eq!((reply.status, reply.openai_error()["code"].as_str().unwrap()), (503, "no_replica"));
 }
 
 #[test]
 fn the_shortest_request_may_take_longer_than_a_head() {
-    let slow = crate::harness::scripted::Scripted::start(&["m"], |_, stream| {
+    let slow = crate::harness::scripted::ScriptedReplica::start(&["m"], |_, stream| {
         std::thread::sleep(std::time::Duration::from_millis(600));
         std::io::Write::write_all(stream, b"HTTP/1.0 200 OK\r\n\r\nlate").unwrap();
         false
     });
     let text = format!("replicas = [\"http://{}\"]\npaths = \"any\"\n[timeouts]\nheader = \"300ms\"\n", slow.addr);
-    let router = Router::start(&text);
-    let mut client = router.client();
+    let router = TestRouter::start(&text);
+    let mut client = router.connect();
     client.send("GET /a HTTP/1.0\r\n\r\n");
-    assert_eq!(client.reply().text(), "late");
+    assert_eq!(client.read_response().text(), "late");
 }

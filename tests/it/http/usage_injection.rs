@@ -6,26 +6,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::harness::Router;
-use crate::harness::captures::{captured, dechunked, passable, player};
-use crate::harness::scripted::{Heard, Keep, Scripted, whole};
+use crate::harness::TestRouter;
+use crate::harness::captures::{capture_player, decode_chunks, deliverable_part, load_captures};
+use crate::harness::scripted::{KeepConnection, ReceivedRequest, ScriptedReplica, build_response};
 
-const SILENT: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
-const ASKED: &str = r#"{"stream_options":{"include_usage":true},"model":"m","stream":true,"messages":[]}"#;
-const CHAT: &str = "/v1/chat/completions";
-const CONTENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
-const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
+const BODY_WITHOUT_USAGE: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
+const BODY_WITH_USAGE: &str = r#"{"stream_options":{"include_usage":true},"model":"m","stream":true,"messages":[]}"#;
+const CHAT_PATH: &str = "/v1/chat/completions";
+const CONTENT_EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
+const USAGE_EVENT: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
 
-fn asks(heard: &Heard) -> bool {
+fn requests_usage(heard: &ReceivedRequest) -> bool {
     heard.body.windows(13).any(|bytes| bytes == b"include_usage")
 }
 
-fn stream(to: &mut TcpStream, body: &str) -> Keep {
-    to.write_all(&whole(200, "text/event-stream", body)).is_ok()
+fn write_stream(to: &mut TcpStream, body: &str) -> KeepConnection {
+    to.write_all(&build_response(200, "text/event-stream", body)).is_ok()
 }
 
 /// A stream without its usage event; `None` if other events carry usage too, so that it cannot be taken out.
-fn without_usage(body: &[u8]) -> Option<Vec<u8>> {
+fn remove_usage_events(body: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).unwrap();
     let carries = |event: &&str| event.contains("\"usage\":{");
     let alone = |event: &&str| carries(event) && event.contains("\"choices\":[],");
@@ -39,14 +39,15 @@ fn without_usage(body: &[u8]) -> Option<Vec<u8>> {
 #[test]
 fn streams_of_real_servers_cut_at_every_byte_lose_their_usage_event_and_nothing_else() {
     const CLIENTS: usize = 8;
-    let mut streams = captured();
-    streams.retain(|(_, wire)| without_usage(&dechunked(wire)).is_some());
-    let wanted: Vec<Vec<u8>> = streams.iter().map(|(_, wire)| without_usage(&dechunked(wire)).unwrap()).collect();
-    let changed = streams.iter().zip(&wanted).filter(|((_, wire), wanted)| dechunked(wire) != **wanted).count();
+    let mut streams = load_captures();
+    streams.retain(|(_, wire)| remove_usage_events(&decode_chunks(wire)).is_some());
+    let wanted: Vec<Vec<u8>> =
+        streams.iter().map(|(_, wire)| remove_usage_events(&decode_chunks(wire)).unwrap()).collect();
+    let changed = streams.iter().zip(&wanted).filter(|((_, wire), wanted)| decode_chunks(wire) != **wanted).count();
     assert!(changed >= 4 && changed < streams.len(), "{changed} of {}", streams.len());
     let streams = Arc::new(streams);
-    let replica = Scripted::start(&["m"], player(streams.clone()));
-    let router = Router::over([&*replica.url()]);
+    let replica = ScriptedReplica::start(&["m"], capture_player(streams.clone()));
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let cuts: Vec<(usize, usize)> =
         streams.iter().enumerate().flat_map(|(at, (_, wire))| (0..=wire.len()).map(move |cut| (at, cut))).collect();
     println!("{} streams, {changed} with usage, {} cuts", streams.len(), cuts.len());
@@ -54,14 +55,14 @@ fn streams_of_real_servers_cut_at_every_byte_lose_their_usage_event_and_nothing_
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                let mut client = router.client();
+                let mut client = router.connect();
                 while let Some((at, cut)) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let path = format!("{CHAT}?{at}-{cut}");
-                    client.send(crate::harness::client::request("POST", &path, "", SILENT));
-                    let reply = client.reply();
-                    let (passed, whole) = passable(&wanted[*at]);
+                    let path = format!("{CHAT_PATH}?{at}-{cut}");
+                    client.send(crate::harness::client::build_request("POST", &path, "", BODY_WITHOUT_USAGE));
+                    let reply = client.read_response();
+                    let (passed, whole) = deliverable_part(&wanted[*at]);
                     assert!(
-                        reply.status == 200 && reply.whole == whole,
+                        reply.status == 200 && reply.complete == whole,
                         "{} cut at {cut}: {}",
                         streams[*at].0,
                         reply.head
@@ -73,85 +74,90 @@ fn streams_of_real_servers_cut_at_every_byte_lose_their_usage_event_and_nothing_
                             reply.body.starts_with(passed) && !reply.text().contains("\"usage\":{"),
                             "cut at {cut}"
                         );
-                        client = router.client();
+                        client = router.connect();
                     }
                 }
             });
         }
     });
-    assert!(replica.heard().iter().all(asks));
+    assert!(replica.received_requests().iter().all(requests_usage));
     assert_eq!(router.in_flight(), 0);
 }
 
 #[test]
 fn who_asked_for_usage_gets_it() {
-    let body = format!("{CONTENT}{USAGE}data: [DONE]\n\n");
+    let body = format!("{CONTENT_EVENT}{USAGE_EVENT}data: [DONE]\n\n");
     let played = body.clone();
-    let replica = Scripted::start(&["m"], move |_, to| stream(to, &played));
-    let router = Router::over([&*replica.url()]);
-    assert_eq!(router.post(CHAT, ASKED).text(), body);
-    assert_eq!(replica.last().body, ASKED.as_bytes());
-    assert_eq!(router.post(CHAT, SILENT).text(), format!("{CONTENT}data: [DONE]\n\n"));
-    assert_eq!(replica.last().body, ASKED.as_bytes(), "the question goes in front");
-    assert_eq!(router.metric("tokenweir_completion_tokens_total", &[]), 4.0);
+    let replica = ScriptedReplica::start(&["m"], move |_, to| write_stream(to, &played));
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    assert_eq!(router.post(CHAT_PATH, BODY_WITH_USAGE).text(), body);
+    assert_eq!(replica.last_request().body, BODY_WITH_USAGE.as_bytes());
+    assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).text(), format!("{CONTENT_EVENT}data: [DONE]\n\n"));
+    assert_eq!(replica.last_request().body, BODY_WITH_USAGE.as_bytes(), "the question goes in front");
+    assert_eq!(router.sum_metric("tokenweir_completion_tokens_total", &[]), 4.0);
 }
 
 #[test]
 fn a_replica_that_refuses_the_question_is_asked_without_and_never_again() {
-    let replica = Scripted::start(&["m"], |heard, to| match asks(heard) {
-        true => to.write_all(&whole(400, "application/json", "{}")).is_ok(),
-        false => stream(to, CONTENT),
+    let replica = ScriptedReplica::start(&["m"], |heard, to| match requests_usage(heard) {
+        true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
+        false => write_stream(to, CONTENT_EVENT),
     });
-    let router = Router::over([&*replica.url()]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     for requests in [2, 3, 4] {
-        let reply = router.post(CHAT, SILENT);
-        assert_eq!((reply.status, reply.text().as_str()), (200, CONTENT));
-        assert_eq!(replica.heard().len(), requests);
-        assert_eq!(replica.last().body, SILENT.as_bytes());
+        let reply = router.post(CHAT_PATH, BODY_WITHOUT_USAGE);
+        assert_eq!((reply.status, reply.text().as_str()), (200, CONTENT_EVENT));
+        assert_eq!(replica.received_requests().len(), requests);
+        assert_eq!(replica.last_request().body, BODY_WITHOUT_USAGE.as_bytes());
     }
     assert_eq!(router.in_flight(), 0);
 }
 
 #[test]
 fn a_400_is_the_clients_once_the_replica_has_taken_the_question() {
-    let replica = Scripted::start(&["m"], |heard, to| match heard.target().contains("bad") {
-        true => to.write_all(&whole(400, "application/json", "{}")).is_ok(),
-        false => stream(to, CONTENT),
+    let replica = ScriptedReplica::start(&["m"], |heard, to| match heard.target().contains("bad") {
+        true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
+        false => write_stream(to, CONTENT_EVENT),
     });
-    let router = Router::over([&*replica.url()]);
-    let bad = format!("{CHAT}?bad");
-    assert_eq!(router.post(&bad, SILENT).status, 400);
-    assert_eq!(replica.heard().len(), 2, "it may have been the question");
-    assert!(!asks(&replica.last()));
-    assert_eq!(router.post(CHAT, SILENT).status, 200);
-    assert!(asks(&replica.last()), "a request that is refused either way says nothing about the question");
-    assert_eq!(router.post(&bad, SILENT).status, 400);
-    assert_eq!(replica.heard().len(), 4);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let bad = format!("{CHAT_PATH}?bad");
+    assert_eq!(router.post(&bad, BODY_WITHOUT_USAGE).status, 400);
+    assert_eq!(replica.received_requests().len(), 2, "it may have been the question");
+    assert!(!requests_usage(&replica.last_request()));
+    assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).status, 200);
+    assert!(
+        requests_usage(&replica.last_request()),
+        "a request that is refused either way says nothing about the question"
+    );
+    assert_eq!(router.post(&bad, BODY_WITHOUT_USAGE).status, 400);
+    assert_eq!(replica.received_requests().len(), 4);
 }
 
 #[test]
 fn a_replica_that_adds_usage_to_other_events_is_not_asked_again() {
-    let leaking = CONTENT.replace("]}\n", "],\"usage\":{\"prompt_tokens\":3}}\n");
+    let leaking = CONTENT_EVENT.replace("]}\n", "],\"usage\":{\"prompt_tokens\":3}}\n");
     let played = leaking.clone();
-    let replica = Scripted::start(&["m"], move |heard, to| stream(to, if asks(heard) { &played } else { CONTENT }));
-    let router = Router::over([&*replica.url()]);
-    assert_eq!(router.post(CHAT, SILENT).text(), leaking);
-    assert_eq!(router.post(CHAT, SILENT).text(), CONTENT);
-    assert_eq!(replica.last().body, SILENT.as_bytes());
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
+        write_stream(to, if requests_usage(heard) { &played } else { CONTENT_EVENT })
+    });
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).text(), leaking);
+    assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).text(), CONTENT_EVENT);
+    assert_eq!(replica.last_request().body, BODY_WITHOUT_USAGE.as_bytes());
 }
 
 #[test]
 fn what_came_before_a_cut_is_delivered() {
-    let replica = Scripted::start(&["m"], |_, to| {
-        let begun = format!("{CONTENT}data: {{\"choi");
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        let begun = format!("{CONTENT_EVENT}data: {{\"choi");
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let _ = to.write_all(format!("{head}{:x}\r\n{begun}\r\n", begun.len()).as_bytes());
         false
     });
-    let router = Router::over([&*replica.url()]);
-    let reply = router.post(CHAT, SILENT);
-    assert!(!reply.whole);
-    let ending = reply.text().strip_prefix(CONTENT).map(str::to_owned).unwrap();
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let reply = router.post(CHAT_PATH, BODY_WITHOUT_USAGE);
+    assert!(!reply.complete);
+    let ending = reply.text().strip_prefix(CONTENT_EVENT).map(str::to_owned).unwrap();
     assert!(ending.starts_with("data: {\"error\":"), "whole events, and why there are no more: {ending}");
-    assert_eq!(router.metric("tokenweir_attempts_total", &["failed"]), 1.0);
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &["failed"]), 1.0);
 }

@@ -9,58 +9,58 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::harness::client::{Client, request};
-use origin::{Held, Origin};
-use pair::{Nginx, Pair, Setup, Side, assert_same};
-use tokenweir::balance::{Dice, Job};
+use crate::harness::client::{TestClient, build_request};
+use origin::{HeldRequests, PortOrigin};
+use pair::{PairSetup, PairedNginx, ProxyPair, ProxySide, assert_same_picks};
+use tokenweir::balance::{PolicyRequest, SeededRng};
 use tokenweir::clock::Clock;
 use tokenweir::config;
-use tokenweir::fleet::{Attempt, Beside, Fleet, Observer, Outcome, Report};
+use tokenweir::fleet::{AcquireRequest, ChoiceObservers, Fleet, LeaseObserver, LeaseReport, Outcome};
 use tokenweir::units::{Moment, Tokens};
 
 const SEED: u64 = 20_261_122;
 
-fn weights(dice: &mut Dice, n: usize, most: u64) -> Vec<u32> {
-    (0..n).map(|_| dice.below(most) as u32 + 1).collect()
+fn random_weights(dice: &mut SeededRng, n: usize, most: u64) -> Vec<u32> {
+    (0..n).map(|_| dice.next_below(most) as u32 + 1).collect()
 }
 
 /// Replicas to mark, at least one of them not.
-fn some(dice: &mut Dice, n: usize) -> Vec<usize> {
-    let spared = dice.below(n as u64) as usize;
-    (0..n).filter(|at| *at != spared && dice.below(3) == 0).collect()
+fn random_subset(dice: &mut SeededRng, n: usize) -> Vec<usize> {
+    let spared = dice.next_below(n as u64) as usize;
+    (0..n).filter(|at| *at != spared && dice.next_below(3) == 0).collect()
 }
 
 /// The same requests through both, one after the other.
-fn replay(what: &str, pair: &Pair, requests: impl Iterator<Item = (String, String)>) {
-    let (mut nginx, mut ours) = (Side::of(pair.nginx.addr), Side::of(pair.ours.addr));
+fn replay_through_both(what: &str, pair: &ProxyPair, requests: impl Iterator<Item = (String, String)>) {
+    let (mut nginx, mut ours) = (ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr));
     let (mut theirs, mut mine) = (Vec::new(), Vec::new());
     for (path, headers) in requests {
-        theirs.push(nginx.pick(&path, &headers));
-        mine.push(ours.pick(&path, &headers));
+        theirs.push(nginx.pick_port(&path, &headers));
+        mine.push(ours.pick_port(&path, &headers));
     }
-    assert_same(what, &theirs, &mine);
+    assert_same_picks(what, &theirs, &mine);
 }
 
-fn uris(dice: &mut Dice, n: usize) -> Vec<(String, String)> {
-    let uri = |_| format!("/v1/{:x}?q={}", dice.bits(), dice.below(1_000));
+fn random_requests(dice: &mut SeededRng, n: usize) -> Vec<(String, String)> {
+    let uri = |_| format!("/v1/{:x}?q={}", dice.next_u64(), dice.next_below(1_000));
     (0..n).map(uri).map(|uri| (uri, String::new())).collect()
 }
 
-fn same(n: usize) -> impl Iterator<Item = (String, String)> {
+fn same_requests(n: usize) -> impl Iterator<Item = (String, String)> {
     (0..n).map(|_| ("/".to_owned(), String::new()))
 }
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn round_robin_picks_are_nginx_picks() {
-    let mut dice = Dice::seeded(SEED);
+    let mut dice = SeededRng::from_seed(SEED);
     let mut sets = vec![vec![5, 1, 1], vec![3, 2], vec![1]];
-    sets.extend((0..10).map(|at| weights(&mut dice, 2 + at % 6, 20)));
+    sets.extend((0..10).map(|at| random_weights(&mut dice, 2 + at % 6, 20)));
     for set in sets {
-        let out = some(&mut dice, set.len());
+        let out = random_subset(&mut dice, set.len());
         for down in [vec![], out] {
-            let pair = Setup::new("round_robin", &set).with(&down, "down").start();
-            replay(&format!("round_robin {set:?} down {down:?}"), &pair, same(500));
+            let pair = PairSetup::new("round_robin", &set).with_options(&down, "down").start();
+            replay_through_both(&format!("round_robin {set:?} down {down:?}"), &pair, same_requests(500));
         }
     }
 }
@@ -68,47 +68,47 @@ fn round_robin_picks_are_nginx_picks() {
 const POLICIES: [&str; 4] = ["round_robin", "least_conn", "hash $request_uri", "hash $request_uri consistent"];
 
 /// Picks so far, nginx's and ours.
-type Picks = [Vec<u32>; 2];
+type PicksPerSide = [Vec<u32>; 2];
 
-fn ask_both(sides: &mut [Side; 2], n: usize, dice: &mut Dice, picks: &mut Picks) {
-    for (path, headers) in uris(dice, n) {
+fn send_to_both(sides: &mut [ProxySide; 2], n: usize, dice: &mut SeededRng, picks: &mut PicksPerSide) {
+    for (path, headers) in random_requests(dice, n) {
         for (side, picks) in sides.iter_mut().zip(picks.iter_mut()) {
-            picks.push(side.pick(&path, &headers));
+            picks.push(side.pick_port(&path, &headers));
         }
     }
 }
 
 /// The first `flapping` ports close and open by a random script, with 8 requests after each step.
-fn flap(setup: &Setup, flapping: u64, dice: &mut Dice, picks: &mut Picks) {
+fn flap_ports(setup: &PairSetup, flapping: u64, dice: &mut SeededRng, picks: &mut PicksPerSide) {
     let mut pair = setup.start();
-    let mut sides = [Side::of(pair.nginx.addr), Side::of(pair.ours.addr)];
+    let mut sides = [ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr)];
     for _ in 0..12 {
-        let at = dice.below(flapping) as usize;
+        let at = dice.next_below(flapping) as usize;
         let origin = &mut pair.origins[at];
         if origin.is_open() {
             origin.close();
         } else {
             origin.reopen();
         }
-        ask_both(&mut sides, 8, dice, picks);
+        send_to_both(&mut sides, 8, dice, picks);
     }
 }
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn replicas_that_fail_are_left_alone_like_in_nginx() {
-    let mut dice = Dice::seeded(SEED + 1);
+    let mut dice = SeededRng::from_seed(SEED + 1);
     for policy in POLICIES {
         for max_fails in [0, 1, 2, 3] {
-            let mut picks = Picks::default();
+            let mut picks = PicksPerSide::default();
             for _ in 0..8 {
-                let mut setup = Setup::new(policy, &weights(&mut dice, 7, 6));
-                setup = setup.with(&[0, 1, 2, 3, 4, 5, 6], &format!("max_fails={max_fails} fail_timeout=600s"));
+                let mut setup = PairSetup::new(policy, &random_weights(&mut dice, 7, 6));
+                setup = setup.with_options(&[0, 1, 2, 3, 4, 5, 6], &format!("max_fails={max_fails} fail_timeout=600s"));
                 // With connections kept, nginx would find closed ones among them and count those as failures.
                 setup.keepalive = false;
-                flap(&setup, 5, &mut dice, &mut picks);
+                flap_ports(&setup, 5, &mut dice, &mut picks);
             }
-            assert_same(&format!("{policy}, max_fails={max_fails}, ports close and open"), &picks[0], &picks[1]);
+            assert_same_picks(&format!("{policy}, max_fails={max_fails}, ports close and open"), &picks[0], &picks[1]);
         }
     }
 }
@@ -117,48 +117,49 @@ fn replicas_that_fail_are_left_alone_like_in_nginx() {
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn retries_after_many_misses_are_nginx_retries() {
-    let mut dice = Dice::seeded(SEED + 8);
+    let mut dice = SeededRng::from_seed(SEED + 8);
     for policy in ["hash $request_uri", "hash $request_uri consistent"] {
         for max_fails in [0, 5, 20] {
-            let mut picks = Picks::default();
+            let mut picks = PicksPerSide::default();
             for _ in 0..20 {
-                let mut setup = Setup::new(policy, &weights(&mut dice, 12, 20)).with(&[2, 3, 4, 5, 6, 7, 8, 9], "down");
+                let mut setup = PairSetup::new(policy, &random_weights(&mut dice, 12, 20))
+                    .with_options(&[2, 3, 4, 5, 6, 7, 8, 9], "down");
                 let all: Vec<usize> = (0..12).collect();
-                setup = setup.with(&all, &format!("max_fails={max_fails} fail_timeout=600s"));
+                setup = setup.with_options(&all, &format!("max_fails={max_fails} fail_timeout=600s"));
                 setup.keepalive = false;
-                flap(&setup, 2, &mut dice, &mut picks);
+                flap_ports(&setup, 2, &mut dice, &mut picks);
             }
-            assert_same(&format!("{policy}, max_fails={max_fails}, 8 of 12 down, 2 flap"), &picks[0], &picks[1]);
+            assert_same_picks(&format!("{policy}, max_fails={max_fails}, 8 of 12 down, 2 flap"), &picks[0], &picks[1]);
         }
     }
 }
 
 /// `false` if the machine was too busy for what is asked to be clear of the border between two seconds.
-fn leave_and_return(policy: &'static str) -> bool {
-    let mut dice = Dice::seeded(SEED + 7);
-    let mut setup = Setup::new(policy, &[4, 2, 1, 3]).with(&[0, 1, 2, 3], "max_fails=2 fail_timeout=2s");
+fn run_leave_and_return(policy: &'static str) -> bool {
+    let mut dice = SeededRng::from_seed(SEED + 7);
+    let mut setup = PairSetup::new(policy, &[4, 2, 1, 3]).with_options(&[0, 1, 2, 3], "max_fails=2 fail_timeout=2s");
     setup.keepalive = false;
     let mut pair = setup.start();
-    let mut sides = [Side::of(pair.nginx.addr), Side::of(pair.ours.addr)];
-    let mut picks = Picks::default();
+    let mut sides = [ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr)];
+    let mut picks = PicksPerSide::default();
     let clock = Clock::start();
     // nginx counts whole seconds, so what is asked is clear of the border by more than one.
     for round in 0..5 {
         match round {
             0 => pair.origins[0].close(),
-            1 => pair.origins.iter_mut().for_each(Origin::close),
-            3 => pair.origins[..3].iter_mut().for_each(Origin::reopen),
+            1 => pair.origins.iter_mut().for_each(PortOrigin::close),
+            3 => pair.origins[..3].iter_mut().for_each(PortOrigin::reopen),
             _ => {}
         }
         let begun = clock.now();
-        ask_both(&mut sides, 60, &mut dice, &mut picks);
+        send_to_both(&mut sides, 60, &mut dice, &mut picks);
         if clock.now().since(begun) > Duration::from_millis(800) {
             return false;
         }
         std::thread::sleep(Duration::from_millis(4_200));
     }
     let lost = picks[0].iter().filter(|port| **port == 0).count();
-    assert_same(&format!("{policy}, back after fail_timeout, {lost} unanswered"), &picks[0], &picks[1]);
+    assert_same_picks(&format!("{policy}, back after fail_timeout, {lost} unanswered"), &picks[0], &picks[1]);
     true
 }
 
@@ -167,7 +168,9 @@ fn leave_and_return(policy: &'static str) -> bool {
 fn replicas_come_back_after_fail_timeout_like_in_nginx() {
     std::thread::scope(|scope| {
         for policy in POLICIES {
-            scope.spawn(move || assert!((0..5).any(|_| leave_and_return(policy)), "{policy}: the machine is too busy"));
+            scope.spawn(move || {
+                assert!((0..5).any(|_| run_leave_and_return(policy)), "{policy}: the machine is too busy");
+            });
         }
     });
 }
@@ -175,12 +178,16 @@ fn replicas_come_back_after_fail_timeout_like_in_nginx() {
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn hash_picks_are_nginx_picks() {
-    let mut dice = Dice::seeded(SEED + 2);
+    let mut dice = SeededRng::from_seed(SEED + 2);
     for n in [2, 3, 10, 50] {
         for policy in ["hash $request_uri", "hash $request_uri consistent"] {
-            let set = weights(&mut dice, n, 5);
-            let uris = uris(&mut dice, 10_000);
-            replay(&format!("{policy}, {n} replicas"), &Setup::new(policy, &set).start(), uris.into_iter());
+            let set = random_weights(&mut dice, n, 5);
+            let uris = random_requests(&mut dice, 10_000);
+            replay_through_both(
+                &format!("{policy}, {n} replicas"),
+                &PairSetup::new(policy, &set).start(),
+                uris.into_iter(),
+            );
         }
     }
 }
@@ -188,16 +195,16 @@ fn hash_picks_are_nginx_picks() {
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn hashes_step_over_replicas_that_are_down_like_nginx() {
-    let mut dice = Dice::seeded(SEED + 3);
+    let mut dice = SeededRng::from_seed(SEED + 3);
     for n in [2, 3, 10, 50] {
         for policy in ["hash $request_uri", "hash $request_uri consistent"] {
-            let set = weights(&mut dice, n, 20);
+            let set = random_weights(&mut dice, n, 20);
             // All but one: nearly every request ends in the fallback, the rotation.
             let all_but_two: Vec<usize> = (2..n).collect();
-            for down in [some(&mut dice, n), all_but_two] {
-                let pair = Setup::new(policy, &set).with(&down, "down").start();
-                let uris = uris(&mut dice, 2_500);
-                replay(&format!("{policy}, {} of {n} replicas down", down.len()), &pair, uris.into_iter());
+            for down in [random_subset(&mut dice, n), all_but_two] {
+                let pair = PairSetup::new(policy, &set).with_options(&down, "down").start();
+                let uris = random_requests(&mut dice, 2_500);
+                replay_through_both(&format!("{policy}, {} of {n} replicas down", down.len()), &pair, uris.into_iter());
             }
         }
     }
@@ -206,74 +213,75 @@ fn hashes_step_over_replicas_that_are_down_like_nginx() {
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn keys_are_nginx_keys() {
-    let mut dice = Dice::seeded(SEED + 4);
+    let mut dice = SeededRng::from_seed(SEED + 4);
     let mut asked = Vec::new();
     for at in 0..1_000 {
-        let team = ["", "x-team: a\r\n", "X-Team: \r\n", "x-team: b c\r\n"][dice.below(4) as usize];
-        asked.push((format!("/a%20b/{}//c?{at}&x=%2F", dice.below(50)), team.to_owned()));
+        let team = ["", "x-team: a\r\n", "X-Team: \r\n", "x-team: b c\r\n"][dice.next_below(4) as usize];
+        asked.push((format!("/a%20b/{}//c?{at}&x=%2F", dice.next_below(50)), team.to_owned()));
     }
     for policy in ["hash $http_x_team", "hash $http_x_team consistent", "hash a${http_x_team}-$request_uri"] {
-        let pair = Setup::new(policy, &[3, 2, 4]).start();
-        replay(policy, &pair, asked.clone().into_iter());
+        let pair = PairSetup::new(policy, &[3, 2, 4]).start();
+        replay_through_both(policy, &pair, asked.clone().into_iter());
     }
 }
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn least_conn_picks_are_nginx_picks() {
-    let mut dice = Dice::seeded(SEED + 5);
+    let mut dice = SeededRng::from_seed(SEED + 5);
     for set in [vec![1, 1, 1], vec![5, 1, 1], vec![3, 2], vec![2, 7, 1, 4]] {
-        let setup = Setup::new("least_conn", &set).with(&[0], "max_conns=9");
+        let setup = PairSetup::new("least_conn", &set).with_options(&[0], "max_conns=9");
         let pair = setup.start();
         let (mut theirs, mut mine) = (Vec::new(), Vec::new());
-        let mut running: Vec<[(String, Client<_>); 2]> = Vec::new();
+        let mut running: Vec<[(String, TestClient<_>); 2]> = Vec::new();
         for at in 0..300 {
-            if running.len() < 25 && dice.below(5) < 3 {
+            if running.len() < 25 && dice.next_below(5) < 3 {
                 let open = |side: &str, addr, picks: &mut Vec<u32>| {
                     let name = format!("{side}-{at}");
-                    let mut client = Client::connect(addr);
-                    client.send(request("GET", &format!("/hold/{name}"), "", ""));
-                    picks.push(u32::from(pair.held.wait(&name)));
+                    let mut client = TestClient::connect(addr);
+                    client.send(build_request("GET", &format!("/hold/{name}"), "", ""));
+                    picks.push(u32::from(pair.held_requests.wait_for_arrival(&name)));
                     (name, client)
                 };
                 let nginx = open("nginx", pair.nginx.addr, &mut theirs);
-                running.push([nginx, open("ours", pair.ours.addr, &mut mine)]);
+                running.push([nginx, open("ours", pair.router.addr, &mut mine)]);
             } else if !running.is_empty() {
-                for (name, mut client) in running.swap_remove(dice.below(running.len() as u64) as usize) {
-                    pair.held.release(&name);
-                    assert_eq!(client.reply().status, 200);
+                for (name, mut client) in running.swap_remove(dice.next_below(running.len() as u64) as usize) {
+                    pair.held_requests.release_request(&name);
+                    assert_eq!(client.read_response().status, 200);
                 }
             }
         }
         for (name, _) in running.into_iter().flatten() {
-            pair.held.release(&name);
+            pair.held_requests.release_request(&name);
         }
-        assert_same(&format!("least_conn {:?} with requests held", setup.servers), &theirs, &mine);
+        assert_same_picks(&format!("least_conn {:?} with requests held", setup.server_options), &theirs, &mine);
     }
 }
 
-struct Nobody;
+struct DiscardingObserver;
 
-impl Observer for Nobody {
-    fn settled(&self, _: &Report<'_>) {}
+impl LeaseObserver for DiscardingObserver {
+    fn on_settled(&self, _: &LeaseReport<'_>) {}
 }
 
 /// Our picks for clients that no socket here can come from.
-fn pick_for(setup: &Setup, origins: &[Origin], clients: &[IpAddr]) -> Vec<u32> {
-    let settings = config::load(&setup.ours(origins), "router.toml", []).unwrap().settings;
-    let observer: Arc<dyn Observer> = Arc::new(Nobody);
+fn pick_for_clients(setup: &PairSetup, origins: &[PortOrigin], clients: &[IpAddr]) -> Vec<u32> {
+    let settings = config::load(&setup.router_config(origins), "router.toml", []).unwrap().settings;
+    let observer: Arc<dyn LeaseObserver> = Arc::new(DiscardingObserver);
     let fleet = Fleet::new(settings.pools, &observer, 1).unwrap();
     let pool = fleet.pools()[0].clone();
     let pick = |client: &IpAddr| {
-        let job = Job { prompt: Tokens(1), output: Tokens(0), key: b"", client: *client, tried: &[] };
-        let attempt = Attempt {
-            job,
+        let job =
+            PolicyRequest { prompt: Tokens(1), output: Tokens(0), key: b"", client_addr: *client, tried_slots: &[] };
+        let attempt = AcquireRequest {
+            policy_request: job,
             model: None,
-            measured: None,
+            estimate: None,
             prefix: None,
-            pinned: None,
+            pin: None,
             tried: Vec::new(),
-            beside: Beside::default(),
+            observers: ChoiceObservers::default(),
         };
         let lease = pool.acquire(&attempt, Moment::ZERO).unwrap();
         let port = u32::from(lease.replica().origin().port());
@@ -286,24 +294,26 @@ fn pick_for(setup: &Setup, origins: &[Origin], clients: &[IpAddr]) -> Vec<u32> {
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn ip_hash_picks_are_nginx_picks() {
-    let mut dice = Dice::seeded(SEED + 6);
-    let v4 = |dice: &mut Dice| IpAddr::V4(Ipv4Addr::from(dice.bits() as u32));
-    let v6 = |dice: &mut Dice| IpAddr::V6(Ipv6Addr::from(u128::from(dice.bits()) << 64 | u128::from(dice.bits())));
+    let mut dice = SeededRng::from_seed(SEED + 6);
+    let v4 = |dice: &mut SeededRng| IpAddr::V4(Ipv4Addr::from(dice.next_u64() as u32));
+    let v6 = |dice: &mut SeededRng| {
+        IpAddr::V6(Ipv6Addr::from(u128::from(dice.next_u64()) << 64 | u128::from(dice.next_u64())))
+    };
     for n in [2, 3, 10, 50] {
-        let set = weights(&mut dice, n, 5);
-        for down in [vec![], some(&mut dice, n), (2..n).collect()] {
+        let set = random_weights(&mut dice, n, 5);
+        for down in [vec![], random_subset(&mut dice, n), (2..n).collect()] {
             let count = if down.is_empty() { 5_000 } else { 1_000 };
             let clients: Vec<IpAddr> =
                 (0..2 * count).map(|at| if at % 2 == 0 { v4(&mut dice) } else { v6(&mut dice) }).collect();
-            let setup = Setup::new("ip_hash", &set).with(&down, "down");
-            let held = Arc::<Held>::default();
-            let origins: Vec<Origin> = set.iter().map(|_| Origin::start(&held)).collect();
-            let nginx = Nginx::start(&setup, &origins);
-            let mut side = Side::of(nginx.addr);
+            let setup = PairSetup::new("ip_hash", &set).with_options(&down, "down");
+            let held = Arc::<HeldRequests>::default();
+            let origins: Vec<PortOrigin> = set.iter().map(|_| PortOrigin::start(&held)).collect();
+            let nginx = PairedNginx::start(&setup, &origins);
+            let mut side = ProxySide::connect(nginx.addr);
             let theirs: Vec<u32> =
-                clients.iter().map(|client| side.pick("/", &format!("x-forwarded-for: {client}\r\n"))).collect();
+                clients.iter().map(|client| side.pick_port("/", &format!("x-forwarded-for: {client}\r\n"))).collect();
             let what = format!("ip_hash, {} of {n} replicas down", down.len());
-            assert_same(&what, &theirs, &pick_for(&setup, &origins, &clients));
+            assert_same_picks(&what, &theirs, &pick_for_clients(&setup, &origins, &clients));
         }
     }
 }

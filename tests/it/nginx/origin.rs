@@ -7,42 +7,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-use crate::harness::{PATIENCE, wait_until};
+use crate::harness::{TEST_TIMEOUT, wait_until};
 
 /// One replica.
-pub(crate) struct Origin {
+pub(crate) struct PortOrigin {
     pub(crate) port: u16,
-    open: Option<Open>,
-    held: Arc<Held>,
+    listener: Option<OriginListener>,
+    held_requests: Arc<HeldRequests>,
 }
 
-struct Open {
+struct OriginListener {
     closing: Arc<AtomicBool>,
-    links: Arc<Mutex<Vec<TcpStream>>>,
-    accepting: thread::JoinHandle<()>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+    accept_thread: thread::JoinHandle<()>,
 }
 
 /// Requests for `/hold/NAME`: where they arrived, until they are released.
 #[derive(Default)]
-pub(crate) struct Held {
-    at: Mutex<BTreeMap<String, u16>>,
+pub(crate) struct HeldRequests {
+    port_by_name: Mutex<BTreeMap<String, u16>>,
     released: Condvar,
 }
 
-impl Origin {
-    pub(crate) fn start(held: &Arc<Held>) -> Self {
+impl PortOrigin {
+    pub(crate) fn start(held: &Arc<HeldRequests>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        Self { port, open: Some(Open::start(listener, port, held)), held: held.clone() }
+        Self { port, listener: Some(OriginListener::start(listener, port, held)), held_requests: held.clone() }
     }
 
     /// Refuses connections from now on; those that are open end.
     pub(crate) fn close(&mut self) {
-        let Some(open) = self.open.take() else { return };
+        let Some(open) = self.listener.take() else { return };
         open.closing.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(("127.0.0.1", self.port)));
-        open.accepting.join().unwrap();
-        for link in open.links.lock().unwrap().drain(..) {
+        open.accept_thread.join().unwrap();
+        for link in open.connections.lock().unwrap().drain(..) {
             // One that has ended already cannot be ended again.
             let _ = link.shutdown(Shutdown::Both);
         }
@@ -51,25 +51,25 @@ impl Origin {
 
     /// Accepts connections again.
     pub(crate) fn reopen(&mut self) {
-        if self.open.is_none() {
+        if self.listener.is_none() {
             let listener = TcpListener::bind(("127.0.0.1", self.port)).unwrap();
-            self.open = Some(Open::start(listener, self.port, &self.held));
+            self.listener = Some(OriginListener::start(listener, self.port, &self.held_requests));
         }
     }
 
     pub(crate) const fn is_open(&self) -> bool {
-        self.open.is_some()
+        self.listener.is_some()
     }
 }
 
-impl Drop for Origin {
+impl Drop for PortOrigin {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl Open {
-    fn start(listener: TcpListener, port: u16, held: &Arc<Held>) -> Self {
+impl OriginListener {
+    fn start(listener: TcpListener, port: u16, held: &Arc<HeldRequests>) -> Self {
         let (closing, links) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<TcpStream>>>::default());
         let (ending, kept, held) = (closing.clone(), links.clone(), held.clone());
         let accepting = thread::spawn(move || {
@@ -81,34 +81,34 @@ impl Open {
                 kept.lock().unwrap().push(stream.try_clone().unwrap());
                 let held = held.clone();
                 // Ends when the proxy or `close` ends its connection.
-                thread::spawn(move || converse(stream, port, &held));
+                thread::spawn(move || serve_connection(stream, port, &held));
             }
         });
-        Self { closing, links, accepting }
+        Self { closing, connections: links, accept_thread: accepting }
     }
 }
 
-impl Held {
+impl HeldRequests {
     /// Where the request called `name` has arrived.
-    pub(crate) fn wait(&self, name: &str) -> u16 {
-        wait_until("a held request arrives", || self.at.lock().unwrap().contains_key(name));
-        self.at.lock().unwrap()[name]
+    pub(crate) fn wait_for_arrival(&self, name: &str) -> u16 {
+        wait_until("a held request arrives", || self.port_by_name.lock().unwrap().contains_key(name));
+        self.port_by_name.lock().unwrap()[name]
     }
 
     /// Lets the request called `name` be answered.
-    pub(crate) fn release(&self, name: &str) {
-        self.at.lock().unwrap().remove(name);
+    pub(crate) fn release_request(&self, name: &str) {
+        self.port_by_name.lock().unwrap().remove(name);
         self.released.notify_all();
     }
 
-    fn hold(&self, name: &str, port: u16) {
-        let mut at = self.at.lock().unwrap();
+    fn hold_request(&self, name: &str, port: u16) {
+        let mut at = self.port_by_name.lock().unwrap();
         at.insert(name.to_owned(), port);
-        drop(self.released.wait_timeout_while(at, PATIENCE, |at| at.contains_key(name)));
+        drop(self.released.wait_timeout_while(at, TEST_TIMEOUT, |at| at.contains_key(name)));
     }
 }
 
-fn converse(stream: TcpStream, port: u16, held: &Held) {
+fn serve_connection(stream: TcpStream, port: u16, held: &HeldRequests) {
     let mut input = BufReader::new(stream.try_clone().unwrap());
     let mut output = stream;
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\n{port:05}");
@@ -121,7 +121,7 @@ fn converse(stream: TcpStream, port: u16, held: &Held) {
             }
         }
         if let Some(name) = head.split(' ').nth(1).and_then(|target| target.strip_prefix("/hold/")) {
-            held.hold(name, port);
+            held.hold_request(name, port);
         }
         if output.write_all(answer.as_bytes()).is_err() {
             return;

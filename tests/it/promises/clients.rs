@@ -11,57 +11,61 @@ use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::process::Process;
-use super::setup::{CHAT, EVENT, Router, Watch, attempts, chunk, good, over, pause, post, until_closed};
-use crate::harness::captures::HEAD;
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{PATIENCE, ask, chat, replica, wait_until, within};
+use super::process::ServerProcess;
+use super::setup::{
+    CHAT_PATH, CONTENT_EVENT, StageRouter, Stopwatch, attempt_count, encode_chunk, post_chat, read_until_closed,
+    sleep_millis, start_good_replica, start_router,
+};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TEST_TIMEOUT, chat_body, send_request, start_replica, wait_at_most, wait_until};
 
 /// "Header not finished in 10 s, body stalled 10 s: connection closed." At the defaults.
 #[test]
 fn heads_and_bodies_that_stall_are_given_up_after_ten_seconds() {
-    let replica = good();
-    let router = over([&replica], "");
-    let watch = Watch::start();
-    let whole = request("POST", CHAT, "", chat("m", 1, false));
-    let mut stalled = [router.client(), router.client()];
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let watch = Stopwatch::start();
+    let whole = build_request("POST", CHAT_PATH, "", chat_body("m", 1, false));
+    let mut stalled = [router.connect(), router.connect()];
     stalled[0].send(&whole[..20]);
     stalled[1].send(&whole[..whole.len() - 1]);
     // One that sends a byte now and then has no more time.
-    let mut drip = router.client();
+    let mut drip = router.connect();
     let dripping = std::thread::spawn(move || {
-        let sent = (0..28).take_while(|at| drip.try_send(&whole[*at..=*at]).map(|()| pause(500)).is_ok()).count();
-        (sent, drip.closes() || drip.try_head().is_some_and(|reply| reply.status == 408))
+        let sent =
+            (0..28).take_while(|at| drip.try_send(&whole[*at..=*at]).map(|()| sleep_millis(500)).is_ok()).count();
+        (sent, drip.wait_for_close() || drip.try_read_head().is_some_and(|reply| reply.status == 408))
     });
     for client in &mut stalled {
-        if let Some(reply) = client.try_head() {
+        if let Some(reply) = client.try_read_head() {
             assert_eq!(reply.status, 408);
-            client.rest();
+            client.read_remaining_body();
         }
-        assert!(client.closes());
+        assert!(client.wait_for_close());
         let after = watch.elapsed().as_secs_f64();
         assert!((9.0..14.0).contains(&after), "{after} s");
     }
     let (sent, closed) = dripping.join().unwrap();
     assert!(sent < 28 && closed, "{sent} bytes, half a second apart");
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
 }
 
 /// "Reader stalled 60 s: connection closed" (here after 1 s: `send`), and the replica is let go.
 #[test]
 fn a_reader_that_stalls_is_given_up() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let replica = super::slow_readers::endless(&WRITTEN);
-    let router = over([&replica], "[timeouts]\nsend = \"1s\"");
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 1, true)));
-    assert_eq!(client.head().status, 200);
-    let watch = Watch::start();
-    wait_until("the replica is let go", || router.metric("tokenweir_in_flight", &[]) == 0.0);
+    let replica = super::slow_readers::start_endless_replica(&WRITTEN);
+    let router = start_router([&replica], "[timeouts]\nsend = \"1s\"");
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
+    assert_eq!(client.read_head().status, 200);
+    let watch = Stopwatch::start();
+    wait_until("the replica is let go", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
     assert!(watch.elapsed() >= Duration::from_millis(900));
-    assert_eq!((attempts(&router, "client_gone"), attempts(&router, "failed")), (1.0, 0.0));
-    client.rest();
+    assert_eq!((attempt_count(&router, "client_gone"), attempt_count(&router, "failed")), (1.0, 0.0));
+    client.read_remaining_body();
     assert!(client.is_broken());
 }
 
@@ -69,49 +73,49 @@ fn a_reader_that_stalls_is_given_up() {
 #[test]
 fn a_reader_that_stalls_is_given_up_after_sixty_seconds() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    let replica = super::slow_readers::endless(&WRITTEN);
-    let router = over([&replica], "");
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 1, true)));
-    assert_eq!(client.head().status, 200);
-    let watch = Watch::start();
-    within(5 * PATIENCE, "the replica is let go", || {
-        pause(100);
-        router.metric("tokenweir_in_flight", &[]) == 0.0
+    let replica = super::slow_readers::start_endless_replica(&WRITTEN);
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
+    assert_eq!(client.read_head().status, 200);
+    let watch = Stopwatch::start();
+    wait_at_most(5 * TEST_TIMEOUT, "the replica is let go", || {
+        sleep_millis(100);
+        router.sum_metric("tokenweir_in_flight", &[]) == 0.0
     });
     let after = watch.elapsed().as_secs_f64();
     assert!((59.0..70.0).contains(&after), "{after} s");
 }
 
 /// How long a replica works on for a client that has left, at best.
-fn worked_on(says: &'static str, stream: bool, reset: bool) -> Duration {
+fn measure_release_time(says: &'static str, stream: bool, reset: bool) -> Duration {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
-    let replica = Scripted::start(&["m"], move |_, to| {
+    let replica = ScriptedReplica::start(&["m"], move |_, to| {
         let tell = tell.lock().unwrap().clone();
         to.write_all(says.as_bytes()).unwrap();
         tell.send(()).unwrap();
-        until_closed(to);
+        read_until_closed(to);
         tell.send(()).is_ok_and(|()| false)
     });
-    let router = over([&replica], "");
+    let router = start_router([&replica], "");
     let mut best = Duration::MAX;
     for _ in 0..4 {
-        let mut client = router.client();
-        client.send(request("POST", CHAT, "", chat("m", 9, stream)));
-        told.recv_timeout(PATIENCE).unwrap();
-        let watch = Watch::start();
+        let mut client = router.connect();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, stream)));
+        told.recv_timeout(TEST_TIMEOUT).unwrap();
+        let watch = Stopwatch::start();
         if reset {
-            client.reset();
+            client.reset_connection();
         } else {
-            client.finish();
+            client.shutdown_write();
         }
-        told.recv_timeout(PATIENCE).unwrap();
+        told.recv_timeout(TEST_TIMEOUT).unwrap();
         best = best.min(watch.elapsed());
     }
-    wait_until("nothing stays", || router.metric("tokenweir_in_flight", &[]) == 0.0);
-    assert_eq!((attempts(&router, "client_gone"), attempts(&router, "failed")), (4.0, 0.0));
-    assert_eq!((replica.heard().len(), router.get("/readyz").status), (4, 200));
+    wait_until("nothing stays", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    assert_eq!((attempt_count(&router, "client_gone"), attempt_count(&router, "failed")), (4.0, 0.0));
+    assert_eq!((replica.received_requests().len(), router.get("/readyz").status), (4, 200));
     best
 }
 
@@ -119,11 +123,11 @@ fn worked_on(says: &'static str, stream: bool, reset: bool) -> Duration {
 /// replica's connection within 100 ms. A client's FIN counts as leaving." The machine may be busy: the best of four.
 #[test]
 fn a_client_that_leaves_releases_the_replica_within_100_ms() {
-    let begun = format!("{HEAD}{}", chunk(EVENT)).leak();
+    let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).leak();
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"half\":";
-    for (says, stream) in [("", true), (HEAD, true), (begun, true), ("", false), (half, false)] {
+    for (says, stream) in [("", true), (STREAM_HEAD, true), (begun, true), ("", false), (half, false)] {
         for reset in [false, true] {
-            let best = worked_on(says, stream, reset);
+            let best = measure_release_time(says, stream, reset);
             assert!(best < Duration::from_millis(100), "{says:?} reset: {reset}: {best:?}");
         }
     }
@@ -132,37 +136,37 @@ fn a_client_that_leaves_releases_the_replica_within_100_ms() {
 /// "`half_close = true` trades the 100 ms for serving half-closed clients."
 #[test]
 fn half_closed_clients_are_served_where_that_is_wished() {
-    let replica = Scripted::start(&["m"], |heard, to| {
-        pause(300);
-        friendly(heard, to)
+    let replica = ScriptedReplica::start(&["m"], |heard, to| {
+        sleep_millis(300);
+        respond_ok(heard, to)
     });
-    let router = Router::start(&format!("half_close = true\nreplicas = [{:?}]", replica.url())).ready();
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 1, false)));
-    client.finish();
-    assert_eq!(client.reply().status, 200);
+    let router = StageRouter::start(&format!("half_close = true\nreplicas = [{:?}]", replica.url())).wait_until_ready();
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, false)));
+    client.shutdown_write();
+    assert_eq!(client.read_response().status, 200);
 }
 
 /// "Pipelined answers keep order."
 #[test]
 fn pipelined_answers_keep_their_order() {
-    let replica = Scripted::start(&["m"], |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], |heard, to| {
         // The earlier, the slower.
         let at: u64 = heard.header("x-at").unwrap().parse().unwrap();
-        pause(20 * (5 - at));
+        sleep_millis(20 * (5 - at));
         let answer = format!("HTTP/1.1 200 OK\r\nx-at: {at}\r\ncontent-length: 2\r\n\r\n{{}}");
         to.write_all(answer.as_bytes()).is_ok()
     });
-    let router = over([&replica], "");
-    let mut client = router.client();
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
     // Small ones, and such as are more than anybody keeps at once.
     for filling in ["", &"x".repeat(30_000)] {
-        let body = chat("m", 1, false).replace("hello", &format!("hello{filling}"));
-        let one = |at: u64| request("POST", CHAT, &format!("x-at: {at}\r\n"), &body);
+        let body = chat_body("m", 1, false).replace("hello", &format!("hello{filling}"));
+        let one = |at: u64| build_request("POST", CHAT_PATH, &format!("x-at: {at}\r\n"), &body);
         client.send((0..5).flat_map(one).collect::<Vec<u8>>());
         for at in 0..5 {
-            assert_eq!(client.reply().header("x-at"), Some(&*at.to_string()));
-            assert!(replica.last().body == body.as_bytes());
+            assert_eq!(client.read_response().header("x-at"), Some(&*at.to_string()));
+            assert!(replica.last_request().body == body.as_bytes());
         }
     }
 }
@@ -170,22 +174,27 @@ fn pipelined_answers_keep_their_order() {
 /// "`X-Forwarded-For`: the peer is appended."
 #[test]
 fn the_peer_is_appended_to_x_forwarded_for() {
-    let replica = good();
-    let router = over([&replica], "");
-    assert_eq!(post(&router).status, 200);
-    assert_eq!(replica.last().headers("x-forwarded-for"), ["127.0.0.1"]);
-    router.ask("POST", CHAT, "x-forwarded-for: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n", chat("m", 1, false));
-    assert_eq!(replica.last().headers("x-forwarded-for").join(", "), "1.1.1.1, 2.2.2.2, 127.0.0.1");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    assert_eq!(post_chat(&router).status, 200);
+    assert_eq!(replica.last_request().header_values("x-forwarded-for"), ["127.0.0.1"]);
+    router.send_request(
+        "POST",
+        CHAT_PATH,
+        "x-forwarded-for: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2\r\n",
+        chat_body("m", 1, false),
+    );
+    assert_eq!(replica.last_request().header_values("x-forwarded-for").join(", "), "1.1.1.1, 2.2.2.2, 127.0.0.1");
 }
 
 /// "Only `trusted_proxies` are believed, for logs and for ip_hash."
 #[test]
 fn only_trusted_proxies_are_believed() {
-    let replicas = [good(), good(), good(), good()];
-    let urls = replicas.each_ref().map(Scripted::url);
+    let replicas = [start_good_replica(), start_good_replica(), start_good_replica(), start_good_replica()];
+    let urls = replicas.each_ref().map(ScriptedReplica::url);
     for (at, (proxies, believed)) in [("", false), ("10.9.9.9", false), ("127.0.0.0/8", true)].into_iter().enumerate() {
         let proxies = if proxies.is_empty() { String::new() } else { format!("trusted_proxies = [{proxies:?}]\n") };
-        let process = Process::start(
+        let process = ServerProcess::start(
             &format!("proxies-{at}"),
             &format!("{proxies}policy = \"ip_hash\"\nreplicas = {urls:?}"),
             1024,
@@ -194,14 +203,14 @@ fn only_trusted_proxies_are_believed() {
         for client in 0..24 {
             // What comes before the proxy's own word is anybody's.
             let headers = format!("x-forwarded-for: 6.6.6.6, 100.{client}.7.1\r\n");
-            let reply = ask(process.data, "POST", CHAT, &headers, chat("m", 1, false));
+            let reply = send_request(process.data_addr, "POST", CHAT_PATH, &headers, chat_body("m", 1, false));
             chosen.push(reply.header("x-upstream").unwrap().to_owned());
         }
         chosen.sort();
         chosen.dedup();
         assert_eq!(chosen.len() > 1, believed, "ip_hash: {proxies} {chosen:?}");
-        wait_until("it is logged", || process.log("access.log").lines().count() == 24);
-        let log = process.log("access.log");
+        wait_until("it is logged", || process.read_log("access.log").lines().count() == 24);
+        let log = process.read_log("access.log");
         assert_eq!(log.contains("100.3.7.1"), believed, "{log}");
         assert!(!log.contains("6.6.6.6"), "{log}");
     }
@@ -210,17 +219,17 @@ fn only_trusted_proxies_are_believed() {
 /// "Hop-by-hop headers stay on their hop."
 #[test]
 fn headers_of_one_connection_stay_on_it() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 200 OK\r\nconnection: x-theirs, keep-alive\r\nkeep-alive: timeout=5\r\nx-theirs: 1\r\n\
                     proxy-authenticate: Basic\r\nupgrade: h2c\r\nx-kept: 1\r\ncontent-length: 2\r\n\r\n{}";
         to.write_all(head.as_bytes()).is_ok()
     });
-    let router = over([&replica], "");
+    let router = start_router([&replica], "");
     let headers = "connection: x-mine, te, keep-alive\r\nkeep-alive: timeout=9\r\nte: trailers\r\nx-mine: 1\r\n\
                    proxy-authorization: Basic eDp5\r\nproxy-connection: keep-alive\r\nupgrade: h2c\r\ntrailer: x\r\nx-end: 1\r\n";
-    let mut client = router.client();
-    client.send(request("POST", CHAT, headers, chat("m", 1, false)));
-    let (reply, heard) = (client.reply(), replica.last());
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, headers, chat_body("m", 1, false)));
+    let (reply, heard) = (client.read_response(), replica.last_request());
     assert_eq!((heard.header("x-end"), reply.header("x-kept")), (Some("1"), Some("1")));
     for name in ["x-mine", "te", "keep-alive", "proxy-authorization", "proxy-connection", "upgrade", "trailer"] {
         assert_eq!(heard.header(name), None, "{name}");
@@ -234,26 +243,29 @@ fn headers_of_one_connection_stay_on_it() {
 /// "HTTP/2 rapid reset stays bounded."
 #[test]
 fn rapid_resets_leave_nothing_behind() {
-    let replica = replica(&["m"]);
-    let router = Router::start(&format!("replicas = [{:?}]", replica.url())).ready();
+    let replica = start_replica(&["m"]);
+    let router = StageRouter::start(&format!("replicas = [{:?}]", replica.url())).wait_until_ready();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let stream = tokio::net::TcpStream::connect(router.h2).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(router.h2_addr).await.unwrap();
         let (mut sender, connection) =
             http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         for at in 0..5_000 {
-            let request = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
+            let request =
+                http::Request::post(format!("http://x{CHAT_PATH}")).header("content-type", "application/json");
             if sender.ready().await.is_err() {
                 return;
             }
             // Sent, and dropped at once: HEADERS and RST_STREAM.
-            drop(sender.send_request(request.body(Full::from(chat("m", 100, true))).unwrap()));
+            drop(sender.send_request(request.body(Full::from(chat_body("m", 100, true))).unwrap()));
             if at % 16 == 0 {
                 tokio::task::yield_now().await;
             }
         }
     });
-    wait_until("nothing stays", || router.metric("tokenweir_in_flight", &[]) == 0.0 && replica.counters().open() == 0);
-    assert_eq!((post(&router).status, attempts(&router, "failed")), (200, 0.0));
+    wait_until("nothing stays", || {
+        router.sum_metric("tokenweir_in_flight", &[]) == 0.0 && replica.counters().open_requests() == 0
+    });
+    assert_eq!((post_chat(&router).status, attempt_count(&router, "failed")), (200, 0.0));
 }

@@ -1,7 +1,7 @@
 //! The control: with `PROMISES_NGINX=1` an nginx takes the router's place, configured as near to the same as it can be
 //! written. A suite that nginx passes whole would be too weak. `.ci/promises-nginx` runs it and counts.
 //!
-//! What nginx has no words for, or no place to show, cannot be compared: such a test ends with [`BEYOND`].
+//! What nginx has no words for, or no place to show, cannot be compared: such a test ends with [`BEYOND_NGINX`].
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,74 +12,74 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokenweir::config::{self, Settings};
-use tokenweir::fleet::{MemberSpec, Paths, PoolSpec, Trust};
+use tokenweir::fleet::{MemberSpec, PathPolicy, PoolSpec, TrustRoots};
 
-use crate::harness::{env, nowhere, wait_until};
+use crate::harness::{router_env, unused_addr, wait_until};
 
 /// What a test says that asks for more than nginx has.
-pub const BEYOND: &str = "beyond nginx:";
+pub const BEYOND_NGINX: &str = "beyond nginx:";
 
 /// Keys whose meaning nginx does not have.
-const UNKNOWN: [&str; 7] =
+const UNSUPPORTED_KEYS: [&str; 7] =
     ["[[key]]", "in_flight_bytes", "connections =", "slow_start", "check =", "tokens =", "stalled ="];
 
 /// The API's paths; the rest of a replica's is closed.
-const API: &str = "~ ^/v1/(chat/completions|completions|embeddings|messages|models(/.*)?|responses(/.*)?)$";
+const API_LOCATION: &str = "~ ^/v1/(chat/completions|completions|embeddings|messages|models(/.*)?|responses(/.*)?)$";
 
 /// An nginx; stopped when dropped.
-pub struct Nginx {
+pub struct ControlNginx {
     /// Where it speaks HTTP/1, or TLS.
     pub addr: SocketAddr,
     /// Where it speaks HTTP/2: this nginx cannot do both at one port without TLS.
-    pub h2: SocketAddr,
+    pub h2_addr: SocketAddr,
     pub child: Child,
     folder: PathBuf,
 }
 
-pub fn is_on() -> bool {
+pub fn is_enabled() -> bool {
     std::env::var_os("PROMISES_NGINX").is_some()
 }
 
 /// Ends a test that nginx cannot be asked for.
-pub fn beyond(what: &str) -> ! {
-    panic!("{BEYOND} {what}")
+pub fn panic_beyond_nginx(what: &str) -> ! {
+    panic!("{BEYOND_NGINX} {what}")
 }
 
-impl Nginx {
+impl ControlNginx {
     /// Serves what a router.toml of this text would serve, as far as nginx has words for it.
     pub fn start(text: &str) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let folder = super::process::folder(&format!("nginx-{number}"));
-        let (addr, h2) = (nowhere(), nowhere());
-        write(text, &folder, addr, h2);
+        let folder = super::process::create_test_dir(&format!("nginx-{number}"));
+        let (addr, h2) = (unused_addr(), unused_addr());
+        write_config(text, &folder, addr, h2);
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(folder.join("nginx.conf"));
         let child = command.stdin(Stdio::null()).spawn().unwrap();
-        let nginx = Self { addr, h2, child, folder };
+        let nginx = Self { addr, h2_addr: h2, child, folder };
         wait_until("nginx listens", || TcpStream::connect(addr).is_ok());
         nginx
     }
 
     /// Puts another configuration in its file.
-    pub fn write(&self, text: &str) {
-        write(text, &self.folder, self.addr, self.h2);
+    pub fn write_config(&self, text: &str) {
+        write_config(text, &self.folder, self.addr, self.h2_addr);
     }
 
     /// What it has written to a log.
-    pub fn log(&self, name: &str) -> String {
+    pub fn read_log(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).unwrap_or_default()
     }
 
     /// Its worker processes.
-    pub fn workers(&self) -> Vec<u32> {
+    pub fn worker_pids(&self) -> Vec<u32> {
         let id = self.child.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         children.split_whitespace().map(|id| id.parse().unwrap()).collect()
     }
 }
 
-impl Drop for Nginx {
+impl Drop for ControlNginx {
     fn drop(&mut self) {
         // Killed, its workers would go on.
         drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
@@ -88,23 +88,24 @@ impl Drop for Nginx {
     }
 }
 
-fn write(text: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) {
-    if let Some(word) = UNKNOWN.iter().find(|word| text.contains(**word)) {
-        beyond(word);
+fn write_config(text: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) {
+    if let Some(word) = UNSUPPORTED_KEYS.iter().find(|word| text.contains(**word)) {
+        panic_beyond_nginx(word);
     }
-    let loaded = config::load(text, "router.toml", env(text)).unwrap_or_else(|_| beyond("a file that is wrong"));
+    let loaded = config::load(text, "router.toml", router_env(text))
+        .unwrap_or_else(|_| panic_beyond_nginx("a file that is wrong"));
     let policy = text.lines().find_map(|line| line.strip_prefix("policy = ")).unwrap_or_default();
     let policy = match policy.trim_matches('"') {
         "" => "least_conn;".to_owned(),
         "round_robin" => String::new(),
         policy => format!("{policy};"),
     };
-    fs::write(folder.join("nginx.conf"), conf(&loaded.settings, &policy, folder, addr, h2)).unwrap();
+    fs::write(folder.join("nginx.conf"), render_config(&loaded.settings, &policy, folder, addr, h2)).unwrap();
 }
 
-fn conf(settings: &Settings, policy: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) -> String {
+fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) -> String {
     let (limits, timeouts, dir) = (&settings.limits, &settings.timeouts, folder.display());
-    let [pool] = &settings.pools[..] else { beyond("several pools") };
+    let [pool] = &settings.pools[..] else { panic_beyond_nginx("several pools") };
     let mut conf = format!(
         "daemon off;\nworker_processes 2;\npid {dir}/pid;\nerror_log {dir}/error.log warn;\n\
          events {{ worker_connections 4096; }}\nhttp {{\n\
@@ -116,7 +117,7 @@ fn conf(settings: &Settings, policy: &str, folder: &Path, addr: SocketAddr, h2: 
     }
     let _ = writeln!(conf, "upstream pool {{\nzone pool 256k;\n{policy}");
     for member in &pool.members {
-        let _ = writeln!(conf, "{}", server(member));
+        let _ = writeln!(conf, "{}", render_server(member));
     }
     conf += "keepalive 64;\n}\nlimit_conn_zone $server_port zone=all:1m;\n";
     let ssl = if settings.tls.chains.is_empty() { "" } else { " ssl http2" };
@@ -124,35 +125,38 @@ fn conf(settings: &Settings, policy: &str, folder: &Path, addr: SocketAddr, h2: 
     for (chain, key) in settings.tls.chains.iter().zip(&settings.tls.keys) {
         let _ = writeln!(conf, "ssl_certificate {};\nssl_certificate_key {};", chain.display(), key.display());
     }
-    let most = limits.pools.values().copied().chain([limits.in_flight_requests]).min().unwrap_or(usize::MAX);
+    let most =
+        limits.max_in_flight_by_pool.values().copied().chain([limits.in_flight_requests]).min().unwrap_or(usize::MAX);
     let _ = writeln!(
         conf,
         "client_max_body_size {};\nlarge_client_header_buffers 8 {};\nclient_header_timeout {};\n\
          client_body_timeout {};\nsend_timeout {};\nkeepalive_timeout {};\nlimit_conn all {};\nlimit_conn_status 503;",
         limits.body_bytes,
         limits.header_bytes,
-        time(timeouts.header),
-        time(timeouts.body),
-        time(timeouts.send),
-        time(timeouts.keepalive),
+        render_millis(timeouts.client_header),
+        render_millis(timeouts.client_body),
+        render_millis(timeouts.client_send),
+        render_millis(timeouts.keepalive),
         most.min(60_000)
     );
-    for line in text_of(&settings.trusted_proxies) {
+    for line in debug_texts(&settings.trusted_proxies) {
         let _ = writeln!(conf, "set_real_ip_from {line};\nreal_ip_header X-Forwarded-For;\nreal_ip_recursive on;");
     }
     if settings.x_upstream {
         conf += "add_header X-Upstream $upstream_addr always;\n";
     }
-    let passes = passes(settings, pool);
-    match &pool.paths {
-        Paths::Any => _ = writeln!(conf, "location / {{\n{passes}}}"),
-        Paths::Listed(_) => _ = writeln!(conf, "location {API} {{\n{passes}}}\nlocation / {{ return 404; }}"),
+    let passes = render_proxy_settings(settings, pool);
+    match &pool.path_policy {
+        PathPolicy::Any => _ = writeln!(conf, "location / {{\n{passes}}}"),
+        PathPolicy::Listed(_) => {
+            _ = writeln!(conf, "location {API_LOCATION} {{\n{passes}}}\nlocation / {{ return 404; }}");
+        }
     }
-    conf + &errors() + "}\n}\n"
+    conf + &render_error_pages() + "}\n}\n"
 }
 
 /// nginx's own answers in OpenAI's words.
-fn errors() -> String {
+fn render_error_pages() -> String {
     let mut lines = String::new();
     for status in [400, 404, 408, 413, 414, 429, 431, 500, 501, 502, 503, 504] {
         let kind = if status < 500 { "invalid_request_error" } else { "api_error" };
@@ -167,8 +171,8 @@ fn errors() -> String {
     lines
 }
 
-fn server(member: &MemberSpec) -> String {
-    let eject = &member.eject;
+fn render_server(member: &MemberSpec) -> String {
+    let eject = &member.eject_limits;
     let mut line = format!("server {}:{}", member.origin.host(), member.origin.port());
     let _ = write!(line, " weight={} max_fails={}", member.weight.get(), eject.max_fails);
     let _ = write!(line, " fail_timeout={}s", eject.fail_timeout.as_secs());
@@ -180,30 +184,30 @@ fn server(member: &MemberSpec) -> String {
 }
 
 /// What is said of the way to the replicas.
-fn passes(settings: &Settings, pool: &PoolSpec) -> String {
+fn render_proxy_settings(settings: &Settings, pool: &PoolSpec) -> String {
     let timeouts = &settings.timeouts;
     let tls = pool.members.iter().any(|member| member.origin.tls().is_some());
     let mut lines = format!("proxy_pass {}://pool;\n", if tls { "https" } else { "http" });
     lines += "proxy_http_version 1.1;\nproxy_set_header Connection \"\";\nproxy_buffering off;\n\
               proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header X-Real-IP $remote_addr;\n\
               proxy_next_upstream error timeout http_500 http_502 http_503 http_504 http_429 non_idempotent;\n";
-    let _ = writeln!(lines, "proxy_connect_timeout {};", time(timeouts.connect));
+    let _ = writeln!(lines, "proxy_connect_timeout {};", render_millis(timeouts.connect));
     // One time for the first byte and for each after it.
-    let _ = writeln!(lines, "proxy_read_timeout {};", time(timeouts.first_byte.min(timeouts.idle)));
+    let _ = writeln!(lines, "proxy_read_timeout {};", render_millis(timeouts.first_byte.min(timeouts.idle)));
     if settings.half_close {
         lines += "proxy_ignore_client_abort on;\n";
     }
-    if let Trust::File(file) = &pool.tls.trust {
+    if let TrustRoots::File(file) = &pool.tls.trust_roots {
         let _ = writeln!(lines, "proxy_ssl_verify on;\nproxy_ssl_trusted_certificate {};", file.display());
         lines += "proxy_ssl_name localhost;\nproxy_ssl_server_name on;\n";
     }
     lines
 }
 
-fn text_of<T: std::fmt::Debug>(items: &[T]) -> impl Iterator<Item = String> {
+fn debug_texts<T: std::fmt::Debug>(items: &[T]) -> impl Iterator<Item = String> {
     items.iter().map(|item| format!("{item:?}"))
 }
 
-fn time(time: Duration) -> String {
+fn render_millis(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }

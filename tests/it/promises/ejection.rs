@@ -6,27 +6,29 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::setup::{
-    CHAT, EVENT, JSON, Router, Watch, chunk, ejected, good, moody, over, pause, post, saying, until_closed,
+    CHAT_PATH, CONTENT_EVENT, JSON_CONTENT_TYPE, StageRouter, Stopwatch, ejected_count, encode_chunk, post_chat,
+    read_until_closed, sleep_millis, start_fixed_replica, start_good_replica, start_router, start_sick_replica,
 };
-use crate::harness::captures::HEAD;
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{PATIENCE, chat, nowhere, wait_until};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TEST_TIMEOUT, chat_body, unused_addr, wait_until};
 
 /// A router over one with words behind its URL and one without.
-fn two(first: &Scripted, words: &str, second: &Scripted, more: &str) -> Router {
+fn start_two(first: &ScriptedReplica, words: &str, second: &ScriptedReplica, more: &str) -> StageRouter {
     let replicas = [format!("{} {words}", first.url()), second.url()];
-    Router::start(&format!("policy = \"round_robin\"\nreplay_spare = 1000\nreplicas = {replicas:?}\n{more}")).ready()
+    StageRouter::start(&format!("policy = \"round_robin\"\nreplay_spare = 1000\nreplicas = {replicas:?}\n{more}"))
+        .wait_until_ready()
 }
 
 /// When a replica is asked, with requests for the pool every 20 ms, each of which must succeed.
-fn times(router: &Router, replica: &Scripted, count: usize, limit: Duration) -> Vec<f64> {
-    let (watch, mut times) = (Watch::start(), Vec::new());
+fn record_request_times(router: &StageRouter, replica: &ScriptedReplica, count: usize, limit: Duration) -> Vec<f64> {
+    let (watch, mut times) = (Stopwatch::start(), Vec::new());
     while times.len() < count && watch.elapsed() < limit {
-        assert_eq!(post(router).status, 200);
-        let heard = replica.heard().len();
+        assert_eq!(post_chat(router).status, 200);
+        let heard = replica.received_requests().len();
         times.resize(heard.max(times.len()), watch.elapsed().as_secs_f64());
-        pause(20);
+        sleep_millis(20);
     }
     times
 }
@@ -35,9 +37,9 @@ fn times(router: &Router, replica: &Scripted, count: usize, limit: Duration) -> 
 /// nginx words alone": then each time is as long.
 #[test]
 fn max_fails_failures_eject_for_fail_timeout() {
-    let (bad, alive) = (saying(500, "{}"), good());
-    let router = two(&bad, "max_fails=3 fail_timeout=1s", &alive, "");
-    let times = times(&router, &bad, 6, PATIENCE);
+    let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
+    let router = start_two(&bad, "max_fails=3 fail_timeout=1s", &alive, "");
+    let times = record_request_times(&router, &bad, 6, TEST_TIMEOUT);
     assert!(times[2] < 0.9, "three failures at first: {times:?}");
     let gaps: Vec<f64> = times.windows(2).skip(2).map(|two| two[1] - two[0]).collect();
     // nginx counts whole seconds, and so takes up to one more. If they grew, the third would take three.
@@ -48,20 +50,20 @@ fn max_fails_failures_eject_for_fail_timeout() {
 /// "Unless configured ... by `import`": then each time is as long as nginx's.
 #[test]
 fn what_is_imported_ejects_as_nginx_does() {
-    let (bad, alive) = (saying(500, "{}"), good());
-    let folder = super::process::folder("imported");
+    let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
+    let folder = super::process::create_test_dir("imported");
     let conf = folder.join("nginx.conf");
     let (a, b) = (bad.addr, alive.addr);
     let upstream = format!("upstream u {{ server {a} fail_timeout=1s; server {b}; }}");
     let server = "server { listen 127.0.0.1:8080; location / { proxy_pass http://u; } }";
     std::fs::write(&conf, format!("events {{}}\nhttp {{ {upstream}\n{server} }}\n")).unwrap();
-    let output = super::process::program(&["import", conf.to_str().unwrap()]).output().unwrap();
+    let output = super::process::tokenweir_command(&["import", conf.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = text.replace("127.0.0.1:8080", "127.0.0.1:0");
     let text = text.lines().filter(|line| !line.starts_with("access =") && !line.starts_with("error ="));
-    let router = Router::start(&text.map(|line| format!("{line}\n")).collect::<String>());
-    let times = times(&router, &bad, 5, PATIENCE);
+    let router = StageRouter::start(&text.map(|line| format!("{line}\n")).collect::<String>());
+    let times = record_request_times(&router, &bad, 5, TEST_TIMEOUT);
     let gaps: Vec<f64> = times.windows(2).map(|two| two[1] - two[0]).collect();
     assert!(gaps.len() == 4 && gaps.iter().all(|gap| (0.9..1.9).contains(gap)), "{times:?}");
     std::fs::remove_dir_all(folder).unwrap();
@@ -70,9 +72,9 @@ fn what_is_imported_ejects_as_nginx_does() {
 /// "(... defaults 1 and 10 s)"
 #[test]
 fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {
-    let (bad, alive) = (saying(500, "{}"), good());
-    let router = over([&bad, &alive], "");
-    let times = times(&router, &bad, 2, PATIENCE);
+    let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
+    let router = start_router([&bad, &alive], "");
+    let times = record_request_times(&router, &bad, 2, TEST_TIMEOUT);
     assert_eq!(times.len(), 2);
     assert!((9.8..11.5).contains(&(times[1] - times[0])), "{times:?}");
 }
@@ -80,18 +82,18 @@ fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {
 /// "The next ejections grow x n ... and n falls back after a served probe."
 #[test]
 fn ejections_grow_until_a_probe_is_served() {
-    let ((replica, sick), alive) = (moody(), good());
-    let router = two(&replica, "fail_timeout=1s", &alive, "eject_growth = true");
-    let first = times(&router, &replica, 3, PATIENCE);
+    let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
+    let router = start_two(&replica, "fail_timeout=1s", &alive, "eject_growth = true");
+    let first = record_request_times(&router, &replica, 3, TEST_TIMEOUT);
     let gaps: Vec<f64> = first.windows(2).map(|two| two[1] - two[0]).collect();
     assert!((0.9..1.8).contains(&gaps[0]) && (1.9..2.9).contains(&gaps[1]), "{first:?}");
     // A served probe, and the next time is as long as the first.
     sick.store(false, Ordering::SeqCst);
-    let probed = replica.heard().len();
-    wait_until("a probe is served", || post(&router).status == 200 && replica.heard().len() > probed);
+    let probed = replica.received_requests().len();
+    wait_until("a probe is served", || post_chat(&router).status == 200 && replica.received_requests().len() > probed);
     sick.store(true, Ordering::SeqCst);
-    let before = replica.heard().len();
-    let again = times(&router, &replica, before + 2, PATIENCE);
+    let before = replica.received_requests().len();
+    let again = record_request_times(&router, &replica, before + 2, TEST_TIMEOUT);
     let gap = again[before + 1] - again[before];
     assert!((0.9..1.8).contains(&gap), "{again:?}");
 }
@@ -101,63 +103,64 @@ fn ejections_grow_until_a_probe_is_served() {
 fn half_of_a_pool_stays_whatever_its_requests_met() {
     for (size, most) in [(1, 1.0), (2, 1.0), (4, 2.0), (5, 2.0)] {
         // Alternately, so that no two failures look alike and blame the request.
-        let replicas: Vec<_> = (0..size).map(|at| saying([500, 502][at % 2], "{}")).collect();
-        let router = over(&replicas, "replay_spare = 1000");
+        let replicas: Vec<_> = (0..size).map(|at| start_fixed_replica([500, 502][at % 2], "{}")).collect();
+        let router = start_router(&replicas, "replay_spare = 1000");
         for _ in 0..12 {
-            assert!([500, 502].contains(&post(&router).status), "asked all the same");
+            assert!([500, 502].contains(&post_chat(&router).status), "asked all the same");
         }
-        assert!(ejected(&router) <= most, "{} of {size}", ejected(&router));
-        let before: usize = replicas.iter().map(|replica| replica.heard().len()).sum();
-        post(&router);
-        assert!(replicas.iter().map(|replica| replica.heard().len()).sum::<usize>() > before);
+        assert!(ejected_count(&router) <= most, "{} of {size}", ejected_count(&router));
+        let before: usize = replicas.iter().map(|replica| replica.received_requests().len()).sum();
+        post_chat(&router);
+        assert!(replicas.iter().map(|replica| replica.received_requests().len()).sum::<usize>() > before);
     }
 }
 
 /// "Active checks and refused connections may take all."
 #[test]
 fn checks_and_refused_connections_may_take_all() {
-    let gone = [nowhere(), nowhere(), nowhere()].map(|addr| format!("http://{addr}"));
-    let router = Router::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = {gone:?}"));
-    assert_eq!((post(&router).status, ejected(&router)), (503, 3.0));
+    let gone = [unused_addr(), unused_addr(), unused_addr()].map(|addr| format!("http://{addr}"));
+    let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = {gone:?}"));
+    assert_eq!((post_chat(&router).status, ejected_count(&router)), (503, 3.0));
     let well = Arc::new(AtomicBool::new(true));
     let replicas = [(); 2].map(|()| {
         let well = well.clone();
-        Scripted::start(&["m"], move |heard, to| {
+        ScriptedReplica::start(&["m"], move |heard, to| {
             let well = heard.target() != "/health" || well.load(Ordering::SeqCst);
-            to.write_all(&whole(if well { 200 } else { 503 }, JSON, "{}")).is_ok()
+            to.write_all(&build_response(if well { 200 } else { 503 }, JSON_CONTENT_TYPE, "{}")).is_ok()
         })
     });
-    let router = over(&replicas, "check = { interval = \"100ms\", rise = 1, fall = 2 }");
-    assert_eq!(post(&router).status, 200);
+    let router = start_router(&replicas, "check = { interval = \"100ms\", rise = 1, fall = 2 }");
+    assert_eq!(post_chat(&router).status, 200);
     well.store(false, Ordering::SeqCst);
-    wait_until("all are out", || ejected(&router) == 2.0);
-    assert_eq!(post(&router).status, 503);
+    wait_until("all are out", || ejected_count(&router) == 2.0);
+    assert_eq!(post_chat(&router).status, 503);
     well.store(true, Ordering::SeqCst);
-    wait_until("all are back", || ejected(&router) == 0.0);
-    assert_eq!(post(&router).status, 200);
+    wait_until("all are back", || ejected_count(&router) == 0.0);
+    assert_eq!(post_chat(&router).status, 200);
 }
 
 /// "No progress while others progress (wedged engine) ejects too."
 #[test]
 fn an_engine_without_progress_is_ejected() {
-    let wedged = Scripted::start(&["m"], |_, to| to.write_all(HEAD.as_bytes()).is_ok() && until_closed(to));
-    let alive = good();
-    let router = over([&wedged, &alive], "stalled = \"500ms\"");
-    let mut held = router.client();
-    held.send(request("POST", CHAT, "", chat("m", 2, true)));
-    wait_until("the wedged one has it", || wedged.heard().len() == 1);
+    let wedged =
+        ScriptedReplica::start(&["m"], |_, to| to.write_all(STREAM_HEAD.as_bytes()).is_ok() && read_until_closed(to));
+    let alive = start_good_replica();
+    let router = start_router([&wedged, &alive], "stalled = \"500ms\"");
+    let mut held = router.connect();
+    held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
+    wait_until("the wedged one has it", || wedged.received_requests().len() == 1);
     let mut more = Vec::new();
     wait_until("it is found out", || {
         // Every second one goes to the wedged one, until it is known; nobody waits for those.
-        let mut client = router.client();
-        client.send(request("POST", CHAT, "", chat("m", 2, false)));
+        let mut client = router.connect();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, false)));
         more.push(client);
-        pause(50);
-        router.metric("tokenweir_ejections_total", &["reason=\"stalled\""]) == 1.0
+        sleep_millis(50);
+        router.sum_metric("tokenweir_ejections_total", &["reason=\"stalled\""]) == 1.0
     });
-    let before = wedged.heard().len();
-    assert!((0..6).all(|_| post(&router).status == 200));
-    assert_eq!(wedged.heard().len(), before, "it gets no more");
+    let before = wedged.received_requests().len();
+    assert!((0..6).all(|_| post_chat(&router).status == 200));
+    assert_eq!(wedged.received_requests().len(), before, "it gets no more");
 }
 
 /// "One request probes": of many that come at once when the time is over, one.
@@ -165,19 +168,19 @@ fn an_engine_without_progress_is_ejected() {
 fn one_request_probes() {
     let probes = Arc::new(AtomicU32::new(0));
     let count = probes.clone();
-    let bad = Scripted::start(&["m"], move |_, to| {
+    let bad = ScriptedReplica::start(&["m"], move |_, to| {
         if count.fetch_add(1, Ordering::SeqCst) > 0 {
-            pause(800);
+            sleep_millis(800);
         }
-        to.write_all(&whole(500, JSON, "{}")).is_ok()
+        to.write_all(&build_response(500, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
-    let alive = good();
-    let router = two(&bad, "fail_timeout=1s", &alive, "");
-    wait_until("it is ejected", || post(&router).status == 200 && ejected(&router) == 1.0);
-    pause(1_100);
+    let alive = start_good_replica();
+    let router = start_two(&bad, "fail_timeout=1s", &alive, "");
+    wait_until("it is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
+    sleep_millis(1_100);
     std::thread::scope(|scope| {
         for _ in 0..12 {
-            scope.spawn(|| assert_eq!(post(&router).status, 200));
+            scope.spawn(|| assert_eq!(post_chat(&router).status, 200));
         }
     });
     assert_eq!(probes.load(Ordering::SeqCst), 2, "the first failure and one probe");
@@ -186,19 +189,19 @@ fn one_request_probes() {
 /// "`slow_start` ramps the weight as in nginx."
 #[test]
 fn slow_start_lets_a_replica_come_back_by_and_by() {
-    let ((replica, sick), alive) = (moody(), good());
-    let router = two(&replica, "fail_timeout=1s slow_start=4s", &alive, "");
-    wait_until("it is ejected", || post(&router).status == 200 && ejected(&router) == 1.0);
+    let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
+    let router = start_two(&replica, "fail_timeout=1s slow_start=4s", &alive, "");
+    wait_until("it is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
     sick.store(false, Ordering::SeqCst);
-    wait_until("it is back", || post(&router).status == 200 && ejected(&router) == 0.0);
+    wait_until("it is back", || post_chat(&router).status == 200 && ejected_count(&router) == 0.0);
     let share = || {
-        let before = replica.heard().len();
-        assert!((0..40).all(|_| post(&router).status == 200));
-        (replica.heard().len() - before) as f64 / 40.0
+        let before = replica.received_requests().len();
+        assert!((0..40).all(|_| post_chat(&router).status == 200));
+        (replica.received_requests().len() - before) as f64 / 40.0
     };
-    let (early, watch) = (share(), Watch::start());
+    let (early, watch) = (share(), Stopwatch::start());
     while watch.elapsed() < Duration::from_millis(4_500) {
-        pause(50);
+        sleep_millis(50);
     }
     let late = share();
     assert!(early < 0.35 && (0.45..=0.55).contains(&late), "{early} at first, {late} in the end");
@@ -208,45 +211,50 @@ fn slow_start_lets_a_replica_come_back_by_and_by() {
 #[test]
 fn what_is_not_the_replicas_fault_never_ejects() {
     for status in [400, 401, 404, 408, 409, 413, 422, 429, 503] {
-        let replicas = [saying(status, "{}"), saying(status, "{}")];
-        let router = over(&replicas, "");
-        assert!((0..6).all(|_| post(&router).status == status));
-        assert_eq!((router.metric("tokenweir_ejections_total", &[]), ejected(&router)), (0.0, 0.0), "{status}");
+        let replicas = [start_fixed_replica(status, "{}"), start_fixed_replica(status, "{}")];
+        let router = start_router(&replicas, "");
+        assert!((0..6).all(|_| post_chat(&router).status == status));
+        assert_eq!(
+            (router.sum_metric("tokenweir_ejections_total", &[]), ejected_count(&router)),
+            (0.0, 0.0),
+            "{status}"
+        );
     }
-    let begun = format!("{HEAD}{}", chunk(EVENT));
-    let open = move |_: &_, to: &mut std::net::TcpStream| to.write_all(begun.as_bytes()).is_ok() && until_closed(to);
-    let replicas = [Scripted::start(&["m"], open.clone()), Scripted::start(&["m"], open)];
-    let router = over(&replicas, "");
+    let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT));
+    let open =
+        move |_: &_, to: &mut std::net::TcpStream| to.write_all(begun.as_bytes()).is_ok() && read_until_closed(to);
+    let replicas = [ScriptedReplica::start(&["m"], open.clone()), ScriptedReplica::start(&["m"], open)];
+    let router = start_router(&replicas, "");
     for _ in 0..6 {
-        let mut client = router.client();
-        client.send(request("POST", CHAT, "", chat("m", 2, true)));
-        assert_eq!(client.head().status, 200);
-        client.reset();
+        let mut client = router.connect();
+        client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
+        assert_eq!(client.read_head().status, 200);
+        client.reset_connection();
     }
-    wait_until("all have left", || router.metric("tokenweir_in_flight", &[]) == 0.0);
-    assert_eq!(router.metric("tokenweir_ejections_total", &[]), 0.0);
+    wait_until("all have left", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
 }
 
 /// "Our own slowness never ejects": a client that does not take what comes keeps us from reading, for longer than the time
 /// between events, and the replica is not blamed for it.
 #[test]
 fn a_slow_clients_stream_is_not_held_against_its_replica() {
-    let piece = chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(60_000)));
-    let replica = Scripted::start(&["m"], move |heard, to| {
+    let piece = encode_chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(60_000)));
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         if !heard.body.windows(13).any(|bytes| bytes == b"include_usage") {
-            return friendly(heard, to);
+            return respond_ok(heard, to);
         }
-        let begun = to.write_all(HEAD.as_bytes()).is_ok();
+        let begun = to.write_all(STREAM_HEAD.as_bytes()).is_ok();
         let sent = (0..400).all(|_| to.write_all(piece.as_bytes()).is_ok());
         begun && sent && to.write_all(b"0\r\n\r\n").is_ok()
     });
-    let router = over([&replica], "stalled = \"500ms\"\n[timeouts]\nidle = \"2s\"");
-    let mut client = router.client();
-    client.send(request("POST", CHAT, "", chat("m", 2, true)));
-    assert_eq!(client.head().status, 200);
-    pause(3_000);
-    let read = client.rest();
+    let router = start_router([&replica], "stalled = \"500ms\"\n[timeouts]\nidle = \"2s\"");
+    let mut client = router.connect();
+    client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
+    assert_eq!(client.read_head().status, 200);
+    sleep_millis(3_000);
+    let read = client.read_remaining_body();
     let end = String::from_utf8_lossy(&read[read.len().saturating_sub(300)..]);
     assert!(!client.is_broken() && read.len() > 400 * 60_000, "{} bytes, then {end}", read.len());
-    assert_eq!(router.metric("tokenweir_ejections_total", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
 }

@@ -2,29 +2,31 @@
 
 use std::io::Write;
 
-use super::setup::{CHAT, JSON, Router, Watch, good, over, saying};
-use crate::harness::chat;
-use crate::harness::client::request;
-use crate::harness::scripted::{Scripted, whole};
+use super::setup::{
+    CHAT_PATH, JSON_CONTENT_TYPE, StageRouter, Stopwatch, start_fixed_replica, start_good_replica, start_router,
+};
+use crate::harness::chat_body;
+use crate::harness::client::build_request;
+use crate::harness::scripted::{ScriptedReplica, build_response};
 
 const BODY: &str = "{\"model\":\"m\"}";
-const TAIL: &str = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+const SMUGGLED_REQUEST: &str = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
 
 /// Sends this behind a request line, with another request as its tail; nothing may be served but what has one meaning.
-fn refused_or_closed(router: &Router, headers: &str, body: &str) {
-    let mut client = router.client();
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}{TAIL}"));
-    let reply = client.try_head();
+fn assert_refused_or_closed(router: &StageRouter, headers: &str, body: &str) {
+    let mut client = router.connect();
+    client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}{SMUGGLED_REQUEST}"));
+    let reply = client.try_read_head();
     assert!(reply.as_ref().is_none_or(|r| matches!(r.status, 400 | 413 | 501)), "{headers:?} {body:?}: {reply:?}");
-    client.rest();
-    assert!(client.closes(), "{headers:?} {body:?}");
+    client.read_remaining_body();
+    assert!(client.wait_for_close(), "{headers:?} {body:?}");
 }
 
 /// "Smuggling (conflicting CL, obfuscated TE), NUL/CR/LF in header values: refused; the tail never reaches a replica."
 #[test]
 fn what_two_servers_could_read_differently_is_refused() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     let chunked = format!("d\r\n{BODY}\r\n0\r\n\r\n");
     for headers in [
         "transfer-encoding:\u{b}chunked",
@@ -34,7 +36,7 @@ fn what_two_servers_could_read_differently_is_refused() {
         "transfer-encoding: gzip, chunked, chunked",
         "transfer-encoding: \"chunked\"",
     ] {
-        refused_or_closed(&router, headers, &chunked);
+        assert_refused_or_closed(&router, headers, &chunked);
     }
     for headers in [
         "content-length: 13\r\ncontent-length: 14",
@@ -47,39 +49,43 @@ fn what_two_servers_could_read_differently_is_refused() {
         "content-length: 13\r\nx-a: b\r\n c",
         "content-length: 13\r\nx-\u{0}a: b",
     ] {
-        refused_or_closed(&router, headers, BODY);
+        assert_refused_or_closed(&router, headers, BODY);
     }
-    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
 }
 
 /// "Smuggling (CL+TE) ... refused, or handled by TE alone and closed; the tail never reaches a replica."
 #[test]
 fn a_request_with_both_lengths_is_read_by_its_chunks_alone_and_closed() {
-    let replica = good();
-    let router = over([&replica], "");
-    let mut client = router.client();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
-    client.send(format!("{head}d\r\n{BODY}\r\n0\r\n\r\n{TAIL}"));
-    let status = client.try_head().map(|reply| reply.status);
-    client.rest();
-    assert!(client.closes() && matches!(status, None | Some(200 | 400)), "{status:?}");
-    let heard = replica.heard();
-    assert!(heard.len() <= 1 && heard.iter().all(|h| h.target() == CHAT && h.body == BODY.as_bytes()), "{heard:?}");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
+    let head =
+        format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
+    client.send(format!("{head}d\r\n{BODY}\r\n0\r\n\r\n{SMUGGLED_REQUEST}"));
+    let status = client.try_read_head().map(|reply| reply.status);
+    client.read_remaining_body();
+    assert!(client.wait_for_close() && matches!(status, None | Some(200 | 400)), "{status:?}");
+    let heard = replica.received_requests();
+    assert!(
+        heard.len() <= 1 && heard.iter().all(|h| h.target() == CHAT_PATH && h.body == BODY.as_bytes()),
+        "{heard:?}"
+    );
 }
 
 /// "Every message is re-framed": one length said twice has one meaning, and is said once.
 #[test]
 fn a_length_that_is_said_twice_is_refused_or_said_once() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     for headers in ["content-length: 13\r\ncontent-length: 13", "content-length: 13, 13"] {
-        let mut client = router.client();
-        client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{BODY}"));
-        let status = client.head().status;
+        let mut client = router.connect();
+        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{BODY}"));
+        let status = client.read_head().status;
         assert!([200, 400].contains(&status), "{headers}: {status}");
         if status == 200 {
-            assert_eq!(replica.last().headers("content-length"), ["13"], "{headers}");
-            assert_eq!(replica.last().body, BODY.as_bytes());
+            assert_eq!(replica.last_request().header_values("content-length"), ["13"], "{headers}");
+            assert_eq!(replica.last_request().body, BODY.as_bytes());
         }
     }
 }
@@ -87,13 +93,13 @@ fn a_length_that_is_said_twice_is_refused_or_said_once() {
 /// "Bad chunking: refused."
 #[test]
 fn bad_chunks_reach_no_replica() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     for size in ["zz", "-d", "0xd", "c", "e", "fffffffffffffffff", ""] {
-        refused_or_closed(&router, "transfer-encoding: chunked", &format!("{size}\r\n{BODY}\r\n0\r\n\r\n"));
+        assert_refused_or_closed(&router, "transfer-encoding: chunked", &format!("{size}\r\n{BODY}\r\n0\r\n\r\n"));
     }
-    refused_or_closed(&router, "transfer-encoding: chunked", &format!("d\n{BODY}\n0\n\n"));
-    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert_refused_or_closed(&router, "transfer-encoding: chunked", &format!("d\n{BODY}\n0\n\n"));
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
 }
 
 /// "Every message is re-framed."
@@ -101,14 +107,14 @@ fn bad_chunks_reach_no_replica() {
 fn requests_and_answers_are_framed_anew() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n\
                   2;name=value\r\nab\r\n3\r\ncde\r\n0\r\nx-trailer: 1\r\n\r\n";
-    let replica = Scripted::start(&["m"], move |_, to| to.write_all(answer.as_bytes()).is_ok());
-    let router = over([&replica], "");
-    let mut client = router.client();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(answer.as_bytes()).is_ok());
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
+    let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
     client.send(format!("{head}6;a=b\r\n{}\r\n7\r\n{}\r\n0\r\nx-evil: 1\r\n\r\n", &BODY[..6], &BODY[6..]));
-    let reply = client.reply();
-    assert_eq!((reply.status, reply.whole, &*reply.text()), (200, true, "abcde"));
-    let heard = replica.last();
+    let reply = client.read_response();
+    assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, "abcde"));
+    let heard = replica.last_request();
     assert_eq!((heard.header("content-length"), heard.header("transfer-encoding")), (Some("13"), None));
     assert_eq!((heard.body.as_slice(), heard.header("x-evil")), (BODY.as_bytes(), None));
 }
@@ -116,9 +122,9 @@ fn requests_and_answers_are_framed_anew() {
 /// "Head > 64 KiB, > 100 headers, URI > 8 KiB: refused with 431/414 at once."
 #[test]
 fn heads_beyond_the_limits_are_refused_at_once() {
-    let replica = good();
-    let router = over([&replica], "");
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
     for (bytes, statuses) in [
         // Neither of the first two is ever finished: nobody waits for the rest.
         (format!("{head}x-long: {}", "h".repeat(66_000)), [431, 431]),
@@ -126,71 +132,80 @@ fn heads_beyond_the_limits_are_refused_at_once() {
         (format!("{head}{}\r\n", "x-many: 1\r\n".repeat(101)), [431, 431]),
         (format!("GET /v1/models?{} HTTP/1.1\r\nhost: x\r\n\r\n", "q".repeat(8_200)), [414, 414]),
     ] {
-        let watch = Watch::start();
-        let mut client = router.client();
+        let watch = Stopwatch::start();
+        let mut client = router.connect();
         client.send(&bytes);
-        let reply = client.reply();
+        let reply = client.read_response();
         assert!(statuses.contains(&reply.status), "{}: {}", &bytes[..60], reply.status);
-        assert_eq!(reply.error()["type"], "invalid_request_error");
+        assert_eq!(reply.openai_error()["type"], "invalid_request_error");
         assert!(watch.elapsed().as_secs() < 5, "at once");
     }
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
     let headers = format!("x-long: {}\r\n{}", "h".repeat(60_000), "x-many: 1\r\n".repeat(90));
-    assert_eq!(router.ask("POST", CHAT, &headers, BODY).status, 200, "what is within them passes");
+    assert_eq!(router.send_request("POST", CHAT_PATH, &headers, BODY).status, 200, "what is within them passes");
 }
 
 /// "Body > limit (32 MiB): 413, counted on the stream; no replica ever gets the whole of it."
 #[test]
 fn bodies_beyond_the_limit_are_413_however_they_are_framed() {
-    let replica = good();
-    let router = over([&replica], "");
-    let mut client = router.client();
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", (32 << 20) + 1));
-    assert_eq!(client.reply().status, 413, "by its length");
-    let mut client = router.client();
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
+    client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", (32 << 20) + 1));
+    assert_eq!(client.read_response().status, 413, "by its length");
+    let mut client = router.connect();
+    client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
     let mebibyte = format!("100000\r\n{}\r\n", "z".repeat(1 << 20));
     // The answer may come before the last of them.
     let sent = (0..33).take_while(|_| client.try_send(&mebibyte).is_ok()).count();
-    let reply = client.reply();
-    assert_eq!((reply.status, &reply.error()["type"]), (413, &"invalid_request_error".into()), "after {sent} MiB");
-    assert!(replica.heard().is_empty());
+    let reply = client.read_response();
+    assert_eq!(
+        (reply.status, &reply.openai_error()["type"]),
+        (413, &"invalid_request_error".into()),
+        "after {sent} MiB"
+    );
+    assert!(replica.received_requests().is_empty());
 }
 
 /// "A 25 MB multimodal body passes intact."
 #[test]
 fn a_body_of_25_mb_passes_intact() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     let picture = "iVBORw0KGgo+/AAB".repeat(25_000_000 / 16);
     let body = format!(
         r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{picture}"}}}}]}}]}}"#
     );
-    assert_eq!(router.post(CHAT, &body).status, 200);
-    assert!(replica.last().body == body.as_bytes(), "{} bytes of {}", replica.last().body.len(), body.len());
+    assert_eq!(router.post(CHAT_PATH, &body).status, 200);
+    assert!(
+        replica.last_request().body == body.as_bytes(),
+        "{} bytes of {}",
+        replica.last_request().body.len(),
+        body.len()
+    );
 }
 
 /// "Invalid JSON, depth bombs, wrong types: 4xx with an OpenAI error object, never 5xx."
 #[test]
 fn bodies_that_make_no_sense_are_4xx_in_openai_words() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     let bombs = ["[", "{\"a\":"].map(|one| format!(r#"{{"model":"m","messages":{}"#, one.repeat(200_000)));
     let bodies = ["", "{", "[]", "7", "null", "{\"model\":7}", "{\"model\":\"m\",}", "{'model':1}"];
     for body in bodies.into_iter().chain(bombs.iter().map(String::as_str)) {
-        let (reply, shown) = (router.post(CHAT, body), &body[..body.len().min(30)]);
+        let (reply, shown) = (router.post(CHAT_PATH, body), &body[..body.len().min(30)]);
         assert!((400..500).contains(&reply.status), "{shown}: {}", reply.status);
-        assert_eq!(reply.error()["type"], "invalid_request_error", "{shown}");
+        assert_eq!(reply.openai_error()["type"], "invalid_request_error", "{shown}");
     }
-    assert!(replica.heard().is_empty());
+    assert!(replica.received_requests().is_empty());
 }
 
 /// "Wrong types: 4xx with an OpenAI error object": whether the router reads them or the engine.
 #[test]
 fn wrong_types_are_400_whoever_finds_them() {
     let said = r#"{"error":{"message":"bad","type":"BadRequestError","param":"messages","code":400}}"#;
-    let replica = saying(400, said);
-    let router = over([&replica], "");
+    let replica = start_fixed_replica(400, said);
+    let router = start_router([&replica], "");
     for more in [
         r#""messages":7"#,
         r#""messages":[[]]"#,
@@ -200,61 +215,65 @@ fn wrong_types_are_400_whoever_finds_them() {
         r#""messages":[],"stream":true,"stream_options":7"#,
         r#""messages":[],"user":[],"prompt_cache_key":{}"#,
     ] {
-        let reply = router.post(CHAT, format!(r#"{{"model":"m",{more}}}"#));
+        let reply = router.post(CHAT_PATH, format!(r#"{{"model":"m",{more}}}"#));
         assert_eq!((reply.status, reply.json()["error"]["message"].is_string()), (400, true), "{more}");
     }
-    assert_eq!(router.metric("tokenweir_ejections_total", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
 }
 
 /// "Unknown fields, big integers, unicode escapes and number spelling reach the replica unchanged."
 #[test]
 fn what_the_router_does_not_know_reaches_the_replica_unchanged() {
-    let replica = good();
-    let router = over([&replica], "");
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
     let inside = "\"model\" :\t\"\\u006d\",\"x_new\":{\"a\":[1e2,1.0,-0,0.10,1E+2]},\"seed\":123456789012345678901234567890,\
                   \"messages\":[{\"role\":\"user\",\"content\":\"\\ud83d\\ude00 \\u00e9 \\/ é\"}],\"x_new\":2 ,\"f\":1.7976931348623157e309";
     let body = format!("{{ {inside} \n}}");
-    assert_eq!(router.post(CHAT, &body).status, 200);
-    assert_eq!(String::from_utf8(replica.last().body).unwrap(), body);
+    assert_eq!(router.post(CHAT_PATH, &body).status, 200);
+    assert_eq!(String::from_utf8(replica.last_request().body).unwrap(), body);
     // The question for usage is put in, and the rest stays as it is.
-    assert_eq!(router.post(CHAT, format!("{{\"stream\":true, {inside} \n}}")).status, 200);
-    assert!(String::from_utf8(replica.last().body).unwrap().ends_with(&format!("\"stream\":true, {inside} \n}}")));
+    assert_eq!(router.post(CHAT_PATH, format!("{{\"stream\":true, {inside} \n}}")).status, 200);
+    assert!(
+        String::from_utf8(replica.last_request().body).unwrap().ends_with(&format!("\"stream\":true, {inside} \n}}"))
+    );
 }
 
 /// "`Expect: 100-continue` works."
 #[test]
 fn a_client_that_waits_to_be_told_to_continue_is_told() {
-    let replica = good();
-    let router = over([&replica], "");
-    let bytes = request("POST", CHAT, "expect: 100-continue\r\n", chat("m", 1, false));
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", chat_body("m", 1, false));
     let body = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-    let mut client = router.client();
+    let mut client = router.connect();
     client.send(&bytes[..body]);
-    assert_eq!(client.head().status, 100);
+    assert_eq!(client.read_head().status, 100);
     client.send(&bytes[body..]);
-    assert_eq!(client.reply().status, 200);
+    assert_eq!(client.read_response().status, 200);
 }
 
 /// "`Expect: 100-continue` works": who would send too much is told so before it does.
 #[test]
 fn a_client_that_waits_with_too_much_is_refused_at_once() {
-    let replica = good();
-    let router = over([&replica], "");
-    let mut client = router.client();
+    let replica = start_good_replica();
+    let router = start_router([&replica], "");
+    let mut client = router.connect();
     let length = (32 << 20) + 1;
-    client.send(format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"));
-    assert_eq!(client.head().status, 413);
-    assert!(replica.heard().is_empty());
+    client.send(format!(
+        "POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    ));
+    assert_eq!(client.read_head().status, 413);
+    assert!(replica.received_requests().is_empty());
 }
 
 /// "CONNECT, TRACE, Upgrade, absolute URIs, dot segments, encoded slashes: never an open proxy, never a path outside the
 /// allowed list."
 #[test]
 fn no_way_of_asking_leaves_the_list_of_paths() {
-    let (replica, elsewhere) = (good(), good());
-    let router = over([&replica], "");
-    for (method, target) in [("CONNECT", elsewhere.addr.to_string()), ("TRACE", CHAT.to_owned())] {
-        let status = router.ask(method, &target, "", "").status;
+    let (replica, elsewhere) = (start_good_replica(), start_good_replica());
+    let router = start_router([&replica], "");
+    for (method, target) in [("CONNECT", elsewhere.addr.to_string()), ("TRACE", CHAT_PATH.to_owned())] {
+        let status = router.send_request(method, &target, "", "").status;
         assert!((400..500).contains(&status), "{method}: {status}");
     }
     let outside = format!("http://{}/sleep", elsewhere.addr);
@@ -271,22 +290,27 @@ fn no_way_of_asking_leaves_the_list_of_paths() {
         "http://u:p@127.0.0.1:1/v1/chat/completions/../../../sleep",
     ] {
         for method in ["POST", "GET", "PUT"] {
-            let status = router.ask(method, path, "", "{}").status;
+            let status = router.send_request(method, path, "", "{}").status;
             assert!((400..500).contains(&status), "{method} {path}: {status}");
         }
     }
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n";
-    assert_ne!(router.ask("GET", "/v1/realtime", upgrade, "").status, 101);
-    assert!(replica.heard().is_empty(), "{:?}", replica.heard());
+    assert_ne!(router.send_request("GET", "/v1/realtime", upgrade, "").status, 101);
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
     // An absolute target says where the request came to, and never where it goes.
-    assert_eq!(router.ask("POST", &format!("http://{}{CHAT}", elsewhere.addr), "", BODY).status, 200);
-    assert_eq!((replica.last().target().to_owned(), elsewhere.heard().len()), (CHAT.to_owned(), 0));
+    assert_eq!(router.send_request("POST", &format!("http://{}{CHAT_PATH}", elsewhere.addr), "", BODY).status, 200);
+    assert_eq!(
+        (replica.last_request().target().to_owned(), elsewhere.received_requests().len()),
+        (CHAT_PATH.to_owned(), 0)
+    );
 }
 
 /// "Never 5xx": not even where an engine answers bad JSON with its own fault.
 #[test]
 fn an_answer_of_the_replica_about_a_bad_request_is_its_own() {
-    let replica = Scripted::start(&["m"], |_, to| to.write_all(&whole(422, JSON, r#"{"detail":"no"}"#)).is_ok());
-    let reply = over([&replica], "").post(CHAT, BODY);
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
+        to.write_all(&build_response(422, JSON_CONTENT_TYPE, r#"{"detail":"no"}"#)).is_ok()
+    });
+    let reply = start_router([&replica], "").post(CHAT_PATH, BODY);
     assert_eq!((reply.status, &*reply.text()), (422, r#"{"detail":"no"}"#));
 }

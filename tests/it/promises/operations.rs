@@ -7,24 +7,24 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::process::{Process, folder, program};
-use super::setup::{CHAT, Watch};
-use crate::harness::client::{Client, request};
-use crate::harness::scripted::{Scripted, whole};
-use crate::harness::{ask, chat, nowhere, replica, wait_until};
+use super::process::{ServerProcess, create_test_dir, tokenweir_command};
+use super::setup::{CHAT_PATH, Stopwatch};
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::scripted::{ScriptedReplica, build_response};
+use crate::harness::{chat_body, send_request, start_replica, unused_addr, wait_until};
 
 /// A stream in lock-step, its head read.
-fn begun(process: &Process, id: &str) -> Client<TcpStream> {
-    let mut client = Client::connect(process.data);
+fn start_lockstep_stream(process: &ServerProcess, id: &str) -> TestClient<TcpStream> {
+    let mut client = TestClient::connect(process.data_addr);
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
-    client.send(request("POST", CHAT, &headers, chat("m", 5, true)));
-    assert_eq!(client.head().status, 200);
+    client.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 5, true)));
+    assert_eq!(client.read_head().status, 200);
     client
 }
 
-fn finishes(client: &mut Client<TcpStream>, replica: &tokenweir::emulate::Replica, id: &str) {
-    while ask(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "").status == 200 {}
-    let text = String::from_utf8(client.rest()).unwrap();
+fn assert_stream_finishes(client: &mut TestClient<TcpStream>, replica: &tokenweir::emulate::EmulatedReplica, id: &str) {
+    while send_request(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "").status == 200 {}
+    let text = String::from_utf8(client.read_remaining_body()).unwrap();
     assert!(!client.is_broken() && text.ends_with("data: [DONE]\n\n"), "{id}: {text}");
 }
 
@@ -32,14 +32,15 @@ fn finishes(client: &mut Client<TcpStream>, replica: &tokenweir::emulate::Replic
 #[test]
 fn sigterm_and_sigquit_let_streams_finish() {
     for signal in ["TERM", "QUIT"] {
-        let replica = replica(&["m"]);
-        let mut process = Process::start(&format!("end-{signal}"), &format!("replicas = [{:?}]", replica.url()), 1024);
-        let mut client = begun(&process, signal);
-        process.signal(signal);
-        wait_until("readiness fails", || ask(process.admin(), "GET", "/readyz", "", "").status == 503);
-        assert_eq!(ask(process.admin(), "GET", "/livez", "", "").status, 200);
-        finishes(&mut client, &replica, signal);
-        assert_eq!(process.code(), Some(0), "{signal}");
+        let replica = start_replica(&["m"]);
+        let mut process =
+            ServerProcess::start(&format!("end-{signal}"), &format!("replicas = [{:?}]", replica.url()), 1024);
+        let mut client = start_lockstep_stream(&process, signal);
+        process.send_signal(signal);
+        wait_until("readiness fails", || send_request(process.admin_addr(), "GET", "/readyz", "", "").status == 503);
+        assert_eq!(send_request(process.admin_addr(), "GET", "/livez", "", "").status, 200);
+        assert_stream_finishes(&mut client, &replica, signal);
+        assert_eq!(process.wait_for_exit(), Some(0), "{signal}");
     }
 }
 
@@ -47,17 +48,17 @@ fn sigterm_and_sigquit_let_streams_finish() {
 #[test]
 fn the_deadline_and_a_second_signal_end_streams() {
     for (drain, signals) in [("300ms", 1), ("300s", 2)] {
-        let replica = replica(&["m"]);
+        let replica = start_replica(&["m"]);
         let text = format!("replicas = [{:?}]\n[timeouts]\ndrain = \"{drain}\"", replica.url());
-        let mut process = Process::start(&format!("cut-{signals}"), &text, 1024);
-        let mut client = begun(&process, "endless");
-        let watch = Watch::start();
+        let mut process = ServerProcess::start(&format!("cut-{signals}"), &text, 1024);
+        let mut client = start_lockstep_stream(&process, "endless");
+        let watch = Stopwatch::start();
         for _ in 0..signals {
-            process.signal("TERM");
-            wait_until("it stops", || TcpStream::connect(process.data).is_err());
+            process.send_signal("TERM");
+            wait_until("it stops", || TcpStream::connect(process.data_addr).is_err());
         }
-        assert!(process.code().is_some() && watch.elapsed() < Duration::from_secs(10));
-        client.rest();
+        assert!(process.wait_for_exit().is_some() && watch.elapsed() < Duration::from_secs(10));
+        client.read_remaining_body();
         assert!(client.is_broken(), "the client sees that its answer is not whole");
     }
 }
@@ -66,76 +67,77 @@ fn the_deadline_and_a_second_signal_end_streams() {
 /// hint)."
 #[test]
 fn a_bad_file_changes_nothing_and_says_why() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let process = Process::start("bad-file", &format!("replicas = [{:?}]\n", replicas[0].url()), 1024);
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let process = ServerProcess::start("bad-file", &format!("replicas = [{:?}]\n", replicas[0].url()), 1024);
     // The first line would do; the last one does not.
-    process.write(&format!("replicas = [{:?}]\n[limits]\nbody_byte = 1\n", replicas[1].url()));
-    process.signal("HUP");
-    let said = |words: &str| process.log("error.log").contains(words);
+    process.write_config(&format!("replicas = [{:?}]\n[limits]\nbody_byte = 1\n", replicas[1].url()));
+    process.send_signal("HUP");
+    let said = |words: &str| process.read_log("error.log").contains(words);
     wait_until("it says where and what was meant", || said("router.toml:3:1") && said("body_bytes"));
-    let reply = ask(process.data, "POST", CHAT, "", chat("m", 1, false));
+    let reply = send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false));
     assert_eq!(reply.header("x-upstream"), Some(&*replicas[0].addr().to_string()));
-    process.write(&format!("replicas = [{:?}]\n", replicas[1].url()));
-    process.signal("HUP");
+    process.write_config(&format!("replicas = [{:?}]\n", replicas[1].url()));
+    process.send_signal("HUP");
     let second = replicas[1].addr().to_string();
     wait_until("a good one is taken", || {
-        ask(process.data, "POST", CHAT, "", chat("m", 1, false)).header("x-upstream") == Some(&*second)
+        send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false)).header("x-upstream")
+            == Some(&*second)
     });
 }
 
 /// "No request or stream is lost by a reload."
 #[test]
 fn reloads_lose_nothing() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let [a, b] = replicas.each_ref().map(|replica| replica.url());
     let texts = [format!("replicas = [{a:?}]"), format!("policy = \"round_robin\"\nreplicas = [{a:?}, {b:?}]")];
-    let process = Process::start("reloads", &texts[0], 1024);
-    let mut streams: Vec<_> = (0..10).map(|at| (at, begun(&process, &format!("s{at}")))).collect();
+    let process = ServerProcess::start("reloads", &texts[0], 1024);
+    let mut streams: Vec<_> = (0..10).map(|at| (at, start_lockstep_stream(&process, &format!("s{at}")))).collect();
     let (done, answered, lost) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let reply = ask(process.data, "POST", CHAT, "", chat("m", 2, false));
-                    lost.fetch_add(u32::from(reply.status != 200 || !reply.whole), Ordering::Relaxed);
+                    let reply = send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 2, false));
+                    lost.fetch_add(u32::from(reply.status != 200 || !reply.complete), Ordering::Relaxed);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
         for round in 1..=10 {
             let before = answered.load(Ordering::Relaxed);
-            process.write(&texts[round % 2]);
-            process.signal("HUP");
+            process.write_config(&texts[round % 2]);
+            process.send_signal("HUP");
             wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 15);
         }
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(lost.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
     for (at, client) in &mut streams {
-        finishes(client, &replicas[0], &format!("s{at}"));
+        assert_stream_finishes(client, &replicas[0], &format!("s{at}"));
     }
 }
 
 /// "Bad config or port in use: exit code 1 and a message with the cause and the fix."
 #[test]
 fn what_cannot_be_served_ends_with_1_and_says_why() {
-    let folder = folder("cannot");
+    let folder = create_test_dir("cannot");
     let bad = folder.join("bad.toml");
-    let url = format!("http://{}", nowhere());
+    let url = format!("http://{}", unused_addr());
     for (text, words) in [
         (format!("replicas = [{url:?}]\npolcy = \"least_conn\""), ["bad.toml:2:1", "policy"]),
         (format!("replicas = [{url:?}]\npolicy = \"least_con\""), ["bad.toml:2:", "least_conn"]),
         (format!("replicas = [{url:?}]\n[timeouts]\nidle = \"3 parsecs\""), ["bad.toml:3:", "30s"]),
     ] {
         fs::write(&bad, &text).unwrap();
-        let output = program(&["serve", "-c", bad.to_str().unwrap()]).output().unwrap();
+        let output = tokenweir_command(&["serve", "-c", bad.to_str().unwrap()]).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
-    let output = program(&["serve", &url]).env("TOKENWEIR__LISTEN", &addr).output().unwrap();
+    let output = tokenweir_command(&["serve", &url]).env("TOKENWEIR__LISTEN", &addr).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!([&*addr, "in use", "choose another"].iter().all(|word| said.contains(word)), "{said}");
@@ -145,15 +147,15 @@ fn what_cannot_be_served_ends_with_1_and_says_why() {
 /// "`/livez`, `/readyz`."
 #[test]
 fn it_says_whether_it_lives_and_whether_it_is_ready() {
-    let alive = replica(&["m"]);
-    let router = super::setup::Router::start(&format!("replicas = [{:?}]", alive.url())).ready();
+    let alive = start_replica(&["m"]);
+    let router = super::setup::StageRouter::start(&format!("replicas = [{:?}]", alive.url())).wait_until_ready();
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 200));
-    let router = super::setup::Router::start(&format!("replicas = [\"http://{}\"]", nowhere()));
+    let router = super::setup::StageRouter::start(&format!("replicas = [\"http://{}\"]", unused_addr()));
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 503));
 }
 
 /// The series of a page, each line checked against Prometheus' text format.
-fn series(page: &str) -> BTreeSet<String> {
+fn parse_series(page: &str) -> BTreeSet<String> {
     let mut typed = BTreeSet::new();
     let mut found = BTreeSet::new();
     assert!(page.ends_with('\n'));
@@ -183,24 +185,26 @@ fn series(page: &str) -> BTreeSet<String> {
 /// "`/metrics` is valid Prometheus text; invented model names and paths add no series."
 #[test]
 fn metrics_are_valid_and_what_clients_invent_adds_no_series() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let router =
-        super::setup::Router::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url())).ready();
-    let page = || ask(router.admin(), "GET", "/metrics", "", "").text();
-    let ask_for = |model: &str, path: &str, method: &str| router.ask(method, path, "", chat(model, 2, true)).status;
+        super::setup::StageRouter::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url()))
+            .wait_until_ready();
+    let page = || send_request(router.admin_addr(), "GET", "/metrics", "", "").text();
+    let ask_for =
+        |model: &str, path: &str, method: &str| router.send_request(method, path, "", chat_body(model, 2, true)).status;
     assert_eq!(
-        (ask_for("m", CHAT, "POST"), ask_for("none", CHAT, "POST"), ask_for("m", "/none", "POST")),
+        (ask_for("m", CHAT_PATH, "POST"), ask_for("none", CHAT_PATH, "POST"), ask_for("m", "/none", "POST")),
         (200, 404, 404)
     );
-    wait_until("it has settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 1.0);
-    let before = series(&page());
+    wait_until("it has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
+    let before = parse_series(&page());
     assert!(before.len() > 20);
     for at in 0..200 {
-        ask_for(&format!("invented-{at}\\\"\\n{{}}"), CHAT, "POST");
+        ask_for(&format!("invented-{at}\\\"\\n{{}}"), CHAT_PATH, "POST");
         ask_for("m", &format!("/invented/{at}"), "POST");
         ask_for("m", "/v1/models", &format!("METHOD{at}"));
     }
-    let after = series(&page());
+    let after = parse_series(&page());
     let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "{new:?}");
 }
@@ -209,23 +213,23 @@ fn metrics_are_valid_and_what_clients_invent_adds_no_series() {
 #[test]
 fn invented_names_add_no_series_where_models_are_not_known() {
     let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
-    let replica = Scripted::start(&[], move |_, to| {
-        to.write_all(&whole(200, "text/event-stream", &format!("{event}data: [DONE]\n\n"))).is_ok()
+    let replica = ScriptedReplica::start(&[], move |_, to| {
+        to.write_all(&build_response(200, "text/event-stream", &format!("{event}data: [DONE]\n\n"))).is_ok()
     });
-    let router = super::setup::Router::start(&format!(
+    let router = super::setup::StageRouter::start(&format!(
         "paths = \"any\"\nengine_metrics = \"off\"\nreplicas = [{:?}]",
         replica.url()
     ));
-    let page = || ask(router.admin(), "GET", "/metrics", "", "").text();
-    assert_eq!(router.post(CHAT, chat("one", 2, true)).status, 200);
-    wait_until("it has settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 1.0);
-    let before = series(&page());
+    let page = || send_request(router.admin_addr(), "GET", "/metrics", "", "").text();
+    assert_eq!(router.post(CHAT_PATH, chat_body("one", 2, true)).status, 200);
+    wait_until("it has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
+    let before = parse_series(&page());
     for at in 0..50 {
-        assert_eq!(router.post(CHAT, chat(&format!("invented-{at}"), 2, true)).status, 200);
+        assert_eq!(router.post(CHAT_PATH, chat_body(&format!("invented-{at}"), 2, true)).status, 200);
         assert_eq!(router.get(&format!("/invented/{at}")).status, 200);
     }
-    wait_until("all have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 101.0);
-    let after = series(&page());
+    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 101.0);
+    let after = parse_series(&page());
     let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "{new:?}");
 }

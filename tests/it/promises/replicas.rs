@@ -5,27 +5,30 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::setup::{CHAT, EVENT, Full, JSON, Router, Watch, attempts, chunk, ejected, good, over, pause, post, saying};
-use crate::harness::captures::HEAD;
-use crate::harness::client::Reply;
-use crate::harness::scripted::{Scripted, friendly, whole};
-use crate::harness::{PATIENCE, chat, nowhere, wait_until};
+use super::setup::{
+    CHAT_PATH, CONTENT_EVENT, FullPort, JSON_CONTENT_TYPE, StageRouter, Stopwatch, attempt_count, ejected_count,
+    encode_chunk, post_chat, sleep_millis, start_fixed_replica, start_good_replica, start_router,
+};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::HttpResponse;
+use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
+use crate::harness::{TEST_TIMEOUT, chat_body, unused_addr, wait_until};
 
-fn replays(router: &Router, result: &str) -> f64 {
-    router.metric("tokenweir_replays_total", &[&format!("result=\"{result}\"")])
+fn retry_count(router: &StageRouter, result: &str) -> f64 {
+    router.sum_metric("tokenweir_replays_total", &[&format!("result=\"{result}\"")])
 }
 
 /// How many requests each of them has had.
-fn asked<const N: usize>(replicas: &[Scripted; N]) -> [usize; N] {
-    replicas.each_ref().map(|replica| replica.heard().len())
+fn request_counts<const N: usize>(replicas: &[ScriptedReplica; N]) -> [usize; N] {
+    replicas.each_ref().map(|replica| replica.received_requests().len())
 }
 
 /// "A refused connection is not a replay (no byte was sent): every eligible replica is tried once."
 #[test]
 fn refused_connections_are_no_replays_and_every_replica_is_tried() {
-    let alive = good();
-    let gone: Vec<String> = (0..4).map(|_| format!("http://{} max_fails=0", nowhere())).collect();
-    let router = Router::start(&format!(
+    let alive = start_good_replica();
+    let gone: Vec<String> = (0..4).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
+    let router = StageRouter::start(&format!(
         "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nreplay_percent = 0\nreplay_spare = 0\n\
          replicas = [{:?}, {:?}, {:?}, {:?}, {:?}]",
         gone[0],
@@ -34,23 +37,23 @@ fn refused_connections_are_no_replays_and_every_replica_is_tried() {
         gone[3],
         alive.url()
     ));
-    assert!((0..10).all(|_| post(&router).status == 200));
-    assert_eq!((replays(&router, "made"), replays(&router, "denied")), (0.0, 0.0));
+    assert!((0..10).all(|_| post_chat(&router).status == 200));
+    assert_eq!((retry_count(&router, "made"), retry_count(&router, "denied")), (0.0, 0.0));
 }
 
 /// "A timed-out connection is not a replay."
 #[test]
 fn timed_out_connections_are_no_replays() {
-    let (full, alive) = (Full::start(), good());
-    let router = Router::start(&format!(
+    let (full, alive) = (FullPort::start(), start_good_replica());
+    let router = StageRouter::start(&format!(
         "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nreplay_percent = 0\nreplay_spare = 0\n\
          replicas = [\"http://{} max_fails=0\", {:?}]\n[timeouts]\nconnect = \"200ms\"",
         full.addr,
         alive.url()
     ));
-    assert!((0..4).all(|_| post(&router).status == 200));
-    assert_eq!((replays(&router, "made"), alive.heard().len()), (0.0, 4));
-    assert!(attempts(&router, "failed") >= 2.0, "it was tried");
+    assert!((0..4).all(|_| post_chat(&router).status == 200));
+    assert_eq!((retry_count(&router, "made"), alive.received_requests().len()), (0.0, 4));
+    assert!(attempt_count(&router, "failed") >= 2.0, "it was tried");
 }
 
 /// "A reused connection closed with 0 bytes is re-sent on a fresh one and is no attempt."
@@ -58,47 +61,52 @@ fn timed_out_connections_are_no_replays() {
 fn a_stale_connection_is_no_attempt() {
     let seen = Mutex::new(Vec::new());
     // Answers the first request of each connection and closes when there is a second one.
-    let replica = Scripted::start(&["m"], move |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         let from = to.peer_addr().unwrap();
         let again = seen.lock().unwrap().contains(&from);
         seen.lock().unwrap().push(from);
-        !again && friendly(heard, to)
+        !again && respond_ok(heard, to)
     });
-    let router = over([&replica], "workers = 1\nreplay_percent = 0\nreplay_spare = 0");
-    assert!((0..10).all(|_| post(&router).status == 200));
-    assert!(replica.heard().len() > 10, "connections were used again");
-    wait_until("all are counted", || attempts(&router, "completed") == 10.0);
-    assert_eq!(router.metric("tokenweir_attempts_total", &[]), 10.0);
-    assert_eq!(replays(&router, "made"), 0.0);
+    let router = start_router([&replica], "workers = 1\nreplay_percent = 0\nreplay_spare = 0");
+    assert!((0..10).all(|_| post_chat(&router).status == 200));
+    assert!(replica.received_requests().len() > 10, "connections were used again");
+    wait_until("all are counted", || attempt_count(&router, "completed") == 10.0);
+    assert_eq!(router.sum_metric("tokenweir_attempts_total", &[]), 10.0);
+    assert_eq!(retry_count(&router, "made"), 0.0);
 }
 
 /// "Closed before any byte, or 500/502/504, before the first byte: one replay on another replica."
 #[test]
 fn what_fails_before_its_first_byte_is_replayed_once_elsewhere() {
     for status in [0, 500, 502, 504] {
-        let bad =
-            move |_: &_, to: &mut std::net::TcpStream| status > 0 && to.write_all(&whole(status, JSON, "{}")).is_ok();
-        let replicas = [Scripted::start(&["m"], bad), Scripted::start(&["m"], bad), good()];
-        let router = over(&replicas, "");
-        let reply = post(&router);
+        let bad = move |_: &_, to: &mut std::net::TcpStream| {
+            status > 0 && to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
+        };
+        let replicas = [ScriptedReplica::start(&["m"], bad), ScriptedReplica::start(&["m"], bad), start_good_replica()];
+        let router = start_router(&replicas, "");
+        let reply = post_chat(&router);
         // Round robin: the first is chosen, the second has the replay, and there is no third.
-        assert_eq!((asked(&replicas), reply.status), ([1, 1, 0], if status > 0 { status } else { 502 }), "{status}");
-        let two = [Scripted::start(&["m"], bad), good()];
-        let router = over(&two, "");
-        assert_eq!((post(&router).status, asked(&two)), (200, [1, 1]), "{status}");
-        assert_eq!((replays(&router, "made"), attempts(&router, "failed")), (1.0, 1.0), "{status}");
+        assert_eq!(
+            (request_counts(&replicas), reply.status),
+            ([1, 1, 0], if status > 0 { status } else { 502 }),
+            "{status}"
+        );
+        let two = [ScriptedReplica::start(&["m"], bad), start_good_replica()];
+        let router = start_router(&two, "");
+        assert_eq!((post_chat(&router).status, request_counts(&two)), (200, [1, 1]), "{status}");
+        assert_eq!((retry_count(&router, "made"), attempt_count(&router, "failed")), (1.0, 1.0), "{status}");
     }
 }
 
 /// "Within a per-pool budget (20 % of requests over 10 s, + 3)." At the defaults.
 #[test]
 fn replays_are_a_fifth_of_the_requests_and_three() {
-    let (bad, alive) = (saying(500, "{}"), good());
+    let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
     let replicas = [format!("{} max_fails=0", bad.url()), alive.url()];
-    let router = Router::start(&format!("policy = \"round_robin\"\nreplicas = {replicas:?}")).ready();
-    let watch = Watch::start();
-    let lost = (0..60).filter(|_| post(&router).status != 200).count();
-    let (made, denied) = (replays(&router, "made"), replays(&router, "denied"));
+    let router = StageRouter::start(&format!("policy = \"round_robin\"\nreplicas = {replicas:?}")).wait_until_ready();
+    let watch = Stopwatch::start();
+    let lost = (0..60).filter(|_| post_chat(&router).status != 200).count();
+    let (made, denied) = (retry_count(&router, "made"), retry_count(&router, "denied"));
     assert!(watch.elapsed() < Duration::from_secs(10), "all within the time that counts");
     assert!((12.0..=15.0).contains(&made), "{made} of 60 requests: 20 % and 3");
     assert_eq!(lost as f64, denied);
@@ -107,60 +115,63 @@ fn replays_are_a_fifth_of_the_requests_and_three() {
 /// "If the second gives the same status, the request is to blame and neither counts."
 #[test]
 fn a_request_that_fails_alike_twice_is_to_blame_itself() {
-    let replicas = [saying(500, "{}"), saying(500, "{}"), good()];
-    let router = over(&replicas, "");
-    assert_eq!((post(&router).status, asked(&replicas)), (500, [1, 1, 0]));
-    assert_eq!((attempts(&router, "failed"), ejected(&router)), (0.0, 0.0));
+    let replicas = [start_fixed_replica(500, "{}"), start_fixed_replica(500, "{}"), start_good_replica()];
+    let router = start_router(&replicas, "");
+    assert_eq!((post_chat(&router).status, request_counts(&replicas)), (500, [1, 1, 0]));
+    assert_eq!((attempt_count(&router, "failed"), ejected_count(&router)), (0.0, 0.0));
 }
 
 /// "429/503 (*busy*): the next replica at once; the busy one is passed over until its `Retry-After`."
 #[test]
 fn a_busy_replica_is_passed_over_until_it_said() {
     for status in [429, 503] {
-        let busy = Scripted::start(&["m"], move |_, to| {
+        let busy = ScriptedReplica::start(&["m"], move |_, to| {
             let head = format!("HTTP/1.1 {status} X\r\nretry-after: 2\r\ncontent-length: 4\r\n\r\nbusy");
             to.write_all(head.as_bytes()).is_ok()
         });
-        let replicas = [busy, saying(status, "{}"), saying(status, "{}"), good()];
-        let router = over(&replicas, "");
-        let watch = Watch::start();
-        assert!((0..12).all(|_| post(&router).status == 200), "{status}: however many are busy");
-        assert_eq!(replicas[0].heard().len(), 1);
-        wait_until("it is asked again", || post(&router).status == 200 && replicas[0].heard().len() == 2);
+        let replicas =
+            [busy, start_fixed_replica(status, "{}"), start_fixed_replica(status, "{}"), start_good_replica()];
+        let router = start_router(&replicas, "");
+        let watch = Stopwatch::start();
+        assert!((0..12).all(|_| post_chat(&router).status == 200), "{status}: however many are busy");
+        assert_eq!(replicas[0].received_requests().len(), 1);
+        wait_until("it is asked again", || {
+            post_chat(&router).status == 200 && replicas[0].received_requests().len() == 2
+        });
         assert!(watch.elapsed() >= Duration::from_millis(1_900), "{:?}", watch.elapsed());
-        assert_eq!(router.metric("tokenweir_ejections_total", &[]), 0.0);
+        assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
     }
 }
 
 /// "Until its `Retry-After`": a date is one too.
 #[test]
 fn a_busy_replica_may_name_a_date() {
-    let busy = Scripted::start(&["m"], |_, to| {
+    let busy = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 503 X\r\nretry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\ncontent-length: 4\r\n\r\nbusy";
         to.write_all(head.as_bytes()).is_ok()
     });
-    let replicas = [busy, good()];
-    let (router, watch) = (over(&replicas, ""), Watch::start());
+    let replicas = [busy, start_good_replica()];
+    let (router, watch) = (start_router(&replicas, ""), Stopwatch::start());
     while watch.elapsed() < Duration::from_millis(2_500) {
-        assert_eq!(post(&router).status, 200);
-        pause(20);
+        assert_eq!(post_chat(&router).status, 200);
+        sleep_millis(20);
     }
-    assert_eq!(replicas[0].heard().len(), 1);
+    assert_eq!(replicas[0].received_requests().len(), 1);
 }
 
 /// "Else 1 s doubling to 5 s."
 #[test]
 fn a_busy_replica_that_says_no_time_is_left_alone_for_longer_each_time() {
-    let replicas = [saying(503, "{}"), good()];
-    let router = over(&replicas, "");
-    let watch = Watch::start();
+    let replicas = [start_fixed_replica(503, "{}"), start_good_replica()];
+    let router = start_router(&replicas, "");
+    let watch = Stopwatch::start();
     let mut times = Vec::new();
     while times.len() < 5 {
-        assert!(post(&router).status == 200 && watch.elapsed() < 2 * PATIENCE);
-        if replicas[0].heard().len() > times.len() {
+        assert!(post_chat(&router).status == 200 && watch.elapsed() < 2 * TEST_TIMEOUT);
+        if replicas[0].received_requests().len() > times.len() {
             times.push(watch.elapsed());
         }
-        pause(10);
+        sleep_millis(10);
     }
     let gaps: Vec<f64> = times.windows(2).map(|two| (two[1] - two[0]).as_secs_f64()).collect();
     // 1, 2, 4 and 5 s; a request comes some 10 ms later.
@@ -172,24 +183,24 @@ fn a_busy_replica_that_says_no_time_is_left_alone_for_longer_each_time() {
 /// "Unless all are busy": then one of them is asked all the same.
 #[test]
 fn when_all_are_busy_one_of_them_answers_itself() {
-    let replicas = [saying(429, "\"full\""), saying(429, "\"full\"")];
-    let router = over(&replicas, "");
+    let replicas = [start_fixed_replica(429, "\"full\""), start_fixed_replica(429, "\"full\"")];
+    let router = start_router(&replicas, "");
     for _ in 0..5 {
-        let reply = post(&router);
+        let reply = post_chat(&router);
         assert_eq!((reply.status, &*reply.text()), (429, "\"full\""));
     }
-    assert!(asked(&replicas).iter().sum::<usize>() >= 6);
+    assert!(request_counts(&replicas).iter().sum::<usize>() >= 6);
 }
 
 /// "When no retry is allowed, the replica's own answer is relayed unchanged."
 #[test]
 fn an_answer_that_nothing_betters_is_relayed_unchanged() {
     for status in [500, 502, 503, 504, 429] {
-        let replica = Scripted::start(&["m"], move |_, to| {
+        let replica = ScriptedReplica::start(&["m"], move |_, to| {
             let head = format!("HTTP/1.1 {status} Odd\r\ncontent-type: text/html\r\nx-own: a\r\nretry-after: 17\r\n");
             to.write_all(format!("{head}content-length: 9\r\n\r\n<b>no</b>").as_bytes()).is_ok()
         });
-        let reply: Reply = post(&over([&replica], ""));
+        let reply: HttpResponse = post_chat(&start_router([&replica], ""));
         assert_eq!((reply.status, &*reply.text()), (status, "<b>no</b>"));
         let headers = ["content-type", "x-own", "retry-after"].map(|name| reply.header(name).unwrap());
         assert_eq!(headers, ["text/html", "a", "17"]);
@@ -199,40 +210,41 @@ fn an_answer_that_nothing_betters_is_relayed_unchanged() {
 /// "Nothing is replayed after the first byte."
 #[test]
 fn nothing_is_replayed_after_the_first_byte() {
-    let begun = format!("{HEAD}{}", chunk(EVENT));
-    let bad = Scripted::start(&["m"], move |_, to| to.write_all(begun.as_bytes()).is_err());
-    let replicas = [bad, good()];
-    let router = over(&replicas, "");
-    let reply = router.post(CHAT, chat("m", 2, true));
-    assert!(reply.text().starts_with(EVENT) && !reply.whole);
-    assert_eq!((asked(&replicas), replays(&router, "made")), ([1, 0], 0.0));
+    let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT));
+    let bad = ScriptedReplica::start(&["m"], move |_, to| to.write_all(begun.as_bytes()).is_err());
+    let replicas = [bad, start_good_replica()];
+    let router = start_router(&replicas, "");
+    let reply = router.post(CHAT_PATH, chat_body("m", 2, true));
+    assert!(reply.text().starts_with(CONTENT_EVENT) && !reply.complete);
+    assert_eq!((request_counts(&replicas), retry_count(&router, "made")), ([1, 0], 0.0));
 }
 
 /// "Before the first byte: one replay": half a JSON answer has not reached the client.
 #[test]
 fn half_a_json_answer_is_replayed_elsewhere() {
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"half\":";
-    let replicas = [Scripted::start(&["m"], move |_, to| to.write_all(half.as_bytes()).is_err()), good()];
-    let reply = post(&over(&replicas, ""));
-    assert_eq!((reply.status, &*reply.text(), asked(&replicas)), (200, "{}", [1, 1]));
+    let replicas =
+        [ScriptedReplica::start(&["m"], move |_, to| to.write_all(half.as_bytes()).is_err()), start_good_replica()];
+    let reply = post_chat(&start_router(&replicas, ""));
+    assert_eq!((reply.status, &*reply.text(), request_counts(&replicas)), (200, "{}", [1, 1]));
 }
 
 /// "All replicas down: JSON 503 at once, recovers by itself."
 #[test]
 fn all_replicas_down_is_a_503_at_once_and_passes_by_itself() {
-    let addr = nowhere();
-    let gone = format!("\"http://{addr} fail_timeout=1s\", \"http://{} fail_timeout=1s\"", nowhere());
-    let router = Router::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [{gone}]"));
-    let watch = Watch::start();
+    let addr = unused_addr();
+    let gone = format!("\"http://{addr} fail_timeout=1s\", \"http://{} fail_timeout=1s\"", unused_addr());
+    let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [{gone}]"));
+    let watch = Stopwatch::start();
     for _ in 0..2 {
-        let reply = post(&router);
-        assert_eq!((reply.status, reply.error()["code"].as_str()), (503, Some("no_replica")));
+        let reply = post_chat(&router);
+        assert_eq!((reply.status, reply.openai_error()["code"].as_str()), (503, Some("no_replica")));
     }
     assert!(watch.elapsed() < Duration::from_secs(2), "at once");
     let back = std::net::TcpListener::bind(addr).unwrap();
-    let settings = crate::harness::fast(&["m"]);
-    let _back = tokenweir::emulate::Replica::start(back, settings, tokenweir::clock::Clock::start()).unwrap();
-    wait_until("it serves again", || post(&router).status == 200);
+    let settings = crate::harness::fast_settings(&["m"]);
+    let _back = tokenweir::emulate::EmulatedReplica::start(back, settings, tokenweir::clock::Clock::start()).unwrap();
+    wait_until("it serves again", || post_chat(&router).status == 200);
 }
 
 /// "Usage is delivered when asked, never leaked when not."
@@ -240,47 +252,47 @@ fn all_replicas_down_is_a_503_at_once_and_passes_by_itself() {
 fn usage_is_for_those_who_ask() {
     let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
     let done = "data: [DONE]\n\n";
-    let replica = Scripted::start(&["m"], move |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         let asks = heard.body.windows(13).any(|bytes| bytes == b"include_usage");
-        let body = format!("{EVENT}{}{done}", if asks { usage } else { "" });
-        to.write_all(&whole(200, "text/event-stream", &body)).is_ok()
+        let body = format!("{CONTENT_EVENT}{}{done}", if asks { usage } else { "" });
+        to.write_all(&build_response(200, "text/event-stream", &body)).is_ok()
     });
-    let router = over([&replica], "");
-    assert_eq!(router.post(CHAT, chat("m", 2, true)).text(), format!("{EVENT}{usage}{done}"));
+    let router = start_router([&replica], "");
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, true)).text(), format!("{CONTENT_EVENT}{usage}{done}"));
     let silent = r#"{"model":"m","messages":[],"stream":true}"#;
     let refusing = r#"{"model":"m","messages":[],"stream":true,"stream_options":{"include_usage":false}}"#;
     for body in [silent, refusing] {
-        assert_eq!(router.post(CHAT, body).text(), format!("{EVENT}{done}"), "{body}");
+        assert_eq!(router.post(CHAT_PATH, body).text(), format!("{CONTENT_EVENT}{done}"), "{body}");
     }
 }
 
 /// "Connect (3.5 s ...)": at the default, a port that says nothing is given up in that time, without a fault of ours.
 #[test]
 fn a_port_that_says_nothing_is_given_up_after_three_and_a_half_seconds() {
-    let full = Full::start();
-    let router = Router::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
-    let watch = Watch::start();
-    let reply = post(&router);
+    let full = FullPort::start();
+    let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
+    let watch = Stopwatch::start();
+    let reply = post_chat(&router);
     let took = watch.elapsed().as_secs_f64();
     assert!((3.4..5.5).contains(&took), "{took} s");
-    assert!((502..=504).contains(&reply.status) && reply.error()["message"].is_string(), "{}", reply.status);
+    assert!((502..=504).contains(&reply.status) && reply.openai_error()["message"].is_string(), "{}", reply.status);
 }
 
 /// "(... survives one lost SYN)": the first one is dropped, the second is sent a second later.
 #[test]
 fn a_lost_syn_costs_a_second_and_no_request() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
-    let full = Full::start();
-    let router = Router::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
+    let full = FullPort::start();
+    let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
     std::thread::scope(|scope| {
         let reply = scope.spawn(|| {
-            let watch = Watch::start();
+            let watch = Stopwatch::start();
             ASKED.fetch_add(1, Ordering::SeqCst);
             (router.get("/x").status, watch.elapsed())
         });
         wait_until("it is on its way", || ASKED.load(Ordering::SeqCst) == 1);
-        pause(400);
-        full.open(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        sleep_millis(400);
+        full.start_accepting(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
         let (status, took) = reply.join().unwrap();
         assert_eq!(status, 200, "after {took:?}");
         assert!(took >= Duration::from_millis(700), "its first SYN was lost: {took:?}");

@@ -7,143 +7,143 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::control::{self, Nginx};
-use crate::harness::client::Client;
-use crate::harness::client::Reply;
-use crate::harness::scripted::{Keep, Scripted, friendly, whole};
-use crate::harness::{ask, chat};
+use super::control::{self, ControlNginx};
+use crate::harness::client::HttpResponse;
+use crate::harness::client::TestClient;
+use crate::harness::scripted::{KeepConnection, ScriptedReplica, build_response, respond_ok};
+use crate::harness::{chat_body, send_request};
 use tokenweir::clock::Clock;
 use tokenweir::units::Moment;
 
-pub const CHAT: &str = "/v1/chat/completions";
-pub const JSON: &str = "application/json";
-pub const EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
-pub const DONE: &str = "data: [DONE]\n\n";
+pub const CHAT_PATH: &str = "/v1/chat/completions";
+pub const JSON_CONTENT_TYPE: &str = "application/json";
+pub const CONTENT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
+pub const DONE_EVENT: &str = "data: [DONE]\n\n";
 
 /// A body or a piece of one, framed.
-pub fn chunk(text: &str) -> String {
+pub fn encode_chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
 /// A router, or what stands in its place, on ports of its own.
-pub struct Router {
+pub struct StageRouter {
     pub addr: SocketAddr,
     /// Where it speaks HTTP/2 without TLS.
-    pub h2: SocketAddr,
-    served: Served,
+    pub h2_addr: SocketAddr,
+    backend: StageBackend,
 }
 
-enum Served {
-    Router(Box<crate::harness::Router>),
+enum StageBackend {
+    Router(Box<crate::harness::TestRouter>),
     /// Held until the test is over.
     Nginx {
-        _nginx: Nginx,
+        _nginx: ControlNginx,
     },
 }
 
-impl Router {
+impl StageRouter {
     /// Starts with a configuration as text; does not wait for anything.
     pub fn start(text: &str) -> Self {
-        if control::is_on() {
-            let nginx = Nginx::start(text);
-            return Self { addr: nginx.addr, h2: nginx.h2, served: Served::Nginx { _nginx: nginx } };
+        if control::is_enabled() {
+            let nginx = ControlNginx::start(text);
+            return Self { addr: nginx.addr, h2_addr: nginx.h2_addr, backend: StageBackend::Nginx { _nginx: nginx } };
         }
-        let router = crate::harness::Router::start(text);
-        Self { addr: router.addr, h2: router.addr, served: Served::Router(Box::new(router)) }
+        let router = crate::harness::TestRouter::start(text);
+        Self { addr: router.addr, h2_addr: router.addr, backend: StageBackend::Router(Box::new(router)) }
     }
 
     /// Waits until every replica has said which models it serves.
-    pub fn ready(self) -> Self {
-        let served = match self.served {
-            Served::Router(router) => Served::Router(Box::new(router.ready())),
-            nginx @ Served::Nginx { .. } => nginx,
+    pub fn wait_until_ready(self) -> Self {
+        let served = match self.backend {
+            StageBackend::Router(router) => StageBackend::Router(Box::new(router.wait_until_ready())),
+            nginx @ StageBackend::Nginx { .. } => nginx,
         };
-        Self { served, ..self }
+        Self { backend: served, ..self }
     }
 
     /// Where it is administered.
-    pub fn admin(&self) -> SocketAddr {
-        match &self.served {
-            Served::Router(router) => router.admin,
-            Served::Nginx { .. } => control::beyond("an admin listener"),
+    pub fn admin_addr(&self) -> SocketAddr {
+        match &self.backend {
+            StageBackend::Router(router) => router.admin_addr,
+            StageBackend::Nginx { .. } => control::panic_beyond_nginx("an admin listener"),
         }
     }
 
-    pub fn client(&self) -> Client<TcpStream> {
-        Client::connect(self.addr)
+    pub fn connect(&self) -> TestClient<TcpStream> {
+        TestClient::connect(self.addr)
     }
 
     /// One request on a connection of its own.
-    pub fn ask(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Reply {
-        ask(self.addr, method, path, headers, body)
+    pub fn send_request(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
+        send_request(self.addr, method, path, headers, body)
     }
 
-    pub fn get(&self, path: &str) -> Reply {
-        self.ask("GET", path, "", "")
+    pub fn get(&self, path: &str) -> HttpResponse {
+        self.send_request("GET", path, "", "")
     }
 
-    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Reply {
-        self.ask("POST", path, "", body)
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> HttpResponse {
+        self.send_request("POST", path, "", body)
     }
 
     /// The sum of a metric's series whose labels contain all of `labels`.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        match &self.served {
-            Served::Router(router) => router.metric(name, labels),
-            Served::Nginx { .. } => control::beyond("metrics"),
+    pub fn sum_metric(&self, name: &str, labels: &[&str]) -> f64 {
+        match &self.backend {
+            StageBackend::Router(router) => router.sum_metric(name, labels),
+            StageBackend::Nginx { .. } => control::panic_beyond_nginx("metrics"),
         }
     }
 }
 
 /// A router over these replicas, in turn, and with more keys.
-pub fn over<'a>(replicas: impl IntoIterator<Item = &'a Scripted>, more: &str) -> Router {
-    let urls: Vec<String> = replicas.into_iter().map(Scripted::url).collect();
-    Router::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).ready()
+pub fn start_router<'a>(replicas: impl IntoIterator<Item = &'a ScriptedReplica>, more: &str) -> StageRouter {
+    let urls: Vec<String> = replicas.into_iter().map(ScriptedReplica::url).collect();
+    StageRouter::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).wait_until_ready()
 }
 
-pub fn good() -> Scripted {
-    Scripted::start(&["m"], friendly)
+pub fn start_good_replica() -> ScriptedReplica {
+    ScriptedReplica::start(&["m"], respond_ok)
 }
 
 /// A replica that says the same to whoever comes.
-pub fn saying(status: u16, body: &'static str) -> Scripted {
-    Scripted::start(&["m"], move |_, to| to.write_all(&whole(status, JSON, body)).is_ok())
+pub fn start_fixed_replica(status: u16, body: &'static str) -> ScriptedReplica {
+    ScriptedReplica::start(&["m"], move |_, to| to.write_all(&build_response(status, JSON_CONTENT_TYPE, body)).is_ok())
 }
 
 /// A replica that is well until it is made sick, when it answers 500.
-pub fn moody() -> (Scripted, Arc<AtomicBool>) {
+pub fn start_sick_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
     let sick = Arc::new(AtomicBool::new(true));
     let mood = sick.clone();
-    let replica = Scripted::start(&["m"], move |_, to| {
+    let replica = ScriptedReplica::start(&["m"], move |_, to| {
         let status = if mood.load(Ordering::SeqCst) { 500 } else { 200 };
-        to.write_all(&whole(status, JSON, "{}")).is_ok()
+        to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
     (replica, sick)
 }
 
-pub fn post(router: &Router) -> Reply {
-    router.post(CHAT, chat("m", 2, false))
+pub fn post_chat(router: &StageRouter) -> HttpResponse {
+    router.post(CHAT_PATH, chat_body("m", 2, false))
 }
 
-pub fn attempts(router: &Router, outcome: &str) -> f64 {
-    router.metric("tokenweir_attempts_total", &[&format!("outcome=\"{outcome}\"")])
+pub fn attempt_count(router: &StageRouter, outcome: &str) -> f64 {
+    router.sum_metric("tokenweir_attempts_total", &[&format!("outcome=\"{outcome}\"")])
 }
 
 /// Replicas that are ejected now.
-pub fn ejected(router: &Router) -> f64 {
-    router.metric("tokenweir_ejected", &[])
+pub fn ejected_count(router: &StageRouter) -> f64 {
+    router.sum_metric("tokenweir_ejected", &[])
 }
 
 /// Reads until the router lets go.
-pub fn until_closed(to: &mut TcpStream) -> Keep {
+pub fn read_until_closed(to: &mut TcpStream) -> KeepConnection {
     while to.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
     false
 }
 
 /// A stopwatch.
-pub struct Watch(Clock);
+pub struct Stopwatch(Clock);
 
-impl Watch {
+impl Stopwatch {
     pub fn start() -> Self {
         Self(Clock::start())
     }
@@ -153,18 +153,18 @@ impl Watch {
     }
 }
 
-pub fn pause(millis: u64) {
+pub fn sleep_millis(millis: u64) {
     sleep(Duration::from_millis(millis));
 }
 
 /// A port that takes no more connections: what comes is dropped, not refused, until somebody accepts.
-pub struct Full {
+pub struct FullPort {
     pub listener: TcpListener,
     pub addr: SocketAddr,
-    waiting: Vec<socket2::Socket>,
+    queued_sockets: Vec<socket2::Socket>,
 }
 
-impl Full {
+impl FullPort {
     pub fn start() -> Self {
         use socket2::{Domain, Socket, Type};
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -179,13 +179,13 @@ impl Full {
             socket
         };
         let waiting = (0..4).map(|_| fill()).collect();
-        pause(100);
-        Self { listener, addr, waiting }
+        sleep_millis(100);
+        Self { listener, addr, queued_sockets: waiting }
     }
 
     /// Lets in whoever waits, and from now on everybody; each is told `answer`.
-    pub fn open(self, answer: &'static [u8]) {
-        drop(self.waiting);
+    pub fn start_accepting(self, answer: &'static [u8]) {
+        drop(self.queued_sockets);
         std::thread::spawn(move || {
             for stream in self.listener.incoming() {
                 let Ok(mut stream) = stream else { return };

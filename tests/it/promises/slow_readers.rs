@@ -10,27 +10,27 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::runtime::{Builder, Runtime};
 
-use super::process::Process;
-use super::setup::{CHAT, chunk, pause};
-use crate::harness::captures::HEAD;
-use crate::harness::client::{Client, request};
-use crate::harness::scripted::Scripted;
-use crate::harness::tls::Authority;
-use crate::harness::{PATIENCE, chat, wait_until, within};
+use super::process::ServerProcess;
+use super::setup::{CHAT_PATH, encode_chunk, sleep_millis};
+use crate::harness::captures::STREAM_HEAD;
+use crate::harness::client::{TestClient, build_request};
+use crate::harness::scripted::ScriptedReplica;
+use crate::harness::tls::CertificateAuthority;
+use crate::harness::{TEST_TIMEOUT, chat_body, wait_at_most, wait_until};
 
 /// So many that what the allocator keeps in hand is little to each of them.
-const READERS: usize = 64;
+const READER_COUNT: usize = 64;
 /// What each may cost.
-const MOST_KIB: u64 = 256;
+const MAX_KIB_PER_READER: u64 = 256;
 /// What the kernel holds is no part of the promise, and takes time to fill.
-const KERNEL_BYTES: usize = 64 << 10;
+const KERNEL_BUFFER_BYTES: usize = 64 << 10;
 
 /// A stream without an end.
-pub fn endless(count: &'static AtomicU64) -> Scripted {
-    let piece = chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(16_000)));
-    Scripted::start(&["m"], move |_, to| {
-        socket2::SockRef::from(&*to).set_send_buffer_size(KERNEL_BYTES).unwrap();
-        to.write_all(HEAD.as_bytes()).unwrap();
+pub fn start_endless_replica(count: &'static AtomicU64) -> ScriptedReplica {
+    let piece = encode_chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(16_000)));
+    ScriptedReplica::start(&["m"], move |_, to| {
+        socket2::SockRef::from(&*to).set_send_buffer_size(KERNEL_BUFFER_BYTES).unwrap();
+        to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         while to.write_all(piece.as_bytes()).is_ok() {
             count.fetch_add(piece.len() as u64, Ordering::Relaxed);
         }
@@ -38,40 +38,40 @@ pub fn endless(count: &'static AtomicU64) -> Scripted {
     })
 }
 
-fn asking() -> Vec<u8> {
-    request("POST", CHAT, "", chat("m", 1, true))
+fn stream_request() -> Vec<u8> {
+    build_request("POST", CHAT_PATH, "", chat_body("m", 1, true))
 }
 
 /// Connects and has little room for what comes.
-fn narrow(addr: SocketAddr) -> TcpStream {
+fn connect_with_small_buffer(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
-    socket2::SockRef::from(&stream).set_recv_buffer_size(KERNEL_BYTES).unwrap();
+    socket2::SockRef::from(&stream).set_recv_buffer_size(KERNEL_BUFFER_BYTES).unwrap();
     stream
 }
 
 /// What the process's memory grows with each reader that stops, in KiB; fails if replicas can go on writing. `open` gives
 /// connections of `each` readers.
-fn cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&Process) -> R) -> u64 {
+fn measure_reader_cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&ServerProcess) -> R) -> u64 {
     let written: &AtomicU64 = Box::leak(Box::default());
-    let replica = endless(written);
-    let process = Process::start(name, &format!("replicas = [{:?}]\n{more}", replica.url()), 1024);
+    let replica = start_endless_replica(written);
+    let process = ServerProcess::start(name, &format!("replicas = [{:?}]\n{more}", replica.url()), 1024);
     let mut readers = Vec::new();
     let mut stopped = |count: usize| {
         while readers.len() * each < count {
             readers.push(open(&process));
         }
-        wait_until("each has a stream", || process.metric("tokenweir_in_flight", "") == count as f64);
+        wait_until("each has a stream", || process.sum_metric("tokenweir_in_flight", "") == count as f64);
         let mut before = 0;
-        within(2 * PATIENCE, "nothing more is read from the replicas", || {
-            pause(300);
+        wait_at_most(2 * TEST_TIMEOUT, "nothing more is read from the replicas", || {
+            sleep_millis(300);
             let written = written.load(Ordering::Relaxed);
             std::mem::replace(&mut before, written) == written
         });
-        process.status("VmRSS")
+        process.read_proc_status("VmRSS")
     };
     // Whatever is there once comes with these.
-    let before = stopped(READERS / 2);
-    let each = stopped(READERS / 2 + READERS).saturating_sub(before) / READERS as u64;
+    let before = stopped(READER_COUNT / 2);
+    let each = stopped(READER_COUNT / 2 + READER_COUNT).saturating_sub(before) / READER_COUNT as u64;
     println!("{name}: {each} KiB for a reader that has stopped");
     each
 }
@@ -79,33 +79,34 @@ fn cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&Process) -> R) ->
 /// "A reader that stops costs at most 256 KiB of buffer: reading from the replica stops (back-pressure)."
 #[test]
 fn a_reader_that_stops_stops_the_replica_and_costs_little_memory() {
-    let each = cost("readers", "", 1, |process| {
-        let mut client = Client::over(narrow(process.data));
-        client.send(asking());
+    let each = measure_reader_cost("readers", "", 1, |process| {
+        let mut client = TestClient::from_stream(connect_with_small_buffer(process.data_addr));
+        client.send(stream_request());
         client
     });
-    assert!(each <= MOST_KIB, "{each} KiB each");
+    assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
 /// "A reader that stops costs at most 256 KiB of buffer": by TLS, which has a buffer of its own, too.
 #[test]
 fn a_reader_that_stops_costs_little_memory_by_tls() {
-    let authority = Authority::new("readers");
-    let pair = authority.issue("router", &["localhost"]);
-    let tls = format!("listen = \"127.0.0.1:0 ssl\"\n[tls]\ncertificate = {:?}\nkey = {:?}", pair.chain, pair.key);
-    let each = cost("readers-tls", &tls, 1, |process| {
-        let mut stream = authority.connect(process.data, "localhost", &["http/1.1"]);
-        socket2::SockRef::from(&stream.sock).set_recv_buffer_size(KERNEL_BYTES).unwrap();
-        stream.write_all(&asking()).unwrap();
+    let authority = CertificateAuthority::new("readers");
+    let pair = authority.issue_certificate("router", &["localhost"]);
+    let tls =
+        format!("listen = \"127.0.0.1:0 ssl\"\n[tls]\ncertificate = {:?}\nkey = {:?}", pair.chain_path, pair.key_path);
+    let each = measure_reader_cost("readers-tls", &tls, 1, |process| {
+        let mut stream = authority.connect(process.data_addr, "localhost", &["http/1.1"]);
+        socket2::SockRef::from(&stream.sock).set_recv_buffer_size(KERNEL_BUFFER_BYTES).unwrap();
+        stream.write_all(&stream_request()).unwrap();
         stream
     });
-    assert!(each <= MOST_KIB, "{each} KiB each");
+    assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
 /// A connection of so many streams. Each may be sent `window` bytes that nobody reads.
-fn streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> impl Sized {
+fn open_h2_streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> impl Sized {
     runtime.block_on(async {
-        let stream = narrow(addr);
+        let stream = connect_with_small_buffer(addr);
         stream.set_nonblocking(true).unwrap();
         let stream = tokio::net::TcpStream::from_std(stream).unwrap();
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -114,8 +115,9 @@ fn streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> im
         tokio::spawn(connection);
         let mut readers = Vec::new();
         for _ in 0..count {
-            let request = http::Request::post(format!("http://x{CHAT}")).header("content-type", "application/json");
-            let reply = sender.send_request(request.body(Full::<Bytes>::from(chat("m", 1, true))).unwrap());
+            let request =
+                http::Request::post(format!("http://x{CHAT_PATH}")).header("content-type", "application/json");
+            let reply = sender.send_request(request.body(Full::<Bytes>::from(chat_body("m", 1, true))).unwrap());
             readers.push(reply.await.unwrap());
         }
         (sender, readers)
@@ -126,8 +128,9 @@ fn streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> im
 #[test]
 fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let each = cost("readers-h2", "", 16, |process| streams(&runtime, process.h2, 16, 65_535));
-    assert!(each <= MOST_KIB, "{each} KiB each");
+    let each =
+        measure_reader_cost("readers-h2", "", 16, |process| open_h2_streams(&runtime, process.h2_addr, 16, 65_535));
+    assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
 /// or where nobody reads the whole connection.
@@ -135,6 +138,8 @@ fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
 fn a_connection_that_is_not_read_in_http2_costs_little_memory() {
     // It is driven only while the streams begin.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let each = cost("readers-h2-all", "", 16, |process| streams(&runtime, process.h2, 16, 1 << 30));
-    assert!(each <= MOST_KIB, "{each} KiB each");
+    let each = measure_reader_cost("readers-h2-all", "", 16, |process| {
+        open_h2_streams(&runtime, process.h2_addr, 16, 1 << 30)
+    });
+    assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }

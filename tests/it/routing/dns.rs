@@ -5,45 +5,49 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::dns::Dns;
-use crate::harness::{Router, chat, fast, wait_until};
+use crate::harness::dns::TestDnsServer;
+use crate::harness::{TestRouter, chat_body, fast_settings, wait_until};
 use tokenweir::clock::Clock;
-use tokenweir::emulate::Replica;
+use tokenweir::emulate::EmulatedReplica;
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
 /// Replicas at these addresses, all at one port.
-fn at_one_port<const N: usize>(addresses: [&str; N]) -> (u16, [Replica; N]) {
+fn start_at_one_port<const N: usize>(addresses: [&str; N]) -> (u16, [EmulatedReplica; N]) {
     loop {
         let port = TcpListener::bind((addresses[0], 0)).unwrap().local_addr().unwrap().port();
         let listeners: Vec<_> = addresses.iter().filter_map(|ip| TcpListener::bind((*ip, port)).ok()).collect();
         // Another test may have the port at one of them.
         if let Ok(listeners) = <[TcpListener; N]>::try_from(listeners) {
-            return (port, listeners.map(|listener| Replica::start(listener, fast(&["m"]), Clock::start()).unwrap()));
+            return (
+                port,
+                listeners
+                    .map(|listener| EmulatedReplica::start(listener, fast_settings(&["m"]), Clock::start()).unwrap()),
+            );
         }
     }
 }
 
 /// The names of the pool's replicas that can be chosen.
-fn admitted(router: &Router) -> Vec<String> {
-    let pools = crate::harness::ask(router.admin, "GET", "/pools", "", "").json();
+fn admitted_replicas(router: &TestRouter) -> Vec<String> {
+    let pools = crate::harness::send_request(router.admin_addr, "GET", "/pools", "", "").json();
     let replicas = pools[0]["replicas"].as_array().unwrap().clone();
     let is_in = |replica: &&serde_json::Value| replica["state"] == "admitted";
     replicas.iter().filter(is_in).map(|replica| replica["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn become_members(router: &Router, wanted: &[String]) {
-    wait_until("the members are those that DNS names", || admitted(router) == wanted);
+fn wait_for_members(router: &TestRouter, wanted: &[String]) {
+    wait_until("the members are those that DNS names", || admitted_replicas(router) == wanted);
 }
 
 /// Runs `change` while four clients send requests one after the other; none may fail.
-fn under_load(router: &Router, change: impl FnOnce()) -> u32 {
+fn run_under_load(router: &TestRouter, change: impl FnOnce()) -> u32 {
     let (done, failed, answered) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    let status = router.post(CHAT, chat("m", 2, false)).status;
+                    let status = router.post(CHAT_PATH, chat_body("m", 2, false)).status;
                     failed.fetch_add(u32::from(status != 200), Ordering::Relaxed);
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
@@ -60,91 +64,98 @@ fn under_load(router: &Router, change: impl FnOnce()) -> u32 {
 
 #[test]
 fn addresses_that_come_and_go_lose_no_request() {
-    let dns = Dns::start(0);
-    let (port, mut replicas) = at_one_port(["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+    let dns = TestDnsServer::start(0);
+    let (port, mut replicas) = start_at_one_port(["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
     let name = |last: u8| format!("127.0.0.{last}:{port}");
-    dns.addresses("gpu.test", &["127.0.0.2", "127.0.0.1"]);
+    dns.set_addresses("gpu.test", &["127.0.0.2", "127.0.0.1"]);
     let words = "resolve max_fails=3 fail_timeout=60s";
-    let router = Router::start(&format!("{}replicas = [\"http://gpu.test:{port} {words}\"]", dns.key()));
-    become_members(&router, &[name(1), name(2)]);
-    under_load(&router, || {
-        dns.addresses("gpu.test", &["127.0.0.2", "127.0.0.3"]);
-        become_members(&router, &[name(2), name(3)]);
-        wait_until("its requests have ended", || replicas[0].counters().open() == 0);
+    let router =
+        TestRouter::start(&format!("{}replicas = [\"http://gpu.test:{port} {words}\"]", dns.resolver_config()));
+    wait_for_members(&router, &[name(1), name(2)]);
+    run_under_load(&router, || {
+        dns.set_addresses("gpu.test", &["127.0.0.2", "127.0.0.3"]);
+        wait_for_members(&router, &[name(2), name(3)]);
+        wait_until("its requests have ended", || replicas[0].counters().open_requests() == 0);
         replicas[0].stop();
     });
-    assert!(replicas.iter().all(|replica| replica.counters().seen(CHAT) > 0), "each has had requests");
-    let kept = router.server.fleet().replicas()[0].chosen();
+    assert!(replicas.iter().all(|replica| replica.counters().request_count(CHAT_PATH) > 0), "each has had requests");
+    let kept = router.server.fleet().replicas()[0].times_chosen();
     assert!(kept > 0, "a replica that stays keeps its state");
     wait_until("nothing is charged any more", || router.in_flight() == 0);
 
     // A server that answers no more changes nothing.
-    dns.set_broken(true);
-    let asked = dns.gaps("gpu.test").len();
-    wait_until("it was asked in vain", || dns.gaps("gpu.test").len() >= asked + 3);
-    assert_eq!(admitted(&router), [name(2), name(3)]);
-    assert_eq!(router.post(CHAT, chat("m", 2, false)).status, 200);
+    dns.set_failing(true);
+    let asked = dns.query_intervals("gpu.test").len();
+    wait_until("it was asked in vain", || dns.query_intervals("gpu.test").len() >= asked + 3);
+    assert_eq!(admitted_replicas(&router), [name(2), name(3)]);
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200);
 }
 
 #[test]
 fn ipv6_addresses_are_members_too() {
-    let dns = Dns::start(1);
-    let (port, _replicas) = at_one_port(["127.0.0.1", "::1"]);
-    dns.addresses("gpu.test", &["::1"]);
-    let router = Router::start(&format!("{}replicas = [\"http://gpu.test:{port} resolve\"]", dns.key()));
+    let dns = TestDnsServer::start(1);
+    let (port, _replicas) = start_at_one_port(["127.0.0.1", "::1"]);
+    dns.set_addresses("gpu.test", &["::1"]);
+    let router =
+        TestRouter::start(&format!("{}replicas = [\"http://gpu.test:{port} resolve\"]", dns.resolver_config()));
     let six = format!("[::1]:{port}");
-    become_members(&router, std::slice::from_ref(&six));
-    assert_eq!(router.post(CHAT, chat("m", 2, false)).header("x-upstream"), Some(&*six));
-    under_load(&router, || {
-        dns.addresses("gpu.test", &["::1", "127.0.0.1"]);
-        become_members(&router, &[format!("127.0.0.1:{port}"), six]);
+    wait_for_members(&router, std::slice::from_ref(&six));
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).header("x-upstream"), Some(&*six));
+    run_under_load(&router, || {
+        dns.set_addresses("gpu.test", &["::1", "127.0.0.1"]);
+        wait_for_members(&router, &[format!("127.0.0.1:{port}"), six]);
     });
 }
 
 #[test]
 fn services_are_found_by_srv_records() {
-    let dns = Dns::start(0);
-    let replicas = [(); 3].map(|()| crate::harness::replica(&["m"]));
+    let dns = TestDnsServer::start(0);
+    let replicas = [(); 3].map(|()| crate::harness::start_replica(&["m"]));
     let ports = replicas.each_ref().map(|replica| replica.addr().port());
     let name = |at: usize| format!("127.0.0.1:{}", ports[at]);
-    dns.addresses("a.test", &["127.0.0.1"]);
-    dns.services("_llm._tcp.gpu.test", &[(1, 3, ports[0], "a.test"), (1, 1, ports[1], "a.test")]);
+    dns.set_addresses("a.test", &["127.0.0.1"]);
+    dns.set_services("_llm._tcp.gpu.test", &[(1, 3, ports[0], "a.test"), (1, 1, ports[1], "a.test")]);
     let policy = "policy = \"round_robin\"\n";
     let replica = "replicas = [\"http://gpu.test resolve service=llm\"]";
-    let router = Router::start(&format!("{}{policy}{replica}", dns.key()));
+    let router = TestRouter::start(&format!("{}{policy}{replica}", dns.resolver_config()));
     let mut wanted = [name(0), name(1)];
     wanted.sort_by_key(|name| name.rsplit(':').next().unwrap().parse::<u16>().unwrap());
-    become_members(&router, &wanted);
-    let picks = (0..40).map(|_| router.post(CHAT, chat("m", 1, false)).header("x-upstream").unwrap().to_owned());
+    wait_for_members(&router, &wanted);
+    let picks =
+        (0..40).map(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned());
     assert_eq!(picks.filter(|pick| *pick == name(0)).count(), 30, "the records' weights count");
 
-    under_load(&router, || {
+    run_under_load(&router, || {
         // The second is for when the first is gone; the third is the best there is now.
-        dns.services("_llm._tcp.gpu.test", &[(1, 1, ports[2], "a.test"), (2, 1, ports[1], "a.test")]);
+        dns.set_services("_llm._tcp.gpu.test", &[(1, 1, ports[2], "a.test"), (2, 1, ports[1], "a.test")]);
         wait_until("the members are those that DNS names", || {
-            let mut names = admitted(&router);
+            let mut names = admitted_replicas(&router);
             names.sort();
             let mut wanted = [name(1), name(2)];
             wanted.sort();
             names == wanted
         });
     });
-    let before = replicas[1].counters().seen(CHAT);
-    assert!((0..10).all(|_| router.post(CHAT, chat("m", 1, false)).header("x-upstream") == Some(&*name(2))));
-    assert_eq!(replicas[1].counters().seen(CHAT), before, "a lower priority is a backup");
+    let before = replicas[1].counters().request_count(CHAT_PATH);
+    assert!((0..10).all(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream") == Some(&*name(2))));
+    assert_eq!(replicas[1].counters().request_count(CHAT_PATH), before, "a lower priority is a backup");
 }
 
 #[test]
 fn a_time_to_live_is_obeyed_and_at_least_a_second() {
-    let dns = Dns::start(0);
-    dns.addresses("gpu.test", &["127.0.0.1"]);
-    let _router = Router::start(&format!("{}replicas = [\"http://gpu.test:1 resolve\"]", dns.key()));
+    let dns = TestDnsServer::start(0);
+    dns.set_addresses("gpu.test", &["127.0.0.1"]);
+    let _router = TestRouter::start(&format!("{}replicas = [\"http://gpu.test:1 resolve\"]", dns.resolver_config()));
     let nearly = |seconds: u64| Duration::from_millis(seconds * 1_000 - 20);
-    wait_until("it was asked for three times", || dns.gaps("gpu.test").len() >= 2);
-    assert!(dns.gaps("gpu.test").iter().all(|gap| *gap >= nearly(1)), "{:?}", dns.gaps("gpu.test"));
+    wait_until("it was asked for three times", || dns.query_intervals("gpu.test").len() >= 2);
+    assert!(
+        dns.query_intervals("gpu.test").iter().all(|gap| *gap >= nearly(1)),
+        "{:?}",
+        dns.query_intervals("gpu.test")
+    );
     dns.set_ttl(3);
-    let before = dns.gaps("gpu.test").len();
-    wait_until("it was asked for twice more", || dns.gaps("gpu.test").len() >= before + 2);
-    let last = *dns.gaps("gpu.test").last().unwrap();
+    let before = dns.query_intervals("gpu.test").len();
+    wait_until("it was asked for twice more", || dns.query_intervals("gpu.test").len() >= before + 2);
+    let last = *dns.query_intervals("gpu.test").last().unwrap();
     assert!(last >= nearly(3) && last < nearly(6), "{last:?}");
 }

@@ -2,34 +2,34 @@
 
 use std::process::Command;
 
-use crate::harness::client::request;
-use crate::harness::{Router, ask, chat, nowhere, replica, wait_until};
+use crate::harness::client::build_request;
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, unused_addr, wait_until};
 use serde_json::Value;
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
-fn explained(router: &Router, id: &str) -> Value {
-    let reply = ask(router.admin, "GET", &format!("/explain/{id}"), "", "");
+fn explain_request(router: &TestRouter, id: &str) -> Value {
+    let reply = send_request(router.admin_addr, "GET", &format!("/explain/{id}"), "", "");
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()
 }
 
-fn keys(object: &Value) -> Vec<&str> {
+fn object_keys(object: &Value) -> Vec<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
 #[test]
 fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let urls = [format!("{} name=one weight=2", replicas[0].url()), format!("{} name=two down", replicas[1].url())];
-    let router = Router::start(&format!("explain_header = true\nreplicas = {urls:?}"));
-    wait_until("one is ready", || ask(router.admin, "GET", "/readyz", "", "").status == 200);
-    let reply = router.ask("POST", CHAT, "x-request-id: job/1\r\n", chat("m", 5, true));
+    let router = TestRouter::start(&format!("explain_header = true\nreplicas = {urls:?}"));
+    wait_until("one is ready", || send_request(router.admin_addr, "GET", "/readyz", "", "").status == 200);
+    let reply = router.send_request("POST", CHAT_PATH, "x-request-id: job/1\r\n", chat_body("m", 5, true));
     assert_eq!(reply.status, 200);
     let header = reply.header("x-decision").unwrap();
     assert!(header.starts_with("pool=default policy=token_cost replica=one of=1 why=only_one prompt="), "{header}");
     wait_until("it has settled", || router.in_flight() == 0);
-    let told = explained(&router, "job/1");
+    let told = explain_request(&router, "job/1");
     let tries = told["tries"].as_array().unwrap();
     assert_eq!((told["request"].as_str(), tries.len()), (Some("job/1"), 1));
     let one = &tries[0];
@@ -39,7 +39,7 @@ fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
     );
     assert_eq!((&one["why"], &one["passed_over"][0]["name"]), (&"only one".into(), &"two".into()));
     assert_eq!(one["passed_over"][0]["why"], "down");
-    let mut terms = keys(&one["candidates"][0]["terms"]);
+    let mut terms = object_keys(&one["candidates"][0]["terms"]);
     terms.sort_unstable();
     assert_eq!(
         terms,
@@ -54,13 +54,13 @@ fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
 
 #[test]
 fn every_try_is_told_and_what_a_second_one_could_not_have() {
-    let replica = replica(&["m"]);
-    let urls = [format!("http://{} name=gone", nowhere()), format!("{} name=there backup", replica.url())];
-    let router = Router::start(&format!("paths = \"any\"\npolicy = \"least_conn\"\nreplicas = {urls:?}"));
-    let reply = router.ask("POST", CHAT, "x-request-id: twice\r\n", chat("m", 3, false));
+    let replica = start_replica(&["m"]);
+    let urls = [format!("http://{} name=gone", unused_addr()), format!("{} name=there backup", replica.url())];
+    let router = TestRouter::start(&format!("paths = \"any\"\npolicy = \"least_conn\"\nreplicas = {urls:?}"));
+    let reply = router.send_request("POST", CHAT_PATH, "x-request-id: twice\r\n", chat_body("m", 3, false));
     assert_eq!((reply.status, reply.header("x-decision")), (200, None));
     wait_until("it has settled", || router.in_flight() == 0);
-    let told = explained(&router, "twice");
+    let told = explain_request(&router, "twice");
     let tries = told["tries"].as_array().unwrap();
     let words = |at: usize| -> (&str, &str, &str) {
         let passed = &tries[at]["passed_over"][0];
@@ -71,59 +71,64 @@ fn every_try_is_told_and_what_a_second_one_could_not_have() {
         [words(0), words(1)],
         [("gone", "failed", "a backup"), ("there", "completed", "has failed this request")]
     );
-    assert!(keys(&tries[0]["candidates"][0]["terms"]).contains(&"in_flight"));
+    assert!(object_keys(&tries[0]["candidates"][0]["terms"]).contains(&"in_flight"));
     assert_eq!(tries[0]["cached_believed"], Value::Null);
 }
 
 #[test]
 fn a_request_that_found_no_replica_and_one_that_still_runs_are_explained_too() {
-    let router = Router::start(&format!("replicas = [\"http://{} name=a down\"]", nowhere()));
-    let reply = router.ask("POST", CHAT, "x-request-id: none\r\n", chat("m", 3, false));
+    let router = TestRouter::start(&format!("replicas = [\"http://{} name=a down\"]", unused_addr()));
+    let reply = router.send_request("POST", CHAT_PATH, "x-request-id: none\r\n", chat_body("m", 3, false));
     assert_ne!(reply.status, 200);
-    let replica = replica(&["m"]);
-    let router = Router::over([&*replica.url()]);
-    let mut client = router.client();
-    let body = chat("m", 2_000, true);
-    client.send(request("POST", CHAT, "x-request-id: runs\r\n", body));
-    assert_eq!(client.head().status, 200);
-    assert!(client.piece().is_some());
-    let told = explained(&router, "runs");
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let mut client = router.connect();
+    let body = chat_body("m", 2_000, true);
+    client.send(build_request("POST", CHAT_PATH, "x-request-id: runs\r\n", body));
+    assert_eq!(client.read_head().status, 200);
+    assert!(client.read_piece().is_some());
+    let told = explain_request(&router, "runs");
     assert_eq!(told["tries"][0]["end"], Value::Null);
     drop(client);
     wait_until("the client's leaving is told", || {
-        explained(&router, "runs")["tries"][0]["end"]["outcome"] == "client_gone"
+        explain_request(&router, "runs")["tries"][0]["end"]["outcome"] == "client_gone"
     });
 }
 
 #[test]
 fn what_is_not_kept_is_not_explained_and_says_so() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     let url = replica.url();
-    let router = Router::start(&format!("explain = 1\nreplicas = [{url:?}]")).ready();
+    let router = TestRouter::start(&format!("explain = 1\nreplicas = [{url:?}]")).wait_until_ready();
     for id in ["a", "b"] {
-        assert_eq!(router.ask("POST", CHAT, &format!("x-request-id: {id}\r\n"), chat("m", 1, false)).status, 200);
+        assert_eq!(
+            router.send_request("POST", CHAT_PATH, &format!("x-request-id: {id}\r\n"), chat_body("m", 1, false)).status,
+            200
+        );
     }
-    assert_eq!(ask(router.admin, "GET", "/explain/a", "", "").status, 404);
-    explained(&router, "b");
-    let off = Router::start(&format!("explain = 0\nexplain_header = true\nreplicas = [{url:?}]")).ready();
-    let reply = off.ask("POST", CHAT, "x-request-id: a\r\n", chat("m", 1, false));
+    assert_eq!(send_request(router.admin_addr, "GET", "/explain/a", "", "").status, 404);
+    explain_request(&router, "b");
+    let off =
+        TestRouter::start(&format!("explain = 0\nexplain_header = true\nreplicas = [{url:?}]")).wait_until_ready();
+    let reply = off.send_request("POST", CHAT_PATH, "x-request-id: a\r\n", chat_body("m", 1, false));
     assert_eq!((reply.status, reply.header("x-decision")), (200, None));
-    let missing = ask(off.admin, "GET", "/explain/a", "", "");
+    let missing = send_request(off.admin_addr, "GET", "/explain/a", "", "");
     assert_eq!((missing.status, missing.text().contains("`explain` keeps 0")), (404, true));
     assert_eq!(off.get("/explain/a").status, 404, "not on the clients' listener");
 }
 
 #[test]
 fn where_the_admin_listener_has_a_token_the_program_shows_it() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     // Of `abc`, from FIPS 180-2.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    let router = Router::start(&format!("admin_token = {hash:?}\nreplicas = [{:?}]", replica.url())).ready();
-    assert_eq!(router.ask("POST", CHAT, "x-request-id: a\r\n", chat("m", 1, false)).status, 200);
-    assert_eq!(ask(router.admin, "GET", "/explain/a", "", "").status, 401);
+    let router =
+        TestRouter::start(&format!("admin_token = {hash:?}\nreplicas = [{:?}]", replica.url())).wait_until_ready();
+    assert_eq!(router.send_request("POST", CHAT_PATH, "x-request-id: a\r\n", chat_body("m", 1, false)).status, 200);
+    assert_eq!(send_request(router.admin_addr, "GET", "/explain/a", "", "").status, 401);
     let run = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
-        let output = command.args(["explain", "a", "--admin", &router.admin.to_string()]).args(args);
+        let output = command.args(["explain", "a", "--admin", &router.admin_addr.to_string()]).args(args);
         let output = output.env("ITS_TOKEN", "abc").output().unwrap();
         (output.status.code(), output.stdout.len() + output.stderr.len())
     };
@@ -135,12 +140,12 @@ fn where_the_admin_listener_has_a_token_the_program_shows_it() {
 
 #[test]
 fn the_program_asks_a_running_router() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let router = Router::over([&*replicas[0].url(), &*replicas[1].url()]);
-    assert_eq!(router.ask("POST", CHAT, "x-request-id: a/b=1\r\n", chat("m", 4, true)).status, 200);
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let router = TestRouter::start_with_replicas([&*replicas[0].url(), &*replicas[1].url()]);
+    assert_eq!(router.send_request("POST", CHAT_PATH, "x-request-id: a/b=1\r\n", chat_body("m", 4, true)).status, 200);
     wait_until("it has settled", || router.in_flight() == 0);
     let run = |id: &str| {
-        let args = ["explain", id, "--admin", &router.admin.to_string()];
+        let args = ["explain", id, "--admin", &router.admin_addr.to_string()];
         let output = Command::new(env!("CARGO_BIN_EXE_tokenweir")).args(args).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))

@@ -4,5 +4,5 @@ mod dns;
 mod explain;
 mod hash_keys;
 mod hash_ring;
-mod routing;
+mod models_and_paths;
 mod sticky;

@@ -3,78 +3,80 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use crate::harness::client::Reply;
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, ask, chat, replica, wait_until};
+use crate::harness::client::HttpResponse;
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
 
-const CHAT: &str = "/v1/chat/completions";
+const CHAT_PATH: &str = "/v1/chat/completions";
 
 /// A router over three replicas that go by turns, with more keys.
-fn router(replicas: &[Scripted], more: &str) -> Router {
-    let urls: Vec<String> = replicas.iter().map(Scripted::url).collect();
-    Router::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).ready()
+fn start_router(replicas: &[ScriptedReplica], more: &str) -> TestRouter {
+    let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
+    TestRouter::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).wait_until_ready()
 }
 
-fn three() -> Vec<Scripted> {
-    (0..3).map(|_| Scripted::start(&["m"], friendly)).collect()
+fn start_three_replicas() -> Vec<ScriptedReplica> {
+    (0..3).map(|_| ScriptedReplica::start(&["m"], respond_ok)).collect()
 }
 
-fn post(router: &Router, headers: &str) -> Reply {
-    let reply = router.ask("POST", CHAT, headers, chat("m", 1, false));
+fn post_chat(router: &TestRouter, headers: &str) -> HttpResponse {
+    let reply = router.send_request("POST", CHAT_PATH, headers, chat_body("m", 1, false));
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply
 }
 
-fn chosen(router: &Router, headers: &str) -> String {
-    post(router, headers).header("x-upstream").unwrap().to_owned()
+fn chosen_replica(router: &TestRouter, headers: &str) -> String {
+    post_chat(router, headers).header("x-upstream").unwrap().to_owned()
 }
 
 /// Where many requests with these headers go.
-fn all(router: &Router, headers: &str) -> BTreeSet<String> {
-    (0..6).map(|_| chosen(router, headers)).collect()
+fn chosen_replicas(router: &TestRouter, headers: &str) -> BTreeSet<String> {
+    (0..6).map(|_| chosen_replica(router, headers)).collect()
 }
 
-fn drain(router: &Router, name: &str, how: &str) {
-    assert_eq!(ask(router.admin, how, &format!("/replicas/{name}/drain"), "", "").status, 200);
+fn set_drained(router: &TestRouter, name: &str, how: &str) {
+    assert_eq!(send_request(router.admin_addr, how, &format!("/replicas/{name}/drain"), "", "").status, 200);
 }
 
 #[test]
 fn a_cookie_keeps_a_client_on_its_replica_until_that_cannot_be_chosen() {
-    let replicas = three();
-    let router = router(&replicas, "sticky = { cookie = \"route\", expires = \"1h\", path = \"/\", httponly = true }");
-    let first = post(&router, "");
+    let replicas = start_three_replicas();
+    let router =
+        start_router(&replicas, "sticky = { cookie = \"route\", expires = \"1h\", path = \"/\", httponly = true }");
+    let first = post_chat(&router, "");
     let (home, cookie) = (first.header("x-upstream").unwrap(), first.header("set-cookie").unwrap());
     let (pair, attributes) = cookie.split_once("; ").unwrap();
     assert_eq!(attributes, "Max-Age=3600; Path=/; HttpOnly");
     let port = home.rsplit(':').next().unwrap();
     assert!(!pair.contains("127.0.0") && !pair.contains(port), "the cookie shows no address: {pair}");
     let mine = format!("cookie: other=1; {pair}\r\n");
-    assert_eq!(all(&router, &mine), BTreeSet::from([home.to_owned()]));
-    assert_eq!(post(&router, &mine).header("set-cookie"), None, "the client has it");
-    assert_eq!(all(&router, "").len(), 3, "others take turns");
-    assert_eq!(all(&router, "cookie: route=nonsense\r\n").len(), 3);
+    assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([home.to_owned()]));
+    assert_eq!(post_chat(&router, &mine).header("set-cookie"), None, "the client has it");
+    assert_eq!(chosen_replicas(&router, "").len(), 3, "others take turns");
+    assert_eq!(chosen_replicas(&router, "cookie: route=nonsense\r\n").len(), 3);
 
     // Another router, started anew, knows whom the cookie means.
-    let urls: Vec<String> = replicas.iter().rev().map(Scripted::url).collect();
-    let again = Router::start(&format!("sticky = {{ cookie = \"route\" }}\nreplicas = {urls:?}")).ready();
-    assert_eq!(all(&again, &mine), BTreeSet::from([home.to_owned()]));
+    let urls: Vec<String> = replicas.iter().rev().map(ScriptedReplica::url).collect();
+    let again =
+        TestRouter::start(&format!("sticky = {{ cookie = \"route\" }}\nreplicas = {urls:?}")).wait_until_ready();
+    assert_eq!(chosen_replicas(&again, &mine), BTreeSet::from([home.to_owned()]));
 
     // Where the replica cannot be chosen the client moves, and stays where it has moved to.
-    drain(&router, home, "POST");
-    let moved = post(&router, &mine);
+    set_drained(&router, home, "POST");
+    let moved = post_chat(&router, &mine);
     let (new, cookie) = (moved.header("x-upstream").unwrap(), moved.header("set-cookie").unwrap());
     assert_ne!(new, home);
-    drain(&router, home, "DELETE");
+    set_drained(&router, home, "DELETE");
     let mine = format!("cookie: {}\r\n", cookie.split(';').next().unwrap());
-    assert_eq!(all(&router, &mine), BTreeSet::from([new.to_owned()]));
+    assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([new.to_owned()]));
 }
 
 #[test]
 fn a_session_that_a_replica_makes_is_learned_and_moves_when_it_must() {
     // Each replica makes sessions of its own, for whoever has none.
-    let replicas: Vec<Scripted> = (0..3)
+    let replicas: Vec<ScriptedReplica> = (0..3)
         .map(|at| {
-            Scripted::start(&["m"], move |heard, to| {
+            ScriptedReplica::start(&["m"], move |heard, to| {
                 let known = heard.header("cookie").is_some_and(|cookie| cookie.contains("sid="));
                 let cookie = if known { String::new() } else { format!("set-cookie: sid=s{at}; Path=/\r\n") };
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{cookie}");
@@ -82,92 +84,92 @@ fn a_session_that_a_replica_makes_is_learned_and_moves_when_it_must() {
             })
         })
         .collect();
-    let router = router(&replicas, "sticky = { learn = \"$upstream_cookie_sid\", lookup = \"$cookie_sid\" }");
+    let router = start_router(&replicas, "sticky = { learn = \"$upstream_cookie_sid\", lookup = \"$cookie_sid\" }");
     for at in 0..3 {
-        let home = post(&router, "");
+        let home = post_chat(&router, "");
         assert_eq!(home.head.matches("set-cookie").count(), 1, "the replica's own cookie and no other");
         let sid = home.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
         let home = home.header("x-upstream").unwrap().to_owned();
-        assert_eq!(all(&router, &format!("cookie: {sid}\r\n")), BTreeSet::from([home]), "{at}");
+        assert_eq!(chosen_replicas(&router, &format!("cookie: {sid}\r\n")), BTreeSet::from([home]), "{at}");
     }
-    assert_eq!(all(&router, "cookie: sid=unknown\r\n").len(), 3, "what no replica has made is no session");
+    assert_eq!(chosen_replicas(&router, "cookie: sid=unknown\r\n").len(), 3, "what no replica has made is no session");
 
     // The session moves with its replica gone.
-    let home = chosen(&router, "cookie: sid=s1\r\n");
-    drain(&router, &home, "POST");
-    let new = chosen(&router, "cookie: sid=s1\r\n");
+    let home = chosen_replica(&router, "cookie: sid=s1\r\n");
+    set_drained(&router, &home, "POST");
+    let new = chosen_replica(&router, "cookie: sid=s1\r\n");
     assert_ne!(new, home);
-    drain(&router, &home, "DELETE");
-    assert_eq!(all(&router, "cookie: sid=s1\r\n"), BTreeSet::from([new]));
+    set_drained(&router, &home, "DELETE");
+    assert_eq!(chosen_replicas(&router, "cookie: sid=s1\r\n"), BTreeSet::from([new]));
 }
 
 #[test]
 fn a_header_keeps_the_session_it_names_where_it_began() {
-    let replicas = three();
-    let router = router(&replicas, "sticky = { header = \"X-Session-Id\", timeout = \"1h\" }");
+    let replicas = start_three_replicas();
+    let router = start_router(&replicas, "sticky = { header = \"X-Session-Id\", timeout = \"1h\" }");
     let session = |at: usize| format!("x-session-id: s{at}\r\n");
-    let homes: Vec<String> = (0..6).map(|at| chosen(&router, &session(at))).collect();
+    let homes: Vec<String> = (0..6).map(|at| chosen_replica(&router, &session(at))).collect();
     assert_eq!(homes.iter().collect::<BTreeSet<_>>().len(), 3, "the policy spreads sessions");
     for (at, home) in homes.iter().enumerate() {
-        assert_eq!(all(&router, &session(at)), BTreeSet::from([home.clone()]), "session {at}");
+        assert_eq!(chosen_replicas(&router, &session(at)), BTreeSet::from([home.clone()]), "session {at}");
     }
-    assert_eq!(post(&router, &session(0)).header("set-cookie"), None);
-    assert_eq!(all(&router, "").len(), 3, "without a session it is as it was");
+    assert_eq!(post_chat(&router, &session(0)).header("set-cookie"), None);
+    assert_eq!(chosen_replicas(&router, "").len(), 3, "without a session it is as it was");
 }
 
 #[test]
 fn a_session_whose_replica_dies_or_is_full_fails_no_request_and_moves() {
-    let mut replicas = [(); 3].map(|()| replica(&["m"]));
+    let mut replicas = [(); 3].map(|()| start_replica(&["m"]));
     let urls = replicas.each_ref().map(|replica| format!("{} max_conns=1", replica.url()));
     let text = format!("policy = \"round_robin\"\nreplicas = {urls:?}\nsticky = {{ header = \"x-session-id\" }}");
-    let router = Router::start(&text).ready();
+    let router = TestRouter::start(&text).wait_until_ready();
     let session = "x-session-id: mine\r\n";
-    let home = chosen(&router, session);
-    let mut busy = router.client();
+    let home = chosen_replica(&router, session);
+    let mut busy = router.connect();
     let locked = format!("x-request-id: busy\r\nx-emulate-lockstep: 1\r\n{session}");
-    busy.send(crate::harness::client::request("POST", CHAT, &locked, chat("m", 2, true)));
-    assert_eq!(busy.head().header("x-upstream"), Some(&*home));
-    let new = chosen(&router, session);
+    busy.send(crate::harness::client::build_request("POST", CHAT_PATH, &locked, chat_body("m", 2, true)));
+    assert_eq!(busy.read_head().header("x-upstream"), Some(&*home));
+    let new = chosen_replica(&router, session);
     assert_ne!(new, home, "it is full");
-    assert_eq!(all(&router, session), BTreeSet::from([new.clone()]), "and the session has moved");
+    assert_eq!(chosen_replicas(&router, session), BTreeSet::from([new.clone()]), "and the session has moved");
     drop(busy);
     wait_until("the stream has ended", || router.in_flight() == 0);
     replicas.iter_mut().find(|replica| replica.addr().to_string() == new).unwrap().stop();
-    let last = all(&router, session);
+    let last = chosen_replicas(&router, session);
     assert!(last.len() == 1 && !last.contains(&new), "{last:?}");
 }
 
 #[test]
 fn a_replica_marked_drain_serves_those_who_belong_to_it_and_nobody_else() {
-    let replicas = three();
+    let replicas = start_three_replicas();
     let words = |word: &str| {
         let [a, b, c] = [0, 1, 2].map(|at: usize| replicas[at].url());
         format!("policy = \"round_robin\"\nsticky = {{ cookie = \"route\" }}\nreplicas = [\"{a}{word}\", {b:?}, {c:?}]")
     };
-    let before = Router::start(&words("")).ready();
+    let before = TestRouter::start(&words("")).wait_until_ready();
     let name = replicas[0].addr.to_string();
-    let cookie = (0..3).map(|_| post(&before, "")).find(|reply| reply.header("x-upstream") == Some(&name));
+    let cookie = (0..3).map(|_| post_chat(&before, "")).find(|reply| reply.header("x-upstream") == Some(&name));
     let cookie = cookie.unwrap().header("set-cookie").unwrap().to_owned();
 
-    let router = Router::start(&words(" drain")).ready();
+    let router = TestRouter::start(&words(" drain")).wait_until_ready();
     let mine = format!("cookie: {cookie}\r\n");
-    assert_eq!(all(&router, &mine), BTreeSet::from([name.clone()]), "who belongs to it still gets there");
-    assert!(!all(&router, "").contains(&name), "nobody else does");
-    let pools = ask(router.admin, "GET", "/pools", "", "").json();
+    assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([name.clone()]), "who belongs to it still gets there");
+    assert!(!chosen_replicas(&router, "").contains(&name), "nobody else does");
+    let pools = send_request(router.admin_addr, "GET", "/pools", "", "").json();
     let states: Vec<_> = (0..3).map(|at| pools[0]["replicas"][at]["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["draining", "admitted", "admitted"]);
 }
 
 #[test]
 fn a_claimed_address_moves_no_client() {
-    let replicas = three();
-    let urls: Vec<String> = replicas.iter().map(Scripted::url).collect();
+    let replicas = start_three_replicas();
+    let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
     let log = std::env::temp_dir().join(format!("tokenweir-claims-{}.log", std::process::id()));
     let access = format!("[log]\naccess = {log:?}\nformat = '$remote_addr $replica'");
-    let router = Router::start(&format!("policy = \"ip_hash\"\nreplicas = {urls:?}\n{access}")).ready();
+    let router = TestRouter::start(&format!("policy = \"ip_hash\"\nreplicas = {urls:?}\n{access}")).wait_until_ready();
     let claims = (0..20).map(|at| {
         let spoof = format!("X-Forwarded-For: 10.{at}.7.1\r\nX-Real-IP: 10.{at}.7.1\r\nForwarded: for=10.{at}.7.1\r\n");
-        chosen(&router, &spoof)
+        chosen_replica(&router, &spoof)
     });
     let chosen: BTreeSet<String> = claims.collect();
     assert_eq!(chosen.len(), 1, "{chosen:?}");

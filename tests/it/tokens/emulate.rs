@@ -13,40 +13,44 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokenweir::clock::Clock;
 use tokenweir::emulate::load::{self, LoadCounters, LoadSettings};
-use tokenweir::emulate::{Replica, Settings};
-use tokenweir::engine::Constants;
+use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
+use tokenweir::engine::EngineModel;
 
 /// A thousand times faster than an H100, and served under the names of the captures.
-fn fast() -> Settings {
-    let constants = Constants { speed: 1000.0, ..Constants::default() };
-    Settings { models: vec!["tiny".into(), "my-lora".into()], constants, ..Settings::default() }
+fn fast_settings() -> EmulatorSettings {
+    let constants = EngineModel { speed: 1000.0, ..EngineModel::default() };
+    EmulatorSettings {
+        models: vec!["tiny".into(), "my-lora".into()],
+        engine_model: constants,
+        ..EmulatorSettings::default()
+    }
 }
 
 /// A step takes 100 ms.
-fn slow() -> Settings {
-    let constants = Constants { step: Duration::from_millis(100), ..Constants::default() };
-    Settings { constants, ..fast() }
+fn slow_settings() -> EmulatorSettings {
+    let constants = EngineModel { step_time: Duration::from_millis(100), ..EngineModel::default() };
+    EmulatorSettings { engine_model: constants, ..fast_settings() }
 }
 
-fn start(settings: Settings) -> Replica {
+fn start_replica(settings: EmulatorSettings) -> EmulatedReplica {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    Replica::start(listener, settings, Clock::start()).unwrap()
+    EmulatedReplica::start(listener, settings, Clock::start()).unwrap()
 }
 
-fn connect(replica: &Replica) -> TcpStream {
+fn connect(replica: &EmulatedReplica) -> TcpStream {
     let stream = TcpStream::connect(replica.addr()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream
 }
 
 /// An answer as it came from the socket.
-struct Raw {
+struct RawResponse {
     head: String,
     body: Vec<u8>,
 }
 
-impl Raw {
-    fn split(bytes: &[u8]) -> Self {
+impl RawResponse {
+    fn parse(bytes: &[u8]) -> Self {
         let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
             return Self { head: String::from_utf8_lossy(bytes).into_owned(), body: Vec::new() };
         };
@@ -90,31 +94,31 @@ impl Raw {
     }
 }
 
-fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+fn format_request(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     let kind = if headers.contains("content-type") { "" } else { "content-type: application/json\r\n" };
     format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{kind}{headers}\r\n{body}")
 }
 
 /// Sends one request on a connection of its own and reads until it is closed.
-fn ask(replica: &Replica, method: &str, path: &str, headers: &str, body: &str) -> Raw {
+fn send_request(replica: &EmulatedReplica, method: &str, path: &str, headers: &str, body: &str) -> RawResponse {
     let mut stream = connect(replica);
     let headers = format!("connection: close\r\n{headers}");
-    stream.write_all(request(method, path, &headers, body).as_bytes()).unwrap();
+    stream.write_all(format_request(method, path, &headers, body).as_bytes()).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
-    Raw::split(&bytes)
+    RawResponse::parse(&bytes)
 }
 
-fn get(replica: &Replica, path: &str) -> Raw {
-    ask(replica, "GET", path, "", "")
+fn get(replica: &EmulatedReplica, path: &str) -> RawResponse {
+    send_request(replica, "GET", path, "", "")
 }
 
-fn post(replica: &Replica, path: &str, body: &Value) -> Raw {
-    ask(replica, "POST", path, "", &body.to_string())
+fn post(replica: &EmulatedReplica, path: &str, body: &Value) -> RawResponse {
+    send_request(replica, "POST", path, "", &body.to_string())
 }
 
-fn chat(tokens: u64, stream: bool) -> Value {
+fn chat_body(tokens: u64, stream: bool) -> Value {
     let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": tokens});
     if stream {
         body["stream"] = json!(true);
@@ -123,13 +127,13 @@ fn chat(tokens: u64, stream: bool) -> Value {
     body
 }
 
-fn faulty(replica: &Replica, fault: &str, stream: bool) -> Raw {
+fn post_with_fault(replica: &EmulatedReplica, fault: &str, stream: bool) -> RawResponse {
     let headers = format!("x-emulate-fault: {fault}\r\n");
-    ask(replica, "POST", "/v1/chat/completions", &headers, &chat(4, stream).to_string())
+    send_request(replica, "POST", "/v1/chat/completions", &headers, &chat_body(4, stream).to_string())
 }
 
 /// Waits for a fact, for at most `limit`.
-fn wait_for(limit: Duration, what: &str, fact: impl Fn() -> bool) {
+fn wait_at_most(limit: Duration, what: &str, fact: impl Fn() -> bool) {
     let clock = Clock::start();
     while !fact() {
         assert!(clock.now().since(Default::default()) < limit, "{what} did not come true in {limit:?}");
@@ -138,15 +142,15 @@ fn wait_for(limit: Duration, what: &str, fact: impl Fn() -> bool) {
 }
 
 /// The keys of a JSON text in their order, each with its path; of a list only the first item counts.
-fn keys(json: &str) -> Vec<String> {
-    struct Keys<'a>(&'a str, &'a mut Vec<String>);
-    impl<'de> serde::de::DeserializeSeed<'de> for Keys<'_> {
+fn collect_json_keys(json: &str) -> Vec<String> {
+    struct JsonKeyCollector<'a>(&'a str, &'a mut Vec<String>);
+    impl<'de> serde::de::DeserializeSeed<'de> for JsonKeyCollector<'_> {
         type Value = ();
         fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
             from.deserialize_any(self)
         }
     }
-    impl<'de> serde::de::Visitor<'de> for Keys<'_> {
+    impl<'de> serde::de::Visitor<'de> for JsonKeyCollector<'_> {
         type Value = ();
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("JSON")
@@ -171,7 +175,7 @@ fn keys(json: &str) -> Vec<String> {
         }
         fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
             let path = format!("{}[]", self.0);
-            items.next_element_seed(Keys(&path, self.1))?;
+            items.next_element_seed(JsonKeyCollector(&path, self.1))?;
             while items.next_element::<serde::de::IgnoredAny>()?.is_some() {}
             Ok(())
         }
@@ -179,22 +183,22 @@ fn keys(json: &str) -> Vec<String> {
             while let Some(key) = fields.next_key::<String>()? {
                 let path = format!("{}.{key}", self.0);
                 self.1.push(path.clone());
-                fields.next_value_seed(Keys(&path, self.1))?;
+                fields.next_value_seed(JsonKeyCollector(&path, self.1))?;
             }
             Ok(())
         }
     }
     let mut found = Vec::new();
-    let seed = Keys("", &mut found);
+    let seed = JsonKeyCollector("", &mut found);
     serde::de::DeserializeSeed::deserialize(seed, &mut serde_json::Deserializer::from_str(json)).unwrap();
     found
 }
 
 /// The kinds of events in a stream: their names and keys.
-fn kinds(raw: &Raw) -> BTreeSet<String> {
+fn event_shapes(raw: &RawResponse) -> BTreeSet<String> {
     let kind = |event: String| {
         let (name, data) = event.split_once("data: ").unwrap_or((&event, ""));
-        let keys = if data.starts_with('{') { keys(data).join(" ") } else { data.to_owned() };
+        let keys = if data.starts_with('{') { collect_json_keys(data).join(" ") } else { data.to_owned() };
         format!("{name}{keys}")
     };
     raw.events().into_iter().map(kind).collect()
@@ -214,7 +218,7 @@ fn answers_have_the_shape_of_captured_ones() {
         "sigterm",
         "killed",
     ];
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures/vllm-0.32.0");
     let mut compared = 0;
     for entry in std::fs::read_dir(&folder).unwrap() {
@@ -226,19 +230,19 @@ fn answers_have_the_shape_of_captured_ones() {
         let asked = std::fs::read_to_string(&path).unwrap();
         let (line, body) = asked.split_once('\n').unwrap_or((&asked, ""));
         let [method, target, kind] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{name}: {line}") };
-        let theirs = Raw::split(&std::fs::read(path.with_extension("http")).unwrap());
+        let theirs = RawResponse::parse(&std::fs::read(path.with_extension("http")).unwrap());
         let headers = format!("content-type: {kind}\r\nx-request-id: cap-{name}\r\n");
-        let ours = ask(&replica, method, target, &headers, body);
+        let ours = send_request(&replica, method, target, &headers, body);
         assert_eq!(ours.status(), theirs.status(), "{name}");
         for header in ["content-type", "x-request-id", "allow", "transfer-encoding"] {
             assert_eq!(ours.header(header), theirs.header(header), "{name}: {header}");
         }
         if theirs.header("transfer-encoding").is_some() {
             assert!(ours.text().1);
-            let differ: Vec<_> = kinds(&ours).symmetric_difference(&kinds(&theirs)).cloned().collect();
+            let differ: Vec<_> = event_shapes(&ours).symmetric_difference(&event_shapes(&theirs)).cloned().collect();
             assert!(differ.is_empty(), "{name}: {differ:#?}");
         } else if !theirs.body.is_empty() {
-            assert_eq!(keys(&ours.text().0), keys(&theirs.text().0), "{name}");
+            assert_eq!(collect_json_keys(&ours.text().0), collect_json_keys(&theirs.text().0), "{name}");
             assert_eq!(ours.json()["id"].is_string(), theirs.json()["id"].is_string());
             if !name.starts_with("responses") {
                 assert_eq!(ours.json()["id"], theirs.json()["id"], "{name}");
@@ -252,7 +256,7 @@ fn answers_have_the_shape_of_captured_ones() {
 
 #[test]
 fn other_endpoints_answer() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     let text = json!({"model": "tiny", "input": ["one", "two"]});
     let pair = json!({"model": "tiny", "query": "one", "documents": ["a", "b", "c"], "top_n": 2});
     let score = json!({"model": "tiny", "text_1": "one", "text_2": ["a", "b"]});
@@ -275,31 +279,31 @@ fn other_endpoints_answer() {
     for control in ["/sleep", "/wake_up", "/pause", "/resume", "/reset_prefix_cache", "/v1/load_lora_adapter"] {
         assert_eq!(post(&replica, control, &json!({})).status(), 200, "{control}");
     }
-    assert_eq!(replica.counters().seen("/sleep"), 1);
+    assert_eq!(replica.counters().request_count("/sleep"), 1);
     let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ntiny\r\n--b--\r\n";
     for path in ["/v1/audio/transcriptions", "/v1/audio/translations"] {
         let kind = "content-type: multipart/form-data; boundary=b\r\n";
-        let raw = ask(&replica, "POST", path, kind, form);
+        let raw = send_request(&replica, "POST", path, kind, form);
         assert!(raw.json()["text"].as_str().unwrap().contains("water"), "{path}");
-        assert_eq!(ask(&replica, "POST", path, kind, &form.replace("tiny", "nope")).status(), 404);
+        assert_eq!(send_request(&replica, "POST", path, kind, &form.replace("tiny", "nope")).status(), 404);
     }
 }
 
 #[test]
 fn prompts_that_are_too_long_are_refused() {
-    let replica = start(Settings { max_model_len: 100, ..fast() });
-    let raw = post(&replica, "/v1/chat/completions", &chat(99, false));
+    let replica = start_replica(EmulatorSettings { max_model_len: 100, ..fast_settings() });
+    let raw = post(&replica, "/v1/chat/completions", &chat_body(99, false));
     assert_eq!((raw.status(), &raw.json()["error"]["code"]), (400, &json!(400)));
     assert!(raw.json()["error"]["message"].as_str().unwrap().contains("maximum context length is 100 tokens"));
-    let tight = Constants { kv: tokenweir::units::Tokens(64), ..fast().constants };
-    let replica = start(Settings { constants: tight, ..fast() });
-    assert_eq!(post(&replica, "/v1/chat/completions", &chat(99, false)).status(), 400);
+    let tight = EngineModel { kv_capacity: tokenweir::units::Tokens(64), ..fast_settings().engine_model };
+    let replica = start_replica(EmulatorSettings { engine_model: tight, ..fast_settings() });
+    assert_eq!(post(&replica, "/v1/chat/completions", &chat_body(99, false)).status(), 400);
 }
 
 #[test]
 fn messages_count_what_was_cached_beside_the_input() {
-    let replica = start(fast());
-    let mut body = chat(2, false);
+    let replica = start_replica(fast_settings());
+    let mut body = chat_body(2, false);
     body["messages"][0]["content"] = json!("water flows over the weir ".repeat(40));
     let usage = || post(&replica, "/v1/messages", &body).json()["usage"].clone();
     let (first, second) = (usage(), usage());
@@ -314,8 +318,8 @@ fn messages_count_what_was_cached_beside_the_input() {
 
 #[test]
 fn second_equal_prompt_hits_the_prefix_cache() {
-    let replica = start(fast());
-    let mut body = chat(2, false);
+    let replica = start_replica(fast_settings());
+    let mut body = chat_body(2, false);
     body["messages"][0]["content"] = json!("water flows over the weir ".repeat(40));
     let usage = |body: &Value| post(&replica, "/v1/chat/completions", body).json()["usage"].clone();
     let (first, second) = (usage(&body), usage(&body));
@@ -347,29 +351,30 @@ fn second_equal_prompt_hits_the_prefix_cache() {
 
 #[test]
 fn streams_tell_every_token_and_usage_only_if_asked() {
-    let replica = start(fast());
-    let raw = post(&replica, "/v1/chat/completions", &chat(5, true));
+    let replica = start_replica(fast_settings());
+    let raw = post(&replica, "/v1/chat/completions", &chat_body(5, true));
     let events = raw.events();
     // Role, five words, usage, [DONE].
     assert_eq!(events.len(), 8);
     let usage: Value = serde_json::from_str(events[6].strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!((&usage["usage"]["completion_tokens"], &usage["choices"]), (&json!(5), &json!([])));
-    let mut body = chat(5, true);
+    let mut body = chat_body(5, true);
     body["stream_options"] = json!({});
     let raw = post(&replica, "/v1/chat/completions", &body);
     assert!(raw.events().len() == 7 && !raw.text().0.contains("usage"));
-    let merged = ask(&replica, "POST", "/v1/chat/completions", "x-emulate-tokens-per-event: 4\r\n", &body.to_string());
+    let merged =
+        send_request(&replica, "POST", "/v1/chat/completions", "x-emulate-tokens-per-event: 4\r\n", &body.to_string());
     assert_eq!(merged.events().len(), 4);
     body["max_tokens"] = Value::Null;
-    let raw = ask(&replica, "POST", "/v1/chat/completions", "x-emulate-tokens: 3\r\n", &body.to_string());
+    let raw = send_request(&replica, "POST", "/v1/chat/completions", "x-emulate-tokens: 3\r\n", &body.to_string());
     assert!(raw.events().len() == 5 && raw.text().0.contains(r#""finish_reason":"stop""#));
 }
 
 #[tokio::test]
 async fn independent_parser_reads_the_stream() {
-    let replica = start(fast());
-    let client = load::client().unwrap();
-    let request = client.post(format!("{}/v1/chat/completions", replica.url())).json(&chat(20, true));
+    let replica = start_replica(fast_settings());
+    let client = load::build_client().unwrap();
+    let request = client.post(format!("{}/v1/chat/completions", replica.url())).json(&chat_body(20, true));
     let mut events = request.send().await.unwrap().bytes_stream().eventsource();
     let mut words = String::new();
     let mut last = String::new();
@@ -385,16 +390,16 @@ async fn independent_parser_reads_the_stream() {
 
 #[test]
 fn remembered_responses_are_got_cancelled_and_deleted() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     let body = json!({"model": "tiny", "input": "hello", "max_output_tokens": 3});
     let id = post(&replica, "/v1/responses", &body).json()["id"].as_str().unwrap().to_owned();
     let path = format!("/v1/responses/{id}");
     assert_eq!(get(&replica, &path).json()["id"], json!(id));
-    assert_eq!(ask(&replica, "POST", &format!("{path}/cancel"), "", "").status(), 200);
+    assert_eq!(send_request(&replica, "POST", &format!("{path}/cancel"), "", "").status(), 200);
     let mut next = body;
     next["previous_response_id"] = json!(id);
     assert_eq!(post(&replica, "/v1/responses", &next).status(), 200);
-    assert_eq!(ask(&replica, "DELETE", &path, "", "").json()["deleted"], true);
+    assert_eq!(send_request(&replica, "DELETE", &path, "", "").json()["deleted"], true);
     assert_eq!(get(&replica, &path).status(), 404);
     assert_eq!(post(&replica, "/v1/responses", &next).status(), 404);
     let streamed = post(&replica, "/v1/responses", &json!({"model": "tiny", "input": "x", "stream": true}));
@@ -406,26 +411,28 @@ fn remembered_responses_are_got_cancelled_and_deleted() {
 
 #[test]
 fn client_that_leaves_frees_the_engine() {
-    let replica = start(slow());
+    let replica = start_replica(slow_settings());
     for stream in [true, false] {
         let mut client = connect(&replica);
-        let body = chat(1000, stream).to_string();
-        client.write_all(request("POST", "/v1/chat/completions", "", &body).as_bytes()).unwrap();
-        wait_for(Duration::from_secs(2), "running", || replica.stats().running == 1);
-        assert_eq!(replica.counters().open(), 1);
+        let body = chat_body(1000, stream).to_string();
+        client.write_all(format_request("POST", "/v1/chat/completions", "", &body).as_bytes()).unwrap();
+        wait_at_most(Duration::from_secs(2), "running", || replica.stats().running == 1);
+        assert_eq!(replica.counters().open_requests(), 1);
         drop(client);
         let limit = Duration::from_millis(100);
-        wait_for(limit, "engine free", || replica.stats().running == 0 && replica.stats().kv_usage == 0.0);
-        wait_for(limit, "request closed", || replica.counters().open() == 0);
+        wait_at_most(limit, "engine free", || replica.stats().running == 0 && replica.stats().kv_usage == 0.0);
+        wait_at_most(limit, "request closed", || replica.counters().open_requests() == 0);
     }
-    assert_eq!(replica.counters().aborted(), 2);
+    assert_eq!(replica.counters().aborted_requests(), 2);
 }
 
 #[test]
 fn head_comes_before_the_first_token() {
-    let replica = start(slow());
+    let replica = start_replica(slow_settings());
     let mut client = connect(&replica);
-    client.write_all(request("POST", "/v1/chat/completions", "", &chat(2, true).to_string()).as_bytes()).unwrap();
+    client
+        .write_all(format_request("POST", "/v1/chat/completions", "", &chat_body(2, true).to_string()).as_bytes())
+        .unwrap();
     let mut bytes = [0; 4096];
     let read = client.read(&mut bytes).unwrap();
     assert!(bytes[..read].starts_with(b"HTTP/1.1 200 OK") && bytes[..read].ends_with(b"\r\n\r\n"));
@@ -434,65 +441,65 @@ fn head_comes_before_the_first_token() {
 
 #[test]
 fn faults_of_refusal() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     for (fault, status) in [("500", 500), ("refuse-500", 500), ("503", 503), ("429", 429)] {
-        let raw = faulty(&replica, fault, true);
+        let raw = post_with_fault(&replica, fault, true);
         assert_eq!((raw.status(), &raw.json()["error"]["code"]), (status, &json!(status)));
         assert_eq!(raw.header("retry-after").is_some(), status == 503);
     }
-    assert_eq!(faulty(&replica, "close-before-head", true).head, "");
-    let raw = faulty(&replica, "close-after-head", true);
+    assert_eq!(post_with_fault(&replica, "close-before-head", true).head, "");
+    let raw = post_with_fault(&replica, "close-after-head", true);
     assert_eq!((raw.status(), raw.body.len()), (200, 0));
-    let raw = faulty(&replica, "close-after-head", false);
+    let raw = post_with_fault(&replica, "close-after-head", false);
     assert!(raw.status() == 200 && !raw.text().1);
     assert_eq!(replica.stats().running, 0);
 }
 
 #[test]
 fn faults_in_mid_stream() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     for n in [0, 1, 3] {
-        let died = faulty(&replica, &format!("die-midstream={n}"), true);
+        let died = post_with_fault(&replica, &format!("die-midstream={n}"), true);
         assert_eq!((died.events().len(), died.text().1), (n, false));
-        let cut = faulty(&replica, &format!("cut-midstream={n}"), true);
+        let cut = post_with_fault(&replica, &format!("cut-midstream={n}"), true);
         assert_eq!((cut.events().len(), cut.text().1), (n, true));
-        let error = faulty(&replica, &format!("error-event={n}"), true);
+        let error = post_with_fault(&replica, &format!("error-event={n}"), true);
         assert_eq!((error.events().len(), error.text().1), (n + 2, true));
         let told: Value = serde_json::from_str(error.events()[n].strip_prefix("data: ").unwrap()).unwrap();
         assert_eq!(told["error"]["code"], 500);
-        let bad = faulty(&replica, &format!("bad-chunk={n}"), true);
+        let bad = post_with_fault(&replica, &format!("bad-chunk={n}"), true);
         assert_eq!((bad.events().len(), bad.text().1), (n, false));
         assert!(bad.body.windows(1).any(|w| w == b"?"));
-        let aborted = faulty(&replica, &format!("abort-event={n}"), true);
+        let aborted = post_with_fault(&replica, &format!("abort-event={n}"), true);
         // Abort, usage, [DONE].
         assert_eq!((aborted.events().len(), aborted.text().1), (n + 3, true));
         assert!(aborted.events()[n].contains(r#""finish_reason":"abort""#));
     }
-    let halved = faulty(&replica, "die-midstream", false);
+    let halved = post_with_fault(&replica, "die-midstream", false);
     assert!(halved.status() == 200 && !halved.body.is_empty() && !halved.text().1);
-    assert_eq!(faulty(&replica, "error-event", false).status(), 500);
-    assert_eq!(faulty(&replica, "abort-event", false).json()["choices"][0]["finish_reason"], "abort");
-    wait_for(Duration::from_secs(1), "engine free", || replica.stats().running == 0);
+    assert_eq!(post_with_fault(&replica, "error-event", false).status(), 500);
+    assert_eq!(post_with_fault(&replica, "abort-event", false).json()["choices"][0]["finish_reason"], "abort");
+    wait_at_most(Duration::from_secs(1), "engine free", || replica.stats().running == 0);
 }
 
 #[test]
 fn faults_of_usage() {
-    let replica = start(fast());
-    let silent = faulty(&replica, "no-usage", true);
+    let replica = start_replica(fast_settings());
+    let silent = post_with_fault(&replica, "no-usage", true);
     assert!(silent.text().1 && !silent.text().0.contains("usage"));
-    assert_eq!(faulty(&replica, "no-usage", false).json().get("usage"), None);
-    let talkative = faulty(&replica, "usage-everywhere", true);
+    assert_eq!(post_with_fault(&replica, "no-usage", false).json().get("usage"), None);
+    let talkative = post_with_fault(&replica, "usage-everywhere", true);
     let without = |event: &&String| !event.contains("\"usage\":{");
     assert_eq!(talkative.events().iter().filter(without).count(), 1);
 }
 
 #[test]
 fn faults_of_time() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     for (fault, early) in [("slow-headers=60", false), ("slow-first=60", true)] {
         let mut client = connect(&replica);
         let headers = format!("connection: close\r\nx-emulate-fault: {fault}\r\n");
-        let asked = request("POST", "/v1/chat/completions", &headers, &chat(2, true).to_string());
+        let asked = format_request("POST", "/v1/chat/completions", &headers, &chat_body(2, true).to_string());
         let clock = Clock::start();
         client.write_all(asked.as_bytes()).unwrap();
         let mut bytes = [0; 4096];
@@ -505,98 +512,105 @@ fn faults_of_time() {
     }
     let mut client = connect(&replica);
     client.set_read_timeout(Some(Duration::from_millis(80))).unwrap();
-    let asked = request("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", &chat(9, true).to_string());
+    let asked =
+        format_request("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", &chat_body(9, true).to_string());
     client.write_all(asked.as_bytes()).unwrap();
     let mut bytes = Vec::new();
     let silence = client.read_to_end(&mut bytes).unwrap_err();
     assert!(matches!(silence.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut));
-    let raw = Raw::split(&bytes);
+    let raw = RawResponse::parse(&bytes);
     assert_eq!((raw.events().len(), raw.text().1), (2, false));
-    assert_eq!(replica.counters().open(), 1);
+    assert_eq!(replica.counters().open_requests(), 1);
 }
 
 #[test]
 fn standing_faults_meet_so_many_posts_and_are_cleared() {
-    let replica = start(fast());
-    let status = || post(&replica, "/v1/chat/completions", &chat(1, false)).status();
+    let replica = start_replica(fast_settings());
+    let status = || post(&replica, "/v1/chat/completions", &chat_body(1, false)).status();
     assert_eq!(post(&replica, "/emulate/faults", &json!({"fault": "503", "count": 2})).status(), 200);
     assert_eq!(get(&replica, "/health").status(), 200);
     assert_eq!([status(), status(), status()], [503, 503, 200]);
     post(&replica, "/emulate/faults", &json!({"fault": "500", "path": "/health"}));
     assert_eq!((get(&replica, "/health").status(), get(&replica, "/health").status(), status()), (500, 500, 200));
-    assert_eq!(ask(&replica, "DELETE", "/emulate/faults", "", "").status(), 200);
+    assert_eq!(send_request(&replica, "DELETE", "/emulate/faults", "", "").status(), 200);
     assert_eq!(get(&replica, "/health").status(), 200);
     assert_eq!(post(&replica, "/emulate/faults", &json!({"fault": "no-such"})).status(), 400);
 }
 
 #[test]
 fn idle_connections_are_closed_and_one_may_be_closed_unannounced() {
-    let replica = start(Settings { keep_alive: Duration::from_millis(50), ..fast() });
+    let replica = start_replica(EmulatorSettings { keepalive_timeout: Duration::from_millis(50), ..fast_settings() });
     for fault in ["", "x-emulate-fault: close-keepalive\r\n"] {
         let mut client = connect(&replica);
         client
-            .write_all(request("POST", "/v1/chat/completions", fault, &chat(1, false).to_string()).as_bytes())
+            .write_all(
+                format_request("POST", "/v1/chat/completions", fault, &chat_body(1, false).to_string()).as_bytes(),
+            )
             .unwrap();
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
-        let raw = Raw::split(&bytes);
+        let raw = RawResponse::parse(&bytes);
         assert!(raw.status() == 200 && raw.text().1 && raw.header("connection").is_none());
     }
-    let replica = start(Settings { keep_alive: Duration::from_secs(60), ..fast() });
+    let replica = start_replica(EmulatorSettings { keepalive_timeout: Duration::from_secs(60), ..fast_settings() });
     for stream in [false, true] {
         let mut client = connect(&replica);
-        let asked = |fault| request("POST", "/v1/chat/completions", fault, &chat(1, stream).to_string());
+        let asked = |fault| format_request("POST", "/v1/chat/completions", fault, &chat_body(1, stream).to_string());
         let (keeps, closes) = (asked(""), asked("x-emulate-fault: close-keepalive\r\n"));
         client.write_all((keeps + &closes).as_bytes()).unwrap();
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap().matches("HTTP/1.1 200 OK").count(), 2);
     }
-    assert_eq!(replica.counters().accepted(), 2);
+    assert_eq!(replica.counters().accepted_connections(), 2);
 }
 
 #[test]
 fn lockstep_sends_an_event_per_permit() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     let mut client = connect(&replica);
     let headers = "x-emulate-lockstep: 1\r\nx-request-id: step\r\nconnection: close\r\n";
-    client.write_all(request("POST", "/v1/chat/completions", headers, &chat(2, true).to_string()).as_bytes()).unwrap();
+    client
+        .write_all(format_request("POST", "/v1/chat/completions", headers, &chat_body(2, true).to_string()).as_bytes())
+        .unwrap();
     let mut bytes = Vec::new();
     // Role, two words, usage, [DONE].
     for expected in 1..=5 {
-        while Raw::split(&bytes).events().len() < expected {
+        while RawResponse::parse(&bytes).events().len() < expected {
             let mut more = [0; 4096];
             let read = client.read(&mut more).unwrap();
             assert!(read > 0, "closed after {} bytes", bytes.len());
             bytes.extend_from_slice(&more[..read]);
         }
-        assert_eq!(Raw::split(&bytes).events().len(), expected);
-        let known = ask(&replica, "POST", "/emulate/next/step", "", "").status();
+        assert_eq!(RawResponse::parse(&bytes).events().len(), expected);
+        let known = send_request(&replica, "POST", "/emulate/next/step", "", "").status();
         assert!(known == 200 || expected == 5);
     }
     client.read_to_end(&mut bytes).unwrap();
-    assert!(Raw::split(&bytes).text().1);
-    assert_eq!(ask(&replica, "POST", "/emulate/next/step", "", "").status(), 404);
+    assert!(RawResponse::parse(&bytes).text().1);
+    assert_eq!(send_request(&replica, "POST", "/emulate/next/step", "", "").status(), 404);
 }
 
 #[test]
 fn stopped_replica_cuts_its_connections_and_refuses_new_ones() {
-    let mut replica = start(slow());
+    let mut replica = start_replica(slow_settings());
     let mut client = connect(&replica);
-    client.write_all(request("POST", "/v1/chat/completions", "", &chat(1000, true).to_string()).as_bytes()).unwrap();
-    wait_for(Duration::from_secs(2), "running", || replica.stats().running == 1);
+    client
+        .write_all(format_request("POST", "/v1/chat/completions", "", &chat_body(1000, true).to_string()).as_bytes())
+        .unwrap();
+    wait_at_most(Duration::from_secs(2), "running", || replica.stats().running == 1);
     replica.stop();
     let mut bytes = Vec::new();
     let _ = client.read_to_end(&mut bytes);
-    assert!(!Raw::split(&bytes).text().1);
+    assert!(!RawResponse::parse(&bytes).text().1);
     assert!(TcpStream::connect(replica.addr()).is_err());
-    assert_eq!(replica.counters().open(), 0);
+    assert_eq!(replica.counters().open_requests(), 0);
 }
 
 #[test]
 fn echo_describes_the_request() {
-    let replica = start(Settings { echo: true, ..fast() });
-    let raw = ask(&replica, "PUT", "/any/path?q=1", "x-one: 1\r\nx-two: 2\r\n", "the body");
+    let replica = start_replica(EmulatorSettings { echo: true, ..fast_settings() });
+    let raw = send_request(&replica, "PUT", "/any/path?q=1", "x-one: 1\r\nx-two: 2\r\n", "the body");
     let (text, _) = raw.text();
     assert!(text.starts_with("client: 127.0.0.1:") && text.contains("\nPUT /any/path?q=1\n"));
     assert!(text.find("x-one: 1\n") < text.find("x-two: 2\n") && text.ends_with("\n\nthe body"));
@@ -604,38 +618,42 @@ fn echo_describes_the_request() {
 
 #[tokio::test]
 async fn emulated_clients_count_what_they_see() {
-    let replica = start(fast());
+    let replica = start_replica(fast_settings());
     let counters = Arc::new(LoadCounters::default());
     let settings = LoadSettings {
         base_url: replica.url(),
         model: "tiny".into(),
-        rate: 400.0,
-        max_open: 1000,
+        requests_per_second: 400.0,
+        max_open_requests: 1000,
         max_tokens: 8,
-        requests: Some(60),
+        max_requests: Some(60),
         seed: 1,
     };
-    assert!(ask(&replica, "POST", "/emulate/faults", "", r#"{"fault":"die-midstream=1","count":5}"#).status() == 200);
-    load::run(settings.clone(), counters.clone(), std::future::pending()).await.unwrap();
+    assert!(
+        send_request(&replica, "POST", "/emulate/faults", "", r#"{"fault":"die-midstream=1","count":5}"#).status()
+            == 200
+    );
+    load::run_load(settings.clone(), counters.clone(), std::future::pending()).await.unwrap();
     let count = |c: &std::sync::atomic::AtomicU64| c.load(Ordering::Relaxed);
-    assert_eq!((count(&counters.sent), count(&counters.ok), count(&counters.failed)), (60, 55, 5));
-    assert!(count(&counters.tokens) >= 55);
+    assert_eq!((count(&counters.sent), count(&counters.completed), count(&counters.failed)), (60, 55, 5));
+    assert!(count(&counters.generated_tokens) >= 55);
     assert!(replica.stats().cache_hits.0 > 0);
-    let stopped = LoadSettings { requests: None, ..settings };
-    load::run(stopped, counters, tokio::time::sleep(Duration::from_millis(20))).await.unwrap();
+    let stopped = LoadSettings { max_requests: None, ..settings };
+    load::run_load(stopped, counters, tokio::time::sleep(Duration::from_millis(20))).await.unwrap();
 }
 
 #[tokio::test]
 async fn replicas_are_served_on_consecutive_ports_or_not_at_all() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let serve =
-        |port, count| async move { tokenweir::emulate::run(addr.ip(), port, count, &fast(), Clock::start()).await };
+    let serve = |port, count| async move {
+        tokenweir::emulate::serve_replicas(addr.ip(), port, count, &fast_settings(), Clock::start()).await
+    };
     assert_eq!(serve(addr.port(), 1).await.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
     assert!(serve(u16::MAX, 2).await.is_err());
     drop(taken);
     let health = async {
-        let client = load::client().unwrap();
+        let client = load::build_client().unwrap();
         let url = format!("http://{addr}/health");
         // The replica listens once its future was polled for the first time.
         while client.get(&url).send().await.is_err() {}

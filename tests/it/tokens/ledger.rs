@@ -5,39 +5,39 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokenweir::balance::{Dice, Job};
+use tokenweir::balance::{PolicyRequest, SeededRng};
 use tokenweir::config;
 use tokenweir::fleet::{
-    Attempt, Beside, Fleet, Lease, Measured, Models, Observer, Outcome, Phase, Pool, PoolSpec, Progress, Replica,
-    Report,
+    AcquireRequest, ChoiceObservers, Fleet, Lease, LeaseObserver, LeaseReport, LengthEstimate, Outcome, Phase, Pool,
+    PoolSpec, Replica, ReplicaModels, ResponseProgress,
 };
-use tokenweir::prompt::{Census, Prefix, Request};
-use tokenweir::sse::{self, Kind};
+use tokenweir::prompt::{ParsedBody, PromptFingerprint, TextStats};
+use tokenweir::sse::{self, BodyFormat};
 use tokenweir::units::{Dialect, ModelName, Moment, Tokens};
 
-const REQUESTS: u64 = 10_000;
-const AT_ONCE: usize = 60;
+const REQUEST_COUNT: u64 = 10_000;
+const MAX_CONCURRENT: usize = 60;
 /// More than all requests at once can weigh: a counter above it has gone below zero.
-const BOUND: u64 = 100_000_000;
+const MAX_TOTAL_TOKENS: u64 = 100_000_000;
 
 #[derive(Default)]
-struct Settled(AtomicU64);
+struct SettlementCounter(AtomicU64);
 
-impl Observer for Settled {
-    fn settled(&self, _: &Report<'_>) {
+impl LeaseObserver for SettlementCounter {
+    fn on_settled(&self, _: &LeaseReport<'_>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// A request on its way: what is still to come of its answer, and who follows it.
-struct Running {
+struct RunningRequest {
     lease: Lease,
-    observer: sse::Observer,
-    chunks: Vec<String>,
-    streams: bool,
+    observer: sse::BodyObserver,
+    remaining_chunks: Vec<String>,
+    counts_events: bool,
 }
 
-fn specs(ports: &[u64], policy: &str, shadow: &str) -> Vec<PoolSpec> {
+fn build_specs(ports: &[u64], policy: &str, shadow: &str) -> Vec<PoolSpec> {
     let replicas: Vec<String> = ports.iter().map(|port| format!("\"http://10.0.0.1:{port}\"")).collect();
     let replicas = replicas.join(", ");
     let text = format!("replicas = [{replicas}]\nmodel = \"m\"\npolicy = \"{policy}\"\nshadow = \"{shadow}\"\n");
@@ -45,7 +45,7 @@ fn specs(ports: &[u64], policy: &str, shadow: &str) -> Vec<PoolSpec> {
 }
 
 /// What a replica sends, in the dialect's shape; `usage`: at its end, as it should.
-fn answer(dialect: Dialect, events: u64, prompt: u64, usage: bool) -> Vec<String> {
+fn answer_events(dialect: Dialect, events: u64, prompt: u64, usage: bool) -> Vec<String> {
     let (prompt, completion) = (prompt + 3, events * 2);
     let count = match dialect {
         Dialect::Chat | Dialect::Completions | Dialect::Other => {
@@ -78,104 +78,114 @@ fn answer(dialect: Dialect, events: u64, prompt: u64, usage: bool) -> Vec<String
     chunks
 }
 
-fn sound(replicas: &[Arc<Replica>]) {
+fn assert_loads_sound(replicas: &[Arc<Replica>]) {
     for replica in replicas {
         let load = replica.load();
-        assert!(load.prefill.0 < BOUND && load.resident.0 < BOUND, "{}: {load:?}", replica.name());
-        assert!(load.decoding <= replica.in_flight() && replica.in_flight() as usize <= AT_ONCE, "{load:?}");
+        assert!(
+            load.prefill.0 < MAX_TOTAL_TOKENS && load.resident.0 < MAX_TOTAL_TOKENS,
+            "{}: {load:?}",
+            replica.name()
+        );
+        assert!(
+            load.decoding_streams <= replica.in_flight() && replica.in_flight() as usize <= MAX_CONCURRENT,
+            "{load:?}"
+        );
     }
 }
 
 /// What shadow policies imagine is as sound.
-fn sound_in_mind(pools: &[Arc<Pool>]) {
-    for (in_flight, load) in pools.iter().flat_map(|pool| pool.imagined()) {
-        assert!(load.prefill.0 < BOUND && load.resident.0 < BOUND, "{load:?}");
-        assert!(load.decoding <= in_flight && in_flight as usize <= AT_ONCE, "{load:?}");
+fn assert_shadow_loads_sound(pools: &[Arc<Pool>]) {
+    for (in_flight, load) in pools.iter().flat_map(|pool| pool.shadow_loads()) {
+        assert!(load.prefill.0 < MAX_TOTAL_TOKENS && load.resident.0 < MAX_TOTAL_TOKENS, "{load:?}");
+        assert!(load.decoding_streams <= in_flight && in_flight as usize <= MAX_CONCURRENT, "{load:?}");
     }
 }
 
-struct Storm {
+struct LedgerStorm {
     fleet: Fleet,
-    dice: Dice,
+    rng: SeededRng,
     now: Moment,
-    running: Vec<Running>,
+    running: Vec<RunningRequest>,
     /// Every replica there ever was.
-    seen: Vec<Arc<Replica>>,
+    all_replicas: Vec<Arc<Replica>>,
     /// Every pool.
-    pools: Vec<Arc<Pool>>,
-    started: u64,
+    all_pools: Vec<Arc<Pool>>,
+    started_count: u64,
 }
 
-impl Storm {
-    fn meet(&mut self) {
-        self.pools.extend(self.fleet.pools());
+impl LedgerStorm {
+    fn register_replicas(&mut self) {
+        self.all_pools.extend(self.fleet.pools());
         for replica in self.fleet.replicas() {
-            replica.learn(Models::Listed(vec![ModelName::from("m")]));
-            if !self.seen.iter().any(|known| known.id() == replica.id()) {
-                self.seen.push(replica);
+            replica.set_models(ReplicaModels::Listed(vec![ModelName::from("m")]));
+            if !self.all_replicas.iter().any(|known| known.id() == replica.id()) {
+                self.all_replicas.push(replica);
             }
         }
     }
 
-    fn begin(&mut self) {
-        let body = format!("{{\"prompt\":\"{}\"}}", "word ".repeat(self.dice.below(400) as usize));
-        let census = Census::of(&Request::parse(body.as_bytes()).unwrap().text);
+    fn begin_request(&mut self) {
+        let body = format!("{{\"prompt\":\"{}\"}}", "word ".repeat(self.rng.next_below(400) as usize));
+        let census = TextStats::from_prompt(&ParsedBody::parse(body.as_bytes()).unwrap().prompt);
         let pool = self.fleet.pools().remove(0);
-        let measured: Measured = pool.meter(Some("m")).measure(&census, b"", Some(Tokens(50)));
+        let measured: LengthEstimate = pool.length_estimator(Some("m")).estimate(&census, b"", Some(Tokens(50)));
         let prompt = measured.prompt.0;
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let job = Job { prompt: Tokens(0), output: Tokens(0), key: b"", client, tried: &[] };
+        let job =
+            PolicyRequest { prompt: Tokens(0), output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
         // A few prompts that begin alike, as policies for caches are told.
-        let whose = self.dice.below(5) << 32;
-        let prefix = Prefix::of_blocks((0..prompt / 64).map(|at| whose | at), Tokens(64), Tokens(prompt));
-        let mut attempt = Attempt {
-            job,
+        let whose = self.rng.next_below(5) << 32;
+        let prefix = PromptFingerprint::from_blocks((0..prompt / 64).map(|at| whose | at), Tokens(64), Tokens(prompt));
+        let mut attempt = AcquireRequest {
+            policy_request: job,
             model: Some("m"),
-            measured: Some(measured),
+            estimate: Some(measured),
             prefix: Some(Arc::new(prefix)),
-            pinned: None,
+            pin: None,
             tried: Vec::new(),
-            beside: Beside::default(),
+            observers: ChoiceObservers::default(),
         };
         // Some requests fail before they begin and are tried elsewhere.
         while let Ok(lease) = pool.acquire(&attempt, self.now) {
-            self.started += 1;
-            if self.dice.below(8) > 0 {
+            self.started_count += 1;
+            if self.rng.next_below(8) > 0 {
                 let dialects =
                     [Dialect::Chat, Dialect::Completions, Dialect::Responses, Dialect::Messages, Dialect::Other];
-                let dialect = dialects[self.dice.below(5) as usize];
-                let chunks = answer(dialect, self.dice.below(60), prompt, self.dice.below(5) > 0);
-                let observer = sse::Observer::new(dialect, Kind::Stream);
-                let streams = self.dice.below(6) > 0;
-                self.running.push(Running { lease, observer, chunks, streams });
+                let dialect = dialects[self.rng.next_below(5) as usize];
+                let chunks = answer_events(dialect, self.rng.next_below(60), prompt, self.rng.next_below(5) > 0);
+                let observer = sse::BodyObserver::new(dialect, BodyFormat::Stream);
+                let streams = self.rng.next_below(6) > 0;
+                self.running.push(RunningRequest { lease, observer, remaining_chunks: chunks, counts_events: streams });
                 return;
             }
             attempt.tried.push(lease.replica().id());
-            let phase = if self.dice.below(2) == 0 { Phase::Connect } else { Phase::FirstByte };
+            let phase = if self.rng.next_below(2) == 0 { Phase::Connect } else { Phase::FirstByte };
             lease.settle(Outcome::Failed { phase }, self.now);
         }
     }
 
     /// A chunk of some request, or its end, whatever that is.
-    fn go_on(&mut self) {
+    fn advance_request(&mut self) {
         if self.running.is_empty() {
             return;
         }
-        let at = self.dice.below(self.running.len() as u64) as usize;
-        let ends = self.dice.below(60) == 0;
+        let at = self.rng.next_below(self.running.len() as u64) as usize;
+        let ends = self.rng.next_below(60) == 0;
         let request = &mut self.running[at];
-        if !ends && !request.chunks.is_empty() {
-            let chunk = request.chunks.remove(0);
+        if !ends && !request.remaining_chunks.is_empty() {
+            let chunk = request.remaining_chunks.remove(0);
             let seen = request.observer.observe(chunk.as_bytes());
-            let content_events = if request.streams { seen.content_events } else { 0 };
-            request.lease.progress(Progress { content_events, usage: request.observer.usage() }, self.now);
+            let content_events = if request.counts_events { seen.content_events } else { 0 };
+            request
+                .lease
+                .record_progress(ResponseProgress { content_events, usage: request.observer.usage() }, self.now);
             return;
         }
-        let Running { lease, .. } = self.running.swap_remove(at);
-        match self.dice.below(6) {
+        let RunningRequest { lease, .. } = self.running.swap_remove(at);
+        match self.rng.next_below(6) {
             _ if !ends => lease.settle(Outcome::Completed, self.now),
             0 => lease.settle(Outcome::Failed { phase: Phase::Stream }, self.now),
-            1 => lease.settle(Outcome::Ours, self.now),
+            1 => lease.settle(Outcome::RouterError, self.now),
             2 => lease.settle(Outcome::Busy { retry_after: None }, self.now),
             3 => lease.settle(Outcome::Refused, self.now),
             _ => drop(lease),
@@ -183,50 +193,62 @@ impl Storm {
     }
 
     fn step(&mut self) {
-        self.now = self.now + Duration::from_micros(self.dice.below(5_000));
-        match self.dice.below(2_000) {
+        self.now = self.now + Duration::from_micros(self.rng.next_below(5_000));
+        match self.rng.next_below(2_000) {
             0 => {
-                let from = self.dice.below(3);
+                let from = self.rng.next_below(3);
                 let policies = ["least_tokens", "token_cost", "least_conn", "round_robin", "random two"];
-                let [policy, shadow] = [5, 2].map(|few| policies[self.dice.below(few) as usize]);
-                self.fleet.reload(specs(&[8000 + from, 8003, 8004 + from, 8010], policy, shadow)).unwrap();
-                self.meet();
+                let [policy, shadow] = [5, 2].map(|few| policies[self.rng.next_below(few) as usize]);
+                self.fleet.reload(build_specs(&[8000 + from, 8003, 8004 + from, 8010], policy, shadow)).unwrap();
+                self.register_replicas();
             }
-            _ if self.running.len() < AT_ONCE && self.dice.below(12) == 0 => self.begin(),
-            _ => self.go_on(),
+            _ if self.running.len() < MAX_CONCURRENT && self.rng.next_below(12) == 0 => self.begin_request(),
+            _ => self.advance_request(),
         }
     }
 }
 
 #[test]
 fn nothing_is_left_on_any_replica_after_any_storm() {
-    let seed = tokenweir::clock::seed();
+    let seed = tokenweir::clock::random_seed();
     println!("seed {seed}");
-    let settled = Arc::new(Settled::default());
-    let observer: Arc<dyn Observer> = settled.clone();
-    let fleet = Fleet::new(specs(&[8000, 8001, 8002, 8003], "least_tokens", "token_cost"), &observer, seed).unwrap();
+    let settled = Arc::new(SettlementCounter::default());
+    let observer: Arc<dyn LeaseObserver> = settled.clone();
+    let fleet =
+        Fleet::new(build_specs(&[8000, 8001, 8002, 8003], "least_tokens", "token_cost"), &observer, seed).unwrap();
     let (running, seen, pools) = (Vec::new(), Vec::new(), Vec::new());
-    let mut storm = Storm { fleet, dice: Dice::seeded(seed), now: Moment::ZERO, running, seen, pools, started: 0 };
-    storm.meet();
+    let mut storm = LedgerStorm {
+        fleet,
+        rng: SeededRng::from_seed(seed),
+        now: Moment::ZERO,
+        running,
+        all_replicas: seen,
+        all_pools: pools,
+        started_count: 0,
+    };
+    storm.register_replicas();
     let mut busiest = 0;
-    while storm.started < REQUESTS {
+    while storm.started_count < REQUEST_COUNT {
         storm.step();
-        sound(&storm.fleet.replicas());
-        sound_in_mind(&storm.fleet.pools());
+        assert_loads_sound(&storm.fleet.replicas());
+        assert_shadow_loads_sound(&storm.fleet.pools());
         busiest = busiest.max(storm.fleet.replicas().iter().map(|replica| replica.load().resident.0).sum());
     }
     storm.running.clear();
     assert!(busiest > 5_000, "the storm was one: {busiest} tokens at once");
-    assert!(storm.seen.len() > 4, "replicas came and went");
-    for replica in &storm.seen {
+    assert!(storm.all_replicas.len() > 4, "replicas came and went");
+    for replica in &storm.all_replicas {
         let load = replica.load();
-        assert_eq!((replica.in_flight(), load.prefill, load.decoding, load.resident), (0, Tokens(0), 0, Tokens(0)));
+        assert_eq!(
+            (replica.in_flight(), load.prefill, load.decoding_streams, load.resident),
+            (0, Tokens(0), 0, Tokens(0))
+        );
     }
-    assert!(storm.pools.len() > 2, "policies changed");
-    let imagined: Vec<_> = storm.pools.iter().flat_map(|pool| pool.imagined()).collect();
-    assert!(imagined.len() >= 4 * storm.pools.len());
+    assert!(storm.all_pools.len() > 2, "policies changed");
+    let imagined: Vec<_> = storm.all_pools.iter().flat_map(|pool| pool.shadow_loads()).collect();
+    assert!(imagined.len() >= 4 * storm.all_pools.len());
     for (in_flight, load) in imagined {
-        assert_eq!((in_flight, load.prefill, load.decoding, load.resident), (0, Tokens(0), 0, Tokens(0)));
+        assert_eq!((in_flight, load.prefill, load.decoding_streams, load.resident), (0, Tokens(0), 0, Tokens(0)));
     }
-    assert_eq!(settled.0.load(Ordering::Relaxed), storm.started);
+    assert_eq!(settled.0.load(Ordering::Relaxed), storm.started_count);
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::client::request;
-use crate::harness::{Router, ask, chat, replica, wait_until};
+use crate::harness::client::build_request;
+use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
 
 /// Labels and kind of every metric, by name.
-type Table = BTreeMap<String, (Vec<String>, String)>;
+type MetricTable = BTreeMap<String, (Vec<String>, String)>;
 
 /// What the units of README are in names.
-const UNITS: &[(&str, &str)] = &[
+const UNIT_SUFFIXES: &[(&str, &str)] = &[
     ("seconds", "_seconds"),
     ("share", "_ratio"),
     ("tokens", "_tokens"),
@@ -17,10 +17,10 @@ const UNITS: &[(&str, &str)] = &[
     ("streams", "_streams"),
 ];
 
-fn told(page: &str) -> Table {
+fn parse_metrics(page: &str) -> MetricTable {
     let kinds: BTreeMap<&str, &str> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
-    let mut table = Table::new();
+    let mut table = MetricTable::new();
     for line in page.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let (series, _) = line.rsplit_once(' ').unwrap();
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
@@ -36,10 +36,10 @@ fn told(page: &str) -> Table {
     table
 }
 
-fn written(readme: &str) -> Table {
+fn parse_readme_table(readme: &str) -> MetricTable {
     let head = "| name | labels | unit | what it says |\n|---|---|---|---|\n";
     let rows = readme.split_once(head).expect("README.md has the table").1.lines().take_while(|l| l.starts_with('|'));
-    let mut table = Table::new();
+    let mut table = MetricTable::new();
     for row in rows {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, labels, unit, says, _] = cells[..] else { panic!("{row}") };
@@ -49,7 +49,7 @@ fn written(readme: &str) -> Table {
             (false, true) => "counter",
             (false, false) => "gauge",
         };
-        if let Some((_, end)) = UNITS.iter().find(|(name, _)| *name == unit) {
+        if let Some((_, end)) = UNIT_SUFFIXES.iter().find(|(name, _)| *name == unit) {
             assert!(name.trim_end_matches("_total").ends_with(end), "{name} is no number of {unit}");
         }
         let labels = labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
@@ -60,39 +60,43 @@ fn written(readme: &str) -> Table {
 
 #[test]
 fn the_readme_has_every_metric_with_its_labels_and_no_other() {
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     // Of `abc`, from FIPS 180-2.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let key = format!("[[key]]\nname = 'a'\nhash = '{hash}'");
-    let router = Router::start(&format!("shadow = \"least_conn\"\nreplicas = [{:?}]\n{key}", replica.url())).ready();
+    let router = TestRouter::start(&format!("shadow = \"least_conn\"\nreplicas = [{:?}]\n{key}", replica.url()))
+        .wait_until_ready();
     for stream in [true, false] {
         let headers = "authorization: Bearer abc\r\n";
-        assert_eq!(router.ask("POST", "/v1/chat/completions", headers, chat("m", 5, stream)).status, 200);
+        assert_eq!(router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 5, stream)).status, 200);
     }
-    wait_until("both have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 2.0);
+    wait_until("both have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 2.0);
     // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.
     wait_until("the engine was asked", || {
-        ask(router.admin, "GET", "/metrics", "", "").text().contains("\ntokenweir_foreign_tokens{")
+        send_request(router.admin_addr, "GET", "/metrics", "", "").text().contains("\ntokenweir_foreign_tokens{")
     });
-    let page = ask(router.admin, "GET", "/metrics", "", "").text();
-    assert_eq!(written(include_str!("../../../README.md")), told(&page));
+    let page = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
+    assert_eq!(parse_readme_table(include_str!("../../../README.md")), parse_metrics(&page));
 }
 
 #[test]
 fn a_replica_that_has_left_has_no_load() {
-    let replicas = [replica(&["m"]), replica(&["m"])];
-    let router = Router::over(replicas.each_ref().map(|replica| replica.url()).each_ref().map(String::as_str)).ready();
-    let mut streams: Vec<_> = (0..2).map(|_| router.client()).collect();
+    let replicas = [start_replica(&["m"]), start_replica(&["m"])];
+    let router = TestRouter::start_with_replicas(
+        replicas.each_ref().map(|replica| replica.url()).each_ref().map(String::as_str),
+    )
+    .wait_until_ready();
+    let mut streams: Vec<_> = (0..2).map(|_| router.connect()).collect();
     for (at, client) in streams.iter_mut().enumerate() {
         let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: s{at}\r\n");
-        client.send(request("POST", "/v1/chat/completions", &headers, chat("m", 5, true)));
+        client.send(build_request("POST", "/v1/chat/completions", &headers, chat_body("m", 5, true)));
     }
     let gone = format!("replica=\"{}\"", replicas[1].addr());
-    let load = || router.metric("tokenweir_in_flight", &[&gone]);
+    let load = || router.sum_metric("tokenweir_in_flight", &[&gone]);
     wait_until("each has a stream", || load() == 1.0 && router.in_flight() == 2);
     let path = format!("/pools/default/replicas/{}", replicas[1].addr());
-    assert_eq!(ask(router.admin, "DELETE", &path, "", "").status, 200);
+    assert_eq!(send_request(router.admin_addr, "DELETE", &path, "", "").status, 200);
     assert_eq!(load(), 0.0);
     drop(streams);
-    wait_until("the other's has ended", || router.metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("the other's has ended", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
 }

@@ -6,47 +6,47 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokenweir::balance::{Dice, table};
-use tokenweir::engine::Constants;
-use tokenweir::fleet::PolicySpec;
-use tokenweir::replay::{self, Figures, Kind, Request, Run, Scenario, Slo, Trace};
+use tokenweir::balance::PolicySpec;
+use tokenweir::balance::{SeededRng, policy_table};
+use tokenweir::engine::EngineModel;
+use tokenweir::replay::{self, BlockRun, ReplayResult, Scenario, Slo, SyntheticKind, Trace, TraceRequest};
 use tokenweir::units::Tokens;
 
-const MOONCAKE: &str = r#"{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 2353, 2354]}
+const MOONCAKE_TRACE: &str = r#"{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 2353, 2354]}
 {"timestamp": 30535, "input_length": 6472, "output_length": 0, "hash_ids": [46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 2366]}
 "#;
-const AZURE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 23:59:59.5000000,4808,10\r\n2023-11-17 00:00:01.7500000,3180,8\r\n2024-03-01 00:00:00,1,2";
+const AZURE_TRACE: &str = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 23:59:59.5000000,4808,10\r\n2023-11-17 00:00:01.7500000,3180,8\r\n2024-03-01 00:00:00,1,2";
 
-fn policy(text: &str) -> PolicySpec {
+fn parse_policy(text: &str) -> PolicySpec {
     PolicySpec::parse(text).unwrap()
 }
 
-fn replayed(trace: &Trace, text: &str, scenario: &Scenario) -> Figures {
-    replay::run(trace, &policy(text), scenario, &mut |_| ()).unwrap()
+fn replay_with(trace: &Trace, text: &str, scenario: &Scenario) -> ReplayResult {
+    replay::replay_trace(trace, &parse_policy(text), scenario, &mut |_| ()).unwrap()
 }
 
 /// All policies of the table, each with the words of its first sample.
-fn policies() -> impl Iterator<Item = String> {
-    table().iter().map(|row| format!("{} {}", row.name, row.samples[0]).trim().to_owned())
+fn all_policies() -> impl Iterator<Item = String> {
+    policy_table().iter().map(|row| format!("{} {}", row.name, row.samples[0]).trim().to_owned())
 }
 
-fn refused(text: &str) -> String {
-    replay::parse(text.as_bytes(), "some.trace").unwrap_err().to_string()
+fn parse_error(text: &str) -> String {
+    replay::parse_trace(text.as_bytes(), "some.trace").unwrap_err().to_string()
 }
 
 #[test]
 fn mooncakes_lines_are_read_and_their_partial_blocks_left_out() {
-    let trace = replay::parse(MOONCAKE.as_bytes(), "m").unwrap();
+    let trace = replay::parse_trace(MOONCAKE_TRACE.as_bytes(), "m").unwrap();
     let [first, second] = trace.requests() else { panic!("{trace:?}") };
-    assert_eq!((first.at, first.prompt, first.output), (Duration::from_millis(27_482), Tokens(6_955), Tokens(52)));
-    assert_eq!((first.ids().count(), first.block, second.ids().last()), (13, Tokens(512), Some(57)));
-    assert_eq!((second.output, trace.is_closed()), (Tokens(1), false));
+    assert_eq!((first.sent_at, first.prompt, first.output), (Duration::from_millis(27_482), Tokens(6_955), Tokens(52)));
+    assert_eq!((first.block_ids().count(), first.block_size, second.block_ids().last()), (13, Tokens(512), Some(57)));
+    assert_eq!((second.output, trace.is_closed_loop()), (Tokens(1), false));
 }
 
 #[test]
 fn azures_csv_is_read_from_its_first_time_on() {
-    let trace = replay::parse(AZURE.as_bytes(), "a").unwrap();
-    let got: Vec<_> = trace.requests().iter().map(|r| (r.at, r.prompt.0, r.output.0)).collect();
+    let trace = replay::parse_trace(AZURE_TRACE.as_bytes(), "a").unwrap();
+    let got: Vec<_> = trace.requests().iter().map(|r| (r.sent_at, r.prompt.0, r.output.0)).collect();
     // From 2023-11-17 to 2024-03-01 there are 105 days: a leap year's February among them.
     let last = Duration::from_millis(500) + Duration::from_secs(105 * 86_400);
     assert_eq!(got, [(Duration::ZERO, 4_808, 10), (Duration::from_millis(2_250), 3_180, 8), (last, 1, 2)]);
@@ -59,19 +59,20 @@ fn our_own_lines_are_read_compressed_or_not_in_any_order() {
         "\n\n",
         r#"{"timestamp_ms":0,"input_tokens":100,"output_tokens":3,"block_tokens":64,"block_runs":[7,1],"session":4,"turn":0,"think_ms":0,"unknown":[]}"#,
     );
-    let trace = replay::parse(text.as_bytes(), "t").unwrap();
-    assert!(trace.is_closed());
+    let trace = replay::parse_trace(text.as_bytes(), "t").unwrap();
+    assert!(trace.is_closed_loop());
     let second = &trace.requests()[1];
-    assert_eq!(second.ids().collect::<Vec<_>>(), [7, 8, 20]);
-    assert_eq!((second.think, second.turn), (Some(Duration::from_millis(50)), 1));
+    assert_eq!(second.block_ids().collect::<Vec<_>>(), [7, 8, 20]);
+    assert_eq!((second.think_time, second.turn), (Some(Duration::from_millis(50)), 1));
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
-    assert_eq!(replay::parse(encoder.finish().unwrap().as_slice(), "t.gz").unwrap(), trace);
+    assert_eq!(replay::parse_trace(encoder.finish().unwrap().as_slice(), "t.gz").unwrap(), trace);
 }
 
 #[test]
 fn bad_lines_are_refused_with_their_place() {
-    let line = |rest: &str| refused(&format!("{MOONCAKE}{{\"timestamp\": 1, \"output_length\": 1, {rest}}}\n"));
+    let line =
+        |rest: &str| parse_error(&format!("{MOONCAKE_TRACE}{{\"timestamp\": 1, \"output_length\": 1, {rest}}}\n"));
     for (rest, why) in [
         ("\"x\": 1", "missing field `input_tokens`"),
         ("\"input_length\": -4", "invalid value: integer `-4`, expected u64"),
@@ -85,27 +86,27 @@ fn bad_lines_are_refused_with_their_place() {
         let said = line(rest);
         assert!(said.starts_with("some.trace:3: ") && said.contains(why), "{said}");
     }
-    assert_eq!(refused("\n{\"timestamp\": 1"), "some.trace:2: EOF while parsing an object");
+    assert_eq!(parse_error("\n{\"timestamp\": 1"), "some.trace:2: EOF while parsing an object");
     for (row, why) in [
         ("2023-11-16,5,5", "`2023-11-16` is no time such as 2023-11-16 18:15:46.6805900"),
         ("2023-13-16 00:00:00,5,5", "`2023-13-16 00:00:00` is no time such as 2023-11-16 18:15:46.6805900"),
         ("2023-11-16 00:00:00,5", "2 columns are too few"),
         ("2023-11-16 00:00:00,5,x", "`x` is no number of tokens"),
     ] {
-        assert_eq!(refused(&format!("{AZURE}\n{row}\n")), format!("some.trace:5: {why}"));
+        assert_eq!(parse_error(&format!("{AZURE_TRACE}\n{row}\n")), format!("some.trace:5: {why}"));
     }
-    assert!(refused("a,b,c\n1,2,3\n").starts_with("some.trace:1: neither JSON nor"));
-    assert_eq!(refused("\n \n"), "some.trace: there is no request in it");
+    assert!(parse_error("a,b,c\n1,2,3\n").starts_with("some.trace:1: neither JSON nor"));
+    assert_eq!(parse_error("\n \n"), "some.trace: there is no request in it");
 }
 
 #[test]
 fn engines_compute_and_generate_what_is_in_the_trace_whatever_the_policy() {
-    for kind in [Kind::Chat, Kind::Agents] {
-        let trace = replay::synthetic(kind, 200, 5);
-        let sum = |tokens: fn(&Request) -> Tokens| Tokens(trace.requests().iter().map(|r| tokens(r).0).sum());
+    for kind in [SyntheticKind::Chat, SyntheticKind::Agents] {
+        let trace = replay::synthesize_trace(kind, 200, 5);
+        let sum = |tokens: fn(&TraceRequest) -> Tokens| Tokens(trace.requests().iter().map(|r| tokens(r).0).sum());
         let scenario = Scenario { routers: 2, restart_at: Some(Duration::from_secs(20)), ..Scenario::default() };
-        for policy in policies() {
-            let counts = replayed(&trace, &policy, &scenario).counts;
+        for policy in all_policies() {
+            let counts = replay_with(&trace, &policy, &scenario).counts;
             assert_eq!((counts.prompt, counts.output), (sum(|r| r.prompt), sum(|r| r.output)), "{policy}");
             assert_eq!((counts.requests, counts.measured, counts.refused), (200, 170, 0), "{policy}");
         }
@@ -114,40 +115,40 @@ fn engines_compute_and_generate_what_is_in_the_trace_whatever_the_policy() {
 
 #[test]
 fn a_replay_is_the_same_each_time_and_another_by_another_seed() {
-    let trace = replay::synthetic(Kind::Agents, 150, 5);
+    let trace = replay::synthesize_trace(SyntheticKind::Agents, 150, 5);
     let scenario = Scenario { routers: 3, ..Scenario::default() };
-    for text in policies() {
-        let rows: Vec<String> = (0..2).map(|_| replay::json(&[replayed(&trace, &text, &scenario)])).collect();
+    for text in all_policies() {
+        let rows: Vec<String> = (0..2).map(|_| replay::format_json(&[replay_with(&trace, &text, &scenario)])).collect();
         assert_eq!(rows[0], rows[1], "{text}");
         let other = Scenario { seed: 2, ..scenario.clone() };
-        assert_ne!(rows[0], replay::json(&[replayed(&trace, &text, &other)]), "{text}");
+        assert_ne!(rows[0], replay::format_json(&[replay_with(&trace, &text, &other)]), "{text}");
     }
 }
 
 #[test]
 fn hits_of_one_replica_are_those_of_a_plain_lru_list() {
     const BLOCKS: usize = 200;
-    let mut dice = Dice::seeded(11);
+    let mut dice = SeededRng::from_seed(11);
     let mut requests = Vec::new();
     for at in 0..2_000 {
         // One of six families; so far apart that no two meet.
-        let (family, prompt) = (dice.below(6), 1 + dice.below(16 * 120));
-        let blocks = vec![Run { first: family * 1_000, count: prompt / 16 }];
+        let (family, prompt) = (dice.next_below(6), 1 + dice.next_below(16 * 120));
+        let blocks = vec![BlockRun { first_id: family * 1_000, count: prompt / 16 }];
         let at = Duration::from_secs(at);
-        requests.push(Request {
-            at,
+        requests.push(TraceRequest {
+            sent_at: at,
             prompt: Tokens(prompt),
             output: Tokens(1),
-            block: Tokens(16),
-            blocks,
-            ..Request::default()
+            block_size: Tokens(16),
+            block_runs: blocks,
+            ..TraceRequest::default()
         });
     }
     let trace = Trace::new(requests);
     // Most recently used last; a prompt's end is older than its beginning.
     let (mut list, mut hits): (Vec<u64>, u64) = (Vec::new(), 0);
     for request in trace.requests() {
-        let ids: Vec<u64> = request.ids().collect();
+        let ids: Vec<u64> = request.block_ids().collect();
         let usable = (request.prompt.0 as usize - 1) / 16;
         let hit = ids.iter().take(usable).take_while(|id| list.contains(id)).count();
         hits += 16 * hit as u64;
@@ -159,26 +160,26 @@ fn hits_of_one_replica_are_those_of_a_plain_lru_list() {
             ids.iter().enumerate().filter(|(at, id)| *at < hit || !list.contains(id)).map(|(_, id)| *id).collect();
         list.extend(kept.iter().rev());
     }
-    let constants = Constants { kv: Tokens(16 * BLOCKS as u64), ..Constants::default() };
-    let scenario = Scenario { replicas: 1, constants, ..Scenario::default() };
+    let constants = EngineModel { kv_capacity: Tokens(16 * BLOCKS as u64), ..EngineModel::default() };
+    let scenario = Scenario { replicas: 1, engine_model: constants, ..Scenario::default() };
     assert!(hits > 100_000, "{hits}");
-    assert_eq!(replayed(&trace, "round_robin", &scenario).counts.cached, Tokens(hits));
+    assert_eq!(replay_with(&trace, "round_robin", &scenario).counts.cached, Tokens(hits));
 }
 
 /// One server, Poisson arrivals, constant service time: the mean wait is `rho s / (2 (1 - rho))` (Pollaczek-Khinchine).
 #[test]
 fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
-    let constants = Constants { max_sequences: 1, ..Constants::default() };
+    let constants = EngineModel { max_sequences: 1, ..EngineModel::default() };
     let alone = |trace: &Trace| {
-        let scenario = Scenario { replicas: 1, constants, ..Scenario::default() };
-        replayed(trace, "least_conn", &scenario).ttft_mean_s
+        let scenario = Scenario { replicas: 1, engine_model: constants, ..Scenario::default() };
+        replay_with(trace, "least_conn", &scenario).ttft_mean_s
     };
-    let request = |at| Request { at, prompt: Tokens(125), output: Tokens(1), ..Request::default() };
+    let request = |at| TraceRequest { sent_at: at, prompt: Tokens(125), output: Tokens(1), ..TraceRequest::default() };
     let service = alone(&Trace::new(vec![request(Duration::ZERO), request(Duration::from_secs(1))]));
     for load in [0.3, 0.6, 0.8] {
-        let (mut dice, mut now) = (Dice::seeded(42), 0.0);
+        let (mut dice, mut now) = (SeededRng::from_seed(42), 0.0);
         let mut arrive = |_| {
-            let chance = ((dice.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+            let chance = ((dice.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
             now -= chance.ln() * service / load;
             request(Duration::from_secs_f64(now))
         };
@@ -190,69 +191,69 @@ fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
 
 #[test]
 fn a_closed_loop_waits_for_the_answer_and_thinks() {
-    let turn = |turn, prompt: u64| Request {
+    let turn = |turn, prompt: u64| TraceRequest {
         prompt: Tokens(prompt),
         output: Tokens(10),
         session: Some(1),
         turn,
-        think: Some(Duration::from_secs(5)),
-        ..Request::default()
+        think_time: Some(Duration::from_secs(5)),
+        ..TraceRequest::default()
     };
     // Sent all at once they would wait for each other.
     let trace = Trace::new((0..10).map(|at| turn(at, 10_000)).collect());
     let scenario = Scenario { replicas: 1, ..Scenario::default() };
-    let figures = replayed(&trace, "least_conn", &scenario);
+    let figures = replay_with(&trace, "least_conn", &scenario);
     assert!(figures.ttft_p99_s < figures.ttft_mean_s * 1.000_001, "{figures:?}");
-    let open = Trace::new((0..10).map(|at| Request { think: None, ..turn(at, 10_000) }).collect());
-    assert!(replayed(&open, "least_conn", &scenario).ttft_mean_s > 3.0 * figures.ttft_mean_s);
+    let open = Trace::new((0..10).map(|at| TraceRequest { think_time: None, ..turn(at, 10_000) }).collect());
+    assert!(replay_with(&open, "least_conn", &scenario).ttft_mean_s > 3.0 * figures.ttft_mean_s);
 }
 
 #[test]
 fn work_no_engine_can_take_counts_as_not_answered() {
-    let request = |at, prompt| Request {
-        at: Duration::from_secs(at),
+    let request = |at, prompt| TraceRequest {
+        sent_at: Duration::from_secs(at),
         prompt: Tokens(prompt),
         output: Tokens(1),
-        ..Request::default()
+        ..TraceRequest::default()
     };
     let trace = Trace::new((0..20).map(|at| request(at, if at >= 10 { 100 } else { 9_000 })).collect());
     let mut scenario = Scenario { replicas: 2, ..Scenario::default() };
-    scenario.constants.kv = Tokens(8_000);
-    let figures = replayed(&trace, "least_tokens", &scenario);
+    scenario.engine_model.kv_capacity = Tokens(8_000);
+    let figures = replay_with(&trace, "least_tokens", &scenario);
     assert_eq!((figures.counts.refused, figures.counts.measured, figures.counts.output), (10, 17, Tokens(10)));
     assert!((figures.goodput_pct - 100.0 * 10.0 / 17.0).abs() < 1e-9, "{figures:?}");
 }
 
 #[test]
 fn a_router_begun_anew_has_lost_its_beliefs_and_engines_their_caches_not() {
-    let trace = replay::synthetic(Kind::Agents, 1_500, 9);
+    let trace = replay::synthesize_trace(SyntheticKind::Agents, 1_500, 9);
     let scenario = Scenario::default();
-    let kept = replayed(&trace, "token_cost", &scenario);
+    let kept = replay_with(&trace, "token_cost", &scenario);
     let lost =
-        replayed(&trace, "token_cost", &Scenario { restart_at: Some(Duration::from_secs(200)), ..scenario.clone() });
+        replay_with(&trace, "token_cost", &Scenario { restart_at: Some(Duration::from_secs(200)), ..scenario.clone() });
     assert!(lost.hit_pct < kept.hit_pct, "{} and {}", lost.hit_pct, kept.hit_pct);
     // Before the restart nothing differs.
     let never = Scenario { restart_at: Some(Duration::from_secs(1 << 30)), ..scenario };
-    assert_eq!(replayed(&trace, "token_cost", &never), kept);
+    assert_eq!(replay_with(&trace, "token_cost", &never), kept);
 }
 
 #[test]
 fn capacity_finds_the_load_at_which_goodput_falls() {
-    let trace = replay::synthetic(Kind::Uniform, 600, 1);
+    let trace = replay::synthesize_trace(SyntheticKind::Uniform, 600, 1);
     let slo = Slo { ttft: Duration::from_millis(300), tpot: Duration::from_millis(50) };
     let scenario = Scenario { replicas: 2, slo, ..Scenario::default() };
-    let found = replay::capacity(&trace, &policy("least_conn"), &scenario, &mut || ()).unwrap();
+    let found = replay::find_capacity(&trace, &parse_policy("least_conn"), &scenario, &mut || ()).unwrap();
     let speed = found.speed.unwrap();
     let good = |speed, replicas| {
-        replayed(&trace, "least_conn", &Scenario { speed, replicas, ..scenario.clone() }).goodput_pct
-            >= replay::GOAL_PCT
+        replay_with(&trace, "least_conn", &Scenario { speed, replicas, ..scenario.clone() }).goodput_pct
+            >= replay::GOODPUT_GOAL_PCT
     };
     assert!(good(speed, 2) && !good(speed * 1.02, 2), "{found:?}");
     let replicas = found.replicas.unwrap();
     assert!(good(1.0, replicas) && !good(1.0, replicas - 1), "{found:?}");
 }
 
-fn tokenweir(args: &[&str]) -> (bool, String, String) {
+fn run_replay_command(args: &[&str]) -> (bool, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
     let Output { status, stdout, stderr } = command.arg("replay").args(args).output().unwrap();
     (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
@@ -261,7 +262,7 @@ fn tokenweir(args: &[&str]) -> (bool, String, String) {
 #[test]
 fn the_command_prints_a_row_a_policy() {
     let common = ["--synthetic", "chat", "--requests", "200", "--policy", "round_robin,hash $session consistent"];
-    let (ok, table, said) = tokenweir(&common);
+    let (ok, table, said) = run_replay_command(&common);
     assert!(ok && said.is_empty(), "{said}");
     assert!(table.contains("200 requests, 8 replicas, speed 1, seed 1"), "{table}");
     assert_eq!(
@@ -271,19 +272,19 @@ fn the_command_prints_a_row_a_policy() {
             .count(),
         2
     );
-    let (_, json, _) = tokenweir(&[&common[..], &["--json"]].concat());
+    let (_, json, _) = run_replay_command(&[&common[..], &["--json"]].concat());
     let rows: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(rows[1]["policy"], "hash $session consistent");
     assert!(rows[0]["ttft_mean_s"].as_f64().unwrap() > 0.0 && rows[0]["goodput_pct"].is_f64());
-    assert_eq!(tokenweir(&[&common[..], &["--json"]].concat()).1, json);
-    let (_, csv, _) = tokenweir(&[&common[..], &["--csv"]].concat());
+    assert_eq!(run_replay_command(&[&common[..], &["--json"]].concat()).1, json);
+    let (_, csv, _) = run_replay_command(&[&common[..], &["--csv"]].concat());
     assert!(csv.starts_with("policy,ttft_mean_s,ttft_p50_s,"), "{csv}");
 }
 
 #[test]
 fn the_command_says_what_is_wrong() {
     let fails = |args: &[&str]| {
-        let (ok, _, said) = tokenweir(args);
+        let (ok, _, said) = run_replay_command(args);
         assert!(!ok);
         said
     };
@@ -299,7 +300,8 @@ fn a_replica_of_half_the_speed_ends_with_about_half_the_work() {
     // What the last one computes beside the mean of the others.
     let slow = |load: f64, speeds: &[f64]| {
         let scenario = Scenario { replicas: 4, speed: load, engine_speeds: speeds.to_vec(), ..Scenario::default() };
-        let work = replayed(&replay::synthetic(Kind::Chat, 1_500, 3), "token_cost", &scenario).work;
+        let work =
+            replay_with(&replay::synthesize_trace(SyntheticKind::Chat, 1_500, 3), "token_cost", &scenario).replica_work;
         work[3].0 as f64 / (work[..3].iter().map(|tokens| tokens.0 as f64).sum::<f64>() / 3.0)
     };
     for load in [0.7, 1.0] {

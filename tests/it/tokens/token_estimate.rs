@@ -2,64 +2,64 @@
 
 use serde_json::{Value, json};
 use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
-use tokenweir::balance::Dice;
-use tokenweir::prompt::{Census, Estimator, MediaTokens, Request};
+use tokenweir::balance::SeededRng;
+use tokenweir::prompt::{MediaTokens, ParsedBody, TextStats, TokenEstimator};
 use tokenweir::units::Tokens;
 
 /// What chat templates add to a turn, and to a prompt.
-const PER_TURN: usize = 4;
-const PER_PROMPT: usize = 3;
+const TOKENS_PER_TURN: usize = 4;
+const TOKENS_PER_PROMPT: usize = 3;
 
 /// One kind of text, in pieces that requests are made of.
-struct Kind {
+struct TextKind {
     name: &'static str,
     pieces: Vec<String>,
 }
 
-fn below(dice: &mut Dice, n: usize) -> usize {
-    dice.below(n as u64) as usize
+fn random_below(dice: &mut SeededRng, n: usize) -> usize {
+    dice.next_below(n as u64) as usize
 }
 
-fn lines(text: &str) -> Vec<String> {
+fn split_lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn kinds(dice: &mut Dice) -> Vec<Kind> {
+fn load_text_kinds(dice: &mut SeededRng) -> Vec<TextKind> {
     let functions = include_str!("../../data/texts/code.txt").split("\n\n").map(str::to_owned).collect();
     let words = ["order", "customer", "status", "price", "shipped", "warehouse", "created_at", "note", "currency"];
     let records = (0..200).map(|_| {
-        let id = below(dice, 1_000_000);
-        let mut record = json!({"id": id, "name": format!("item-{}", below(dice, 5000)), "active": below(dice, 2) == 0,
-            "amount": below(dice, 100_000) as f64 / 100.0, "time": format!("2026-0{}-1{}T0{}:15:00Z",
-            1 + below(dice, 9), below(dice, 9), below(dice, 9))});
-        for _ in 0..below(dice, 4) {
-            record[words[below(dice, words.len())]] = json!(words[below(dice, words.len())]);
+        let id = random_below(dice, 1_000_000);
+        let mut record = json!({"id": id, "name": format!("item-{}", random_below(dice, 5000)), "active": random_below(dice, 2) == 0,
+            "amount": random_below(dice, 100_000) as f64 / 100.0, "time": format!("2026-0{}-1{}T0{}:15:00Z",
+            1 + random_below(dice, 9), random_below(dice, 9), random_below(dice, 9))});
+        for _ in 0..random_below(dice, 4) {
+            record[words[random_below(dice, words.len())]] = json!(words[random_below(dice, words.len())]);
         }
         serde_json::to_string_pretty(&record).unwrap()
     });
     vec![
-        Kind { name: "json", pieces: records.collect() },
-        Kind { name: "chat", pieces: lines(include_str!("../../data/texts/chat.txt")) },
-        Kind { name: "code", pieces: functions },
-        Kind { name: "chinese", pieces: lines(include_str!("../../data/texts/chinese.txt")) },
+        TextKind { name: "json", pieces: records.collect() },
+        TextKind { name: "chat", pieces: split_lines(include_str!("../../data/texts/chat.txt")) },
+        TextKind { name: "code", pieces: functions },
+        TextKind { name: "chinese", pieces: split_lines(include_str!("../../data/texts/chinese.txt")) },
     ]
 }
 
 /// A conversation of one to seven turns, and its length in tokens.
-fn request(kind: &Kind, bpe: &CoreBPE, dice: &mut Dice) -> (Census, Tokens) {
-    let mut tokens = PER_PROMPT;
-    let turns: Vec<Value> = (0..1 + below(dice, 7))
+fn random_conversation(kind: &TextKind, bpe: &CoreBPE, dice: &mut SeededRng) -> (TextStats, Tokens) {
+    let mut tokens = TOKENS_PER_PROMPT;
+    let turns: Vec<Value> = (0..1 + random_below(dice, 7))
         .map(|at| {
-            let first = below(dice, kind.pieces.len());
+            let first = random_below(dice, kind.pieces.len());
             let some: Vec<&str> =
-                kind.pieces.iter().cycle().skip(first).take(1 + below(dice, 6)).map(String::as_str).collect();
+                kind.pieces.iter().cycle().skip(first).take(1 + random_below(dice, 6)).map(String::as_str).collect();
             let content = some.join("\n");
-            tokens += PER_TURN + bpe.encode_ordinary(&content).len();
+            tokens += TOKENS_PER_TURN + bpe.encode_ordinary(&content).len();
             json!({"role": if at % 2 == 0 { "user" } else { "assistant" }, "content": content})
         })
         .collect();
     let body = json!({"model": "m", "messages": turns}).to_string();
-    (Census::of(&Request::parse(body.as_bytes()).unwrap().text), Tokens(tokens as u64))
+    (TextStats::from_prompt(&ParsedBody::parse(body.as_bytes()).unwrap().prompt), Tokens(tokens as u64))
 }
 
 fn median(mut errors: Vec<f64>) -> f64 {
@@ -68,9 +68,9 @@ fn median(mut errors: Vec<f64>) -> f64 {
 }
 
 /// Median relative errors of 100 prompts, in percent.
-fn errors(estimator: &Estimator, kind: &Kind, bpe: &CoreBPE, dice: &mut Dice) -> f64 {
+fn median_error(estimator: &TokenEstimator, kind: &TextKind, bpe: &CoreBPE, dice: &mut SeededRng) -> f64 {
     let error = |_| {
-        let (census, tokens) = request(kind, bpe, dice);
+        let (census, tokens) = random_conversation(kind, bpe, dice);
         (estimator.estimate(&census).0 as f64 / tokens.0 as f64 - 1.0).abs() * 100.0
     };
     median((0..100).map(error).collect())
@@ -78,26 +78,26 @@ fn errors(estimator: &Estimator, kind: &Kind, bpe: &CoreBPE, dice: &mut Dice) ->
 
 #[test]
 fn after_fifty_requests_the_median_error_is_at_most_5_percent() {
-    let mut dice = Dice::seeded(4);
-    let kinds = kinds(&mut dice);
+    let mut dice = SeededRng::from_seed(4);
+    let kinds = load_text_kinds(&mut dice);
     let mut worst: f64 = 0.0;
     println!("median error in percent:   before, after 50 of its kind, after 50 of all kinds");
     for (name, bpe) in [("o200k", o200k_base().unwrap()), ("cl100k", cl100k_base().unwrap())] {
-        let mut mixed = Estimator::new(MediaTokens::default());
+        let mut mixed = TokenEstimator::new(MediaTokens::default());
         for _ in 0..50 {
-            let kind = &kinds[below(&mut dice, kinds.len())];
-            let (census, tokens) = request(kind, &bpe, &mut dice);
+            let kind = &kinds[random_below(&mut dice, kinds.len())];
+            let (census, tokens) = random_conversation(kind, &bpe, &mut dice);
             mixed.learn(&census, tokens);
         }
         for kind in &kinds {
-            let mut own = Estimator::new(MediaTokens::default());
-            let before = errors(&own, kind, &bpe, &mut dice);
+            let mut own = TokenEstimator::new(MediaTokens::default());
+            let before = median_error(&own, kind, &bpe, &mut dice);
             for _ in 0..50 {
-                let (census, tokens) = request(kind, &bpe, &mut dice);
+                let (census, tokens) = random_conversation(kind, &bpe, &mut dice);
                 own.learn(&census, tokens);
             }
-            let after = errors(&own, kind, &bpe, &mut dice);
-            let of_mixed = errors(&mixed, kind, &bpe, &mut dice);
+            let after = median_error(&own, kind, &bpe, &mut dice);
+            let of_mixed = median_error(&mixed, kind, &bpe, &mut dice);
             println!("{name:>8} {:>8}: {before:>10.1} {after:>6.1} {of_mixed:>6.1}", kind.name);
             worst = worst.max(after).max(of_mixed);
         }
@@ -107,13 +107,14 @@ fn after_fifty_requests_the_median_error_is_at_most_5_percent() {
 
 #[test]
 fn prompts_much_alike_do_not_lead_astray() {
-    let mut dice = Dice::seeded(3);
-    let mut estimator = Estimator::new(MediaTokens::default());
+    let mut dice = SeededRng::from_seed(3);
+    let mut estimator = TokenEstimator::new(MediaTokens::default());
     for at in 0..3_000 {
-        let system = "a weir holds water back. ".repeat([4, 20, 60][below(&mut dice, 3)]);
-        let user = format!("question {}: {}", dice.bits(), "over the weir ".repeat(1 + below(&mut dice, 39)));
+        let system = "a weir holds water back. ".repeat([4, 20, 60][random_below(&mut dice, 3)]);
+        let user =
+            format!("question {}: {}", dice.next_u64(), "over the weir ".repeat(1 + random_below(&mut dice, 39)));
         let body = json!({"messages": [{"role": "system", "content": system}, {"role": "user", "content": user}]});
-        let census = Census::of(&Request::parse(body.to_string().as_bytes()).unwrap().text);
+        let census = TextStats::from_prompt(&ParsedBody::parse(body.to_string().as_bytes()).unwrap().prompt);
         let actual = ((system.len() + user.len()) / 4 + 8) as u64;
         let error = (estimator.estimate(&census).0 as f64 / actual as f64 - 1.0).abs();
         assert!(at < 50 || error < 0.05, "off by {error:.2} after {at} requests");

@@ -3,11 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Router, ask, replica, wait_until};
+use crate::harness::{TestRouter, send_request, start_replica, wait_until};
 use tokenweir::replay;
 use tokenweir::units::Tokens;
 
-fn chat(texts: &[&str]) -> String {
+fn chat_body(texts: &[&str]) -> String {
     let turns: Vec<String> = texts.iter().map(|text| format!(r#"{{"role":"user","content":"{text}"}}"#)).collect();
     format!(r#"{{"model":"m","messages":[{}],"max_tokens":7,"stream":true}}"#, turns.join(","))
 }
@@ -18,23 +18,27 @@ fn recorded_traffic_is_a_trace_that_replay_takes() {
     drop(fs::remove_dir_all(&folder));
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("trace.jsonl");
-    let replica = replica(&["m"]);
+    let replica = start_replica(&["m"]);
     // A policy that asks for no fingerprints itself.
     let text = format!("policy = \"round_robin\"\nreplicas = [{:?}]\n[record]\npath = {path:?}", replica.url());
-    let router = Router::start(&text).ready();
+    let router = TestRouter::start(&text).wait_until_ready();
     let secret = "the secret of the house is kept ".repeat(40);
     for texts in [&[&*secret][..], &[&secret, "and then?"], &["something else altogether"]] {
-        assert_eq!(router.post("/v1/chat/completions", chat(texts)).status, 200);
+        assert_eq!(router.post("/v1/chat/completions", chat_body(texts)).status, 200);
     }
-    wait_until("all have settled", || router.metric("tokenweir_attempts_total", &["completed"]) == 3.0);
-    assert!(ask(router.admin, "GET", "/metrics", "", "").text().contains("\ntokenweir_log_lines_lost_total 0"));
+    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 3.0);
+    assert!(
+        send_request(router.admin_addr, "GET", "/metrics", "", "")
+            .text()
+            .contains("\ntokenweir_log_lines_lost_total 0")
+    );
     drop(router);
     let written = fs::read_to_string(&path).unwrap();
     assert!(!written.contains("secret"), "{written}");
-    let trace = replay::parse(written.as_bytes(), "trace").unwrap();
+    let trace = replay::parse_trace(written.as_bytes(), "trace").unwrap();
     let [first, second, third] = trace.requests() else { panic!("{written}") };
-    assert!(first.output == Tokens(7) && second.prompt > first.prompt && first.at <= second.at, "{written}");
-    let blocks: Vec<Vec<u64>> = [first, second, third].iter().map(|request| request.ids().collect()).collect();
+    assert!(first.output == Tokens(7) && second.prompt > first.prompt && first.sent_at <= second.sent_at, "{written}");
+    let blocks: Vec<Vec<u64>> = [first, second, third].iter().map(|request| request.block_ids().collect()).collect();
     assert!(blocks[0].len() >= 4 && blocks[1].starts_with(&blocks[0]) && blocks[2].is_empty(), "{written}");
     let path = path.to_str().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tokenweir"))

@@ -1,44 +1,45 @@
 //! From a request to its replica: stored responses, models, aliases, hosts, paths, fallbacks, and the headers on the way.
 
-use crate::harness::scripted::{Scripted, friendly};
-use crate::harness::{Router, ask, chat, replica};
+use crate::harness::scripted::{ScriptedReplica, respond_ok};
+use crate::harness::{TestRouter, chat_body, send_request, start_replica};
 use serde_json::Value;
-use tokenweir::emulate::Replica;
+use tokenweir::emulate::EmulatedReplica;
 
-const ASK: &str = r#"{"model":"m","input":"hi","max_output_tokens":3}"#;
+const RESPONSE_REQUEST: &str = r#"{"model":"m","input":"hi","max_output_tokens":3}"#;
 
-fn three() -> (Router, [Replica; 3]) {
-    let replicas = [(); 3].map(|()| replica(&["m"]));
-    let urls: Vec<String> = replicas.iter().map(Replica::url).collect();
+fn start_three() -> (TestRouter, [EmulatedReplica; 3]) {
+    let replicas = [(); 3].map(|()| start_replica(&["m"]));
+    let urls: Vec<String> = replicas.iter().map(EmulatedReplica::url).collect();
     // Round robin would send follow-ups elsewhere.
     let urls = urls.iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(",");
-    (Router::start(&format!("policy = \"round_robin\"\nreplicas = [{urls}]")).ready(), replicas)
+    (TestRouter::start(&format!("policy = \"round_robin\"\nreplicas = [{urls}]")).wait_until_ready(), replicas)
 }
 
 /// The id in a whole response or in a stream's first event.
-fn id(text: &str) -> String {
+fn response_id(text: &str) -> String {
     let from = text.find("resp_").unwrap();
     text[from..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
 }
 
 #[test]
 fn follow_ups_of_a_response_go_to_the_replica_that_made_it() {
-    let (router, _replicas) = three();
+    let (router, _replicas) = start_three();
     for stream in [false, true] {
-        let body = ASK.replace("\"hi\"", &format!("\"hi\",\"stream\":{stream}"));
+        let body = RESPONSE_REQUEST.replace("\"hi\"", &format!("\"hi\",\"stream\":{stream}"));
         let made = router.post("/v1/responses", body);
         let owner = made.header("x-upstream").unwrap().to_owned();
-        let path = format!("/v1/responses/{}", id(&made.text()));
+        let path = format!("/v1/responses/{}", response_id(&made.text()));
         for (method, path) in [("GET", path.clone()), ("POST", format!("{path}/cancel")), ("GET", path.clone())] {
-            let reply = router.ask(method, &path, "", "");
+            let reply = router.send_request(method, &path, "", "");
             assert_eq!((reply.status, reply.header("x-upstream")), (200, Some(&*owner)), "{method} {}", reply.text());
         }
-        let next = ASK.replace("\"hi\"", &format!("\"hi\",\"previous_response_id\":{:?}", id(&made.text())));
+        let next = RESPONSE_REQUEST
+            .replace("\"hi\"", &format!("\"hi\",\"previous_response_id\":{:?}", response_id(&made.text())));
         for _ in 0..4 {
             let reply = router.post("/v1/responses", &next);
             assert_eq!((reply.status, reply.header("x-upstream")), (200, Some(&*owner)), "{}", reply.text());
         }
-        let gone = router.ask("DELETE", &path, "", "");
+        let gone = router.send_request("DELETE", &path, "", "");
         assert_eq!(
             (gone.status, gone.header("x-upstream"), &gone.json()["deleted"]),
             (200, Some(&*owner), &true.into())
@@ -49,51 +50,56 @@ fn follow_ups_of_a_response_go_to_the_replica_that_made_it() {
 
 #[test]
 fn a_response_made_elsewhere_is_looked_for_at_each_replica_and_then_remembered() {
-    let (router, replicas) = three();
+    let (router, replicas) = start_three();
     for replica in &replicas {
-        let id = id(&ask(replica.addr(), "POST", "/v1/responses", "", ASK).text());
+        let id = response_id(&send_request(replica.addr(), "POST", "/v1/responses", "", RESPONSE_REQUEST).text());
         let path = format!("/v1/responses/{id}");
         let reply = router.get(&path);
         assert_eq!((reply.status, &reply.json()["id"]), (200, &Value::from(&*id)));
         assert_eq!(reply.header("x-upstream").unwrap(), replica.addr().to_string());
-        let asked: u64 = replicas.iter().map(|r| r.counters().seen(&path)).sum();
+        let asked: u64 = replicas.iter().map(|r| r.counters().request_count(&path)).sum();
         assert_eq!(router.get(&path).status, 200);
-        assert_eq!(replicas.iter().map(|r| r.counters().seen(&path)).sum::<u64>(), asked + 1, "it is known now");
+        assert_eq!(
+            replicas.iter().map(|r| r.counters().request_count(&path)).sum::<u64>(),
+            asked + 1,
+            "it is known now"
+        );
     }
     let missing = router.get("/v1/responses/resp_nobody");
-    assert_eq!((missing.status, &missing.error()["type"]), (404, &"not_found_error".into()));
-    assert!(replicas.iter().all(|r| r.counters().seen("/v1/responses/resp_nobody") == 1));
+    assert_eq!((missing.status, &missing.openai_error()["type"]), (404, &"not_found_error".into()));
+    assert!(replicas.iter().all(|r| r.counters().request_count("/v1/responses/resp_nobody") == 1));
     assert_eq!(router.in_flight(), 0);
 }
 
 #[test]
 fn a_response_whose_replica_is_gone_is_unavailable_not_unknown() {
-    let (router, mut replicas) = three();
-    let made = router.post("/v1/responses", ASK);
+    let (router, mut replicas) = start_three();
+    let made = router.post("/v1/responses", RESPONSE_REQUEST);
     let owner = replicas.iter_mut().find(|r| r.addr().to_string() == made.header("x-upstream").unwrap()).unwrap();
     owner.stop();
-    let path = format!("/v1/responses/{}", id(&made.text()));
+    let path = format!("/v1/responses/{}", response_id(&made.text()));
     for _ in 0..3 {
         let reply = router.get(&path);
         assert_eq!((reply.status, reply.header("retry-after").is_some()), (503, true), "{}", reply.text());
-        assert!(reply.error()["code"] == "no_replica");
+        assert!(reply.openai_error()["code"] == "no_replica");
     }
     // One that nobody knows could be on the replica that is away.
     assert_eq!(router.get("/v1/responses/resp_nobody").status, 503);
-    let next = ASK.replace("\"hi\"", &format!("\"hi\",\"previous_response_id\":{:?}", id(&made.text())));
+    let next =
+        RESPONSE_REQUEST.replace("\"hi\"", &format!("\"hi\",\"previous_response_id\":{:?}", response_id(&made.text())));
     assert_eq!(router.post("/v1/responses", next).status, 503);
-    assert_eq!(router.post("/v1/responses", ASK).status, 200);
+    assert_eq!(router.post("/v1/responses", RESPONSE_REQUEST).status, 200);
 }
 
 #[test]
 fn models_are_merged_over_pools_and_aliases_are_listed() {
-    let (one, two) = (replica(&["base", "lora"]), replica(&["other"]));
+    let (one, two) = (start_replica(&["base", "lora"]), start_replica(&["other"]));
     let pools = format!(
         "[[pool]]\nname = \"a\"\nreplicas = [{:?}]\n[[pool]]\nmodel = [\"gpt-x\", \"z/y\"]\nreplicas = [{:?}]",
         one.url(),
         two.url()
     );
-    let router = Router::start(&pools).ready();
+    let router = TestRouter::start(&pools).wait_until_ready();
     let list = router.get("/v1/models").json();
     assert_eq!(list["object"], "list");
     let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
@@ -103,24 +109,24 @@ fn models_are_merged_over_pools_and_aliases_are_listed() {
         assert_eq!((card.status, &card.json()["object"]), (200, &"model".into()), "{id}");
         assert!(card.json()["created"].as_u64().unwrap() > 1_700_000_000);
     }
-    assert_eq!(router.get("/v1/models/other").error()["code"], "model_not_found");
+    assert_eq!(router.get("/v1/models/other").openai_error()["code"], "model_not_found");
     // An alias and an adapter both work.
     for model in ["gpt-x", "z/y", "lora", "base"] {
-        let reply = router.post("/v1/chat/completions", chat(model, 2, false));
+        let reply = router.post("/v1/chat/completions", chat_body(model, 2, false));
         assert_eq!(reply.status, 200, "{model}: {}", reply.text());
     }
 }
 
 #[test]
 fn an_alias_is_replaced_by_the_replicas_name_and_nothing_else_is_touched() {
-    let replica = Scripted::start(&["real \"name\""].map(|n| &*n.replace('"', "\\\"").leak()), friendly);
-    let router = Router::start(&format!("model = \"alias\"\nreplicas = [{:?}]", replica.url())).ready();
+    let replica = ScriptedReplica::start(&["real \"name\""].map(|n| &*n.replace('"', "\\\"").leak()), respond_ok);
+    let router = TestRouter::start(&format!("model = \"alias\"\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let odd = "\n{ \"x\" :1e400, \"model\"\t: MODEL ,\"messages\":[ {\"role\":\"user\",\"content\":\"\\u00e9\\ud83d\\ude00 \u{1f600} model\"}],\
                \"model_kwargs\":{\"model\":\"alias\"}, \"y\":-0.0,\"big\":12345678901234567890123 }\r\n";
     for written in ["\"alias\"", "\"al\\u0069as\""] {
         let reply = router.post("/v1/chat/completions", odd.replace("MODEL", written));
         assert_eq!(reply.status, 200, "{}", reply.text());
-        let heard = replica.last();
+        let heard = replica.last_request();
         let wanted = odd.replace("MODEL", "\"real \\\"name\\\"\"");
         assert_eq!(String::from_utf8(heard.body).unwrap(), wanted);
         assert_eq!(heard.head.matches("content-length: ").count(), 1);
@@ -128,16 +134,16 @@ fn an_alias_is_replaced_by_the_replicas_name_and_nothing_else_is_touched() {
     let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"alias\"\r\n\r\n\u{0}alias\r\n\r\n--b\r\n\
                 content-disposition: form-data; name=model\r\n\r\nMODEL\r\n--b\r\ncontent-disposition: form-data; name=\"p\"\r\n\r\nalias\r\n--b--\r\n";
     let kind = "content-type: multipart/form-data; boundary=b\r\n";
-    let reply = router.ask("POST", "/v1/audio/transcriptions", kind, form.replace("MODEL", "alias"));
+    let reply = router.send_request("POST", "/v1/audio/transcriptions", kind, form.replace("MODEL", "alias"));
     assert_eq!(reply.status, 200, "{}", reply.text());
     let wanted = form.replace("MODEL", "real \"name\"");
-    assert_eq!(String::from_utf8(replica.last().body).unwrap(), wanted);
-    assert_eq!(replica.last().header("content-type").unwrap(), "multipart/form-data; boundary=b");
+    assert_eq!(String::from_utf8(replica.last_request().body).unwrap(), wanted);
+    assert_eq!(replica.last_request().header("content-type").unwrap(), "multipart/form-data; boundary=b");
 }
 
 #[test]
 fn hosts_and_path_prefixes_choose_the_pool() {
-    let replicas = ["plain", "team", "deep", "named"].map(|_| Scripted::start(&["m"], friendly));
+    let replicas = ["plain", "team", "deep", "named"].map(|_| ScriptedReplica::start(&["m"], respond_ok));
     let [plain, team, deep, named] = &replicas;
     let config = format!(
         "[[pool]]\nname = \"plain\"\nreplicas = [\"{} name=plain\"]\n\
@@ -149,9 +155,9 @@ fn hosts_and_path_prefixes_choose_the_pool() {
         deep.url(),
         named.url()
     );
-    let router = Router::start(&config).ready();
+    let router = TestRouter::start(&config).wait_until_ready();
     let to = |host: &str, path: &str| {
-        let reply = router.ask("POST", path, &format!("host: {host}\r\n"), chat("m", 1, false));
+        let reply = router.send_request("POST", path, &format!("host: {host}\r\n"), chat_body("m", 1, false));
         (reply.status, reply.header("x-upstream").unwrap_or("-").to_owned())
     };
     for (host, path, wanted) in [
@@ -172,49 +178,57 @@ fn hosts_and_path_prefixes_choose_the_pool() {
         assert_eq!(to(host, path).0, 404, "{host}{path}");
     }
     for replica in &replicas {
-        assert!(replica.heard().iter().all(|h| h.target() == "/v1/chat/completions"), "the prefix stays with us");
+        assert!(
+            replica.received_requests().iter().all(|h| h.target() == "/v1/chat/completions"),
+            "the prefix stays with us"
+        );
     }
     assert_eq!(router.get("/team/v1/models").json()["data"][0]["owned_by"], "team");
 }
 
 #[test]
 fn a_fallback_takes_over_with_its_own_model() {
-    let (mut big, small) = (replica(&["big"]), Scripted::start(&["small"], friendly));
+    let (mut big, small) = (start_replica(&["big"]), ScriptedReplica::start(&["small"], respond_ok));
     let config = format!(
         "[[pool]]\nmodel = \"big\"\nfallback = \"small\"\nreplicas = [{:?}]\n[[pool]]\nmodel = \"small\"\nreplicas = [{:?}]",
         big.url(),
         small.url()
     );
-    let router = Router::start(&config).ready();
-    assert_eq!(router.post("/v1/chat/completions", chat("big", 1, false)).json()["model"], "big");
+    let router = TestRouter::start(&config).wait_until_ready();
+    assert_eq!(router.post("/v1/chat/completions", chat_body("big", 1, false)).json()["model"], "big");
     big.stop();
     for _ in 0..3 {
-        let reply = router.post("/v1/chat/completions", chat("big", 1, false));
+        let reply = router.post("/v1/chat/completions", chat_body("big", 1, false));
         assert_eq!(
             (reply.status, reply.header("x-upstream")),
             (200, Some(&*small.addr.to_string())),
             "{}",
             reply.text()
         );
-        assert_eq!(String::from_utf8(small.last().body).unwrap(), chat("small", 1, false));
+        assert_eq!(String::from_utf8(small.last_request().body).unwrap(), chat_body("small", 1, false));
     }
 }
 
 #[test]
 fn headers_are_passed_kept_back_and_added_as_a_proxy_should() {
-    let replica = Scripted::start(&["m"], |_, to| {
+    let replica = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 201 Fine\r\nX-Own: 1\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nconnection: keep-alive, x-hop\r\n\
                     x-hop: 1\r\nkeep-alive: timeout=5\r\nproxy-authenticate: Basic\r\ncontent-length: 2\r\n\r\nok";
         std::io::Write::write_all(to, head.as_bytes()).is_ok()
     });
-    let router = Router::over([&*replica.url()]);
+    let router = TestRouter::start_with_replicas([&*replica.url()]);
     let sent = "Host: llm.example:99\r\nAuthorization: Bearer sk-client\r\ntraceparent: 00-1-2-01\r\nX-Forwarded-For: 1.1.1.1\r\n\
                 X-Forwarded-For: 2.2.2.2\r\nx-real-ip: 6.6.6.6\r\nX-Mixed-Case: Kept\r\ncookie: c=d\r\nte: trailers\r\n\
                 proxy-authorization: Basic x\r\nconnection: close, x-secret\r\nx-secret: s\r\nupgrade: h2c\r\nanthropic-version: 2023-06-01\r\n";
-    let mut client = router.client();
-    client.send(crate::harness::client::request("POST", "/v1/chat/completions?beta=1", sent, chat("m", 1, false)));
-    let reply = client.reply();
-    let heard = replica.last();
+    let mut client = router.connect();
+    client.send(crate::harness::client::build_request(
+        "POST",
+        "/v1/chat/completions?beta=1",
+        sent,
+        chat_body("m", 1, false),
+    ));
+    let reply = client.read_response();
+    let heard = replica.last_request();
     assert_eq!(heard.target(), "/v1/chat/completions?beta=1");
     for (name, wanted) in [
         ("host", &*replica.addr.to_string()),
@@ -228,7 +242,7 @@ fn headers_are_passed_kept_back_and_added_as_a_proxy_should() {
         ("anthropic-version", "2023-06-01"),
         ("content-type", "application/json"),
     ] {
-        assert_eq!(heard.headers(name), [wanted], "{name} in {}", heard.head);
+        assert_eq!(heard.header_values(name), [wanted], "{name} in {}", heard.head);
     }
     assert_eq!(heard.header("x-mixed-case"), Some("Kept"));
     for name in ["te", "proxy-authorization", "connection", "x-secret", "upgrade", "transfer-encoding"] {
@@ -244,23 +258,23 @@ fn headers_are_passed_kept_back_and_added_as_a_proxy_should() {
 
 #[test]
 fn a_pools_key_replaces_the_clients_and_prefixes_of_replicas_are_kept() {
-    let replica = Scripted::start(&["m"], friendly);
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
     let text = format!(
         "api_key = \"sk-pool\"\npaths = [\"/v1/images/generations\"]\nx_upstream = false\nreplicas = [\"{}/engine/a\"]",
         replica.url()
     );
-    let router = Router::start(&text);
-    crate::harness::wait_until("the prefixed list was asked for", || !replica.heard().is_empty());
-    let discovery = replica.last();
+    let router = TestRouter::start(&text);
+    crate::harness::wait_until("the prefixed list was asked for", || !replica.received_requests().is_empty());
+    let discovery = replica.last_request();
     assert_eq!(
         (discovery.target(), discovery.header("authorization")),
         ("/engine/a/v1/models", Some("Bearer sk-pool"))
     );
-    let router = router.ready();
+    let router = router.wait_until_ready();
     for headers in ["authorization: Bearer sk-client\r\n", ""] {
-        let reply = router.ask("POST", "/v1/chat/completions", headers, r#"{"messages":[]}"#);
+        let reply = router.send_request("POST", "/v1/chat/completions", headers, r#"{"messages":[]}"#);
         assert_eq!((reply.status, reply.header("x-upstream")), (200, None), "{}", reply.text());
-        assert_eq!(replica.last().headers("authorization"), ["Bearer sk-pool"]);
-        assert_eq!(replica.last().target(), "/engine/a/v1/chat/completions");
+        assert_eq!(replica.last_request().header_values("authorization"), ["Bearer sk-pool"]);
+        assert_eq!(replica.last_request().target(), "/engine/a/v1/chat/completions");
     }
 }
