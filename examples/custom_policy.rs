@@ -13,7 +13,7 @@ use tokenweir::balance::{
 use tokenweir::clock::Clock;
 use tokenweir::config::{self, LogSink};
 use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
-use tokenweir::serve::Server;
+use tokenweir::server::Server;
 use tokenweir::tls;
 use tokenweir::units::Slot;
 

@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(ejector.cause(), Some(EjectCause::Failed));
         ejector.reset();
         assert_eq!((ejector.cause(), ejector.state(at_seconds(121))), (None, EjectState::Admitted));
-        let mut never = self::new_ejector(0);
+        let mut never = new_ejector(0);
         assert!(!never.eject(EjectCause::Stalled, at_seconds(5)));
         assert_eq!(never.state(at_seconds(5)), EjectState::Admitted);
     }

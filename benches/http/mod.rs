@@ -11,7 +11,7 @@ use tokenweir::config::{self, ListenAddr};
 use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
 use tokenweir::engine::EngineModel;
 use tokenweir::fleet::ReplicaModels;
-use tokenweir::serve::Server;
+use tokenweir::server::Server;
 use tokenweir::units::Moment;
 use tokio::time::sleep;
 

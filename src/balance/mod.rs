@@ -2,38 +2,27 @@
 //!
 //! A policy never owns membership, health or retries, and is never offered a replica that may not be chosen.
 
-mod cache_aware;
-mod crc;
-mod dice;
-mod hash;
-mod hot;
-mod ip_hash;
-mod key;
+mod crc32;
+mod hash_key;
+mod hash_probe;
+mod hash_ring;
+mod hot_key;
+mod key_movement;
 #[cfg(test)]
 mod laws;
-mod least_conn;
-mod least_prefill;
-mod least_time;
-mod least_tokens;
-mod lmetric;
-mod moved;
-mod prefix_hash;
-mod probe;
-mod random;
-mod ring;
-mod round_robin;
-mod smooth;
+mod policies;
+mod seeded_rng;
+mod select;
+mod smooth_round_robin;
 mod table;
-mod token_cost;
-mod weigh;
 
 use std::net::IpAddr;
 use std::ops::Add;
 use std::time::Duration;
 
-pub use dice::SeededRng;
-pub use key::{HashKey, KeyPart};
-pub use moved::moved_share;
+pub use hash_key::{HashKey, KeyPart};
+pub use key_movement::moved_share;
+pub use seeded_rng::SeededRng;
 pub use table::{BuildPolicy, PolicyBasis, PolicyEntry, PolicyError, PolicySpec, policy_table};
 
 use crate::units::{Slot, Tokens, Weight};

@@ -90,7 +90,7 @@ macro_rules! policies {
             samples: &$samples,
             basis: PolicyBasis::$basis,
             help: $help,
-            build: super::$name::build,
+            build: super::policies::$name::build,
         }),+];
     };
 }

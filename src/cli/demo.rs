@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stop::Signals;
-use super::{environment, print_line, stop};
+use super::signals::Signals;
+use super::{environment, print_line, signals};
 use crate::clock::{self, Clock};
 use crate::config::{self, LoadedConfig, LogSink, Settings};
 use crate::emulate::load::{self, LoadCounters, LoadSettings};
 use crate::emulate::{self, EmulatedReplica};
 use crate::engine::EngineModel;
-use crate::serve::Server;
+use crate::server::Server;
 
 /// The replicas: a newer card, the card the engine's constants are of, and an older one.
 const REPLICA_SPEEDS: [(&str, f64); 3] = [("fast", 2.0), ("normal", 1.0), ("slow", 0.5)];
@@ -24,7 +24,7 @@ pub(super) fn run(with_load: bool) -> Result<(), String> {
     let replicas = REPLICA_SPEEDS.into_iter().map(|(_, speed)| start_replica(speed)).collect::<Result<Vec<_>, _>>()?;
     let server = Server::start(build_settings(&replicas)?).map_err(|error| error.to_string())?;
     let base = server.listen_addresses().first().map(|listen| format!("http://{listen}")).unwrap_or_default();
-    stop::block_on(async {
+    signals::block_on(async {
         let signals = Signals::new()?;
         print_intro(&base, &server, &replicas, with_load);
         let load = tokio::spawn(async move {
@@ -38,7 +38,7 @@ pub(super) fn run(with_load: bool) -> Result<(), String> {
                 .await;
             }
         });
-        let stopped = stop::run_until_stopped(server, signals, Duration::ZERO).await;
+        let stopped = signals::run_until_stopped(server, signals, Duration::ZERO).await;
         load.abort();
         stopped
     })

@@ -1,6 +1,6 @@
 //! `tokenweir emulate`: replicas without engines.
 
-use super::{EmulateArgs, print_line, stop};
+use super::{EmulateArgs, print_line, signals};
 use crate::clock::Clock;
 use crate::emulate::{self, EmulatorSettings};
 use crate::engine::EngineModel;
@@ -22,5 +22,5 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), String> {
     let message =
         format_args!("{} emulated replica(s) of {serving} at {}:{}..{last}", args.count, args.host, args.port);
     print_line(&mut std::io::stderr(), message);
-    stop::block_on(emulate::serve_replicas(args.host, args.port, args.count, &settings, Clock::start()))
+    signals::block_on(emulate::serve_replicas(args.host, args.port, args.count, &settings, Clock::start()))
 }

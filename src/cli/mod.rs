@@ -7,7 +7,7 @@ mod explain;
 mod import;
 mod replay;
 mod serve;
-mod stop;
+mod signals;
 
 use std::fmt;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! `tokenweir serve`: the router.
 
-use super::stop::Signals;
-use super::{ServeArgs, check, load_config, print_line, stop};
-use crate::serve::Server;
+use super::signals::Signals;
+use super::{ServeArgs, check, load_config, print_line, signals};
+use crate::server::Server;
 
 /// Serves until told to stop.
 pub(super) fn run(args: &ServeArgs) -> Result<(), String> {
@@ -19,12 +19,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), String> {
     }
     let listening: Vec<String> = server.listen_addresses().iter().map(ToString::to_string).collect();
     let admin = server.admin_address().map(|admin| format!(", metrics at http://{admin}/metrics")).unwrap_or_default();
-    stop::block_on(async {
+    signals::block_on(async {
         let signals = Signals::new()?;
         print_line(
             &mut err,
             format_args!("tokenweir {} at {}{admin}", env!("CARGO_PKG_VERSION"), listening.join(", ")),
         );
-        stop::run_until_stopped(server, signals, drain).await
+        signals::run_until_stopped(server, signals, drain).await
     })
 }

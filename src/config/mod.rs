@@ -2,37 +2,23 @@
 //!
 //! All that is wrong is said at once, each thing with its line, its place in the line and what to do about it.
 
-mod access;
-pub(crate) mod amount;
-mod assemble;
-mod elsewhere;
-mod failing;
-mod files;
-mod headers;
-mod keys;
-mod log;
-mod metering;
-mod nearest;
-mod network;
-mod pool;
-mod read;
-pub(crate) mod replica;
-mod report;
-mod route;
+mod build;
+mod diagnostics;
+mod loader;
+pub(crate) mod parse;
+mod referenced_files;
+pub(crate) mod schema;
 mod settings;
-mod spread;
-mod sticky;
-mod syntax;
-mod value;
+mod warnings;
 
-pub use headers::{HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate};
-pub(crate) use headers::{forbidden_reason, has_control_chars};
-pub(crate) use keys::{is_cors_origin, is_file_path};
-pub(crate) use nearest::closest_match;
-pub use network::IpNetwork;
-pub(crate) use pool::is_name;
-pub use report::{Diagnostic, Diagnostics};
-pub(crate) use report::{Span, SpannedValue};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub(crate) use diagnostics::{Span, SpannedValue};
+pub(crate) use parse::suggest::closest_match;
+pub use schema::headers::{HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate};
+pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
+pub(crate) use schema::pool::is_name;
+pub(crate) use schema::top::{is_cors_origin, is_file_path};
+pub use settings::network::IpNetwork;
 pub use settings::{
     AdminAccess, CorsSettings, DnsSettings, Limits, ListenAddr, ListenError, LogSettings, LogSink, RecordSettings,
     ServerCertificates, Settings, Timeouts,
@@ -41,8 +27,8 @@ pub use settings::{
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use files::ReferencedFiles;
-use read::ConfigLoader;
+use loader::ConfigLoader;
+use referenced_files::ReferencedFiles;
 
 /// What the names of overriding variables begin with; the key's path follows, `__` between table and key.
 pub const ENV_PREFIX: &str = "TOKENWEIR__";
@@ -75,7 +61,7 @@ pub fn load(
 ) -> Result<LoadedConfig, Diagnostics> {
     let env: BTreeMap<String, String> = env.into_iter().collect();
     let whole = Span::from_text(file, text);
-    let (root, doubled) = syntax::parse_document(&whole).map_err(|issues| Diagnostics::new(file, issues))?;
+    let (root, doubled) = parse::syntax::parse_document(&whole).map_err(|issues| Diagnostics::new(file, issues))?;
     let mut reading = ConfigLoader::new(&whole);
     reading.add_errors(doubled);
     reading.read_document(&root, &whole);
@@ -102,7 +88,7 @@ pub fn from_urls(
             let from = word.as_ptr() as usize - url.as_ptr() as usize;
             SpannedValue::new(word.to_owned(), whole.with_range(from..from + word.len()))
         };
-        match replica::parse_replica_words(&whole, url.split_whitespace().map(word).collect()) {
+        match schema::replica::parse_replica_words(&whole, url.split_whitespace().map(word).collect()) {
             Ok(member) => members.push(member),
             Err(issues) => reading.add_errors(issues),
         }

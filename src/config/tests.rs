@@ -3,12 +3,12 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::schema::client_key::CLIENT_KEY_SCHEMA;
+use super::schema::pool::{POOL_SCHEMA, TOP_LEVEL_POOL_KEYS};
+use super::schema::replica::REPLICA_OPTIONS;
+use super::schema::top::SETTINGS_SCHEMA;
 use super::*;
 use crate::balance::PolicySpec;
-use crate::config::access::CLIENT_KEY_SCHEMA;
-use crate::config::keys::SETTINGS_SCHEMA;
-use crate::config::pool::{POOL_SCHEMA, TOP_LEVEL_POOL_KEYS};
-use crate::config::replica::REPLICA_OPTIONS;
 use crate::fleet::PathPolicy;
 use crate::units::ModelName;
 

@@ -6,25 +6,25 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answer::{AnswerProgress, DialectWriter};
-use super::ask::{GenerateRequest, parse_object};
-use super::body::EmulatedBody;
-use super::fault::EmulatedFault;
+use super::api_error::ApiError;
+use super::dialects::answer::{AnswerProgress, DialectWriter};
+use super::dialects::messages::MessagesWriter;
+use super::dialects::openai::{ChatWriter, CompletionsWriter};
+use super::dialects::responses::ResponsesWriter;
+use super::faults::EmulatedFault;
 use super::generate::{EventSink, Generation};
-use super::messages::MessagesWriter;
-use super::openai::{ChatWriter, CompletionsWriter};
-use super::problem::ApiError;
-use super::responses::ResponsesWriter;
-use super::service::{EmulatedRequest, ReplicaState, lock};
-use super::{about, tasks};
+use super::request::{GenerateRequest, parse_object};
+use super::response_body::EmulatedBody;
+use super::server::{EmulatedRequest, ReplicaState, lock};
+use super::{compute_endpoints, info_endpoints};
 use crate::units::Dialect;
 
 /// What answers a path.
 #[derive(Clone, Copy, Debug)]
 enum EmulatedEndpoint {
     Generate(Dialect),
-    Compute(tasks::ComputeTask),
-    Info(about::InfoEndpoint),
+    Compute(compute_endpoints::ComputeTask),
+    Info(info_endpoints::InfoEndpoint),
     /// vLLM's control endpoints: they must never be reachable through a router, so here they answer.
     Control,
     SetFault,
@@ -38,26 +38,26 @@ const ROUTES: &[(&str, &str, EmulatedEndpoint)] = &[
     ("POST", "/v1/completions", Generate(Dialect::Completions)),
     ("POST", "/v1/responses", Generate(Dialect::Responses)),
     ("POST", "/v1/messages", Generate(Dialect::Messages)),
-    ("POST", "/v1/messages/count_tokens", Compute(tasks::ComputeTask::CountTokens)),
-    ("POST", "/v1/embeddings", Compute(tasks::ComputeTask::Embed)),
-    ("POST", "/v1/rerank", Compute(tasks::ComputeTask::Rerank)),
-    ("POST", "/rerank", Compute(tasks::ComputeTask::Rerank)),
-    ("POST", "/v1/score", Compute(tasks::ComputeTask::Score)),
-    ("POST", "/score", Compute(tasks::ComputeTask::Score)),
-    ("POST", "/pooling", Compute(tasks::ComputeTask::Pooling)),
-    ("POST", "/classify", Compute(tasks::ComputeTask::Classify)),
-    ("POST", "/tokenize", Compute(tasks::ComputeTask::Tokenize)),
-    ("POST", "/detokenize", Compute(tasks::ComputeTask::Detokenize)),
-    ("POST", "/v1/audio/transcriptions", Compute(tasks::ComputeTask::Transcribe)),
-    ("POST", "/v1/audio/translations", Compute(tasks::ComputeTask::Transcribe)),
-    ("POST", "/v1/audio/speech", Compute(tasks::ComputeTask::Synthesize)),
-    ("GET", "/v1/models", Info(about::InfoEndpoint::Models)),
-    ("GET", "/health", Info(about::InfoEndpoint::Health)),
-    ("GET", "/ping", Info(about::InfoEndpoint::Health)),
-    ("POST", "/ping", Info(about::InfoEndpoint::Health)),
-    ("GET", "/version", Info(about::InfoEndpoint::Version)),
-    ("GET", "/load", Info(about::InfoEndpoint::Load)),
-    ("GET", "/metrics", Info(about::InfoEndpoint::Metrics)),
+    ("POST", "/v1/messages/count_tokens", Compute(compute_endpoints::ComputeTask::CountTokens)),
+    ("POST", "/v1/embeddings", Compute(compute_endpoints::ComputeTask::Embed)),
+    ("POST", "/v1/rerank", Compute(compute_endpoints::ComputeTask::Rerank)),
+    ("POST", "/rerank", Compute(compute_endpoints::ComputeTask::Rerank)),
+    ("POST", "/v1/score", Compute(compute_endpoints::ComputeTask::Score)),
+    ("POST", "/score", Compute(compute_endpoints::ComputeTask::Score)),
+    ("POST", "/pooling", Compute(compute_endpoints::ComputeTask::Pooling)),
+    ("POST", "/classify", Compute(compute_endpoints::ComputeTask::Classify)),
+    ("POST", "/tokenize", Compute(compute_endpoints::ComputeTask::Tokenize)),
+    ("POST", "/detokenize", Compute(compute_endpoints::ComputeTask::Detokenize)),
+    ("POST", "/v1/audio/transcriptions", Compute(compute_endpoints::ComputeTask::Transcribe)),
+    ("POST", "/v1/audio/translations", Compute(compute_endpoints::ComputeTask::Transcribe)),
+    ("POST", "/v1/audio/speech", Compute(compute_endpoints::ComputeTask::Synthesize)),
+    ("GET", "/v1/models", Info(info_endpoints::InfoEndpoint::Models)),
+    ("GET", "/health", Info(info_endpoints::InfoEndpoint::Health)),
+    ("GET", "/ping", Info(info_endpoints::InfoEndpoint::Health)),
+    ("POST", "/ping", Info(info_endpoints::InfoEndpoint::Health)),
+    ("GET", "/version", Info(info_endpoints::InfoEndpoint::Version)),
+    ("GET", "/load", Info(info_endpoints::InfoEndpoint::Load)),
+    ("GET", "/metrics", Info(info_endpoints::InfoEndpoint::Metrics)),
     ("POST", "/sleep", Control),
     ("POST", "/wake_up", Control),
     ("GET", "/is_sleeping", Control),
@@ -94,7 +94,7 @@ pub(super) fn typed_response(status: StatusCode, kind: &'static str, bytes: byte
 /// Answers a request as if it met no fault before its head, and with its streaming faults.
 pub(super) async fn handle_request(call: EmulatedRequest) -> Response<EmulatedBody> {
     if call.replica.settings.echo {
-        return about::echo_request(&call);
+        return info_endpoints::echo_request(&call);
     }
     let path = call.head.uri.path().to_owned();
     if let Some(response) = handle_path_with_id(&call, &path) {
@@ -108,8 +108,8 @@ pub(super) async fn handle_request(call: EmulatedRequest) -> Response<EmulatedBo
     let done = || Ok(json_response(StatusCode::OK, r#"{"status":"ok"}"#.to_owned()));
     let answered = match endpoint {
         Generate(dialect) => handle_generate(call, dialect).await,
-        Compute(task) => tasks::handle_compute(&call, task).await,
-        Info(about) => Ok(about::handle_info(&call, about)),
+        Compute(task) => compute_endpoints::handle_compute(&call, task).await,
+        Info(about) => Ok(info_endpoints::handle_info(&call, about)),
         Control => done(),
         EmulatedEndpoint::SetFault if !lock(&call.replica.fault_injector).apply_order(&call.body) => {
             Err(ApiError::invalid_value("no such fault, or no such order".to_owned(), "fault"))
@@ -169,7 +169,7 @@ fn handle_path_with_id(call: &EmulatedRequest, path: &str) -> Option<Response<Em
     shelf.remove(id);
     Some(json_response(
         StatusCode::OK,
-        format!(r#"{{"id":{},"object":"response","deleted":true}}"#, super::answer::quote_json(id)),
+        format!(r#"{{"id":{},"object":"response","deleted":true}}"#, super::dialects::answer::quote_json(id)),
     ))
 }
 

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 
-use super::answer::{AnswerProgress, DialectWriter, TokenChunk};
-use super::body::{BodyAborted, BodyChunk};
-use super::fault::EmulatedFault;
-use super::openai::data_event;
-use super::problem::ApiError;
+use super::api_error::ApiError;
+use super::dialects::answer::{AnswerProgress, DialectWriter, TokenChunk};
+use super::dialects::openai::data_event;
+use super::faults::EmulatedFault;
+use super::faulty_socket::SocketFault;
+use super::response_body::{BodyAborted, BodyChunk};
 use super::runner::SubmittedRequests;
-use super::wire::SocketFault;
 use crate::engine::EngineEventKind;
 use crate::units::Dialect;
 

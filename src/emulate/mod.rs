@@ -13,23 +13,20 @@
 //! path (absent: every POST) meet a fault; `DELETE /emulate/faults` ends it. `GET /metrics` tells
 //! `emulated:resident_tokens` as well: prompt and generated tokens of all requests, which no engine tells exactly.
 
-mod about;
-mod answer;
-mod ask;
-mod body;
+mod api_error;
+mod compute_endpoints;
+mod dialects;
 mod endpoints;
-mod fault;
+mod faults;
+mod faulty_socket;
 mod generate;
+mod info_endpoints;
 pub mod load;
-mod messages;
-mod openai;
-mod problem;
 mod prompt;
-mod responses;
+mod request;
+mod response_body;
 mod runner;
-mod service;
-mod tasks;
-mod wire;
+mod server;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -41,12 +38,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-pub use body::EmulatorCounters;
-pub use fault::EmulatedFault;
+pub use faults::EmulatedFault;
+pub use response_body::EmulatorCounters;
 
 use crate::clock::Clock;
 use crate::engine::{EngineModel, SchedulerStats};
-use service::ReplicaState;
+use server::ReplicaState;
 
 /// What an emulated replica is like.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,7 +97,7 @@ impl EmulatedReplica {
         let serve = move || {
             runtime.block_on(async move {
                 tokio::select! {
-                    never = service::serve(listener, serving) => match never {},
+                    never = server::serve(listener, serving) => match never {},
                     _ = stopped => {}
                 }
             });
@@ -162,7 +159,7 @@ pub async fn serve_replicas(
         let port = port.checked_add(at).ok_or_else(|| io::Error::other("there is no port above 65535"))?;
         let listener = tokio::net::TcpListener::bind((host, port)).await?;
         let shared = Arc::new(ReplicaState::new(settings.clone(), clock));
-        replicas.spawn(service::serve(listener, shared));
+        replicas.spawn(server::serve(listener, shared));
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {

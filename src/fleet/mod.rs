@@ -1,67 +1,47 @@
 //! Floor 2: the state that requests share: pools, replicas and the leases on them. One lock per pool, no I/O, no clock.
 
-mod attempt;
-mod averages;
-mod budget;
-mod busy;
-mod changes;
-mod decisions;
-mod door;
-mod failing;
-mod gaps;
-mod lease;
+mod health;
 mod load;
-mod member;
-mod meter;
-mod origin;
+mod observe;
+mod reload_diff;
 
 mod outcome;
 mod pool;
 mod replica;
-mod screening;
-mod seat;
-mod shadow;
-mod signs;
-mod site;
 mod spec;
-mod speed;
-mod standing;
-mod sticky;
 #[cfg(test)]
 mod tests;
-mod trust;
-mod vitals;
-mod watch;
+mod virtual_host;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-pub use attempt::{AcquireRequest, ChoiceObservers, ReplicaPin};
-pub use budget::{RetryBudgetLimits, RetryStats};
-pub use changes::ReloadDiff;
-pub use decisions::{CandidateTerms, DecisionLog, DecisionRecord, DecisionResult};
-pub use door::{HUNG_AFTER, PortState};
-pub use failing::{FailurePolicy, HealthCheck};
-pub use gaps::{INTERVAL_BOUNDS_SECONDS, TokenIntervals};
-pub use lease::Lease;
-pub use meter::{LengthEstimate, LengthEstimator};
-pub use origin::{Origin, OriginError};
+pub use health::port_state::{HUNG_AFTER, PortState};
+pub use health::retry_budget::{RetryBudgetLimits, RetryStats};
+pub use load::engine_stats::{EngineReport, EngineStats, ExternalLoad};
+pub use load::length_estimate::{LengthEstimate, LengthEstimator};
+pub use load::token_intervals::{INTERVAL_BOUNDS_SECONDS, TokenIntervals};
+pub use observe::decision_log::{CandidateTerms, DecisionLog, DecisionRecord, DecisionResult};
+pub use observe::shadow::ShadowResult;
 pub use outcome::{LeaseObserver, LeaseReport, Outcome, Phase, ResponseProgress};
+pub use pool::acquire_request::{AcquireRequest, ChoiceObservers, ReplicaPin};
+pub use pool::eligibility::{MemberState, NoReplica};
+pub use pool::lease::Lease;
 pub use pool::{HealthTransition, Pool};
+pub use reload_diff::ReloadDiff;
 pub use replica::{MAX_MODELS_PER_REPLICA, Replica, ReplicaModels};
-pub use screening::{MemberState, NoReplica};
-pub use shadow::ShadowResult;
-pub use site::{PoolLookupError, VirtualHost};
+pub use spec::failure_policy::{FailurePolicy, HealthCheck};
+pub use spec::origin::{Origin, OriginError};
+pub use spec::sticky::{SameSite, Sticky, StickyCookie, StickyVariable};
+pub use spec::tls::{TrustRoots, UpstreamTls};
 pub use spec::{ApiKey, BlockedPath, DnsLookup, MemberSpec, PathPolicy, PoolSpec, Route, TokenAccounting};
-pub use sticky::{SameSite, Sticky, StickyCookie, StickyVariable};
-pub use trust::{TrustRoots, UpstreamTls};
-pub use vitals::{EngineReport, EngineStats, ExternalLoad};
+pub use virtual_host::{PoolLookupError, VirtualHost};
 
 use crate::balance::{PolicyError, SeededRng};
 use crate::units::ReplicaId;
-use seat::CacheSlotAllocator;
+use load::prefix_cache::CacheSlotAllocator;
 
 /// The most replicas that are announced and have not come.
 const MAX_PREPARED_REPLICAS: usize = 4_096;
@@ -185,7 +165,7 @@ impl Fleet {
 
     /// Finds the pools that share a request's host and path. `None` if no pool takes them.
     pub fn virtual_host(&self, host: &str, path: &str) -> Option<Arc<VirtualHost>> {
-        site::find_virtual_host(&self.snapshot.load().virtual_hosts, host, path).cloned()
+        virtual_host::find_virtual_host(&self.snapshot.load().virtual_hosts, host, path).cloned()
     }
 
     /// The pool called `name`.
@@ -252,7 +232,7 @@ impl FleetBuilder {
         let asks_body = routed.iter().any(|pool| pool.needs_body());
         let asks_prefix = routed.iter().any(|pool| pool.needs_prefix());
         Ok(FleetSnapshot {
-            virtual_hosts: site::build_virtual_hosts(&routed),
+            virtual_hosts: virtual_host::build_virtual_hosts(&routed),
             pools: routed,
             replicas,
             needs_body: asks_body,

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::averages::LatencyAverages;
-use super::door::PortState;
-use super::load::{LoadLedger, LoadReservation};
-use super::seat::CacheSlot;
-use super::signs::ReplicaActivity;
-use super::vitals::{EngineReport, EngineStats, OwnLoad};
-use super::{MemberSpec, Origin, sticky};
+use super::health::activity::ReplicaActivity;
+use super::health::port_state::PortState;
+use super::load::engine_stats::{EngineReport, EngineStats, OwnLoad};
+use super::load::latency::LatencyAverages;
+use super::load::ledger::{LoadLedger, LoadReservation};
+use super::load::prefix_cache::CacheSlot;
+use super::spec::sticky;
+use super::{MemberSpec, Origin};
 use crate::balance::TokenLoad;
 use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 

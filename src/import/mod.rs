@@ -3,35 +3,25 @@
 //! Every directive of nginx's is carried over, or listed in a comment with its line and the reason why not; nothing is
 //! dropped in silence. What becomes of which is one table, `rules`.
 
-mod glob;
-mod guards;
-mod gzip;
-mod headers;
-mod lex;
-mod logs;
-mod pools;
-mod remark;
-mod rules;
-mod server;
-mod sticky;
+mod context;
+mod directives;
+mod pool_builder;
+mod report;
+mod syntax;
 #[cfg(test)]
 mod tests;
-mod tls;
-mod tree;
-mod upstream;
-mod walk;
-mod write;
+mod toml_writer;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use remark::{ImportRemark, RemarkKind};
+pub use report::{ImportRemark, RemarkKind};
 
 use crate::config::{self, Diagnostics, Span};
-use remark::ImportReport;
-use tree::NginxParser;
-use walk::{BlockScope, ImportContext};
+use context::{BlockScope, ImportContext};
+use report::ImportReport;
+use syntax::parser::NginxParser;
 
 /// How files are read; no other I/O happens.
 #[derive(Clone, Copy)]
@@ -56,7 +46,7 @@ pub struct ImportedConfig {
 impl fmt::Display for ImportedConfig {
     /// `3 carried, 4 not needed, 1 not yet`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&write::format_summary(self.carried_count, &self.remarks))
+        f.write_str(&toml_writer::format_summary(self.carried_count, &self.remarks))
     }
 }
 
@@ -80,10 +70,10 @@ pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig,
     // Behind a slip of syntax everything looks wrong.
     if !broken {
         walk.read_block(&directives, BlockScope::Main);
-        logs::finish_log_formats(&mut walk);
-        gzip::finish_gzip(&mut walk);
+        directives::logs::finish_log_formats(&mut walk);
+        directives::gzip::finish_gzip(&mut walk);
     }
-    let (pools, listens) = pools::build_pools(&mut walk);
+    let (pools, listens) = pool_builder::build_pools(&mut walk);
     if walk.report.diagnostics.is_empty() && pools.is_empty() {
         let issue = whole.diagnostic("nothing here passes requests to a replica").without_excerpt();
         walk.report.add_diagnostic(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
@@ -91,7 +81,7 @@ pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig,
     if !walk.report.diagnostics.is_empty() {
         return Err(Diagnostics::new(&name, walk.report.diagnostics));
     }
-    let toml = write::write_toml(&walk, &name, &pools, &listens);
+    let toml = toml_writer::write_toml(&walk, &name, &pools, &listens);
     // Whatever slipped through must not be found out by who starts the router.
     config::load(&toml, "router.toml", [])?;
     Ok(ImportedConfig { toml, remarks: walk.report.remarks, carried_count: walk.report.carried_count })

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{FileAccess, ImportedConfig, from_nginx, rules};
+use super::directives::table;
+use super::{FileAccess, ImportedConfig, from_nginx};
 use crate::config::{self, Diagnostics};
 
 /// Imports `main`, with other files by name.
@@ -42,7 +43,7 @@ fn no_directive_of_the_table_is_dropped_in_silence() {
         )
     };
     let before = import_text(&around(9, "")).unwrap();
-    for name in rules::directive_names() {
+    for name in table::directive_names() {
         let name = name.replace('*', "x");
         for line in [format!("{name} 1 on;"), format!("{name} $x;"), format!("{name} 60s;"), format!("{name} /a {{ }}")]
         {

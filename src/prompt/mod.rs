@@ -3,26 +3,26 @@
 //!
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 
-mod bad_body;
-mod census;
-mod count;
+mod body_error;
+mod conversation_hash;
 pub mod endpoint;
-mod estimator;
+mod fingerprint;
 mod json;
 pub mod multipart;
-mod opening;
-mod prefix;
-mod request;
+mod parsed_body;
+mod pieces;
 mod splice;
-mod walk;
+mod text_stats;
+mod token_estimator;
+mod tokenizer;
 
-pub use bad_body::BodyError;
-pub use census::TextStats;
-pub use count::{MAX_TOKENIZED_BYTES, Tokenizer};
+pub use body_error::BodyError;
+pub use conversation_hash::conversation_hash;
 pub use endpoint::ApiEndpoint;
-pub use estimator::{MediaTokens, TokenEstimator};
-pub use opening::conversation_hash;
-pub use prefix::{PromptFingerprint, fingerprint_and_count};
-pub use request::{AffinityHints, ModelField, ParsedBody, PromptMembers};
+pub use fingerprint::{PromptFingerprint, fingerprint_and_count};
+pub use parsed_body::{AffinityHints, ModelField, ParsedBody, PromptMembers};
+pub use pieces::{MediaKind, PromptPiece, for_each_piece};
 pub use splice::{BodyEdit, BodyPieces, EditError, splice};
-pub use walk::{MediaKind, PromptPiece, for_each_piece};
+pub use text_stats::TextStats;
+pub use token_estimator::{MediaTokens, TokenEstimator};
+pub use tokenizer::{MAX_TOKENIZED_BYTES, Tokenizer};

@@ -163,8 +163,8 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
+    use super::super::splice;
     use super::*;
-    use crate::prompt::splice;
 
     const CONTENT_TYPE: &str = "multipart/form-data; boundary=XX";
     const FORM: &str = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a;name=model.wav\"\r\n\

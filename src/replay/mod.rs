@@ -4,21 +4,21 @@
 //! No clock and no socket: a [`Trace`], a [`Scenario`] and a policy give [`ReplayResult`], the same ones every time.
 
 mod capacity;
-mod figures;
-mod read;
+mod output;
+mod result;
 mod routers;
 mod run;
 mod scenario;
+mod stats;
 mod synthetic;
-mod table;
-mod tally;
 mod trace;
+mod trace_reader;
 
 pub use capacity::{CapacityResult, GOODPUT_GOAL_PCT, find_capacity};
-pub use figures::{ReplayCounts, ReplayResult};
-pub use read::{TraceError, open_trace, parse_trace};
+pub use output::{format_csv, format_json, format_text};
+pub use result::{ReplayCounts, ReplayResult};
 pub use run::replay_trace;
 pub use scenario::{ReplayError, Scenario, Slo};
 pub use synthetic::{SyntheticKind, synthesize_trace};
-pub use table::{format_csv, format_json, format_text};
 pub use trace::{BlockRun, Trace, TraceRequest};
+pub use trace_reader::{TraceError, open_trace, parse_trace};

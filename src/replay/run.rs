@@ -8,10 +8,10 @@ use crate::engine::{EngineEvent, EngineEventKind, EngineRequest, SimulatedEngine
 use crate::fleet::{Lease, Outcome, ResponseProgress};
 use crate::units::{Moment, Tokens, Usage};
 
-use super::figures::{ReplayCounts, ReplayResult};
+use super::result::{ReplayCounts, ReplayResult};
 use super::routers::ReplayRouters;
 use super::scenario::{ReplayError, Scenario};
-use super::tally::{AnswerTimes, StatsCollector};
+use super::stats::{AnswerTimes, StatsCollector};
 use super::trace::Trace;
 
 /// What happens at a moment, in this order if at the same one: a router knows of all that has come before it chooses.

@@ -12,8 +12,8 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::object::JsonObject;
-use super::scan::EventFrame;
+use super::json_object::JsonObject;
+use super::scanner::EventFrame;
 use super::usage;
 use crate::units::Dialect;
 

@@ -4,18 +4,18 @@
 //! [`Scanner`] knows the framing (which bytes are an event), [`BodyObserver`] the meaning (content, usage, end, failure).
 //! Whatever the bytes are and however they are cut into chunks, what is seen is the same, and nothing panics.
 
-mod ending;
+mod answer_state;
+mod error_event;
 mod event;
-mod object;
-mod observe;
-mod said;
-mod scan;
+mod json_object;
+mod json_observer;
+mod observer;
+mod scanner;
 mod usage;
-mod whole;
 
 #[cfg(test)]
 mod tests;
 
-pub use ending::{WAITING_COMMENT, error_event};
-pub use observe::{BodyFormat, BodyObserver, ChunkStats, EventInfo};
-pub use scan::{EventFrame, HEAD_BYTES, Scanner, TAIL_BYTES};
+pub use error_event::{WAITING_COMMENT, error_event};
+pub use observer::{BodyFormat, BodyObserver, ChunkStats, EventInfo};
+pub use scanner::{EventFrame, HEAD_BYTES, Scanner, TAIL_BYTES};

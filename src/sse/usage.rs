@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::object::JsonObject;
+use super::json_object::JsonObject;
 use crate::units::{Tokens, Usage};
 
 /// A `usage` object as it is on the wire: every count that some dialect uses, each `None` where it is absent, `null` or

@@ -1,37 +1,23 @@
 //! Floor 3: what people see: metrics, the access log and the error log.
 
-mod access;
-mod errors;
-mod escape;
-mod facts;
-mod failing;
-mod families;
-mod format;
-mod histogram;
+mod access_log;
+mod error_log;
 mod metrics;
-mod needs;
-mod record;
-mod series;
-mod shadows;
-mod target;
-mod tenants;
-mod time;
-mod variables;
+mod trace_recorder;
 mod writer;
-mod zone;
 
-pub use access::AccessLog;
-pub use errors::{ErrorLog, LogLevel};
-pub use escape::LogEscape;
-pub use facts::{
+pub use crate::log_format::escape::LogEscape;
+pub use crate::log_format::record::{
     AttemptRecord, AttemptRecords, CapturedFields, ConnectionInfo, RequestLine, RequestRecord, RequestTimes,
     ResponseInfo, TlsSession, TokenInfo,
 };
-pub use format::{BUILT_IN_FORMATS, LogFormat, LogFormatError, available_variable_names, variable_names};
+pub use crate::log_format::request_target::normalize_path as normal_path;
+pub use crate::log_format::required_fields::RequiredFields;
+pub use crate::log_format::time::format_rfc3339;
+pub use crate::log_format::variables::ValueAvailability;
+pub use crate::log_format::{BUILT_IN_FORMATS, LogFormat, LogFormatError, available_variable_names, variable_names};
+pub use access_log::AccessLog;
+pub use error_log::{ErrorLog, LogLevel};
 pub use metrics::Metrics;
-pub use needs::RequiredFields;
-pub use record::{TraceFile, TrafficRecorder};
-pub use target::normalize_path as normal_path;
-pub use time::format_rfc3339;
-pub use variables::ValueAvailability;
+pub use trace_recorder::{TraceFile, TrafficRecorder};
 pub use writer::LogWriter;

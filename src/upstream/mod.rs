@@ -1,16 +1,16 @@
 //! Floor 3: from a lease to its replica and back: connections, sending, and relaying the answer.
 
-mod answer;
-mod body;
-mod failure;
-mod hold;
-mod idle;
-mod link;
-mod meaning;
-mod pulse;
+mod classify;
+mod connection;
+mod error;
+mod event_filter;
+mod idle_connections;
+mod peek;
 mod relay;
-mod sieve;
-mod wire;
+mod request_body;
+mod response;
+mod stream_timer;
+mod transport;
 
 use std::io;
 use std::rc::Rc;
@@ -22,20 +22,20 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
 use tokio::time::{error::Elapsed, timeout};
 
-pub use answer::{UpstreamBody, UpstreamResponse};
-pub use body::RequestBody;
-pub use failure::SendError;
-pub use hold::ResponseFault;
+pub use error::SendError;
+pub use peek::ResponseFault;
 pub use relay::{RelayBody, RelayResult, is_event_stream};
+pub use request_body::RequestBody;
+pub use response::{UpstreamBody, UpstreamResponse};
 
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Lease, Origin, Outcome, Phase, Replica};
 use crate::tls::TlsStore;
 use crate::units::{Dialect, Moment, Timing};
-use hold::{PeekResult, ResponseTimer};
-use idle::IdleConnections;
-use link::UpstreamConnection;
+use connection::UpstreamConnection;
+use idle_connections::IdleConnections;
+use peek::{PeekResult, ResponseTimer};
 
 /// A request as it goes to a replica. The path is the one behind the replica's prefix.
 #[derive(Clone, Debug)]
@@ -167,10 +167,10 @@ impl UpstreamClient {
         let (head, incoming) = head.into_parts();
         let mut body = UpstreamBody::new(incoming, link, self.idle_connections.clone(), replica.id(), self.clock);
         let PeekResult { fault, observer, no_event_yet: waits } =
-            hold::peek_response(&mut body, &head, &out.expectations, patience).await?;
+            peek::peek_response(&mut body, &head, &out.expectations, patience).await?;
         let meaning = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
-            None => meaning::classify_status(head.status, &head.headers, self.clock),
+            None => classify::classify_status(head.status, &head.headers, self.clock),
         };
         let (first_by, until) = (patience.first_byte_deadline, patience.total_deadline);
         Ok(UpstreamResponse {

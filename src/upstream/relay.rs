@@ -9,10 +9,10 @@ use http::response::Parts;
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::failure;
-use super::hold::{HUNG_CAUSE, ResponseFault, is_readable_stream};
-use super::pulse::{StreamTimer, TimerEvent};
-use super::sieve::EventFilter;
+use super::error;
+use super::event_filter::EventFilter;
+use super::peek::{HUNG_CAUSE, ResponseFault, is_readable_stream};
+use super::stream_timer::{StreamTimer, TimerEvent};
 use super::{UpstreamBody, UpstreamResponse};
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -231,7 +231,7 @@ impl RelayBody {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let failed = Outcome::Failed { phase: Phase::Stream };
-                    self.abort_with(failed, failure::describe_error(&error), "broke the answer off");
+                    self.abort_with(failed, error::describe_error(&error), "broke the answer off");
                 }
                 Poll::Ready(None) => self.finish(),
                 Poll::Pending => match ready!(self.timer.poll_event(lease.replica(), cx)) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokenweir::prompt::{Census, Edit, Piece, Request, Text, opening, splice, survey, walk};
+use tokenweir::prompt::{conversation_hash, pieces, splice, survey, Census, Edit, Piece, Request, Text};
 
 fuzz_target!(|body: &[u8]| {
     spliced(body);

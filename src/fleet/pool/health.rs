@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::screening::{EligibilityScan, MemberState};
-use super::super::standing::MemberHealth;
-use super::super::watch::ActivitySample;
-use super::super::{HealthCheck, Outcome, Replica, RetryStats};
+use super::eligibility::{EligibilityScan, MemberState};
 use super::{Pool, PoolMember, PoolState};
 use crate::eject::{EjectCause, EjectState};
+use crate::fleet::health::member_health::MemberHealth;
+use crate::fleet::health::stall_detector::ActivitySample;
+use crate::fleet::{HealthCheck, Outcome, Replica, RetryStats};
 use crate::units::{Moment, ReplicaId, Slot};
 
 /// A member that is left alone from now on, or no longer.
@@ -64,7 +64,7 @@ impl Pool {
     }
 
     /// Feeds a settled request's outcome to the ejector and the policy.
-    pub(in super::super) fn record_outcome(&self, at: Slot, outcome: Outcome, now: Moment) {
+    pub(in crate::fleet) fn record_outcome(&self, at: Slot, outcome: Outcome, now: Moment) {
         let mut inner = self.lock_state();
         let PoolState { policy, member_health: standings, .. } = &mut *inner;
         standings[at.index()].record_outcome(outcome, now);
@@ -74,7 +74,7 @@ impl Pool {
     }
 
     /// Takes note that a member is busy.
-    pub(in super::super) fn record_busy(&self, at: Slot, retry_after: Option<Duration>, now: Moment) {
+    pub(in crate::fleet) fn record_busy(&self, at: Slot, retry_after: Option<Duration>, now: Moment) {
         self.lock_state().member_health[at.index()].busy_backoff.record(retry_after, now);
     }
 
@@ -186,9 +186,9 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::tests::{acquire_request, at_seconds, build_fleet, pool_spec};
-    use super::super::super::{AcquireRequest, Fleet, Lease, NoReplica, Phase, PoolSpec, ReplicaPin, ResponseProgress};
     use super::*;
+    use crate::fleet::tests::{acquire_request, at_seconds, build_fleet, pool_spec};
+    use crate::fleet::{AcquireRequest, Fleet, Lease, NoReplica, Phase, PoolSpec, ReplicaPin, ResponseProgress};
 
     const FIRST_BYTE_FAILURE: Outcome = Outcome::Failed { phase: Phase::FirstByte };
     const CONNECT_FAILURE: Outcome = Outcome::Failed { phase: Phase::Connect };

@@ -17,7 +17,7 @@ use tokenweir::balance::SeededRng;
 use tokenweir::config;
 use tokenweir::fleet::ReplicaModels;
 use tokenweir::import;
-use tokenweir::serve::Server;
+use tokenweir::server::Server;
 
 const REQUEST_COUNT: usize = 200;
 const SEED: u64 = 20_261_123;

@@ -279,7 +279,7 @@ fn the_admin_listener_asks_for_its_token() {
         let text = format!("admin_token_env = 'ADMIN'\n{more}\nreplicas = [{:?}]\n", replica.url());
         let env = crate::harness::router_env(&text).into_iter().chain([("ADMIN".to_owned(), ADMIN_TOKEN.to_owned())]);
         let loaded = tokenweir::config::load(&text, "router.toml", env).unwrap();
-        tokenweir::serve::Server::start(loaded.settings).unwrap()
+        tokenweir::server::Server::start(loaded.settings).unwrap()
     };
     let server = start("");
     let admin = server.admin_address().unwrap();

@@ -212,7 +212,7 @@ fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
         pairs[1].key_path
     );
     let loaded = config::load(&text, "router.toml", router_env(&text)).unwrap();
-    let server = tokenweir::serve::Server::start(loaded.settings).unwrap();
+    let server = tokenweir::server::Server::start(loaded.settings).unwrap();
     let addr = server.listen_addresses()[0].socket_addr().unwrap();
     for (name, pair) in [("a.test", 0), ("b.test", 1), ("x.b.test", 1)] {
         assert_eq!(peer_certificate(&authority.connect(addr, name, &[])), certificate_der(&pairs[pair]), "{name}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TestRouter, wait_until};
 use tokenweir::config::{self, ListenAddr, LogSink};
-use tokenweir::serve::Server;
+use tokenweir::server::Server;
 
 fn start_four_replicas() -> Vec<ScriptedReplica> {
     (0..4).map(|_| ScriptedReplica::start(&["m"], respond_ok)).collect()

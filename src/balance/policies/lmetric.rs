@@ -1,0 +1,50 @@
+//! `lmetric`: prompt tokens to compute times requests.
+
+use crate::balance::select::{min_cost, uncached_tokens};
+use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
+use crate::units::Slot;
+
+/// So that dividing loses little.
+const DIVISION_SCALE: u128 = 1 << 20;
+
+/// Chooses the replica where the prompt tokens still to compute, this request's included, times the requests, this one
+/// included, are fewest per weight; equals at random.
+struct Lmetric;
+
+impl Policy for Lmetric {
+    /// O(n). Source: the multiplicative score of "LMetric" (2025), prefill tokens times batch size.
+    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
+        min_cost(candidates, dice, |replica| {
+            let tokens = u128::from(replica.load.prefill.0) + u128::from(uncached_tokens(job, replica));
+            // A replica of twice the weight takes twice the tokens in twice the requests.
+            tokens * (u128::from(replica.in_flight) + 1) * DIVISION_SCALE / u128::from(replica.weight.get())
+        })
+    }
+
+    fn needs_prefix(&self) -> bool {
+        true
+    }
+}
+
+pub(in crate::balance) fn build(_: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+    PolicyError::reject_arguments(args)?;
+    Ok(Box::new(Lmetric))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::laws::{candidates, request};
+    use crate::units::Tokens;
+
+    #[test]
+    fn tokens_to_compute_weigh_as_often_as_there_are_requests() {
+        let mut offered = candidates(&[1, 1]);
+        (offered[0].in_flight, offered[0].cached) = (4, Tokens(75));
+        let choose =
+            |offered: &[Candidate]| Lmetric.choose(&request(), offered, &mut SeededRng::from_seed(0)).unwrap().0;
+        assert_eq!(choose(&offered), 1, "25 of 100 tokens five times against 100 once");
+        offered[0].in_flight = 2;
+        assert_eq!(choose(&offered), 0);
+    }
+}

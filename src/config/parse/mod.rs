@@ -1,0 +1,7 @@
+//! TODO-DOC
+
+pub(super) mod nginx_hints;
+pub(super) mod suggest;
+pub(super) mod syntax;
+pub(crate) mod units;
+pub(super) mod value;

@@ -1,0 +1,83 @@
+//! The dialect of `/v1/messages`: named events, no `[DONE]`.
+
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json};
+
+/// `/v1/messages`, Anthropic's.
+#[derive(Debug, Default)]
+pub(in crate::emulate) struct MessagesWriter;
+
+impl DialectWriter for MessagesWriter {
+    fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let usage = match answer.omits_usage {
+            true => String::new(),
+            false => format!(r#","usage":{{"input_tokens":{},"output_tokens":0}}"#, answer.request.prompt_tokens()),
+        };
+        let start = format!(
+            r#""message":{{"id":{},"type":"message","role":"assistant","content":[],"model":{},"stop_reason":null,"stop_sequence":null{usage}}}"#,
+            quote_json(&answer.id),
+            quote_json(&answer.request.model),
+        );
+        vec![
+            format_event("message_start", &start),
+            format_event("content_block_start", r#""content_block":{"type":"text","text":""},"index":0"#),
+        ]
+    }
+
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+        let mut events = Vec::new();
+        if !piece.tokens.is_empty() {
+            let words = quote_json(&choice_text(piece.choice, piece.tokens.clone()));
+            let delta = format!(r#""delta":{{"type":"text_delta","text":{words}}},"index":0"#);
+            events.push(format_event("content_block_delta", &delta));
+        }
+        if let Some(finish) = piece.finish_reason {
+            events.push(format_event("content_block_stop", r#""index":0"#));
+            let stop = stop_reason(finish);
+            let delta = format!(r#""delta":{{"stop_reason":{stop},"stop_sequence":null}}{}"#, format_usage(answer));
+            events.push(format_event("message_delta", &delta));
+        }
+        events
+    }
+
+    fn write_final_events(&mut self, _: &AnswerProgress) -> Vec<String> {
+        vec!["event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".to_owned()]
+    }
+
+    fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
+        format!(
+            r#"{{"id":{},"type":"message","role":"assistant","content":[{{"type":"text","text":{}}}],"model":{},"stop_reason":{}{}}}"#,
+            quote_json(&answer.id),
+            quote_json(&choice_text(0, 0..answer.completion_tokens())),
+            quote_json(&answer.request.model),
+            stop_reason(finish),
+            format_usage(answer),
+        )
+    }
+}
+
+fn format_event(kind: &str, fields: &str) -> String {
+    format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{fields}}}\n\n")
+}
+
+/// As JSON; vLLM has no word for an abort.
+fn stop_reason(finish: &str) -> String {
+    match finish {
+        "length" => quote_json("max_tokens"),
+        "stop" => quote_json("end_turn"),
+        "abort" => "null".to_owned(),
+        other => quote_json(other),
+    }
+}
+
+/// What was cached is no part of `input_tokens` here.
+fn format_usage(answer: &AnswerProgress) -> String {
+    if answer.omits_usage {
+        return String::new();
+    }
+    format!(
+        r#","usage":{{"input_tokens":{},"output_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":{}}}"#,
+        answer.request.prompt_tokens().saturating_sub(answer.cached_tokens),
+        answer.completion_tokens(),
+        answer.cached_tokens,
+    )
+}

@@ -1,0 +1,269 @@
+//! The dialects of `/v1/chat/completions` and `/v1/completions`, spelled as vLLM 0.32 does.
+
+use super::answer::{
+    AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json, token_logprob, token_text, tool_arguments,
+};
+
+const SYSTEM_FINGERPRINT: &str = r#""system_fingerprint":"emulated""#;
+
+/// `/v1/chat/completions`.
+#[derive(Debug, Default)]
+pub(in crate::emulate) struct ChatWriter;
+
+/// `/v1/completions`.
+#[derive(Debug, Default)]
+pub(in crate::emulate) struct CompletionsWriter;
+
+impl DialectWriter for ChatWriter {
+    fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let role = |choice| {
+            format!(
+                r#"{}{{"index":{choice},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}]{},"prompt_token_ids":null,"prompt_text":null}}"#,
+                chunk_head(answer, "chat.completion.chunk"),
+                running_usage(answer),
+            )
+        };
+        (0..answer.request.choice_count()).map(role).map(|json| data_event(&json)).collect()
+    }
+
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+        let mut events = Vec::new();
+        if answer.request.tool_name.is_none() {
+            events.push(chat_chunk(answer, piece, &content_delta(piece), piece.finish_reason));
+            return events;
+        }
+        // vLLM names the function in one event, adds arguments in the next ones and finishes in one of its own.
+        if piece.tokens.start == 0 && !piece.tokens.is_empty() {
+            events.push(chat_chunk(answer, piece, &tool_name_delta(answer, piece.choice), None));
+        }
+        if !piece.tokens.is_empty() {
+            events.push(chat_chunk(answer, piece, &tool_arguments_delta(answer, piece), None));
+        }
+        if piece.finish_reason.is_some() {
+            events.push(chat_chunk(answer, &TokenChunk { tokens: 0..0, ..piece.clone() }, "{}", piece.finish_reason));
+        }
+        events
+    }
+
+    fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let created = r#","created_cache_tokens":0"#;
+        openai_final_events(answer, "chat.completion.chunk", created)
+    }
+
+    fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
+        let choice = |choice: usize| {
+            let tokens = answer.generated_tokens.get(choice).copied().unwrap_or_default();
+            let (content, calls) = match &answer.request.tool_name {
+                None => (choice_text(choice, 0..tokens), String::new()),
+                Some(name) => (
+                    String::new(),
+                    format!(
+                        r#","tool_calls":[{{"id":{},"type":"function","function":{{"name":{},"arguments":{}}}}}]"#,
+                        quote_json(&tool_call_id(answer, choice)),
+                        quote_json(name),
+                        quote_json(&tool_arguments(choice, 0..tokens, answer.request.output_tokens)),
+                    ),
+                ),
+            };
+            let piece = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
+            format!(
+                r#"{{"index":{choice},"message":{{"role":"assistant","content":{},"refusal":null,"annotations":null,"audio":null,"function_call":null{calls},"reasoning":null}},"logprobs":{},"finish_reason":"{finish}","stop_reason":null,"token_ids":null,"routed_experts":null}}"#,
+                quote_json(&content),
+                chat_logprobs(answer, &piece),
+            )
+        };
+        let choices: Vec<String> = (0..answer.request.choice_count()).map(choice).collect();
+        format!(
+            r#"{}{}],"service_tier":null,{SYSTEM_FINGERPRINT}{},"prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}}"#,
+            chunk_head(answer, "chat.completion"),
+            choices.join(","),
+            full_usage(answer, "0"),
+        )
+    }
+}
+
+impl DialectWriter for CompletionsWriter {
+    fn write_opening_events(&mut self, _: &AnswerProgress) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+        let fingerprint = match piece.finish_reason {
+            Some(_) if !answer.usage_options().include_usage => format!(",{SYSTEM_FINGERPRINT}"),
+            _ => String::new(),
+        };
+        let json = format!(
+            r#"{}{{"index":{},"text":{},"logprobs":{},"finish_reason":{},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]{}{fingerprint}}}"#,
+            chunk_head(answer, "text_completion"),
+            piece.choice,
+            quote_json(&choice_text(piece.choice, piece.tokens.clone())),
+            completion_logprobs(answer, piece),
+            piece.finish_reason.map_or_else(|| "null".to_owned(), quote_json),
+            running_usage(answer),
+        );
+        vec![data_event(&json)]
+    }
+
+    fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        openai_final_events(answer, "text_completion", "")
+    }
+
+    fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
+        let choice = |choice: usize| {
+            let tokens = answer.generated_tokens.get(choice).copied().unwrap_or_default();
+            let piece = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
+            format!(
+                r#"{{"index":{choice},"text":{},"logprobs":{},"finish_reason":"{finish}","stop_reason":null,"token_ids":null,"prompt_logprobs":null,"prompt_token_ids":null,"routed_experts":null}}"#,
+                quote_json(&choice_text(choice, 0..tokens)),
+                completion_logprobs(answer, &piece),
+            )
+        };
+        let choices: Vec<String> = (0..answer.request.choice_count()).map(choice).collect();
+        format!(
+            r#"{}{}],"service_tier":null,{SYSTEM_FINGERPRINT}{},"kv_transfer_params":null,"ec_transfer_params":null,"metrics":null}}"#,
+            chunk_head(answer, "text_completion"),
+            choices.join(","),
+            full_usage(answer, "null"),
+        )
+    }
+}
+
+/// An event without a name.
+pub(in crate::emulate) fn data_event(json: &str) -> String {
+    format!("data: {json}\n\n")
+}
+
+/// Everything up to the first choice.
+fn chunk_head(answer: &AnswerProgress, object: &str) -> String {
+    format!(
+        r#"{{"id":{},"object":"{object}","created":{},"model":{},"choices":["#,
+        quote_json(&answer.id),
+        answer.created,
+        quote_json(&answer.request.model),
+    )
+}
+
+fn usage_counts(answer: &AnswerProgress) -> String {
+    let (prompt, completion) = (answer.request.prompt_tokens(), answer.completion_tokens());
+    format!(r#""prompt_tokens":{prompt},"total_tokens":{},"completion_tokens":{completion}"#, prompt + completion)
+}
+
+fn running_usage(answer: &AnswerProgress) -> String {
+    if !answer.usage_options().continuous_usage {
+        return String::new();
+    }
+    format!(r#","usage":{{{},"completion_tokens_details":null}}"#, usage_counts(answer))
+}
+
+fn full_usage(answer: &AnswerProgress, created_cache: &str) -> String {
+    if answer.omits_usage {
+        return String::new();
+    }
+    format!(
+        r#","usage":{{{},"prompt_tokens_details":{{"cached_tokens":{},"created_cache_tokens":{created_cache},"multimodal_tokens":null}},"completion_tokens_details":null}}"#,
+        usage_counts(answer),
+        answer.cached_tokens,
+    )
+}
+
+fn openai_final_events(answer: &AnswerProgress, object: &str, created_cache: &str) -> Vec<String> {
+    let mut events = Vec::new();
+    if answer.usage_options().include_usage {
+        let json = format!(
+            r#"{}],"usage":{{{},"prompt_tokens_details":{{"cached_tokens":{}{created_cache}}}}},{SYSTEM_FINGERPRINT}}}"#,
+            chunk_head(answer, object),
+            usage_counts(answer),
+            answer.cached_tokens,
+        );
+        events.push(data_event(&json));
+    }
+    events.push(data_event("[DONE]"));
+    events
+}
+
+fn chat_chunk(answer: &AnswerProgress, piece: &TokenChunk, delta: &str, finish: Option<&str>) -> String {
+    let (finish, fingerprint) = match finish {
+        None => (String::from(r#""finish_reason":null"#), ""),
+        Some(reason) => {
+            let told = if answer.usage_options().include_usage { "" } else { r#","system_fingerprint":"emulated""# };
+            (format!(r#""finish_reason":"{reason}","stop_reason":null"#), told)
+        }
+    };
+    let json = format!(
+        r#"{}{{"index":{},"delta":{delta},"logprobs":{},{finish},"token_ids":null}}]{}{fingerprint}}}"#,
+        chunk_head(answer, "chat.completion.chunk"),
+        piece.choice,
+        chat_logprobs(answer, piece),
+        running_usage(answer),
+    );
+    data_event(&json)
+}
+
+fn content_delta(piece: &TokenChunk) -> String {
+    if piece.tokens.is_empty() {
+        return "{}".to_owned();
+    }
+    format!(r#"{{"content":{}}}"#, quote_json(&choice_text(piece.choice, piece.tokens.clone())))
+}
+
+fn tool_call_id(answer: &AnswerProgress, choice: usize) -> String {
+    format!("chatcmpl-tool-{:016x}", crate::emulate::prompt::hash_bytes(answer.id.as_bytes(), choice as u64))
+}
+
+fn tool_name_delta(answer: &AnswerProgress, choice: usize) -> String {
+    format!(
+        r#"{{"content":null,"tool_calls":[{{"id":{},"type":"function","index":0,"function":{{"name":{}}}}}]}}"#,
+        quote_json(&tool_call_id(answer, choice)),
+        quote_json(answer.request.tool_name.as_deref().unwrap_or_default()),
+    )
+}
+
+fn tool_arguments_delta(answer: &AnswerProgress, piece: &TokenChunk) -> String {
+    format!(
+        r#"{{"content":null,"tool_calls":[{{"index":0,"function":{{"arguments":{}}}}}]}}"#,
+        quote_json(&tool_arguments(piece.choice, piece.tokens.clone(), answer.request.output_tokens)),
+    )
+}
+
+fn chat_logprobs(answer: &AnswerProgress, piece: &TokenChunk) -> String {
+    let Some(top) = answer.request.top_logprobs.filter(|_| !piece.tokens.is_empty()) else { return "null".to_owned() };
+    let entry = |at: u64, rank: u64| {
+        let token = token_text(piece.choice, at + rank);
+        let bytes: Vec<String> = token.bytes().map(|b| b.to_string()).collect();
+        format!(
+            r#""token":{},"logprob":{:?},"bytes":[{}]"#,
+            quote_json(&token),
+            token_logprob(at, rank),
+            bytes.join(",")
+        )
+    };
+    let token = |at: u64| {
+        let alternatives: Vec<String> = (0..top).map(|rank| format!("{{{}}}", entry(at, rank))).collect();
+        format!(r#"{{{},"top_logprobs":[{}]}}"#, entry(at, 0), alternatives.join(","))
+    };
+    let tokens: Vec<String> = piece.tokens.clone().map(token).collect();
+    format!(r#"{{"content":[{}]}}"#, tokens.join(","))
+}
+
+fn completion_logprobs(answer: &AnswerProgress, piece: &TokenChunk) -> String {
+    let Some(top) = answer.request.top_logprobs else { return "null".to_owned() };
+    let mut offset = choice_text(piece.choice, 0..piece.tokens.start).len();
+    let (mut offsets, mut probabilities, mut tokens, mut tops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for at in piece.tokens.clone() {
+        let token = token_text(piece.choice, at);
+        offsets.push(offset.to_string());
+        offset += token.len();
+        probabilities.push(format!("{:?}", token_logprob(at, 0)));
+        let alternative =
+            |rank| format!("{}:{:?}", quote_json(&token_text(piece.choice, at + rank)), token_logprob(at, rank));
+        tops.push(format!("{{{}}}", (0..top).map(alternative).collect::<Vec<_>>().join(",")));
+        tokens.push(quote_json(&token));
+    }
+    format!(
+        r#"{{"text_offset":[{}],"token_logprobs":[{}],"tokens":[{}],"top_logprobs":[{}]}}"#,
+        offsets.join(","),
+        probabilities.join(","),
+        tokens.join(","),
+        tops.join(","),
+    )
+}

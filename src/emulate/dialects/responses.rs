@@ -1,0 +1,153 @@
+//! The dialect of `/v1/responses`: named and numbered events, no `[DONE]`.
+
+use std::collections::VecDeque;
+
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json};
+
+/// Responses that a replica remembers; the oldest are forgotten.
+const MAX_STORED_RESPONSES: usize = 1000;
+
+/// `/v1/responses`.
+#[derive(Debug, Default)]
+pub(in crate::emulate) struct ResponsesWriter {
+    /// Number of the next event.
+    next_sequence_number: u64,
+    finish_reason: Option<&'static str>,
+}
+
+/// The responses that a replica can be asked for again.
+#[derive(Debug, Default)]
+pub(in crate::emulate) struct ResponseStore {
+    responses: VecDeque<(String, String)>,
+}
+
+impl ResponseStore {
+    pub(in crate::emulate) fn insert(&mut self, id: String, json: String) {
+        if self.responses.len() >= MAX_STORED_RESPONSES {
+            self.responses.pop_front();
+        }
+        self.responses.push_back((id, json));
+    }
+
+    pub(in crate::emulate) fn get(&self, id: &str) -> Option<&str> {
+        self.responses.iter().find(|(kept, _)| kept == id).map(|(_, json)| json.as_str())
+    }
+
+    /// Returns whether it was there.
+    pub(in crate::emulate) fn remove(&mut self, id: &str) -> bool {
+        let before = self.responses.len();
+        self.responses.retain(|(kept, _)| kept != id);
+        self.responses.len() < before
+    }
+}
+
+impl ResponsesWriter {
+    fn format_event(&mut self, kind: &str, fields: &str) -> String {
+        self.format_event_with_tail(kind, fields, "")
+    }
+
+    /// The fields stand in alphabetical order, so some come after the number.
+    fn format_event_with_tail(&mut self, kind: &str, before: &str, after: &str) -> String {
+        let number = self.next_sequence_number;
+        self.next_sequence_number += 1;
+        format!("event: {kind}\ndata: {{{before},\"sequence_number\":{number},{after}\"type\":\"{kind}\"}}\n\n")
+    }
+}
+
+impl DialectWriter for ResponsesWriter {
+    fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let response = format!(r#""response":{}"#, response_object(answer, None));
+        let item = format!(r#""item":{},"output_index":0"#, output_item(answer, "in_progress", ""));
+        let part = format!(
+            r#""content_index":0,"item_id":{},"output_index":0,"part":{{"annotations":[],"text":"","type":"output_text","logprobs":[]}}"#,
+            quote_json(&item_id(answer)),
+        );
+        vec![
+            self.format_event("response.created", &response),
+            self.format_event("response.in_progress", &response),
+            self.format_event("response.output_item.added", &item),
+            self.format_event("response.content_part.added", &part),
+        ]
+    }
+
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+        self.finish_reason = piece.finish_reason.or(self.finish_reason);
+        if piece.tokens.is_empty() {
+            return Vec::new();
+        }
+        let delta = format!(
+            r#""content_index":0,"delta":{},"item_id":{},"logprobs":[],"output_index":0"#,
+            quote_json(&choice_text(piece.choice, piece.tokens.clone())),
+            quote_json(&item_id(answer)),
+        );
+        vec![self.format_event("response.output_text.delta", &delta)]
+    }
+
+    fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let (id, part) = (quote_json(&item_id(answer)), content_part(answer));
+        let words = format!(r#""text":{},"#, quote_json(&choice_text(0, 0..answer.completion_tokens())));
+        let done = format!(r#""content_index":0,"item_id":{id},"logprobs":[],"output_index":0"#);
+        let part_done = format!(r#""content_index":0,"item_id":{id},"output_index":0,"part":{part}"#);
+        let item_done = format!(r#""item":{},"output_index":0"#, output_item(answer, "completed", &part));
+        let whole = format!(
+            r#""response":{}"#,
+            response_object(answer, Some(self.finish_reason.unwrap_or(answer.request.finish_reason)))
+        );
+        vec![
+            self.format_event_with_tail("response.output_text.done", &done, &words),
+            self.format_event("response.content_part.done", &part_done),
+            self.format_event("response.output_item.done", &item_done),
+            self.format_event("response.completed", &whole),
+        ]
+    }
+
+    fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
+        response_object(answer, Some(finish))
+    }
+}
+
+fn item_id(answer: &AnswerProgress) -> String {
+    answer.id.replacen("resp_", "msg_", 1)
+}
+
+fn content_part(answer: &AnswerProgress) -> String {
+    let words = quote_json(&choice_text(0, 0..answer.completion_tokens()));
+    format!(r#"{{"annotations":[],"text":{words},"type":"output_text","logprobs":null}}"#)
+}
+
+fn output_item(answer: &AnswerProgress, status: &str, part: &str) -> String {
+    format!(
+        r#"{{"id":{},"content":[{part}],"role":"assistant","status":"{status}","type":"message","phase":null}}"#,
+        quote_json(&item_id(answer)),
+    )
+}
+
+/// The response object; `finish` is `None` while it is in progress.
+fn response_object(answer: &AnswerProgress, finish: Option<&str>) -> String {
+    let (status, details, output) = match finish {
+        None => ("in_progress", "null".to_owned(), String::new()),
+        Some("stop") => ("completed", "null".to_owned(), output_item(answer, "completed", &content_part(answer))),
+        Some("abort") => ("cancelled", "null".to_owned(), output_item(answer, "completed", &content_part(answer))),
+        Some(_) => {
+            let details = r#"{"reason":"max_output_tokens"}"#.to_owned();
+            ("incomplete", details, output_item(answer, "completed", &content_part(answer)))
+        }
+    };
+    let bound = answer.request.max_tokens.unwrap_or(answer.request.output_tokens);
+    let usage = if finish.is_none() || answer.omits_usage { "null".to_owned() } else { usage_object(answer) };
+    format!(
+        r#"{{"id":{},"created_at":{},"incomplete_details":{details},"instructions":null,"metadata":null,"model":{},"object":"response","output":[{output}],"parallel_tool_calls":true,"temperature":1.0,"tool_choice":"none","tools":[],"top_p":1.0,"background":false,"max_output_tokens":{bound},"max_tool_calls":null,"previous_response_id":null,"prompt":null,"reasoning":null,"service_tier":"auto","status":"{status}","text":null,"top_logprobs":null,"truncation":"disabled","usage":{usage},"user":null,"presence_penalty":0.0,"frequency_penalty":0.0,"kv_transfer_params":null,"ec_transfer_params":null,"input_messages":null,"output_messages":null}}"#,
+        quote_json(&answer.id),
+        answer.created,
+        quote_json(&answer.request.model),
+    )
+}
+
+fn usage_object(answer: &AnswerProgress) -> String {
+    let (input, output) = (answer.request.prompt_tokens(), answer.completion_tokens());
+    format!(
+        r#"{{"input_tokens":{input},"input_tokens_details":{{"cached_tokens":{},"cache_write_tokens":0,"input_tokens_per_turn":[],"cached_tokens_per_turn":[]}},"output_tokens":{output},"output_tokens_details":{{"reasoning_tokens":0,"tool_output_tokens":0,"output_tokens_per_turn":[],"tool_output_tokens_per_turn":[]}},"total_tokens":{}}}"#,
+        answer.cached_tokens,
+        input + output,
+    )
+}

@@ -1,0 +1,8 @@
+//! TODO-DOC
+
+pub(super) mod activity;
+pub(super) mod busy_backoff;
+pub(super) mod member_health;
+pub(super) mod port_state;
+pub(super) mod retry_budget;
+pub(super) mod stall_detector;

@@ -1,0 +1,4 @@
+//! TODO-DOC
+
+pub(super) mod decision_log;
+pub(super) mod shadow;

@@ -1,0 +1,11 @@
+//! TODO-DOC
+
+pub(super) mod access_rules;
+pub(super) mod gzip;
+pub(super) mod headers;
+pub(super) mod logs;
+pub(super) mod server;
+pub(super) mod sticky;
+pub(super) mod table;
+pub(super) mod tls;
+pub(super) mod upstream;

@@ -1,0 +1,265 @@
+//! The table of nginx's directives: what becomes of each. A directive that gets a key moves to a row of its own.
+
+use super::{access_rules, gzip, headers, logs, server, sticky, tls, upstream};
+use crate::config::closest_match;
+use crate::import::context;
+use crate::import::context::ImportContext;
+use crate::import::syntax::parser::Directive;
+
+/// What becomes of a directive.
+pub(in crate::import) enum DirectiveRule {
+    /// A function carries it over, or judges it by its arguments.
+    Handler(fn(&mut ImportContext, &Directive)),
+    /// It is a time, that of this key; the longest counts where there are several.
+    Duration(&'static str),
+    /// It is so by itself here, or has no meaning.
+    NotNeeded(&'static str),
+    /// It is not done here yet.
+    Unsupported(&'static str),
+    /// It means something that is not done here.
+    Impossible(&'static str),
+}
+
+use DirectiveRule::{Duration, Handler, Impossible, NotNeeded, Unsupported};
+
+/// Names, one `*` in front or behind for any text, and their fate. The first row that fits counts.
+static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
+    // Blocks.
+    (&["events", "http"], Handler(context::handle_container)),
+    (&["upstream"], Handler(upstream::handle_upstream)),
+    (&["server"], Handler(server::handle_server)),
+    (&["location"], Handler(server::handle_location)),
+    (&["if", "limit_except"], Handler(access_rules::handle_condition)),
+    (&["map", "geo", "split_clients"], Impossible("there are no variables")),
+    (&["types", "charset_map"], NotNeeded("replicas name the types of their answers")),
+    (&["stream"], Impossible("only HTTP is routed")),
+    (&["mail"], Impossible("only HTTP is routed")),
+    // Upstreams.
+    (&["ip_hash", "least_conn", "hash", "random", "least_time"], Handler(upstream::handle_policy)),
+    (&["keepalive"], NotNeeded("connections to replicas are always kept")),
+    (&["keepalive_requests", "keepalive_time"], NotNeeded("a connection is not closed for its age or use")),
+    (&["zone"], NotNeeded("workers share their pools' state")),
+    (&["sticky"], Handler(sticky::handle_sticky)),
+    (&["sticky_cookie_insert"], Impossible("nginx itself has it no more: write `sticky cookie`")),
+    (&["state"], Impossible("replicas that are added by hand last until the next reload: write them into the file")),
+    (&["queue", "ntlm"], Impossible("no such thing here")),
+    (&["health_check", "match", "check", "check_*"], Impossible("write a `check` into the pool by hand")),
+    (&["resolver"], Handler(sticky::handle_resolver)),
+    (&["resolver_timeout"], Duration("resolver_timeout")),
+    // Servers.
+    (&["listen"], Handler(server::handle_listen)),
+    (&["server_name"], Handler(server::handle_server_name)),
+    (&["proxy_pass"], Handler(server::handle_proxy_pass)),
+    (&["internal"], Handler(access_rules::handle_internal)),
+    (&["return"], Handler(access_rules::handle_return)),
+    (&["rewrite", "set", "break", "rewrite_log", "uninitialized_variable_warn"], Impossible("paths are not rewritten")),
+    (
+        &["root", "alias", "index", "try_files", "autoindex*", "random_index", "internal_redirect"],
+        Impossible(FILES_REASON),
+    ),
+    (
+        &["error_page", "recursive_error_pages"],
+        Impossible("a replica's errors are passed on, our own are OpenAI's objects"),
+    ),
+    (&["allow", "deny", "auth_basic", "auth_request", "auth_jwt"], Handler(access_rules::handle_access_rule)),
+    (&["satisfy"], Impossible("addresses are not filtered: use a firewall")),
+    (
+        &["auth_basic_*", "auth_request_*", "auth_jwt_*", "auth_delay"],
+        Impossible("clients show keys here, not passwords: `[[key]]`"),
+    ),
+    (
+        &["limit_req*", "limit_conn*"],
+        Unsupported("clients are not limited one by one; `max_in_flight` limits a pool, `max_conns` a replica"),
+    ),
+    (&["limit_rate*", "proxy_limit_rate"], Impossible("streams are not slowed down")),
+    // Times and sizes.
+    (&["proxy_connect_timeout"], Duration("timeouts.connect")),
+    (&["proxy_read_timeout"], Duration("timeouts.first_byte")),
+    (&["client_header_timeout"], Duration("timeouts.header")),
+    (&["client_body_timeout"], Duration("timeouts.body")),
+    (&["worker_shutdown_timeout"], Duration("timeouts.drain")),
+    (&["keepalive_timeout"], Handler(context::handle_keepalive_timeout)),
+    (&["client_max_body_size"], Handler(context::handle_client_max_body_size)),
+    (&["large_client_header_buffers"], Handler(context::handle_large_client_header_buffers)),
+    (&["proxy_send_timeout"], NotNeeded("`timeouts.first_byte` bounds sending as well")),
+    (&["send_timeout"], Duration("timeouts.send")),
+    (&["lingering_*", "reset_timedout_connection", "keepalive_disable"], NotNeeded("connections end by themselves")),
+    (&["http2_max_concurrent_streams"], Handler(context::handle_http2_max_concurrent_streams)),
+    // Processes.
+    (&["worker_processes"], Handler(context::handle_worker_processes)),
+    (&["worker_connections"], NotNeeded("connections are bounded by limits.connections")),
+    (
+        &["user", "pid", "daemon", "master_process", "lock_file", "env", "timer_resolution"],
+        NotNeeded(SUPERVISOR_REASON),
+    ),
+    (&["worker_rlimit_*", "worker_priority", "worker_cpu_affinity", "working_directory"], NotNeeded(SUPERVISOR_REASON)),
+    (
+        &["multi_accept", "use", "accept_mutex*", "epoll_events", "worker_aio_requests", "debug_*"],
+        NotNeeded(TUNING_REASON),
+    ),
+    (&["thread_pool", "pcre_jit", "ssl_engine", "load_module", "connection_pool_size"], NotNeeded(TUNING_REASON)),
+    (
+        &["request_pool_size", "variables_hash_*", "subrequest_output_buffer_size", "map_hash_*"],
+        NotNeeded(TUNING_REASON),
+    ),
+    (
+        &["sendfile*", "aio*", "directio*", "open_file_cache*", "output_buffers", "read_ahead"],
+        NotNeeded(NO_FILES_REASON),
+    ),
+    (&["disable_symlinks", "etag", "if_modified_since", "max_ranges", "types_hash_*"], NotNeeded(NO_FILES_REASON)),
+    (&["default_type", "charset", "charset_types", "override_charset", "source_charset"], NotNeeded(TYPES_REASON)),
+    (&["log_not_found", "min_delete_depth"], NotNeeded(NO_FILES_REASON)),
+    (&["expires"], Handler(headers::handle_expires)),
+    (&["tcp_nopush", "tcp_nodelay", "postpone_output"], NotNeeded("every piece of an answer is sent at once")),
+    (&["server_names_hash_*", "server_name_in_redirect", "port_in_redirect"], NotNeeded("hosts need no tuning")),
+    (&["absolute_redirect", "chunked_transfer_encoding", "msie_*"], NotNeeded("answers are framed as HTTP says")),
+    (&["server_tokens", "ignore_invalid_headers", "merge_slashes"], NotNeeded("replicas see to it themselves")),
+    (&["underscores_in_headers"], NotNeeded("headers with `_` are passed on")),
+    (
+        &["client_header_buffer_size", "client_body_*", "http2_*", "http2", "http3*", "quic_*"],
+        NotNeeded(BUFFERS_REASON),
+    ),
+    // Requests to replicas.
+    (&["proxy_set_header"], Handler(headers::handle_proxy_set_header)),
+    (&["proxy_http_version"], Handler(headers::handle_proxy_http_version)),
+    (&["proxy_next_upstream"], Handler(headers::handle_proxy_next_upstream)),
+    (
+        &["proxy_next_upstream_tries", "proxy_next_upstream_timeout"],
+        Impossible("how often is fixed: README, \"When a replica fails\""),
+    ),
+    (&["proxy_buffering", "proxy_buffer_size", "proxy_buffers"], NotNeeded("answers are passed on as they come")),
+    (&["proxy_busy_buffers_size", "proxy_max_temp_file_size"], NotNeeded("answers are passed on as they come")),
+    (
+        &["proxy_temp_*", "proxy_ignore_headers", "proxy_headers_hash_*"],
+        NotNeeded("answers are passed on as they come"),
+    ),
+    (&["proxy_request_buffering"], NotNeeded("a request is read whole, so that it can be sent again")),
+    (&["proxy_redirect", "proxy_cookie_*"], Handler(headers::handle_unless_off)),
+    (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], Handler(headers::handle_unless_off)),
+    (&["proxy_ignore_client_abort", "proxy_force_ranges"], Handler(headers::handle_unless_off)),
+    (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Impossible("answers are not cached")),
+    (&["proxy_pass_header"], NotNeeded("a replica's headers are passed on")),
+    (&["proxy_pass_request_body", "proxy_pass_request_headers"], Handler(headers::handle_proxy_pass_request)),
+    (&["proxy_hide_header"], Handler(headers::handle_proxy_hide_header)),
+    (&["add_trailer"], Unsupported("a replica's trailers are passed on, and none is added")),
+    (&["proxy_method", "proxy_set_body"], Impossible("requests are passed on as they come")),
+    (&["proxy_socket_keepalive", "proxy_send_lowat"], NotNeeded("`timeouts.idle` notices a dead replica")),
+    (&["proxy_ssl_trusted_certificate"], Handler(tls::handle_certificate_file)),
+    (&["proxy_ssl_name"], Handler(tls::handle_proxy_ssl_name)),
+    (&["proxy_ssl_verify"], Handler(tls::handle_proxy_ssl_verify)),
+    (&["proxy_ssl_server_name"], NotNeeded("the name is always sent")),
+    (
+        &["proxy_ssl_certificate*", "proxy_ssl_password_file"],
+        Unsupported("replicas are shown no certificate of the router's"),
+    ),
+    (&["proxy_ssl_crl"], Impossible("lists of revoked certificates are not read")),
+    (&["proxy_ssl_*"], NotNeeded(TLS_DEFAULTS_REASON)),
+    // Answers.
+    (&["add_header"], Handler(headers::handle_add_header)),
+    (&["gzip", "gzip_types", "gzip_min_length"], Handler(gzip::handle_gzip)),
+    (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("for what is compressed, see gzip")),
+    (
+        &["sub_filter*", "addition_types", "add_before_body", "add_after_body", "ssi*", "slice", "xslt*"],
+        Impossible(BODIES_REASON),
+    ),
+    (
+        &["image_filter*", "mirror*", "js_*", "perl*", "lua_*", "*_by_lua_block", "*_by_lua_file", "*_by_lua"],
+        Impossible(BODIES_REASON),
+    ),
+    (&["echo*", "more_set_*", "more_clear_*", "headers_more*", "post_action"], Impossible(BODIES_REASON)),
+    // Logs.
+    (&["access_log"], Handler(logs::handle_access_log)),
+    (&["error_log"], Handler(logs::handle_error_log)),
+    (&["log_format"], Handler(logs::handle_log_format)),
+    (&["log_subrequest", "open_log_file_cache"], NotNeeded("log files stay open")),
+    (&["stub_status", "vhost_traffic_*", "status", "status_*"], NotNeeded("metrics are at the admin listener")),
+    (&["opentracing*", "otel_*", "opentelemetry*"], Unsupported("no traces")),
+    // TLS and where clients are.
+    (&["ssl_certificate", "ssl_certificate_key"], Handler(tls::handle_certificate_file)),
+    (&["ssl_protocols"], Handler(tls::handle_ssl_protocols)),
+    (&["ssl"], Handler(tls::handle_ssl)),
+    (&["ssl_verify_client"], Handler(access_rules::handle_access_rule)),
+    (
+        &["ssl_client_certificate", "ssl_verify_depth", "ssl_crl", "ssl_ocsp*"],
+        Unsupported("clients are not asked for certificates"),
+    ),
+    (&["ssl_stapling*", "ssl_trusted_certificate"], Impossible("answers of OCSP are not stapled")),
+    (&["ssl_password_file"], Impossible("keys are read without a passphrase")),
+    (&["ssl_reject_handshake"], Impossible("a client that asks for an unknown name is shown the first certificate")),
+    (&["ssl_*"], NotNeeded(TLS_DEFAULTS_REASON)),
+    (&["set_real_ip_from"], Handler(context::handle_set_real_ip_from)),
+    (&["real_ip_header"], Handler(headers::handle_real_ip_header)),
+    (&["real_ip_recursive"], NotNeeded("the last address that is not a trusted proxy's is the client's")),
+    (&["proxy_protocol*"], Unsupported("the peer's address is the client's")),
+    // Other protocols and modules.
+    (&["fastcgi_*", "uwsgi_*", "scgi_*", "memcached_*", "grpc_*"], Impossible("replicas speak HTTP/1.1")),
+    (&["dav_*", "create_full_put_path", "flv", "mp4*", "hls*", "empty_gif", "secure_link*"], Impossible(FILES_REASON)),
+    (
+        &["userid*", "geoip*", "valid_referers", "referer_hash_*", "modsecurity*", "api"],
+        Impossible("no such thing here"),
+    ),
+];
+
+const FILES_REASON: &str = "files are not served";
+const NO_FILES_REASON: &str = "no files are served";
+const TYPES_REASON: &str = "replicas name the types of their answers";
+const SUPERVISOR_REASON: &str = "that is for who starts the process, such as systemd";
+const TUNING_REASON: &str = "there is nothing to tune";
+const BUFFERS_REASON: &str = "bodies and heads are bounded by [limits], HTTP/2 is always there";
+const TLS_DEFAULTS_REASON: &str = "TLS has good defaults only";
+const BODIES_REASON: &str = "requests and answers are passed on as they are";
+
+/// The fate of a directive, if nginx or a well-known module has it.
+pub(in crate::import) fn find_rule(name: &str) -> Option<&'static DirectiveRule> {
+    DIRECTIVE_RULES
+        .iter()
+        .find(|(patterns, _)| patterns.iter().any(|pattern| matches_pattern(name, pattern)))
+        .map(|(_, fate)| fate)
+}
+
+fn matches_pattern(name: &str, pattern: &str) -> bool {
+    if let Some(end) = pattern.strip_prefix('*') {
+        return name.ends_with(end);
+    }
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+/// The directive that a name that is none was meant to be.
+pub(in crate::import) fn suggest_directive(name: &str) -> Option<&'static str> {
+    closest_match(
+        name,
+        DIRECTIVE_RULES.iter().flat_map(|(names, _)| names.iter().copied()).filter(|name| !name.contains('*')),
+    )
+}
+
+/// All names and patterns.
+#[cfg(test)]
+pub(in crate::import) fn directive_names() -> impl Iterator<Item = &'static str> {
+    DIRECTIVE_RULES.iter().flat_map(|(names, _)| names.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_is_hidden_by_an_earlier_one() {
+        let all: Vec<&str> = directive_names().collect();
+        for (i, name) in all.iter().enumerate() {
+            let plain = name.replace('*', "x");
+            let first = all.iter().position(|pattern| matches_pattern(&plain, pattern));
+            assert_eq!(first, Some(i), "{name}");
+        }
+    }
+
+    #[test]
+    fn slips_in_names_are_recognised() {
+        for (typed, wanted) in [("proxy_pas", "proxy_pass"), ("least_con", "least_conn"), ("upstreem", "upstream")] {
+            assert!(find_rule(typed).is_none());
+            assert_eq!(suggest_directive(typed), Some(wanted));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! TODO-DOC
+
+pub(super) mod disconnect;
+pub(super) mod error_rewrite;
+pub(super) mod state;
+pub(super) mod timeouts;
+pub(super) mod tls_handshake;
+pub(super) mod worker;
+pub(super) mod worker_load;

@@ -1,0 +1,5 @@
+//! TODO-DOC
+
+pub(super) mod acceptor;
+pub(super) mod bind;
+pub(super) mod handle;

@@ -1,0 +1,148 @@
+//! Keeping a client on its replica: nginx's `sticky`. It pins before the policy is asked, and moves when it must.
+
+use std::fmt::Write as _;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+
+use super::session_table::SessionKey;
+use crate::fleet::{Lease, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
+use crate::server::AppState;
+
+/// The replica that the pool ties this client to; another will do.
+pub(in crate::server) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
+    let replica = match pool.sticky()? {
+        Sticky::Cookie(cookie) => {
+            pool.find_replica_by_token(std::str::from_utf8(request_cookie(&head.headers, &cookie.name)?).ok()?)
+        }
+        Sticky::Learn { lookup, timeout, .. } => {
+            let id = first_value(lookup, &head.headers, None)?;
+            app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, app.clock.now())
+        }
+    };
+    replica.map(ReplicaPin::Preferred)
+}
+
+/// Ties the client to the replica that answers. Returns the cookie to set, unless the client has it already.
+pub(in crate::server) fn store_pin(
+    app: &AppState,
+    lease: &Lease,
+    head: &Parts,
+    answer: &HeaderMap,
+) -> Option<HeaderValue> {
+    let (pool, replica) = (lease.pool(), lease.replica());
+    match pool.sticky()? {
+        Sticky::Cookie(cookie) => {
+            let known = request_cookie(&head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
+            if known { None } else { HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok() }
+        }
+        Sticky::Learn { create, lookup, timeout } => {
+            let now = app.clock.now();
+            let known = first_value(lookup, &head.headers, None).filter(|id| {
+                // Only a session that there is can move.
+                let owner = app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, now);
+                owner.is_some_and(|owner| owner != replica.id())
+            });
+            let made = first_value(create, &head.headers, Some(answer));
+            for id in known.into_iter().chain(made) {
+                app.session_table.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
+            }
+            None
+        }
+    }
+}
+
+/// The first of these variables that is not empty.
+fn first_value<'a>(
+    variables: &[StickyVariable],
+    asked: &'a HeaderMap,
+    answer: Option<&'a HeaderMap>,
+) -> Option<&'a [u8]> {
+    let value = |variable: &StickyVariable| match variable {
+        StickyVariable::Cookie(name) => request_cookie(asked, name),
+        StickyVariable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
+        StickyVariable::UpstreamCookie(name) => response_cookie(answer?, name),
+        StickyVariable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
+    };
+    variables.iter().filter_map(value).find(|value| !value.is_empty())
+}
+
+/// The value of a cookie that the client sent.
+fn request_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.flat_map(|line| line.as_bytes().split(|b| *b == b';')).find_map(|pair| cookie_value(pair, name))
+}
+
+/// The value of a cookie that an answer sets.
+fn response_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(header::SET_COOKIE).iter();
+    lines.filter_map(|line| line.as_bytes().split(|b| *b == b';').next()).find_map(|pair| cookie_value(pair, name))
+}
+
+/// What is behind `name=`.
+fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// A cookie as it is set.
+fn format_cookie(cookie: &StickyCookie, value: &str) -> String {
+    let mut text = format!("{}={value}", cookie.name);
+    // Writing to a string cannot fail.
+    if let Some(expires) = cookie.expires {
+        let _ = write!(text, "; Max-Age={}", expires.as_secs());
+    }
+    if let Some(domain) = &cookie.domain {
+        let _ = write!(text, "; Domain={domain}");
+    }
+    if let Some(path) = &cookie.path {
+        let _ = write!(text, "; Path={path}");
+    }
+    if cookie.http_only {
+        text.push_str("; HttpOnly");
+    }
+    if cookie.secure {
+        text.push_str("; Secure");
+    }
+    if let Some(same_site) = cookie.same_site {
+        let _ = write!(text, "; SameSite={}", same_site.as_str());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fleet::SameSite;
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_in_any_line() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=1; xroute=no;route=yes"));
+        headers.append(header::COOKIE, HeaderValue::from_static("b=2; empty="));
+        assert_eq!(request_cookie(&headers, "route"), Some(&b"yes"[..]));
+        assert_eq!(request_cookie(&headers, "b"), Some(&b"2"[..]));
+        assert_eq!(request_cookie(&headers, "rout"), None);
+        assert_eq!(first_value(&[StickyVariable::Cookie("empty".to_owned())], &headers, None), None);
+        headers.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
+        assert_eq!((response_cookie(&headers, "sid"), response_cookie(&headers, "x")), (Some(&b"abc"[..]), None));
+    }
+
+    #[test]
+    fn attributes_are_written_as_configured() {
+        let plain = StickyCookie { name: "route".to_owned(), ..StickyCookie::default() };
+        assert_eq!(format_cookie(&plain, "f00"), "route=f00");
+        let full = StickyCookie {
+            expires: Some(Duration::from_secs(3_600)),
+            domain: Some(".example.com".to_owned()),
+            path: Some("/".to_owned()),
+            http_only: true,
+            secure: true,
+            same_site: Some(SameSite::Lax),
+            ..plain
+        };
+        let wanted = "route=f00; Max-Age=3600; Domain=.example.com; Path=/; HttpOnly; Secure; SameSite=Lax";
+        assert_eq!(format_cookie(&full, "f00"), wanted);
+    }
+}

@@ -1,0 +1,12 @@
+//! TODO-DOC
+
+pub(super) mod auth;
+pub(super) mod body;
+pub(super) mod body_buffer;
+pub(super) mod client;
+pub(super) mod concurrency;
+pub(super) mod context;
+pub(super) mod cors;
+pub(super) mod parse;
+pub(super) mod route;
+pub(super) mod validate;

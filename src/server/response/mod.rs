@@ -1,0 +1,7 @@
+//! TODO-DOC
+
+pub(super) mod body;
+pub(super) mod error;
+pub(super) mod framing;
+pub(super) mod gzip;
+pub(super) mod headers;
