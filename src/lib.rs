@@ -3,8 +3,6 @@
 //! Built in floors; a file may use its own floor and lower ones, never a higher one, and the folders of a floor never
 //! use each other in a circle (`tests/it/config/layers.rs` keeps it so). ARCHITECTURE.md has the picture.
 
-mod log_format;
-
 pub mod balance;
 pub mod cli;
 pub mod clock;
@@ -16,6 +14,7 @@ pub mod emulate;
 pub mod engine;
 pub mod fleet;
 pub mod import;
+pub mod log_format;
 pub mod prefix_index;
 pub mod prompt;
 pub mod replay;

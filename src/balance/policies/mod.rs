@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! The policies, one file each. Their rows are in `balance/table.rs`.
 
 pub(super) mod cache_aware;
 pub(super) mod hash;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! Values of the configuration and their places in the file: sizes, times, names, suggestions.
 
 pub(super) mod nginx_hints;
 pub(super) mod suggest;

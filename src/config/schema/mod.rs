@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! The tables of keys: what may be written in `router.toml`, a file per table of the format.
 
 pub(super) mod client_key;
 pub(super) mod headers;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! What emulated replicas write, one file per dialect of the API.
 
 pub(super) mod answer;
 pub(super) mod messages;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! The health of a pool member: failures, checks, stalls, busy answers, and the retry budget.
 
 pub(super) mod activity;
 pub(super) mod busy_backoff;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! The load of a replica: the token ledger, the engine's own report, learned speeds and lengths, its prefix cache.
 
 pub(super) mod engine_stats;
 pub(super) mod latency;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! nginx's directives: the table of what becomes of each, and the handlers of those that need one.
 
 pub(super) mod access_rules;
 pub(super) mod gzip;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! nginx's syntax: words, directives, blocks and included files.
 
 pub(super) mod glob;
 pub(super) mod lexer;

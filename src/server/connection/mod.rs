@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! One client connection on its worker: TLS, HTTP, timeouts, and noticing that the client left.
 
 pub(super) mod disconnect;
 pub(super) mod error_rewrite;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! Ports: binding them, accepting connections, handing these to workers.
 
 pub(super) mod acceptor;
 pub(super) mod bind;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! The request as the client sent it: who sent it, where it leads, its body, and the limits it counts against.
 
 pub(super) mod auth;
 pub(super) mod body;

@@ -1,4 +1,4 @@
-//! TODO-DOC
+//! What the client gets back: errors, bodies, their framing, compression and headers.
 
 pub(super) mod body;
 pub(super) mod error;
