@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::build::{BuildContext, build_pools};
 use super::diagnostics::{Diagnostic, Diagnostics, Span, SpannedValue};
 use super::parse::nginx_hints::NGINX_HINTS;
+use super::parse::renamed_keys::renamed_key;
 use super::parse::suggest::{closest_match, suggestion};
 use super::parse::value::{TomlValue, type_name};
 use super::referenced_files::ReferencedFiles;
@@ -190,6 +191,15 @@ impl ConfigLoader {
                     known.map(|path| format!("{ENV_PREFIX}{}", path.replace('.', "__").to_uppercase())).collect();
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let issue = whole.diagnostic(format!("the variable `{variable}` overrides no key")).without_excerpt();
+                if let Some(new) = renamed_key(table, name) {
+                    let new = format!(
+                        "{}{}",
+                        variable.strip_suffix(&name.to_uppercase()).unwrap_or(ENV_PREFIX),
+                        new.to_uppercase()
+                    );
+                    self.errors.push(issue.with_help(format!("renamed to `{new}`")));
+                    continue;
+                }
                 self.errors.push(match closest_match(variable, known) {
                     Some(near) => issue.with_help(format!("did you mean `{near}`?")),
                     None => issue.with_help(format!("`{ENV_PREFIX}LOG__ACCESS` is `access` in `[log]`, for example")),
@@ -339,6 +349,9 @@ fn unknown_key(table: &str, key: &SpannedValue<&str>) -> Diagnostic {
         table => format!(" in `[{table}]`"),
     };
     let issue = at.diagnostic(format!("unknown key `{name}`{place}"));
+    if let Some(new) = renamed_key(table, name) {
+        return issue.with_help(format!("renamed to `{new}`"));
+    }
     if let Some((_, ours)) = NGINX_HINTS.iter().find(|(theirs, _)| theirs == name) {
         return issue.with_help(format!("nginx's `{name}` is {ours} here"));
     }

@@ -128,7 +128,7 @@ fn variables_override_the_file() {
         ("TOKENWEIR__LOG__ACCESS", "/tmp/a.log"),
         ("TOKENWEIR__LIMITS__HEADERS", "7"),
         ("TOKENWEIR__TIMEOUTS__IDLE", "1m"),
-        ("TOKENWEIR__TIMEOUTS__BODY", "2.5"),
+        ("TOKENWEIR__TIMEOUTS__CLIENT_BODY", "2.5"),
         ("TOKENWEIR__CORS__ORIGINS", "*"),
         ("TOKENWEIR__POLICY", "random"),
         ("TOKENWEIR__API_KEY", "123"),

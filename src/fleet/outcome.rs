@@ -63,7 +63,7 @@ impl Outcome {
             Self::Refused | Self::SharedFault => "refused",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
-            Self::RouterError => "ours",
+            Self::RouterError => "router_error",
         }
     }
 }

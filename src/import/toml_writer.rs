@@ -26,9 +26,9 @@ const KEY_DEFAULTS: [(&str, &str); 22] = [
     ("timeouts.connect", "\"60s\""),
     ("timeouts.first_byte", "\"60s\""),
     ("timeouts.idle", "\"60s\""),
-    ("timeouts.header", "\"60s\""),
-    ("timeouts.body", "\"60s\""),
-    ("timeouts.send", ""),
+    ("timeouts.client_header", "\"60s\""),
+    ("timeouts.client_body", "\"60s\""),
+    ("timeouts.client_send", ""),
     ("timeouts.keepalive", ""),
     ("timeouts.upstream_keepalive", ""),
     ("timeouts.drain", ""),
@@ -95,15 +95,15 @@ fn write_pool(out: &mut String, pool: &ImportedPool) {
     }
     let refused: Vec<String> =
         pool.blocked_paths.iter().map(|(path, status)| format!("{} = {status}", quote_toml(path))).collect();
-    write_inline_table(out, "refuse", &refused);
+    write_inline_table(out, "block_paths", &refused);
     write_inline_table(out, "request_headers", &format_headers(&pool.request_headers));
     write_inline_table(out, "response_headers", &format_headers(&pool.response_headers));
     write_line(out, &format!("policy = {}", quote_toml(&pool.policy)));
     if let Some(sticky) = &pool.sticky {
         write_line(out, &format!("sticky = {sticky}"));
     }
-    write_line(out, "eject_growth = false # nginx's times away do not grow");
-    write_line(out, "replay_percent = 100 # nginx has no budget for what it sends to a next server");
+    write_line(out, "eject_backoff = false # nginx's times away do not grow");
+    write_line(out, "retry_budget_percent = 100 # nginx has no budget for what it sends to a next server");
     write_line(out, "replicas = [");
     for replica in &pool.replicas {
         write_line(out, &format!("  {},", quote_toml(replica)));

@@ -1,6 +1,7 @@
 //! Values of the configuration and their places in the file: sizes, times, names, suggestions.
 
 pub(super) mod nginx_hints;
+pub(super) mod renamed_keys;
 pub(super) mod suggest;
 pub(super) mod syntax;
 pub(crate) mod units;

@@ -1,17 +1,16 @@
 //! nginx's words, for those who look for them.
 
 /// What people who come from nginx will look for.
-pub(in crate::config) const NGINX_HINTS: [(&str, &str); 33] = [
+pub(in crate::config) const NGINX_HINTS: [(&str, &str); 32] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),
     ("auth_basic", "a `[[key]]`"),
     ("auth_basic_user_file", "a `[[key]]`"),
-    ("client_body_timeout", "`body` in `[timeouts]`"),
-    ("client_header_timeout", "`header` in `[timeouts]`"),
+    ("client_body_timeout", "`client_body` in `[timeouts]`"),
+    ("client_header_timeout", "`client_header` in `[timeouts]`"),
     ("client_max_body_size", "`body_bytes` in `[limits]`"),
     ("error_log", "`error` in `[log]`"),
     ("hash", "`policy = \"hash ...\"`"),
-    ("health_check", "`check` of a pool"),
     ("ip_hash", "`policy = \"ip_hash\"`"),
     ("keepalive_timeout", "`keepalive` in `[timeouts]`"),
     ("least_conn", "`policy = \"least_conn\"`"),
@@ -26,7 +25,7 @@ pub(in crate::config) const NGINX_HINTS: [(&str, &str); 33] = [
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
     ("proxy_ssl_verify", "`tls_verify` of a pool"),
-    ("send_timeout", "`send` in `[timeouts]`"),
+    ("send_timeout", "`client_send` in `[timeouts]`"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),
     ("set_real_ip_from", "`trusted_proxies`"),

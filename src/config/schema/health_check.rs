@@ -45,7 +45,7 @@ pub(in crate::config) fn parse_u32(value: &TomlValue<'_>) -> ReadResult<u32> {
     value.integer(0).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| value.invalid())
 }
 
-/// The keys of a pool's `check`.
+/// The keys of a pool's `health_check`.
 static HEALTH_CHECK_SCHEMA: &[KeySpec<HealthCheckDraft>] = &[
     KeySpec {
         path: "path",
@@ -119,7 +119,8 @@ pub(in crate::config) fn parse_health_check(value: &TomlValue<'_>) -> ReadResult
         let Some(row) = HEALTH_CHECK_SCHEMA.iter().find(|row| row.path == name) else {
             let names: Vec<&str> = HEALTH_CHECK_SCHEMA.iter().map(|row| row.path).collect();
             issues.push(
-                at.diagnostic(format!("unknown key `{name}` in `check`")).with_help(suggestion(name, "keys", &names)),
+                at.diagnostic(format!("unknown key `{name}` in `health_check`"))
+                    .with_help(suggestion(name, "keys", &names)),
             );
             continue;
         };
@@ -163,23 +164,25 @@ mod tests {
         assert_eq!(grows("", "weight=2"), Ok(true));
         assert_eq!(grows("", "max_fails=1"), Ok(false));
         assert_eq!(grows("", "fail_timeout=10s"), Ok(false));
-        assert_eq!(grows("eject_growth = false", ""), Ok(false));
-        assert_eq!(grows("eject_growth = true", "max_fails=3"), Ok(true));
+        assert_eq!(grows("eject_backoff = false", ""), Ok(false));
+        assert_eq!(grows("eject_backoff = true", "max_fails=3"), Ok(true));
     }
 
     #[test]
     fn replays_and_silence_are_read() {
-        let failing = load_pool("replay_percent = 50\nreplay_spare = 0\nstalled = \"1m\"", "").unwrap().failure_policy;
+        let failing = load_pool("retry_budget_percent = 50\nretry_budget_min = 0\nstall_timeout = \"1m\"", "")
+            .unwrap()
+            .failure_policy;
         assert_eq!(failing.retry_limits, RetryBudgetLimits { percent: 50, min_retries: 0 });
         assert_eq!(failing.stall_timeout, Some(Duration::from_secs(60)));
-        assert_eq!(load_pool("stalled = \"off\"", "").unwrap().failure_policy.stall_timeout, None);
+        assert_eq!(load_pool("stall_timeout = \"off\"", "").unwrap().failure_policy.stall_timeout, None);
         assert_eq!(
             load_pool("paths = \"any\"", "").unwrap().failure_policy.stall_timeout,
             None,
             "who knows what is behind it"
         );
         assert_eq!(
-            load_pool("paths = \"any\"\nstalled = \"30s\"", "").unwrap().failure_policy,
+            load_pool("paths = \"any\"\nstall_timeout = \"30s\"", "").unwrap().failure_policy,
             FailurePolicy::default()
         );
     }
@@ -187,7 +190,7 @@ mod tests {
     #[test]
     fn checks_are_read() {
         let check = |table: &str| {
-            load_pool(&format!("check = {table}"), "").map(|pool| pool.failure_policy.health_check.unwrap())
+            load_pool(&format!("health_check = {table}"), "").map(|pool| pool.failure_policy.health_check.unwrap())
         };
         assert_eq!(check("{}"), Ok(HealthCheck::default()));
         let wanted = HealthCheck {
@@ -205,8 +208,8 @@ mod tests {
             HealthCheck { path: "/v1/completions".to_owned(), model: Some("m".into()), ..HealthCheck::default() };
         assert_eq!(check("{ model = \"m\" }"), Ok(token));
         for (table, wanted) in [
-            ("true", "`check` cannot be a boolean"),
-            ("{ path = \"health\" }", "f:2:18: `path` cannot be `health`"),
+            ("true", "`health_check` cannot be a boolean"),
+            ("{ path = \"health\" }", "f:2:25: `path` cannot be `health`"),
             ("{ rise = 0 }", "`rise` takes a whole number from 1"),
             ("{ interval = \"1ms\" }", "`interval` takes a time from 100ms"),
             ("{ status = 600 }", "`status` takes a status"),

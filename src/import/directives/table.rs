@@ -43,7 +43,7 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["sticky_cookie_insert"], Impossible("nginx itself has it no more: write `sticky cookie`")),
     (&["state"], Impossible("replicas that are added by hand last until the next reload: write them into the file")),
     (&["queue", "ntlm"], Impossible("no such thing here")),
-    (&["health_check", "match", "check", "check_*"], Impossible("write a `check` into the pool by hand")),
+    (&["health_check", "match", "check", "check_*"], Impossible("write a `health_check` into the pool by hand")),
     (&["resolver"], Handler(sticky::handle_resolver)),
     (&["resolver_timeout"], Duration("resolver_timeout")),
     // Servers.
@@ -75,14 +75,14 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     // Times and sizes.
     (&["proxy_connect_timeout"], Duration("timeouts.connect")),
     (&["proxy_read_timeout"], Duration("timeouts.first_byte")),
-    (&["client_header_timeout"], Duration("timeouts.header")),
-    (&["client_body_timeout"], Duration("timeouts.body")),
+    (&["client_header_timeout"], Duration("timeouts.client_header")),
+    (&["client_body_timeout"], Duration("timeouts.client_body")),
     (&["worker_shutdown_timeout"], Duration("timeouts.drain")),
     (&["keepalive_timeout"], Handler(context::handle_keepalive_timeout)),
     (&["client_max_body_size"], Handler(context::handle_client_max_body_size)),
     (&["large_client_header_buffers"], Handler(context::handle_large_client_header_buffers)),
     (&["proxy_send_timeout"], NotNeeded("`timeouts.first_byte` bounds sending as well")),
-    (&["send_timeout"], Duration("timeouts.send")),
+    (&["send_timeout"], Duration("timeouts.client_send")),
     (&["lingering_*", "reset_timedout_connection", "keepalive_disable"], NotNeeded("connections end by themselves")),
     (&["http2_max_concurrent_streams"], Handler(context::handle_http2_max_concurrent_streams)),
     // Processes.

@@ -85,9 +85,9 @@ struct EngineView {
     prompt_tokens: Option<u64>,
     cached_prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
-    foreign_requests: u32,
-    foreign_waiting: u32,
-    foreign_tokens: LoadView,
+    external_requests: u32,
+    external_waiting: u32,
+    external_tokens: LoadView,
 }
 
 /// A replica to add, in the words of the configuration: `http://10.0.0.3:8000 weight=2`.
@@ -275,9 +275,9 @@ impl EngineView {
             prompt_tokens: count(vitals.prompt_tokens),
             cached_prompt_tokens: count(vitals.cached_tokens),
             completion_tokens: count(vitals.generated_tokens),
-            foreign_requests: foreign.requests,
-            foreign_waiting: foreign.load.waiting_requests,
-            foreign_tokens: foreign.load.into(),
+            external_requests: foreign.requests,
+            external_waiting: foreign.load.waiting_requests,
+            external_tokens: foreign.load.into(),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(in crate::server) async fn handshake(
         // Health checks of balancers do so.
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => &"the client has left",
         Ok(Err(error)) => &error.to_string(),
-        Err(Elapsed { .. }) => &format!("it was not over within {limit:?} (`timeouts.header`)"),
+        Err(Elapsed { .. }) => &format!("it was not over within {limit:?} (`timeouts.client_header`)"),
     };
     app.metrics.record_handshake_failure();
     app.error_log.write(LogLevel::Info, format_args!("TLS handshake with {} failed: {why}", peer.to_canonical()));

@@ -198,7 +198,7 @@ async fn serve_connection(
         if visit.request_count.get() == 0 {
             let (client, within) = (visit.peer.addr_text(), timeouts.client_header);
             let what = format_args!(
-                "a connection of {client} was closed: no request came whole within {within:?} (`timeouts.header`)"
+                "a connection of {client} was closed: no request came whole within {within:?} (`timeouts.client_header`)"
             );
             serving.worker.app.error_log.write(LogLevel::Info, what);
         }

@@ -12,7 +12,7 @@ use crate::units::Moment;
 const POOL_READY: &str = "tokenweir_pool_ready";
 const REPLICA_EJECTED: &str = "tokenweir_ejected";
 const EJECTIONS: &str = "tokenweir_ejections_total";
-const RETRIES: &str = "tokenweir_replays_total";
+const RETRIES: &str = "tokenweir_retries_total";
 
 /// Appends what is so at `now`.
 pub(in crate::telemetry) fn render_health(fleet: &Fleet, now: Moment, out: &mut String) {

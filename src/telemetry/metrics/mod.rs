@@ -129,12 +129,12 @@ const ENGINE_FAMILIES: [MetricFamily<EngineReport>; 8] = [
         |truth| truth.stats.kv_capacity.map(|tokens| tokens.0 as f64),
     ),
     MetricFamily::gauge(
-        "tokenweir_foreign_requests",
+        "tokenweir_external_requests",
         "Requests on the engine that did not come through this router.",
         |truth| Some(f64::from(truth.external.requests)),
     ),
     MetricFamily::gauge(
-        "tokenweir_foreign_tokens",
+        "tokenweir_external_tokens",
         "Prompt and generated tokens of those requests, estimated.",
         |truth| Some(truth.external.load.resident.0 as f64),
     ),

@@ -148,7 +148,7 @@ fn render_counter(name: &CounterSpec, lines: &str, out: &mut String) {
 impl ReplicaSeries {
     fn new(pool: Arc<str>, replica: Arc<str>) -> Self {
         let labels = format!("pool=\"{}\",replica=\"{}\"", escape_label(&pool), escape_label(&replica));
-        let outcomes = ["completed", "client_gone", "refused", "busy", "failed", "ours"];
+        let outcomes = ["completed", "client_gone", "refused", "busy", "failed", "router_error"];
         Self {
             pool,
             replica,

@@ -82,7 +82,7 @@ class Scene:
 
     def denied(self):
         """How many replays the router's budget has not allowed."""
-        return total(self.admin, 'tokenweir_replays_total{pool="default",result="denied"}')
+        return total(self.admin, 'tokenweir_retries_total{pool="default",result="denied"}')
 
     def client(self):
         """A client that does not retry: what it sees is what the router did."""

@@ -37,8 +37,8 @@ body_bytes = "4MiB"
 first_byte = "10s"
 idle = "6s"
 total = "40s"
-hold = "2s"
-waiting = "1s"
+first_event_hold = "2s"
+waiting_comment = "1s"
 drain = "20s"
 [log]
 access = "{world.access}"
@@ -47,11 +47,11 @@ error = "{world.errors}"
 [record]
 path = "{world.folder}/trace.jsonl"
 max_bytes = "20MiB"
-keep = 1
+max_files = 1
 [cors]
 origins = ["*"]
 """
-CHECK = 'check = { path = "/health", interval = "1s", timeout = "1s", rise = 1, fall = 2 }'
+CHECK = 'health_check = { path = "/health", interval = "1s", timeout = "1s", rise = 1, fall = 2 }'
 
 
 def secret(key):

@@ -196,7 +196,7 @@ fn sigterm_lets_a_stream_finish_and_then_ends_well() {
 #[test]
 fn what_came_while_the_process_did_not_run_is_served() {
     let replica = start_replica(&["m"]);
-    let process = serve_until_ready(&replica.url(), &[("TOKENWEIR__TIMEOUTS__HEADER", "2s")]);
+    let process = serve_until_ready(&replica.url(), &[("TOKENWEIR__TIMEOUTS__CLIENT_HEADER", "2s")]);
     let mut clients: Vec<_> = (0..16).map(|_| TestClient::connect(process.nth_addr(0))).collect();
     std::thread::sleep(Duration::from_millis(200));
     process.send_signal("STOP");
@@ -211,7 +211,7 @@ fn what_came_while_the_process_did_not_run_is_served() {
 #[test]
 fn connections_that_bring_no_request_in_time_are_told_of() {
     let (replica, log) = (start_replica(&["m"]), create_test_dir("late").join("error.log"));
-    let env = [("TOKENWEIR__TIMEOUTS__HEADER", "300ms"), ("TOKENWEIR__LOG__ERROR", log.to_str().unwrap())];
+    let env = [("TOKENWEIR__TIMEOUTS__CLIENT_HEADER", "300ms"), ("TOKENWEIR__LOG__ERROR", log.to_str().unwrap())];
     let process = serve_until_ready(&replica.url(), &env);
     let mut clients = [TestClient::connect(process.nth_addr(0)), TestClient::connect(process.nth_addr(0))];
     clients[1].send("GET /v1/models HTTP/1.1\r\nhost: router.te");

@@ -50,7 +50,7 @@ fn a_replica_that_fails_at_once_attracts_nothing() {
         let (hole, good) = (start_draining_replica(), start_replica(&["m"]));
         let replicas = [hole.url(), good.url()];
         // Eight may be there before anything is known of it.
-        let keys = format!("policy = \"{policy}\"\nreplay_spare = 8\ncheck = {{ interval = \"100ms\" }}");
+        let keys = format!("policy = \"{policy}\"\nretry_budget_min = 8\nhealth_check = {{ interval = \"100ms\" }}");
         let router = start_router(&replicas, &keys);
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -81,7 +81,7 @@ fn two_replicas_that_fail_alike_do_not_vouch_for_each_other_for_long() {
     let (holes, good) =
         ([start_draining_replica(), start_draining_replica()], [start_replica(&["m"]), start_replica(&["m"])]);
     let replicas = [holes[0].url(), holes[1].url(), good[0].url(), good[1].url()];
-    let router = start_router(&replicas, "policy = \"least_conn\"\nreplay_spare = 100");
+    let router = start_router(&replicas, "policy = \"least_conn\"\nretry_budget_min = 100");
     let lost = (0..60).filter(|_| post_chat(&router).status != 200).count();
     assert!(lost <= 8, "{lost} of 60 lost");
     for at in [0, 1] {
@@ -93,13 +93,13 @@ fn two_replicas_that_fail_alike_do_not_vouch_for_each_other_for_long() {
 fn replays_come_out_of_a_budget_and_its_end_is_the_replicas_own_answer() {
     let (bad, good) = (start_draining_replica(), ScriptedReplica::start(&["m"], respond_ok));
     let replicas = [format!("{} max_fails=0", bad.url()), good.url()];
-    let router = start_router(&replicas, "policy = \"round_robin\"\nreplay_percent = 0\nreplay_spare = 3");
+    let router = start_router(&replicas, "policy = \"round_robin\"\nretry_budget_percent = 0\nretry_budget_min = 3");
     let replies: Vec<HttpResponse> = (0..20).map(|_| post_chat(&router)).collect();
     let failed: Vec<&HttpResponse> = replies.iter().filter(|reply| reply.status != 200).collect();
     assert_eq!(failed.len(), 10 - 3, "every second request meets it, three of them are saved");
     assert!(failed.iter().all(|reply| reply.status == 500 && reply.text().contains("engine is stopping")));
-    assert_eq!(router.sum_metric("tokenweir_replays_total", &["made"]), 3.0);
-    assert_eq!(router.sum_metric("tokenweir_replays_total", &["denied"]), 7.0);
+    assert_eq!(router.sum_metric("tokenweir_retries_total", &["made"]), 3.0);
+    assert_eq!(router.sum_metric("tokenweir_retries_total", &["denied"]), 7.0);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_refused_connection_is_no_replay() {
     let alive = start_replica(&["m"]);
     let gone: Vec<String> = (0..3).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
     let config = format!(
-        "policy = \"round_robin\"\nmodel = \"m\"\npaths = \"any\"\nreplay_percent = 0\nreplay_spare = 0\nreplicas = [{:?}, {:?}, {:?}, {:?}]",
+        "policy = \"round_robin\"\nmodel = \"m\"\npaths = \"any\"\nretry_budget_percent = 0\nretry_budget_min = 0\nreplicas = [{:?}, {:?}, {:?}, {:?}]",
         gone[0],
         gone[1],
         gone[2],
@@ -115,7 +115,7 @@ fn a_refused_connection_is_no_replay() {
     );
     let router = TestRouter::start(&config);
     assert!((0..12).all(|_| post_chat(&router).status == 200), "every replica is tried");
-    assert_eq!(router.sum_metric("tokenweir_replays_total", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_retries_total", &[]), 0.0);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_busy_replica_is_asked_again_when_it_said_so_and_is_never_ejected() {
     assert_eq!((busy.received_requests().len(), good.received_requests().len()), (1, 20));
     assert_eq!(replica_state(&router, 0).0, "busy");
     assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
-    assert_eq!(router.sum_metric("tokenweir_replays_total", &[]), 0.0, "it has done nothing for the request");
+    assert_eq!(router.sum_metric("tokenweir_retries_total", &[]), 0.0, "it has done nothing for the request");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn start_sickly_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
 fn checks_take_all_replicas_out_and_bring_them_back() {
     let replicas = [start_sickly_replica(), start_sickly_replica()];
     let urls = replicas.each_ref().map(|(replica, _)| replica.url());
-    let router = start_router(&urls, "check = { interval = \"100ms\", rise = 2, fall = 2 }");
+    let router = start_router(&urls, "health_check = { interval = \"100ms\", rise = 2, fall = 2 }");
     assert_eq!(post_chat(&router).status, 200);
     replicas.iter().for_each(|(_, sick)| sick.store(true, Ordering::SeqCst));
     wait_until("both are out", || (0..2).all(|at| has_state(&router, at, ("ejected", "check"))));
@@ -238,7 +238,7 @@ fn a_replica_that_streams_is_well_although_its_health_is_late() {
         false
     });
     let good = ScriptedReplica::start(&["m"], respond_ok);
-    let check = "policy = \"round_robin\"\ncheck = { interval = \"100ms\", timeout = \"400ms\", fall = 1 }";
+    let check = "policy = \"round_robin\"\nhealth_check = { interval = \"100ms\", timeout = \"400ms\", fall = 1 }";
     let router = start_router(&[busy.url(), good.url()], check);
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
@@ -262,7 +262,7 @@ fn a_check_may_ask_for_a_token() {
         let status = if turned.load(Ordering::SeqCst) { 200 } else { 500 };
         to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
-    let _router = start_router(&[engine.url()], "check = { model = \"m\", interval = \"100ms\" }");
+    let _router = start_router(&[engine.url()], "health_check = { model = \"m\", interval = \"100ms\" }");
     wait_until("it was asked", || !engine.received_requests().is_empty());
     let heard = engine.last_request();
     assert_eq!((heard.method(), heard.target()), ("POST", "/v1/completions"));
@@ -285,7 +285,7 @@ fn an_engine_that_takes_work_and_does_none_is_left_alone() {
         false
     });
     let good = ScriptedReplica::start(&["m"], respond_ok);
-    let keys = "policy = \"round_robin\"\nstalled = \"500ms\"\ncheck = { interval = \"100ms\" }";
+    let keys = "policy = \"round_robin\"\nstall_timeout = \"500ms\"\nhealth_check = { interval = \"100ms\" }";
     let router = start_router(&[wedged.url(), good.url()], keys);
     let mut held = router.connect();
     held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));

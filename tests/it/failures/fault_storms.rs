@@ -135,9 +135,9 @@ fn random_pool_spec(dice: &mut SeededRng, replicas: u64) -> PoolSpec {
     let words = ["", " max_fails=1", " max_fails=2 fail_timeout=3s", " max_fails=3 fail_timeout=1s"];
     let replica = |at| format!("\"http://10.0.0.1:{at}{}\"", words[dice.next_below(4) as usize]);
     let replicas: Vec<String> = (1..=replicas).map(replica).collect();
-    let check = if replicas.len().is_multiple_of(2) { "check = { interval = \"1s\" }" } else { "" };
+    let check = if replicas.len().is_multiple_of(2) { "health_check = { interval = \"1s\" }" } else { "" };
     let text = format!(
-        "model = \"m\"\npolicy = \"{policy}\"\nstalled = \"4s\"\n{check}\nreplicas = [{}]",
+        "model = \"m\"\npolicy = \"{policy}\"\nstall_timeout = \"4s\"\n{check}\nreplicas = [{}]",
         replicas.join(", ")
     );
     let loaded = config::load(&text, "router.toml", []).unwrap_or_else(|report| panic!("{report}"));

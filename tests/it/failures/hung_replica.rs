@@ -99,7 +99,7 @@ fn a_plain_answer_is_asked_for_elsewhere_where_there_is_another() {
     };
     let (hung, spare, reply) = (says_nothing(), ScriptedReplica::start(&["m"], respond_ok), Mutex::new(None));
     let urls = [&hung, &spare].map(ScriptedReplica::url);
-    let keys = "policy = \"round_robin\"\nengine_metrics = \"200ms\"\nstalled = \"1s\"";
+    let keys = "policy = \"round_robin\"\nengine_metrics = \"200ms\"\nstall_timeout = \"1s\"";
     let router = TestRouter::start(&format!("{keys}\nreplicas = {urls:?}")).wait_until_ready();
     thread::scope(|scope| {
         scope.spawn(|| *reply.lock().unwrap() = Some(router.post(CHAT_PATH, chat_body("m", 9, false))));

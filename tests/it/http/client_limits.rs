@@ -157,7 +157,7 @@ fn the_router_is_no_open_proxy_and_switches_no_protocol() {
     let open = ScriptedReplica::start(&["o"], respond_ok);
     let text = format!(
         "[[pool]]\nname = 'api'\nreplicas = [{:?}]\n\
-         [[pool]]\nname = 'open'\nhost = 'open.test'\npaths = 'any'\nrefuse = {{ '/admin' = 403 }}\nreplicas = [{:?}]",
+         [[pool]]\nname = 'open'\nhost = 'open.test'\npaths = 'any'\nblock_paths = {{ '/admin' = 403 }}\nreplicas = [{:?}]",
         replica.url(),
         open.url()
     );
@@ -355,7 +355,7 @@ fn a_client_that_takes_nothing_is_given_up() {
         while to.write_all(&chunk).is_ok() {}
         false
     });
-    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nsend = \"300ms\"", endless.url()))
+    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nclient_send = \"300ms\"", endless.url()))
         .wait_until_ready();
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));

@@ -166,7 +166,7 @@ fn the_pool_that_takes_over_gets_its_own_headers_only() {
 fn refused_paths_never_reach_a_replica_however_they_are_spelt() {
     let replica = ScriptedReplica::start(&[], respond_ok);
     let router = TestRouter::start(&format!(
-        "[[pool]]\npaths = 'any'\nreplicas = [{0:?}]\nrefuse = {{ '/admin' = 403, '= /ping' = 404, '/admin/v2' = 410 }}\n\
+        "[[pool]]\npaths = 'any'\nreplicas = [{0:?}]\nblock_paths = {{ '/admin' = 403, '= /ping' = 404, '/admin/v2' = 410 }}\n\
          [[pool]]\nname = 'open'\npath = '/open'\npaths = 'any'\nreplicas = [{0:?}]",
         replica.url()
     ));

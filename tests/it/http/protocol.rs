@@ -95,7 +95,7 @@ fn bodies_that_are_not_what_the_endpoint_takes_are_400_in_openai_words() {
 #[test]
 fn a_body_that_stalls_is_given_up() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nbody = \"100ms\"", replica.url()))
+    let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nclient_body = \"100ms\"", replica.url()))
         .wait_until_ready();
     let bytes = build_request("POST", CHAT_PATH, "", chat_body("m", 1, false));
     let mut client = router.connect();

@@ -166,7 +166,7 @@ fn a_head_without_a_body_is_held_back_for_a_while_only() {
         false
     });
     for hold in ["100ms", "0s"] {
-        let config = format!("replicas = [{:?}]\n[timeouts]\nhold = {hold:?}", replica.url());
+        let config = format!("replicas = [{:?}]\n[timeouts]\nfirst_event_hold = {hold:?}", replica.url());
         let router = TestRouter::start(&config).wait_until_ready();
         let mut client = router.connect();
         client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));

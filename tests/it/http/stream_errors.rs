@@ -302,7 +302,7 @@ fn a_client_is_told_to_wait_while_there_is_no_event() {
         to.write_all(format!("{pieces}0\r\n\r\n").as_bytes()).is_ok()
     });
     let ask = |waiting: &str| {
-        let timeouts = format!("[timeouts]\nhold = \"50ms\"\nwaiting = \"{waiting}\"");
+        let timeouts = format!("[timeouts]\nfirst_event_hold = \"50ms\"\nwaiting_comment = \"{waiting}\"");
         let router = TestRouter::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).wait_until_ready();
         let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
         assert!(reply.complete);
@@ -324,7 +324,7 @@ fn a_stream_that_never_begins_is_ended_by_the_time_to_its_first_byte() {
         read_until_closed(to)
     });
     for (hold, status) in [("50ms", 200), ("10s", 504)] {
-        let timeouts = format!("[timeouts]\nhold = {hold:?}\nfirst_byte = \"400ms\"");
+        let timeouts = format!("[timeouts]\nfirst_event_hold = {hold:?}\nfirst_byte = \"400ms\"");
         let router = TestRouter::start(&format!("replicas = [{:?}]\n{timeouts}", replica.url())).wait_until_ready();
         let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
         assert_eq!((reply.status, reply.complete), (status, status == 504), "{}", reply.text());
@@ -370,9 +370,9 @@ fn the_total_time_ends_a_request_and_blames_nobody() {
     let events = text.matches(CONTENT_EVENT).count();
     assert!(events >= 2, "{text}");
     assert!(parse_event_data(&broken_ending(&reply, &CONTENT_EVENT.repeat(events)))["error"].is_object());
-    wait_until_counted(&router, "ours");
+    wait_until_counted(&router, "router_error");
     let router = start();
     let reply = router.post(&format!("{CHAT_PATH}?silent"), chat_body("m", 4, false));
     assert_eq!((reply.status, &reply.openai_error()["type"]), (504, &"api_error".into()));
-    wait_until_counted(&router, "ours");
+    wait_until_counted(&router, "router_error");
 }

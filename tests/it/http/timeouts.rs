@@ -6,7 +6,7 @@ use crate::harness::{TestRouter, chat_body, client::build_request, start_replica
 fn start_router(url: &str) -> TestRouter {
     let text = format!(
         "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nreplicas = [\"{url}\"]\n\
-         [timeouts]\nheader = \"300ms\"\nbody = \"300ms\"\nkeepalive = \"60s\"\nfirst_byte = \"300ms\"\nidle = \"300ms\"\n"
+         [timeouts]\nclient_header = \"300ms\"\nclient_body = \"300ms\"\nkeepalive = \"60s\"\nfirst_byte = \"300ms\"\nidle = \"300ms\"\n"
     );
     TestRouter::start(&text).wait_until_ready()
 }
@@ -82,7 +82,8 @@ fn the_shortest_request_may_take_longer_than_a_head() {
         std::io::Write::write_all(stream, b"HTTP/1.0 200 OK\r\n\r\nlate").unwrap();
         false
     });
-    let text = format!("replicas = [\"http://{}\"]\npaths = \"any\"\n[timeouts]\nheader = \"300ms\"\n", slow.addr);
+    let text =
+        format!("replicas = [\"http://{}\"]\npaths = \"any\"\n[timeouts]\nclient_header = \"300ms\"\n", slow.addr);
     let router = TestRouter::start(&text);
     let mut client = router.connect();
     client.send("GET /a HTTP/1.0\r\n\r\n");

@@ -317,14 +317,14 @@ fn a_client_that_does_not_shake_hands_is_closed_in_the_time_of_a_head() {
     let emulated = start_replica(&["m"]);
     let errors = authority.file_path("silent.log");
     let text = listener_config(&pair, &format!("replicas = [{:?}]", emulated.url()));
-    let text = format!("{text}[timeouts]\nheader = '300ms'\n[log]\nerror = {errors:?}\n");
+    let text = format!("{text}[timeouts]\nclient_header = '300ms'\n[log]\nerror = {errors:?}\n");
     let router = TestRouter::start(&text).wait_until_ready();
     let mut silent = crate::harness::client::TestClient::connect(tls_addr(&router));
     let mut plain = crate::harness::client::TestClient::connect(tls_addr(&router));
     plain.send(build_request("GET", "/livez", "", ""));
     assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "nobody waits for them");
     assert!(silent.wait_for_close(), "a client that says nothing");
-    wait_for_log(&errors, "failed: it was not over within 300ms (`timeouts.header`)");
+    wait_for_log(&errors, "failed: it was not over within 300ms (`timeouts.client_header`)");
     wait_for_log(&errors, "TLS handshake with 127.0.0.1 failed: received corrupt message of type InvalidContentType");
     assert_eq!(router.sum_metric("tokenweir_tls_handshakes_failed_total", &[]), 2.0);
     let mut idle = authority.connect_client(tls_addr(&router));

@@ -57,7 +57,7 @@ fn heads_and_bodies_that_stall_are_given_up_after_ten_seconds() {
 fn a_reader_that_stalls_is_given_up() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let replica = super::slow_readers::start_endless_replica(&WRITTEN);
-    let router = start_router([&replica], "[timeouts]\nsend = \"1s\"");
+    let router = start_router([&replica], "[timeouts]\nclient_send = \"1s\"");
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
     assert_eq!(client.read_head().status, 200);

@@ -21,7 +21,7 @@ pub const BEYOND_NGINX: &str = "beyond nginx:";
 
 /// Keys whose meaning nginx does not have.
 const UNSUPPORTED_KEYS: [&str; 7] =
-    ["[[key]]", "in_flight_bytes", "connections =", "slow_start", "check =", "tokens =", "stalled ="];
+    ["[[key]]", "in_flight_bytes", "connections =", "slow_start", "health_check =", "tokens =", "stall_timeout ="];
 
 /// The API's paths; the rest of a replica's is closed.
 const API_LOCATION: &str = "~ ^/v1/(chat/completions|completions|embeddings|messages|models(/.*)?|responses(/.*)?)$";

@@ -17,7 +17,7 @@ use crate::harness::{TEST_TIMEOUT, chat_body, unused_addr, wait_until};
 /// A router over one with words behind its URL and one without.
 fn start_two(first: &ScriptedReplica, words: &str, second: &ScriptedReplica, more: &str) -> StageRouter {
     let replicas = [format!("{} {words}", first.url()), second.url()];
-    StageRouter::start(&format!("policy = \"round_robin\"\nreplay_spare = 1000\nreplicas = {replicas:?}\n{more}"))
+    StageRouter::start(&format!("policy = \"round_robin\"\nretry_budget_min = 1000\nreplicas = {replicas:?}\n{more}"))
         .wait_until_ready()
 }
 
@@ -83,7 +83,7 @@ fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {
 #[test]
 fn ejections_grow_until_a_probe_is_served() {
     let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
-    let router = start_two(&replica, "fail_timeout=1s", &alive, "eject_growth = true");
+    let router = start_two(&replica, "fail_timeout=1s", &alive, "eject_backoff = true");
     let first = record_request_times(&router, &replica, 3, TEST_TIMEOUT);
     let gaps: Vec<f64> = first.windows(2).map(|two| two[1] - two[0]).collect();
     assert!((0.9..1.8).contains(&gaps[0]) && (1.9..2.9).contains(&gaps[1]), "{first:?}");
@@ -104,7 +104,7 @@ fn half_of_a_pool_stays_whatever_its_requests_met() {
     for (size, most) in [(1, 1.0), (2, 1.0), (4, 2.0), (5, 2.0)] {
         // Alternately, so that no two failures look alike and blame the request.
         let replicas: Vec<_> = (0..size).map(|at| start_fixed_replica([500, 502][at % 2], "{}")).collect();
-        let router = start_router(&replicas, "replay_spare = 1000");
+        let router = start_router(&replicas, "retry_budget_min = 1000");
         for _ in 0..12 {
             assert!([500, 502].contains(&post_chat(&router).status), "asked all the same");
         }
@@ -129,7 +129,7 @@ fn checks_and_refused_connections_may_take_all() {
             to.write_all(&build_response(if well { 200 } else { 503 }, JSON_CONTENT_TYPE, "{}")).is_ok()
         })
     });
-    let router = start_router(&replicas, "check = { interval = \"100ms\", rise = 1, fall = 2 }");
+    let router = start_router(&replicas, "health_check = { interval = \"100ms\", rise = 1, fall = 2 }");
     assert_eq!(post_chat(&router).status, 200);
     well.store(false, Ordering::SeqCst);
     wait_until("all are out", || ejected_count(&router) == 2.0);
@@ -145,7 +145,7 @@ fn an_engine_without_progress_is_ejected() {
     let wedged =
         ScriptedReplica::start(&["m"], |_, to| to.write_all(STREAM_HEAD.as_bytes()).is_ok() && read_until_closed(to));
     let alive = start_good_replica();
-    let router = start_router([&wedged, &alive], "stalled = \"500ms\"");
+    let router = start_router([&wedged, &alive], "stall_timeout = \"500ms\"");
     let mut held = router.connect();
     held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
     wait_until("the wedged one has it", || wedged.received_requests().len() == 1);
@@ -248,7 +248,7 @@ fn a_slow_clients_stream_is_not_held_against_its_replica() {
         let sent = (0..400).all(|_| to.write_all(piece.as_bytes()).is_ok());
         begun && sent && to.write_all(b"0\r\n\r\n").is_ok()
     });
-    let router = start_router([&replica], "stalled = \"500ms\"\n[timeouts]\nidle = \"2s\"");
+    let router = start_router([&replica], "stall_timeout = \"500ms\"\n[timeouts]\nidle = \"2s\"");
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
     assert_eq!(client.read_head().status, 200);

@@ -15,7 +15,7 @@ use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TEST_TIMEOUT, chat_body, unused_addr, wait_until};
 
 fn retry_count(router: &StageRouter, result: &str) -> f64 {
-    router.sum_metric("tokenweir_replays_total", &[&format!("result=\"{result}\"")])
+    router.sum_metric("tokenweir_retries_total", &[&format!("result=\"{result}\"")])
 }
 
 /// How many requests each of them has had.
@@ -29,7 +29,7 @@ fn refused_connections_are_no_replays_and_every_replica_is_tried() {
     let alive = start_good_replica();
     let gone: Vec<String> = (0..4).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
     let router = StageRouter::start(&format!(
-        "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nreplay_percent = 0\nreplay_spare = 0\n\
+        "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nretry_budget_percent = 0\nretry_budget_min = 0\n\
          replicas = [{:?}, {:?}, {:?}, {:?}, {:?}]",
         gone[0],
         gone[1],
@@ -46,7 +46,7 @@ fn refused_connections_are_no_replays_and_every_replica_is_tried() {
 fn timed_out_connections_are_no_replays() {
     let (full, alive) = (FullPort::start(), start_good_replica());
     let router = StageRouter::start(&format!(
-        "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nreplay_percent = 0\nreplay_spare = 0\n\
+        "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nretry_budget_percent = 0\nretry_budget_min = 0\n\
          replicas = [\"http://{} max_fails=0\", {:?}]\n[timeouts]\nconnect = \"200ms\"",
         full.addr,
         alive.url()
@@ -67,7 +67,7 @@ fn a_stale_connection_is_no_attempt() {
         seen.lock().unwrap().push(from);
         !again && respond_ok(heard, to)
     });
-    let router = start_router([&replica], "workers = 1\nreplay_percent = 0\nreplay_spare = 0");
+    let router = start_router([&replica], "workers = 1\nretry_budget_percent = 0\nretry_budget_min = 0");
     assert!((0..10).all(|_| post_chat(&router).status == 200));
     assert!(replica.received_requests().len() > 10, "connections were used again");
     wait_until("all are counted", || attempt_count(&router, "completed") == 10.0);

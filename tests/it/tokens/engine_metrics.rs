@@ -33,7 +33,7 @@ fn start_router(replicas: &[&str]) -> TestRouter {
 /// The lines of the metrics that are about an engine, without their comments.
 fn engine_metric_lines(router: &TestRouter) -> Vec<String> {
     let text = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
-    let ours = |line: &&str| line.starts_with("tokenweir_engine_") || line.starts_with("tokenweir_foreign_");
+    let ours = |line: &&str| line.starts_with("tokenweir_engine_") || line.starts_with("tokenweir_external_");
     text.lines().filter(ours).map(str::to_owned).collect()
 }
 
@@ -82,9 +82,9 @@ fn load_of_direct_clients_sends_requests_elsewhere_until_it_ends() {
     let replicas = [start_slow_replica(), start_slow_replica()];
     let router = start_router(&[&replicas[0].url(), &replicas[1].url()]);
     let direct = [(); 3].map(|()| start_endless_answer(replicas[0].addr()));
-    let foreign = || router.sum_metric("tokenweir_foreign_requests", &[]);
+    let foreign = || router.sum_metric("tokenweir_external_requests", &[]);
     wait_until("the direct clients are seen", || foreign() == 3.0);
-    assert!(router.sum_metric("tokenweir_foreign_tokens", &[&replicas[0].addr().to_string()]) >= 3.0);
+    assert!(router.sum_metric("tokenweir_external_tokens", &[&replicas[0].addr().to_string()]) >= 3.0);
     let picks = |count| -> Vec<String> {
         let pick =
             |_| router.post("/v1/chat/completions", chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned();
@@ -106,12 +106,12 @@ fn our_own_requests_are_not_foreign() {
     let running = || router.sum_metric("tokenweir_engine_requests_running", &[]);
     wait_until("they are running", || running() == 4.0);
     wait_for_scrapes(&replica, 4);
-    assert_eq!(router.sum_metric("tokenweir_foreign_requests", &[]), 0.0);
-    assert_eq!(router.sum_metric("tokenweir_foreign_tokens", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_external_tokens", &[]), 0.0);
     assert_eq!(list_replicas(&router)[0]["tokens"]["decoding"], 4);
     drop(streams);
     wait_until("they are gone", || running() == 0.0);
-    assert_eq!(router.sum_metric("tokenweir_foreign_requests", &[]), 0.0);
+    assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn the_readme_has_every_metric_with_its_labels_and_no_other() {
     wait_until("both have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 2.0);
     // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.
     wait_until("the engine was asked", || {
-        send_request(router.admin_addr, "GET", "/metrics", "", "").text().contains("\ntokenweir_foreign_tokens{")
+        send_request(router.admin_addr, "GET", "/metrics", "", "").text().contains("\ntokenweir_external_tokens{")
     });
     let page = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
     assert_eq!(parse_readme_table(include_str!("../../../README.md")), parse_metrics(&page));
