@@ -21,8 +21,10 @@ pub(super) struct SourceTree {
 impl SourceFile {
     fn read(path: PathBuf, root: &Path) -> Self {
         let text = fs::read_to_string(&path).expect("source is UTF-8");
-        let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let code: String = text.lines().map(|l| l.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
+        let code: String = without_inline_tests(&text)
+            .lines()
+            .map(|l| l.split("//").next().unwrap_or_default().to_owned() + "\n")
+            .collect();
         let below = path.strip_prefix(root).expect("under src").with_extension("");
         let mut module: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
         if module.last().is_some_and(|last| last == "mod") || module == ["lib"] {
@@ -151,6 +153,14 @@ impl SourceTree {
         }
         circles.into_values().collect()
     }
+}
+
+/// Returns the text before the inline tests. A line `mod tests;` hides nothing behind it.
+fn without_inline_tests(text: &str) -> &str {
+    let inline = text
+        .match_indices("\n#[cfg(test)]\nmod ")
+        .find(|(start, found)| text[start + found.len()..].lines().next().is_some_and(|line| line.ends_with('{')));
+    inline.map_or(text, |(start, _)| &text[..start])
 }
 
 fn collect_files(folder: &Path, found: &mut Vec<PathBuf>) {
