@@ -1,20 +1,15 @@
 //! Reading the configuration again while requests run.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use super::AppState;
 use super::listener::handle::ListenerHandle;
-use super::startup::open_sink;
-use super::{AppState, StartError};
+use super::logs::PreparedLogs;
 use crate::config::{LoadedConfig, Settings};
 use crate::discover;
 use crate::fleet::ReloadDiff;
-use crate::telemetry::{AccessLog, LogLevel, LogWriter};
+use crate::telemetry::LogLevel;
 use crate::tls::TlsStore;
-
-/// Reads the configuration: its file and the environment.
-pub type ConfigSource = Box<dyn Fn() -> Result<LoadedConfig, String> + Send + Sync>;
 
 /// What a reload has come to.
 pub(super) struct ReloadReport {
@@ -37,17 +32,20 @@ impl fmt::Display for ReloadReport {
 pub(super) async fn reload(app: &AppState) -> Result<ReloadReport, String> {
     let told = apply_config(app).await;
     match &told {
-        Ok(changes) => app.error_log.write_unlimited(LogLevel::Info, format_args!("reloaded, changed: {changes}")),
+        Ok(changes) => app.logs.error.write_unlimited(LogLevel::Info, format_args!("reloaded, changed: {changes}")),
         Err(why) => {
-            app.error_log.write_unlimited(LogLevel::Error, format_args!("not reloaded, nothing changed: {why}"));
+            app.logs.error.write_unlimited(LogLevel::Error, format_args!("not reloaded, nothing changed: {why}"));
         }
     }
     told
 }
 
 async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
-    let source =
-        app.config_source.get().ok_or("the replicas were given as arguments, there is no file to read again")?;
+    let source = app
+        .control
+        .config_source
+        .get()
+        .ok_or("the replicas were given as arguments, there is no file to read again")?;
     let loaded = source()?;
     let keyring = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools)
         .map_err(|bad| loaded.file_error(&bad.path, bad.to_string(), &bad.help).to_string())?;
@@ -68,44 +66,17 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
         bad.to_string()
     })?;
     if let Some(logs) = logs {
-        logs.install(app);
+        app.logs.replace(logs);
     }
-    app.decision_log.resize(settings.explain);
+    app.logs.decisions.resize(settings.explain);
     app.settings.store(settings.into());
-    if let Some(way) = app.listeners.get() {
+    if let Some(way) = app.control.listeners.get() {
         way.apply(doors);
     }
-    app.replicas_changed.notify_one();
-    app.config_reloaded.notify_one();
+    app.control.replicas_changed.notify_one();
+    app.control.config_reloaded.notify_one();
     let kept = kept.into_iter().map(|key| format!("`{key}` takes effect after a restart"));
     Ok(ReloadReport { changes, notes: kept.chain(warnings.iter().map(ToString::to_string)).collect() })
-}
-
-/// Logs that are open and not written to yet.
-struct PreparedLogs {
-    access_log: Option<AccessLog>,
-    error_writer: Option<LogWriter>,
-    level: LogLevel,
-}
-
-impl PreparedLogs {
-    /// Opens both logs if anything about them has changed.
-    ///
-    /// *Errors*: one cannot be opened.
-    fn prepare(old: &Settings, new: &Settings) -> Result<Option<Self>, StartError> {
-        if old.log == new.log {
-            return Ok(None);
-        }
-        let access = open_sink(&new.log.access)?.map(|writer| AccessLog::new(writer, new.log.format.clone()));
-        Ok(Some(Self { access_log: access, error_writer: open_sink(&new.log.error)?, level: new.log.level }))
-    }
-
-    fn install(self, app: &AppState) {
-        let before = app.access_log.swap(self.access_log.map(Arc::new));
-        let lost =
-            before.map_or(0, |log| log.dropped_lines()) + app.error_log.replace_output(self.error_writer, self.level);
-        app.dropped_log_lines.fetch_add(lost, Ordering::Relaxed);
-    }
 }
 
 /// The keys that differ and are read only at the start.

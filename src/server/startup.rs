@@ -2,33 +2,26 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle, available_parallelism};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::api::admin_listener;
 use super::connection::worker;
 use super::connection::worker_load::WorkerLoad;
 use super::listener::acceptor::{Acceptor, BoundListener, WorkerHandle};
 use super::listener::bind::{bind_listener, bind_tcp};
-use super::proxy::response_table::ResponseTable;
-use super::proxy::session_table::SessionTable;
-use super::reload::{ConfigSource, reload};
-use super::request::body::BodyMemoryBudget;
-use super::request::concurrency::ConcurrencyLimits;
-use super::{AppState, Lifecycle, StartError, open_files};
-use crate::clock::{self, Clock};
-use crate::config::{ListenAddr, LogSink, Settings};
+use super::reload::reload;
+use super::{AppState, ConfigSource, Lifecycle, StartError, open_files};
+use crate::clock::Clock;
+use crate::config::{ListenAddr, Settings};
 use crate::discover;
-use crate::dns::{DnsContext, DnsNames};
-use crate::fleet::{DecisionLog, Fleet, LeaseObserver};
-use crate::telemetry::{AccessLog, ErrorLog, LogLevel, LogWriter, Metrics, TraceFile, TrafficRecorder};
-use crate::tls::TlsStore;
+use crate::dns::DnsContext;
+use crate::fleet::Fleet;
 
 /// Connections that wait for their worker.
 const WORKER_QUEUE_LENGTH: usize = 1024;
@@ -69,8 +62,9 @@ impl Server {
         };
         let doors = settings.listen.iter().map(open).collect::<Result<Vec<_>, StartError>>()?;
         let admin = settings.admin.map(|address| bind_tcp(address, "admin")).transpose()?;
-        let app = Arc::new(build_state(settings, clock)?);
-        open_files::warn_if_too_few(&app.settings().limits, &app.error_log);
+        let cores = cores();
+        let app = Arc::new(AppState::new(settings, clock, cores)?);
+        open_files::warn_if_too_few(&app.settings().limits, &app.logs.error);
         let (stage, watching) = watch::channel(Lifecycle::Running);
         let mut server = Self {
             listen_addresses: listening,
@@ -81,7 +75,6 @@ impl Server {
             app,
             lifecycle: stage,
         };
-        let cores = cores();
         let workers = server.app.settings().workers.map_or(cores, usize::from);
         let mut desks = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -95,7 +88,7 @@ impl Server {
         }
         let (acceptor, doors) = Acceptor::new(server.app.clone(), doors, desks)?;
         // Set here and nowhere else.
-        let _ = server.app.listeners.set(doors);
+        let _ = server.app.control.listeners.set(doors);
         server.acceptor_thread = Some(Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?);
         Ok(server)
     }
@@ -115,25 +108,15 @@ impl Server {
         &self.app.fleet
     }
 
-    /// Opens the files of both logs anew, for whoever has moved them away. Where that fails the old file is kept, and
-    /// the error log says so.
+    /// Opens the files of both logs again, after log rotation has moved them. A file that cannot be opened again stays
+    /// in use, and the error log reports it.
     pub fn reopen_logs(&self) {
-        let errors = &self.app.error_log;
-        let access = self.app.access_log.load().as_ref().map_or(Ok(()), |log| log.reopen());
-        for (log, reopened) in [("error", errors.reopen()), ("access", access)] {
-            match reopened {
-                Ok(()) => errors.write_unlimited(LogLevel::Info, format_args!("reopened the {log} log")),
-                Err(why) => {
-                    let message = format_args!("cannot reopen the {log} log, its old file is kept: {why}");
-                    errors.write_unlimited(LogLevel::Error, message);
-                }
-            }
-        }
+        self.app.logs.reopen();
     }
 
     /// Sets where [`Server::reload`] reads the configuration from; only the first call counts.
     pub fn set_config_source(&self, source: ConfigSource) {
-        let _ = self.app.config_source.set(source);
+        let _ = self.app.control.config_source.set(source);
     }
 
     /// Reads the configuration again and puts it in the place of the present one, in one step. Says what has changed.
@@ -145,8 +128,8 @@ impl Server {
 
     /// Fails `/readyz` on the admin listener and stops accepting; what runs may finish.
     pub fn drain(&mut self) {
-        self.app.draining.store(true, Ordering::Relaxed);
-        if let Some((thread, doors)) = self.acceptor_thread.take().zip(self.app.listeners.get()) {
+        self.app.control.draining.store(true, Ordering::Relaxed);
+        if let Some((thread, doors)) = self.acceptor_thread.take().zip(self.app.control.listeners.get()) {
             doors.close();
             // A thread that panicked has told so on standard error.
             drop(thread.join());
@@ -196,63 +179,8 @@ impl Drop for Server {
     }
 }
 
-fn build_state(settings: Settings, clock: Clock) -> Result<AppState, StartError> {
-    let errors = Arc::new(ErrorLog::new(open_sink(&settings.log.error)?, settings.log.level, clock));
-    let access = open_sink(&settings.log.access)?.map(|writer| AccessLog::new(writer, settings.log.format.clone()));
-    let metrics = Arc::new(Metrics::new());
-    let record = |file: TraceFile| {
-        let why = |name, error| StartError::Record(name, error);
-        let name = file.path.display().to_string();
-        TrafficRecorder::start(file, metrics.clone()).map(Arc::new).map_err(|error| why(name, error))
-    };
-    let recorder = settings.record.trace_file().map(record).transpose()?;
-    let observer: Arc<dyn LeaseObserver> = match &recorder {
-        Some(recorder) => recorder.clone(),
-        None => metrics.clone(),
-    };
-    let keyring = TlsStore::read(&settings.tls, &settings.pools)?;
-    let names = DnsNames::default();
-    Ok(AppState {
-        tls_store: Arc::new(ArcSwap::from_pointee(keyring)),
-        fleet: Arc::new(Fleet::new(names.expand_members(&settings.pools), &observer, clock::random_seed())?),
-        dns_names: names,
-        config_reloaded: Notify::new(),
-        concurrency_limits: ConcurrencyLimits::default(),
-        body_budget: BodyMemoryBudget::new(settings.limits.in_flight_bytes),
-        start_time: clock.unix_time(),
-        response_table: ResponseTable::default(),
-        tokenizer_slots: Arc::new(Semaphore::new(cores())),
-        session_table: SessionTable::default(),
-        draining: AtomicBool::new(false),
-        connections_accepted: AtomicU64::new(0),
-        replicas_changed: Notify::new(),
-        config_source: OnceLock::new(),
-        decision_log: Arc::new(DecisionLog::new(settings.explain)),
-        settings: ArcSwap::from_pointee(settings),
-        metrics,
-        recorder,
-        access_log: ArcSwapOption::from(access.map(Arc::new)),
-        dropped_log_lines: AtomicU64::new(0),
-        listeners: OnceLock::new(),
-        error_log: errors,
-        clock,
-    })
-}
-
 fn cores() -> usize {
     available_parallelism().map_or(1, usize::from)
-}
-
-pub(super) fn open_sink(sink: &LogSink) -> Result<Option<LogWriter>, StartError> {
-    Ok(match sink {
-        LogSink::Off => None,
-        LogSink::Stdout => Some(LogWriter::stdout()),
-        LogSink::Stderr => Some(LogWriter::stderr()),
-        LogSink::File(path) => {
-            let why = |error| StartError::Log(path.display().to_string(), error);
-            Some(LogWriter::open_file(path).map_err(why)?)
-        }
-    })
 }
 
 /// The thread that asks replicas for their models and DNS for their addresses, looks for replicas from which nothing
@@ -264,13 +192,13 @@ fn spawn_control_thread(app: Arc<AppState>, admin: Option<std::net::TcpListener>
             loop {
                 // It ends by itself only where there is nobody to ask.
                 let asking = async {
-                    let (fleet, log, keyring) = (app.fleet.clone(), app.error_log.clone(), app.tls_store.load_full());
+                    let (fleet, log, keyring) = (app.fleet.clone(), app.logs.error.clone(), app.tls_store.load_full());
                     discover::run_probes(fleet, log, keyring, app.clock, discover::PollIntervals::default()).await;
                     std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     () = asking => {}
-                    () = app.replicas_changed.notified() => {}
+                    () = app.control.replicas_changed.notified() => {}
                 }
             }
         };
@@ -280,8 +208,8 @@ fn spawn_control_thread(app: Arc<AppState>, admin: Option<std::net::TcpListener>
                 let keyring = app.tls_store.load_full();
                 let shelf = DnsContext {
                     fleet: &app.fleet,
-                    log: &app.error_log,
-                    replicas_changed: &app.replicas_changed,
+                    log: &app.logs.error,
+                    replicas_changed: &app.control.replicas_changed,
                     tls_store: &keyring,
                 };
                 let asking = async {
@@ -290,11 +218,11 @@ fn spawn_control_thread(app: Arc<AppState>, admin: Option<std::net::TcpListener>
                 };
                 tokio::select! {
                     () = asking => {}
-                    () = app.config_reloaded.notified() => {}
+                    () = app.control.config_reloaded.notified() => {}
                 }
             }
         };
-        let watching = discover::watch_stalls(&app.fleet, &app.error_log, app.clock);
+        let watching = discover::watch_stalls(&app.fleet, &app.logs.error, app.clock);
         let keeping = async {
             loop {
                 tokio::time::sleep(METRICS_SWEEP_INTERVAL).await;

@@ -70,11 +70,11 @@ pub(in crate::server) fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn explain(State(app): State<Arc<AppState>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let told = app.decision_log.find_by_request_id(&id);
+    let told = app.logs.decisions.find_by_request_id(&id);
     let as_text = headers.get(header::ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/plain"));
     if told.is_empty() {
         let message =
-            format!("no decision for this request is remembered: `explain` keeps {}", app.decision_log.capacity());
+            format!("no decision for this request is remembered: `explain` keeps {}", app.logs.decisions.capacity());
         let status = StatusCode::NOT_FOUND;
         return match as_text {
             true => (status, message + "\n").into_response(),

@@ -5,7 +5,6 @@ pub(super) mod explain;
 pub(super) mod pools;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
@@ -86,11 +85,7 @@ async fn readyz(State(app): State<Arc<AppState>>) -> Response {
 }
 
 async fn get_metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
-    let lost = app.access_log.load().as_ref().map_or(0, |log| log.dropped_lines()) + app.error_log.dropped_lines();
-    let lost = lost
-        + app.dropped_log_lines.load(Ordering::Relaxed)
-        + app.recorder.as_ref().map_or(0, |record| record.dropped_lines());
-    let text = app.metrics.render(&app.fleet, app.clock.now(), lost);
+    let text = app.metrics.render(&app.fleet, app.clock.now(), app.logs.dropped_lines());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

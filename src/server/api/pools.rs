@@ -243,7 +243,7 @@ fn edit_pool(
     change: impl FnOnce(&mut Vec<MemberSpec>) -> Result<(), AdminError>,
 ) -> Result<Json<PoolView>, AdminError> {
     app.fleet.edit_pool(pool, |spec| change(&mut spec.members)).ok_or(AdminError::NotFound("pool"))??;
-    app.replicas_changed.notify_one();
+    app.control.replicas_changed.notify_one();
     let pool = app.fleet.pool(pool).ok_or(AdminError::NotFound("pool"))?;
     Ok(Json(pool_view(app, &pool)))
 }

@@ -71,7 +71,8 @@ impl<S> ErrorRewriteStream<S> {
         self.app.metrics.record_response(status.as_u16(), None);
         let client = self.connection.peer.addr_text();
         self.app
-            .error_log
+            .logs
+            .error
             .write(LogLevel::Info, format_args!("a request of {client} was refused with {status}: {refusal}"));
         let mut head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n");
         if let Some(date) = date_line(hypers) {

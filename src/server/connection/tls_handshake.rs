@@ -25,6 +25,6 @@ pub(in crate::server) async fn handshake(
         Err(Elapsed { .. }) => &format!("it was not over within {limit:?} (`timeouts.client_header`)"),
     };
     app.metrics.record_handshake_failure();
-    app.error_log.write(LogLevel::Info, format_args!("TLS handshake with {} failed: {why}", peer.to_canonical()));
+    app.logs.error.write(LogLevel::Info, format_args!("TLS handshake with {} failed: {why}", peer.to_canonical()));
     None
 }

@@ -200,7 +200,7 @@ async fn serve_connection(
             let what = format_args!(
                 "a connection of {client} was closed: no request came whole within {within:?} (`timeouts.client_header`)"
             );
-            serving.worker.app.error_log.write(LogLevel::Info, what);
+            serving.worker.app.logs.error.write(LogLevel::Info, what);
         }
     };
     tokio::select! {
@@ -218,7 +218,7 @@ async fn serve_connection(
 impl RequestHandler {
     /// Both ends of a connection, if the log or a header wants them.
     fn socket_addrs(&self, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-        let logged = self.worker.app.access_log.load().as_ref().is_some_and(|log| log.required_fields().socket_addrs);
+        let logged = self.worker.app.logs.access.load().as_ref().is_some_and(|log| log.required_fields().socket_addrs);
         let wanted = logged || self.worker.app.settings().headers.required_fields().socket_addrs;
         wanted.then_some(())?;
         Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))

@@ -114,7 +114,7 @@ impl Acceptor {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return self.app.error_log.write(LogLevel::Error, format_args!("accepting has ended: {error}"));
+                    return self.app.logs.error.write(LogLevel::Error, format_args!("accepting has ended: {error}"));
                 }
             }
             if events.iter().any(|event| event.token() == WAKE_TOKEN) && !self.apply_updates() {
@@ -138,7 +138,7 @@ impl Acceptor {
                         let listen = door.listen.clone();
                         if let Err(error) = self.register_listener(door) {
                             let message = format_args!("cannot accept at {listen}: {error}");
-                            self.app.error_log.write(LogLevel::Error, message);
+                            self.app.logs.error.write(LogLevel::Error, message);
                         }
                     }
                 }
@@ -172,7 +172,7 @@ impl Acceptor {
                 // The client was gone before we came to it.
                 Err(error) if is_connection_gone(&error) => {}
                 Err(error) => {
-                    self.app.error_log.write(LogLevel::Error, format_args!("no connection can be accepted: {error}"));
+                    self.app.logs.error.write(LogLevel::Error, format_args!("no connection can be accepted: {error}"));
                     return Err(error);
                 }
             }
@@ -183,7 +183,7 @@ impl Acceptor {
         let open: usize = self.workers.iter().map(|desk| desk.load.open_connections()).sum();
         if open >= self.app.settings().limits.connections {
             let message = format_args!("a connection was closed: {open} are open (`limits.connections`)");
-            return self.app.error_log.write(LogLevel::Warn, message);
+            return self.app.logs.error.write(LogLevel::Warn, message);
         }
         if let Some(desk) = self.workers.iter().min_by_key(|desk| desk.load.load_key()) {
             // A worker that has ended takes the connection down with it.

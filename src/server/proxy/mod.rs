@@ -42,8 +42,8 @@ pub(super) async fn proxy_request(
     let app = &worker.app;
     let settings = story.settings.clone();
     let (head, body) = request.into_parts();
-    let body =
-        read_body(body, &head.headers, &app.body_budget, &settings.limits, settings.timeouts.client_body).await?;
+    let body = read_body(body, &head.headers, &app.limits.body_budget, &settings.limits, settings.timeouts.client_body)
+        .await?;
     let complete = app.clock.now();
     story.set_body_size(body.bytes.len());
     let mut asked = parse_body(ParseOptions::new(call, app), &head.headers, &body.bytes).await?;
@@ -53,7 +53,7 @@ pub(super) async fn proxy_request(
         place.acquire_pool(app, &settings.limits, pool)?;
     }
     if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().token_accounting.tokenizer.as_ref()) {
-        asked.count_tokens(vocabulary, &body.bytes, &app.tokenizer_slots).await;
+        asked.count_tokens(vocabulary, &body.bytes, &app.limits.tokenizer_slots).await;
     }
     let authorization = head.headers.get(header::AUTHORIZATION).filter(|_| !story.client_info.authenticated).cloned();
     let mut out = upstream_request(&head, call, story, settings.timeouts.deadline_after(complete));

@@ -215,7 +215,7 @@ impl<'a> Attempts<'a> {
             let (pool, policy) = (self.pool.name(), self.pool.policy_name());
             let message = "more than 80 % of 1,000 requests had one key, so that hardly any load is spread by";
             let instead = "`hash $session consistent` spreads conversations, `least_conn` load";
-            self.app.error_log.write(LogLevel::Warn, format_args!("pool {pool}: {message} `{policy}`; {instead}"));
+            self.app.logs.error.write(LogLevel::Warn, format_args!("pool {pool}: {message} `{policy}`; {instead}"));
         }
     }
 }

@@ -36,7 +36,7 @@ pub(in crate::server) struct ProxyRequest<'a> {
 impl<'a> ProxyRequest<'a> {
     /// The first try of this request.
     pub(in crate::server) fn new_acquire_request(&self, story: &RequestContext) -> AcquireRequest<'a> {
-        let decisions = &self.worker.app.decision_log;
+        let decisions = &self.worker.app.logs.decisions;
         let kept = (decisions.capacity() > 0).then(|| (decisions.clone(), story.request_id.as_str().into()));
         AcquireRequest {
             policy_request: PolicyRequest {

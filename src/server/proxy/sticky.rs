@@ -17,7 +17,7 @@ pub(in crate::server) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -
         }
         Sticky::Learn { lookup, timeout, .. } => {
             let id = first_value(lookup, &head.headers, None)?;
-            app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, app.clock.now())
+            app.tables.sessions.get(SessionKey { pool: pool.name(), id }, *timeout, app.clock.now())
         }
     };
     replica.map(ReplicaPin::Preferred)
@@ -40,12 +40,12 @@ pub(in crate::server) fn store_pin(
             let now = app.clock.now();
             let known = first_value(lookup, &head.headers, None).filter(|id| {
                 // Only a session that there is can move.
-                let owner = app.session_table.get(SessionKey { pool: pool.name(), id }, *timeout, now);
+                let owner = app.tables.sessions.get(SessionKey { pool: pool.name(), id }, *timeout, now);
                 owner.is_some_and(|owner| owner != replica.id())
             });
             let made = first_value(create, &head.headers, Some(answer));
             for id in known.into_iter().chain(made) {
-                app.session_table.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
+                app.tables.sessions.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
             }
             None
         }

@@ -61,7 +61,7 @@ pub(in crate::server) fn select_pool(
         return Err((PoolLookupError::UnknownModel, model).into());
     }
     let id = call.response_id.as_ref().or(asked.previous_response_id.as_ref());
-    let owner = id.and_then(|id| app.response_table.get(id, now));
+    let owner = id.and_then(|id| app.tables.responses.get(id, now));
     if owner.as_ref().is_some_and(|owner| owner.tenant.as_deref() != tenant.map(|tenant| &*tenant.name)) {
         return Err(RequestError::UnknownResponse);
     }

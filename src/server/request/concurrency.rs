@@ -50,7 +50,7 @@ impl ConcurrencyLimits {
     ///
     /// *Errors*: there are as many as there may be.
     pub(in crate::server) fn acquire(app: &AppState, limits: &Limits) -> Result<RequestPermit, RequestError> {
-        let all = app.concurrency_limits.global.clone();
+        let all = app.limits.concurrency.global.clone();
         if !all.try_acquire(limits.in_flight_requests) {
             let tokens =
                 app.fleet.replicas().iter().map(|replica| resident_tokens(replica)).fold(Tokens(0), |a, b| a + b);
@@ -72,9 +72,9 @@ impl RequestPermit {
         limits: &Limits,
         pool: &Arc<Pool>,
     ) -> Result<(), RequestError> {
-        let room = match app.concurrency_limits.pools.get(pool.name()) {
+        let room = match app.limits.concurrency.pools.get(pool.name()) {
             Some(room) => room.clone(),
-            None => app.concurrency_limits.pools.entry(pool.name().clone()).or_default().clone(),
+            None => app.limits.concurrency.pools.entry(pool.name().clone()).or_default().clone(),
         };
         let most = limits.max_in_flight_by_pool.get(pool.name()).copied().unwrap_or(usize::MAX);
         let entered = room.try_acquire(most);

@@ -73,7 +73,7 @@ impl RequestContext {
         who: (ClientInfo, String),
     ) -> Self {
         let (caller, id) = who;
-        let log = app.access_log.load_full();
+        let log = app.logs.access.load_full();
         let logged = log.as_ref().map(|log| log.required_fields()).filter(|needs| needs.needs_capture());
         let set = Some(&settings.headers).filter(|headers| headers.has_rules()).map(HeaderRules::required_fields);
         let kept = (logged.is_some() || set.is_some()).then(|| {
@@ -280,14 +280,15 @@ impl RequestContext {
         let replica = self.attempts.last().map_or("-", |attempt| &**attempt.replica.name());
         let phase = phase.as_str();
         self.app
-            .error_log
+            .logs
+            .error
             .write(level, format_args!("request {} on {replica} failed at {phase}: {cause}", self.request_id));
     }
 
     /// Remembers who holds the response with this id.
     pub(in crate::server) fn insert_response_owner(&self, id: &str, owner: ResponseOwner) {
         let owner = ResponseOwner { tenant: self.tenant.as_ref().map(|tenant| tenant.name.clone()), ..owner };
-        self.app.response_table.insert(id, owner, self.app.clock.now());
+        self.app.tables.responses.insert(id, owner, self.app.clock.now());
     }
 
     /// Ends the try under way.

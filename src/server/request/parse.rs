@@ -89,7 +89,7 @@ pub(in crate::server) struct ParseOptions {
 impl ParseOptions {
     pub(in crate::server) fn new(call: &ProxyRoute, app: &AppState) -> Self {
         let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
-        let printed = app.fleet.needs_prefix() || app.recorder.is_some();
+        let printed = app.fleet.needs_prefix() || app.logs.recorder.is_some();
         Self {
             body_kind: call.body_kind,
             needs_hash_key: app.fleet.needs_body(),
