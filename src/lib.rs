@@ -13,6 +13,7 @@ pub mod eject;
 pub mod emulate;
 pub mod engine;
 pub mod fleet;
+pub mod http;
 pub mod import;
 pub mod log_format;
 pub mod prefix_index;

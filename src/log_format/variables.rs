@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, Version, header};
 
 use super::record::{AttemptRecord, CapturedFields, RequestRecord};
 use super::{request_target, time, time_zone};
+use crate::http::{find_cookie, normalize_path, request_host};
 use crate::units::Moment;
 
 /// A variable's value.
@@ -138,14 +139,11 @@ pub(crate) static VARIABLES: &[LogVariable] = &[
         text(if f.request_line.connection.tls.is_some() { "on" } else { "" })
     }),
     new_variable("host", RequiredField::RequestHeader("host"), |f| {
-        let named = f.request_line.uri.authority().map(|authority| authority.as_str().as_bytes());
-        let host = named.or_else(|| Some(f.captured?.request_headers.get(header::HOST)?.as_bytes()))?;
-        bytes(request_target::normalize_host(host))
+        let host_header = f.captured.and_then(|captured| captured.request_headers.get(header::HOST));
+        bytes(request_host(&f.request_line.uri, host_header)?)
     }),
-    new_variable("uri", RequiredField::None, |f| bytes(request_target::normalize_path(f.request_line.uri.path()))),
-    new_variable("document_uri", RequiredField::None, |f| {
-        bytes(request_target::normalize_path(f.request_line.uri.path()))
-    }),
+    new_variable("uri", RequiredField::None, |f| bytes(normalize_path(f.request_line.uri.path()))),
+    new_variable("document_uri", RequiredField::None, |f| bytes(normalize_path(f.request_line.uri.path()))),
     new_variable("args", RequiredField::None, |f| text(f.request_line.uri.query().filter(|args| !args.is_empty())?)),
     new_variable("query_string", RequiredField::None, |f| {
         text(f.request_line.uri.query().filter(|args| !args.is_empty())?)
@@ -216,11 +214,7 @@ pub(crate) fn header_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Opt
 
 /// A cookie of the client's.
 pub(crate) fn cookie_value<'a>(kept: &'a CapturedFields, name: &str) -> OptionalValue<'a> {
-    let lines = kept.request_headers.get_all(header::COOKIE);
-    lines
-        .iter()
-        .find_map(|line| request_target::find_cookie(line.as_bytes(), name))
-        .map(|value| VariableValue::Text(value.into()))
+    find_cookie(&kept.request_headers, name).map(|value| VariableValue::Text(value.into()))
 }
 
 fn join_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use memchr::memmem::{self, Finder};
 
 use super::{BodyEdit, BodyError};
+use crate::http::is_media_type;
 
 /// The longest boundary, by RFC 2046.
 const MAX_BOUNDARY_BYTES: usize = 70;
@@ -112,10 +113,9 @@ fn decode_value<'a>(body: &'a [u8], range: &Range<usize>, name: &'static str) ->
 }
 
 fn parse_boundary(content_type: &str) -> Result<Cow<'_, str>, BodyError> {
-    let media = content_type.split(';').next().unwrap_or_default().trim();
     let boundary = find_parameter(content_type, "boundary").filter(|b| (1..=MAX_BOUNDARY_BYTES).contains(&b.len()));
     boundary
-        .filter(|_| media.eq_ignore_ascii_case("multipart/form-data"))
+        .filter(|_| is_media_type(content_type.as_bytes(), "multipart/form-data"))
         .ok_or_else(|| BodyError::invalid_body("the content type must be multipart/form-data with a boundary"))
 }
 

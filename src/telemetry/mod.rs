@@ -11,7 +11,6 @@ pub use crate::log_format::record::{
     AttemptRecord, AttemptRecords, CapturedFields, ConnectionInfo, RequestLine, RequestRecord, RequestTimes,
     ResponseInfo, TlsSession, TokenInfo,
 };
-pub use crate::log_format::request_target::normalize_path as normal_path;
 pub use crate::log_format::required_fields::RequiredFields;
 pub use crate::log_format::time::format_rfc3339;
 pub use crate::log_format::variables::ValueAvailability;

@@ -24,7 +24,7 @@ use tokio::time::{error::Elapsed, timeout};
 
 pub use error::SendError;
 pub use peek::ResponseFault;
-pub use relay::{RelayBody, RelayResult, is_event_stream};
+pub use relay::{RelayBody, RelayResult};
 pub use request_body::RequestBody;
 pub use response::{UpstreamBody, UpstreamResponse};
 

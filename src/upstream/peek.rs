@@ -11,12 +11,12 @@ use tokio::time::timeout_at;
 
 use super::ResponseExpectations;
 use super::error::SendError;
-use super::relay::is_event_stream;
 use super::response::UpstreamBody;
 use super::stream_timer::HUNG_CHECK_INTERVAL;
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Phase, Pool, Replica};
+use crate::http::{content_length, is_event_stream, is_json};
 use crate::sse::{BodyFormat, BodyObserver, EventInfo};
 use crate::units::{Dialect, Moment};
 
@@ -104,15 +104,6 @@ fn peek_until(head: &Parts, errand: &ResponseExpectations) -> PeekUntil {
 /// Tells whether an answer is a stream whose events are known and can be read as they pass.
 pub(super) fn is_readable_stream(headers: &HeaderMap, dialect: Dialect) -> bool {
     dialect != Dialect::Other && is_event_stream(headers) && !headers.contains_key(header::CONTENT_ENCODING)
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    kind.get(..16).is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/json"))
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 async fn peek_first_event(

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::error;
@@ -17,6 +16,7 @@ use super::{UpstreamBody, UpstreamResponse};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::{Lease, Outcome, Phase, ResponseProgress};
+use crate::http::is_event_stream;
 use crate::sse::{BodyFormat, BodyObserver, ChunkStats, WAITING_COMMENT, error_event};
 use crate::units::{Dialect, Moment, Usage};
 
@@ -313,10 +313,4 @@ impl Drop for RelayBody {
             self.settle_lease(outcome);
         }
     }
-}
-
-/// Tells whether an answer is an event stream.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
-    kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }

@@ -18,9 +18,10 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokenweir::balance::{self, Dice};
 use tokenweir::config::{self, Network};
+use tokenweir::http::normalize_path;
 use tokenweir::prompt::{endpoint, multipart, splice};
 use tokenweir::telemetry::{
-    Asked, BUILT_IN, Escape, Facts, Format, Generated, Kept, Known, Sent, Spent, Tries, Wire, normal_path,
+    Asked, BUILT_IN, Escape, Facts, Format, Generated, Kept, Known, Sent, Spent, Tries, Wire,
 };
 
 /// What identify.rs asks its neighbour for.
@@ -86,7 +87,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 /// A path that reaches a replica cannot be read as another one.
 fn targeted(path: &str) {
-    let normal = normal_path(path);
+    let normal = normalize_path(path);
     for method in [Method::GET, Method::POST] {
         if endpoint::find(&method, path).is_ok() {
             assert_eq!(&*normal, path.as_bytes());

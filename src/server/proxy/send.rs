@@ -8,6 +8,7 @@ use super::response_table::ResponseOwner;
 use crate::balance::PolicyRequest;
 use crate::config::Settings;
 use crate::fleet::{AcquireRequest, ChoiceObservers, Lease};
+use crate::http::is_event_stream;
 use crate::prompt::{BodyEdit, splice};
 use crate::server::WorkerContext;
 use crate::server::request::client;
@@ -16,7 +17,7 @@ use crate::server::request::parse::ParsedRequest;
 use crate::server::request::route::ProxyRoute;
 use crate::server::response::body::BodySource;
 use crate::units::{Dialect, Timing, Tokens};
-use crate::upstream::{RelayBody, SendError, UpstreamRequest, UpstreamResponse, is_event_stream};
+use crate::upstream::{RelayBody, SendError, UpstreamRequest, UpstreamResponse};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 

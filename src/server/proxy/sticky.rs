@@ -2,18 +2,19 @@
 
 use std::fmt::Write as _;
 
-use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 
 use super::session_table::SessionKey;
 use crate::fleet::{Lease, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
+use crate::http::{find_cookie, find_set_cookie};
 use crate::server::AppState;
 
 /// The replica that the pool ties this client to; another will do.
 pub(in crate::server) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
     let replica = match pool.sticky()? {
         Sticky::Cookie(cookie) => {
-            pool.find_replica_by_token(std::str::from_utf8(request_cookie(&head.headers, &cookie.name)?).ok()?)
+            pool.find_replica_by_token(std::str::from_utf8(find_cookie(&head.headers, &cookie.name)?).ok()?)
         }
         Sticky::Learn { lookup, timeout, .. } => {
             let id = first_value(lookup, &head.headers, None)?;
@@ -33,7 +34,7 @@ pub(in crate::server) fn store_pin(
     let (pool, replica) = (lease.pool(), lease.replica());
     match pool.sticky()? {
         Sticky::Cookie(cookie) => {
-            let known = request_cookie(&head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
+            let known = find_cookie(&head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
             if known { None } else { HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok() }
         }
         Sticky::Learn { create, lookup, timeout } => {
@@ -59,29 +60,12 @@ fn first_value<'a>(
     answer: Option<&'a HeaderMap>,
 ) -> Option<&'a [u8]> {
     let value = |variable: &StickyVariable| match variable {
-        StickyVariable::Cookie(name) => request_cookie(asked, name),
+        StickyVariable::Cookie(name) => find_cookie(asked, name),
         StickyVariable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
-        StickyVariable::UpstreamCookie(name) => response_cookie(answer?, name),
+        StickyVariable::UpstreamCookie(name) => find_set_cookie(answer?, name),
         StickyVariable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
     };
     variables.iter().filter_map(value).find(|value| !value.is_empty())
-}
-
-/// The value of a cookie that the client sent.
-fn request_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    lines.flat_map(|line| line.as_bytes().split(|b| *b == b';')).find_map(|pair| cookie_value(pair, name))
-}
-
-/// The value of a cookie that an answer sets.
-fn response_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(header::SET_COOKIE).iter();
-    lines.filter_map(|line| line.as_bytes().split(|b| *b == b';').next()).find_map(|pair| cookie_value(pair, name))
-}
-
-/// What is behind `name=`.
-fn cookie_value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 /// A cookie as it is set.
@@ -113,20 +97,22 @@ fn format_cookie(cookie: &StickyCookie, value: &str) -> String {
 mod tests {
     use std::time::Duration;
 
+    use http::header;
+
     use super::*;
     use crate::fleet::SameSite;
 
     #[test]
-    fn a_cookie_is_found_among_others_and_in_any_line() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::COOKIE, HeaderValue::from_static("a=1; xroute=no;route=yes"));
-        headers.append(header::COOKIE, HeaderValue::from_static("b=2; empty="));
-        assert_eq!(request_cookie(&headers, "route"), Some(&b"yes"[..]));
-        assert_eq!(request_cookie(&headers, "b"), Some(&b"2"[..]));
-        assert_eq!(request_cookie(&headers, "rout"), None);
-        assert_eq!(first_value(&[StickyVariable::Cookie("empty".to_owned())], &headers, None), None);
-        headers.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
-        assert_eq!((response_cookie(&headers, "sid"), response_cookie(&headers, "x")), (Some(&b"abc"[..]), None));
+    fn first_variable_with_a_value_names_the_session() {
+        let mut request = HeaderMap::new();
+        request.append(header::COOKIE, HeaderValue::from_static("a=1; empty=; sid=yes"));
+        let cookies = ["none", "empty", "sid", "a"].map(|name| StickyVariable::Cookie(name.to_owned()));
+        assert_eq!(first_value(&cookies, &request, None), Some(&b"yes"[..]));
+        assert_eq!(first_value(&cookies[..2], &request, None), None);
+        let mut response = HeaderMap::new();
+        response.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
+        let set_by_response = ["x", "sid"].map(|name| StickyVariable::UpstreamCookie(name.to_owned()));
+        assert_eq!(first_value(&set_by_response, &request, Some(&response)), Some(&b"abc"[..]));
     }
 
     #[test]

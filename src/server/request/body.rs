@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::body_buffer::BodyBuffer;
 use crate::config::Limits;
+use crate::http::content_length;
 use crate::server::RequestError;
 
 /// The bytes of request bodies that may still be taken in, all requests together.
@@ -80,7 +81,7 @@ pub(in crate::server) async fn read_body(
     if body.is_end_stream() {
         return Ok(BufferedBody { bytes: Bytes::new(), _share: share });
     }
-    let known = content_length(headers);
+    let known = content_length(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     if known.is_some_and(|n| n > limit_bytes) {
         return Err(RequestError::BodyTooLarge { limit_bytes });
     }
@@ -96,10 +97,6 @@ pub(in crate::server) async fn read_body(
         }
     }
     Ok(BufferedBody { bytes: growing.finish(), _share: share })
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 #[cfg(test)]

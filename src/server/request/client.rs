@@ -92,12 +92,8 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 
 /// The host a request is for: lower case, without port, empty if it names none.
 pub(in crate::server) fn request_host(head: &Parts) -> String {
-    let named = head.uri.host().or_else(|| {
-        let host = head.headers.get(header::HOST)?.to_str().ok()?;
-        let end = host.rfind(':').filter(|colon| !host[*colon..].contains(']')).unwrap_or(host.len());
-        host.get(..end)
-    });
-    named.unwrap_or_default().to_ascii_lowercase()
+    let host = crate::http::request_host(&head.uri, head.headers.get(header::HOST));
+    host.filter(|host| host.is_ascii()).and_then(|host| String::from_utf8(host).ok()).unwrap_or_default()
 }
 
 /// The client's own request id if it is sane, else a new one.

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::Method;
 use http::request::Parts;
-use http::{HeaderMap, Method, header};
 
 use super::client;
 use crate::fleet::{Fleet, PathPolicy, VirtualHost};
+use crate::http::{has_media_type, is_json, normalize_path};
 use crate::prompt::endpoint::{self, BodyKind, EndpointError};
 use crate::server::RequestError;
-use crate::telemetry::normal_path;
 use crate::units::Dialect;
 
 /// What a request's host, method and path come to.
@@ -76,7 +76,7 @@ fn unknown_path_error(path: &str) -> RequestError {
 /// The status that a path is refused with, if it is, however it is spelt.
 fn blocked_status(fleet: &Fleet, site: &VirtualHost, host: &str, path: &str) -> Option<u16> {
     let refuses = |site: &VirtualHost, path: &[u8]| site.pools().iter().find_map(|pool| pool.blocked_status(path));
-    let normal = match normal_path(path) {
+    let normal = match normalize_path(path) {
         Cow::Borrowed(path) => return refuses(site, path),
         Cow::Owned(normal) => normal,
     };
@@ -144,13 +144,9 @@ const fn unlisted_route(site: Arc<VirtualHost>, path: String, body: BodyKind) ->
 
 /// How the body of a path that we know nothing of names its model.
 fn body_kind(head: &Parts) -> BodyKind {
-    let starts = |headers: &HeaderMap, kind: &str| {
-        let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
-    };
     match head.method {
-        Method::POST if starts(&head.headers, "multipart/form-data") => BodyKind::Multipart,
-        Method::POST if starts(&head.headers, "application/json") => BodyKind::Json,
+        Method::POST if has_media_type(&head.headers, "multipart/form-data") => BodyKind::Multipart,
+        Method::POST if is_json(&head.headers) => BodyKind::Json,
         _ => BodyKind::None,
     }
 }

@@ -8,6 +8,8 @@ use flate2::write::GzEncoder;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
+use crate::http::{content_length, is_json};
+
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
 /// A body on its way through the encoder. Errors cannot happen: it writes to memory.
@@ -64,17 +66,14 @@ pub(in crate::server) fn negotiate<B>(
     accepted: bool,
 ) -> bool {
     let headers = answer.headers();
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let is_json = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    let said = headers.get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse().ok());
-    let is_small = length.or(said).is_some_and(|length: u64| length < min_bytes as u64);
+    let is_small = length.or_else(|| content_length(headers)).is_some_and(|length| length < min_bytes as u64);
     let barred = headers.contains_key(header::CONTENT_ENCODING)
         || headers.contains_key(header::CONTENT_RANGE)
         || headers
             .get_all(header::CACHE_CONTROL)
             .iter()
             .any(|v| v.as_bytes().windows(12).any(|w| w == b"no-transform"));
-    if !is_json || is_small || barred || answer.status() != StatusCode::OK {
+    if !is_json(headers) || is_small || barred || answer.status() != StatusCode::OK {
         return false;
     }
     let headers = answer.headers_mut();

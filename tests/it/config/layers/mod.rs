@@ -10,7 +10,7 @@ use source::{SourceTree, used_modules};
 /// Top-level modules by layer. A module uses its own layer and lower ones; modules of one layer form no circle.
 const LAYERS: [&[&str]; 6] = [
     &["units"],
-    &["balance", "eject", "engine", "prefix_index", "prompt", "sse", "tenants"],
+    &["balance", "eject", "engine", "http", "prefix_index", "prompt", "sse", "tenants"],
     &["fleet"],
     &[
         "clock",

@@ -1,0 +1,15 @@
+//! Layer 1: HTTP header fields and paths. Each is read in one place, and every other room calls it.
+//!
+//! Types such as `HeaderMap` come from the crate `http`; this room is always written `crate::http`.
+
+mod content_length;
+mod content_type;
+mod cookie;
+mod host;
+mod path;
+
+pub use content_length::content_length;
+pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
+pub use cookie::{find_cookie, find_set_cookie};
+pub use host::request_host;
+pub use path::normalize_path;
