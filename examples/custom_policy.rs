@@ -1,7 +1,7 @@
-//! A policy of your own: prompts of more than 8,000 tokens go to the first replicas, the rest to the others.
+//! A custom policy: prompts of more than 8,000 tokens go to the first half of the replicas, the rest to the others.
 //!
-//! `cargo run --example custom_policy` runs it in front of two emulated replicas, sends a short and a long prompt, and
-//! prints where they went.
+//! `cargo run --example custom_policy` runs it with two emulated replicas, sends a short and a long prompt, and prints
+//! the replica that answered each.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -17,15 +17,15 @@ use tokenweir::server::Server;
 use tokenweir::tls;
 use tokenweir::units::Slot;
 
-/// Keeps long prompts away from short ones.
+/// Separates long prompts from short ones.
 struct LongFirst;
 
 impl Policy for LongFirst {
-    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
-        // Only replicas that may be chosen are offered, so there is nothing else to test.
+    fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        // All candidates are eligible, so the policy checks no health.
         let (long, short) = candidates.split_at(candidates.len().div_ceil(2));
-        let side = if job.prompt.0 > 8_000 || short.is_empty() { long } else { short };
-        side.iter().min_by_key(|candidate| candidate.in_flight).map(|candidate| candidate.slot)
+        let half = if request.prompt.0 > 8_000 || short.is_empty() { long } else { short };
+        half.iter().min_by_key(|candidate| candidate.in_flight).map(|candidate| candidate.slot)
     }
 }
 
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = Server::start(settings)?;
     let base = format!("http://{}", server.listen_addresses()[0]);
-    // reqwest has no TLS of its own here; this client needs none.
+    // reqwest is built without TLS here, and this client needs none.
     let client = reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls::empty_client_config()).build()?;
     while !client.get(format!("{base}/readyz")).send().await?.status().is_success() {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,10 +1,10 @@
-//! What a request is known by to a policy: a template of text and variables, as in nginx's `hash $request_uri`.
+//! The hash key of a request: a template of text and variables, as in nginx's `hash $request_uri`.
 
 use std::fmt;
 
 use super::PolicyError;
 
-/// A template of text and variables, read from a policy's words.
+/// A template of text and variables, from a policy's argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HashKey {
     parts: Vec<KeyPart>,
@@ -13,28 +13,28 @@ pub struct HashKey {
 /// A piece of a [`HashKey`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPart {
-    /// Text that stands for itself.
+    /// Literal text.
     Text(String),
-    /// `$request_uri`: path and query as the client sent them.
+    /// `$request_uri`: path and query as sent by the client.
     RequestUri,
     /// `$remote_addr`: the client's address; `unix:` for a Unix socket.
     RemoteAddr,
-    /// `$http_NAME`: a header by its name in lower case with `-`; several are joined by `, `.
+    /// `$http_NAME`: a header, its name in lower case with `-`; several values are joined by `, `.
     Header(String),
-    /// `$model`: the model asked for.
+    /// `$model`: the requested model.
     Model,
     /// `$user`: the body's `user`.
     User,
-    /// `$session`: the first there is of the body's `prompt_cache_key`, the header `x-session-id`, the body's `user` and
+    /// `$session`: the first present of the body's `prompt_cache_key`, the header `x-session-id`, the body's `user` and
     /// a hash of the first message.
     Session,
-    /// `$prefix`: a hash of how the prompt begins, as far as the pool's `prefix_tokens`.
+    /// `$prefix`: a hash of the prompt's first tokens, as many as the pool's `prefix_tokens`.
     Prefix,
-    /// `$cache_key`: the first there is of the body's `prompt_cache_key`, the header `x-session-id` and `$prefix`.
+    /// `$cache_key`: the first present of the body's `prompt_cache_key`, the header `x-session-id` and `$prefix`.
     CacheKey,
 }
 
-/// The variables that stand for themselves; a header follows `$http_`.
+/// The variables except `$http_NAME`.
 const KEY_VARIABLES: [(&str, KeyPart); 7] = [
     ("$session", KeyPart::Session),
     ("$user", KeyPart::User),
@@ -46,17 +46,17 @@ const KEY_VARIABLES: [(&str, KeyPart); 7] = [
 ];
 
 impl HashKey {
-    /// Reads a template; `$name` and `${name}` are variables, all else is text.
+    /// Parses a template; `$name` and `${name}` are variables, all else is text.
     ///
-    /// *Errors*: a variable there is not.
+    /// *Errors*: a variable is unknown.
     pub fn parse(template: &str) -> Result<Self, PolicyError> {
         let mut parts = Vec::new();
         let mut rest = template;
         while !rest.is_empty() {
-            let text = rest.find('$').unwrap_or(rest.len());
-            if text > 0 {
-                parts.push(KeyPart::Text(rest[..text].to_owned()));
-                rest = &rest[text..];
+            let text_len = rest.find('$').unwrap_or(rest.len());
+            if text_len > 0 {
+                parts.push(KeyPart::Text(rest[..text_len].to_owned()));
+                rest = &rest[text_len..];
                 continue;
             }
             let (written, name) = split_variable(rest);
@@ -66,27 +66,27 @@ impl HashKey {
         Ok(Self { parts })
     }
 
-    /// What requests that share a cache are known by: `$cache_key`.
+    /// Returns the key of requests that share a cached prefix: `$cache_key`.
     pub(super) fn cache_key() -> Self {
         Self { parts: vec![KeyPart::CacheKey] }
     }
 
-    /// The pieces, in order.
+    /// Returns the pieces, in order.
     pub fn parts(&self) -> &[KeyPart] {
         &self.parts
     }
 
-    /// Tells whether the body has a say in the key, besides its model.
+    /// Returns whether the key depends on the body, apart from its model.
     pub fn needs_body(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, KeyPart::User | KeyPart::Session | KeyPart::CacheKey))
     }
 
-    /// Tells whether how the prompt begins has a say in the key.
+    /// Returns whether the key depends on the prompt's prefix.
     pub fn needs_prefix(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, KeyPart::Prefix | KeyPart::CacheKey))
     }
 
-    /// The variables there are, as they are written.
+    /// Returns the variables as they are written.
     pub fn variables() -> Vec<&'static str> {
         KEY_VARIABLES.iter().map(|(name, _)| *name).chain(["$http_NAME"]).collect()
     }
@@ -105,7 +105,7 @@ impl fmt::Display for HashKey {
     }
 }
 
-/// The variable at the start of `text`, as it is written and without braces but with its `$` in front of its name cut off.
+/// Returns the variable at the start of `text`: as written, and its name without `$` and braces.
 fn split_variable(text: &str) -> (&str, &str) {
     if let Some(inner) = text.strip_prefix("${") {
         return match inner.find('}') {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_are_text_and_variables() {
+    fn template_has_text_and_variables() {
         let key = HashKey::parse("a$request_uri-${user}b$http_X_Team").unwrap();
         let text = |text: &str| KeyPart::Text(text.to_owned());
         let header = KeyPart::Header("x-team".to_owned());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variable_is_told_as_it_is_written() {
+    fn unknown_variable_is_reported_as_written() {
         for (template, bad) in [
             ("$uri", "$uri"),
             ("x$sesion/", "$sesion"),

@@ -1,18 +1,17 @@
-//! What nginx's hashes share: members laid out by weight, and where a request goes when the hash has hit only members
-//! that it may not have.
+//! The common part of nginx's hashes: members by weight, and the fallback when a hash hits ineligible members only.
 
 use super::hot_key::HotKeyDetector;
 use super::smooth_round_robin::SmoothRoundRobin;
 use super::{Candidate, PolicyMember, PolicyRequest};
 use crate::units::Slot;
 
-/// After more misses than this a request takes its turn by round robin.
+/// Misses of one request; after more of them it is placed by round robin.
 pub(super) const MAX_MISSES: u32 = 20;
 
-/// The members that hashes run over, up or down, and the rotation behind them.
+/// The members that a hash selects from, up or down, and the rotation for requests that it cannot place.
 #[derive(Debug)]
 pub(super) struct HashProbe {
-    /// Slots with the sum of the weights up to and with each; backups are left out.
+    /// The sum of the weights up to and with each member, and its slot; without backups.
     cumulative_weights: Vec<(u64, Slot)>,
     rotation: SmoothRoundRobin,
     hot_key_detector: HotKeyDetector,
@@ -22,50 +21,50 @@ impl HashProbe {
     pub(super) fn new(members: &[PolicyMember]) -> Self {
         let mut sum = 0;
         let primaries = members.iter().filter(|m| !m.backup);
-        let upto = primaries.map(|m| {
+        let cumulative_weights = primaries.map(|m| {
             sum += u64::from(m.weight.get());
             (sum, m.slot)
         });
         Self {
-            cumulative_weights: upto.collect(),
+            cumulative_weights: cumulative_weights.collect(),
             rotation: SmoothRoundRobin::new(members),
             hot_key_detector: HotKeyDetector::default(),
         }
     }
 
-    /// The member that `hash` falls on, by weight; `None` if there is none to fall on. O(log n).
+    /// Returns the member that `hash` selects by weight; `None` without members. O(log n).
     fn slot_for(&self, hash: u64) -> Option<Slot> {
         let (total, _) = self.cumulative_weights.last()?;
-        let wanted = hash % total;
+        let position = hash % total;
         self.cumulative_weights
-            .get(self.cumulative_weights.partition_point(|(sum, _)| *sum <= wanted))
-            .map(|(_, at)| *at)
+            .get(self.cumulative_weights.partition_point(|(sum, _)| *sum <= position))
+            .map(|(_, slot)| *slot)
     }
 
-    /// Tells whether there is nothing to hash for: one member, or only backups to choose from.
+    /// Returns whether hashing is pointless: there is one member, or only backups are offered.
     pub(super) fn needs_no_hash(&self, candidates: &[Candidate]) -> bool {
-        let hashed = |c: &Candidate| self.cumulative_weights.iter().any(|(_, at)| *at == c.slot);
-        self.cumulative_weights.len() < 2 || !candidates.first().is_some_and(hashed)
+        let is_hashed = |c: &Candidate| self.cumulative_weights.iter().any(|(_, slot)| *slot == c.slot);
+        self.cumulative_weights.len() < 2 || !candidates.first().is_some_and(is_hashed)
     }
 
-    /// Takes the first member that `hashes` fall on and that is a candidate, else a turn.
+    /// Returns the first candidate that `hashes` select, else the next by round robin.
     ///
-    /// nginx goes on where it left off when a request comes back from a member that failed it. This starts anew, so the
-    /// first hit on such a member is that choice and no miss.
+    /// nginx continues its sequence when a request is retried. This starts the sequence over, so the first hit on a
+    /// member that failed the request is that earlier choice and no miss.
     pub(super) fn choose_by_hashes(
         &mut self,
         hashes: impl Iterator<Item = u64>,
-        job: &PolicyRequest<'_>,
+        request: &PolicyRequest<'_>,
         candidates: &[Candidate],
     ) -> Option<Slot> {
-        let mut met: Vec<Slot> = Vec::new();
+        let mut hit_before: Vec<Slot> = Vec::new();
         let mut misses = 0;
-        for at in hashes.map_while(|hash| self.slot_for(hash)) {
-            if find_candidate(at, candidates).is_some() {
-                return Some(at);
+        for slot in hashes.map_while(|hash| self.slot_for(hash)) {
+            if find_candidate(slot, candidates).is_some() {
+                return Some(slot);
             }
-            if job.tried_slots.contains(&at) && !met.contains(&at) {
-                met.push(at);
+            if request.tried_slots.contains(&slot) && !hit_before.contains(&slot) {
+                hit_before.push(slot);
                 continue;
             }
             misses += 1;
@@ -76,16 +75,16 @@ impl HashProbe {
         self.choose_by_rotation(candidates)
     }
 
-    /// Whose turn it is; among a single one that means that its effective weight grows back, as in nginx.
+    /// Returns the next candidate by round robin. With one candidate its effective weight recovers, as in nginx.
     pub(super) fn choose_by_rotation(&mut self, candidates: &[Candidate]) -> Option<Slot> {
         self.rotation.choose_next(candidates.iter())
     }
 
-    pub(super) fn on_failure(&mut self, at: Slot) {
-        self.rotation.on_failure(at);
+    pub(super) fn on_failure(&mut self, slot: Slot) {
+        self.rotation.on_failure(slot);
     }
 
-    /// Remembers a request's key, by a hash of it.
+    /// Records the hash of a request's key.
     pub(super) fn record_key(&mut self, key: u32) {
         self.hot_key_detector.record_key(key);
     }
@@ -95,7 +94,7 @@ impl HashProbe {
     }
 }
 
-/// The candidate at a slot.
-pub(super) fn find_candidate(at: Slot, candidates: &[Candidate]) -> Option<&Candidate> {
-    candidates.binary_search_by_key(&at, |c| c.slot).ok().and_then(|found| candidates.get(found))
+/// Returns the candidate at `slot`. O(log n).
+pub(super) fn find_candidate(slot: Slot, candidates: &[Candidate]) -> Option<&Candidate> {
+    candidates.binary_search_by_key(&slot, |c| c.slot).ok().and_then(|index| candidates.get(index))
 }

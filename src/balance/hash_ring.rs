@@ -1,6 +1,7 @@
-//! The ring that keys and members lie on: ketama as nginx has it, and nginx's `hash KEY consistent`.
+//! The ketama hash ring as nginx builds it, and nginx's `hash KEY consistent`.
 
-use super::crc32::Crc32;
+use crc32fast::Hasher;
+
 use super::hash_probe::{HashProbe, MAX_MISSES, find_candidate};
 use super::{Candidate, HashKey, Policy, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
@@ -8,10 +9,10 @@ use crate::units::Slot;
 /// Points on the ring for each unit of weight.
 const POINTS_PER_WEIGHT: u64 = 160;
 
-/// Members' points on a ring: hash and owner, sorted by hash, no hash twice; backups have none.
+/// The points of a ring: hash and owner, sorted by hash, without duplicate hashes. Backups have no points.
 pub(super) struct RingPoints(Vec<(u32, Slot)>);
 
-/// Sends all requests with one key to one replica; only the keys of a member that comes or goes move.
+/// Sends all requests with one key to one replica. Only the keys of an added or removed member move.
 pub(super) struct RingHash {
     key: HashKey,
     points: RingPoints,
@@ -19,20 +20,20 @@ pub(super) struct RingHash {
 }
 
 impl RingPoints {
-    /// *Cost*: 1,280 bytes a unit of weight, sorted.
+    /// Builds the ring. *Cost*: 1,280 bytes per unit of weight, sorted.
     pub(super) fn new(members: &[PolicyMember]) -> Self {
         let mut points: Vec<(u32, Slot)> = members.iter().filter(|m| !m.backup).flat_map(member_points).collect();
-        // Of two members at one place the one configured first has it.
+        // The sort is stable: of two members with one hash the one configured first keeps the point.
         points.sort_by_key(|(hash, _)| *hash);
         points.dedup_by_key(|(hash, _)| *hash);
         Self(points)
     }
 
-    /// The owners of the points from where `hash` lies on, once around; most come again and again. O(log points) to begin.
+    /// Returns the owners of the points from `hash` on, once around the ring, with repetitions. O(log points) to start.
     pub(super) fn slots_from(&self, hash: u32) -> impl Iterator<Item = Slot> {
         let start = self.0.partition_point(|(point, _)| *point < hash);
         let (before, after) = self.0.split_at(start);
-        after.iter().chain(before).map(|(_, at)| *at)
+        after.iter().chain(before).map(|(_, slot)| *slot)
     }
 }
 
@@ -43,23 +44,23 @@ impl RingHash {
 }
 
 impl Policy for RingHash {
-    /// Steps on from point to point while the owner is no candidate, at most 21 times, then takes a turn by round robin.
-    /// An empty key takes its turn at once. O(key + log points).
+    /// Returns the first candidate among the owners of 21 points, else the next by round robin, as for an empty key.
+    /// O(key + log points).
     ///
-    /// Source: nginx `ngx_http_upstream_hash_module.c`, which is as Perl's `Cache::Memcached::Fast` has it.
-    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
-        if job.key.is_empty() || self.probe.needs_no_hash(candidates) {
+    /// Source: nginx `ngx_http_upstream_hash_module.c`, compatible with Perl's `Cache::Memcached::Fast`.
+    fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        if request.key.is_empty() || self.probe.needs_no_hash(candidates) {
             return self.probe.choose_by_rotation(candidates);
         }
-        let hash = Crc32::new().update(job.key).value();
+        let hash = crc32fast::hash(request.key);
         self.probe.record_key(hash);
-        let hit =
-            self.points.slots_from(hash).take(MAX_MISSES as usize + 1).find_map(|at| find_candidate(at, candidates));
+        let mut owners = self.points.slots_from(hash).take(MAX_MISSES as usize + 1);
+        let hit = owners.find_map(|slot| find_candidate(slot, candidates));
         self.probe.choose_by_rotation(hit.map_or(candidates, std::slice::from_ref))
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.probe.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.probe.on_failure(slot);
     }
 
     fn key(&self) -> Option<&HashKey> {
@@ -71,19 +72,24 @@ impl Policy for RingHash {
     }
 }
 
-/// A member's points: each the CRC of host, a zero byte, port and the point before.
+/// Returns a member's points. Each is the CRC-32 of host, a zero byte, port and the previous point.
 fn member_points(member: &PolicyMember) -> impl Iterator<Item = (u32, Slot)> {
     let (host, port) = split_host_port(&member.name);
-    let base = Crc32::new().update(host.as_bytes()).update(b"\0").update(port.as_bytes());
-    let mut before = 0u32;
-    let at = member.slot;
+    let mut base = Hasher::new();
+    for part in [host.as_bytes(), b"\0", port.as_bytes()] {
+        base.update(part);
+    }
+    let mut previous = 0u32;
+    let slot = member.slot;
     (0..POINTS_PER_WEIGHT * u64::from(member.weight.get())).map(move |_| {
-        before = base.update(&before.to_le_bytes()).value();
-        (before, at)
+        let mut hasher = base.clone();
+        hasher.update(&previous.to_le_bytes());
+        previous = hasher.finalize();
+        (previous, slot)
     })
 }
 
-/// A member's name as host and port; a name that does not end in `:` and digits has no port.
+/// Splits a member's name into host and port; a name that does not end in `:` and digits has an empty port.
 fn split_host_port(name: &str) -> (&str, &str) {
     match name.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
@@ -99,7 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_unit_of_weight_has_160_points_that_depend_on_the_name_only() {
+    fn crc_has_the_published_check_value() {
+        let mut hasher = Hasher::new();
+        hasher.update(b"1234");
+        hasher.update(b"56789");
+        assert_eq!((hasher.finalize(), crc32fast::hash(b"")), (0xcbf4_3926, 0));
+    }
+
+    #[test]
+    fn unit_of_weight_has_160_points_that_depend_on_the_name_only() {
         let one = RingHash::new(HashKey::parse("$user").unwrap(), &members(&[1, 2]));
         assert_eq!(one.points.0.len(), 480);
         let two = RingHash::new(HashKey::parse("$user").unwrap(), &members(&[1, 2, 1]));
@@ -107,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_split_off_names_that_have_one() {
+    fn port_is_split_off_a_name_that_has_one() {
         assert_eq!(split_host_port("127.0.0.1:8000"), ("127.0.0.1", "8000"));
         assert_eq!(split_host_port("[::1]:8000"), ("[::1]", "8000"));
         assert_eq!(split_host_port("gpu1"), ("gpu1", ""));
@@ -117,23 +131,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_walk_meets_every_member_and_one_that_leaves_moves_only_what_it_had(
+        fn ring_has_all_members_and_a_removed_one_moves_only_its_keys(
             weights in prop::collection::vec(1u32..4, 2..8),
-            gone in any::<prop::sample::Index>(),
+            removed in any::<prop::sample::Index>(),
             hashes in any::<[u32; 4]>(),
         ) {
             let all = members(&weights);
-            let gone = all[gone.index(all.len())].slot;
-            let rest: Vec<PolicyMember> = all.iter().filter(|member| member.slot != gone).cloned().collect();
+            let removed = all[removed.index(all.len())].slot;
+            let rest: Vec<PolicyMember> = all.iter().filter(|member| member.slot != removed).cloned().collect();
             let (before, after) = (RingPoints::new(&all), RingPoints::new(&rest));
             prop_assert!(before.0.is_sorted_by(|(one, _), (next, _)| one < next), "no hash twice");
             for hash in hashes {
-                let mut met: Vec<Slot> = before.slots_from(hash).collect();
-                let heir = met.iter().find(|at| **at != gone).copied();
-                prop_assert_eq!(after.slots_from(hash).next(), heir);
-                met.sort_unstable();
-                met.dedup();
-                prop_assert_eq!(met.len(), all.len());
+                let mut owners: Vec<Slot> = before.slots_from(hash).collect();
+                let next_owner = owners.iter().find(|slot| **slot != removed).copied();
+                prop_assert_eq!(after.slots_from(hash).next(), next_owner);
+                owners.sort_unstable();
+                owners.dedup();
+                prop_assert_eq!(owners.len(), all.len());
             }
         }
     }

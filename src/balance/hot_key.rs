@@ -1,13 +1,13 @@
-//! Finding out that one key makes up most requests, so that a hash spreads nothing.
+//! Detection of a key that makes up most requests, so that a hash spreads no load.
 
-/// Picks that are looked at together.
+/// Picks of one window.
 const WINDOW_PICKS: u32 = 1_000;
-/// Picks of one key among them that are too many.
+/// Picks of one key in a window; above this the key is hot.
 const MAX_PICKS_PER_KEY: u32 = 800;
 
-/// Looks for a key that has more than 80 % of 1,000 picks: it is guessed in one thousand and counted in the next.
+/// Detects a key with more than 80 % of 1,000 picks: one window finds the suspect, the next one counts it.
 ///
-/// Source of the guess: Boyer, Moore, "MJRTY: a fast majority vote algorithm", 1981.
+/// Source of the vote: Boyer, Moore, "MJRTY: a fast majority vote algorithm", 1981.
 #[derive(Debug, Default)]
 pub(super) struct HotKeyDetector {
     suspect_key: Option<u32>,
@@ -19,7 +19,7 @@ pub(super) struct HotKeyDetector {
 }
 
 impl HotKeyDetector {
-    /// Takes note of the key of one pick, by a hash of it. O(1).
+    /// Records the hash of one pick's key. O(1).
     pub(super) fn record_key(&mut self, key: u32) {
         self.suspect_count += u32::from(self.suspect_key == Some(key));
         if self.votes == 0 {
@@ -32,13 +32,12 @@ impl HotKeyDetector {
         }
         self.pick_count += 1;
         if self.pick_count == WINDOW_PICKS {
-            let found = self.detected || self.suspect_count > MAX_PICKS_PER_KEY;
-            *self =
-                Self { suspect_key: (self.votes > 0).then_some(self.leading_key), detected: found, ..Self::default() };
+            let detected = self.detected || self.suspect_count > MAX_PICKS_PER_KEY;
+            *self = Self { suspect_key: (self.votes > 0).then_some(self.leading_key), detected, ..Self::default() };
         }
     }
 
-    /// Tells whether there was such a key since the start.
+    /// Returns whether there has been a hot key since the start.
     pub(super) const fn has_hot_key(&self) -> bool {
         self.detected
     }
@@ -48,16 +47,16 @@ impl HotKeyDetector {
 mod tests {
     use super::*;
 
-    fn detects_hot_key(mostly: u32) -> bool {
-        let mut hot = HotKeyDetector::default();
-        for at in 0..2 * WINDOW_PICKS {
-            hot.record_key(if at % 100 < mostly { 7 } else { at + 100 });
+    fn detects_hot_key(percent: u32) -> bool {
+        let mut detector = HotKeyDetector::default();
+        for pick in 0..2 * WINDOW_PICKS {
+            detector.record_key(if pick % 100 < percent { 7 } else { pick + 100 });
         }
-        hot.has_hot_key()
+        detector.has_hot_key()
     }
 
     #[test]
-    fn more_than_eighty_percent_of_one_key_are_found() {
+    fn key_with_more_than_eighty_percent_is_hot() {
         assert!(detects_hot_key(81));
         assert!(!detects_hot_key(80));
         assert!(!detects_hot_key(0));

@@ -1,4 +1,4 @@
-//! How many keys go elsewhere when a pool's members or policy change.
+//! The share of keys that move when a pool's members or policy change.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use super::{Candidate, Policy, PolicyMember, PolicyRequest, PolicySpec, SeededRng, SlowdownFactors, TokenLoad};
 use crate::units::Tokens;
 
-/// Keys that are looked at.
+/// Sampled keys.
 const SAMPLE_KEYS: u32 = 10_000;
 
-/// The share of 10,000 fixed keys, or clients, that another member has with `after` than with `before`, from 0 to 1.
+/// Returns the share of 10,000 fixed keys, or clients, whose member differs between `before` and `after`, from 0 to 1.
 ///
-/// `None` unless both policies go by a key. Backups aside, all members count as there. *Cost*: milliseconds.
+/// `None` unless both policies are key-based. All members but backups count as eligible. *Cost*: milliseconds.
 pub fn moved_share(before: (&PolicySpec, &[PolicyMember]), after: (&PolicySpec, &[PolicyMember])) -> Option<f64> {
     let (mut old, mut new) = (KeyOwners::new(before)?, KeyOwners::new(after)?);
-    let differ = (0..SAMPLE_KEYS).filter(|at| old.choose_owner(*at) != new.choose_owner(*at)).count();
+    let differ = (0..SAMPLE_KEYS).filter(|key| old.choose_owner(*key) != new.choose_owner(*key)).count();
     Some(differ as f64 / f64::from(SAMPLE_KEYS))
 }
 
-/// A policy made anew, so that asking it changes nothing for requests.
+/// A policy of its own, so that the pool's policy keeps its state.
 struct KeyOwners<'a> {
     policy: Box<dyn Policy>,
     members: &'a [PolicyMember],
@@ -31,35 +31,27 @@ impl<'a> KeyOwners<'a> {
         if !spec.is_key_based() {
             return None;
         }
-        let candidate = |m: &PolicyMember| {
-            let (first_byte, last_byte) = (Duration::ZERO, Duration::ZERO);
-            Candidate {
-                slot: m.slot,
-                weight: m.weight,
-                in_flight: 0,
-                load: TokenLoad::default(),
-                cached: Tokens(0),
-                slowdown: SlowdownFactors::default(),
-                first_byte,
-                last_byte,
-            }
+        let candidate = |m: &PolicyMember| Candidate {
+            slot: m.slot,
+            weight: m.weight,
+            in_flight: 0,
+            load: TokenLoad::default(),
+            cached: Tokens(0),
+            slowdown: SlowdownFactors::default(),
+            first_byte: Duration::ZERO,
+            last_byte: Duration::ZERO,
         };
-        let offered = members.iter().filter(|m| !m.backup).map(candidate).collect();
-        Some(Self { policy: spec.build(members).ok()?, members, candidates: offered, rng: SeededRng::from_seed(0) })
+        let candidates = members.iter().filter(|m| !m.backup).map(candidate).collect();
+        Some(Self { policy: spec.build(members).ok()?, members, candidates, rng: SeededRng::from_seed(0) })
     }
 
-    fn choose_owner(&mut self, at: u32) -> Option<&str> {
-        let key = at.to_string();
-        // Spread over all networks.
-        let client = IpAddr::V4(Ipv4Addr::from(at.wrapping_mul(0x9e37_79b9)));
-        let job = PolicyRequest {
-            prompt: Tokens(0),
-            output: Tokens(0),
-            key: key.as_bytes(),
-            client_addr: client,
-            tried_slots: &[],
-        };
-        let slot = self.policy.choose(&job, &self.candidates, &mut self.rng)?;
+    fn choose_owner(&mut self, key: u32) -> Option<&str> {
+        // Spreads the clients over all networks.
+        let client_addr = IpAddr::V4(Ipv4Addr::from(key.wrapping_mul(0x9e37_79b9)));
+        let key = key.to_string();
+        let request =
+            PolicyRequest { prompt: Tokens(0), output: Tokens(0), key: key.as_bytes(), client_addr, tried_slots: &[] };
+        let slot = self.policy.choose(&request, &self.candidates, &mut self.rng)?;
         self.members.get(slot.index()).map(|member| member.name.as_str())
     }
 }
@@ -75,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_moves_a_fifth_of_the_keys_for_a_fifth_replica_and_a_hash_most() {
+    fn fifth_replica_moves_a_fifth_of_a_ring_and_most_of_a_hash() {
         let ring = parsed_moved_share(("hash $user consistent", &[1; 4]), ("hash $user consistent", &[1; 5])).unwrap();
         assert!((0.15..0.25).contains(&ring), "{ring}");
         let hash = parsed_moved_share(("hash $user", &[1; 4]), ("hash $user", &[1; 5])).unwrap();
@@ -85,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_moves_where_nothing_changed_and_nothing_is_said_of_other_policies() {
+    fn no_change_moves_no_key_and_other_policies_have_no_share() {
         assert_eq!(parsed_moved_share(("hash $user", &[1, 2]), ("hash $user", &[1, 2])), Some(0.0));
         assert_eq!(parsed_moved_share(("least_conn", &[1; 2]), ("hash $user", &[1; 2])), None);
         assert_eq!(parsed_moved_share(("random", &[1; 2]), ("random", &[1; 2])), None);

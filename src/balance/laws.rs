@@ -10,9 +10,9 @@ use super::{
 use crate::units::{Slot, Tokens, Weight};
 
 pub(super) fn members(weights: &[u32]) -> Vec<PolicyMember> {
-    let member = |(at, &weight): (usize, &u32)| PolicyMember {
-        slot: Slot(at as u32),
-        name: format!("10.0.0.{at}:8000"),
+    let member = |(index, &weight): (usize, &u32)| PolicyMember {
+        slot: Slot(index as u32),
+        name: format!("10.0.0.{index}:8000"),
         weight: Weight::new(weight).expect("tests use weights above zero"),
         max_fails: 1,
         backup: false,
@@ -47,51 +47,51 @@ pub(super) fn request() -> PolicyRequest<'static> {
 fn for_each_policy(weights: &[u32], mut law: impl FnMut(&str, &mut dyn Policy)) {
     for entry in policy_table() {
         for sample in entry.samples {
-            let spec = PolicySpec::parse(&format!("{} {sample}", entry.name)).expect("samples are good");
-            let mut policy = spec.build(&members(weights)).expect("what is parsed can be built");
+            let spec = PolicySpec::parse(&format!("{} {sample}", entry.name)).expect("samples are valid");
+            let mut policy = spec.build(&members(weights)).expect("a parsed policy can be built");
             law(&spec.to_string(), policy.as_mut());
         }
     }
 }
 
-/// The choice for the `at`th of many clients, each with a key of its own.
-fn pick_nth(policy: &mut dyn Policy, offered: &[Candidate], at: usize, dice: &mut SeededRng) -> Slot {
-    let key = format!("/v1/files/{at}");
-    let client = IpAddr::V4(Ipv4Addr::from((at as u32).wrapping_mul(0x9e37_79b9)));
+/// Returns the choice for the `n`th of many clients, each with a key of its own.
+fn pick_nth(policy: &mut dyn Policy, offered: &[Candidate], n: usize, rng: &mut SeededRng) -> Slot {
+    let key = format!("/v1/files/{n}");
+    let client = IpAddr::V4(Ipv4Addr::from((n as u32).wrapping_mul(0x9e37_79b9)));
     policy
-        .choose(&PolicyRequest { key: key.as_bytes(), client_addr: client, ..request() }, offered, dice)
+        .choose(&PolicyRequest { key: key.as_bytes(), client_addr: client, ..request() }, offered, rng)
         .expect("there are candidates")
 }
 
-/// Picks while every request ends before the next one comes.
+/// Picks `n` times; every request ends before the next one starts.
 fn pick_many(policy: &mut dyn Policy, offered: &[Candidate], n: usize, seed: u64) -> Vec<Slot> {
-    let mut dice = SeededRng::from_seed(seed);
-    (0..n).map(|at| pick_nth(policy, offered, at, &mut dice)).collect()
+    let mut rng = SeededRng::from_seed(seed);
+    (0..n).map(|n| pick_nth(policy, offered, n, &mut rng)).collect()
 }
 
-/// Picks while there are always `load` requests, each as long as the others.
+/// Picks `n` times with `load` requests running, all of the same length.
 fn pick_under_load(policy: &mut dyn Policy, mut offered: Vec<Candidate>, load: usize, n: usize) -> Vec<Slot> {
-    let mut dice = SeededRng::from_seed(5);
+    let mut rng = SeededRng::from_seed(5);
     let mut running = VecDeque::new();
-    let mut turn = |at| {
+    let mut pick = |n| {
         if running.len() == load {
-            let done: Slot = running.pop_front().expect("some run");
+            let done: Slot = running.pop_front().expect("requests are running");
             offered[done.index()].in_flight -= 1;
             offered[done.index()].load.prefill = offered[done.index()].load.prefill - request().prompt;
             offered[done.index()].load.resident = offered[done.index()].load.resident - request().prompt;
         }
-        let chosen = pick_nth(policy, &offered, at, &mut dice);
+        let chosen = pick_nth(policy, &offered, n, &mut rng);
         offered[chosen.index()].in_flight += 1;
         offered[chosen.index()].load.prefill += request().prompt;
         offered[chosen.index()].load.resident += request().prompt;
         running.push_back(chosen);
         chosen
     };
-    (0..n).map(&mut turn).collect()
+    (0..n).map(&mut pick).collect()
 }
 
 #[test]
-fn nothing_is_chosen_from_nothing() {
+fn no_candidates_give_no_choice() {
     for_each_policy(&[1, 2], |name, policy| {
         assert_eq!(policy.choose(&request(), &[], &mut SeededRng::from_seed(1)), None, "{name}");
         let keyed = PolicyRequest { key: b"k", ..request() };
@@ -100,7 +100,7 @@ fn nothing_is_chosen_from_nothing() {
 }
 
 #[test]
-fn nothing_is_chosen_from_nothing_by_a_policy_without_members() {
+fn policy_without_members_gives_no_choice() {
     for_each_policy(&[], |name, policy| {
         let keyed = PolicyRequest { key: b"k", ..request() };
         assert_eq!(policy.choose(&keyed, &[], &mut SeededRng::from_seed(1)), None, "{name}");
@@ -108,17 +108,17 @@ fn nothing_is_chosen_from_nothing_by_a_policy_without_members() {
 }
 
 #[test]
-fn only_what_is_offered_is_chosen() {
+fn only_candidates_are_chosen() {
     for_each_policy(&[1, 5, 2, 1], |name, policy| {
         let offered: Vec<Candidate> = candidates(&[1, 5, 2, 1]).into_iter().filter(|c| c.slot.0 % 2 == 1).collect();
-        for at in pick_many(policy, &offered, 500, 3) {
-            assert!(offered.iter().any(|c| c.slot == at), "{name} chose {at:?}");
+        for slot in pick_many(policy, &offered, 500, 3) {
+            assert!(offered.iter().any(|c| c.slot == slot), "{name} chose {slot:?}");
         }
     });
 }
 
 #[test]
-fn backups_are_chosen_when_only_they_are_offered() {
+fn backups_are_chosen_when_only_backups_are_offered() {
     for entry in policy_table() {
         for sample in entry.samples {
             let mut all = members(&[1, 1, 1, 1]);
@@ -137,7 +137,7 @@ fn backups_are_chosen_when_only_they_are_offered() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_picks() {
+fn same_seed_gives_the_same_picks() {
     let mut first = Vec::new();
     for_each_policy(&[3, 2, 1], |_, policy| first.push(pick_many(policy, &candidates(&[3, 2, 1]), 200, 11)));
     let mut again = Vec::new();
@@ -149,15 +149,16 @@ fn the_same_seed_gives_the_same_picks() {
 fn weights_hold_in_the_long_run_under_equal_load() {
     let weights = [5, 3, 2];
     for_each_policy(&weights, |name, policy| {
-        let mut seen = BTreeMap::new();
-        for at in pick_under_load(policy, candidates(&weights), 100, 10_000) {
-            *seen.entry(at.index()).or_insert(0u32) += 1;
+        let mut picks = BTreeMap::new();
+        for slot in pick_under_load(policy, candidates(&weights), 100, 10_000) {
+            *picks.entry(slot.index()).or_insert(0u32) += 1;
         }
-        // The points of a ring lie as they fall, and the better of two can only choose among the two.
+        // The points of a ring are unevenly spaced, and the better of two has only two to choose from.
         let slack = if ["consistent", "two", "prefix_hash"].iter().any(|word| name.contains(word)) { 0.5 } else { 0.2 };
-        for (at, weight) in weights.iter().enumerate() {
-            let share = f64::from(seen[&at]) / 1_000.0;
-            assert!((share - f64::from(*weight)).abs() < slack, "{name} gave slot {at} {share} of 10, wanted {weight}");
+        for (index, weight) in weights.iter().enumerate() {
+            let share = f64::from(picks[&index]) / 1_000.0;
+            let is_close = (share - f64::from(*weight)).abs() < slack;
+            assert!(is_close, "{name} gave slot {index} {share} of 10, expected {weight}");
         }
     });
 }
@@ -174,25 +175,25 @@ fn no_replica_starves_after_failing() {
 }
 
 #[test]
-fn a_ring_moves_the_keys_of_a_removed_replica_and_no_others() {
+fn ring_moves_only_the_keys_of_a_removed_replica() {
     let cases = [2usize, 3, 10, 50].into_iter().flat_map(|n| [(n, "hash $user consistent"), (n, "prefix_hash $user")]);
     for (n, policy) in cases {
         let all = members(&vec![1; n]);
-        let gone = &all[n / 2];
-        let mut shrunk: Vec<PolicyMember> = all.iter().filter(|m| m.slot != gone.slot).cloned().collect();
-        (0u32..).zip(&mut shrunk).for_each(|(at, member)| member.slot = Slot(at));
+        let removed = &all[n / 2];
+        let mut shrunk: Vec<PolicyMember> = all.iter().filter(|m| m.slot != removed.slot).cloned().collect();
+        (0u32..).zip(&mut shrunk).for_each(|(index, member)| member.slot = Slot(index));
         let names = |members: &[PolicyMember], offered: &[Candidate]| -> Vec<String> {
             let mut ring = PolicySpec::parse(policy).unwrap().build(members).unwrap();
-            pick_many(ring.as_mut(), offered, 10_000, 1).iter().map(|at| members[at.index()].name.clone()).collect()
+            pick_many(ring.as_mut(), offered, 10_000, 1).iter().map(|slot| members[slot.index()].name.clone()).collect()
         };
         let offered = candidates(&vec![1; n]);
         let before = names(&all, &offered);
-        let out: Vec<Candidate> = offered.iter().filter(|c| c.slot != gone.slot).copied().collect();
-        // Out of the configuration, and only out of the candidates.
-        for after in [names(&shrunk, &candidates(&vec![1; n - 1])), names(&all, &out)] {
+        let without: Vec<Candidate> = offered.iter().filter(|c| c.slot != removed.slot).copied().collect();
+        // Removed from the configuration, then from the candidates only.
+        for after in [names(&shrunk, &candidates(&vec![1; n - 1])), names(&all, &without)] {
             let moved: Vec<&String> = before.iter().zip(&after).filter(|(b, a)| b != a).map(|(b, _)| b).collect();
             assert!(moved.len() as f64 / 10_000.0 <= 1.0 / n as f64 + 0.03, "{} of 10,000 moved at {n}", moved.len());
-            assert!(moved.iter().all(|name| **name == gone.name), "keys of others moved at {n}");
+            assert!(moved.iter().all(|name| **name == removed.name), "keys of others moved at {n}");
         }
     }
 }

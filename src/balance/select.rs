@@ -1,4 +1,4 @@
-//! The least of a load or of a cost per weight, fairly among equals.
+//! Choosing the candidate with the least load or cost per weight.
 
 use std::cmp::Ordering;
 
@@ -6,12 +6,13 @@ use super::smooth_round_robin::SmoothRoundRobin;
 use super::{Candidate, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// The candidate whose load per weight is least, compared number by number; equals take turns by smooth round robin, and
-/// a lone winner takes no turn, as in nginx's least_conn.
+/// Returns the slot of the candidate with the least load per weight. Equals rotate by smooth round robin; a single
+/// minimum leaves the rotation unchanged, as in nginx's least_conn.
 ///
-/// Compares by cross-multiplying, so no division and no rounding. `None` if there are no candidates. O(n).
+/// Loads are compared number by number, by cross-multiplying, so no division and no rounding. `None` if `candidates` is
+/// empty. O(n).
 pub(super) fn min_by_weight<const N: usize>(
-    turns: &mut SmoothRoundRobin,
+    rotation: &mut SmoothRoundRobin,
     candidates: &[Candidate],
     load: impl Fn(&Candidate) -> [u64; N],
 ) -> Option<Slot> {
@@ -31,13 +32,13 @@ pub(super) fn min_by_weight<const N: usize>(
     if !ties {
         return Some(least.slot);
     }
-    turns.choose_next(candidates.iter().filter(|candidate| compare(candidate, least).is_eq()))
+    rotation.choose_next(candidates.iter().filter(|candidate| compare(candidate, least).is_eq()))
 }
 
-/// The candidate whose cost per weight is least; of equals, one at random. O(n).
+/// Returns the slot of the candidate with the least cost per weight; of equals, one at random. O(n).
 pub(super) fn min_cost(
     candidates: &[Candidate],
-    dice: &mut SeededRng,
+    rng: &mut SeededRng,
     cost: impl Fn(&Candidate) -> u128,
 ) -> Option<Slot> {
     let mut best: Option<(&Candidate, u128)> = None;
@@ -45,22 +46,22 @@ pub(super) fn min_cost(
     for candidate in candidates {
         let cost = cost(candidate);
         let order = best.map_or(Ordering::Less, |(best, least)| {
-            let (ours, theirs) = (u128::from(best.weight.get()), u128::from(candidate.weight.get()));
-            cost.saturating_mul(ours).cmp(&least.saturating_mul(theirs))
+            let (best_weight, weight) = (u128::from(best.weight.get()), u128::from(candidate.weight.get()));
+            cost.saturating_mul(best_weight).cmp(&least.saturating_mul(weight))
         });
         equals = if order.is_eq() { equals + 1 } else { equals };
         if order.is_lt() {
             equals = 1;
         }
-        // The nth of equals takes the place of those before it with a chance of one in n.
-        if order.is_lt() || order.is_eq() && dice.next_below(equals) == 0 {
+        // The nth of equals replaces the one chosen before it with a probability of 1/n.
+        if order.is_lt() || order.is_eq() && rng.next_below(equals) == 0 {
             best = Some((candidate, cost));
         }
     }
     best.map(|(best, _)| best.slot)
 }
 
-/// Tokens of the job's prompt that would have to be computed there, at least one.
-pub(super) fn uncached_tokens(job: &PolicyRequest<'_>, candidate: &Candidate) -> u64 {
-    (job.prompt - candidate.cached).0.max(1)
+/// Returns the tokens of the prompt that are not cached on `candidate`, at least one.
+pub(super) fn uncached_tokens(request: &PolicyRequest<'_>, candidate: &Candidate) -> u64 {
+    (request.prompt - candidate.cached).0.max(1)
 }

@@ -9,7 +9,7 @@ use super::diagnostics::{Diagnostic, Span, SpannedValue};
 use super::parse::suggest::suggestion;
 use super::referenced_files::ReferencedFiles;
 use super::schema::pool::{PoolDraft, TlsDraft, is_header_safe};
-use crate::balance::{self, PolicyBasis, PolicySpec};
+use crate::balance::PolicySpec;
 use crate::fleet::{ApiKey, MemberSpec, Origin, PathPolicy, PoolSpec, TrustRoots, UpstreamTls};
 
 /// How often engines are asked for their metrics.
@@ -89,9 +89,7 @@ fn check_slow_start(policy: &PolicySpec, draft: &PoolDraft) -> Option<Diagnostic
     let members = draft.members.as_deref().unwrap_or_default();
     let slow = members.iter().find(|member| !member.value.slow_start.is_zero() && !policy.supports_slow_start())?;
     let issue = slow.span.diagnostic(format!("`slow_start` cannot go with `{}`", policy.name()));
-    let names = balance::policy_table().iter().filter(|row| row.basis == PolicyBasis::Load).map(|row| row.name);
-    let names: Vec<&str> = names.collect();
-    Some(issue.with_help(format!("leave it out, or take one of these policies: {}", names.join(", "))))
+    Some(issue.with_help("leave it out, or choose a policy that is neither by key nor at random"))
 }
 
 /// How a pool's replicas are verified.

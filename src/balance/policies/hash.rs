@@ -1,41 +1,47 @@
-//! `hash KEY [consistent]`: nginx's hashes of whatever a request is known by.
+//! `hash KEY [consistent]`: nginx's hash of a key.
+//!
+//! Source: nginx `ngx_http_upstream_hash_module.c`; compatible with Perl's `Cache::Memcached`.
 
-use crate::balance::crc32::Crc32;
+use crc32fast::Hasher;
+
 use crate::balance::hash_probe::HashProbe;
 use crate::balance::hash_ring::RingHash;
 use crate::balance::{Candidate, HashKey, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// Sends all requests with one key to one replica. Most keys move when members come or go.
+/// Sends all requests with one key to one replica. Most keys move when a member is added or removed.
 struct ModuloHash {
     key: HashKey,
     probe: HashProbe,
 }
 
 impl Policy for ModuloHash {
-    /// An empty key takes its turn by round robin. O(key + log n) unless members are out.
-    ///
-    /// Source: nginx `ngx_http_upstream_hash_module.c`, which is as Perl's `Cache::Memcached` has it.
-    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
-        if job.key.is_empty() || self.probe.needs_no_hash(candidates) {
+    /// Places requests with an empty key by round robin. O(key + log n) while all members are eligible.
+    fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
+        if request.key.is_empty() || self.probe.needs_no_hash(candidates) {
             return self.probe.choose_by_rotation(candidates);
         }
-        let first = Crc32::new().update(job.key).value();
+        let first = crc32fast::hash(request.key);
         self.probe.record_key(first);
         let mut sum = 0;
-        let hashes = (0u32..).map(|tries| {
-            let crc = match tries {
+        let hashes = (0u32..).map(|attempt| {
+            let crc = match attempt {
                 0 => first,
-                _ => Crc32::new().update(tries.to_string().as_bytes()).update(job.key).value(),
+                _ => {
+                    let mut hasher = Hasher::new();
+                    hasher.update(attempt.to_string().as_bytes());
+                    hasher.update(request.key);
+                    hasher.finalize()
+                }
             };
             sum += u64::from(crc >> 16 & 0x7fff);
             sum
         });
-        self.probe.choose_by_hashes(hashes, job, candidates)
+        self.probe.choose_by_hashes(hashes, request, candidates)
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.probe.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.probe.on_failure(slot);
     }
 
     fn key(&self) -> Option<&HashKey> {
@@ -47,7 +53,7 @@ impl Policy for ModuloHash {
     }
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     match args {
         [] => Err(PolicyError::MissingArgument("a key, for example `$session`")),
         [key] => Ok(Box::new(ModuloHash { key: HashKey::parse(key)?, probe: HashProbe::new(members) })),
@@ -72,17 +78,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_falls_where_its_crc_says() {
+    fn key_is_placed_by_its_crc() {
         // crc32 is 0xcbf43926, and (0xcbf43926 >> 16) & 0x7fff = 19444.
         for (weights, wanted) in [(&[1, 1, 1][..], 19_444 % 3), (&[1; 7], 19_444 % 7), (&[1, 1], 0)] {
             assert_eq!(choose(weights, b"123456789", &[], &[]), wanted);
         }
-        // 19444 mod 10 is 4, which is in the share of the first.
+        // 19444 mod 10 is 4, within the first member's share.
         assert_eq!(choose(&[5, 3, 2], b"123456789", &[], &[]), 0);
     }
 
     #[test]
-    fn a_request_that_comes_back_goes_on_where_it_was() {
+    fn retried_request_continues_its_sequence() {
         for key in [&b"a"[..], b"b", b"/v1/chat/completions", b"123456789"] {
             let first = choose(&[1, 1, 1, 1], key, &[], &[]);
             let out = choose(&[1, 1, 1, 1], key, &[], &[first]);
@@ -91,16 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_needed_and_nothing_but_consistent_follows_it() {
-        let why = |args: &[&str]| build(&[], args).err();
-        assert!(matches!(why(&[]), Some(PolicyError::MissingArgument(_))));
-        assert_eq!(why(&["$user", "consistant"]), Some(PolicyError::InvalidArgument("consistant".to_owned())));
-        assert_eq!(why(&["$user", "consistent", "x"]), Some(PolicyError::InvalidArgument("x".to_owned())));
-        assert_eq!(why(&["$user", "consistent"]), None);
+    fn key_is_required_and_only_consistent_may_follow() {
+        let error = |args: &[&str]| build(&[], args).err();
+        assert!(matches!(error(&[]), Some(PolicyError::MissingArgument(_))));
+        assert_eq!(error(&["$user", "consistant"]), Some(PolicyError::InvalidArgument("consistant".to_owned())));
+        assert_eq!(error(&["$user", "consistent", "x"]), Some(PolicyError::InvalidArgument("x".to_owned())));
+        assert_eq!(error(&["$user", "consistent"]), None);
     }
 
     #[test]
-    fn requests_without_a_key_take_turns() {
+    fn requests_without_a_key_rotate() {
         let mut policy = build(&members(&[1, 1]), &["$user"]).unwrap();
         let offered = candidates(&[1, 1]);
         let picks: Vec<u32> =

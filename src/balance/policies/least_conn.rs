@@ -1,25 +1,27 @@
 //! `least_conn`: nginx's least connections.
+//!
+//! Source: nginx `ngx_http_upstream_least_conn_module.c`.
 
 use crate::balance::select::min_by_weight;
 use crate::balance::smooth_round_robin::SmoothRoundRobin;
 use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// Chooses the replica with the fewest requests in flight per weight; equals take turns by smooth round robin.
+/// Chooses the replica with the fewest requests in flight per weight; ties rotate by smooth round robin.
 struct LeastConn(SmoothRoundRobin);
 
 impl Policy for LeastConn {
-    /// Source: nginx `ngx_http_upstream_least_conn_module.c`. O(n).
+    /// O(n).
     fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
         min_by_weight(&mut self.0, candidates, |replica| [replica.in_flight.into()])
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.0.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.0.on_failure(slot);
     }
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     PolicyError::reject_arguments(args)?;
     Ok(Box::new(LeastConn(SmoothRoundRobin::new(members))))
 }
@@ -44,12 +46,12 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_the_heavier_then_take_turns() {
+    fn ties_go_to_the_heavier_replica_then_rotate() {
         let weights = [1, 2];
         let mut policy = build(&members(&weights), &[]).unwrap();
-        let mut dice = SeededRng::from_seed(0);
+        let mut rng = SeededRng::from_seed(0);
         let offered = candidates(&weights);
-        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect();
+        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut rng).unwrap().0).collect();
         assert_eq!(picks, [1, 0, 1]);
     }
 }

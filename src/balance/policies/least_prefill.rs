@@ -1,12 +1,14 @@
-//! By the prompt tokens that wait to be prefilled.
+//! `least_prefill`: the fewest prompt tokens to prefill.
+//!
+//! Source: own; nginx's `least_conn` with waiting prompt tokens in place of requests.
 
 use crate::balance::select::min_by_weight;
 use crate::balance::smooth_round_robin::SmoothRoundRobin;
 use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// Chooses the replica with the fewest prompt tokens not prefilled yet per weight, then with the fewest resident;
-/// equals take turns by smooth round robin.
+/// Chooses the replica with the fewest prompt tokens to prefill per weight, then with the fewest resident tokens; ties
+/// rotate by smooth round robin.
 struct LeastPrefill(SmoothRoundRobin);
 
 impl Policy for LeastPrefill {
@@ -15,12 +17,12 @@ impl Policy for LeastPrefill {
         min_by_weight(&mut self.0, candidates, |replica| [replica.load.prefill.0, replica.load.resident.0])
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.0.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.0.on_failure(slot);
     }
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     PolicyError::reject_arguments(args)?;
     Ok(Box::new(LeastPrefill(SmoothRoundRobin::new(members))))
 }
@@ -33,7 +35,7 @@ mod tests {
     use crate::units::Tokens;
 
     #[test]
-    fn what_waits_comes_before_what_is_there() {
+    fn prefill_is_compared_before_resident() {
         let choose = |loads: [(u64, u64); 2]| {
             let mut offered = candidates(&[1, 1]);
             for (candidate, (prefill, resident)) in offered.iter_mut().zip(loads) {

@@ -1,4 +1,7 @@
 //! `least_time first_byte|last_byte`: nginx's least time.
+//!
+//! Source: nginx 1.31 `ngx_http_upstream_least_time_module.c`. That module starts unknown averages at 20 ms and treats
+//! averages above 5 s as equal, which LLM responses often exceed.
 
 use std::time::Duration;
 
@@ -6,19 +9,19 @@ use crate::balance::smooth_round_robin::SmoothRoundRobin;
 use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// Averages within this count as equal, so that replicas of the same speed take turns.
+/// Averages in one bucket are equal, so that replicas of the same speed rotate.
 const LATENCY_BUCKET_MS: u128 = 20;
 
-/// Which of the learned averages counts.
+/// The average that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::balance) enum LatencyMetric {
+pub(super) enum LatencyMetric {
     FirstByte,
     LastByte,
 }
 
 impl LatencyMetric {
-    /// By our name or nginx's.
-    pub(in crate::balance) fn from_name(name: &str) -> Option<Self> {
+    /// Parses tokenweir's name or nginx's.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
             "first_byte" | "header" => Some(Self::FirstByte),
             "last_byte" => Some(Self::LastByte),
@@ -33,25 +36,23 @@ impl LatencyMetric {
         }
     }
 
-    /// The least average that is known of any; zero if none is.
-    pub(in crate::balance) fn min_known_average(self, candidates: &[Candidate]) -> Duration {
+    /// Returns the least known average; zero if none is known.
+    pub(super) fn min_known_average(self, candidates: &[Candidate]) -> Duration {
         candidates.iter().map(|c| self.average(c)).filter(|average| !average.is_zero()).min().unwrap_or_default()
     }
 }
 
-/// What a candidate needs for its requests and this one, in milliseconds: its average, rounded up past the next multiple
-/// of 20 ms, times its requests with this one.
+/// Returns the time that a candidate needs for its requests and this one, in milliseconds.
 ///
-/// A replica of which nothing is known counts like the fastest: it is tried, and not with all requests at once.
-/// Source: nginx 1.31 `ngx_http_upstream_least_time_module.c`, which starts unknown ones at 20 ms and takes all averages
-/// above 5 s for equal; answers of language models would be.
-pub(in crate::balance) fn eta_ms(metric: LatencyMetric, candidate: &Candidate, least_known: Duration) -> u128 {
+/// It is the average, rounded up past the next multiple of 20 ms, times the requests with this one. An unknown average
+/// counts as the fastest known one, so that a new replica is tried, and not with all requests at once.
+pub(super) fn eta_ms(metric: LatencyMetric, candidate: &Candidate, min_known: Duration) -> u128 {
     let average = metric.average(candidate);
-    let millis = if average.is_zero() { least_known } else { average }.as_millis();
+    let millis = if average.is_zero() { min_known } else { average }.as_millis();
     (millis / LATENCY_BUCKET_MS + 1) * LATENCY_BUCKET_MS * (1 + u128::from(candidate.in_flight))
 }
 
-/// Chooses the replica with the least time per weight; equals take turns by smooth round robin.
+/// Chooses the replica with the least time per weight; ties rotate by smooth round robin.
 struct LeastTime {
     metric: LatencyMetric,
     rotation: SmoothRoundRobin,
@@ -60,32 +61,32 @@ struct LeastTime {
 impl Policy for LeastTime {
     /// O(n).
     fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
-        let known = self.metric.min_known_average(candidates);
+        let min_known = self.metric.min_known_average(candidates);
         // Cross-multiplied, so no division and no rounding.
-        let share = |one: &Candidate, other: &Candidate| {
-            eta_ms(self.metric, one, known).saturating_mul(u128::from(other.weight.get()))
+        let scaled_eta = |one: &Candidate, other: &Candidate| {
+            eta_ms(self.metric, one, min_known).saturating_mul(u128::from(other.weight.get()))
         };
-        let quicker = |one: &Candidate, other: &Candidate| share(one, other) < share(other, one);
+        let is_faster = |one: &Candidate, other: &Candidate| scaled_eta(one, other) < scaled_eta(other, one);
         let mut best = candidates.first()?;
         for candidate in &candidates[1..] {
-            if quicker(candidate, best) {
+            if is_faster(candidate, best) {
                 best = candidate;
             }
         }
-        let equal = |c: &&Candidate| !quicker(c, best) && !quicker(best, c);
-        // A lone winner takes no turn: nginx leaves the rotation as it was.
-        if candidates.iter().filter(equal).nth(1).is_none() {
+        let is_tied = |c: &&Candidate| !is_faster(c, best) && !is_faster(best, c);
+        // As in nginx, a single minimum leaves the rotation unchanged.
+        if candidates.iter().filter(is_tied).nth(1).is_none() {
             return Some(best.slot);
         }
-        self.rotation.choose_next(candidates.iter().filter(equal))
+        self.rotation.choose_next(candidates.iter().filter(is_tied))
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.rotation.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.rotation.on_failure(slot);
     }
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     let metric = match args {
         [] => return Err(PolicyError::MissingArgument("`first_byte` or `last_byte`")),
         [name] => LatencyMetric::from_name(name).ok_or_else(|| PolicyError::InvalidArgument((*name).to_owned()))?,
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_all_its_requests_counts_per_weight() {
+    fn time_for_all_requests_is_compared_per_weight() {
         assert_eq!(choose_twice(&[1, 1], &[900, 100], &[0, 0]), [1, 1]);
         assert_eq!(choose_twice(&[1, 1], &[900, 100], &[0, 9]), [0, 0]);
         assert_eq!(choose_twice(&[4, 1], &[200, 100], &[0, 0]), [0, 0]);
@@ -118,19 +119,19 @@ mod tests {
     }
 
     #[test]
-    fn the_same_speed_within_20_ms_takes_turns() {
+    fn averages_within_20_ms_rotate() {
         assert_eq!(choose_twice(&[1, 1], &[105, 119], &[0, 0]), [0, 1]);
     }
 
     #[test]
-    fn an_unknown_replica_counts_like_the_fastest() {
+    fn unknown_average_counts_as_the_fastest() {
         assert_eq!(choose_twice(&[1, 1, 1], &[900, 0, 100], &[0, 0, 0]), [1, 2]);
         assert_eq!(choose_twice(&[1, 1, 1], &[900, 0, 100], &[0, 1, 0]), [2, 2]);
         assert_eq!(choose_twice(&[1, 1], &[0, 0], &[1, 0]), [1, 1]);
     }
 
     #[test]
-    fn a_metric_is_needed() {
+    fn metric_is_required() {
         assert!(matches!(build(&[], &[]).err(), Some(PolicyError::MissingArgument(_))));
         assert_eq!(build(&[], &["fastest"]).err(), Some(PolicyError::InvalidArgument("fastest".to_owned())));
         assert!(build(&[], &["header"]).is_ok());

@@ -1,26 +1,27 @@
-//! By the tokens that a replica holds and still has to prefill.
+//! `least_tokens`: the fewest tokens, resident and to prefill.
+//!
+//! Source: own; nginx's `least_conn` with tokens in place of requests.
 
 use crate::balance::select::min_by_weight;
 use crate::balance::smooth_round_robin::SmoothRoundRobin;
 use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// Chooses the replica with the fewest tokens, resident and queued for prefill, per weight; equals take turns by smooth
-/// round robin.
+/// Chooses the replica with the fewest tokens, resident and to prefill, per weight; ties rotate by smooth round robin.
 struct LeastTokens(SmoothRoundRobin);
 
 impl Policy for LeastTokens {
-    /// O(n). A prompt that waits counts twice: it takes memory, and the time of everyone behind it.
+    /// O(n). A waiting prompt counts twice: it takes memory, and it delays all requests queued after it.
     fn choose(&mut self, _: &PolicyRequest<'_>, candidates: &[Candidate], _: &mut SeededRng) -> Option<Slot> {
         min_by_weight(&mut self.0, candidates, |replica| [(replica.load.resident + replica.load.prefill).0])
     }
 
-    fn on_failure(&mut self, at: Slot) {
-        self.0.on_failure(at);
+    fn on_failure(&mut self, slot: Slot) {
+        self.0.on_failure(slot);
     }
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     PolicyError::reject_arguments(args)?;
     Ok(Box::new(LeastTokens(SmoothRoundRobin::new(members))))
 }
@@ -49,17 +50,17 @@ mod tests {
     #[test]
     fn tokens_are_compared_per_weight() {
         assert_eq!(choose(&[1, 1], &[(0, 100), (0, 90)]), 1);
-        assert_eq!(choose(&[1, 1], &[(0, 100), (20, 90)]), 0, "what waits for prefill counts again");
+        assert_eq!(choose(&[1, 1], &[(0, 100), (20, 90)]), 0, "tokens to prefill count twice");
         assert_eq!(choose(&[1, 4], &[(0, 100), (0, 390)]), 1);
         assert_eq!(choose(&[1, 4], &[(0, 100), (0, 410)]), 0);
     }
 
     #[test]
-    fn equals_take_turns() {
+    fn ties_rotate() {
         let mut policy = build(&members(&[1, 2]), &[]).unwrap();
         let offered = candidates(&[1, 2]);
-        let mut dice = SeededRng::from_seed(0);
-        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut dice).unwrap().0).collect();
+        let mut rng = SeededRng::from_seed(0);
+        let picks: Vec<u32> = (0..3).map(|_| policy.choose(&request(), &offered, &mut rng).unwrap().0).collect();
         assert_eq!(picks, [1, 0, 1]);
     }
 }

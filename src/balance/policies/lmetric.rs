@@ -1,22 +1,24 @@
 //! `lmetric`: prompt tokens to compute times requests.
+//!
+//! Source: "LMetric" (2025), whose score is prefill tokens times batch size.
 
 use crate::balance::select::{min_cost, uncached_tokens};
 use crate::balance::{Candidate, Policy, PolicyError, PolicyMember, PolicyRequest, SeededRng};
 use crate::units::Slot;
 
-/// So that dividing loses little.
+/// The factor on a cost before it is divided by the weight, so that the division loses little.
 const DIVISION_SCALE: u128 = 1 << 20;
 
-/// Chooses the replica where the prompt tokens still to compute, this request's included, times the requests, this one
-/// included, are fewest per weight; equals at random.
+/// Chooses the replica with the least product of prompt tokens to compute and requests, per weight; ties at random.
+/// Both include this request.
 struct Lmetric;
 
 impl Policy for Lmetric {
-    /// O(n). Source: the multiplicative score of "LMetric" (2025), prefill tokens times batch size.
-    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
-        min_cost(candidates, dice, |replica| {
-            let tokens = u128::from(replica.load.prefill.0) + u128::from(uncached_tokens(job, replica));
-            // A replica of twice the weight takes twice the tokens in twice the requests.
+    /// O(n).
+    fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], rng: &mut SeededRng) -> Option<Slot> {
+        min_cost(candidates, rng, |replica| {
+            let tokens = u128::from(replica.load.prefill.0) + u128::from(uncached_tokens(request, replica));
+            // `min_cost` divides by the weight once more: twice the weight takes twice the tokens in twice the requests.
             tokens * (u128::from(replica.in_flight) + 1) * DIVISION_SCALE / u128::from(replica.weight.get())
         })
     }
@@ -26,7 +28,7 @@ impl Policy for Lmetric {
     }
 }
 
-pub(in crate::balance) fn build(_: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(_: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     PolicyError::reject_arguments(args)?;
     Ok(Box::new(Lmetric))
 }
@@ -38,7 +40,7 @@ mod tests {
     use crate::units::Tokens;
 
     #[test]
-    fn tokens_to_compute_weigh_as_often_as_there_are_requests() {
+    fn tokens_to_compute_are_multiplied_by_requests() {
         let mut offered = candidates(&[1, 1]);
         (offered[0].in_flight, offered[0].cached) = (4, Tokens(75));
         let choose =

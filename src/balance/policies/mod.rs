@@ -1,14 +1,65 @@
-//! The policies, one file each. Their rows are in `balance/table.rs`.
+//! The policies, one file each, and their table.
+//!
+//! A new policy is a file here, its `mod` line and its row. The configuration, `--help`, the documentation and the laws
+//! in the tests read the table.
 
-pub(super) mod cache_aware;
-pub(super) mod hash;
-pub(super) mod ip_hash;
-pub(super) mod least_conn;
-pub(super) mod least_prefill;
-pub(super) mod least_time;
-pub(super) mod least_tokens;
-pub(super) mod lmetric;
-pub(super) mod prefix_hash;
-pub(super) mod random;
-pub(super) mod round_robin;
-pub(super) mod token_cost;
+mod cache_aware;
+mod hash;
+mod ip_hash;
+mod least_conn;
+mod least_prefill;
+mod least_time;
+mod least_tokens;
+mod lmetric;
+mod prefix_hash;
+mod random;
+mod round_robin;
+mod token_cost;
+
+use super::{PolicyBasis, PolicyEntry};
+
+/// Makes the table: name, basis, syntax of the arguments, samples of them, and help.
+macro_rules! policies {
+    ($($name:ident $basis:ident $args:literal $samples:expr, $help:literal;)+) => {
+        static POLICY_TABLE: &[PolicyEntry] = &[$(PolicyEntry {
+            name: stringify!($name),
+            args: $args,
+            samples: &$samples,
+            basis: PolicyBasis::$basis,
+            help: $help,
+            build: $name::build,
+        }),+];
+    };
+}
+
+policies! {
+    token_cost Load "[routers=N]" ["", "routers=2"],
+        "the least cost in tokens per weight: those waiting there, this prompt's that are not cached there, memory; the default";
+    round_robin Load "" [""],
+        "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
+    least_conn Load "" [""],
+        "the fewest requests in flight per weight, ties by round robin";
+    least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
+        "the least average time to the first or last byte, times requests in flight, per weight";
+    least_tokens Load "" [""],
+        "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
+    least_prefill Load "" [""],
+        "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
+    prefix_hash Key "[KEY] [bound=1]" ["", "$prefix bound=1.5"],
+        "by what the prompt begins with, on a ring, with a bound on the tokens at one replica";
+    lmetric Load "" [""],
+        "the least of prompt tokens to compute times requests, per weight";
+    cache_aware Load "" [""],
+        "the longest cached beginning, the fewest requests while those are out of balance: SGLang's rule";
+    random Random "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
+        "at random, by weight; `two`: the better of two";
+    ip_hash Key "" [""],
+        "by the client's address, so that a client stays on its replica";
+    hash Key "KEY [consistent]" ["$session consistent", "$request_uri"],
+        "by a key such as `$session`; `consistent`: on a ketama ring, where few keys move with the replicas";
+}
+
+/// Returns every policy, in the order of the documentation; the first is the default.
+pub fn policy_table() -> &'static [PolicyEntry] {
+    POLICY_TABLE
+}

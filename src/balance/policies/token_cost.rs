@@ -1,6 +1,7 @@
-//! `token_cost`: what a request would cost there, itself and those around it, in tokens.
+//! `token_cost [routers=N]`: the cost of a request on a replica, to itself and to the other requests there, in tokens.
+//!
+//! Source: own.
 
-use crate::balance::crc32::Crc32;
 use crate::balance::hash_probe::find_candidate;
 use crate::balance::hash_ring::RingPoints;
 use crate::balance::select::{min_cost, uncached_tokens};
@@ -9,67 +10,73 @@ use crate::balance::{
 };
 use crate::units::Slot;
 
-/// Where other routers send to the same replicas, a prompt counts as computed at its home by this share at least.
+/// With several routers, the least share of a prompt that counts as cached on its preferred replica.
 const MIN_PREFERRED_CACHED_PERCENT: u64 = 30;
 
-/// Chooses the replica where `P + u (3 + W + D / 4) + T / 4` is least per weight, equals at random: `P` prompt tokens wait to
-/// be computed there, of `W` requests, `u` are this request's that are not cached, `D` streams decode and `T` tokens are in
-/// memory.
+/// Chooses the replica with the least `P + u (3 + W + D / 4) + T / 4` per weight; ties at random.
 ///
-/// What is slower than the others counts as much more. One `u` is our own wait, two are for what our prompt takes from the
-/// cache and delays; `u (W + D / 4)` keeps long prompts away from those who wait, and from streams, whose every token waits
-/// for them; `T / 4` spreads memory.
+/// `P` prompt tokens of `W` requests wait for prefill there, `u` tokens of this prompt are not cached there, `D` streams
+/// decode, and `T` tokens are resident. The terms are multiplied by the replica's slowdown.
+///
+/// - `3 u`: one `u` is the request's own prefill; two are for the cache entries that it evicts and the requests it delays.
+/// - `u (W + D / 4)` keeps long prompts away from waiting requests and from streams, whose next tokens they delay.
+/// - `T / 4` spreads the memory use.
 struct TokenCost {
+    /// Set if several routers send to these replicas.
     preferred: Option<PreferredReplica>,
 }
 
-/// Where a key belongs, whichever router asks.
+/// The ring that gives every router the same preferred replica for a key.
 struct PreferredReplica {
     key: HashKey,
     points: RingPoints,
 }
 
 impl PreferredReplica {
-    fn slot_for(&self, job: &PolicyRequest<'_>, candidates: &[Candidate]) -> Option<Slot> {
-        let hash = Crc32::new().update(job.key).value();
+    fn slot_for(&self, request: &PolicyRequest<'_>, candidates: &[Candidate]) -> Option<Slot> {
+        let hash = crc32fast::hash(request.key);
         self.points
             .slots_from(hash)
-            .find(|at| find_candidate(*at, candidates).is_some())
-            .filter(|_| !job.key.is_empty())
+            .find(|slot| find_candidate(*slot, candidates).is_some())
+            .filter(|_| !request.key.is_empty())
     }
 }
 
 impl Policy for TokenCost {
     /// O(n).
-    fn choose(&mut self, job: &PolicyRequest<'_>, candidates: &[Candidate], dice: &mut SeededRng) -> Option<Slot> {
-        let home = self.preferred.as_ref().and_then(|home| home.slot_for(job, candidates));
-        min_cost(candidates, dice, |replica| {
-            scaled_cost(tokens_to_compute(job, replica, home == Some(replica.slot)), replica)
-        })
+    fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], rng: &mut SeededRng) -> Option<Slot> {
+        let preferred = self.preferred.as_ref().and_then(|ring| ring.slot_for(request, candidates));
+        min_cost(candidates, rng, |replica| scaled_cost(tokens_to_compute(request, replica, preferred), replica))
     }
 
     /// `cost` is `(waiting + uncached (3 + prompts + streams / 4)) prefill_pace + resident / 4 decode_pace`.
-    fn explain(&self, job: &PolicyRequest<'_>, of: &Candidate, among: &[Candidate]) -> Vec<(&'static str, f64)> {
-        let is_home = self.preferred.as_ref().and_then(|home| home.slot_for(job, among)) == Some(of.slot);
-        let uncached = tokens_to_compute(job, of, is_home);
+    fn explain(
+        &self,
+        request: &PolicyRequest<'_>,
+        candidate: &Candidate,
+        candidates: &[Candidate],
+    ) -> Vec<(&'static str, f64)> {
+        let preferred = self.preferred.as_ref().and_then(|ring| ring.slot_for(request, candidates));
+        let uncached = tokens_to_compute(request, candidate, preferred);
+        let (load, slowdown) = (candidate.load, candidate.slowdown);
         let mut terms = vec![
-            ("waiting", of.load.prefill.0 as f64),
-            ("prompts", f64::from(of.load.waiting_requests)),
+            ("waiting", load.prefill.0 as f64),
+            ("prompts", f64::from(load.waiting_requests)),
             ("uncached", uncached as f64),
-            ("streams", f64::from(of.load.decoding_streams)),
-            ("resident", of.load.resident.0 as f64),
-            ("prefill_pace", f64::from(of.slowdown.prefill) / f64::from(SlowdownFactors::ONE)),
-            ("decode_pace", f64::from(of.slowdown.decode) / f64::from(SlowdownFactors::ONE)),
-            ("cost", scaled_cost(uncached, of) as f64 / 4.0 / f64::from(SlowdownFactors::ONE)),
+            ("streams", f64::from(load.decoding_streams)),
+            ("resident", load.resident.0 as f64),
+            ("prefill_pace", f64::from(slowdown.prefill) / f64::from(SlowdownFactors::ONE)),
+            ("decode_pace", f64::from(slowdown.decode) / f64::from(SlowdownFactors::ONE)),
+            ("cost", scaled_cost(uncached, candidate) as f64 / 4.0 / f64::from(SlowdownFactors::ONE)),
         ];
         if self.preferred.is_some() {
-            terms.push(("home", f64::from(u8::from(is_home))));
+            terms.push(("preferred", f64::from(u8::from(preferred == Some(candidate.slot)))));
         }
         terms
     }
 
     fn key(&self) -> Option<&HashKey> {
-        self.preferred.as_ref().map(|home| &home.key)
+        self.preferred.as_ref().map(|ring| &ring.key)
     }
 
     fn needs_prefix(&self) -> bool {
@@ -77,22 +84,25 @@ impl Policy for TokenCost {
     }
 }
 
-/// Tokens of the prompt that count as to be computed there.
-fn tokens_to_compute(job: &PolicyRequest<'_>, replica: &Candidate, is_home: bool) -> u64 {
-    let uncached = uncached_tokens(job, replica);
-    if is_home { uncached.min(job.prompt.0 - job.prompt.0 / 100 * MIN_PREFERRED_CACHED_PERCENT) } else { uncached }
+/// Returns the tokens of the prompt that count as not cached there.
+fn tokens_to_compute(request: &PolicyRequest<'_>, replica: &Candidate, preferred: Option<Slot>) -> u64 {
+    let uncached = uncached_tokens(request, replica);
+    if preferred != Some(replica.slot) {
+        return uncached;
+    }
+    uncached.min(request.prompt.0 - request.prompt.0 / 100 * MIN_PREFERRED_CACHED_PERCENT)
 }
 
-/// In quarters of a token, and parts of [`SlowdownFactors::ONE`].
+/// Returns the cost in quarters of a token, times [`SlowdownFactors::ONE`].
 fn scaled_cost(uncached: u64, replica: &Candidate) -> u128 {
-    let (load, pace) = (replica.load, replica.slowdown);
+    let (load, slowdown) = (replica.load, replica.slowdown);
     let [waiting, uncached, resident] = [load.prefill.0, uncached, load.resident.0].map(u128::from);
     let computing =
         4 * waiting + uncached * (12 + 4 * u128::from(load.waiting_requests) + u128::from(load.decoding_streams));
-    computing * u128::from(pace.prefill) + resident * u128::from(pace.decode)
+    computing * u128::from(slowdown.prefill) + resident * u128::from(slowdown.decode)
 }
 
-pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
+pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     let routers: u32 = match args {
         [] => 1,
         [arg] => {
@@ -101,8 +111,8 @@ pub(in crate::balance) fn build(members: &[PolicyMember], args: &[&str]) -> Resu
         }
         [_, more, ..] => return Err(PolicyError::InvalidArgument((*more).to_owned())),
     };
-    let home = || PreferredReplica { key: HashKey::cache_key(), points: RingPoints::new(members) };
-    Ok(Box::new(TokenCost { preferred: (routers > 1).then(home) }))
+    let ring = || PreferredReplica { key: HashKey::cache_key(), points: RingPoints::new(members) };
+    Ok(Box::new(TokenCost { preferred: (routers > 1).then(ring) }))
 }
 
 #[cfg(test)]
@@ -112,18 +122,18 @@ mod tests {
     use crate::balance::laws::{candidates, members, request};
     use crate::units::Tokens;
 
-    fn choose(job: &PolicyRequest<'_>, change: impl Fn(&mut [Candidate])) -> u32 {
+    fn choose(request: &PolicyRequest<'_>, change: impl Fn(&mut [Candidate])) -> u32 {
         let mut offered = candidates(&[1, 1]);
         change(&mut offered);
-        TokenCost { preferred: None }.choose(job, &offered, &mut SeededRng::from_seed(0)).unwrap().0
+        TokenCost { preferred: None }.choose(request, &offered, &mut SeededRng::from_seed(0)).unwrap().0
     }
 
     #[test]
-    fn the_cache_decides_until_waiting_there_costs_more() {
-        let job = PolicyRequest { prompt: Tokens(10_000), ..request() };
+    fn cached_replica_wins_until_waiting_there_costs_more() {
+        let request = PolicyRequest { prompt: Tokens(10_000), ..request() };
         // 3 x 8,000 tokens are saved there.
         let waits = |tokens| {
-            choose(&job, |offered| {
+            choose(&request, |offered| {
                 offered[0].cached = Tokens(8_000);
                 offered[0].load = TokenLoad {
                     prefill: Tokens(tokens),
@@ -137,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn long_prompts_keep_away_from_streams_and_short_ones_from_memory() {
+    fn long_prompt_avoids_streams_and_short_one_avoids_memory() {
         let busy = |prompt| {
             choose(&PolicyRequest { prompt: Tokens(prompt), ..request() }, |offered| {
                 offered[0].load = TokenLoad {
@@ -158,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn long_prompts_keep_away_from_those_who_wait_and_short_ones_from_long() {
+    fn long_prompt_avoids_many_waiting_and_short_one_avoids_long_waiting() {
         let busy = |prompt| {
             choose(&PolicyRequest { prompt: Tokens(prompt), ..request() }, |offered| {
                 offered[0].load = TokenLoad { prefill: Tokens(3_000), waiting_requests: 6, ..TokenLoad::default() };
@@ -169,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_divide_the_cost_and_equals_are_chosen_at_random() {
+    fn weights_divide_the_cost_and_ties_are_random() {
         let mut offered = candidates(&[1, 2]);
         offered[1].load.prefill = Tokens(290);
         let mut policy = TokenCost { preferred: None };
@@ -180,27 +190,27 @@ mod tests {
         offered[1].load.prefill = Tokens(310);
         assert_eq!(choose(&offered, 0), 0);
         let equal = candidates(&[1, 1, 1]);
-        let mut seen = [0; 3];
-        (0..300).for_each(|seed| seen[choose(&equal, seed) as usize] += 1);
-        assert!(seen.iter().all(|n| (60..140).contains(n)), "{seen:?}");
+        let mut picks = [0; 3];
+        (0..300).for_each(|seed| picks[choose(&equal, seed) as usize] += 1);
+        assert!(picks.iter().all(|n| (60..140).contains(n)), "{picks:?}");
     }
 
     #[test]
-    fn routers_that_share_nothing_lean_to_the_same_home() {
+    fn routers_without_shared_state_prefer_the_same_replica() {
         let mut policies = [0; 2].map(|_| build(&members(&[1; 8]), &["routers=2"]).unwrap());
         assert_eq!(policies[0].key(), Some(&HashKey::cache_key()));
         let offered = candidates(&[1; 8]);
-        for at in 0..100u64 {
-            let key = at.to_string();
-            let job = PolicyRequest { key: key.as_bytes(), ..request() };
+        for seed in 0..100u64 {
+            let key = seed.to_string();
+            let request = PolicyRequest { key: key.as_bytes(), ..request() };
             let [one, other] =
-                [0, 1].map(|n| policies[n].choose(&job, &offered, &mut SeededRng::from_seed(at + n as u64)));
+                [0, 1].map(|n| policies[n].choose(&request, &offered, &mut SeededRng::from_seed(seed + n as u64)));
             assert_eq!(one, other);
         }
     }
 
     #[test]
-    fn its_terms_add_up_to_what_it_compares() {
+    fn explained_terms_add_up_to_the_cost() {
         let mut offered = candidates(&[1, 1]);
         offered[0].load =
             TokenLoad { prefill: Tokens(40), waiting_requests: 2, decoding_streams: 6, resident: Tokens(800) };
@@ -212,14 +222,14 @@ mod tests {
         assert_eq!(terms, [&load[..], &price].concat(), "2 (40 + 40 (3 + 2 + 6 / 4)) + 800 / 4");
         let policy = build(&members(&[1; 2]), &["routers=2"]).unwrap();
         let keyed = PolicyRequest { key: b"k", ..request() };
-        let home = |at: usize| policy.explain(&keyed, &offered[at], &offered).pop().unwrap();
-        assert_eq!([home(0), home(1)].iter().map(|(name, is)| (*name, *is)).filter(|t| *t == ("home", 1.0)).count(), 1);
+        let last_term = |index: usize| policy.explain(&keyed, &offered[index], &offered).pop().unwrap();
+        assert_eq!([last_term(0), last_term(1)].iter().filter(|term| **term == ("preferred", 1.0)).count(), 1);
     }
 
     #[test]
-    fn routers_are_the_only_argument() {
-        for (args, wrong) in [(&["routers=0"][..], "routers=0"), (&["x"], "x"), (&["routers=2", "y"], "y")] {
-            assert_eq!(build(&[], args).err(), Some(PolicyError::InvalidArgument(wrong.to_owned())));
+    fn routers_is_the_only_argument() {
+        for (args, invalid) in [(&["routers=0"][..], "routers=0"), (&["x"], "x"), (&["routers=2", "y"], "y")] {
+            assert_eq!(build(&[], args).err(), Some(PolicyError::InvalidArgument(invalid.to_owned())));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::token_accounting::AccountingDraft;
 use super::top::{EXPECTED_HEADERS, KeySpec, parse_file_path};
 use crate::balance::{self, PolicyError, PolicySpec};
 use crate::config::diagnostics::{Span, SpannedValue};
-use crate::config::parse::suggest::suggestion;
+use crate::config::parse::suggest::{closest_match, suggestion};
 use crate::config::parse::value::{ReadResult, TomlValue};
 use crate::fleet::{ApiKey, MemberSpec, PathPolicy, Route, Sticky};
 use crate::telemetry::ValueAvailability;
@@ -340,8 +340,10 @@ fn parse_policy(value: &TomlValue<'_>) -> ReadResult<PolicySpec> {
         let example = row.map(|row| format!(", for example `{} {}`", row.name, row.samples[0])).unwrap_or_default();
         let help = match &bad {
             PolicyError::UnknownPolicy(name) => {
-                let names: Vec<&str> = balance::policy_table().iter().map(|row| row.name).collect();
-                suggestion(name, "policies", &names)
+                match closest_match(name, balance::policy_table().iter().map(|row| row.name)) {
+                    Some(near) => format!("did you mean `{near}`? `tokenweir serve --help` lists the policies"),
+                    None => "`tokenweir serve --help` lists the policies".to_owned(),
+                }
             }
             PolicyError::InvalidArgument(_) => usage,
             PolicyError::MissingArgument(_) => usage + &example,
