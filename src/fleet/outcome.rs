@@ -55,6 +55,28 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// One outcome of each name, in the order of [`Outcome::index`].
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::ClientGone,
+        Self::Refused,
+        Self::Busy { retry_after: None },
+        Self::Failed { phase: Phase::Connect },
+        Self::RouterError,
+    ];
+
+    /// Returns the position in [`Outcome::ALL`] of the outcome with the same name.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Completed => 0,
+            Self::ClientGone => 1,
+            Self::Refused | Self::SharedFault => 2,
+            Self::Busy { .. } => 3,
+            Self::Failed { .. } => 4,
+            Self::RouterError => 5,
+        }
+    }
+
     /// The outcome's name in logs and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -112,4 +134,17 @@ pub struct LeaseReport<'a> {
 pub trait LeaseObserver: Send + Sync {
     /// Takes note of one settled lease. Called on the data path: it must not block.
     fn on_settled(&self, report: &LeaseReport<'_>);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_of_one_name_share_an_index() {
+        for (index, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(outcome.index(), index, "{outcome:?}");
+        }
+        assert_eq!(Outcome::ALL[Outcome::SharedFault.index()].as_str(), Outcome::SharedFault.as_str());
+    }
 }
