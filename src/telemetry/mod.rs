@@ -17,6 +17,6 @@ pub use crate::log_format::variables::ValueAvailability;
 pub use crate::log_format::{BUILT_IN_FORMATS, LogFormat, LogFormatError, available_variable_names, variable_names};
 pub use access_log::AccessLog;
 pub use error_log::{ErrorLog, LogLevel};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, metrics_markdown};
 pub use trace_recorder::{TraceFile, TrafficRecorder};
 pub use writer::LogWriter;

@@ -1,42 +1,42 @@
-//! What is counted of each replica of each pool, and of each model there.
+//! Requests, tokens and latency by replica and model.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
-use super::gauges::escape_label;
-use super::histogram::{self, Histogram, HistogramSpec};
-use super::{
-    ATTEMPTS, CACHED_PROMPT_TOKENS, COMPLETION_TOKENS, CounterSpec, DURATION, ESTIMATE_ERROR_RATIO, ITL, PROMPT_TOKENS,
-    STREAM_TOKENS_PER_SECOND, TPOT, TTFT,
-};
+use super::exposition::Exposition;
+use super::histogram::Histogram;
+use super::labelled_series::LabelledSeries;
+use super::names;
+use super::spec::MetricSpec;
 use crate::fleet::{Fleet, LeaseReport, Outcome, Pool, Replica};
 use crate::units::{ModelName, Moment, Usage};
 
-/// How long a replica that has left is still told of, so that what was counted last is read.
+/// Time for which the series of a removed replica stay, so that the last values are scraped.
 const RETENTION: Duration = Duration::from_secs(15 * 60);
 
-/// One replica in one pool.
-struct ReplicaSeries {
+/// The series of all replicas.
+#[derive(Default)]
+pub(super) struct ReplicaMetrics(LabelledSeries<ReplicaLabels, ReplicaSeries>);
+
+#[derive(Clone)]
+struct ReplicaLabels {
     pool: Arc<str>,
     replica: Arc<str>,
-    /// Both, as the text format has them.
-    labels: String,
-    outcome_counts: [(&'static str, AtomicU64); 6],
+}
+
+/// The series of one replica in one pool.
+struct ReplicaSeries {
+    /// By [`Outcome::index`].
+    outcome_counts: [AtomicU64; Outcome::ALL.len()],
     duration: Histogram,
-    /// By model.
-    model_series: ArcSwap<Vec<Arc<ModelSeries>>>,
-    /// When it was last found to have left, in nanoseconds; 0 while it is there.
+    model_series: LabelledSeries<Option<ModelName>, ModelSeries>,
+    /// Nanoseconds at which the replica was first missed; 0 while the fleet has it.
     left_at_nanos: AtomicU64,
 }
 
-/// One model on one replica in one pool.
+/// The series of one model on one replica in one pool.
 struct ModelSeries {
-    model: Option<ModelName>,
-    labels: String,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
@@ -47,21 +47,27 @@ struct ModelSeries {
     estimate_error: Histogram,
 }
 
-/// A part of a model's series.
-type SeriesField<T> = fn(&ModelSeries) -> &T;
+type ModelCounter = (&'static MetricSpec, fn(&ModelSeries) -> &AtomicU64);
+type ModelHistogram = (&'static MetricSpec, fn(&ModelSeries) -> &Histogram);
 
-/// All of them; looked up once and kept.
-#[derive(Default)]
-pub(in crate::telemetry) struct ReplicaMetrics(ArcSwap<Vec<Arc<ReplicaSeries>>>);
+static MODEL_COUNTERS: [ModelCounter; 3] = [
+    (&names::PROMPT_TOKENS, |series| &series.prompt_tokens),
+    (&names::CACHED_PROMPT_TOKENS, |series| &series.cached_tokens),
+    (&names::COMPLETION_TOKENS, |series| &series.completion_tokens),
+];
+static MODEL_HISTOGRAMS: [ModelHistogram; 5] = [
+    (&names::TTFT, |series| &series.ttft),
+    (&names::ITL, |series| &series.itl),
+    (&names::TPOT, |series| &series.tpot),
+    (&names::STREAM_TOKENS_PER_SECOND, |series| &series.tokens_per_second),
+    (&names::ESTIMATE_ERROR_RATIO, |series| &series.estimate_error),
+];
 
 impl ReplicaMetrics {
-    /// Counts a request that has ended.
-    pub(in crate::telemetry) fn record(&self, report: &LeaseReport<'_>) {
+    /// Records a request that has ended.
+    pub(super) fn record(&self, report: &LeaseReport<'_>) {
         let series = self.get_or_create(report.pool, report.replica);
-        let name = report.outcome.as_str();
-        if let Some((_, count)) = series.outcome_counts.iter().find(|(outcome, _)| *outcome == name) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        series.outcome_counts[report.outcome.index()].fetch_add(1, Ordering::Relaxed);
         if report.outcome == Outcome::Completed {
             series.duration.record(report.ended_at.since(report.chosen_at).as_secs_f64());
         }
@@ -70,139 +76,90 @@ impl ReplicaMetrics {
         }
     }
 
-    /// Makes the series of all replicas there are, and forgets those that left a while ago.
-    pub(in crate::telemetry) fn sync_replicas(&self, fleet: &Fleet, now: Moment) {
-        let mut there = Vec::new();
+    /// Creates the series of every replica of the fleet, and removes those of replicas that left [`RETENTION`] ago.
+    pub(super) fn sync_replicas(&self, fleet: &Fleet, now: Moment) {
+        let mut present = Vec::new();
         for pool in fleet.pools() {
-            there.extend(pool.replicas().map(|replica| self.get_or_create(&pool, replica)));
+            present.extend(pool.replicas().map(|replica| self.get_or_create(&pool, replica)));
         }
-        let stays =
-            |series: &&Arc<ReplicaSeries>| series.is_retained(there.iter().any(|s| Arc::ptr_eq(s, series)), now);
-        let before = self.0.load();
-        if before.iter().filter(stays).count() < before.len() {
-            self.0.rcu(|list| list.iter().filter(stays).cloned().collect::<Vec<_>>());
+        self.0.retain(|series| series.is_retained(present.iter().any(|s| Arc::ptr_eq(s, series)), now));
+    }
+
+    /// Appends all series.
+    pub(super) fn render(&self, exposition: &mut Exposition) {
+        let replicas = self.0.load();
+        exposition.write_metric(&names::ATTEMPTS, |samples| {
+            for (labels, series) in replicas.iter() {
+                for (outcome, count) in Outcome::ALL.iter().zip(&series.outcome_counts) {
+                    let count = count.load(Ordering::Relaxed);
+                    samples.sample(&[&labels.pool, &labels.replica, outcome.as_str()], count);
+                }
+            }
+        });
+        exposition.write_metric(&names::DURATION, |samples| {
+            for (labels, series) in replicas.iter() {
+                samples.histogram(&[&labels.pool, &labels.replica], &series.duration);
+            }
+        });
+        let models: Vec<_> = replicas.iter().map(|(labels, series)| (labels, series.model_series.load())).collect();
+        let rows = || {
+            models.iter().flat_map(|(labels, models)| {
+                models.iter().map(|(model, series)| {
+                    let model = model.as_ref().map_or("", ModelName::as_str);
+                    ([&*labels.pool, &*labels.replica, model], series)
+                })
+            })
+        };
+        for (spec, counter) in &MODEL_COUNTERS {
+            exposition.write_metric(spec, |samples| {
+                rows().for_each(|(labels, series)| samples.sample(&labels, counter(series).load(Ordering::Relaxed)));
+            });
+        }
+        for (spec, histogram) in &MODEL_HISTOGRAMS {
+            exposition.write_metric(spec, |samples| {
+                rows().for_each(|(labels, series)| samples.histogram(&labels, histogram(series)));
+            });
         }
     }
 
     fn get_or_create(&self, pool: &Pool, replica: &Replica) -> Arc<ReplicaSeries> {
-        let known = |list: &[Arc<ReplicaSeries>]| {
-            list.iter().find(|s| s.pool == *pool.name() && s.replica == *replica.name()).cloned()
-        };
-        if let Some(found) = known(&self.0.load()) {
-            return found;
-        }
-        let made = Arc::new(ReplicaSeries::new(pool.name().clone(), replica.name().clone()));
-        self.0.rcu(|list| match known(list) {
-            Some(_) => list.clone(),
-            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
-        });
-        known(&self.0.load()).unwrap_or(made)
-    }
-
-    /// Appends all that was counted.
-    pub(in crate::telemetry) fn render(&self, out: &mut String) {
-        let all = self.0.load();
-        let models: Vec<Arc<ModelSeries>> =
-            all.iter().flat_map(|series| series.model_series.load_full().to_vec()).collect();
-        let mut attempts = String::new();
-        for series in all.iter() {
-            for (outcome, count) in &series.outcome_counts {
-                let (labels, count) = (&series.labels, count.load(Ordering::Relaxed));
-                // Writing to a string cannot fail.
-                let _ = writeln!(attempts, "{}{{{labels},outcome=\"{outcome}\"}} {count}", ATTEMPTS.name);
-            }
-        }
-        render_counter(&ATTEMPTS, &attempts, out);
-        histogram::render_histogram(&DURATION, all.iter().map(|series| (&*series.labels, &series.duration)), out);
-        let tokens: [(&CounterSpec, SeriesField<AtomicU64>); 3] = [
-            (&PROMPT_TOKENS, |series| &series.prompt_tokens),
-            (&CACHED_PROMPT_TOKENS, |series| &series.cached_tokens),
-            (&COMPLETION_TOKENS, |series| &series.completion_tokens),
-        ];
-        for (name, of) in tokens {
-            let mut lines = String::new();
-            for series in &models {
-                let _ = writeln!(lines, "{}{{{}}} {}", name.name, series.labels, of(series).load(Ordering::Relaxed));
-            }
-            render_counter(name, &lines, out);
-        }
-        let times: [(&HistogramSpec, SeriesField<Histogram>); 5] = [
-            (&TTFT, |series| &series.ttft),
-            (&ITL, |series| &series.itl),
-            (&TPOT, |series| &series.tpot),
-            (&STREAM_TOKENS_PER_SECOND, |series| &series.tokens_per_second),
-            (&ESTIMATE_ERROR_RATIO, |series| &series.estimate_error),
-        ];
-        for (shape, of) in times {
-            histogram::render_histogram(shape, models.iter().map(|series| (&*series.labels, of(series))), out);
-        }
-    }
-}
-
-fn render_counter(name: &CounterSpec, lines: &str, out: &mut String) {
-    if !lines.is_empty() {
-        let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} counter\n{lines}", name.name, name.help);
+        let (pool, replica) = (pool.name(), replica.name());
+        self.0.get_or_create(
+            |known| known.pool == *pool && known.replica == *replica,
+            || (ReplicaLabels { pool: pool.clone(), replica: replica.clone() }, ReplicaSeries::default()),
+        )
     }
 }
 
 impl ReplicaSeries {
-    fn new(pool: Arc<str>, replica: Arc<str>) -> Self {
-        let labels = format!("pool=\"{}\",replica=\"{}\"", escape_label(&pool), escape_label(&replica));
-        let outcomes = ["completed", "client_gone", "refused", "busy", "failed", "router_error"];
+    fn model_series(&self, model: Option<&ModelName>) -> Arc<ModelSeries> {
+        self.model_series.get_or_create(|known| known.as_ref() == model, || (model.cloned(), ModelSeries::default()))
+    }
+
+    /// Returns whether the fleet has the replica, or had it less than [`RETENTION`] ago. Notes when it was first missed.
+    fn is_retained(&self, is_present: bool, now: Moment) -> bool {
+        let left_at = match self.left_at_nanos.load(Ordering::Relaxed) {
+            _ if is_present => 0,
+            0 => now.as_nanos(),
+            left_at => left_at,
+        };
+        self.left_at_nanos.store(left_at, Ordering::Relaxed);
+        left_at == 0 || now.since(Moment::from_nanos(left_at)) < RETENTION
+    }
+}
+
+impl Default for ReplicaSeries {
+    fn default() -> Self {
         Self {
-            pool,
-            replica,
-            labels,
-            outcome_counts: outcomes.map(|outcome| (outcome, AtomicU64::new(0))),
-            duration: Histogram::new(&DURATION),
-            model_series: ArcSwap::default(),
+            outcome_counts: [const { AtomicU64::new(0) }; Outcome::ALL.len()],
+            duration: Histogram::new(&names::DURATION),
+            model_series: LabelledSeries::default(),
             left_at_nanos: AtomicU64::new(0),
         }
-    }
-
-    /// The series of a model; made when it is first asked for.
-    fn model_series(&self, model: Option<&ModelName>) -> Arc<ModelSeries> {
-        let known = |list: &[Arc<ModelSeries>]| list.iter().find(|s| s.model.as_ref() == model).cloned();
-        if let Some(found) = known(&self.model_series.load()) {
-            return found;
-        }
-        let made = Arc::new(ModelSeries::new(&self.labels, model.cloned()));
-        self.model_series.rcu(|list| match known(list) {
-            Some(_) => list.clone(),
-            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
-        });
-        known(&self.model_series.load()).unwrap_or(made)
-    }
-
-    /// Tells whether it is there, or left not long ago.
-    fn is_retained(&self, is_there: bool, now: Moment) -> bool {
-        let left = match self.left_at_nanos.load(Ordering::Relaxed) {
-            _ if is_there => 0,
-            0 => now.as_nanos(),
-            left => left,
-        };
-        self.left_at_nanos.store(left, Ordering::Relaxed);
-        left == 0 || now.since(Moment::from_nanos(left)) < RETENTION
     }
 }
 
 impl ModelSeries {
-    fn new(labels: &str, model: Option<ModelName>) -> Self {
-        let name = escape_label(model.as_ref().map(ModelName::as_str).unwrap_or_default());
-        Self {
-            labels: format!("{labels},model=\"{name}\""),
-            model,
-            prompt_tokens: AtomicU64::new(0),
-            cached_tokens: AtomicU64::new(0),
-            completion_tokens: AtomicU64::new(0),
-            ttft: Histogram::new(&TTFT),
-            itl: Histogram::new(&ITL),
-            tpot: Histogram::new(&TPOT),
-            tokens_per_second: Histogram::new(&STREAM_TOKENS_PER_SECOND),
-            estimate_error: Histogram::new(&ESTIMATE_ERROR_RATIO),
-        }
-    }
-
     fn record(&self, report: &LeaseReport<'_>, usage: Usage) {
         for (count, tokens) in [
             (&self.prompt_tokens, usage.prompt),
@@ -214,10 +171,9 @@ impl ModelSeries {
         let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
         self.ttft.record(first.since(report.chosen_at).as_secs_f64());
         self.itl.record_intervals(report.token_intervals);
-        let (seconds, tokens) =
-            (last.since(first).as_secs_f64(), report.usage.unwrap_or(report.estimated_usage).completion);
-        if tokens.0 > 1 && seconds > 0.0 {
-            let per_token = seconds / (tokens.0 - 1) as f64;
+        let seconds = last.since(first).as_secs_f64();
+        if usage.completion.0 > 1 && seconds > 0.0 {
+            let per_token = seconds / (usage.completion.0 - 1) as f64;
             self.tpot.record(per_token);
             self.tokens_per_second.record(1.0 / per_token);
         }
@@ -228,8 +184,23 @@ impl ModelSeries {
     }
 }
 
-/// The tokens a request came to: as reported, or where a stream ended before it was, as estimated. `None` if as far as
-/// one can tell nothing was computed.
+impl Default for ModelSeries {
+    fn default() -> Self {
+        Self {
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            completion_tokens: AtomicU64::new(0),
+            ttft: Histogram::new(&names::TTFT),
+            itl: Histogram::new(&names::ITL),
+            tpot: Histogram::new(&names::TPOT),
+            tokens_per_second: Histogram::new(&names::STREAM_TOKENS_PER_SECOND),
+            estimate_error: Histogram::new(&names::ESTIMATE_ERROR_RATIO),
+        }
+    }
+}
+
+/// Returns the reported tokens of a request; if a stream ended before they arrived, the estimated ones. `None` if there was
+/// no first token.
 fn usage_or_estimate(report: &LeaseReport<'_>) -> Option<Usage> {
     report.usage.or_else(|| report.first_token.map(|_| report.estimated_usage))
 }
@@ -239,8 +210,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_that_has_left_is_told_of_for_a_quarter_of_an_hour() {
-        let series = ReplicaSeries::new("p".into(), "r".into());
+    fn series_of_a_removed_replica_stay_for_a_quarter_of_an_hour() {
+        let series = ReplicaSeries::default();
         let at = |minutes: u64| Moment::ZERO + Duration::from_secs(60 * minutes);
         assert!(
             series.is_retained(true, at(1)) && series.is_retained(false, at(2)) && series.is_retained(false, at(16))

@@ -1,50 +1,45 @@
-//! What is counted of each key that clients show.
+//! Requests and tokens by API key.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use metrics::{Counter, Label, SharedString};
-use metrics_exporter_prometheus::PrometheusRecorder;
+use metrics::Counter;
 
-use super::{STATUS_CLASSES, TENANT_COMPLETION_TOKENS, TENANT_PROMPT_TOKENS, TENANT_REQUESTS, register_counter};
+use super::labelled_series::LabelledSeries;
+use super::names::{TENANT_COMPLETION_TOKENS, TENANT_PROMPT_TOKENS, TENANT_REQUESTS};
+use super::recorder::CounterRecorder;
+use super::status_counters::StatusCounters;
+use crate::units::Usage;
 
-/// The series of all keys that have been shown, by their names, which the configuration bounds.
+/// The series of all keys that clients have used, by name. The configuration bounds their number.
 #[derive(Default)]
-pub(in crate::telemetry) struct TenantMetrics(ArcSwap<Vec<Arc<TenantSeries>>>);
+pub(super) struct TenantMetrics(LabelledSeries<Arc<str>, TenantSeries>);
 
 /// The series of one key.
-pub(in crate::telemetry) struct TenantSeries {
-    name: Arc<str>,
-    /// By the class of the status.
-    pub(in crate::telemetry) requests: [Counter; 6],
-    pub(in crate::telemetry) prompt_tokens: Counter,
-    pub(in crate::telemetry) completion_tokens: Counter,
+struct TenantSeries {
+    requests: StatusCounters,
+    prompt_tokens: Counter,
+    completion_tokens: Counter,
 }
 
 impl TenantMetrics {
-    /// The series of the key called `name`; made when it is first asked for.
-    pub(in crate::telemetry) fn get_or_create(
-        &self,
-        name: &Arc<str>,
-        recorder: &PrometheusRecorder,
-    ) -> Arc<TenantSeries> {
-        let known = |list: &[Arc<TenantSeries>]| list.iter().find(|s| s.name == *name).cloned();
-        if let Some(found) = known(&self.0.load()) {
-            return found;
+    /// Records a request that was answered to a client with the key `name`, and its tokens if they are known.
+    pub(super) fn record(&self, recorder: &CounterRecorder, name: &Arc<str>, status: u16, usage: Option<Usage>) {
+        let create = || (name.clone(), TenantSeries::new(recorder, name));
+        let series = self.0.get_or_create(|known| known == name, create);
+        series.requests.record(status);
+        if let Some(usage) = usage {
+            series.prompt_tokens.increment(usage.prompt.0);
+            series.completion_tokens.increment(usage.completion.0);
         }
-        let label = || Label::new("tenant", SharedString::from_shared(name.clone()));
-        let requests = STATUS_CLASSES
-            .map(|class| register_counter(recorder, TENANT_REQUESTS, vec![label(), Label::new("status", class)]));
-        let made = Arc::new(TenantSeries {
-            name: name.clone(),
-            requests,
-            prompt_tokens: register_counter(recorder, TENANT_PROMPT_TOKENS, vec![label()]),
-            completion_tokens: register_counter(recorder, TENANT_COMPLETION_TOKENS, vec![label()]),
-        });
-        self.0.rcu(|list| match known(list) {
-            Some(_) => list.clone(),
-            None => Arc::new(list.iter().cloned().chain([made.clone()]).collect()),
-        });
-        known(&self.0.load()).unwrap_or(made)
+    }
+}
+
+impl TenantSeries {
+    fn new(recorder: &CounterRecorder, name: &str) -> Self {
+        Self {
+            requests: StatusCounters::new(recorder, &TENANT_REQUESTS, &[name]),
+            prompt_tokens: recorder.counter(&TENANT_PROMPT_TOKENS, &[name]),
+            completion_tokens: recorder.counter(&TENANT_COMPLETION_TOKENS, &[name]),
+        }
     }
 }

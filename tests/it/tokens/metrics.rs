@@ -1,4 +1,5 @@
-//! README's table of metrics is what `/metrics` tells: every name, its labels and its unit.
+//! `docs/metrics.md` and `/metrics` agree: every name, its labels and its unit.
+//! `UPDATE=1 cargo test --test it tokens::metrics` writes the document.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_un
 /// Labels and kind of every metric, by name.
 type MetricTable = BTreeMap<String, (Vec<String>, String)>;
 
-/// What the units of README are in names.
+/// Units of the document and the suffixes they need in names.
 const UNIT_SUFFIXES: &[(&str, &str)] = &[
     ("seconds", "_seconds"),
     ("share", "_ratio"),
@@ -36,30 +37,40 @@ fn parse_metrics(page: &str) -> MetricTable {
     table
 }
 
-fn parse_readme_table(readme: &str) -> MetricTable {
-    let head = "| name | labels | unit | what it says |\n|---|---|---|---|\n";
-    let rows = readme.split_once(head).expect("README.md has the table").1.lines().take_while(|l| l.starts_with('|'));
+fn parse_docs_tables(docs: &str) -> MetricTable {
     let mut table = MetricTable::new();
-    for row in rows {
+    for row in docs.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [_, name, labels, unit, says, _] = cells[..] else { panic!("{row}") };
-        let (name, labels) = (name.trim_matches('`'), labels.trim_matches('`'));
-        let kind = match (says.starts_with("histogram: "), name.ends_with("_total")) {
+        let [_, name, labels, unit, meaning, _] = cells[..] else { panic!("{row}") };
+        let name = name.trim_matches('`');
+        let kind = match (meaning.starts_with("Histogram. "), name.ends_with("_total")) {
             (true, _) => "histogram",
             (false, true) => "counter",
             (false, false) => "gauge",
         };
-        if let Some((_, end)) = UNIT_SUFFIXES.iter().find(|(name, _)| *name == unit) {
-            assert!(name.trim_end_matches("_total").ends_with(end), "{name} is no number of {unit}");
+        if let Some((_, suffix)) = UNIT_SUFFIXES.iter().find(|(name, _)| *name == unit) {
+            assert!(name.trim_end_matches("_total").ends_with(suffix), "{name} is not in {unit}");
         }
-        let labels = labels.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
-        assert!(table.insert(name.to_owned(), (labels, kind.to_owned())).is_none(), "{name} is there twice");
+        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned());
+        let labels = labels.filter(|label| !label.is_empty()).collect();
+        assert!(table.insert(name.to_owned(), (labels, kind.to_owned())).is_none(), "{name} has two rows");
     }
     table
 }
 
 #[test]
-fn the_readme_has_every_metric_with_its_labels_and_no_other() {
+fn docs_are_rendered_from_the_metric_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let rendered = tokenweir::telemetry::metrics_markdown();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &rendered).unwrap();
+    }
+    let recorded = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(recorded == rendered, "docs/metrics.md is outdated (UPDATE=1 writes it)");
+}
+
+#[test]
+fn docs_have_every_metric_with_its_labels_and_no_other() {
     let replica = start_replica(&["m"]);
     // Of `abc`, from FIPS 180-2.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -70,33 +81,33 @@ fn the_readme_has_every_metric_with_its_labels_and_no_other() {
         let headers = "authorization: Bearer abc\r\n";
         assert_eq!(router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 5, stream)).status, 200);
     }
-    wait_until("both have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 2.0);
-    // The last to come: an engine is asked now and then, and foreign load is told when it has been asked.
-    wait_until("the engine was asked", || {
+    wait_until("both requests have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 2.0);
+    // External load is the last to appear: it needs a scrape of the engine.
+    wait_until("the engine has been scraped", || {
         send_request(router.admin_addr, "GET", "/metrics", "", "").text().contains("\ntokenweir_external_tokens{")
     });
     let page = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
-    assert_eq!(parse_readme_table(include_str!("../../../README.md")), parse_metrics(&page));
+    assert_eq!(parse_docs_tables(&tokenweir::telemetry::metrics_markdown()), parse_metrics(&page));
 }
 
 #[test]
-fn a_replica_that_has_left_has_no_load() {
+fn removed_replica_has_no_load() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let router = TestRouter::start_with_replicas(
         replicas.each_ref().map(|replica| replica.url()).each_ref().map(String::as_str),
     )
     .wait_until_ready();
     let mut streams: Vec<_> = (0..2).map(|_| router.connect()).collect();
-    for (at, client) in streams.iter_mut().enumerate() {
-        let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: s{at}\r\n");
+    for (index, client) in streams.iter_mut().enumerate() {
+        let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: s{index}\r\n");
         client.send(build_request("POST", "/v1/chat/completions", &headers, chat_body("m", 5, true)));
     }
-    let gone = format!("replica=\"{}\"", replicas[1].addr());
-    let load = || router.sum_metric("tokenweir_in_flight", &[&gone]);
-    wait_until("each has a stream", || load() == 1.0 && router.in_flight() == 2);
+    let removed = format!("replica=\"{}\"", replicas[1].addr());
+    let load = || router.sum_metric("tokenweir_in_flight", &[&removed]);
+    wait_until("each replica has a stream", || load() == 1.0 && router.in_flight() == 2);
     let path = format!("/pools/default/replicas/{}", replicas[1].addr());
     assert_eq!(send_request(router.admin_addr, "DELETE", &path, "", "").status, 200);
     assert_eq!(load(), 0.0);
     drop(streams);
-    wait_until("the other's has ended", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("the other replica's stream has ended", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
 }

@@ -76,7 +76,6 @@ const ROOMS_WITH_CIRCLES: &[&str] = &[
     "import",
     "log_format",
     "server",
-    "telemetry",
     "tls",
     "upstream",
 ];
