@@ -2,6 +2,7 @@
 
 mod api;
 mod connection;
+mod control;
 mod listener;
 mod logs;
 mod open_files;
@@ -9,6 +10,7 @@ mod proxy;
 mod reload;
 mod request;
 mod response;
+mod runtime_thread;
 mod start_error;
 mod startup;
 mod state;

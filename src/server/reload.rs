@@ -1,9 +1,9 @@
-//! Reading the configuration again while requests run.
+//! Replaces the configuration while requests are under way.
 
 use std::fmt;
 
 use super::AppState;
-use super::listener::handle::ListenerHandle;
+use super::listener::handle::ListenerUpdate;
 use super::logs::PreparedLogs;
 use crate::config::{LoadedConfig, Settings};
 use crate::discover;
@@ -11,81 +11,79 @@ use crate::fleet::ReloadDiff;
 use crate::telemetry::LogLevel;
 use crate::tls::TlsStore;
 
-/// What a reload has come to.
+/// The effects of a reload.
 pub(super) struct ReloadReport {
     pub(super) changes: ReloadDiff,
-    /// What takes effect later, and what looks odd.
+    /// Keys that need a restart, and the warnings of the configuration.
     pub(super) notes: Vec<String>,
 }
 
 impl fmt::Display for ReloadReport {
-    /// One line, unless a warning shows its place.
+    /// Writes one line, unless a warning quotes the configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.changes.fmt(f)?;
         self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
     }
 }
 
-/// Replaces the configuration by what its source says now. Requests that run keep what they began with.
+/// Reads the configuration again and replaces the present one. Requests under way keep the one that they started with.
 ///
-/// *Errors*: there is no source, or what it says is bad. Nothing has changed then, and the log says why.
+/// *Errors*: there is no source, or the new configuration is invalid. Nothing has changed then. The error log reports
+/// either result.
 pub(super) async fn reload(app: &AppState) -> Result<ReloadReport, String> {
-    let told = apply_config(app).await;
-    match &told {
-        Ok(changes) => app.logs.error.write_unlimited(LogLevel::Info, format_args!("reloaded, changed: {changes}")),
-        Err(why) => {
-            app.logs.error.write_unlimited(LogLevel::Error, format_args!("not reloaded, nothing changed: {why}"));
-        }
+    let result = apply_config(app).await;
+    let log = &app.logs.error;
+    match &result {
+        Ok(report) => log.write_unlimited(LogLevel::Info, format_args!("reloaded, changed: {report}")),
+        Err(cause) => log.write_unlimited(LogLevel::Error, format_args!("not reloaded, nothing changed: {cause}")),
     }
-    told
+    result
 }
 
 async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
-    let source = app
-        .control
-        .config_source
-        .get()
-        .ok_or("the replicas were given as arguments, there is no file to read again")?;
+    let source = app.control.config_source.get();
+    let source = source.ok_or("no configuration file to read again: the replicas were given as arguments")?;
     let loaded = source()?;
-    let keyring = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools)
-        .map_err(|bad| loaded.file_error(&bad.path, bad.to_string(), &bad.help).to_string())?;
-    let LoadedConfig { settings, warnings, .. } = loaded;
-    let before = app.settings();
-    let kept = restart_only_changes(&before, &settings);
-    let doors = ListenerHandle::bind_new(&before.listen, &settings.listen).map_err(|bad| bad.to_string())?;
-    let logs = PreparedLogs::prepare(&before, &settings).map_err(|bad| bad.to_string())?;
-    // Nobody is let in before they have said what they serve, and nobody leaves before that.
-    app.dns_names.resolve_new(&settings.pools, &settings.dns).await;
-    let pools = app.dns_names.expand_members(&settings.pools);
-    discover::probe_new(app.fleet.prepare_replicas(&pools), &keyring).await;
-    // The first request to a new replica needs it.
-    let old = app.tls_store.load_full();
-    app.tls_store.store(keyring.inherit_from(&old).into());
-    let changes = app.fleet.reload(pools).map_err(|bad| {
-        app.tls_store.store(old);
-        bad.to_string()
+    let new_tls = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools)
+        .map_err(|error| loaded.file_error(&error.path, error.to_string(), &error.help).to_string())?;
+    let LoadedConfig { settings: new, warnings, .. } = loaded;
+    let old = app.settings();
+    let restart_notes = restart_only_changes(&old, &new);
+    let listeners = ListenerUpdate::prepare(&old.listen, &new.listen).map_err(|error| error.to_string())?;
+    let logs = PreparedLogs::prepare(&old, &new).map_err(|error| error.to_string())?;
+    // New replicas report their models before they join, and removed ones leave at the same time, in one step.
+    app.dns_names.resolve_new(&new.pools, &new.dns).await;
+    let pools = app.dns_names.expand_members(&new.pools);
+    discover::probe_new(app.fleet.prepare_replicas(&pools), &new_tls).await;
+    // Set before the pools: the first request to a new replica needs it.
+    let old_tls = app.tls_store.load_full();
+    app.tls_store.store(new_tls.inherit_from(&old_tls).into());
+    let changes = app.fleet.reload(pools).map_err(|error| {
+        app.tls_store.store(old_tls);
+        error.to_string()
     })?;
     if let Some(logs) = logs {
         app.logs.replace(logs);
     }
-    app.logs.decisions.resize(settings.explain);
-    app.settings.store(settings.into());
-    if let Some(way) = app.control.listeners.get() {
-        way.apply(doors);
+    app.logs.decisions.resize(new.explain);
+    app.settings.store(new.into());
+    if let Some(handle) = app.control.listeners.get() {
+        handle.apply(listeners);
     }
     app.control.replicas_changed.notify_one();
     app.control.config_reloaded.notify_one();
-    let kept = kept.into_iter().map(|key| format!("`{key}` takes effect after a restart"));
-    Ok(ReloadReport { changes, notes: kept.chain(warnings.iter().map(ToString::to_string)).collect() })
+    let warnings = warnings.iter().map(ToString::to_string);
+    Ok(ReloadReport { changes, notes: restart_notes.chain(warnings).collect() })
 }
 
-/// The keys that differ and are read only at the start.
-fn restart_only_changes(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let differ = [
+/// Returns a note for each changed key that is read at the start only.
+fn restart_only_changes(old: &Settings, new: &Settings) -> impl Iterator<Item = String> + use<> {
+    let keys = [
         ("admin", old.admin != new.admin),
         ("workers", old.workers != new.workers),
         ("record", old.record != new.record),
         ("limits.in_flight_bytes", old.limits.in_flight_bytes != new.limits.in_flight_bytes),
     ];
-    differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    let changed = keys.into_iter().filter(|(_, is_changed)| *is_changed);
+    changed.map(|(key, _)| format!("`{key}` takes effect after a restart"))
 }

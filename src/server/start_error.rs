@@ -1,4 +1,4 @@
-//! The reasons for which the router cannot start.
+//! The errors of a start.
 
 use std::io;
 
@@ -7,34 +7,34 @@ use thiserror::Error;
 use crate::balance::PolicyError;
 use crate::tls::TlsFileError;
 
-/// Why the router cannot start.
+/// The router cannot start. A reload reports the same errors for listeners and logs.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// An address cannot be listened at.
+    /// An address cannot be bound.
     #[error("cannot listen at {address} ({key}): {error}{hint}")]
     Listen {
         /// The address.
         address: String,
-        /// The configuration key it comes from.
+        /// The configuration key that names it.
         key: &'static str,
-        /// What the system said.
+        /// The cause.
         error: io::Error,
-        /// What may help.
+        /// Help, with a leading `; `; empty if there is none.
         hint: &'static str,
     },
-    /// A log cannot be opened.
-    #[error("cannot open the log {0}: {1}")]
+    /// The file of a log cannot be opened.
+    #[error("cannot open log file {0}: {1} (`log`)")]
     Log(String, io::Error),
-    /// The file that traffic is written to cannot be opened.
-    #[error("cannot record to {0}: {1}")]
+    /// The file of the traffic recording cannot be opened.
+    #[error("cannot open trace file {0}: {1} (`record`)")]
     Record(String, io::Error),
-    /// A file of certificates or keys cannot be used.
+    /// A file of certificates or keys is missing or invalid.
     #[error("{0}; {help}", help = .0.help)]
     Tls(#[from] TlsFileError),
-    /// A pool's policy cannot be made.
+    /// The policy of a pool cannot be built.
     #[error("{0}")]
     Policy(#[from] PolicyError),
-    /// The system gives no threads or no event queue.
-    #[error("cannot start a thread: {0}")]
+    /// The system provides no thread or no event queue.
+    #[error("cannot start a thread or an event queue: {0}")]
     Thread(#[from] io::Error),
 }

@@ -1,5 +1,6 @@
 //! One client connection on its worker: TLS, HTTP, timeouts, and noticing that the client left.
 
+pub(super) mod accepted;
 pub(super) mod disconnect;
 pub(super) mod error_rewrite;
 pub(super) mod state;

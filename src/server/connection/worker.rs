@@ -31,7 +31,7 @@ use crate::balance::SeededRng;
 use crate::clock;
 use crate::config::Settings;
 use crate::fleet::VirtualHost;
-use crate::server::listener::acceptor::{AcceptedConnection, ClientSocket};
+use crate::server::connection::accepted::{AcceptedConnection, ClientSocket};
 use crate::server::proxy::proxy_request;
 use crate::server::request::client;
 use crate::server::request::client::{ClientInfo, PeerAddr};

@@ -1,216 +1,145 @@
-//! The acceptor: a plain thread that hands each connection to the worker with the fewest open streams.
+//! The acceptor: a plain thread that hands each connection to the worker with the fewest open requests.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
-use super::handle::ListenerHandle;
-use crate::config::ListenAddr;
+use super::BoundListener;
+use super::handle::{ListenerHandle, ListenerUpdate};
 use crate::server::AppState;
+use crate::server::connection::accepted::{AcceptedConnection, ClientSocket};
 use crate::server::connection::worker_load::{ConnectionGuard, WorkerLoad};
 use crate::telemetry::LogLevel;
 
-/// How long accepting rests when the process has no file descriptor left.
+/// Wait before accepting again after the process has run out of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// The event that means that there is a change, or that the thread should end; listeners are numbered from 0.
+/// The event of an update or of the end; listeners are numbered from 0.
 const WAKE_TOKEN: Token = Token(usize::MAX);
 
-/// A connection on its way to its worker, counted as the worker's already, so that a burst spreads before the workers
-/// come to it.
-pub(in crate::server) struct AcceptedConnection {
-    pub(in crate::server) socket: ClientSocket,
-    pub(in crate::server) guard: ConnectionGuard,
-}
-
-/// What clients connect by.
-pub(in crate::server) enum ClientSocket {
-    Tcp(TcpStream, IpAddr),
-    /// The worker shakes hands, so that nobody waits at the door for it.
-    Tls(TcpStream, IpAddr),
-    Unix(UnixStream),
-}
-
-/// A bound listener, not blocking.
-pub(in crate::server) enum Listener {
-    Tcp(mio::net::TcpListener),
-    Tls(mio::net::TcpListener),
-    Unix(mio::net::UnixListener),
-}
-
-/// One worker as the acceptor knows it.
+/// One worker as the acceptor sees it.
 pub(in crate::server) struct WorkerHandle {
     pub(in crate::server) load: Arc<WorkerLoad>,
     pub(in crate::server) queue: mpsc::Sender<AcceptedConnection>,
 }
 
-/// Accepts from all listeners. Dropping it closes them.
+/// Accepts connections from all listeners. Dropping it closes them.
 pub(in crate::server) struct Acceptor {
     app: Arc<AppState>,
     workers: Vec<WorkerHandle>,
-    /// By token, with what each was bound for.
+    /// Listeners by token.
     listeners: BTreeMap<usize, BoundListener>,
     next_token: usize,
     poll: Poll,
     updates: Receiver<ListenerUpdate>,
 }
 
-/// A listener and what is configured of it.
-pub(in crate::server) struct BoundListener {
-    pub(in crate::server) listen: ListenAddr,
-    pub(in crate::server) listener: Listener,
-}
-
-/// What is listened at from now on: what is kept of the present doors, by what they are to be, and new ones.
-pub(in crate::server) struct ListenerUpdate {
-    pub(in crate::server) kept_addresses: Vec<ListenAddr>,
-    pub(in crate::server) new_listeners: Vec<BoundListener>,
-}
-
-impl Listener {
-    fn accept(&self) -> io::Result<ClientSocket> {
-        match self {
-            Self::Tcp(listener) | Self::Tls(listener) => {
-                let (stream, peer) = listener.accept()?;
-                stream.set_nodelay(true)?;
-                let socket = if matches!(self, Self::Tls(_)) { ClientSocket::Tls } else { ClientSocket::Tcp };
-                Ok(socket(stream.into(), peer.ip()))
-            }
-            Self::Unix(listener) => Ok(ClientSocket::Unix(listener.accept()?.0.into())),
-        }
-    }
-}
-
 impl Acceptor {
-    /// Gets ready to accept. Woken, it looks for a change, and ends when nobody can send any more.
+    /// Returns an acceptor, not running yet, and the handle that updates and ends it.
+    ///
+    /// *Errors*: the system provides no event queue, or the queue rejects a listener.
     pub(in crate::server) fn new(
         app: Arc<AppState>,
-        doors: Vec<BoundListener>,
-        desks: Vec<WorkerHandle>,
+        listeners: Vec<BoundListener>,
+        workers: Vec<WorkerHandle>,
     ) -> io::Result<(Self, ListenerHandle)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKE_TOKEN)?;
-        let (sender, changes) = std::sync::mpsc::channel();
-        let mut acceptor =
-            Self { app, workers: desks, listeners: BTreeMap::new(), next_token: 0, poll, updates: changes };
-        for door in doors {
-            acceptor.register_listener(door)?;
+        let (sender, updates) = std::sync::mpsc::channel();
+        let mut acceptor = Self { app, workers, listeners: BTreeMap::new(), next_token: 0, poll, updates };
+        for listener in listeners {
+            acceptor.register_listener(listener)?;
         }
         Ok((acceptor, ListenerHandle::new(sender, waker)))
     }
 
-    /// Accepts until nobody can change anything any more.
+    /// Accepts connections until the handle is closed.
     pub(in crate::server) fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        let mut rest = None;
+        let mut backoff = None;
         loop {
-            match self.poll.poll(&mut events, rest) {
+            match self.poll.poll(&mut events, backoff) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return self.app.logs.error.write(LogLevel::Error, format_args!("accepting has ended: {error}"));
+                    return self.app.logs.error.write(LogLevel::Error, format_args!("acceptor stopped: {error}"));
                 }
             }
             if events.iter().any(|event| event.token() == WAKE_TOKEN) && !self.apply_updates() {
                 return;
             }
-            // Readiness is told once, so what is left over for want of descriptors is asked for again after a rest.
-            let starved = self.listeners.values().filter(|door| self.accept_ready(&door.listener).is_err()).count() > 0;
-            rest = starved.then_some(ACCEPT_BACKOFF);
+            // Readiness is reported once. Connections left pending are accepted after a backoff.
+            let starved = self.listeners.values().filter(|listener| self.accept_pending(listener).is_err()).count() > 0;
+            backoff = starved.then_some(ACCEPT_BACKOFF);
         }
     }
 
-    /// Takes over what was sent. Returns whether there can be more.
+    /// Applies all pending updates. Returns whether more can follow: `false` once the handle is closed.
     fn apply_updates(&mut self) -> bool {
         loop {
             match self.updates.try_recv() {
-                Ok(ListenerUpdate { kept_addresses: kept, new_listeners: opened }) => {
-                    let doors = std::mem::take(&mut self.listeners);
-                    self.listeners =
-                        doors.into_iter().filter_map(|(at, door)| Some((at, door.reconfigure(&kept)?))).collect();
-                    for door in opened {
-                        let listen = door.listen.clone();
-                        if let Err(error) = self.register_listener(door) {
-                            let message = format_args!("cannot accept at {listen}: {error}");
-                            self.app.logs.error.write(LogLevel::Error, message);
-                        }
-                    }
-                }
+                Ok(update) => self.apply_update(update),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
 
-    fn register_listener(&mut self, mut door: BoundListener) -> io::Result<()> {
-        let registry = self.poll.registry();
-        match &mut door.listener {
-            Listener::Tcp(listener) | Listener::Tls(listener) => {
-                registry.register(listener, Token(self.next_token), Interest::READABLE)?;
+    fn apply_update(&mut self, update: ListenerUpdate) {
+        let present = std::mem::take(&mut self.listeners);
+        let kept = present.into_iter();
+        self.listeners = kept.filter_map(|(token, l)| Some((token, l.reconfigure(&update.kept_addresses)?))).collect();
+        for listener in update.new_listeners {
+            let listen = listener.listen.clone();
+            if let Err(error) = self.register_listener(listener) {
+                let message = format_args!("cannot accept connections at {listen}: {error} (`listen`)");
+                self.app.logs.error.write(LogLevel::Error, message);
             }
-            Listener::Unix(listener) => registry.register(listener, Token(self.next_token), Interest::READABLE)?,
         }
-        self.listeners.insert(self.next_token, door);
+    }
+
+    fn register_listener(&mut self, mut listener: BoundListener) -> io::Result<()> {
+        listener.register(self.poll.registry(), Token(self.next_token))?;
+        self.listeners.insert(self.next_token, listener);
         self.next_token += 1;
         Ok(())
     }
 
-    /// Accepts all that waits at one listener.
+    /// Accepts all pending connections of one listener.
     ///
-    /// *Errors*: the process has no descriptor or memory left for another connection.
-    fn accept_ready(&self, listener: &Listener) -> io::Result<()> {
+    /// *Errors*: the process has no descriptor or memory for another connection.
+    fn accept_pending(&self, listener: &BoundListener) -> io::Result<()> {
         loop {
             match listener.accept() {
                 Ok(socket) => self.dispatch(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The client was gone before we came to it.
+                // The client left before its connection was accepted.
                 Err(error) if is_connection_gone(&error) => {}
                 Err(error) => {
-                    self.app.logs.error.write(LogLevel::Error, format_args!("no connection can be accepted: {error}"));
+                    let message = format_args!("no connection can be accepted: {error}");
+                    self.app.logs.error.write(LogLevel::Error, message);
                     return Err(error);
                 }
             }
         }
     }
 
+    /// Sends a connection to the least loaded worker, or closes it at the limit.
     fn dispatch(&self, socket: ClientSocket) {
-        let open: usize = self.workers.iter().map(|desk| desk.load.open_connections()).sum();
+        let open: usize = self.workers.iter().map(|worker| worker.load.open_connections()).sum();
         if open >= self.app.settings().limits.connections {
-            let message = format_args!("a connection was closed: {open} are open (`limits.connections`)");
+            let message = format_args!("connection closed: {open} are open (`limits.connections`)");
             return self.app.logs.error.write(LogLevel::Warn, message);
         }
-        if let Some(desk) = self.workers.iter().min_by_key(|desk| desk.load.load_key()) {
-            // A worker that has ended takes the connection down with it.
-            let _ = desk.queue.blocking_send(AcceptedConnection { socket, guard: ConnectionGuard::start(&desk.load) });
+        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.load_key()) {
+            let guard = ConnectionGuard::start(&worker.load);
+            // Fails if the worker has ended; the connection is closed then.
+            let _ = worker.queue.blocking_send(AcceptedConnection { socket, guard });
         }
-    }
-}
-
-impl BoundListener {
-    /// The door as it is to be now; closed if it is in none of `kept`.
-    fn reconfigure(mut self, kept: &[ListenAddr]) -> Option<Self> {
-        let same = kept.iter().find(|listen| **listen == self.listen);
-        let Some(wanted) = same.or_else(|| kept.iter().find(|listen| listen.has_same_address(&self.listen))) else {
-            if let ListenAddr::Unix(path) = &self.listen {
-                // Somebody may have taken it away already.
-                let _ = std::fs::remove_file(path);
-            }
-            return None;
-        };
-        // A port goes from plain to TLS and back without being closed.
-        self.listener = match (self.listener, wanted) {
-            (Listener::Tcp(listener) | Listener::Tls(listener), ListenAddr::Tls(_)) => Listener::Tls(listener),
-            (Listener::Tcp(listener) | Listener::Tls(listener), _) => Listener::Tcp(listener),
-            (listener @ Listener::Unix(_), _) => listener,
-        };
-        self.listen = wanted.clone();
-        Some(self)
     }
 }
 

@@ -1,5 +1,8 @@
-//! Ports: binding them, accepting connections, handing these to workers.
+//! Listeners: binds them, accepts connections, hands each to a worker.
 
 pub(super) mod acceptor;
 pub(super) mod bind;
+mod bound_listener;
 pub(super) mod handle;
+
+pub(super) use bound_listener::BoundListener;

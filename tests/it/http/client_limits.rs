@@ -449,7 +449,7 @@ fn connections_beyond_the_limit_are_closed_and_make_room_when_others_go() {
     assert!(served(&mut first) && served(&mut second));
     let mut third = told.router.connect();
     assert!(third.wait_for_close());
-    told.wait_for_log("a connection was closed: 2 are open (`limits.connections`)");
+    told.wait_for_log("connection closed: 2 are open (`limits.connections`)");
     first.read_remaining_body();
     assert!(served(&mut first), "those that are in stay");
     drop(second);
