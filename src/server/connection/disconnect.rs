@@ -1,7 +1,7 @@
-//! A look at clients that hyper does not look at: those whose next request has come while the present one is answered.
+//! Detects that a client disconnects after it has pipelined its next request.
 //!
-//! hyper reads on while it answers, which is how it sees a client leave, but no further than to the first bytes of a next
-//! request. From there on we read, keep what comes for hyper, and so see the end of the connection.
+//! While hyper sends a response it reads ahead, and so detects a disconnect. It stops at the first bytes of a next
+//! request. From there on this stream reads, buffers the bytes for hyper, and detects the end of the connection.
 
 use std::io;
 use std::pin::Pin;
@@ -13,44 +13,43 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::state::ConnectionState;
 
-/// The most that is kept; of a client that sends more ahead we do not see that it leaves.
+/// Bytes buffered at most. The disconnect of a client that sends more than this ahead is not detected.
 const MAX_READ_AHEAD_BYTES: usize = 16 << 10;
 const READ_CHUNK_BYTES: usize = 1024;
 
-/// A client's connection.
-pub(in crate::server) struct DisconnectDetector<S> {
+/// A client connection that reads ahead when hyper does not.
+pub(super) struct DisconnectDetector<S> {
     stream: S,
     connection: Rc<ConnectionState>,
-    /// Whether a client that ends its sending side has left.
-    enabled: bool,
-    /// hyper has asked for bytes since it flushed, and so looks itself.
+    /// Whether clients may end their sending side and stay (`half_close`). Disconnects are not detected then.
+    half_close: bool,
+    /// Whether hyper has read since its last flush, and so detects a disconnect itself.
     hyper_is_reading: bool,
-    /// What came before hyper asked for it.
+    /// Bytes that arrived before hyper read.
     buffered: BytesMut,
 }
 
 impl<S> DisconnectDetector<S> {
-    /// `looks` unless clients may end their sending side and stay.
-    pub(in crate::server) fn new(stream: S, visit: Rc<ConnectionState>, looks: bool) -> Self {
-        Self { stream, connection: visit, enabled: looks, hyper_is_reading: false, buffered: BytesMut::new() }
+    pub(super) fn new(stream: S, connection: Rc<ConnectionState>, half_close: bool) -> Self {
+        Self { stream, connection, half_close, hyper_is_reading: false, buffered: BytesMut::new() }
     }
 }
 
 impl<S: AsyncRead + Unpin> DisconnectDetector<S> {
-    /// Reads what hyper does not.
+    /// Reads the available bytes into the buffer.
     ///
     /// *Errors*: the connection has ended.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let mut piece = [0; READ_CHUNK_BYTES];
+        let mut chunk = [0; READ_CHUNK_BYTES];
         while self.buffered.len() < MAX_READ_AHEAD_BYTES {
-            let mut piece = ReadBuf::new(&mut piece);
-            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut piece) else { return Ok(()) };
+            let mut chunk = ReadBuf::new(&mut chunk);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut chunk) else { return Ok(()) };
             read?;
-            if piece.filled().is_empty() {
+            if chunk.filled().is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            self.buffered.extend_from_slice(piece.filled());
-            // hyper, which was told that there was nothing, would not ask again for what the socket has given away.
+            self.buffered.extend_from_slice(chunk.filled());
+            // hyper's last read was pending. The socket wakes it no more for bytes that were read here.
             cx.waker().wake_by_ref();
         }
         Ok(())
@@ -75,11 +74,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DisconnectDetector<S> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
-    /// hyper flushes whenever it has had its turn, after it has looked for what there is to read.
+    /// hyper flushes at the end of each poll, after its own reads.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        let asked = std::mem::take(&mut self.hyper_is_reading);
-        if self.enabled && !asked && self.connection.has_unanswered_request() {
+        let hyper_is_reading = std::mem::take(&mut self.hyper_is_reading);
+        if !self.half_close && !hyper_is_reading && self.connection.has_unanswered_request() {
             self.poll_read_ahead(cx)?;
         }
         Poll::Ready(Ok(()))

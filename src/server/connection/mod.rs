@@ -1,10 +1,13 @@
-//! One client connection on its worker: TLS, HTTP, timeouts, and noticing that the client left.
+//! One client connection on its worker: TLS handshake, HTTP, timeouts, disconnect detection.
 
 pub(super) mod accepted;
-pub(super) mod disconnect;
-pub(super) mod error_rewrite;
+mod disconnect;
+mod error_rewrite;
+mod handler;
+mod http;
+pub(super) mod peer_addr;
 pub(super) mod state;
-pub(super) mod timeouts;
-pub(super) mod tls_handshake;
+mod timeouts;
+mod tls_handshake;
 pub(super) mod worker;
 pub(super) mod worker_load;

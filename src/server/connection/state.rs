@@ -1,40 +1,39 @@
-//! One client's connection, as its requests share it.
+//! The state of one client connection, shared by its requests.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use http::Version;
 
-use crate::server::request::client::PeerAddr;
+use super::peer_addr::PeerAddr;
 use crate::telemetry::ConnectionInfo;
 
-/// An HTTP/1 answer that the client does not take is not read on once so much of it waits to be written: with the frame
-/// that came last it fits into 64 KiB.
+/// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame that
+/// came last they fit into 64 KiB.
 const MAX_PENDING_WRITE_BYTES: usize = 16 << 10;
 
-/// A client's connection, shared by its requests.
+/// A client connection, shared by its requests.
 pub(in crate::server) struct ConnectionState {
     pub(in crate::server) peer: PeerAddr,
     pub(in crate::server) info: ConnectionInfo,
-    /// Requests so far.
+    /// Requests since the connection was opened.
     pub(in crate::server) request_count: Cell<u64>,
     /// Requests under way.
     active_requests: Cell<usize>,
-    /// They share the connection: HTTP/2.
     is_http2: Cell<bool>,
-    /// Something of the last answer may not have been written yet.
+    /// Whether bytes of the last response may not have been written yet.
     response_unflushed: Cell<bool>,
-    /// The body of the last request has not been read to its end.
+    /// Whether the body of the last request has not been read to its end.
     body_unread: Cell<bool>,
-    /// What was handed over and has not been written.
+    /// Bytes of responses that hyper has and has not written yet.
     pending_write_bytes: Cell<usize>,
 }
 
-/// One request of a visit, until dropped.
+/// One request of a connection, until dropped.
 pub(in crate::server) struct ActiveRequest(Rc<ConnectionState>);
 
 impl ActiveRequest {
-    /// The connection that the request came by.
+    /// Returns the connection of the request.
     pub(in crate::server) fn connection(&self) -> &ConnectionState {
         &self.0
     }
@@ -47,24 +46,22 @@ impl Drop for ActiveRequest {
 }
 
 impl ConnectionState {
-    /// A connection that no request has come by.
-    pub(in crate::server) fn new(peer: PeerAddr, wire: ConnectionInfo) -> Rc<Self> {
-        let (requests, present, waiting_bytes) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        let [shared, unsaid, unread] = [const { Cell::new(false) }; 3];
+    /// Returns the state of a new connection.
+    pub(super) fn new(peer: PeerAddr, info: ConnectionInfo) -> Rc<Self> {
         Rc::new(Self {
             peer,
-            info: wire,
-            request_count: requests,
-            active_requests: present,
-            is_http2: shared,
-            response_unflushed: unsaid,
-            body_unread: unread,
-            pending_write_bytes: waiting_bytes,
+            info,
+            request_count: Cell::new(0),
+            active_requests: Cell::new(0),
+            is_http2: Cell::new(false),
+            response_unflushed: Cell::new(false),
+            body_unread: Cell::new(false),
+            pending_write_bytes: Cell::new(0),
         })
     }
 
-    /// Notes that a request has come.
-    pub(in crate::server) fn start_request(self: &Rc<Self>, version: Version) -> ActiveRequest {
+    /// Records that a request has arrived.
+    pub(super) fn start_request(self: &Rc<Self>, version: Version) -> ActiveRequest {
         self.is_http2.set(version >= Version::HTTP_2);
         self.request_count.set(self.request_count.get() + 1);
         self.active_requests.set(self.active_requests.get() + 1);
@@ -73,51 +70,51 @@ impl ConnectionState {
         ActiveRequest(self.clone())
     }
 
-    /// Tells whether the connection is one request's at a time: HTTP/1.
+    /// Returns whether the connection carries one request at a time.
     pub(in crate::server) const fn is_http1(&self) -> bool {
         !self.is_http2.get()
     }
 
-    /// Tells whether a request that has come whole, the only one, has not been answered whole.
-    pub(in crate::server) const fn has_unanswered_request(&self) -> bool {
+    /// Returns whether the one request under way has been read to its end and its response has not ended: HTTP/1 only.
+    pub(super) const fn has_unanswered_request(&self) -> bool {
         self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get()
     }
 
-    /// Notes that so much of an answer was handed over to be written.
+    /// Records `bytes` of a response that hyper has taken to write.
     pub(in crate::server) fn add_pending_write(&self, bytes: usize) {
         self.pending_write_bytes.set(self.pending_write_bytes.get().saturating_add(bytes));
     }
 
-    /// Notes that so much was written.
-    pub(in crate::server) fn sub_pending_write(&self, bytes: usize) {
+    /// Records `bytes` that were written.
+    pub(super) fn sub_pending_write(&self, bytes: usize) {
         self.pending_write_bytes.set(self.pending_write_bytes.get().saturating_sub(bytes));
     }
 
-    /// Tells whether the client should take something before more is handed over.
+    /// Returns whether the response body must wait until the client reads.
     pub(in crate::server) const fn is_write_backlogged(&self) -> bool {
         self.pending_write_bytes.get() >= MAX_PENDING_WRITE_BYTES
     }
 
-    /// Notes that all that was handed over has been written.
-    pub(in crate::server) fn on_flushed(&self) {
+    /// Records that all pending bytes were written.
+    pub(super) fn on_flushed(&self) {
         self.pending_write_bytes.set(0);
         if self.active_requests.get() == 0 {
             self.response_unflushed.set(false);
         }
     }
 
-    /// Tells whether no request is under way and no answer left to be written.
-    pub(in crate::server) const fn is_idle(&self) -> bool {
+    /// Returns whether no request is under way and every response has been written.
+    pub(super) const fn is_idle(&self) -> bool {
         self.active_requests.get() == 0 && !self.response_unflushed.get()
     }
 
-    /// Notes whether there is a body of the present request that has not been read to its end.
-    pub(in crate::server) fn set_body_unread(&self, a_body: bool) {
-        self.body_unread.set(a_body);
+    /// Sets whether the present request has a body that has not been read to its end.
+    pub(in crate::server) fn set_body_unread(&self, unread: bool) {
+        self.body_unread.set(unread);
     }
 
-    /// Tells whether the client may still be sending what nobody reads.
-    pub(in crate::server) const fn has_unread_body(&self) -> bool {
+    /// Returns whether the client may still be sending a body that will not be read.
+    pub(super) const fn has_unread_body(&self) -> bool {
         self.body_unread.get()
     }
 }

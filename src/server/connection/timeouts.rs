@@ -1,7 +1,7 @@
-//! How long a client may take for a request's head, and how long a connection may wait for its next request.
+//! The timeouts of a client connection: request head, keep-alive, and writes.
 //!
-//! hyper has one timer for both. Ours knows whether a byte of the head has come. For a client that takes nothing of what
-//! it is sent hyper has none.
+//! hyper has one timer for the request head and for the idle time before it. This one knows whether a byte of the head
+//! has arrived. For a client that does not read its response hyper has no timer at all.
 
 use std::cell::Cell;
 use std::io;
@@ -12,34 +12,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::config::Timeouts;
 use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The bytes that HTTP/2 begins with.
+use crate::config::Timeouts;
+
+/// The length of the HTTP/2 preface.
 const HTTP2_PREFACE_BYTES: u64 = 24;
 
-/// A connection that counts the bytes that come, and fails when nothing can be written for too long.
-pub(in crate::server) struct TimeoutStream<S> {
+/// A connection that counts received bytes and fails after the write timeout.
+pub(super) struct TimeoutStream<S> {
     stream: S,
     received_bytes: Arc<AtomicU64>,
-    /// How long the client may take nothing of what is sent.
+    /// Time for which the client may read nothing.
     write_timeout: Duration,
-    /// Rings when it has taken nothing for so long; only while it takes nothing.
+    /// The running write timeout; `Some` while a write is pending.
     write_timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-/// hyper's clock for one connection's request heads.
-pub(in crate::server) struct HeaderReadTimer {
+/// The timer that hyper uses for the request heads of one connection.
+pub(super) struct HeaderReadTimer {
     received_bytes: Arc<AtomicU64>,
     header_timeout: Duration,
     keepalive_timeout: Duration,
 }
 
-/// The time left for one head.
+/// The wait for one request head.
 struct HeaderReadSleep {
     received_bytes: Arc<AtomicU64>,
-    /// What had been received when the wait began.
+    /// `received_bytes` at the start of the wait.
     received_at_start: u64,
     header_timeout: Duration,
     head_started: bool,
@@ -47,57 +48,59 @@ struct HeaderReadSleep {
 }
 
 impl<S> TimeoutStream<S> {
-    /// Counts what comes by `stream`; the timer goes to the connection's hyper.
-    pub(in crate::server) fn new(stream: S, timeouts: &Timeouts) -> (Self, HeaderReadTimer) {
-        let Timeouts { client_header: head, keepalive: idle, client_send: send, .. } = *timeouts;
-        let received = Arc::new(AtomicU64::new(0));
-        (
-            Self { stream, received_bytes: received.clone(), write_timeout: send, write_timer: None },
-            HeaderReadTimer { received_bytes: received, header_timeout: head, keepalive_timeout: idle },
-        )
+    /// Wraps `stream`. Returns the timer for the HTTP/1 settings of the same connection as well.
+    pub(super) fn new(stream: S, timeouts: &Timeouts) -> (Self, HeaderReadTimer) {
+        let received_bytes = Arc::new(AtomicU64::new(0));
+        let timer = HeaderReadTimer {
+            received_bytes: received_bytes.clone(),
+            header_timeout: timeouts.client_header,
+            keepalive_timeout: timeouts.keepalive,
+        };
+        (Self { stream, received_bytes, write_timeout: timeouts.client_send, write_timer: None }, timer)
     }
 
-    /// Passes on what came of writing; where the client has taken nothing for too long that is an error.
+    /// Returns the result of a write, or `TimedOut` once writes have been pending for the write timeout.
     fn with_write_timeout<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.write_timer = None;
             return written;
         }
-        let send = self.write_timeout;
-        let alarm = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(send)));
-        alarm.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let limit = self.write_timeout;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl HeaderReadTimer {
-    /// Ends if the connection has not even shown within a head's time which HTTP it speaks: hyper-util waits for that
-    /// without a timer. To be told of the first request, which may be shorter than what HTTP/2 begins with.
-    pub(in crate::server) fn protocol_detection_timeout(&self) -> (impl Future<Output = ()> + use<>, Rc<Cell<bool>>) {
-        let decided = Rc::new(Cell::new(false));
-        let (received, head, asked) = (self.received_bytes.clone(), self.header_timeout, decided.clone());
-        let wait = async move {
-            tokio::time::sleep(head).await;
-            // Where the whole process did not run for so long, the first bytes may wait to be read.
+    /// Returns a future that ends if the HTTP version is still unknown after the header timeout: hyper-util waits for
+    /// that without a timer. Set the cell at the first request, which may be shorter than the HTTP/2 preface.
+    pub(super) fn protocol_detection_timeout(&self) -> (impl Future<Output = ()> + use<>, Rc<Cell<bool>>) {
+        let is_detected = Rc::new(Cell::new(false));
+        let (received_bytes, limit, detected) = (self.received_bytes.clone(), self.header_timeout, is_detected.clone());
+        let expired = async move {
+            tokio::time::sleep(limit).await;
+            // After a pause of the whole process the first bytes may be waiting in the socket.
             tokio::task::yield_now().await;
-            if asked.get() || received.load(Ordering::Relaxed) >= HTTP2_PREFACE_BYTES {
+            if detected.get() || received_bytes.load(Ordering::Relaxed) >= HTTP2_PREFACE_BYTES {
                 std::future::pending::<()>().await;
             }
         };
-        (wait, decided)
+        (expired, is_detected)
     }
 }
 
 impl Timer for HeaderReadTimer {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        let before = self.received_bytes.load(Ordering::Relaxed);
-        // A connection that has brought nothing yet owes its first head at once.
-        let first = if before == 0 { self.header_timeout } else { self.keepalive_timeout };
+        let received_at_start = self.received_bytes.load(Ordering::Relaxed);
+        // The header timeout of the first request starts with the connection.
+        let is_first = received_at_start == 0;
+        let limit = if is_first { self.header_timeout } else { self.keepalive_timeout };
         Box::pin(HeaderReadSleep {
             received_bytes: self.received_bytes.clone(),
-            received_at_start: before,
+            received_at_start,
             header_timeout: self.header_timeout,
-            head_started: before == 0,
-            timer: Box::pin(tokio::time::sleep(first)),
+            head_started: is_first,
+            timer: Box::pin(tokio::time::sleep(limit)),
         })
     }
 
@@ -112,8 +115,8 @@ impl Future for HeaderReadSleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.head_started && self.received_bytes.load(Ordering::Relaxed) > self.received_at_start {
             self.head_started = true;
-            let left = tokio::time::sleep(self.header_timeout);
-            self.timer.set(left);
+            let limit = tokio::time::sleep(self.header_timeout);
+            self.timer.set(limit);
         }
         self.timer.as_mut().poll(cx)
     }

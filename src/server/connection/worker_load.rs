@@ -1,9 +1,9 @@
-//! How busy each worker is, counted where it happens and read by the acceptor.
+//! The load of each worker: counted on the worker, read by the acceptor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How busy a worker is.
+/// The load of one worker.
 #[derive(Debug, Default)]
 pub(in crate::server) struct WorkerLoad {
     active_requests: AtomicUsize,
@@ -17,12 +17,12 @@ pub(in crate::server) struct RequestGuard(Arc<WorkerLoad>);
 pub(in crate::server) struct ConnectionGuard(Arc<WorkerLoad>);
 
 impl WorkerLoad {
-    /// Open requests, then open connections: the worker with the least takes the next connection.
+    /// Returns requests, then connections. The worker with the lowest key gets the next connection.
     pub(in crate::server) fn load_key(&self) -> (usize, usize) {
         (self.active_requests.load(Ordering::Relaxed), self.open_connections())
     }
 
-    /// Open connections.
+    /// Returns the number of open connections.
     pub(in crate::server) fn open_connections(&self) -> usize {
         self.open_connections.load(Ordering::Relaxed)
     }
@@ -30,9 +30,9 @@ impl WorkerLoad {
 
 impl RequestGuard {
     /// Counts a request.
-    pub(in crate::server) fn start(tally: &Arc<WorkerLoad>) -> Self {
-        tally.active_requests.fetch_add(1, Ordering::Relaxed);
-        Self(tally.clone())
+    pub(super) fn start(load: &Arc<WorkerLoad>) -> Self {
+        load.active_requests.fetch_add(1, Ordering::Relaxed);
+        Self(load.clone())
     }
 }
 
@@ -44,9 +44,9 @@ impl Drop for RequestGuard {
 
 impl ConnectionGuard {
     /// Counts a connection.
-    pub(in crate::server) fn start(tally: &Arc<WorkerLoad>) -> Self {
-        tally.open_connections.fetch_add(1, Ordering::Relaxed);
-        Self(tally.clone())
+    pub(in crate::server) fn start(load: &Arc<WorkerLoad>) -> Self {
+        load.open_connections.fetch_add(1, Ordering::Relaxed);
+        Self(load.clone())
     }
 }
 

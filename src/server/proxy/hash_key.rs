@@ -5,7 +5,7 @@ use http::request::Parts;
 
 use crate::balance::{HashKey, KeyPart};
 use crate::fleet::Pool;
-use crate::server::request::client::PeerAddr;
+use crate::server::connection::peer_addr::PeerAddr;
 use crate::server::request::parse::ParsedRequest;
 
 const X_SESSION_ID: &str = "x-session-id";

@@ -8,6 +8,7 @@ use http::request::Parts;
 use super::auth::X_API_KEY;
 use crate::balance::SeededRng;
 use crate::config::IpNetwork;
+use crate::server::connection::peer_addr::PeerAddr;
 
 /// Headers that concern one connection only. Source: RFC 9110, section 7.6.1, and what older software sends.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -30,31 +31,6 @@ pub(in crate::server) const X_REQUEST_ID: HeaderName = HeaderName::from_static("
 
 /// Request ids longer than this are replaced by our own.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-
-/// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) enum PeerAddr {
-    Tcp(IpAddr),
-    Unix,
-}
-
-impl PeerAddr {
-    /// The address as policies see it.
-    pub(in crate::server) const fn address(self) -> IpAddr {
-        match self {
-            Self::Tcp(address) => address.to_canonical(),
-            Self::Unix => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        }
-    }
-
-    /// The address as nginx writes it: `unix:` for a Unix socket.
-    pub(in crate::server) fn addr_text(self) -> String {
-        match self {
-            Self::Tcp(_) => self.address().to_string(),
-            Self::Unix => "unix:".to_owned(),
-        }
-    }
-}
 
 /// Who sends a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -218,7 +218,7 @@ fn connections_that_bring_no_request_in_time_are_told_of() {
     assert!(clients.iter_mut().all(TestClient::wait_for_close));
     wait_until("both are told of", || {
         let told = fs::read_to_string(&log).unwrap();
-        told.matches("a connection of 127.0.0.1 was closed: no request came whole within 300ms").count() == 2
+        told.matches("connection from 127.0.0.1 closed: no complete request within 300ms").count() == 2
     });
 }
 

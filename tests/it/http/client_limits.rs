@@ -82,7 +82,7 @@ fn heads_that_are_too_large_are_refused_at_once_in_openai_words_and_told_to_the_
         assert_eq!(got, status, "{shown}: {message}");
         assert!(status != 431 || message.contains("8192") && message.contains("limits.headers"), "{message}");
         if status != 414 {
-            told.wait_for_log(&format!("info a request of 127.0.0.1 was refused with {status} "));
+            told.wait_for_log(&format!("info request from 127.0.0.1 refused with {status} "));
         }
     }
     wait_until("all are counted", || told.router.sum_metric("tokenweir_requests_total", &["4xx"]) == 7.0);

@@ -324,7 +324,7 @@ fn a_client_that_does_not_shake_hands_is_closed_in_the_time_of_a_head() {
     plain.send(build_request("GET", "/livez", "", ""));
     assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "nobody waits for them");
     assert!(silent.wait_for_close(), "a client that says nothing");
-    wait_for_log(&errors, "failed: it was not over within 300ms (`timeouts.client_header`)");
+    wait_for_log(&errors, "failed: not finished within 300ms (`timeouts.client_header`)");
     wait_for_log(&errors, "TLS handshake with 127.0.0.1 failed: received corrupt message of type InvalidContentType");
     assert_eq!(router.sum_metric("tokenweir_tls_handshakes_failed_total", &[]), 2.0);
     let mut idle = authority.connect_client(tls_addr(&router));
