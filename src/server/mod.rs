@@ -1,4 +1,9 @@
-//! Layer 4: the HTTP server. It accepts connections, proxies requests, and serves its own answers and the admin API.
+//! Layer 4: the HTTP server.
+//!
+//! The path of a request: `listener` accepts the connection, `connection` speaks HTTP on it, `request` validates,
+//! authenticates, routes and reads the request, `proxy` sends it to a replica, `response` shapes the answer.
+//! `api` answers what needs no replica. `startup` starts the threads, `control` works in the background, `reload`
+//! replaces the configuration, and `state` is shared by all.
 
 mod api;
 mod connection;

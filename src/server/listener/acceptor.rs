@@ -9,7 +9,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
-use super::BoundListener;
+use super::bound_listener::BoundListener;
 use super::handle::{ListenerHandle, ListenerUpdate};
 use crate::server::AppState;
 use crate::server::connection::accepted::{AcceptedConnection, ClientSocket};

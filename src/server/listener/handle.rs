@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use mio::Waker;
 
-use super::BoundListener;
 use super::bind::bind_listener;
+use super::bound_listener::BoundListener;
 use crate::config::ListenAddr;
 use crate::server::StartError;
 

@@ -4,5 +4,3 @@ pub(super) mod acceptor;
 pub(super) mod bind;
 mod bound_listener;
 pub(super) mod handle;
-
-pub(super) use bound_listener::BoundListener;
