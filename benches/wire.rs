@@ -5,9 +5,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use tokenweir::dialect::Dialect;
 use tokenweir::prompt::{ParsedBody, multipart};
 use tokenweir::sse::{BodyFormat, BodyObserver};
-use tokenweir::units::Dialect;
 
 const ROUNDS: u32 = 200;
 

@@ -7,6 +7,7 @@ pub mod balance;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod dialect;
 pub mod discover;
 pub mod dns;
 pub mod eject;

@@ -163,21 +163,6 @@ pub struct Usage {
     pub completion: Tokens,
 }
 
-/// The family of request and answer shapes that an endpoint speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// `/v1/chat/completions`.
-    Chat,
-    /// `/v1/completions`.
-    Completions,
-    /// `/v1/responses`.
-    Responses,
-    /// `/v1/messages`, Anthropic's.
-    Messages,
-    /// Any other path: relayed, and observed only for `usage`.
-    Other,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

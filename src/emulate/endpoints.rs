@@ -17,7 +17,7 @@ use super::request::{GenerateRequest, parse_object};
 use super::response_body::EmulatedBody;
 use super::server::{EmulatedRequest, ReplicaState, lock};
 use super::{compute_endpoints, info_endpoints};
-use crate::units::Dialect;
+use crate::dialect::Dialect;
 
 /// What answers a path.
 #[derive(Clone, Copy, Debug)]

@@ -14,8 +14,8 @@ use super::faults::EmulatedFault;
 use super::faulty_socket::SocketFault;
 use super::response_body::{BodyAborted, BodyChunk};
 use super::runner::SubmittedRequests;
+use crate::dialect::Dialect;
 use crate::engine::EngineEventKind;
-use crate::units::Dialect;
 
 /// Time in which hyper surely flushes what it was given before.
 pub(super) const FLUSH_DELAY: Duration = Duration::from_millis(5);

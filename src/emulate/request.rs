@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::EmulatorSettings;
 use super::api_error::ApiError;
 use super::prompt::{EmulatedPrompt, chat_text, hash_bytes, prompt_texts};
+use crate::dialect::Dialect;
 use crate::engine::EngineRequest;
-use crate::units::{Dialect, Tokens};
+use crate::units::Tokens;
 
 /// Answers of more choices than this are refused.
 const MAX_CHOICES: u64 = 128;

@@ -3,7 +3,7 @@
 use http::Method;
 use thiserror::Error;
 
-use crate::units::Dialect;
+use crate::dialect::Dialect;
 
 /// A row of the table of endpoints.
 #[derive(Debug)]

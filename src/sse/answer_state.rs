@@ -1,11 +1,11 @@
-//! What an answer said so far: the one state that events and JSON documents both fill.
+//! What a response has said so far; events and JSON documents fill the same state.
 
-use super::usage::UsageCounts;
+use crate::dialect::UsageCounts;
 
-/// A response id longer than this is taken for none.
+/// A longer response id is ignored.
 const MAX_ID_BYTES: usize = 256;
 
-/// What an answer said so far.
+/// What a response has said so far.
 #[derive(Debug, Default)]
 pub(super) struct AnswerState {
     pub(super) has_content: bool,
@@ -14,13 +14,13 @@ pub(super) struct AnswerState {
     pub(super) has_error: bool,
     pub(super) has_client_error: bool,
     pub(super) aborted: bool,
-    /// A message said that it ends, and not why.
+    /// The last `stop_reason` of a message was null.
     pub(super) lacks_stop_reason: bool,
     pub(super) done: bool,
 }
 
 impl AnswerState {
-    /// Takes the first id of a sane length; the later ones repeat it.
+    /// Sets the id, unless it is set or longer than `MAX_ID_BYTES`.
     pub(super) fn set_id(&mut self, id: Option<&str>) {
         if self.id.is_none() {
             self.id = id.filter(|id| id.len() <= MAX_ID_BYTES).map(Into::into);

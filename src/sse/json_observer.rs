@@ -1,40 +1,38 @@
-//! A plain JSON answer, read as it passes: its outline is followed byte by byte and only the few values that matter are
-//! kept, so that a body of megabytes costs no memory.
+//! A plain JSON response, read as it passes: its structure is followed byte by byte and only a few values are kept, so
+//! that a body of megabytes needs no memory.
 
 use memchr::memchr2;
 
 use super::answer_state::AnswerState;
-use super::json_object::JsonObject;
-use super::usage::UsageObject;
-use crate::units::Dialect;
+use crate::dialect::{DialectSpec, JsonObject, UsageObject};
 
 /// A value longer than this is not kept; a `usage` object has some hundred bytes.
 const MAX_VALUE_BYTES: usize = 4 * 1024;
 
-/// The longest key looked for, `finish_reason`, and one byte more to tell a longer one.
+/// The length of the longest key looked for, `finish_reason`, and one byte more to recognize a longer one.
 const KEY_BUFFER_BYTES: usize = 14;
 
-/// Blocks of this size are passed over at once where they open, close and quote nothing.
+/// Blocks of this size are skipped at once where they have no brace, bracket or quote.
 const SKIP_BLOCK_BYTES: usize = 32;
 
-/// The outline of a plain JSON answer.
+/// The structure of a plain JSON response.
 ///
-/// *Shape*: any bytes, JSON or not, cut anywhere. Keys are taken by their depth, so that neither text nor a user's own
-/// metadata in the answer can pass for them: `id`, `usage` and `error` of the outermost object, `stop_reason` of a
-/// message's, `finish_reason` of its choices. *Cost*: 0.1 to 1 ns a byte.
+/// *Shape*: any bytes, JSON or not, cut anywhere. A key counts only at its own depth, so that neither text nor metadata in
+/// the response can pass for it: `id`, `usage`, `error` and `stop_reason` of the outermost object, `finish_reason` of its
+/// choices. *Cost*: 0.1 to 1 ns a byte.
 #[derive(Debug, Default)]
 pub(super) struct JsonObserver {
-    /// It is an answer of `/v1/messages`.
-    is_message: bool,
+    /// `stop_reason` null means that the response was aborted.
+    null_stop_reason_aborts: bool,
     state: JsonState,
     depth: u32,
-    /// The beginning of the last string, as it is written.
+    /// The first bytes of the last string, escapes included.
     key: Vec<u8>,
-    /// The outermost object's member that is being read is `choices`.
+    /// The outermost object's current member is `choices`.
     in_choices: bool,
     captured: Option<CapturedValue>,
     value: Vec<u8>,
-    /// The outermost value has ended; what follows it is ignored.
+    /// The outermost value has ended; the rest is ignored.
     is_over: bool,
 }
 
@@ -53,7 +51,7 @@ enum JsonState {
 struct CapturedValue {
     member: CapturedMember,
     depth: u32,
-    /// Where in this chunk the value begins, or goes on.
+    /// The start of the value, or of its continuation, in this chunk.
     start: usize,
 }
 
@@ -67,14 +65,14 @@ enum CapturedMember {
 }
 
 impl JsonObserver {
-    /// The outline of an answer that has not begun.
-    pub(super) fn new(dialect: Dialect) -> Self {
-        Self { is_message: dialect == Dialect::Messages, ..Self::default() }
+    /// Returns an observer of a response that has not begun.
+    pub(super) fn new(dialect: &DialectSpec) -> Self {
+        Self { null_stop_reason_aborts: dialect.null_stop_reason_aborts, ..Self::default() }
     }
 
-    /// Reads the next chunk of the body into `said`.
-    pub(super) fn observe(&mut self, chunk: &[u8], said: &mut AnswerState) {
-        said.has_content |= !chunk.trim_ascii().is_empty();
+    /// Reads the next chunk of the body into `answer`.
+    pub(super) fn observe(&mut self, chunk: &[u8], answer: &mut AnswerState) {
+        answer.has_content |= !chunk.trim_ascii().is_empty();
         let mut at = 0;
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty() && !self.is_over) {
             match self.state {
@@ -87,7 +85,7 @@ impl JsonObserver {
                     if matches!(self.state, JsonState::Outside) && self.captured.is_none() {
                         at += plain_prefix_len(rest);
                     }
-                    self.scan_structure(chunk, at, said);
+                    self.scan_structure(chunk, at, answer);
                     at += 1;
                 }
             }
@@ -96,10 +94,10 @@ impl JsonObserver {
             append_bounded(&mut self.value, chunk.get(kept.start..).unwrap_or_default());
             kept.start = 0;
         }
-        said.done = self.is_over;
+        answer.done = self.is_over;
     }
 
-    /// Reads on in a string; returns how far.
+    /// Scans within a string; returns the number of bytes scanned.
     fn scan_string(&mut self, rest: &[u8]) -> usize {
         let end = memchr2(b'"', b'\\', rest);
         let text = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
@@ -109,15 +107,15 @@ impl JsonObserver {
         self.state = if rest.get(end) == Some(&b'"') {
             JsonState::AfterString
         } else {
-            // A key with an escape is none of ours: made too long to be one.
+            // A key with an escape never matches: it is made too long.
             self.key.resize(KEY_BUFFER_BYTES, b'\\');
             JsonState::Escape
         };
         end + 1
     }
 
-    /// Reads the byte `chunk[at]`, if there is one; it is in no string.
-    fn scan_structure(&mut self, chunk: &[u8], at: usize, said: &mut AnswerState) {
+    /// Reads the byte `chunk[at]`, if there is one; it is outside strings.
+    fn scan_structure(&mut self, chunk: &[u8], at: usize, answer: &mut AnswerState) {
         let Some(&byte) = chunk.get(at) else { return };
         match byte {
             b'"' => {
@@ -128,9 +126,9 @@ impl JsonObserver {
             b' ' | b'\t' | b'\n' | b'\r' => return,
             b':' if matches!(self.state, JsonState::AfterString) => self.begin_value(at + 1),
             b'{' | b'[' => self.depth = self.depth.saturating_add(1),
-            b',' => self.end_value(chunk, at, said),
+            b',' => self.end_value(chunk, at, answer),
             b'}' | b']' => {
-                self.end_value(chunk, at, said);
+                self.end_value(chunk, at, answer);
                 self.is_over |= self.depth == 1;
                 self.depth = self.depth.saturating_sub(1);
             }
@@ -139,13 +137,13 @@ impl JsonObserver {
         self.state = JsonState::Outside;
     }
 
-    /// The last string was a key, and its value begins at `from`.
+    /// Handles the colon after a key whose value begins at `from`.
     fn begin_value(&mut self, from: usize) {
         let member = match (self.depth, self.key.as_slice()) {
             (1, b"id") => Some(CapturedMember::Id),
             (1, b"usage") => Some(CapturedMember::Usage),
             (1, b"error") => Some(CapturedMember::Error),
-            (1, b"stop_reason") if self.is_message => Some(CapturedMember::StopReason),
+            (1, b"stop_reason") if self.null_stop_reason_aborts => Some(CapturedMember::StopReason),
             (3, b"finish_reason") if self.in_choices => Some(CapturedMember::FinishReason),
             _ => None,
         };
@@ -158,19 +156,19 @@ impl JsonObserver {
         }
     }
 
-    /// A value at the current depth ends before `chunk[at]`.
-    fn end_value(&mut self, chunk: &[u8], at: usize, said: &mut AnswerState) {
+    /// Handles the end, before `chunk[at]`, of a value at the current depth.
+    fn end_value(&mut self, chunk: &[u8], at: usize, answer: &mut AnswerState) {
         let Some(kept) = self.captured.take_if(|kept| kept.depth == self.depth) else { return };
         append_bounded(&mut self.value, chunk.get(kept.start..at).unwrap_or_default());
         let value = self.value.trim_ascii();
         match kept.member {
-            CapturedMember::Id => said.set_id(serde_json::from_slice::<String>(value).ok().as_deref()),
-            CapturedMember::Error => said.has_error |= value != b"null",
-            CapturedMember::FinishReason => said.aborted |= value == b"\"abort\"",
-            CapturedMember::StopReason => said.aborted |= value == b"null",
+            CapturedMember::Id => answer.set_id(serde_json::from_slice::<String>(value).ok().as_deref()),
+            CapturedMember::Error => answer.has_error |= value != b"null",
+            CapturedMember::FinishReason => answer.aborted |= value == b"\"abort\"",
+            CapturedMember::StopReason => answer.aborted |= value == b"null",
             CapturedMember::Usage => {
                 if let Ok(JsonObject(wire)) = serde_json::from_slice::<JsonObject<UsageObject<'_>>>(value) {
-                    said.usage_counts.merge(&wire);
+                    answer.usage_counts.merge(&wire);
                 }
             }
         }
@@ -178,24 +176,24 @@ impl JsonObserver {
     }
 }
 
-/// Keeps what there is room for: a value cut short is no JSON any more, and is given up when it ends.
+/// Appends as much as fits in `MAX_VALUE_BYTES`. A value cut short is no longer JSON and is ignored when it ends.
 fn append_bounded(value: &mut Vec<u8>, more: &[u8]) {
     let room = MAX_VALUE_BYTES.saturating_sub(value.len()).min(more.len());
     value.extend_from_slice(more.get(..room).unwrap_or_default());
 }
 
-/// The number of bytes before the next quote, brace or bracket. *Cost*: the block test compiles to vector instructions.
+/// Returns the number of bytes before the next quote, brace or bracket. *Cost*: the block test compiles to vector instructions.
 fn plain_prefix_len(rest: &[u8]) -> usize {
-    // `[`, `]`, `{` and `}` differ in three bits only; what else has the other five matters to nobody outside a string.
-    let stops = |byte: &u8| *byte == b'"' || *byte | 0x26 == 0x7f;
-    let mut passed = 0;
+    // `[`, `]`, `{` and `}` differ in three bits only. The other bytes with the same five bits do not occur outside strings.
+    let is_stop = |byte: &u8| *byte == b'"' || *byte | 0x26 == 0x7f;
+    let mut skipped = 0;
     for block in rest.chunks(SKIP_BLOCK_BYTES) {
-        if block.iter().fold(false, |stop, byte| stop | stops(byte)) {
-            return passed + block.iter().position(stops).unwrap_or(block.len());
+        if block.iter().fold(false, |stop, byte| stop | is_stop(byte)) {
+            return skipped + block.iter().position(is_stop).unwrap_or(block.len());
         }
-        passed += block.len();
+        skipped += block.len();
     }
-    passed
+    skipped
 }
 
 #[cfg(test)]
@@ -203,17 +201,17 @@ mod tests {
     use super::*;
 
     fn observe_body(body: &str, size: usize) -> (Option<u64>, Option<String>, [bool; 3]) {
-        let (mut whole, mut said) = (JsonObserver::default(), AnswerState::default());
-        body.as_bytes().chunks(size).for_each(|chunk| whole.observe(chunk, &mut said));
+        let (mut observer, mut answer) = (JsonObserver::default(), AnswerState::default());
+        body.as_bytes().chunks(size).for_each(|chunk| observer.observe(chunk, &mut answer));
         (
-            said.usage_counts.usage().map(|u| u.prompt.0),
-            said.id.map(String::from),
-            [said.has_error, said.aborted, said.done],
+            answer.usage_counts.usage().map(|u| u.prompt.0),
+            answer.id.map(String::from),
+            [answer.has_error, answer.aborted, answer.done],
         )
     }
 
     #[test]
-    fn members_are_found_however_the_body_is_cut() {
+    fn members_are_found_for_any_chunk_size() {
         let body = r#" {"id" : "a\"b", "choices":[{"message":{"content":"x \"usage\":{\"prompt_tokens\":9}, }]"},
             "finish_reason":"abort"}], "usage": {"prompt_tokens": 12, "x": [{}, "}"]}, "prompt_token_ids":[1,2,3] } "#;
         for size in 1..=body.len() {
@@ -222,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_count_at_their_own_depth_only() {
+    fn keys_count_only_at_their_own_depth() {
         let body = r#"{"metadata":{"usage":{"prompt_tokens":1},"id":"no","error":{}},"x":[{"finish_reason":"abort"}],
             "usage\u0020":{"prompt_tokens":2},"usages":{"prompt_tokens":3},"finish_reason":"abort","error":null}"#;
         for size in [1, 5, body.len()] {
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_found_before_and_behind_megabytes() {
+    fn usage_is_found_before_and_after_megabytes() {
         let numbers = "[0.25,-1.5e-3],".repeat(100_000);
         let usage = r#""usage":{"prompt_tokens":7,"total_tokens":7}"#;
         let text = "abc\\\"usage\\\"".repeat(100_000);
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn overlong_values_are_given_up_without_being_gathered() {
+    fn overlong_values_are_ignored_and_not_kept() {
         let body = format!(r#"{{"id":"{}","usage":{{"prompt_tokens":1}}}}"#, "x".repeat(1_000_000));
         assert_eq!(observe_body(&body, 1000), (Some(1), None, [false, false, true]));
     }

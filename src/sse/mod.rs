@@ -1,21 +1,23 @@
-//! Floor 1: reading answers. An observer of an answer's body, event stream or plain JSON, that is shown every chunk on
-//! its way to the client and never alters, holds or copies it; and the words in which a broken stream is ended.
+//! Layer 1: reading responses. [`BodyObserver`] is given every chunk of a response body, an event stream or plain JSON, on
+//! its way to the client. It never alters, holds or copies the chunks.
 //!
-//! [`Scanner`] knows the framing (which bytes are an event), [`BodyObserver`] the meaning (content, usage, end, failure).
-//! Whatever the bytes are and however they are cut into chunks, what is seen is the same, and nothing panics.
+//! [`Scanner`] finds the events in a stream; the [dialect](crate::dialect) reads each of them. The result does not depend
+//! on how the body is cut into chunks, and no input panics.
 
 mod answer_state;
-mod error_event;
-mod event;
-mod json_object;
+mod frame;
 mod json_observer;
 mod observer;
+mod partial_event;
 mod scanner;
-mod usage;
 
 #[cfg(test)]
 mod tests;
 
-pub use error_event::{WAITING_COMMENT, error_event};
+pub use frame::EventFrame;
 pub use observer::{BodyFormat, BodyObserver, ChunkStats, EventInfo};
-pub use scanner::{EventFrame, HEAD_BYTES, Scanner, TAIL_BYTES};
+pub use partial_event::{HEAD_BYTES, TAIL_BYTES};
+pub use scanner::Scanner;
+
+/// The comment that keeps a client's stream open between the response head and the first event.
+pub const WAITING_COMMENT: &str = ": waiting\n\n";

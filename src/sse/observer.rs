@@ -1,14 +1,15 @@
-//! The observer of one answer: what its events, or its JSON, say so far.
+//! The observer of one response: what its events, or its JSON document, have said so far.
 
 use std::ops::Range;
 
 use super::answer_state::AnswerState;
-use super::event::{self, EventContent, WantedFields};
+use super::frame::EventFrame;
 use super::json_observer::JsonObserver;
-use super::scanner::{EventFrame, Scanner};
-use crate::units::{Dialect, Usage};
+use super::scanner::Scanner;
+use crate::dialect::{Dialect, DialectSpec, EventContent, RawEvent, WantedFields};
+use crate::units::Usage;
 
-/// How an answer's body is framed, as its content type says.
+/// The framing of a response body, from its content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
     /// An event stream.
@@ -17,49 +18,49 @@ pub enum BodyFormat {
     Json,
 }
 
-/// What one chunk added.
+/// The events that one chunk completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkStats {
     /// Events that ended in the chunk, comments included.
     pub events: u32,
-    /// Events among them that carry a piece of the answer. A JSON document counts as one, when its first byte comes.
+    /// Events among them that carry a piece of the response. A JSON document counts as one, at its first byte.
     pub content_events: u32,
 }
 
-/// What one event of a stream is, for whoever must judge it before the client sees it.
+/// A summary of one event of a stream, for callers that decide about it before the client receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventInfo {
-    /// Where the event lies, in bytes from the stream's start.
+    /// The event's position, in bytes from the stream's start.
     pub range: Range<u64>,
     /// It is an event; `false` for comments and blank lines.
     pub is_event: bool,
-    /// It carries a piece of the answer.
+    /// It carries a piece of the response.
     pub has_content: bool,
     /// It carries token counts.
     pub has_usage: bool,
-    /// It carries `usage` and nothing else, as the event that `include_usage` asks for does.
+    /// It carries `usage` and nothing else, like the event that `include_usage` adds.
     pub usage_only: bool,
     /// It reports an error.
     pub is_error: bool,
-    /// That error is about the request, as a 4xx is.
+    /// The error is about the request, like a 4xx.
     pub is_client_error: bool,
-    /// It says that the replica gave the answer up: `finish_reason` "abort", or a message that stops without a reason,
-    /// which is how vLLM words it there.
+    /// The replica aborted the response: `finish_reason` "abort", or a message that stops without a reason, as vLLM writes
+    /// it there.
     pub aborted: bool,
-    /// It ends the answer.
+    /// It ends the response.
     pub done: bool,
 }
 
-/// Watches the body of one answer go by.
+/// Observes the body of one response as it passes.
 ///
-/// *Shape*: what is seen does not depend on how the body is cut into chunks; any bytes are allowed.
-/// *Cost*: about 70 ns for an ordinary event; JSON is parsed only up to the first content event and where an event
-/// has a `usage` object or looks like a failure. Memory is bounded (see [`Scanner`]).
+/// *Shape*: the result does not depend on how the body is cut into chunks; any bytes are allowed.
+/// *Cost*: about 70 ns for an ordinary event. JSON is parsed only up to the first content event, and where an event has a
+/// `usage` object or may be an error. Memory is bounded (see [`Scanner`]).
 #[derive(Debug)]
 pub struct BodyObserver {
-    dialect: Dialect,
+    dialect: &'static DialectSpec,
     body: ObservedBody,
-    state: AnswerState,
+    answer: AnswerState,
 }
 
 #[derive(Debug)]
@@ -69,53 +70,54 @@ enum ObservedBody {
 }
 
 impl BodyObserver {
-    /// An observer of an answer that has not begun.
-    pub fn new(dialect: Dialect, kind: BodyFormat) -> Self {
-        let body = match kind {
+    /// Returns an observer of a response that has not begun.
+    pub fn new(dialect: Dialect, format: BodyFormat) -> Self {
+        let dialect = dialect.spec();
+        let body = match format {
             BodyFormat::Stream => ObservedBody::Stream(Scanner::new()),
             BodyFormat::Json => ObservedBody::Json(JsonObserver::new(dialect)),
         };
-        Self { dialect, body, state: AnswerState::default() }
+        Self { dialect, body, answer: AnswerState::default() }
     }
 
-    /// Looks at the next chunk of the body.
+    /// Reads the next chunk of the body.
     pub fn observe(&mut self, chunk: &[u8]) -> ChunkStats {
         self.observe_events(chunk, |_| ())
     }
 
-    /// Looks at the next chunk of the body and tells `each` of every event of the stream that ends in it, in order.
+    /// Reads the next chunk of the body and passes every event of the stream that ends in it to `each`, in order.
     pub fn observe_events(&mut self, chunk: &[u8], mut each: impl FnMut(EventInfo)) -> ChunkStats {
-        let Self { dialect, body, state: said } = self;
-        let mut seen = ChunkStats::default();
+        let Self { dialect, body, answer } = self;
+        let mut stats = ChunkStats::default();
         match body {
             ObservedBody::Stream(scanner) => {
-                scanner.scan(chunk, |frame| each(apply_event(*dialect, said, &frame, &mut seen)));
+                scanner.scan(chunk, |frame| each(apply_event(dialect, answer, &frame, &mut stats)));
             }
-            ObservedBody::Json(whole) => {
-                let begun = said.has_content;
-                whole.observe(chunk, said);
-                seen.content_events = u32::from(said.has_content && !begun);
+            ObservedBody::Json(observer) => {
+                let had_content = answer.has_content;
+                observer.observe(chunk, answer);
+                stats.content_events = u32::from(answer.has_content && !had_content);
             }
         }
-        seen
+        stats
     }
 
-    /// The body has ended: looks at an event that lacks its blank line.
+    /// Reads the end of the body: the last event may lack its blank line.
     pub fn finish(&mut self) -> ChunkStats {
         self.finish_events(|_| ())
     }
 
-    /// As [`BodyObserver::finish`], and tells `each` of that event.
+    /// Does the same as [`BodyObserver::finish`] and passes that event to `each`.
     pub fn finish_events(&mut self, mut each: impl FnMut(EventInfo)) -> ChunkStats {
-        let Self { dialect, body, state: said } = self;
-        let mut seen = ChunkStats::default();
+        let Self { dialect, body, answer } = self;
+        let mut stats = ChunkStats::default();
         if let ObservedBody::Stream(scanner) = body {
-            scanner.finish(|frame| each(apply_event(*dialect, said, &frame, &mut seen)));
+            scanner.finish(|frame| each(apply_event(dialect, answer, &frame, &mut stats)));
         }
-        seen
+        stats
     }
 
-    /// Bytes at the end of what was observed that belong to an event whose end has not come. Zero for a JSON document.
+    /// Returns the number of observed bytes that belong to an unfinished event; zero for a JSON document.
     pub fn pending_bytes(&self) -> u64 {
         match &self.body {
             ObservedBody::Stream(scanner) => scanner.pending_bytes(),
@@ -123,76 +125,78 @@ impl BodyObserver {
         }
     }
 
-    /// True once a piece of the answer was seen: of a stream, an event with content; of a JSON document, any byte.
+    /// Returns whether a piece of the response has passed: of a stream, an event with content; of a JSON document, any
+    /// byte.
     pub fn has_content(&self) -> bool {
-        self.state.has_content
+        self.answer.has_content
     }
 
-    /// The token counts reported so far, the latest value of each; `None` before the first.
+    /// Returns the latest value of each token count; `None` before the first.
     pub fn usage(&self) -> Option<Usage> {
-        self.state.usage_counts.usage()
+        self.answer.usage_counts.usage()
     }
 
-    /// True once the answer said that it is complete: `[DONE]`, `response.completed`, `.incomplete` or `.failed`,
-    /// `message_stop`, or the end of the JSON document. Some servers never say so.
+    /// Returns whether the response is complete by its own account: `[DONE]`, `response.completed`, `.incomplete` or
+    /// `.failed`, `message_stop`, or the end of the JSON document. Some servers send none of these.
     pub fn is_done(&self) -> bool {
-        self.state.done
+        self.answer.done
     }
 
-    /// True once the answer reported an error in its body that is not about the request.
+    /// Returns whether the body reported an error that is not about the request.
     pub fn has_error(&self) -> bool {
-        self.state.has_error
+        self.answer.has_error
     }
 
-    /// True once a stream reported an error that is about the request, as a 4xx is.
+    /// Returns whether the stream reported an error that is about the request, like a 4xx.
     pub fn has_client_error(&self) -> bool {
-        self.state.has_client_error
+        self.answer.has_client_error
     }
 
-    /// True once a choice ended with `finish_reason` "abort", or a message without a reason.
+    /// Returns whether a choice ended with `finish_reason` "abort", or a message without a reason.
     pub fn is_aborted(&self) -> bool {
-        self.state.aborted
+        self.answer.aborted
     }
 
-    /// The response's id, at most 256 bytes.
+    /// Returns the response's id, at most 256 bytes.
     pub fn id(&self) -> Option<&str> {
-        self.state.id.as_deref()
+        self.answer.id.as_deref()
     }
 }
 
-/// Takes what `frame` says into `said`.
-fn apply_event(dialect: Dialect, said: &mut AnswerState, frame: &EventFrame<'_>, seen: &mut ChunkStats) -> EventInfo {
-    let seek = WantedFields { content: !said.has_content, id: said.id.is_none() };
+/// Reads the event in `frame` into `answer` and `stats`.
+fn apply_event(
+    dialect: &DialectSpec,
+    answer: &mut AnswerState,
+    frame: &EventFrame<'_>,
+    stats: &mut ChunkStats,
+) -> EventInfo {
+    let wanted = WantedFields { content: !answer.has_content, id: answer.id.is_none() };
     let event = match frame.data {
-        Some(_) => event::parse_event(dialect, frame, seek),
+        Some(data) => (dialect.read_event)(&RawEvent { name: frame.name, data, tail: frame.tail }, wanted),
         None => EventContent::default(),
     };
-    seen.events += 1;
-    seen.content_events += u32::from(event.has_content);
-    said.has_content |= event.has_content;
-    if let Some(wire) = &event.usage {
-        said.usage_counts.merge(wire);
+    stats.events += 1;
+    stats.content_events += u32::from(event.has_content);
+    answer.has_content |= event.has_content;
+    if let Some(usage) = &event.usage {
+        answer.usage_counts.merge(usage);
     }
-    said.set_id(event.id.as_deref());
-    said.done |= event.done;
-    said.has_error |= event.is_error && !event.is_client_error;
-    said.has_client_error |= event.is_client_error;
-    said.lacks_stop_reason = event.lacks_stop_reason.unwrap_or(said.lacks_stop_reason);
-    let aborted = event.aborted || event.done && said.lacks_stop_reason;
-    said.aborted |= aborted;
-    let EventContent {
-        has_content: content, usage_only, is_error: error, is_client_error: refused, done, usage, ..
-    } = event;
-    let (range, data, usage) = (frame.range.clone(), frame.data.is_some() || !frame.name.is_empty(), usage.is_some());
+    answer.set_id(event.id.as_deref());
+    answer.done |= event.done;
+    answer.has_error |= event.is_error && !event.is_client_error;
+    answer.has_client_error |= event.is_client_error;
+    answer.lacks_stop_reason = event.lacks_stop_reason.unwrap_or(answer.lacks_stop_reason);
+    let aborted = event.aborted || event.done && answer.lacks_stop_reason;
+    answer.aborted |= aborted;
     EventInfo {
-        range,
-        is_event: data,
-        has_content: content,
-        has_usage: usage,
-        usage_only,
-        is_error: error,
-        is_client_error: refused,
+        range: frame.range.clone(),
+        is_event: frame.data.is_some() || !frame.name.is_empty(),
+        has_content: event.has_content,
+        has_usage: event.usage.is_some(),
+        usage_only: event.usage_only,
+        is_error: event.is_error,
+        is_client_error: event.is_client_error,
         aborted,
-        done,
+        done: event.done,
     }
 }

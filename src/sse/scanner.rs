@@ -1,58 +1,31 @@
-//! The framing of an event stream, found incrementally and without copying what lies whole in one chunk.
+//! Finding the events of a stream, incrementally and without copying an event that lies in one chunk.
 //!
 //! Source: WHATWG HTML, "Server-sent events", section 9.2.6 "Interpreting an event stream".
 
-use std::ops::Range;
-
 use memchr::memchr2;
 
-/// Bytes of an event that are kept from its beginning; all of it, unless the event is longer than this.
-pub const HEAD_BYTES: usize = 16 * 1024;
-
-/// Bytes that are kept from the end of an event longer than [`HEAD_BYTES`].
-pub const TAIL_BYTES: usize = 4 * 1024;
-
-/// A buffer that grew beyond this is given back after the event that made it grow.
-const MAX_IDLE_CAPACITY_BYTES: usize = 4 * 1024;
-
-const BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// One event of a stream, or a block of comments, or blank lines at the very end.
-///
-/// *Shape*: the ranges of a stream's frames, with the one that [`Scanner::finish`] gives, tile the stream: blank lines
-/// between events belong to the event after them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventFrame<'a> {
-    /// The event's name; empty if it has none.
-    pub name: &'a [u8],
-    /// The `data` lines joined by `\n`; `None` if there is no such line (comments, a name alone).
-    /// Of an event longer than [`HEAD_BYTES`] only what lies in its first [`HEAD_BYTES`].
-    pub data: Option<&'a [u8]>,
-    /// The last [`TAIL_BYTES`] of an event longer than [`HEAD_BYTES`], line ends and all; empty for shorter ones.
-    pub tail: &'a [u8],
-    /// Where the frame lies, in bytes from the stream's start, the ending blank line included.
-    pub range: Range<u64>,
-}
+use super::frame::EventFrame;
+use super::partial_event::{PartialEvent, clear_buffer, head_and_tail};
 
 /// Finds the events of a stream that arrives in chunks.
 ///
-/// *Shape*: an event that lies whole in one chunk is borrowed from it. Only an unfinished event is copied, into a
-/// buffer that is reused; of an event longer than [`HEAD_BYTES`] the first [`HEAD_BYTES`] and the last [`TAIL_BYTES`]
-/// are kept, enough to tell what it is and to find the `usage` at its end.
+/// *Shape*: an event that lies in one chunk is borrowed from it. Only an unfinished event is copied, into a buffer that
+/// is reused. Of an event longer than [`HEAD_BYTES`](super::HEAD_BYTES) only the first [`HEAD_BYTES`](super::HEAD_BYTES)
+/// and the last [`TAIL_BYTES`](super::TAIL_BYTES) are kept: enough to find its type, and the `usage` at its end.
 /// *Cost*: two passes of `memchr` over a chunk.
 #[derive(Debug, Default)]
 pub struct Scanner {
     state: ScanState,
     /// Bytes scanned so far.
     offset: u64,
-    /// Where the last complete event ended.
+    /// The end of the last complete event, in bytes from the stream's start.
     last_event_end: u64,
     partial_event: PartialEvent,
-    /// Where several data lines are joined.
+    /// The buffer in which several data lines are joined; empty between events.
     joined_data: Vec<u8>,
 }
 
-/// Where in an event the last scanned byte stands.
+/// The position of the last scanned byte within an event.
 #[derive(Clone, Copy, Debug, Default)]
 enum ScanState {
     /// Before the event's first line that is not blank.
@@ -60,45 +33,36 @@ enum ScanState {
     BeforeEvent,
     /// Within a line.
     InLine,
-    /// After a line that ended in `\r`; a `\n` may follow that belongs to it.
+    /// After a line that ended in `\r`; a following `\n` belongs to it.
     AfterCr,
     /// At a line's start, after a line of the event that ended in `\n`.
     LineStart,
-    /// After a blank line of `\r`; a `\n` that belongs to it is awaited, for the stream's lines seem to end in `\r\n`.
+    /// After a blank line of `\r`. The lines before ended in `\r\n`, so a `\n` that belongs to it may follow.
     AfterBlankCr,
 }
 
-/// What is kept of the event that began in an earlier chunk and has not ended.
-#[derive(Debug, Default)]
-struct PartialEvent {
-    head: Vec<u8>,
-    tail: Vec<u8>,
-}
-
 impl Scanner {
-    /// A scanner at the start of a stream.
+    /// Returns a scanner at the start of a stream.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Scans the next chunk and gives every event that ends in it to `each`, in order.
+    /// Scans the next chunk and passes every event that ends in it to `each`, in order.
     ///
-    /// An event ends with the blank line after it. If that blank line is `\r` at the very end of a chunk and the line
-    /// before it ended in `\r\n`, the event is given out when the next byte has shown whether it ends there.
+    /// An event ends with the blank line after it. If that blank line is `\r` at the end of a chunk and the line before it
+    /// ended in `\r\n`, the event is passed on with the next chunk, whose first byte may be the missing `\n`.
     pub fn scan(&mut self, chunk: &[u8], mut each: impl FnMut(EventFrame<'_>)) {
-        let mut begun = 0;
-        let mut at = 0;
-        while let Some(end) = self.state.find_event_end(chunk, at) {
-            self.emit_event(chunk.get(begun..end).unwrap_or_default(), end, &mut each);
-            begun = end;
-            at = end;
+        let mut start = 0;
+        while let Some(end) = self.state.find_event_end(chunk, start) {
+            self.emit_event(chunk.get(start..end).unwrap_or_default(), end, &mut each);
+            start = end;
         }
-        self.partial_event.append(chunk.get(begun..).unwrap_or_default());
+        self.partial_event.append(chunk.get(start..).unwrap_or_default());
         self.offset += chunk.len() as u64;
     }
 
-    /// Gives out what is left at the end of the stream: a last event without its blank line, which some servers omit
-    /// and which the standard would have discarded, or stray blank lines.
+    /// Passes what is left at the end of the stream to `each`: blank lines, or a last event without its blank line. Some
+    /// servers omit that line; the standard would discard the event.
     pub fn finish(&mut self, mut each: impl FnMut(EventFrame<'_>)) {
         self.state = ScanState::BeforeEvent;
         if self.pending_bytes() > 0 {
@@ -106,28 +70,27 @@ impl Scanner {
         }
     }
 
-    /// Bytes scanned so far.
+    /// Returns the number of bytes scanned so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Bytes at the end of what was scanned that belong to an event whose end has not come.
+    /// Returns the number of scanned bytes that belong to an unfinished event.
     pub fn pending_bytes(&self) -> u64 {
         self.offset - self.last_event_end
     }
 
-    /// Gives out the event that ends `consumed` bytes into the chunk and of which `rest` lies in the chunk.
+    /// Passes on the event that ends `consumed` bytes into the chunk; `rest` is its part in the chunk.
     fn emit_event(&mut self, rest: &[u8], consumed: usize, each: &mut impl FnMut(EventFrame<'_>)) {
         let range = self.last_event_end..self.offset + consumed as u64;
         self.last_event_end = range.end;
-        if self.partial_event.head.is_empty() {
+        if self.partial_event.is_empty() {
             let (head, tail) = head_and_tail(rest);
-            each(parse_frame(head, tail, range, &mut self.joined_data));
+            each(EventFrame::parse(head, tail, range, &mut self.joined_data));
         } else {
             self.partial_event.append(rest);
-            let PartialEvent { head, tail } = &self.partial_event;
-            let tail = tail.get(tail.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
-            each(parse_frame(head, tail, range, &mut self.joined_data));
+            let (head, tail) = self.partial_event.head_and_tail();
+            each(EventFrame::parse(head, tail, range, &mut self.joined_data));
             self.partial_event.clear();
         }
         clear_buffer(&mut self.joined_data);
@@ -135,7 +98,7 @@ impl Scanner {
 }
 
 impl ScanState {
-    /// Moves on over `chunk[at..]` and returns where in the chunk the event ends, if it does.
+    /// Scans `chunk[at..]` and returns the end of the event; `None` if it does not end in the chunk.
     fn find_event_end(&mut self, chunk: &[u8], mut at: usize) -> Option<usize> {
         loop {
             let byte = *chunk.get(at)?;
@@ -151,8 +114,8 @@ impl ScanState {
                     *self = Self::LineStart;
                     at += 1;
                 }
-                // The line before ended in a bare `\r`, so this is a whole blank line. A `\n` after it is no line of
-                // its own, but taking it for one does no harm: blank lines before an event mean nothing.
+                // The line before ended in a bare `\r`, so this is a complete blank line. A `\n` after it belongs to
+                // it; reading that as a further blank line does no harm, since those before an event mean nothing.
                 (Self::AfterCr, b'\r') | (Self::LineStart, b'\n') => {
                     *self = Self::BeforeEvent;
                     return Some(at + 1);
@@ -171,85 +134,11 @@ impl ScanState {
     }
 }
 
-impl PartialEvent {
-    fn append(&mut self, bytes: &[u8]) {
-        let room = HEAD_BYTES - self.head.len();
-        let (head, rest) = bytes.split_at(room.min(bytes.len()));
-        self.head.extend_from_slice(head);
-        if rest.is_empty() {
-            return;
-        }
-        if self.tail.is_empty() {
-            self.tail.extend_from_slice(self.head.get(HEAD_BYTES - TAIL_BYTES..).unwrap_or_default());
-        }
-        // Twice the window is held, so that moving it costs a copy of each byte, not of the window for each chunk.
-        let rest = rest.get(rest.len().saturating_sub(TAIL_BYTES)..).unwrap_or_default();
-        if self.tail.len() + rest.len() > 2 * TAIL_BYTES {
-            self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
-        }
-        self.tail.extend_from_slice(rest);
-    }
-
-    fn clear(&mut self) {
-        clear_buffer(&mut self.head);
-        clear_buffer(&mut self.tail);
-    }
-}
-
-fn clear_buffer(buffer: &mut Vec<u8>) {
-    buffer.clear();
-    if buffer.capacity() > MAX_IDLE_CAPACITY_BYTES {
-        buffer.shrink_to(MAX_IDLE_CAPACITY_BYTES);
-    }
-}
-
-/// What would have been kept of `event` had it come in pieces: the same, so that chunking cannot be seen.
-fn head_and_tail(event: &[u8]) -> (&[u8], &[u8]) {
-    match event.get(..HEAD_BYTES) {
-        Some(head) if event.len() > HEAD_BYTES => (head, event.get(event.len() - TAIL_BYTES..).unwrap_or_default()),
-        _ => (event, &[]),
-    }
-}
-
-/// Reads the lines of an event. `joined` is empty, and is used only if there are several data lines.
-fn parse_frame<'a>(head: &'a [u8], tail: &'a [u8], range: Range<u64>, joined: &'a mut Vec<u8>) -> EventFrame<'a> {
-    let mut rest = if range.start == 0 { head.strip_prefix(BOM).unwrap_or(head) } else { head };
-    let mut event: &[u8] = &[];
-    let mut data: Option<&[u8]> = None;
-    let mut several = false;
-    while !rest.is_empty() {
-        let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
-        let (line, after) = rest.split_at(end);
-        rest = after.get(1..).unwrap_or_default();
-        if let Some(value) = field_value(b"data", line) {
-            if let Some(first) = data.filter(|_| !several) {
-                joined.extend_from_slice(first);
-                several = true;
-            }
-            if several {
-                joined.push(b'\n');
-                joined.extend_from_slice(value);
-            }
-            data = Some(value);
-        } else if let Some(value) = field_value(b"event", line) {
-            event = value;
-        }
-    }
-    EventFrame { name: event, data: if several { Some(joined) } else { data }, tail, range }
-}
-
-/// The value of `line` if it is the field `name`, with or without a colon and one space after it.
-fn field_value<'a>(name: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
-    let rest = line.strip_prefix(name)?;
-    match rest.split_first() {
-        None => Some(rest),
-        Some((b':', value)) => Some(value.strip_prefix(b" ").unwrap_or(value)),
-        Some(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use super::super::partial_event::{HEAD_BYTES, MAX_IDLE_CAPACITY_BYTES, TAIL_BYTES};
     use super::*;
 
     type OwnedFrame = (String, Option<String>, Range<u64>);
@@ -273,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_in_any_of_three_ways() {
+    fn lines_end_in_lf_crlf_or_cr() {
         for end in ["\n", "\r\n", "\r"] {
             let stream = format!("event: a{end}data: 1{end}data:2{end}{end}: note{end}{end}data{end}id: 7{end}{end}");
             let read = scan_frames(&[stream.as_bytes()]);
-            let said: Vec<_> = read.iter().map(|(event, data, _)| (event.as_str(), data.as_deref())).collect();
-            assert_eq!(said, [("a", Some("1\n2")), ("", None), ("", Some(""))], "{end:?}");
+            let fields: Vec<_> = read.iter().map(|(event, data, _)| (event.as_str(), data.as_deref())).collect();
+            assert_eq!(fields, [("a", Some("1\n2")), ("", None), ("", Some(""))], "{end:?}");
             assert_eq!(read.last().unwrap().2.end, stream.len() as u64);
         }
     }
@@ -295,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn unterminated_last_event_is_given_out() {
+    fn unterminated_last_event_is_passed_on_at_the_end() {
         assert_eq!(scan_data(b"data: a\n\ndata: [DONE]"), [some_string("a"), some_string("[DONE]")]);
         assert_eq!(scan_data(b"data: a\r\n\r"), [some_string("a")]);
         assert_eq!(scan_data(b""), []);
@@ -325,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn long_event_keeps_its_head_and_its_tail_however_it_is_cut() {
+    fn long_event_keeps_its_head_and_tail_for_any_chunk_size() {
         for filling in [HEAD_BYTES - 9, HEAD_BYTES - 8, HEAD_BYTES, HEAD_BYTES + 3000, 100_000] {
             let stream: Vec<u8> = [b"data: ".to_vec(), vec![b'x'; filling], b"USAGE\n\n".to_vec()].concat();
             let kept = |size: usize| {
@@ -333,7 +222,7 @@ mod tests {
                 let mut kept = Vec::new();
                 let mut each = |f: EventFrame<'_>| kept.push((f.data.unwrap().to_vec(), f.tail.to_vec(), f.range));
                 stream.chunks(size).for_each(|chunk| scanner.scan(chunk, &mut each));
-                assert!(scanner.partial_event.head.capacity() <= MAX_IDLE_CAPACITY_BYTES);
+                assert!(scanner.partial_event.head_capacity() <= MAX_IDLE_CAPACITY_BYTES);
                 kept
             };
             let whole = kept(stream.len());

@@ -1,4 +1,4 @@
-//! Captured answers of real servers, and made-up ones, cut in every way; eventsource-stream is the oracle.
+//! Captured responses of real servers, and generated ones, cut in every way; eventsource-stream is the oracle.
 
 use std::convert::Infallible;
 use std::fs;
@@ -10,7 +10,8 @@ use memchr::memmem;
 use proptest::prelude::*;
 
 use super::*;
-use crate::units::{Dialect, Usage};
+use crate::dialect::Dialect;
+use crate::units::Usage;
 
 struct CapturedAnswer {
     name: String,
@@ -19,7 +20,7 @@ struct CapturedAnswer {
     body: Vec<u8>,
 }
 
-/// All that an observer can tell of a whole answer.
+/// Everything that an observer reports of a complete response.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ObservedAnswer {
     events: u32,
@@ -68,7 +69,7 @@ fn load_capture(path: &Path) -> CapturedAnswer {
     }
 }
 
-/// The body without its chunk framing; where its middle was removed, without the chunks that were cut through.
+/// Returns the body without its chunk framing. Where the middle was removed, chunks that were cut are left out.
 fn decode_chunked(mut framed: &[u8]) -> Vec<u8> {
     const MARK: &[u8] = b"\n...cut...\n";
     let mut body = Vec::new();
@@ -89,17 +90,17 @@ fn decode_chunked(mut framed: &[u8]) -> Vec<u8> {
 fn observe_body<'a>(dialect: Dialect, kind: BodyFormat, chunks: impl IntoIterator<Item = &'a [u8]>) -> ObservedAnswer {
     let mut observer = BodyObserver::new(dialect, kind);
     let mut all = ObservedAnswer::default();
-    let mut add = |seen: ChunkStats| {
-        all.events += seen.events;
-        all.content_events += seen.content_events;
+    let mut add = |stats: ChunkStats| {
+        all.events += stats.events;
+        all.content_events += stats.content_events;
     };
-    let mut judged = Vec::new();
+    let mut infos = Vec::new();
     for chunk in chunks {
-        add(observer.observe_events(chunk, |j| judged.push(j)));
+        add(observer.observe_events(chunk, |info| infos.push(info)));
     }
-    add(observer.finish_events(|j| judged.push(j)));
+    add(observer.finish_events(|info| infos.push(info)));
     ObservedAnswer {
-        event_infos: judged,
+        event_infos: infos,
         usage: observer.usage(),
         id: observer.id().map(str::to_owned),
         has_content: observer.has_content(),
@@ -115,7 +116,7 @@ fn observe_stream(dialect: Dialect, text: &str) -> ObservedAnswer {
 }
 
 #[test]
-fn captured_answers_are_understood() {
+fn captured_responses_have_their_content_usage_and_end() {
     // Content events, then prompt, cached and completion tokens, then done, error, aborted.
     let rows = [
         ("vllm-0.32.0/chat-stream", 8, None, [true, false, false]),
@@ -159,7 +160,7 @@ fn response_ids_are_found_in_events_and_documents() {
 }
 
 #[test]
-fn captures_cut_at_every_byte_are_seen_the_same() {
+fn captures_cut_at_every_byte_give_the_same_result() {
     for c in load_captures() {
         let whole = observe_body(c.dialect, c.format, [c.body.as_slice()]);
         for at in 0..=c.body.len() {
@@ -188,24 +189,24 @@ fn assert_tiles(ranges: impl Iterator<Item = std::ops::Range<u64>>, stream: &[u8
 }
 
 #[test]
-fn usage_event_is_told_from_content_that_carries_usage() {
-    let judged = |name: &str| {
+fn usage_event_differs_from_content_that_carries_usage() {
+    let infos = |name: &str| {
         let captures = load_captures();
         let c = captures.iter().find(|c| c.name == name).unwrap();
         observe_body(c.dialect, c.format, [c.body.as_slice()]).event_infos
     };
-    let alone = judged("vllm-0.32.0/chat-stream-usage");
+    let alone = infos("vllm-0.32.0/chat-stream-usage");
     let at: Vec<_> = (0..alone.len()).filter(|i| alone[*i].usage_only).collect();
     assert_eq!(at, [alone.len() - 2]);
     assert!(alone.last().unwrap().done);
-    assert!(judged("transformers-serve-5.19.0/chat-stream-usage").iter().all(|j| !j.usage_only));
-    let continuous = judged("vllm-0.32.0/chat-stream-continuous-usage");
+    assert!(infos("transformers-serve-5.19.0/chat-stream-usage").iter().all(|j| !j.usage_only));
+    let continuous = infos("vllm-0.32.0/chat-stream-continuous-usage");
     assert_eq!(continuous.iter().filter(|j| j.usage_only).count(), 1);
 }
 
 #[test]
-fn arrays_are_taken_for_no_objects() {
-    // By the order of our fields its fifth member would be an error, and the numbers would be counts.
+fn arrays_are_not_read_as_objects() {
+    // Read by the order of the fields, the fifth member would be an error and the numbers would be counts.
     for event in ["[1,2,3,4,5]", r#"{"usage":[1,2,3]}"#, r#"{"choices":[[{"content":"a"}]]}"#] {
         for dialect in [Dialect::Chat, Dialect::Other] {
             let all = observe_stream(dialect, &format!("data: {event}\n\n"));
@@ -220,7 +221,7 @@ fn arrays_are_taken_for_no_objects() {
 }
 
 #[test]
-fn choices_that_cannot_be_read_are_no_usage_event() {
+fn unreadable_choices_are_not_a_usage_event() {
     for (choices, content) in [
         (r#"[{"text":"a","text":"b"}]"#, true),
         (r#"[{"delta":{"content":"a"}},5]"#, true),
@@ -254,7 +255,7 @@ fn stream_without_the_usage_event_is_otherwise_the_same() {
 }
 
 #[test]
-fn keys_in_text_fake_nothing() {
+fn keys_within_text_are_ignored() {
     let text = serde_json::to_string(r#""usage":{"prompt_tokens":9},"finish_reason":"abort","error":{}"#).unwrap();
     let first = r#"data: {"choices":[{"delta":{"content":"a"}}]}"#;
     for word in [text.as_str(), r#""usage""#, r#""abort""#, r#""error""#] {
@@ -272,7 +273,7 @@ fn keys_in_text_fake_nothing() {
 }
 
 #[test]
-fn first_content_is_judged_exactly() {
+fn first_content_event_is_parsed_exactly() {
     let content = |dialect, choice: &str| {
         observe_stream(dialect, &format!("data: {{\"choices\": [ {choice} ]}}\n\n")).has_content
     };
@@ -303,7 +304,7 @@ fn first_content_is_judged_exactly() {
 }
 
 #[test]
-fn failures_are_seen_in_every_dialect() {
+fn errors_and_ends_are_read_in_every_dialect() {
     for (dialect, text, expected) in [
         (Dialect::Chat, "data: {\"error\": {\"message\": \"x\"}}\n\ndata: [DONE]\n\n", (true, true)),
         (Dialect::Chat, "data: {\"object\":\"error\",\"message\":\"x\"}\n\n", (true, false)),
@@ -322,7 +323,7 @@ fn failures_are_seen_in_every_dialect() {
 }
 
 #[test]
-fn a_message_that_stops_without_a_reason_was_given_up() {
+fn message_that_stops_without_a_reason_is_aborted() {
     let delta = |reason: &str| {
         format!("event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":{reason}}}}}\n\n")
     };
@@ -346,7 +347,7 @@ fn a_message_that_stops_without_a_reason_was_given_up() {
 }
 
 #[test]
-fn latest_usage_wins_and_null_is_none() {
+fn latest_usage_wins_and_null_is_ignored() {
     let event = |usage: &str| format!("data: {{\"choices\":[{{\"text\":\"a\"}}],\"usage\": {usage}}}\n\n");
     let usage = |n: u32| format!("{{\"prompt_tokens\":3,\"completion_tokens\":{n}}}");
     let completion = |text: String| observe_stream(Dialect::Completions, &text).usage.map(|u| u.completion.0);
@@ -381,13 +382,13 @@ fn usage_is_found_at_the_end_of_a_very_long_event() {
 }
 
 #[test]
-fn overlong_ids_are_none() {
+fn overlong_ids_are_ignored() {
     let id = |len: usize| observe_stream(Dialect::Chat, &format!("data: {{\"id\":\"{}\"}}\n\n", "x".repeat(len))).id;
     assert_eq!(id(256).map(|id| id.len()), Some(256));
     assert_eq!(id(257), None);
 }
 
-/// Name and data of every event, by our scanner.
+/// Returns name and data of every event, by [`Scanner`].
 fn scan_events<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, String)> {
     let mut scanner = Scanner::new();
     let mut found = Vec::new();
@@ -398,7 +399,7 @@ fn scan_events<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, S
     found
 }
 
-/// The same by eventsource-stream.
+/// Returns the same by eventsource-stream.
 fn oracle_events(stream: &[u8]) -> Vec<(String, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let one = stream::iter([Ok::<_, Infallible>(stream.to_vec())]).eventsource();
@@ -416,7 +417,7 @@ fn captured_streams_are_framed_as_the_oracle_frames_them() {
     }
 }
 
-/// Bytes that are likely to mean something to a scanner, and some that are not.
+/// Generates bytes that matter to a scanner, and some that do not.
 fn stream_noise() -> impl Strategy<Value = Vec<u8>> {
     let words: Vec<&[u8]> = vec![
         b"data: ",
@@ -457,7 +458,7 @@ fn stream_noise() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(word, 0..40).prop_map(|words| words.concat())
 }
 
-/// A well-formed stream, in which all lines end the same way.
+/// Generates a well-formed stream in which all lines end the same way.
 fn well_formed_stream() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         4 => "[ -~é]{0,12}".prop_map(|text| format!("data: {text}")),
@@ -472,7 +473,7 @@ fn well_formed_stream() -> impl Strategy<Value = String> {
         .prop_map(|(events, end)| events.into_iter().map(|lines| lines.join(end) + end + end).collect())
 }
 
-/// `stream` cut at `cuts`, taken modulo its length.
+/// Returns `stream` cut at `cuts`, modulo its length.
 fn split_at_cuts<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
     at.push(0);
@@ -483,7 +484,7 @@ fn split_at_cuts<'a>(stream: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a 
 
 proptest! {
     #[test]
-    fn any_bytes_are_seen_the_same_however_cut(
+    fn any_bytes_give_the_same_result_for_any_chunks(
         stream in stream_noise(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
@@ -509,7 +510,7 @@ proptest! {
 }
 
 #[test]
-fn errors_that_a_4xx_would_have_told_are_the_clients() {
+fn errors_that_stand_for_a_4xx_are_client_errors() {
     for (dialect, event, refused) in [
         (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","param":null,"code":400}}"#, true),
         (Dialect::Chat, r#"data: {"error":{"message":"x","type":"InternalServerError","code":500}}"#, false),
@@ -522,12 +523,34 @@ fn errors_that_a_4xx_would_have_told_are_the_clients() {
         (Dialect::Messages, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#, false),
     ] {
         let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
-        let mut judged = Vec::new();
-        observer.observe_events(format!("{event}\n\n").as_bytes(), |j| judged.push((j.is_error, j.is_client_error)));
+        let mut infos = Vec::new();
+        observer.observe_events(format!("{event}\n\n").as_bytes(), |info| {
+            infos.push((info.is_error, info.is_client_error));
+        });
         assert_eq!(
-            (judged, observer.has_error(), observer.has_client_error()),
+            (infos, observer.has_error(), observer.has_client_error()),
             (vec![(true, refused)], !refused, refused),
             "{event}"
         );
     }
+}
+
+#[test]
+fn error_event_is_one_error_and_no_end() {
+    for dialect in Dialect::ALL {
+        let Some(event) = dialect.error_event("it \"broke\"\n", 7) else {
+            assert_eq!(dialect, Dialect::Other);
+            continue;
+        };
+        let all = observe_stream(dialect, &event);
+        assert_eq!((all.events, all.has_error, all.done), (1, true, false), "{event}");
+        assert!(!all.event_infos[0].is_client_error, "{event}");
+    }
+}
+
+#[test]
+fn waiting_comment_is_not_an_event() {
+    let mut observer = BodyObserver::new(Dialect::Chat, BodyFormat::Stream);
+    observer.observe_events(WAITING_COMMENT.as_bytes(), |info| assert!(!info.is_event));
+    assert_eq!((observer.pending_bytes(), observer.has_content()), (0, false));
 }

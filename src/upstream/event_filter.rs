@@ -179,8 +179,8 @@ fn slice_range(bytes: &Bytes, from: u64, to: u64, start: u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Dialect;
     use crate::sse::BodyFormat;
-    use crate::units::Dialect;
 
     const CONTENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";

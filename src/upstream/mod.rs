@@ -30,9 +30,10 @@ pub use response::{UpstreamBody, UpstreamResponse};
 
 use crate::clock::Clock;
 use crate::config::Timeouts;
+use crate::dialect::Dialect;
 use crate::fleet::{Lease, Origin, Outcome, Phase, Replica};
 use crate::tls::TlsStore;
-use crate::units::{Dialect, Moment, Timing};
+use crate::units::{Moment, Timing};
 use connection::UpstreamConnection;
 use idle_connections::IdleConnections;
 use peek::{PeekResult, ResponseTimer};

@@ -15,10 +15,11 @@ use super::response::UpstreamBody;
 use super::stream_timer::HUNG_CHECK_INTERVAL;
 use crate::clock::Clock;
 use crate::config::Timeouts;
+use crate::dialect::Dialect;
 use crate::fleet::{Phase, Pool, Replica};
 use crate::http::{content_length, is_event_stream, is_json};
 use crate::sse::{BodyFormat, BodyObserver, EventInfo};
-use crate::units::{Dialect, Moment};
+use crate::units::Moment;
 
 /// A JSON answer up to this size is held until it is complete.
 const MAX_PEEKED_JSON_BYTES: u64 = 1 << 20;
@@ -103,7 +104,7 @@ fn peek_until(head: &Parts, errand: &ResponseExpectations) -> PeekUntil {
 
 /// Tells whether an answer is a stream whose events are known and can be read as they pass.
 pub(super) fn is_readable_stream(headers: &HeaderMap, dialect: Dialect) -> bool {
-    dialect != Dialect::Other && is_event_stream(headers) && !headers.contains_key(header::CONTENT_ENCODING)
+    dialect.has_known_events() && is_event_stream(headers) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 async fn peek_first_event(

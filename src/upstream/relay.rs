@@ -15,10 +15,11 @@ use super::stream_timer::{StreamTimer, TimerEvent};
 use super::{UpstreamBody, UpstreamResponse};
 use crate::clock::Clock;
 use crate::config::Timeouts;
+use crate::dialect::Dialect;
 use crate::fleet::{Lease, Outcome, Phase, ResponseProgress};
 use crate::http::is_event_stream;
-use crate::sse::{BodyFormat, BodyObserver, ChunkStats, WAITING_COMMENT, error_event};
-use crate::units::{Dialect, Moment, Usage};
+use crate::sse::{BodyFormat, BodyObserver, ChunkStats, WAITING_COMMENT};
+use crate::units::{Moment, Usage};
 
 /// What an answer came to, for the log.
 #[derive(Clone, Debug, Default)]
@@ -188,7 +189,7 @@ impl RelayBody {
         if let Some(sieve) = &mut self.filter {
             // Of what came behind an abort the client has nothing.
             let is_told = is_told && !sieve.aborted;
-            let ending = error_event(self.dialect, &format!("the replica {told}"), sieve.events_sent());
+            let ending = self.dialect.error_event(&format!("the replica {told}"), sieve.events_sent());
             match ending.filter(|_| !is_told) {
                 Some(ending) => sieve.end_with(ending),
                 None => sieve.flush(),

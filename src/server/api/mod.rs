@@ -14,9 +14,10 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use super::{AppState, RequestError};
+use crate::dialect::Dialect;
 use crate::fleet::{PoolLookupError, VirtualHost};
 use crate::tenants::Tenant;
-use crate::units::{Dialect, ModelName};
+use crate::units::ModelName;
 
 /// The site a request came in by, and whose key it shows, if there are such.
 pub(super) type RequestScope = (Option<Arc<VirtualHost>>, Option<Arc<Tenant>>);

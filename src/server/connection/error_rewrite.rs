@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::state::ConnectionState;
+use crate::dialect::Dialect;
 use crate::server::{AppState, RequestError};
 use crate::telemetry::LogLevel;
-use crate::units::Dialect;
 
 /// The first bytes of an HTTP/2 connection. Source: RFC 9113, section 3.4.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

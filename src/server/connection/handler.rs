@@ -12,6 +12,7 @@ use super::state::{ActiveRequest, ConnectionState};
 use super::worker_load::{RequestGuard, WorkerLoad};
 use crate::balance::SeededRng;
 use crate::clock;
+use crate::dialect::Dialect;
 use crate::fleet::VirtualHost;
 use crate::server::proxy::proxy_request;
 use crate::server::request::client::{self, ClientInfo};
@@ -22,7 +23,6 @@ use crate::server::request::{auth, cors, validate};
 use crate::server::response::body::{BodySource, ResponseBody};
 use crate::server::response::gzip::{self, GzipEncoder};
 use crate::server::{AppState, RequestError, WorkerContext, api};
-use crate::units::Dialect;
 use crate::upstream::UpstreamClient;
 
 /// Handles the requests of one worker.

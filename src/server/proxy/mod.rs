@@ -23,7 +23,7 @@ use super::response::body::BodySource;
 use super::{RequestError, WorkerContext};
 use crate::fleet::{AcquireRequest, Phase, ReplicaPin};
 use crate::telemetry::LogLevel;
-use crate::units::{Dialect, Moment};
+use crate::units::Moment;
 use crate::upstream::{RequestBody, ResponseExpectations, UpstreamRequest};
 use find_response::find_stored_response;
 use hash_key::KeyInputs;
@@ -107,7 +107,7 @@ fn upstream_request(
     total_deadline: Option<Moment>,
 ) -> UpstreamRequest {
     UpstreamRequest {
-        headers: client::forward_headers(head, story.client_info, &story.request_id, call.dialect != Dialect::Other),
+        headers: client::forward_headers(head, story.client_info, &story.request_id, call.dialect.has_known_events()),
         method: head.method.clone(),
         path: call.path.clone(),
         body: RequestBody::default(),

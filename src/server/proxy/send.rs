@@ -16,7 +16,7 @@ use crate::server::request::context::RequestContext;
 use crate::server::request::parse::ParsedRequest;
 use crate::server::request::route::ProxyRoute;
 use crate::server::response::body::BodySource;
-use crate::units::{Dialect, Timing, Tokens};
+use crate::units::{Timing, Tokens};
 use crate::upstream::{RelayBody, SendError, UpstreamRequest, UpstreamResponse};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -142,7 +142,7 @@ impl<'a> ProxyRequest<'a> {
         let owner = ResponseOwner { pool: lease.pool().name().clone(), replica: lease.replica().id(), tenant: None };
         let (head, relayed) =
             RelayBody::new(answer, lease, self.route.dialect, &self.settings.timeouts, self.worker.app.clock);
-        let owner = (self.route.dialect == Dialect::Responses).then_some(owner);
+        let owner = self.route.dialect.spec().stores_responses.then_some(owner);
         let mut response = Response::new(BodySource::Upstream(Box::new(relayed), owner));
         *response.status_mut() = head.status;
         let mut headers = head.headers;

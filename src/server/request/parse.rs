@@ -15,7 +15,7 @@ use crate::prompt::{
     fingerprint_and_count,
 };
 use crate::server::{AppState, RequestError};
-use crate::units::{Dialect, Tokens};
+use crate::units::Tokens;
 
 /// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
 const MAX_INLINE_PARSE_BYTES: usize = 256 * 1024;
@@ -88,13 +88,12 @@ pub(in crate::server) struct ParseOptions {
 
 impl ParseOptions {
     pub(in crate::server) fn new(call: &ProxyRoute, app: &AppState) -> Self {
-        let has_options = matches!(call.dialect, Dialect::Chat | Dialect::Completions);
         let printed = app.fleet.needs_prefix() || app.logs.recorder.is_some();
         Self {
             body_kind: call.body_kind,
             needs_hash_key: app.fleet.needs_body(),
             needs_fingerprint: printed,
-            has_stream_options: has_options,
+            has_stream_options: call.dialect.spec().takes_stream_options,
         }
     }
 }

@@ -7,11 +7,11 @@ use http::Method;
 use http::request::Parts;
 
 use super::client;
+use crate::dialect::Dialect;
 use crate::fleet::{Fleet, PathPolicy, VirtualHost};
 use crate::http::{has_media_type, is_json, normalize_path};
 use crate::prompt::endpoint::{self, BodyKind, EndpointError};
 use crate::server::RequestError;
-use crate::units::Dialect;
 
 /// What a request's host, method and path come to.
 pub(in crate::server) enum RouteTarget {

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::config::Limits;
+use crate::dialect::{Dialect, ErrorDetails};
 use crate::fleet::{NoReplica, Phase, PoolLookupError};
 use crate::prompt::BodyError;
-use crate::units::Dialect;
 use crate::upstream::SendError;
 
 /// OpenAI's clients retry by it, and not by the status, where it is there.
@@ -79,24 +78,6 @@ pub(in crate::server) enum RequestError {
     UpstreamClosed,
     #[error("the replica did not begin its answer in time")]
     UpstreamTimeout,
-}
-
-/// OpenAI's error object.
-#[derive(Serialize)]
-struct ErrorEnvelope<'a> {
-    /// Anthropic's clients look for it.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-    error: ErrorObject<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorObject<'a> {
-    message: String,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: Option<&'a str>,
 }
 
 impl RequestError {
@@ -180,23 +161,13 @@ impl RequestError {
         }
     }
 
-    /// The answer, its body as OpenAI's clients read it; for `/v1/messages` Anthropic's find theirs in it as well.
+    /// Returns the error response, its body as clients of `dialect` expect it.
     pub(in crate::server) fn to_response(&self, dialect: Dialect) -> Response<String> {
         let status = self.status();
-        let kind = match status.as_u16() {
-            // What Anthropic and OpenAI call it.
-            401 if dialect == Dialect::Messages => "authentication_error",
-            403 => "permission_error",
-            404 => "not_found_error",
-            429 => "rate_limit_error",
-            400..=499 => "invalid_request_error",
-            _ => "api_error",
-        };
-        let envelope = ErrorEnvelope {
-            kind: (dialect == Dialect::Messages).then_some("error"),
-            error: ErrorObject { message: self.to_string(), kind, param: self.param(), code: self.code() },
-        };
-        let mut answer = Response::new(serde_json::to_string(&envelope).unwrap_or_default());
+        let message = self.to_string();
+        let details =
+            ErrorDetails { status: status.as_u16(), message: &message, param: self.param(), code: self.code() };
+        let mut answer = Response::new((dialect.spec().error_body)(&details));
         *answer.status_mut() = status;
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokenweir::balance::{PolicyRequest, SeededRng};
 use tokenweir::config;
+use tokenweir::dialect::Dialect;
 use tokenweir::fleet::{
     AcquireRequest, ChoiceObservers, Fleet, Lease, LeaseObserver, LeaseReport, LengthEstimate, Outcome, Phase, Pool,
     PoolSpec, Replica, ReplicaModels, ResponseProgress,
 };
 use tokenweir::prompt::{ParsedBody, PromptFingerprint, TextStats};
 use tokenweir::sse::{self, BodyFormat};
-use tokenweir::units::{Dialect, ModelName, Moment, Tokens};
+use tokenweir::units::{ModelName, Moment, Tokens};
 
 const REQUEST_COUNT: u64 = 10_000;
 const MAX_CONCURRENT: usize = 60;

@@ -10,7 +10,7 @@ use source::{SourceTree, used_modules};
 /// Top-level modules by layer. A module uses its own layer and lower ones; modules of one layer form no circle.
 const LAYERS: [&[&str]; 6] = [
     &["units"],
-    &["balance", "eject", "engine", "http", "prefix_index", "prompt", "sse", "tenants"],
+    &["balance", "dialect", "eject", "engine", "http", "prefix_index", "prompt", "sse", "tenants"],
     &["fleet"],
     &[
         "clock",
@@ -49,8 +49,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("ring", &["tenants", "tls"]),
     ("rustls", &["tls"]),
     ("rustls_native_certs", &["tls"]),
-    ("serde", &["prompt", "sse", "server", "discover", "emulate", "telemetry", "replay"]),
-    ("serde_json", &["prompt", "sse", "server", "discover", "emulate", "telemetry", "replay"]),
+    ("serde", &["dialect", "prompt", "server", "discover", "emulate", "telemetry", "replay"]),
+    ("serde_json", &["dialect", "prompt", "sse", "server", "discover", "emulate", "telemetry", "replay"]),
     ("socket2", &["server"]),
     ("subtle", &["tenants"]),
     ("tiktoken_rs", &["prompt"]),

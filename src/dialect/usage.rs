@@ -1,4 +1,4 @@
-//! The token counts of an answer, gathered from the `usage` objects of every dialect.
+//! The token counts of a response, merged from the `usage` objects of every dialect.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 use super::json_object::JsonObject;
 use crate::units::{Tokens, Usage};
 
-/// A `usage` object as it is on the wire: every count that some dialect uses, each `None` where it is absent, `null` or
-/// no whole number. One odd field does not spoil the others.
+/// A `usage` object on the wire, with the counts of every dialect. A count that is absent, `null` or not a whole number is
+/// `None` and does not affect the others.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct UsageObject<'a> {
+pub struct UsageObject<'a> {
     #[serde(borrow, default)]
     prompt_tokens: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -36,12 +36,12 @@ struct TokenDetails<'a> {
     cached_tokens: Option<&'a RawValue>,
 }
 
-/// What all `usage` objects of one answer said, the latest value of each count.
+/// The latest value of each count in the `usage` objects of one response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct UsageCounts {
+pub struct UsageCounts {
     prompt: Option<u64>,
-    /// Prompt tokens read from the cache or written to it that `prompt` leaves out: Anthropic's `input_tokens` are only
-    /// those after the last cached one.
+    /// Prompt tokens read from the cache and written to it, which `prompt` leaves out: Anthropic's `input_tokens` counts
+    /// only those after the last cached one.
     extra_prompt: [Option<u64>; 2],
     cached: Option<u64>,
     completion: Option<u64>,
@@ -49,29 +49,29 @@ pub(super) struct UsageCounts {
 }
 
 impl UsageCounts {
-    /// Takes over every count that `wire` has.
-    pub(super) fn merge(&mut self, wire: &UsageObject<'_>) {
+    /// Overwrites every count that `wire` has.
+    pub fn merge(&mut self, wire: &UsageObject<'_>) {
         let details = wire.prompt_tokens_details.or(wire.input_tokens_details);
         let details = details.and_then(|raw| serde_json::from_str::<JsonObject<TokenDetails<'_>>>(raw.get()).ok());
-        let detailed = details.and_then(|JsonObject(d)| parse_count(d.cached_tokens));
+        let cached = details.and_then(|JsonObject(d)| parse_count(d.cached_tokens));
         let read = parse_count(wire.cache_read_input_tokens);
-        let take = |old: &mut Option<u64>, new: Option<u64>| *old = new.or(*old);
-        take(&mut self.prompt, parse_count(wire.prompt_tokens).or(parse_count(wire.input_tokens)));
-        take(&mut self.extra_prompt[0], read);
-        take(&mut self.extra_prompt[1], parse_count(wire.cache_creation_input_tokens));
-        take(&mut self.cached, detailed.or(read));
-        take(&mut self.completion, parse_count(wire.completion_tokens).or(parse_count(wire.output_tokens)));
-        take(&mut self.total, parse_count(wire.total_tokens));
+        let update = |old: &mut Option<u64>, new: Option<u64>| *old = new.or(*old);
+        update(&mut self.prompt, parse_count(wire.prompt_tokens).or(parse_count(wire.input_tokens)));
+        update(&mut self.extra_prompt[0], read);
+        update(&mut self.extra_prompt[1], parse_count(wire.cache_creation_input_tokens));
+        update(&mut self.cached, cached.or(read));
+        update(&mut self.completion, parse_count(wire.completion_tokens).or(parse_count(wire.output_tokens)));
+        update(&mut self.total, parse_count(wire.total_tokens));
     }
 
-    /// The counts under their common names; `None` if no `usage` said anything of the prompt or the completion.
-    pub(super) fn usage(&self) -> Option<Usage> {
+    /// Returns the counts under their common names; `None` before the first count of the prompt, the completion or both.
+    pub fn usage(&self) -> Option<Usage> {
         self.prompt.or(self.completion).or(self.total)?;
         let completion = self.completion.unwrap_or(0);
-        // Rerankers report a total alone: there is nothing but the prompt in it.
+        // Rerankers report only a total, which is all prompt.
         let prompt = self.prompt.or(self.total.map(|total| total.saturating_sub(completion))).unwrap_or(0);
-        let beside = self.extra_prompt.iter().flatten().fold(0, |sum: u64, n| sum.saturating_add(*n));
-        let prompt = Tokens(prompt.saturating_add(beside));
+        let extra = self.extra_prompt.iter().flatten().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        let prompt = Tokens(prompt.saturating_add(extra));
         Some(Usage { prompt, cached: self.cached.map(Tokens), completion: Tokens(completion) })
     }
 }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn every_dialect_is_read() {
+    fn counts_of_every_dialect_are_read() {
         let chat = r#"{"prompt_tokens":12,"total_tokens":20,"completion_tokens":8,"prompt_tokens_details":{"cached_tokens":4}}"#;
         assert_eq!(merge_objects(&[chat]), Some((12, Some(4), 8)));
         let responses =
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn cached_input_tokens_of_messages_belong_to_the_prompt() {
+    fn cached_input_tokens_of_messages_count_as_prompt() {
         let start = r#"{"input_tokens":12,"output_tokens":0}"#;
         let end = r#"{"input_tokens":4,"output_tokens":6,"cache_creation_input_tokens":0,"cache_read_input_tokens":8}"#;
         assert_eq!(merge_objects(&[start, end]), Some((12, Some(8), 6)));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_counts_are_absent_and_spoil_nothing() {
+    fn invalid_counts_are_absent_and_do_not_affect_others() {
         assert_eq!(
             merge_objects(&[r#"{"prompt_tokens":"x","completion_tokens":3,"prompt_tokens_details":7}"#]),
             Some((0, None, 3))

@@ -1,5 +1,4 @@
-//! A struct that is read from a JSON object and from nothing else: by itself serde takes an array for one too, by the
-//! order of its fields.
+//! A struct that is parsed from a JSON object only. serde alone also accepts an array, by the order of the fields.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,8 +7,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// The object's members.
-pub(super) struct JsonObject<T>(pub(super) T);
+/// The members of a JSON object; an array is an error.
+#[derive(Debug)]
+pub struct JsonObject<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
