@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # readme.sh [FILE]
-# Runs the commands that README.md (or FILE) shows, so that what it says stays true. A fenced block counts if the line
-# before it is one of these HTML comments, which no reader sees:
+# Runs the commands that README.md and docs/*.md (or FILE) show, so that they stay true. A fenced block counts if the line
+# before it is one of these HTML comments, which are not rendered:
 #
 #   <!-- run -->               runs a ```sh block to its end; a failing line fails the script
 #   <!-- run: serve [URL] -->  starts the block in the background and waits until URL answers 2xx (without one:
-#                              http://127.0.0.1:8080/readyz); it lives until the next heading
+#                              http://127.0.0.1:8080/readyz); it runs until the next heading
 #   <!-- file: NAME -->        writes the block, of any language, to NAME, for the commands below it
 #
 # All of it happens in an empty scratch directory with tokenweir on the PATH. Blocks without a comment are not run.
@@ -15,7 +15,13 @@ set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-file=${1:-$root/README.md}
+if [ $# = 0 ]; then
+  TOKENWEIR=$(realpath "$(binary)")
+  export TOKENWEIR
+  for file in "$root/README.md" $(grep -lE '^<!-- (run|file)' "$root"/docs/*.md); do "$0" "$file"; done
+  exit 0
+fi
+file=$1
 [ -e "$file" ] || { echo "there is no $file" >&2; exit 1; }
 mkdir -p "$scratch/bin" "$scratch/work"
 ln -s "$(realpath "$(binary)")" "$scratch/bin/tokenweir"

@@ -123,10 +123,7 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["proxy_set_header"], Handler(headers::handle_proxy_set_header)),
     (&["proxy_http_version"], Handler(headers::handle_proxy_http_version)),
     (&["proxy_next_upstream"], Handler(headers::handle_proxy_next_upstream)),
-    (
-        &["proxy_next_upstream_tries", "proxy_next_upstream_timeout"],
-        Impossible("how often is fixed: README, \"When a replica fails\""),
-    ),
+    (&["proxy_next_upstream_tries", "proxy_next_upstream_timeout"], Impossible("how often is fixed: docs/failures.md")),
     (&["proxy_buffering", "proxy_buffer_size", "proxy_buffers"], NotNeeded("answers are passed on as they come")),
     (&["proxy_busy_buffers_size", "proxy_max_temp_file_size"], NotNeeded("answers are passed on as they come")),
     (
