@@ -1,34 +1,45 @@
-//! What an answer's head means for its replica.
+//! What the head of a response says about the replica and the body.
 
 use std::time::{Duration, SystemTime};
 
+use http::response::Parts;
 use http::{HeaderMap, StatusCode, header};
 
 use crate::clock::Clock;
+use crate::dialect::Dialect;
 use crate::fleet::{Outcome, Phase};
+use crate::http::is_event_stream;
 
-/// What an answer with this status means for the replica, if it comes whole.
+/// Returns the outcome of a response with this status, if it is completed.
 pub(super) fn classify_status(status: StatusCode, headers: &HeaderMap, clock: Clock) -> Outcome {
     match status.as_u16() {
         429 | 503 => Outcome::Busy { retry_after: parse_retry_after(headers, || clock.unix_time()) },
         500 | 502 | 504 => Outcome::Failed { phase: Phase::FirstByte },
-        // 501 and the like are about what was asked for, as 4xx are.
+        // 501 and the like concern the request, as 4xx do.
         400.. => Outcome::Refused,
         _ => Outcome::Completed,
     }
 }
 
-/// How long a replica asks to be left alone: `Retry-After` as seconds or as a date, which is none if it has passed.
+/// Returns whether a response is a stream whose events can be read while they pass.
+pub(super) fn is_readable_stream(head: &Parts, dialect: Dialect) -> bool {
+    head.status.is_success()
+        && dialect.has_known_events()
+        && is_event_stream(&head.headers)
+        && !head.headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// Parses `Retry-After`, seconds or a date; zero for a date in the past.
 ///
-/// A date is one of the replica's own clock, so its `Date` says how far off that is; without it ours has to do.
-fn parse_retry_after(headers: &HeaderMap, time_of_day: impl FnOnce() -> Duration) -> Option<Duration> {
+/// A date is by the replica's clock, so it is compared with the response's `Date`; without one, with `unix_time`.
+fn parse_retry_after(headers: &HeaderMap, unix_time: impl FnOnce() -> Duration) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let then = parse_date(text)?;
-    let said = headers.get(header::DATE).and_then(|date| parse_date(date.to_str().ok()?.trim()));
-    Some(then.saturating_sub(said.unwrap_or_else(time_of_day)))
+    let retry_at = parse_date(text)?;
+    let sent_at = headers.get(header::DATE).and_then(|date| parse_date(date.to_str().ok()?.trim()));
+    Some(retry_at.saturating_sub(sent_at.unwrap_or_else(unix_time)))
 }
 
 fn parse_date(date: &str) -> Option<Duration> {
@@ -40,17 +51,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_blamed_on_whom_they_concern() {
-        let meaning = |status: u16| {
+    fn status_classes_map_to_outcomes() {
+        let outcome = |status: u16| {
             let status = StatusCode::from_u16(status).unwrap();
             classify_status(status, &HeaderMap::new(), Clock::start())
         };
-        assert_eq!(meaning(200), Outcome::Completed);
-        assert_eq!(meaning(404), Outcome::Refused);
-        assert_eq!(meaning(429), Outcome::Busy { retry_after: None });
-        assert_eq!(meaning(503), Outcome::Busy { retry_after: None });
-        assert_eq!(meaning(501), Outcome::Refused);
-        assert_eq!(meaning(500), Outcome::Failed { phase: Phase::FirstByte });
+        assert_eq!(outcome(200), Outcome::Completed);
+        assert_eq!(outcome(404), Outcome::Refused);
+        assert_eq!(outcome(429), Outcome::Busy { retry_after: None });
+        assert_eq!(outcome(503), Outcome::Busy { retry_after: None });
+        assert_eq!(outcome(501), Outcome::Refused);
+        assert_eq!(outcome(500), Outcome::Failed { phase: Phase::FirstByte });
     }
 
     #[test]
@@ -66,10 +77,14 @@ mod tests {
         assert_eq!(after(&[("retry-after", "7")]), Some(7));
         assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")]), Some(60));
         assert_eq!(after(&[("retry-after", "Sunday, 06-Nov-94 08:50:37 GMT")]), Some(60));
-        assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT"), date]), Some(37), "by its own clock");
-        assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(0), "it has passed");
-        for nothing in ["", "-1", "soon", "1.5", "Sun, 32 Nov 1994 08:50:37 GMT", "Sun, 06 Nov 1066 08:50:37 GMT"] {
-            assert_eq!(after(&[("retry-after", nothing), date]), None, "{nothing}");
+        assert_eq!(
+            after(&[("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT"), date]),
+            Some(37),
+            "by the replica's clock"
+        );
+        assert_eq!(after(&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(0), "in the past");
+        for invalid in ["", "-1", "soon", "1.5", "Sun, 32 Nov 1994 08:50:37 GMT", "Sun, 06 Nov 1066 08:50:37 GMT"] {
+            assert_eq!(after(&[("retry-after", invalid), date]), None, "{invalid}");
         }
         assert_eq!(after(&[]), None);
     }

@@ -1,7 +1,7 @@
 //! One connection to a replica, driven by the request that borrows it.
 //!
-//! No task of its own: polling the answer drives the connection, and dropping the answer closes the socket at once,
-//! which is how an engine learns that its client has left. It also spares two task switches an event.
+//! It has no task of its own. Polling the response drives the connection, and dropping the response closes the socket at
+//! once, so that the engine stops for a client that has left. It also saves two task switches per event.
 
 use std::io;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::RequestBody;
+use super::request_body::RequestBody;
 use super::transport::Transport;
 use crate::fleet::Origin;
 use crate::tls::TlsStore;
@@ -27,58 +27,60 @@ pub(super) struct UpstreamConnection {
     sender: SendRequest<RequestBody>,
     /// `None` once the connection has ended.
     driver: Option<Pin<Box<ConnectionDriver>>>,
-    /// Whether it has carried a request before the present one.
+    /// Whether it has carried a request before the current one.
     pub(super) reused: bool,
-    /// When its last answer ended.
+    /// When its last response ended; zero for a new connection.
     pub(super) idle_since: Moment,
 }
 
 impl UpstreamConnection {
-    /// Connects, and shakes hands where there is TLS; no byte of a request is sent yet.
-    pub(super) async fn open(origin: &Origin, keyring: &TlsStore) -> io::Result<Self> {
+    /// Opens a connection and performs the TLS handshake if the origin uses TLS.
+    ///
+    /// *Errors*: the port cannot be reached, or the handshake failed.
+    pub(super) async fn open(origin: &Origin, tls_store: &TlsStore) -> io::Result<Self> {
         let stream = match origin.address() {
             Some(address) => TcpStream::connect((address, origin.port())).await?,
             None => TcpStream::connect((origin.host(), origin.port())).await?,
         };
         stream.set_nodelay(true)?;
-        let stream = Transport::handshake(stream, origin, keyring).await?;
+        let stream = Transport::handshake(stream, origin, tls_store).await?;
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);
-        let (sender, wire) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Some(Box::pin(wire)), reused: false, idle_since: Moment::ZERO })
+        let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Self { sender, driver: Some(Box::pin(driver)), reused: false, idle_since: Moment::ZERO })
     }
 
-    /// Moves bytes between the socket and the request or answer under way.
+    /// Drives the transfer between the socket and the current request or response.
     pub(super) fn poll_driver(&mut self, cx: &mut Context<'_>) {
-        if let Some(wire) = &mut self.driver
-            && wire.as_mut().poll(cx).is_ready()
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(cx).is_ready()
         {
             self.driver = None;
         }
     }
 
-    /// Tells whether another request can be sent, after one look at the socket.
+    /// Returns whether another request can be sent, after polling the socket once.
     pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
         self.poll_driver(cx);
         self.driver.is_some() && self.sender.is_ready()
     }
 
-    /// Sends a request and waits for the answer's head.
+    /// Sends a request and waits for the head of the response.
     pub(super) async fn send_request(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
-        let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let wire = &mut self.driver;
+        let mut response = std::pin::pin!(self.sender.send_request(request));
+        let driver = &mut self.driver;
         std::future::poll_fn(|cx| {
-            if let Some(running) = wire
+            if let Some(running) = driver
                 && running.as_mut().poll(cx).is_ready()
             {
-                *wire = None;
+                *driver = None;
             }
-            answer.as_mut().poll(cx)
+            response.as_mut().poll(cx)
         })
         .await
     }
 
-    /// Takes the next frame of the answer's body.
+    /// Reads the next frame of the response body.
     pub(super) fn poll_frame(
         &mut self,
         body: &mut Incoming,

@@ -1,4 +1,4 @@
-//! Connections that wait for their next request.
+//! Idle connections to replicas.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,29 +7,34 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::connection::UpstreamConnection;
-use super::is_expired;
 use crate::units::{Moment, ReplicaId};
 
-/// The most connections kept idle to one replica, per worker.
+/// Most idle connections to one replica, per worker.
 const MAX_IDLE_PER_REPLICA: usize = 512;
 
-/// One worker's idle connections, the latest used taken first.
+/// One worker's idle connections; the most recently used is taken first.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     connections: RefCell<BTreeMap<ReplicaId, Vec<UpstreamConnection>>>,
 }
 
 impl IdleConnections {
-    /// Takes a connection that can be used, if there is one. `keep` must be shorter than the replicas' own keep-alive:
-    /// vLLM closes after 5 s.
-    pub(super) async fn acquire(&self, replica: ReplicaId, now: Moment, keep: Duration) -> Option<UpstreamConnection> {
+    /// Takes a usable connection that has been idle for less than `keepalive`; `None` if there is none.
+    ///
+    /// `keepalive` must be shorter than the replicas' own: vLLM closes after 5 s.
+    pub(super) async fn acquire(
+        &self,
+        replica: ReplicaId,
+        now: Moment,
+        keepalive: Duration,
+    ) -> Option<UpstreamConnection> {
         poll_fn(|cx| {
-            let mut links = self.connections.borrow_mut();
-            let Some(waiting) = links.get_mut(&replica) else { return Poll::Ready(None) };
-            while let Some(mut link) = waiting.pop() {
-                if !is_expired(link.idle_since, now, keep) && link.is_reusable(cx) {
-                    link.reused = true;
-                    return Poll::Ready(Some(link));
+            let mut connections = self.connections.borrow_mut();
+            let Some(idle) = connections.get_mut(&replica) else { return Poll::Ready(None) };
+            while let Some(mut connection) = idle.pop() {
+                if !is_expired(connection.idle_since, now, keepalive) && connection.is_reusable(cx) {
+                    connection.reused = true;
+                    return Poll::Ready(Some(connection));
                 }
             }
             Poll::Ready(None)
@@ -37,24 +42,28 @@ impl IdleConnections {
         .await
     }
 
-    /// Keeps a connection whose answer has ended.
-    pub(super) fn insert(&self, replica: ReplicaId, mut link: UpstreamConnection, now: Moment) {
-        link.idle_since = now;
-        let mut links = self.connections.borrow_mut();
-        let waiting = links.entry(replica).or_default();
-        if waiting.len() < MAX_IDLE_PER_REPLICA {
-            waiting.push(link);
+    /// Keeps a connection whose response has ended; closes it if there are too many.
+    pub(super) fn insert(&self, replica: ReplicaId, mut connection: UpstreamConnection, now: Moment) {
+        connection.idle_since = now;
+        let mut connections = self.connections.borrow_mut();
+        let idle = connections.entry(replica).or_default();
+        if idle.len() < MAX_IDLE_PER_REPLICA {
+            idle.push(connection);
         }
     }
 
-    /// Closes what has waited too long.
-    pub(super) fn sweep(&self, now: Moment, keep: Duration) {
-        let mut links = self.connections.borrow_mut();
-        links.retain(|_, waiting| {
-            // Oldest first: they were put in the order they became idle.
-            let fresh = waiting.iter().position(|l| !is_expired(l.idle_since, now, keep)).unwrap_or(waiting.len());
-            waiting.drain(..fresh);
-            !waiting.is_empty()
+    /// Closes connections that have been idle for `keepalive` or longer.
+    pub(super) fn sweep(&self, now: Moment, keepalive: Duration) {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|_, idle| {
+            // In the order in which they became idle, the oldest first.
+            let fresh = idle.iter().position(|c| !is_expired(c.idle_since, now, keepalive)).unwrap_or(idle.len());
+            idle.drain(..fresh);
+            !idle.is_empty()
         });
     }
+}
+
+fn is_expired(idle_since: Moment, now: Moment, keepalive: Duration) -> bool {
+    now.since(idle_since) >= keepalive
 }

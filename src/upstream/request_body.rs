@@ -1,4 +1,4 @@
-//! An outgoing body: a short list of pieces of the client's own bytes, with the router's edits between them.
+//! The body of an outgoing request: pieces of the client's bytes with the router's edits between them.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,8 +18,8 @@ pub struct RequestBody {
 impl FromIterator<Bytes> for RequestBody {
     fn from_iter<I: IntoIterator<Item = Bytes>>(pieces: I) -> Self {
         let pieces: VecDeque<Bytes> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
-        let left_bytes = pieces.iter().map(|p| p.len() as u64).sum();
-        Self { pieces, remaining_bytes: left_bytes }
+        let remaining_bytes = pieces.iter().map(|p| p.len() as u64).sum();
+        Self { pieces, remaining_bytes }
     }
 }
 

@@ -1,6 +1,7 @@
-//! A replica's answer as it comes.
+//! The response of a replica, while it is received.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,52 +14,81 @@ use hyper::body::Incoming;
 
 use super::connection::UpstreamConnection;
 use super::idle_connections::IdleConnections;
-use super::peek::ResponseFault;
 use crate::clock::Clock;
 use crate::fleet::Outcome;
 use crate::sse::BodyObserver;
 use crate::units::{Moment, ReplicaId};
 
-/// Status, headers and the body that follows.
+/// How a response with a status of success shows that it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseFault {
+    /// The first event of a stream, or the JSON document, is an error.
+    Error,
+    /// The replica aborted it: `finish_reason` "abort".
+    Aborted,
+    /// The stream ended before its first event.
+    Empty,
+}
+
+impl fmt::Display for ResponseFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "the replica returned an error with a status of success",
+            Self::Aborted => "the replica aborted the response",
+            Self::Empty => "the replica's stream ended before its first event",
+        })
+    }
+}
+
+/// Whether a live replica sends data all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResponseKind {
+    /// A stream of events that can be read.
+    EventStream,
+    /// Any other response: it may be silent until it is complete.
+    Plain,
+}
+
+/// The status and headers of a response, and the body that follows.
 pub struct UpstreamResponse {
     /// Status and headers as the replica sent them.
     pub head: Parts,
-    /// When they came.
+    /// When they were received.
     pub received_at: Moment,
-    /// What the answer means for the replica if it comes whole; may be changed by who knows better.
+    /// The outcome if the response is completed; callers may change it.
     pub outcome: Outcome,
-    /// How it shows that it is no success, whatever its status; then its meaning is a failure.
+    /// How it shows that it failed whatever its status; `outcome` is a failure then. `None` if it does not.
     pub fault: Option<ResponseFault>,
-    /// The stream's usage event was asked for by us, not by the client.
+    /// Whether the router asked for the stream's usage event, and not the client.
     pub router_requested_usage: bool,
     /// The body.
     pub body: UpstreamBody,
-    /// What has been seen of a JSON document that was held.
+    /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
-    /// A stream without an event yet.
+    /// Whether this is a stream without an event yet.
     pub(super) no_event_yet: bool,
-    /// When its first byte must have come.
+    /// Deadline of its first byte.
     pub(super) first_byte_deadline: Moment,
-    /// When all of it must have come.
+    /// Deadline of its end; `None` for no limit.
     pub(super) total_deadline: Option<Moment>,
 }
 
 impl UpstreamResponse {
-    /// What is wrong with an answer that is not passed on.
+    /// Returns why the response is not relayed: its fault, else its status.
     pub fn fault_text(&self) -> String {
         self.fault.map_or_else(|| self.head.status.to_string(), |fault| fault.to_string())
     }
 }
 
-/// The body of an answer together with the connection it comes on. Dropped before its end, it closes the connection.
+/// The body of a response and its connection, which is closed if the body is dropped before its end.
 pub struct UpstreamBody {
     incoming: Incoming,
-    /// Given back to `idle` at the end.
+    /// Returned to `idle_connections` at the end; `None` after it.
     connection: Option<UpstreamConnection>,
     idle_connections: Rc<IdleConnections>,
     replica_id: ReplicaId,
     clock: Clock,
-    /// Frames that were read before the head was passed on.
+    /// Frames that were read before the head was relayed.
     buffered: VecDeque<Frame<Bytes>>,
     buffered_bytes: u64,
 }
@@ -66,23 +96,25 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     pub(super) const fn new(
         incoming: Incoming,
-        link: UpstreamConnection,
-        idle: Rc<IdleConnections>,
-        replica: ReplicaId,
+        connection: UpstreamConnection,
+        idle_connections: Rc<IdleConnections>,
+        replica_id: ReplicaId,
         clock: Clock,
     ) -> Self {
         Self {
             incoming,
-            connection: Some(link),
-            idle_connections: idle,
-            replica_id: replica,
+            connection: Some(connection),
+            idle_connections,
+            replica_id,
             clock,
             buffered: VecDeque::new(),
             buffered_bytes: 0,
         }
     }
 
-    /// Waits for the next frame and keeps it for the reader; `false` if there is none any more.
+    /// Waits for the next frame and keeps it for the reader; returns `false` at the end.
+    ///
+    /// *Errors*: the response was interrupted.
     pub(super) async fn buffer_frame(&mut self) -> hyper::Result<bool> {
         let Some(frame) = poll_fn(|cx| self.poll_connection(cx)).await.transpose()? else { return Ok(false) };
         self.buffered_bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -90,36 +122,36 @@ impl UpstreamBody {
         Ok(true)
     }
 
-    /// The bytes kept for the reader.
+    /// Returns the bytes of the frames kept for the reader.
     pub(super) const fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes
     }
 
-    /// The frames kept for the reader.
+    /// Returns the number of frames kept for the reader.
     pub(super) fn buffered_frames(&self) -> usize {
         self.buffered.len()
     }
 
-    /// The data of the frame that was kept last.
+    /// Returns the data of the last frame kept; empty if there is none.
     pub(super) fn last_buffered(&self) -> &[u8] {
         self.buffered.back().and_then(Frame::data_ref).map_or(&[], |data| data)
     }
 
-    /// Tells whether all has come from the socket.
+    /// Returns whether everything has been read from the socket.
     pub(super) const fn has_ended(&self) -> bool {
         self.connection.is_none()
     }
 
-    /// Closes the connection; what is left of the answer is of no use.
+    /// Closes the connection and drops the rest of the response.
     pub(super) fn close(&mut self) {
         self.connection = None;
         self.buffered.clear();
     }
 
-    /// The next frame from the socket; at the end the connection goes back to the idle ones.
+    /// Reads the next frame from the socket; at the end the connection becomes idle.
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(link) = &mut self.connection else { return Poll::Ready(None) };
-        let frame = ready!(link.poll_frame(&mut self.incoming, cx));
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let frame = ready!(connection.poll_frame(&mut self.incoming, cx));
         match &frame {
             Some(Err(_)) => self.connection = None,
             Some(Ok(_)) if !self.incoming.is_end_stream() => {}
@@ -129,10 +161,10 @@ impl UpstreamBody {
     }
 
     fn return_connection(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut link) = self.connection.take()
-            && link.is_reusable(cx)
+        if let Some(mut connection) = self.connection.take()
+            && connection.is_reusable(cx)
         {
-            self.idle_connections.insert(self.replica_id, link, self.clock.now());
+            self.idle_connections.insert(self.replica_id, connection, self.clock.now());
         }
     }
 }
@@ -154,7 +186,7 @@ impl Body for UpstreamBody {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        // hyper asks only where the answer has no Content-Length, and then no length is known.
+        // hyper asks only if the response has no Content-Length, and then the length is unknown.
         http_body::SizeHint::default()
     }
 }

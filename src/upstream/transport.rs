@@ -1,4 +1,4 @@
-//! The bytes between us and a replica, with and without TLS.
+//! The byte stream of a connection to a replica, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -10,20 +10,20 @@ use tokio::net::TcpStream;
 use crate::fleet::Origin;
 use crate::tls::{self, ReplicaStream, TlsStore};
 
-/// A connection's bytes. Not a trait object, so that a plain connection costs what it cost without TLS.
+/// The byte stream of a connection. An enum and no trait object, so that plain connections pay nothing for TLS.
 pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<ReplicaStream>),
 }
 
 impl Transport {
-    /// Shakes hands over a new connection where the replica is reached by TLS.
+    /// Performs the TLS handshake if the origin uses TLS.
     ///
-    /// *Errors*: the replica is not who it should be.
-    pub(super) async fn handshake(stream: TcpStream, origin: &Origin, keyring: &TlsStore) -> io::Result<Self> {
+    /// *Errors*: the handshake failed, or the certificate is not trusted.
+    pub(super) async fn handshake(stream: TcpStream, origin: &Origin, tls_store: &TlsStore) -> io::Result<Self> {
         match origin.tls() {
             None => Ok(Self::Plain(stream)),
-            Some(tls) => Ok(Self::Tls(Box::new(tls::connect(keyring, origin, tls, stream).await?))),
+            Some(tls) => Ok(Self::Tls(Box::new(tls::connect(tls_store, origin, tls, stream).await?))),
         }
     }
 }

@@ -441,7 +441,7 @@ fn a_replica_that_does_not_shake_hands_is_given_the_time_of_a_connection() {
     ));
     let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
     assert_eq!((reply.status, reply.header("x-upstream")), (200, Some(other.addr.to_string().as_str())));
-    wait_for_log(&errors, "failed at connect: no connection: nothing within 200ms");
+    wait_for_log(&errors, "failed at connect: connection failed: timed out after 200ms");
 }
 
 #[test]

@@ -1,0 +1,144 @@
+//! The timeouts of a response that is being relayed.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+
+use super::error::RelayError;
+use crate::clock::Clock;
+use crate::config::Timeouts;
+use crate::fleet::Replica;
+use crate::units::Moment;
+use crate::upstream::response::{ResponseKind, UpstreamResponse};
+use crate::upstream::response_timer::HUNG_CHECK_INTERVAL;
+
+/// Measures how long the replica sends nothing.
+///
+/// *Cost*: the sleep is renewed when it ends, for a stream every [`HUNG_CHECK_INTERVAL`], and not at each event.
+pub(super) struct StreamTimer {
+    clock: Clock,
+    idle_timeout: Duration,
+    comment_interval: Duration,
+    first_byte_deadline: Moment,
+    total_deadline: Option<Moment>,
+    /// When the next waiting comment is due; `None` for never.
+    next_comment: Option<Moment>,
+    /// When the replica last sent data.
+    last_activity: Moment,
+    /// When `sleep` last ended.
+    last_fired: Moment,
+    /// Since when the client has not polled; the replica is not read then. `None` while it polls.
+    client_busy_since: Option<Moment>,
+    has_begun: bool,
+    kind: ResponseKind,
+    /// Sleep until the next deadline; `None` until the replica first sends nothing.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is due while the replica sends nothing.
+#[derive(Debug)]
+pub(super) enum TimerEvent {
+    /// A comment that keeps the client waiting.
+    CommentDue,
+    /// The end of the response.
+    Expired(RelayError),
+}
+
+impl StreamTimer {
+    /// Returns the timer of a response of which nothing has been relayed.
+    pub(super) fn new(response: &UpstreamResponse, kind: ResponseKind, timeouts: &Timeouts, clock: Clock) -> Self {
+        let now = clock.now();
+        let sends_comments = response.no_event_yet && !timeouts.waiting_comment.is_zero();
+        Self {
+            clock,
+            idle_timeout: timeouts.idle,
+            comment_interval: timeouts.waiting_comment,
+            first_byte_deadline: response.first_byte_deadline,
+            total_deadline: response.total_deadline,
+            next_comment: sends_comments.then(|| now + timeouts.waiting_comment),
+            last_activity: now,
+            last_fired: now,
+            client_busy_since: None,
+            has_begun: false,
+            kind,
+            sleep: None,
+        }
+    }
+
+    /// Records that the replica sent data at `now`.
+    pub(super) fn record_activity(&mut self, now: Moment) {
+        self.last_activity = now;
+        if !self.has_begun {
+            self.has_begun = true;
+            self.next_comment = None;
+            self.sleep = None;
+        }
+    }
+
+    /// Records that bytes were returned to the client.
+    pub(super) fn on_client_busy(&mut self) {
+        self.client_busy_since = Some(self.clock.now());
+    }
+
+    /// Records that the client polls. The time since it was given bytes does not count as the replica's.
+    pub(super) fn on_client_ready(&mut self) {
+        if let Some(since) = self.client_busy_since.take() {
+            self.last_activity = self.last_activity + self.clock.now().since(since);
+        }
+    }
+
+    /// Stops the waiting comments, because the client has received the beginning of an event.
+    pub(super) const fn stop_comments(&mut self) {
+        self.next_comment = None;
+    }
+
+    /// Waits for the next timer event. Poll it whenever there is nothing to relay.
+    pub(super) fn poll_event(&mut self, replica: &Replica, cx: &mut Context<'_>) -> Poll<TimerEvent> {
+        loop {
+            let clock = self.clock;
+            let wakeup = self.next_wakeup();
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(clock.deadline(wakeup))));
+            ready!(sleep.as_mut().poll(cx));
+            let now = self.clock.now();
+            self.last_fired = now;
+            self.sleep = None;
+            if let Some(event) = self.due_event(replica, now) {
+                return Poll::Ready(event);
+            }
+        }
+    }
+
+    /// Returns whether the total deadline has passed.
+    pub(super) fn is_past_deadline(&self, now: Moment) -> bool {
+        self.total_deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    fn next_wakeup(&self) -> Moment {
+        let limit = if self.has_begun { self.last_activity + self.idle_timeout } else { self.first_byte_deadline };
+        let first = match self.kind {
+            ResponseKind::EventStream => limit.min(self.last_fired.max(self.last_activity) + HUNG_CHECK_INTERVAL),
+            ResponseKind::Plain => limit,
+        };
+        [self.total_deadline, self.next_comment].into_iter().flatten().fold(first, Moment::min)
+    }
+
+    fn due_event(&mut self, replica: &Replica, now: Moment) -> Option<TimerEvent> {
+        if self.is_past_deadline(now) {
+            return Some(TimerEvent::Expired(RelayError::TotalTimeout));
+        }
+        if self.has_begun && now.since(self.last_activity) >= self.idle_timeout {
+            return Some(TimerEvent::Expired(RelayError::IdleTimeout(self.idle_timeout)));
+        }
+        if !self.has_begun && now >= self.first_byte_deadline {
+            return Some(TimerEvent::Expired(RelayError::FirstByteTimeout));
+        }
+        if self.kind == ResponseKind::EventStream && replica.port_state().is_hung(now) {
+            return Some(TimerEvent::Expired(RelayError::Hung));
+        }
+        let comment = self.next_comment.as_mut().filter(|comment| now >= **comment)?;
+        *comment = now + self.comment_interval;
+        Some(TimerEvent::CommentDue)
+    }
+}
