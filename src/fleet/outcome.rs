@@ -1,25 +1,22 @@
-//! How requests on replicas end, and who is told of it.
+//! How requests on replicas end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Pool, Replica, ShadowResult, TokenIntervals};
-use crate::prompt::PromptFingerprint;
-use crate::units::{ModelName, Moment, Usage};
+use crate::units::Usage;
 
-/// How far a request had come when it failed.
+/// The phase in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// No connection to the replica.
     Connect,
-    /// Sent, and no byte of an answer.
+    /// The request was sent, and no byte of a response came.
     FirstByte,
-    /// The answer broke off.
+    /// The response broke off.
     Stream,
 }
 
 impl Phase {
-    /// The phase's name in logs and metric labels.
+    /// Returns the phase's name in logs and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -32,22 +29,22 @@ impl Phase {
 /// How a request on a replica ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Answered whole.
+    /// The response was complete.
     Completed,
-    /// The client left first.
+    /// The client disconnected first.
     ClientGone,
-    /// The replica answered 4xx: the client's fault.
+    /// The replica responded with 4xx: the client's fault.
     Refused,
-    /// The replica and another one failed in the same way: the request is to blame.
+    /// Two replicas failed in the same way: the request's fault.
     SharedFault,
-    /// The replica answered 429 or 503: it has too much to do.
+    /// The replica responded with 429 or 503: it is overloaded.
     Busy {
-        /// What it said in `Retry-After`.
+        /// Its `Retry-After`.
         retry_after: Option<Duration>,
     },
     /// The replica's fault; the only outcome that ejects.
     Failed {
-        /// How far it had come.
+        /// The phase of the failure.
         phase: Phase,
     },
     /// The router's own fault or limit.
@@ -77,7 +74,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome's name in logs and metric labels.
+    /// Returns the outcome's name in logs and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -90,50 +87,13 @@ impl Outcome {
     }
 }
 
-/// What a part of the answer has shown.
+/// The content of a part of a response.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ResponseProgress {
-    /// Events in it with generated content.
+    /// Number of events with generated content.
     pub content_events: u32,
-    /// The token counts, if they have been told by now.
+    /// The token counts, if the replica has reported them by now.
     pub usage: Option<Usage>,
-}
-
-/// What one lease came to, told to the [`LeaseObserver`] when it settles.
-#[derive(Debug)]
-pub struct LeaseReport<'a> {
-    /// The pool that chose.
-    pub pool: &'a Pool,
-    /// The replica that was chosen.
-    pub replica: &'a Replica,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// When the replica was chosen.
-    pub chosen_at: Moment,
-    /// When the first generated content came.
-    pub first_token: Option<Moment>,
-    /// When the last generated content came.
-    pub last_token: Option<Moment>,
-    /// The times between.
-    pub token_intervals: &'a TokenIntervals,
-    /// When it ended.
-    pub ended_at: Moment,
-    /// The model that was asked for, if the pool has it.
-    pub model: Option<&'a ModelName>,
-    /// The prompt's length as it was charged, and the answer's by its events, scaled as in earlier streams.
-    pub estimated_usage: Usage,
-    /// The token counts the replica reported.
-    pub usage: Option<Usage>,
-    /// What the prompt begins with, if anybody wanted to know.
-    pub prefix: Option<&'a Arc<PromptFingerprint>>,
-    /// What the pool's shadow policy would have done, if it has one and it was asked.
-    pub shadow_result: Option<ShadowResult>,
-}
-
-/// Is told of every settled lease, after the pool's lock is released.
-pub trait LeaseObserver: Send + Sync {
-    /// Takes note of one settled lease. Called on the data path: it must not block.
-    fn on_settled(&self, report: &LeaseReport<'_>);
 }
 
 #[cfg(test)]

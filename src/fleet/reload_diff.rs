@@ -1,66 +1,68 @@
-//! What a reload has changed, for people.
+//! The changes that a reload has made, for logs and the admin listener.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::pool::member::policy_members;
-use super::{FleetSnapshot, Pool, Replica};
+use super::snapshot::FleetSnapshot;
+use super::spec::member::policy_members;
+use super::{Pool, Replica};
 use crate::balance;
 
-/// The names of what came, went or is described otherwise than before.
+/// Names of added, removed and changed pools and replicas.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReloadDiff {
-    /// Pools that are new.
+    /// Added pools.
     pub pools_added: Vec<Arc<str>>,
-    /// Pools that are described otherwise than before.
+    /// Pools whose description has changed.
     pub pools_changed: Vec<Arc<str>>,
-    /// Pools that are gone.
+    /// Removed pools.
     pub pools_removed: Vec<Arc<str>>,
-    /// Replicas that are new.
+    /// Added replicas.
     pub replicas_added: Vec<Arc<str>>,
-    /// Replicas that are gone; requests on them end where they are.
+    /// Removed replicas; requests on them complete there.
     pub replicas_removed: Vec<Arc<str>>,
-    /// Pools that go by a key and are described otherwise than before, each with the share of keys that another replica
-    /// has now, from 0 to 1; only a reload counts them.
+    /// Changed pools with a hash policy, each with the share of keys that moved to another replica, 0 to 1. Empty unless
+    /// the change was a reload.
     pub keys_moved: Vec<(Arc<str>, f64)>,
 }
 
 impl ReloadDiff {
-    /// Counts the keys that have moved.
+    /// Compares two generations.
+    pub(super) fn new(before: &FleetSnapshot, after: &FleetSnapshot) -> Self {
+        let pool_names = |from: &FleetSnapshot, matches: &dyn Fn(&Arc<Pool>) -> bool| {
+            from.pools.iter().filter(|pool| matches(pool)).map(|pool| pool.name().clone()).collect()
+        };
+        let contains =
+            |replicas: &[Arc<Replica>], wanted: &Replica| replicas.iter().any(|replica| replica.id() == wanted.id());
+        let replicas_only_in = |from: &FleetSnapshot, other: &FleetSnapshot| {
+            let gone = from.replicas.iter().filter(|replica| !contains(&other.replicas, replica));
+            gone.map(|replica| replica.name().clone()).collect()
+        };
+        let is_same = |pool: &Arc<Pool>| before.pools.iter().any(|old| Arc::ptr_eq(old, pool));
+        Self {
+            pools_added: pool_names(after, &|pool| before.pool(pool.name()).is_none()),
+            pools_changed: pool_names(after, &|pool| before.pool(pool.name()).is_some() && !is_same(pool)),
+            pools_removed: pool_names(before, &|pool| after.pool(pool.name()).is_none()),
+            replicas_added: replicas_only_in(after, before),
+            replicas_removed: replicas_only_in(before, after),
+            keys_moved: Vec::new(),
+        }
+    }
+
+    /// Computes `keys_moved`.
     pub(super) fn record_moved_keys(&mut self, before: &FleetSnapshot, after: &FleetSnapshot) {
         for name in &self.pools_changed {
-            let named = |table: &FleetSnapshot| table.pools.iter().find(|pool| pool.name() == name).cloned();
-            let (Some(old), Some(new)) = (named(before), named(after)) else { continue };
-            let (was, is) = (policy_members(&old.spec().members), policy_members(&new.spec().members));
-            let share = balance::moved_share((&old.spec().policy, &was), (&new.spec().policy, &is));
+            let (Some(old), Some(new)) = (before.pool(name), after.pool(name)) else { continue };
+            let (old, new) = (old.spec(), new.spec());
+            let (old_members, new_members) = (policy_members(&old.members), policy_members(&new.members));
+            let share = balance::moved_share((&old.policy, &old_members), (&new.policy, &new_members));
             self.keys_moved.extend(share.map(|share| (name.clone(), share)));
         }
     }
 
-    /// Tells whether nothing has changed.
+    /// Returns whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    pub(super) fn new(before: &FleetSnapshot, after: &FleetSnapshot) -> Self {
-        let named = |pools: &[Arc<Pool>], name: &str| pools.iter().any(|pool| &**pool.name() == name);
-        let kept = |replicas: &[Arc<Replica>], one: &Replica| replicas.iter().any(|replica| replica.id() == one.id());
-        let pool_names = |from: &FleetSnapshot, wanted: &dyn Fn(&Arc<Pool>) -> bool| {
-            from.pools.iter().filter(|pool| wanted(pool)).map(|pool| pool.name().clone()).collect()
-        };
-        let replica_names = |from: &FleetSnapshot, other: &FleetSnapshot| {
-            let gone = from.replicas.iter().filter(|replica| !kept(&other.replicas, replica));
-            gone.map(|replica| replica.name().clone()).collect()
-        };
-        let same = |pool: &Arc<Pool>| before.pools.iter().any(|old| Arc::ptr_eq(old, pool));
-        Self {
-            pools_added: pool_names(after, &|pool| !named(&before.pools, pool.name())),
-            pools_changed: pool_names(after, &|pool| named(&before.pools, pool.name()) && !same(pool)),
-            pools_removed: pool_names(before, &|pool| !named(&after.pools, pool.name())),
-            replicas_added: replica_names(after, before),
-            replicas_removed: replica_names(before, after),
-            keys_moved: Vec::new(),
-        }
     }
 }
 
@@ -74,13 +76,13 @@ impl fmt::Display for ReloadDiff {
             ("replicas added", &self.replicas_added),
             ("replicas removed", &self.replicas_removed),
         ];
-        let told: Vec<String> = lists
+        let changes: Vec<String> = lists
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+            .map(|(change, names)| format!("{change}: {}", names.join(", ")))
             .collect();
         f.write_str(if self.is_empty() { "nothing" } else { "" })?;
-        f.write_str(&told.join("; "))?;
+        f.write_str(&changes.join("; "))?;
         for (pool, share) in &self.keys_moved {
             write!(f, "; keys moved: {:.1} % of {pool}", share * 100.0)?;
         }

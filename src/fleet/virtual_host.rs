@@ -1,4 +1,4 @@
-//! From a request's host, path and model to its pool.
+//! Pool selection by a request's host, path and model.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ pub enum PoolLookupError {
     /// No pool has this model.
     #[error("the model does not exist")]
     UnknownModel,
-    /// Some replica has not said yet what it serves, and no other serves this model.
+    /// No known replica serves this model, and some have not answered `/v1/models` yet.
     #[error("no replica that has answered /v1/models so far serves the model, and some have not answered yet")]
     ModelsPending,
-    /// The request names no model and there are several to choose from.
+    /// The request names no model, and there are several pools.
     #[error("the request names no model")]
     ModelMissing,
 }
@@ -28,7 +28,7 @@ pub struct VirtualHost {
 }
 
 impl VirtualHost {
-    /// The path's beginning that led here; empty if every path does.
+    /// The path prefix; empty for every path.
     pub fn path_prefix(&self) -> &str {
         self.route.path.as_deref().unwrap_or_default()
     }
@@ -38,9 +38,9 @@ impl VirtualHost {
         &self.pools
     }
 
-    /// Finds the pool for `model`. O(pools).
+    /// Returns the pool for `model`. O(pools).
     ///
-    /// *Errors*: none has it, or none is named where several could be meant.
+    /// *Errors*: no pool has the model, or none is named and there are several pools.
     pub fn find_pool(&self, model: Option<&str>) -> Result<&Arc<Pool>, PoolLookupError> {
         let Some(model) = model else {
             return match self.pools.as_slice() {
@@ -50,42 +50,43 @@ impl VirtualHost {
                 }
             };
         };
-        // A pool that takes every path takes every model too, so those that name theirs come first.
+        // A pool that takes every path takes every model too, so pools with named models come first.
         let named = self.pools.iter().find(|p| *p.path_policy() != PathPolicy::Any && p.has_model(model));
         if let Some(pool) = named.or_else(|| self.pools.iter().find(|p| p.has_model(model))) {
             return Ok(pool);
         }
-        let waiting = self.pools.iter().any(|p| p.configured_models().is_empty() && p.is_waiting_for_models());
-        Err(if waiting { PoolLookupError::ModelsPending } else { PoolLookupError::UnknownModel })
+        let pending = self.pools.iter().any(|p| p.configured_models().is_empty() && p.is_waiting_for_models());
+        Err(if pending { PoolLookupError::ModelsPending } else { PoolLookupError::UnknownModel })
     }
 
-    /// Tells whether `path` begins with this site's prefix, in whole segments.
+    /// Returns whether `path` begins with the path prefix, in whole segments.
     fn matches_path(&self, path: &str) -> bool {
         path.strip_prefix(self.path_prefix()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-/// Groups pools by route; longer paths first, so that the first that matches is the right one.
+/// Groups pools by route; longer paths first, so that the first match is the right one.
 pub(super) fn build_virtual_hosts(pools: &[Arc<Pool>]) -> Vec<Arc<VirtualHost>> {
-    let mut sites: Vec<VirtualHost> = Vec::new();
+    let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
     for pool in pools {
         let route = &pool.spec().route;
-        match sites.iter_mut().find(|s| s.route.is_same_route(route)) {
-            Some(site) => site.pools.push(pool.clone()),
-            None => sites.push(VirtualHost { route: route.clone(), pools: vec![pool.clone()] }),
+        match virtual_hosts.iter_mut().find(|v| v.route.is_same_route(route)) {
+            Some(virtual_host) => virtual_host.pools.push(pool.clone()),
+            None => virtual_hosts.push(VirtualHost { route: route.clone(), pools: vec![pool.clone()] }),
         }
     }
-    sites.sort_by_key(|s| std::cmp::Reverse(s.path_prefix().len()));
-    sites.into_iter().map(Arc::new).collect()
+    virtual_hosts.sort_by_key(|v| std::cmp::Reverse(v.path_prefix().len()));
+    virtual_hosts.into_iter().map(Arc::new).collect()
 }
 
-/// Finds the site for a host (lower case, no port) and a path: sites that name the host come before those that do not.
+/// Returns the virtual host for a host (lower case, no port) and a path: those that name the host come before those that
+/// do not.
 pub(super) fn find_virtual_host<'a>(
-    sites: &'a [Arc<VirtualHost>],
+    virtual_hosts: &'a [Arc<VirtualHost>],
     host: &str,
     path: &str,
 ) -> Option<&'a Arc<VirtualHost>> {
-    let named = sites.iter().any(|s| s.route.host.as_deref() == Some(host));
-    let wanted = named.then_some(host);
-    sites.iter().find(|s| s.route.host.as_deref() == wanted && s.matches_path(path))
+    let is_named = virtual_hosts.iter().any(|v| v.route.host.as_deref() == Some(host));
+    let wanted = is_named.then_some(host);
+    virtual_hosts.iter().find(|v| v.route.host.as_deref() == wanted && v.matches_path(path))
 }

@@ -1,57 +1,65 @@
-//! Signs of life: when something last came from a replica, and since when somebody waits for it.
+//! A replica's activity: when it last sent something, and since when requests wait for a first byte.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::units::Moment;
 
-/// One replica's signs of life.
+/// One replica's activity, over all pools.
 #[derive(Debug, Default)]
 pub(in crate::fleet) struct ReplicaActivity {
-    /// When something last came, in nanoseconds; 0 if nothing has.
+    /// Requests sent since the start.
+    requests_sent: AtomicU64,
+    /// Time of the last data from it, in nanoseconds; 0 before the first.
     last_activity: AtomicU64,
-    /// Requests of which nothing has come yet.
+    /// Requests without a first byte yet.
     unanswered: AtomicU32,
-    /// When a request was last given while there was none of those.
+    /// Time, in nanoseconds, of the last request sent while none was unanswered.
     unanswered_since: AtomicU64,
 }
 
 impl ReplicaActivity {
-    /// A request is sent.
+    /// Records that a request is sent.
     pub(in crate::fleet) fn record_request_sent(&self, now: Moment) {
+        self.requests_sent.fetch_add(1, Ordering::Relaxed);
         if self.unanswered.fetch_add(1, Ordering::Relaxed) == 0 {
             self.unanswered_since.store(now.as_nanos(), Ordering::Relaxed);
         }
     }
 
-    /// An answer has begun, or nobody waits for it any more.
+    /// Records that a request has its first byte, or has ended without one.
     pub(in crate::fleet) fn record_response_started(&self) {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Something came.
+    /// Records data from the replica.
     pub(in crate::fleet) fn record_activity(&self, now: Moment) {
         self.last_activity.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Requests of which nothing has come yet. Others may be silent because their client does not read.
+    /// Returns the number of requests sent since the start.
+    pub(in crate::fleet) fn requests_sent(&self) -> u64 {
+        self.requests_sent.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of requests without a first byte. Later silence may be due to a client that does not read.
     pub(in crate::fleet) fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
     }
 
-    /// When a request was last given while no other was waited for.
+    /// Returns the time of the last request sent while none was unanswered.
     pub(in crate::fleet) fn unanswered_since(&self) -> Moment {
         Moment::from_nanos(self.unanswered_since.load(Ordering::Relaxed))
     }
 
-    /// When something last came; [`Moment::ZERO`] if nothing has.
+    /// Returns the time of the last data; [`Moment::ZERO`] before the first.
     pub(in crate::fleet) fn last_activity(&self) -> Moment {
         Moment::from_nanos(self.last_activity.load(Ordering::Relaxed))
     }
 
-    /// Tells whether something has come within `time`.
+    /// Returns whether data came within `time`.
     pub(in crate::fleet) fn is_active_within(&self, time: Duration, now: Moment) -> bool {
-        let progressed = self.last_activity();
-        progressed > Moment::ZERO && now.since(progressed) <= time
+        let last_activity = self.last_activity();
+        last_activity > Moment::ZERO && now.since(last_activity) <= time
     }
 }

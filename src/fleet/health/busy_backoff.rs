@@ -1,17 +1,17 @@
-//! How long a replica that has said it is busy is passed over.
+//! Backoff from a replica that has responded with 429 or 503.
 
 use std::time::Duration;
 
 use crate::units::Moment;
 
-/// The time where the replica says none,
+/// The backoff where the replica sends no `Retry-After`,
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// doubled each time that it says so again, up to this.
+/// doubled each time it is busy again, up to this.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// A replica's own time is believed up to this.
+/// Upper bound of a replica's `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// A replica's 429s and 503s. They never eject: the replica works, and is asked when nobody else is free.
+/// The backoff from one member. 429 and 503 never eject: the replica works, and is chosen when no other one is free.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::fleet) struct BusyBackoff {
     deadline: Moment,
@@ -19,27 +19,27 @@ pub(in crate::fleet) struct BusyBackoff {
 }
 
 impl BusyBackoff {
-    /// Takes note of a 429 or 503.
+    /// Records a 429 or 503.
     pub(in crate::fleet) fn record(&mut self, retry_after: Option<Duration>, now: Moment) {
-        if let Some(after) = retry_after {
-            self.deadline = self.deadline.max(now + after.min(MAX_RETRY_AFTER));
+        if let Some(retry_after) = retry_after {
+            self.deadline = self.deadline.max(now + retry_after.min(MAX_RETRY_AFTER));
             return;
         }
-        // Requests that were on their way already say nothing new.
+        // Responses to requests that were in flight already add nothing.
         if self.is_active(now) {
             return;
         }
-        let again = self.backoff > Duration::ZERO && now.since(self.deadline) <= MAX_BACKOFF;
-        self.backoff = if again { (self.backoff * 2).min(MAX_BACKOFF) } else { INITIAL_BACKOFF };
+        let still_busy = self.backoff > Duration::ZERO && now.since(self.deadline) <= MAX_BACKOFF;
+        self.backoff = if still_busy { (self.backoff * 2).min(MAX_BACKOFF) } else { INITIAL_BACKOFF };
         self.deadline = now + self.backoff;
     }
 
-    /// Tells whether it is passed over.
+    /// Returns whether the member is busy.
     pub(in crate::fleet) fn is_active(&self, now: Moment) -> bool {
         now < self.deadline
     }
 
-    /// When it is not any more.
+    /// The end of the backoff.
     pub(in crate::fleet) const fn deadline(&self) -> Moment {
         self.deadline
     }
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_replica_is_passed_over_for_as_long_as_it_says() {
+    fn busy_lasts_for_retry_after() {
         let mut busy = BusyBackoff::default();
         busy.record(Some(Duration::from_secs(7)), at_millis(0));
         busy.record(Some(Duration::from_secs(2)), at_millis(0));
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_doubles_while_it_stays_busy_and_begins_anew_later() {
+    fn backoff_doubles_while_busy_and_resets_later() {
         let mut busy = BusyBackoff::default();
         let mut now = 0;
         for seconds in [1, 2, 4, 5, 5] {

@@ -1,26 +1,26 @@
-//! Whether a replica's port takes connections, and how long nothing has come from one that does not.
+//! Whether a replica's port accepts connections, and since when a replica with a closed port has been silent.
 //!
-//! A vLLM that was told to stop and cannot keeps its streams open for ever, without a byte, while its port refuses
-//! connections. A server that closes its port and lets its streams finish looks the same but for what comes by them.
+//! A vLLM server that fails to shut down keeps its streams open without sending a byte, while its port refuses
+//! connections. A server that shuts down gracefully closes its port too, but its streams still send data.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::units::Moment;
 
-/// A replica whose port refuses connections and that has sent nothing on any stream for so long has hung.
+/// Time after which a replica with a closed port and silent streams has hung.
 pub const HUNG_AFTER: Duration = Duration::from_secs(5);
 
-/// A replica's port.
+/// The state of a replica's port.
 #[derive(Debug, Default)]
 pub struct PortState {
     closed: AtomicBool,
-    /// The first refusal since the last success, or the last event of a stream after it, in nanoseconds.
+    /// In nanoseconds: the first refusal since the last connection, or the last stream data after it.
     silent_since: AtomicU64,
 }
 
 impl PortState {
-    /// Takes note of a connection that was refused: nobody listens. To be told of every such attempt, whatever it was for.
+    /// Records a refused connection. Call it for every attempt, whatever its purpose.
     pub fn record_refused(&self, now: Moment) {
         if !self.closed.load(Ordering::Relaxed) {
             self.silent_since.store(now.as_nanos(), Ordering::Relaxed);
@@ -28,30 +28,30 @@ impl PortState {
         }
     }
 
-    /// Takes note of a connection that came about.
+    /// Records an accepted connection.
     pub fn record_connected(&self) {
         if self.closed.load(Ordering::Relaxed) {
             self.closed.store(false, Ordering::Release);
         }
     }
 
-    /// Takes note of a sign of life on a stream. *Cost*: one load while the port takes connections.
+    /// Records data on a stream. *Cost*: one load while the port is open.
     pub fn record_activity(&self, now: Moment) {
         if self.closed.load(Ordering::Relaxed) {
             self.silent_since.fetch_max(now.as_nanos(), Ordering::Relaxed);
         }
     }
 
-    /// Tells whether nothing more will come by the streams that are open: the port has refused connections and all
-    /// streams have been silent for [`HUNG_AFTER`].
+    /// Returns whether the replica has hung: its port refuses connections and no stream has sent data for
+    /// [`HUNG_AFTER`].
     pub fn is_hung(&self, now: Moment) -> bool {
         self.is_closed_and_silent_for(HUNG_AFTER, now)
     }
 
-    /// Tells whether the port refuses connections and nothing has come for `time`.
+    /// Returns whether the port refuses connections and no stream has sent data for `time`.
     pub fn is_closed_and_silent_for(&self, time: Duration, now: Moment) -> bool {
-        let quiet_since = || Moment::from_nanos(self.silent_since.load(Ordering::Relaxed));
-        self.closed.load(Ordering::Acquire) && now.since(quiet_since()) >= time
+        let silent_since = || Moment::from_nanos(self.silent_since.load(Ordering::Relaxed));
+        self.closed.load(Ordering::Acquire) && now.since(silent_since()) >= time
     }
 }
 
@@ -64,33 +64,33 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_refuses_and_streams_that_are_silent_make_a_hung_replica() {
-        let door = PortState::default();
-        door.record_activity(at_seconds(1));
-        assert!(!door.is_hung(at_seconds(100)), "nobody was refused");
-        door.record_refused(at_seconds(100));
-        door.record_refused(at_seconds(104));
-        assert!(!door.is_hung(at_seconds(104)) && door.is_hung(at_seconds(105)), "counted from the first refusal");
+    fn replica_with_closed_port_and_silent_streams_is_hung() {
+        let port = PortState::default();
+        port.record_activity(at_seconds(1));
+        assert!(!port.is_hung(at_seconds(100)), "no connection was refused");
+        port.record_refused(at_seconds(100));
+        port.record_refused(at_seconds(104));
+        assert!(!port.is_hung(at_seconds(104)) && port.is_hung(at_seconds(105)), "counted from the first refusal");
     }
 
     #[test]
-    fn a_replica_that_closes_its_port_and_finishes_its_streams_has_not_hung() {
-        let door = PortState::default();
-        door.record_refused(at_seconds(10));
+    fn replica_with_closed_port_and_active_streams_is_not_hung() {
+        let port = PortState::default();
+        port.record_refused(at_seconds(10));
         for second in 11..60 {
-            door.record_activity(at_seconds(second));
-            assert!(!door.is_hung(at_seconds(second + 4)), "{second}");
+            port.record_activity(at_seconds(second));
+            assert!(!port.is_hung(at_seconds(second + 4)), "{second}");
         }
-        assert!(door.is_hung(at_seconds(64)));
+        assert!(port.is_hung(at_seconds(64)));
     }
 
     #[test]
-    fn a_connection_that_comes_about_ends_the_suspicion() {
-        let door = PortState::default();
-        door.record_refused(at_seconds(10));
-        door.record_connected();
-        assert!(!door.is_hung(at_seconds(60)));
-        door.record_refused(at_seconds(60));
-        assert!(!door.is_hung(at_seconds(64)) && door.is_hung(at_seconds(65)));
+    fn accepted_connection_reopens_the_port() {
+        let port = PortState::default();
+        port.record_refused(at_seconds(10));
+        port.record_connected();
+        assert!(!port.is_hung(at_seconds(60)));
+        port.record_refused(at_seconds(60));
+        assert!(!port.is_hung(at_seconds(64)) && port.is_hung(at_seconds(65)));
     }
 }

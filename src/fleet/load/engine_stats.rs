@@ -1,11 +1,11 @@
-//! What an engine says of itself, and what that tells of load that did not come through this router.
+//! An engine's report on itself, and the load in it that did not come through this router.
 
 use std::time::Duration;
 
 use crate::balance::TokenLoad;
 use crate::units::{Moment, Tokens};
 
-/// What an engine says of itself at one moment; `None` where it does not say. Totals count since it was started.
+/// An engine's metrics at one moment; `None` where it does not report one. Totals count from the engine's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineStats {
     /// Requests in the batch.
@@ -14,45 +14,45 @@ pub struct EngineStats {
     pub waiting: u32,
     /// Share of the KV memory that requests hold, 0 to 1.
     pub kv_usage: Option<f64>,
-    /// Tokens that the KV memory has room for.
+    /// Capacity of the KV memory in tokens.
     pub kv_capacity: Option<Tokens>,
     /// Tokens in a block of the prefix cache.
     pub block_tokens: Option<Tokens>,
-    /// Prompt tokens so far.
+    /// Total of prompt tokens.
     pub prompt_tokens: Option<Tokens>,
-    /// Prompt tokens so far that were found in the prefix cache.
+    /// Total of prompt tokens found in the prefix cache.
     pub cached_tokens: Option<Tokens>,
-    /// Tokens generated so far.
+    /// Total of generated tokens.
     pub generated_tokens: Option<Tokens>,
-    /// The requests that `prompt` is the sum of.
+    /// Number of requests whose prompts `prompt_tokens` sums up.
     pub prompt_requests: Option<u64>,
 }
 
-/// Load on an engine from elsewhere: other routers, clients that ask it directly. An estimate.
+/// Load on an engine from other routers and from clients that connect to it directly. An estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExternalLoad {
     /// Requests, running and waiting.
     pub requests: u32,
-    /// What they come to in our terms: every token in `resident`, the prompts of those that wait in `prefill` too.
+    /// Their tokens: all in `resident`, prompts of waiting requests in `prefill` as well.
     pub load: TokenLoad,
 }
 
-/// What is taken to be true of an engine from one look at it until the next.
+/// An engine's stats and the estimate derived from them, valid until `expires_at`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineReport {
-    /// What it said.
+    /// The engine's own numbers.
     pub stats: EngineStats,
-    /// What of it is not ours.
+    /// The part of its load that is not ours.
     pub external: ExternalLoad,
-    /// When it said so.
+    /// Time of the scrape.
     pub received_at: Moment,
-    /// When that is too old to be believed.
+    /// End of validity.
     pub expires_at: Moment,
-    /// Its requests less ours, at this look alone.
+    /// The engine's requests less ours, in this scrape alone.
     surplus: u32,
 }
 
-/// What of ours was on the engine when it spoke.
+/// Our own requests on the engine at the time of the scrape.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::fleet) struct OwnLoad {
     pub(in crate::fleet) in_flight: u32,
@@ -60,18 +60,18 @@ pub(in crate::fleet) struct OwnLoad {
 }
 
 impl EngineStats {
-    /// Requests in the engine.
+    /// Returns the number of requests in the engine.
     pub const fn total_requests(&self) -> u32 {
         self.running.saturating_add(self.waiting)
     }
 
-    /// Tokens in the KV memory that requests hold.
+    /// Returns the tokens in KV memory that requests hold.
     pub fn kv_tokens_used(&self) -> Option<Tokens> {
         let (usage, capacity) = self.kv_usage.zip(self.kv_capacity)?;
         Some(Tokens((usage.clamp(0.0, 1.0) * capacity.0 as f64).round() as u64))
     }
 
-    /// The length of the prompts so far, on average; zero if nothing is known.
+    /// Returns the mean length of the prompts so far; zero if unknown.
     pub fn mean_prompt(&self) -> Tokens {
         let (prompt, requests) = self.prompt_tokens.zip(self.prompt_requests).unwrap_or_default();
         Tokens(prompt.0.checked_div(requests).unwrap_or_default())
@@ -79,50 +79,50 @@ impl EngineStats {
 }
 
 impl EngineReport {
-    /// Judges what an engine said at `at`; `before` is what was taken to be true until then.
+    /// Builds the report of a scrape at `received_at`; `previous` is the one before it.
     ///
-    /// Requests are foreign if they were too many at both looks: one of ours that has just ended here, or has not quite
-    /// arrived there, is not.
+    /// Requests count as external only if both scrapes had the surplus. A request of ours that has just ended here, or
+    /// has not quite arrived there, is in one of the two only.
     pub(in crate::fleet) fn new(
-        vitals: EngineStats,
-        ours: OwnLoad,
-        before: Option<&Self>,
-        at: Moment,
-        good_for: Duration,
+        stats: EngineStats,
+        own: OwnLoad,
+        previous: Option<&Self>,
+        received_at: Moment,
+        validity: Duration,
     ) -> Self {
-        let excess = vitals.total_requests().saturating_sub(ours.in_flight);
-        let requests = before.map_or(0, |before| before.surplus.min(excess));
+        let surplus = stats.total_requests().saturating_sub(own.in_flight);
+        let requests = previous.map_or(0, |previous| previous.surplus.min(surplus));
         Self {
-            stats: vitals,
-            external: ExternalLoad::estimate(vitals, ours, requests),
-            received_at: at,
-            expires_at: at + good_for,
-            surplus: excess,
+            stats,
+            external: ExternalLoad::estimate(stats, own, requests),
+            received_at,
+            expires_at: received_at + validity,
+            surplus,
         }
     }
 }
 
 impl ExternalLoad {
-    fn estimate(vitals: EngineStats, ours: OwnLoad, requests: u32) -> Self {
+    fn estimate(stats: EngineStats, own: OwnLoad, requests: u32) -> Self {
         if requests == 0 {
             return Self::default();
         }
-        let waiting = estimate_waiting(vitals, ours, requests);
-        let mean = vitals.mean_prompt().0;
-        let prefill = Tokens(mean.saturating_mul(waiting.into()));
-        // Requests that wait hold no memory yet. Those that share a prefix hold less of it than they weigh by themselves.
-        let held = vitals.kv_tokens_used().map_or(Tokens(0), |held| (held + prefill) - ours.load.resident);
+        let waiting_requests = estimate_waiting(stats, own, requests);
+        let mean = stats.mean_prompt().0;
+        let prefill = Tokens(mean.saturating_mul(waiting_requests.into()));
+        // Waiting requests hold no memory yet. Requests that share a prefix hold less than the sum of their lengths.
+        let held = stats.kv_tokens_used().map_or(Tokens(0), |used| (used + prefill) - own.load.resident);
         let resident = held.max(Tokens(mean.saturating_mul(requests.into())));
-        let decoding = (requests - waiting).min(vitals.running);
-        Self { requests, load: TokenLoad { prefill, waiting_requests: waiting, decoding_streams: decoding, resident } }
+        let decoding_streams = (requests - waiting_requests).min(stats.running);
+        Self { requests, load: TokenLoad { prefill, waiting_requests, decoding_streams, resident } }
     }
 }
 
-/// How many of `requests` foreign ones wait: their share of the queue, and at least what our own requests without a
-/// first token cannot account for.
-fn estimate_waiting(vitals: EngineStats, ours: OwnLoad, requests: u32) -> u32 {
-    let share = u64::from(vitals.waiting) * u64::from(requests) / u64::from(vitals.total_requests().max(1));
-    let unexplained = vitals.waiting.saturating_sub(ours.in_flight.saturating_sub(ours.load.decoding_streams));
+/// Returns how many of `requests` external ones wait: their share of the queue, and at least the part of the queue that
+/// our own requests without a first token cannot explain.
+fn estimate_waiting(stats: EngineStats, own: OwnLoad, requests: u32) -> u32 {
+    let share = u64::from(stats.waiting) * u64::from(requests) / u64::from(stats.total_requests().max(1));
+    let unexplained = stats.waiting.saturating_sub(own.in_flight.saturating_sub(own.load.decoding_streams));
     u32::try_from(share).unwrap_or(u32::MAX).max(unexplained).min(requests)
 }
 
@@ -158,27 +158,27 @@ mod tests {
         }
     }
 
-    /// What is foreign after two looks.
-    fn external_load(looks: [(EngineStats, OwnLoad); 2]) -> ExternalLoad {
-        let mut truth = None;
-        for (vitals, ours) in looks {
-            truth = Some(EngineReport::new(vitals, ours, truth.as_ref(), Moment::ZERO, Duration::from_secs(15)));
+    /// Returns the external load after two scrapes.
+    fn external_load(scrapes: [(EngineStats, OwnLoad); 2]) -> ExternalLoad {
+        let mut report = None;
+        for (stats, own) in scrapes {
+            report = Some(EngineReport::new(stats, own, report.as_ref(), Moment::ZERO, Duration::from_secs(15)));
         }
-        truth.unwrap().external
+        report.unwrap().external
     }
 
-    fn steady_external_load(vitals: EngineStats, ours: OwnLoad) -> (u32, u32, u64, u64) {
-        let ExternalLoad { requests, load } = external_load([(vitals, ours); 2]);
+    fn steady_external_load(stats: EngineStats, own: OwnLoad) -> (u32, u32, u64, u64) {
+        let ExternalLoad { requests, load } = external_load([(stats, own); 2]);
         (requests, load.waiting_requests, load.prefill.0, load.resident.0)
     }
 
     #[test]
-    fn what_the_engine_has_more_than_we_sent_is_foreign() {
+    fn requests_beyond_our_own_are_external() {
         assert_eq!(steady_external_load(engine_stats(3, 0, 0.2), own_load(1, 1, 500)), (2, 0, 0, 1_500));
         assert_eq!(
             steady_external_load(engine_stats(3, 0, 0.2), own_load(3, 3, 500)),
             (0, 0, 0, 0),
-            "all are ours, whatever they hold"
+            "all are our own, whatever they hold"
         );
         assert_eq!(
             steady_external_load(engine_stats(3, 0, 0.2), own_load(5, 3, 500)),
@@ -189,31 +189,31 @@ mod tests {
     }
 
     #[test]
-    fn foreign_requests_weigh_at_least_a_mean_prompt_each() {
+    fn external_requests_have_at_least_the_mean_prompt() {
         assert_eq!(steady_external_load(engine_stats(4, 0, 0.01), own_load(0, 0, 0)), (4, 0, 0, 1_200));
-        let silent = EngineStats { kv_usage: None, kv_capacity: None, ..engine_stats(4, 0, 0.0) };
-        assert_eq!(steady_external_load(silent, own_load(0, 0, 0)), (4, 0, 0, 1_200));
-        let new = EngineStats { prompt_tokens: None, prompt_requests: Some(0), ..silent };
+        let unreported = EngineStats { kv_usage: None, kv_capacity: None, ..engine_stats(4, 0, 0.0) };
+        assert_eq!(steady_external_load(unreported, own_load(0, 0, 0)), (4, 0, 0, 1_200));
+        let new = EngineStats { prompt_tokens: None, prompt_requests: Some(0), ..unreported };
         assert_eq!(steady_external_load(new, own_load(0, 0, 0)), (4, 0, 0, 0));
     }
 
     #[test]
-    fn those_that_wait_count_for_prefill_and_again_as_resident() {
+    fn waiting_external_requests_count_as_prefill_and_resident() {
         assert_eq!(steady_external_load(engine_stats(2, 6, 0.5), own_load(0, 0, 0)), (8, 6, 1_800, 6_800));
         assert_eq!(
             steady_external_load(engine_stats(4, 4, 0.5), own_load(4, 4, 2_000)),
             (4, 4, 1_200, 4_200),
-            "ours all decode"
+            "all of ours decode"
         );
         assert_eq!(
             steady_external_load(engine_stats(4, 4, 0.5), own_load(4, 0, 2_000)),
             (4, 2, 600, 3_600),
-            "nobody knows: by shares"
+            "unknown: by shares"
         );
     }
 
     #[test]
-    fn one_look_is_not_enough_and_the_smaller_excess_counts() {
+    fn surplus_of_one_scrape_is_ignored_and_the_smaller_of_two_counts() {
         let (idle, full) = ((engine_stats(0, 0, 0.0), own_load(0, 0, 0)), (engine_stats(9, 0, 0.5), own_load(0, 0, 0)));
         assert_eq!(
             EngineReport::new(full.0, full.1, None, Moment::ZERO, Duration::ZERO).external,
@@ -225,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn absurd_numbers_saturate() {
-        let vitals = EngineStats {
+    fn extreme_stats_saturate() {
+        let stats = EngineStats {
             running: u32::MAX,
             waiting: u32::MAX,
             kv_usage: Some(f64::INFINITY),
@@ -235,8 +235,8 @@ mod tests {
             prompt_requests: Some(1),
             ..IDLE_STATS
         };
-        let (requests, waiting, prefill, resident) = steady_external_load(vitals, own_load(0, 0, 0));
+        let (requests, waiting, prefill, resident) = steady_external_load(stats, own_load(0, 0, 0));
         assert_eq!((requests, waiting, prefill, resident), (u32::MAX, u32::MAX, u64::MAX, u64::MAX));
-        assert_eq!(EngineStats { kv_usage: Some(f64::NAN), ..vitals }.kv_tokens_used(), Some(Tokens(0)));
+        assert_eq!(EngineStats { kv_usage: Some(f64::NAN), ..stats }.kv_tokens_used(), Some(Tokens(0)));
     }
 }

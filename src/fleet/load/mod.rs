@@ -1,4 +1,4 @@
-//! The load of a replica: the token ledger, the engine's own report, learned speeds and lengths, its prefix cache.
+//! The load of a replica: token ledger, engine report, learned speeds and lengths, and an estimate of its prefix cache.
 
 pub(super) mod engine_stats;
 pub(super) mod latency;

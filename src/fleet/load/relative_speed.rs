@@ -1,40 +1,48 @@
-//! How fast the members of a pool are, each beside the others, learned from what they do.
+//! Speeds of a pool's members relative to each other, learned from their responses.
 
 use std::time::Duration;
 
 use crate::balance::SlowdownFactors;
 
-/// Before so many samples a member counts as fast as the others.
+/// Samples that a member needs before its speed counts.
 const MIN_SAMPLES: f64 = 20.0;
-/// A sample's share in what is known is one in this many.
+/// A new sample has weight 1/64 in a member's ratio.
 const EWMA_DIVISOR: f64 = 64.0;
-/// The slowest counts as so many times slower at most, the fastest as so many times faster.
+/// Bound of the ratios, in both directions.
 const MAX_SPEED_RATIO: f64 = 4.0;
-/// What differs by less than this is chance, and equal members are to be treated alike.
+/// Smaller differences are noise; members within it count as equal.
 const NOISE_RATIO: f64 = 1.2;
 
-/// What an answer has shown of its replica's speed.
+/// The speed that one response has shown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::fleet) struct SpeedSample {
-    /// From the choice to the first token, and how many tokens there were to prefill; only where nothing waited before
-    /// them, so that load is not taken for slowness.
+    /// Time from the choice to the first token, and the tokens to prefill. `None` if requests waited before it: the time
+    /// would show load, not speed.
     pub(in crate::fleet) prefill: Option<(Duration, u64)>,
-    /// The mean time between two tokens, and the streams there were when the first came.
+    /// Mean interval between tokens, and the streams on the replica when the first token came.
     pub(in crate::fleet) decode: Option<(Duration, u32)>,
 }
 
-/// The speeds of a pool's members.
+/// The learned speeds of a pool's members.
 #[derive(Clone, Debug)]
 pub(in crate::fleet) struct SpeedEstimator {
-    /// Seconds by tokens to prefill, of all members together.
+    /// Seconds by tokens to prefill, over all members.
     prefill_regression: LinearRegression,
-    /// Seconds by streams.
+    /// Seconds by streams, over all members.
     decode_regression: LinearRegression,
-    member_ratios: Vec<(SpeedRatio, SpeedRatio)>,
+    /// By slot.
+    members: Vec<MemberSpeed>,
+    /// By slot.
     slowdowns: Vec<SlowdownFactors>,
 }
 
-/// A straight line through samples, of which later ones count more.
+#[derive(Clone, Copy, Debug, Default)]
+struct MemberSpeed {
+    prefill: SpeedRatio,
+    decode: SpeedRatio,
+}
+
+/// A regression line through samples; later ones count more.
 #[derive(Clone, Copy, Debug, Default)]
 struct LinearRegression {
     n: f64,
@@ -44,7 +52,7 @@ struct LinearRegression {
     sum_xy: f64,
 }
 
-/// What was seen beside what the line says.
+/// Decayed sums of observed times and of the times that the line predicts.
 #[derive(Clone, Copy, Debug, Default)]
 struct SpeedRatio {
     samples: f64,
@@ -57,50 +65,50 @@ impl SpeedEstimator {
         Self {
             prefill_regression: LinearRegression::default(),
             decode_regression: LinearRegression::default(),
-            member_ratios: vec![<(SpeedRatio, SpeedRatio)>::default(); members],
+            members: vec![MemberSpeed::default(); members],
             slowdowns: vec![SlowdownFactors::default(); members],
         }
     }
 
-    /// How fast the member at `at` is.
-    pub(in crate::fleet) fn slowdown(&self, at: usize) -> SlowdownFactors {
-        self.slowdowns.get(at).copied().unwrap_or_default()
+    /// Returns the slowdown of the member at `index`.
+    pub(in crate::fleet) fn slowdown(&self, index: usize) -> SlowdownFactors {
+        self.slowdowns.get(index).copied().unwrap_or_default()
     }
 
-    /// Learns from an answer of the member at `at`. O(members).
-    pub(in crate::fleet) fn record(&mut self, at: usize, sample: SpeedSample) {
-        let Some((prefill, decode)) = self.member_ratios.get_mut(at) else { return };
+    /// Records a response of the member at `index`. O(members).
+    pub(in crate::fleet) fn record(&mut self, index: usize, sample: SpeedSample) {
+        let Some(member) = self.members.get_mut(index) else { return };
         if let Some((time, tokens)) = sample.prefill {
-            prefill.record(time.as_secs_f64(), self.prefill_regression.predict(tokens as f64));
+            member.prefill.record(time.as_secs_f64(), self.prefill_regression.predict(tokens as f64));
             self.prefill_regression.record(tokens as f64, time.as_secs_f64());
         }
         if let Some((time, streams)) = sample.decode {
-            decode.record(time.as_secs_f64(), self.decode_regression.predict(streams.into()));
+            member.decode.record(time.as_secs_f64(), self.decode_regression.predict(streams.into()));
             self.decode_regression.record(streams.into(), time.as_secs_f64());
         }
-        let prefill = relative_to_median(self.member_ratios.iter().map(|(prefill, _)| prefill));
-        let decode = relative_to_median(self.member_ratios.iter().map(|(_, decode)| decode));
+        let prefill = relative_to_median(self.members.iter().map(|member| &member.prefill));
+        let decode = relative_to_median(self.members.iter().map(|member| &member.decode));
         self.slowdowns =
             prefill.into_iter().zip(decode).map(|(prefill, decode)| SlowdownFactors { prefill, decode }).collect();
     }
 }
 
-/// Each ratio relative to the median of those that are known, in parts of [`SlowdownFactors::ONE`].
+/// Returns each ratio relative to the median of the known ones, in parts of [`SlowdownFactors::ONE`].
 fn relative_to_median<'a>(ratios: impl Iterator<Item = &'a SpeedRatio> + Clone) -> Vec<u32> {
     let mut known: Vec<f64> = ratios.clone().filter_map(SpeedRatio::value).collect();
     known.sort_by(f64::total_cmp);
     // With an even number the lower middle: of two members the slow one is slow, and the fast one is not fast.
     let median = known.get(known.len().saturating_sub(1) / 2).copied().unwrap_or(1.0);
-    let pace = |ratio: &SpeedRatio| {
-        let pace = ratio.value().map_or(1.0, |value| value / median);
-        let pace = if (1.0 / NOISE_RATIO..=NOISE_RATIO).contains(&pace) {
+    let slowdown = |ratio: &SpeedRatio| {
+        let relative = ratio.value().map_or(1.0, |value| value / median);
+        let relative = if (1.0 / NOISE_RATIO..=NOISE_RATIO).contains(&relative) {
             1.0
         } else {
-            pace.clamp(1.0 / MAX_SPEED_RATIO, MAX_SPEED_RATIO)
+            relative.clamp(1.0 / MAX_SPEED_RATIO, MAX_SPEED_RATIO)
         };
-        (pace * f64::from(SlowdownFactors::ONE)).round() as u32
+        (relative * f64::from(SlowdownFactors::ONE)).round() as u32
     };
-    ratios.map(pace).collect()
+    ratios.map(slowdown).collect()
 }
 
 impl LinearRegression {
@@ -116,7 +124,7 @@ impl LinearRegression {
         self.sum_xy += x * y;
     }
 
-    /// What the line says, never less than half of the least that it says of anything; `None` before there are samples.
+    /// Returns the line's value at `x`, at least 1/16 of the mean; `None` before there are enough samples.
     fn predict(&self, x: f64) -> Option<f64> {
         if self.n < MIN_SAMPLES / 2.0 {
             return None;
@@ -130,12 +138,12 @@ impl LinearRegression {
 }
 
 impl SpeedRatio {
-    fn record(&mut self, seen: f64, said: Option<f64>) {
-        let Some(said) = said.filter(|said| *said > 0.0) else { return };
+    fn record(&mut self, observed: f64, predicted: Option<f64>) {
+        let Some(predicted) = predicted.filter(|predicted| *predicted > 0.0) else { return };
         let keep = 1.0 - 1.0 / EWMA_DIVISOR;
         self.samples += 1.0;
-        self.observed = self.observed * keep + seen;
-        self.predicted = self.predicted * keep + said;
+        self.observed = self.observed * keep + observed;
+        self.predicted = self.predicted * keep + predicted;
     }
 
     fn value(&self) -> Option<f64> {
@@ -148,24 +156,24 @@ mod tests {
     use super::*;
     use crate::balance::SeededRng;
 
-    /// A fleet whose members take so many times as long; each sample is off by up to a tenth.
-    fn learn_speeds(slowness: &[f64], samples: u32) -> Vec<SlowdownFactors> {
-        let mut speeds = SpeedEstimator::new(slowness.len());
-        let mut dice = SeededRng::from_seed(3);
+    /// Learns from members with these slowdowns; each sample has up to 10 % noise.
+    fn learn_speeds(slowdowns: &[f64], samples: u32) -> Vec<SlowdownFactors> {
+        let mut speeds = SpeedEstimator::new(slowdowns.len());
+        let mut rng = SeededRng::from_seed(3);
         for _ in 0..samples {
-            for (at, slow) in slowness.iter().enumerate() {
-                let off = 0.9 + dice.next_below(200) as f64 / 1000.0;
-                let (tokens, streams) = (dice.next_below(20_000), dice.next_below(60) as u32);
-                let prefill = (0.008 + tokens as f64 * 32e-6) * slow * off;
-                let decode = (0.006 + f64::from(streams) * 50e-6) * slow * off;
+            for (index, slowdown) in slowdowns.iter().enumerate() {
+                let noise = 0.9 + rng.next_below(200) as f64 / 1000.0;
+                let (tokens, streams) = (rng.next_below(20_000), rng.next_below(60) as u32);
+                let prefill = (0.008 + tokens as f64 * 32e-6) * slowdown * noise;
+                let decode = (0.006 + f64::from(streams) * 50e-6) * slowdown * noise;
                 let sample = SpeedSample {
                     prefill: Some((Duration::from_secs_f64(prefill), tokens)),
                     decode: Some((Duration::from_secs_f64(decode), streams)),
                 };
-                speeds.record(at, sample);
+                speeds.record(index, sample);
             }
         }
-        (0..slowness.len()).map(|at| speeds.slowdown(at)).collect()
+        (0..slowdowns.len()).map(|index| speeds.slowdown(index)).collect()
     }
 
     #[test]
@@ -174,19 +182,23 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_member_is_found_after_twenty_samples_and_not_before() {
+    fn slow_member_is_detected_after_twenty_samples_and_not_before() {
         assert_eq!(learn_speeds(&[1.0, 1.0, 2.0, 1.0], 19), [SlowdownFactors::default(); 4]);
-        for slowness in [&[1.0, 1.0, 2.0, 1.0][..], &[1.0, 2.0]] {
-            let paces = learn_speeds(slowness, 200);
-            for (pace, slow) in paces.iter().zip(slowness) {
-                let times = [pace.prefill, pace.decode].map(|pace| f64::from(pace) / f64::from(SlowdownFactors::ONE));
-                assert!(times.iter().all(|times| (times - slow).abs() < 0.2 * slow), "{times:?} for {slow}");
+        for slowdowns in [&[1.0, 1.0, 2.0, 1.0][..], &[1.0, 2.0]] {
+            let learned = learn_speeds(slowdowns, 200);
+            for (factor, slowdown) in learned.iter().zip(slowdowns) {
+                let factors =
+                    [factor.prefill, factor.decode].map(|factor| f64::from(factor) / f64::from(SlowdownFactors::ONE));
+                assert!(
+                    factors.iter().all(|factors| (factors - slowdown).abs() < 0.2 * slowdown),
+                    "{factors:?} for {slowdown}"
+                );
             }
         }
     }
 
     #[test]
-    fn nobody_counts_as_more_than_four_times_slower() {
+    fn slowdown_is_at_most_four() {
         assert_eq!(learn_speeds(&[1.0, 1.0, 50.0], 300)[2].prefill, 4 * SlowdownFactors::ONE);
     }
 }

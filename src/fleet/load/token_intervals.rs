@@ -1,14 +1,14 @@
-//! The times between the parts of one stream, counted without a word to anyone until it ends.
+//! The intervals between the tokens of one stream, counted in a fixed histogram until the stream ends.
 
 use std::time::Duration;
 
-/// Upper bounds of the classes that gaps are counted in, in seconds.
+/// Upper bounds of the histogram's buckets, in seconds.
 pub const INTERVAL_BOUNDS_SECONDS: [f64; 20] = [
     0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0,
     5.0,
 ];
 
-/// Gaps between arrivals of generated content, by class: 252 bytes, whatever the stream's length.
+/// Histogram of intervals between arrivals of generated content: 252 bytes, whatever the stream's length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenIntervals {
     buckets: [IntervalBucket; INTERVAL_BOUNDS_SECONDS.len() + 1],
@@ -17,24 +17,23 @@ pub struct TokenIntervals {
 #[derive(Clone, Copy, Debug, Default)]
 struct IntervalBucket {
     count: u32,
-    /// In seconds.
     sum_seconds: f32,
 }
 
 impl TokenIntervals {
-    /// Counts a gap. O(1).
-    pub(in crate::fleet) fn record(&mut self, gap: Duration) {
-        let seconds = gap.as_secs_f64();
-        let class = INTERVAL_BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
-        if let Some(class) = self.buckets.get_mut(class) {
-            class.count = class.count.saturating_add(1);
-            class.sum_seconds += seconds as f32;
+    /// Records an interval. O(1).
+    pub(in crate::fleet) fn record(&mut self, interval: Duration) {
+        let seconds = interval.as_secs_f64();
+        let index = INTERVAL_BOUNDS_SECONDS.partition_point(|bound| *bound < seconds);
+        if let Some(bucket) = self.buckets.get_mut(index) {
+            bucket.count = bucket.count.saturating_add(1);
+            bucket.sum_seconds += seconds as f32;
         }
     }
 
-    /// The number of gaps in each class and their sum in seconds, the class beyond the last bound included.
+    /// Returns each bucket's count and sum in seconds; the last bucket has no upper bound.
     pub fn buckets(&self) -> impl Iterator<Item = (u32, f64)> {
-        self.buckets.iter().map(|class| (class.count, f64::from(class.sum_seconds)))
+        self.buckets.iter().map(|bucket| (bucket.count, f64::from(bucket.sum_seconds)))
     }
 }
 
@@ -43,13 +42,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_are_counted_in_their_class_with_their_sum() {
-        let mut gaps = TokenIntervals::default();
+    fn intervals_are_counted_in_their_bucket_with_their_sum() {
+        let mut intervals = TokenIntervals::default();
         for ms in [20, 16, 600, 60_000] {
-            gaps.record(Duration::from_millis(ms));
+            intervals.record(Duration::from_millis(ms));
         }
-        let counted = gaps.buckets().enumerate().filter(|(_, (gaps, _))| *gaps > 0);
-        let counted: Vec<_> = counted.map(|(class, (gaps, sum))| (class, gaps, (sum * 1e3).round() as u64)).collect();
+        let counted = intervals.buckets().enumerate().filter(|(_, (intervals, _))| *intervals > 0);
+        let counted: Vec<_> =
+            counted.map(|(index, (intervals, sum))| (index, intervals, (sum * 1e3).round() as u64)).collect();
         assert_eq!(counted, [(6, 2, 36), (16, 1, 600), (20, 1, 60_000)]);
     }
 }

@@ -1,4 +1,5 @@
-//! What watches decisions: the log of decisions and the shadow policy.
+//! Observers of decisions: the decision log and the shadow policy.
 
 pub(super) mod decision_log;
+pub(super) mod request_observers;
 pub(super) mod shadow;

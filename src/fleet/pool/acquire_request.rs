@@ -1,4 +1,4 @@
-//! One try at finding a replica for a request.
+//! The input of a choice: what [`Pool::acquire`](super::Pool::acquire) may know of a request.
 
 use std::sync::Arc;
 
@@ -7,45 +7,45 @@ use crate::fleet::{DecisionLog, LengthEstimate};
 use crate::prompt::PromptFingerprint;
 use crate::units::ReplicaId;
 
-/// One try at finding a replica for a request.
+/// One attempt to acquire a replica for a request.
 #[derive(Clone, Debug)]
 pub struct AcquireRequest<'a> {
-    /// What the policy may know; `tried` is filled in here.
+    /// The request as the policy sees it; the pool fills in `tried_slots`.
     pub policy_request: PolicyRequest<'a>,
-    /// The model asked for; only replicas that list it are eligible where the pool learns its models.
+    /// The requested model. Where the pool learns its models, only replicas that list it are eligible.
     pub model: Option<&'a str>,
-    /// How the request was measured, to learn from its end; its lengths go before the job's.
+    /// Estimated lengths, which take precedence over those of `policy_request`; learned from when the request ends.
     pub estimate: Option<LengthEstimate>,
-    /// What the prompt begins with, to know where that is cached.
+    /// The prompt's fingerprint, for prefix-cache estimates.
     pub prefix: Option<Arc<PromptFingerprint>>,
-    /// The replica that the request belongs to.
+    /// The replica that the request is pinned to.
     pub pin: Option<ReplicaPin>,
     /// Replicas that have failed this request.
     pub tried: Vec<ReplicaId>,
-    /// Who looks on.
+    /// Observers of the decision. Without any they cost nothing.
     pub observers: ChoiceObservers<'a>,
 }
 
-/// What goes along with a choice and takes no part in it.
+/// Observers of a decision; they do not influence it.
 #[derive(Clone, Debug, Default)]
 pub struct ChoiceObservers<'a> {
-    /// Where the decision is kept, and by which name of the request.
+    /// The log that records the decision, and the request's id in it.
     pub decision_log: Option<(Arc<DecisionLog>, Arc<str>)>,
-    /// What the pool's shadow policy knows the request by; empty if that has no key.
+    /// The request's key for the pool's shadow policy; empty if that has no key.
     pub shadow_key: &'a [u8],
 }
 
-/// How much a request belongs to a replica. It goes there without asking the policy.
+/// Binds a request to a replica, which is chosen without asking the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaPin {
-    /// No other will do: what the request is about is there.
+    /// No other replica can serve the request.
     Required(ReplicaId),
-    /// Another will do if this one cannot be chosen.
+    /// Another replica is chosen if this one may not be.
     Preferred(ReplicaId),
 }
 
 impl ReplicaPin {
-    /// The replica.
+    /// Returns the replica.
     pub const fn replica_id(self) -> ReplicaId {
         match self {
             Self::Required(id) | Self::Preferred(id) => id,
@@ -54,15 +54,15 @@ impl ReplicaPin {
 }
 
 impl<'a> AcquireRequest<'a> {
-    /// The job with its lengths as measured.
+    /// Returns the policy's view of the request, with the estimated lengths.
     pub(in crate::fleet) fn estimated_policy_request(&self) -> PolicyRequest<'a> {
         match &self.estimate {
-            Some(measured) => PolicyRequest { prompt: measured.prompt, output: measured.output, ..self.policy_request },
+            Some(estimate) => PolicyRequest { prompt: estimate.prompt, output: estimate.output, ..self.policy_request },
             None => self.policy_request,
         }
     }
 
-    /// Tells whether no replica but the pinned one will do.
+    /// Returns whether only the pinned replica can serve the request.
     pub const fn is_pin_required(&self) -> bool {
         matches!(self.pin, Some(ReplicaPin::Required(_)))
     }

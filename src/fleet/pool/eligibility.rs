@@ -1,11 +1,75 @@
-//! Why members of a pool cannot be chosen.
+//! Why a member of a pool may not be chosen. Member states, errors and explanations derive from [`Ineligible`].
 
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::eject::EjectCause;
-use crate::units::{Moment, Slot};
+use crate::units::Moment;
+
+/// Why a member may not be chosen for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fleet) enum Ineligible {
+    /// It has failed this request.
+    Tried,
+    /// Drained through the admin listener.
+    Drained,
+    /// Marked `down`.
+    Down,
+    /// It has not answered `/v1/models` yet.
+    NotReady,
+    /// It has `max_conns` requests.
+    Full,
+    /// It is ejected.
+    Ejected {
+        /// The cause of the ejection.
+        cause: EjectCause,
+        /// The earliest time of its return.
+        until: Moment,
+    },
+    /// It does not list the requested model.
+    ModelNotListed,
+    /// Marked `drain`; only requests pinned to it are sent there.
+    Draining,
+    /// The request is pinned to another replica.
+    NotPinned,
+    /// It has responded with 429 or 503, and other members have not.
+    Busy,
+    /// It is a backup, and other members are available.
+    Backup,
+}
+
+/// How a member that may be chosen stands with the ejector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eligible {
+    /// Not ejected, or its ejection is ignored.
+    Admitted,
+    /// Its ejection time is over; the next request is a probe.
+    Probing,
+}
+
+/// The state of a member, requests aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// It gets requests.
+    Admitted,
+    /// Its ejection time is over; the next request is a probe.
+    Probing,
+    /// It gets no requests, for this cause.
+    Ejected(EjectCause),
+    /// It has responded with 429 or 503; it gets requests if no admitted member is left.
+    Busy,
+    /// It has not answered `/v1/models` yet.
+    NotReady,
+    /// It has `max_conns` requests.
+    Full,
+    /// Marked `drain`; it gets requests pinned to it only.
+    Draining,
+    /// Drained through the admin listener.
+    Drained,
+    /// Marked `down`.
+    Down,
+}
 
 /// Why no replica could be chosen.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -13,67 +77,92 @@ pub enum NoReplica {
     /// None has answered `/v1/models` yet.
     #[error("no replica is ready: none has answered /v1/models yet")]
     NotReady,
-    /// All are resting after failures.
-    #[error("every replica has failed and is left alone for a while")]
+    /// All are ejected.
+    #[error("no replica available: all are ejected after failures")]
     AllEjected {
-        /// When the first may be asked again.
+        /// Time until the first may return.
         retry_after: Duration,
     },
-    /// All have reached `max_conns`.
-    #[error("every replica has as many requests as `max_conns` allows")]
+    /// All have `max_conns` requests.
+    #[error("no replica available: all are full (`max_conns`)")]
     AllFull,
     /// All have failed this request.
-    #[error("every replica has failed this request")]
+    #[error("no replica available: all have failed this request")]
     AllTried,
-    /// All are marked `down` or `drain`, or the pool is empty.
-    #[error("every replica is marked `down` or `drain`, or there is none")]
+    /// All are down, drained or draining, or the pool is empty.
+    #[error("no replica available: all are down, drained or draining, or there is none")]
     AllDown,
-    /// The one replica that would do is gone or cannot be chosen.
+    /// The required replica is gone or may not be chosen.
     #[error("the replica that holds this conversation is not available")]
     PinnedUnavailable,
 }
 
-/// Whether a member can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemberState {
-    /// It can.
-    Admitted,
-    /// It can, for the first time after failures.
-    Probing,
-    /// It is left alone for this.
-    Ejected(EjectCause),
-    /// It is passed over for having answered 429 or 503, unless all are.
-    Busy,
-    /// It has not answered `/v1/models` yet.
-    NotReady,
-    /// It has as many requests as `max_conns` allows.
-    Full,
-    /// Marked `drain` in the configuration: only requests that belong to it come here.
-    Draining,
-    /// Requests are kept away by hand.
-    Drained,
-    /// Marked so in the configuration.
-    Down,
+/// Rules that hold for all members of a pool.
+#[derive(Clone, Copy)]
+pub(super) struct PoolRules {
+    /// Members must have answered `/v1/models`.
+    pub(super) needs_model_list: bool,
+    /// Members must list the requested model.
+    pub(super) learns_models: bool,
+    /// False for a pool of one: like nginx, its only member is always tried.
+    pub(super) ejection_enabled: bool,
 }
 
-/// One look at the members at one moment; notes why some were passed over, to say so when all were.
-#[derive(Clone)]
-pub(in crate::fleet) struct EligibilityScan {
-    pub(in crate::fleet) now: Moment,
-    pub(in crate::fleet) any_not_ready: bool,
-    pub(in crate::fleet) earliest_readmission: Option<Moment>,
-    pub(in crate::fleet) any_full: bool,
-    pub(in crate::fleet) any_tried: bool,
-    /// So many have failed that nobody is left alone for that.
-    pub(in crate::fleet) panic: bool,
-    /// The time between checks, where there are any.
-    pub(in crate::fleet) check_interval: Option<Duration>,
-    /// Of those that are busy, who is free first.
-    pub(in crate::fleet) first_free: Option<(Moment, Slot)>,
+/// Conditions of an eligibility test, the same for all members.
+#[derive(Clone, Copy)]
+pub(super) struct EligibilityScan {
+    pub(super) now: Moment,
+    pub(super) rules: PoolRules,
+    /// Panic mode: ejections concluded from requests are ignored.
+    pub(super) panic: bool,
+    /// Interval of health checks; `None` without checks.
+    pub(super) check_interval: Option<Duration>,
+}
+
+/// The reasons of all rejected members, from which the error derives.
+#[derive(Default)]
+pub(super) struct RejectionSummary {
+    any_tried: bool,
+    any_full: bool,
+    any_not_ready: bool,
+    earliest_readmission: Option<Moment>,
+}
+
+impl Ineligible {
+    /// Returns the reason as shown by `explain`.
+    pub(in crate::fleet) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tried => "has failed this request",
+            Self::Ejected { cause: EjectCause::Refused, .. } => "ejected: refused",
+            Self::Ejected { cause: EjectCause::Failed, .. } => "ejected: failed",
+            Self::Ejected { cause: EjectCause::Stalled, .. } => "ejected: stalled",
+            Self::Ejected { cause: EjectCause::HealthCheck, .. } => "ejected: check",
+            Self::ModelNotListed => "does not list the model",
+            Self::NotPinned => "request is pinned to another replica",
+            Self::Backup => "backup",
+            Self::Drained | Self::Down | Self::NotReady | Self::Full | Self::Draining | Self::Busy => {
+                self.member_state().as_str()
+            }
+        }
+    }
+
+    /// Returns the state of the member; a reason that concerns one request leaves it admitted.
+    pub(super) const fn member_state(self) -> MemberState {
+        match self {
+            Self::Drained => MemberState::Drained,
+            Self::Down => MemberState::Down,
+            Self::NotReady => MemberState::NotReady,
+            Self::Full => MemberState::Full,
+            Self::Ejected { cause, .. } => MemberState::Ejected(cause),
+            Self::Draining => MemberState::Draining,
+            Self::Busy => MemberState::Busy,
+            Self::Tried | Self::ModelNotListed | Self::NotPinned | Self::Backup => MemberState::Admitted,
+        }
+    }
 }
 
 impl MemberState {
-    /// The state's name in answers of the admin listener.
+    /// Returns the state's name on the admin listener.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Admitted => "admitted",
@@ -88,7 +177,7 @@ impl MemberState {
         }
     }
 
-    /// What it is left alone for.
+    /// Returns the cause, if it is ejected.
     pub const fn ejection_cause(self) -> Option<EjectCause> {
         match self {
             Self::Ejected(cause) => Some(cause),
@@ -97,39 +186,31 @@ impl MemberState {
     }
 }
 
-impl EligibilityScan {
-    pub(in crate::fleet) const fn new(now: Moment) -> Self {
-        Self {
-            now,
-            any_not_ready: false,
-            earliest_readmission: None,
-            any_full: false,
-            any_tried: false,
-            panic: false,
-            check_interval: None,
-            first_free: None,
+impl RejectionSummary {
+    pub(super) fn record(&mut self, reason: Ineligible) {
+        match reason {
+            Ineligible::Tried => self.any_tried = true,
+            Ineligible::Full => self.any_full = true,
+            Ineligible::NotReady => self.any_not_ready = true,
+            Ineligible::Ejected { until, .. } => {
+                self.earliest_readmission = Some(self.earliest_readmission.map_or(until, |first| first.min(until)));
+            }
+            Ineligible::Drained
+            | Ineligible::Down
+            | Ineligible::ModelNotListed
+            | Ineligible::Draining
+            | Ineligible::NotPinned
+            | Ineligible::Busy
+            | Ineligible::Backup => {}
         }
     }
 
-    /// Takes note of when a member may be asked again.
-    pub(in crate::fleet) fn record_ejected(&mut self, until: Moment) {
-        self.earliest_readmission = Some(self.earliest_readmission.map_or(until, |first| first.min(until)));
-    }
-
-    /// Takes note of a busy member; of two, the first to be free is kept.
-    pub(in crate::fleet) fn record_busy(&mut self, until: Moment, at: Slot) {
-        if self.first_free.is_none_or(|(first, _)| until < first) {
-            self.first_free = Some((until, at));
-        }
-    }
-
-    pub(in crate::fleet) fn no_replica(&self) -> NoReplica {
+    /// Returns the error if no member was left.
+    pub(super) fn no_replica(&self, now: Moment) -> NoReplica {
         match self {
             Self { any_tried: true, .. } => NoReplica::AllTried,
             Self { any_full: true, .. } => NoReplica::AllFull,
-            Self { earliest_readmission: Some(until), .. } => {
-                NoReplica::AllEjected { retry_after: until.since(self.now) }
-            }
+            Self { earliest_readmission: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(now) },
             Self { any_not_ready: true, .. } => NoReplica::NotReady,
             _ => NoReplica::AllDown,
         }

@@ -1,140 +1,128 @@
-//! Which members of a pool are well, and what is concluded from how requests and checks end.
+//! The health of a pool's members: what follows from the ends of requests, from health checks and from stalls.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::eligibility::{EligibilityScan, MemberState};
-use super::{Pool, PoolMember, PoolState};
+use super::member::PoolMember;
+use super::state::{Pool, PoolState};
 use crate::eject::{EjectCause, EjectState};
 use crate::fleet::health::member_health::MemberHealth;
 use crate::fleet::health::stall_detector::ActivitySample;
 use crate::fleet::{HealthCheck, Outcome, Replica, RetryStats};
 use crate::units::{Moment, ReplicaId, Slot};
 
-/// A member that is left alone from now on, or no longer.
+/// An ejection of a member, or its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthTransition {
     /// The replica's name.
     pub replica: Arc<str>,
-    /// What it was left alone for.
+    /// The cause of the ejection.
     pub cause: EjectCause,
-    /// Whether it is from now on.
+    /// Whether the ejection begins.
     pub ejected: bool,
 }
 
 impl Pool {
-    /// Tells of each member whether it could be chosen now, in configuration order.
+    /// Returns each member's state, in configuration order.
     pub fn member_states(&self, now: Moment) -> Vec<MemberState> {
-        let mut inner = self.lock_state();
-        self.update_slow_start(&mut inner, now);
-        let screened = self.begin_scan(&inner, now);
-        let state = |(member, standing): (&PoolMember, &MemberHealth)| {
-            let mut screening = screened.clone();
-            match (member.check_eligible(standing, self.rules(), &mut screening), standing.ejector.state(now)) {
-                (true, _) if !member.accepts_new() => MemberState::Draining,
-                (true, EjectState::Probing) => MemberState::Probing,
-                (true, _) if standing.busy_backoff.is_active(now) => MemberState::Busy,
-                (true, _) => MemberState::Admitted,
-                (false, _) if member.replica.is_drained() => MemberState::Drained,
-                (false, _) if member.spec.down => MemberState::Down,
-                (false, _) if screening.any_not_ready => MemberState::NotReady,
-                (false, _) if screening.any_full => MemberState::Full,
-                (false, _) => MemberState::Ejected(standing.ejection_cause().unwrap_or(EjectCause::HealthCheck)),
-            }
-        };
-        self.members.iter().zip(&inner.member_health).map(state).collect()
+        let mut state = self.lock_state();
+        self.update_slow_start(&mut state, now);
+        let scan = self.begin_scan(&state, now);
+        let members = self.members.iter().zip(&state.member_health);
+        members.map(|(member, health)| member.state(health, &scan)).collect()
     }
 
-    /// Tells whether some member could be chosen now.
+    /// Returns whether some member may be chosen.
     pub fn has_eligible(&self, now: Moment) -> bool {
         self.has_eligible_matching(now, |_| true)
     }
 
-    /// Tells whether some member other than `replica` could be chosen now.
+    /// Returns whether some member other than `replica` may be chosen.
     pub fn has_eligible_other_than(&self, replica: &Replica, now: Moment) -> bool {
         self.has_eligible_matching(now, |other| other.id() != replica.id())
     }
 
-    fn has_eligible_matching(&self, now: Moment, wanted: impl Fn(&Replica) -> bool) -> bool {
-        let inner = self.lock_state();
-        let mut screening = self.begin_scan(&inner, now);
-        let mut admits = |member: &PoolMember, standing| member.check_eligible(standing, self.rules(), &mut screening);
-        let mut all = self.members.iter().zip(&inner.member_health);
-        all.any(|(member, standing)| member.accepts_new() && wanted(&member.replica) && admits(member, standing))
+    fn has_eligible_matching(&self, now: Moment, matches: impl Fn(&Replica) -> bool) -> bool {
+        let state = self.lock_state();
+        let scan = self.begin_scan(&state, now);
+        let is_eligible = |(member, health): (&PoolMember, &MemberHealth)| {
+            member.accepts_unpinned() && matches(&member.replica) && member.check_eligible(health, None, &scan).is_ok()
+        };
+        self.members.iter().zip(&state.member_health).any(is_eligible)
     }
 
-    /// Feeds a settled request's outcome to the ejector and the policy.
-    pub(in crate::fleet) fn record_outcome(&self, at: Slot, outcome: Outcome, now: Moment) {
-        let mut inner = self.lock_state();
-        let PoolState { policy, member_health: standings, .. } = &mut *inner;
-        standings[at.index()].record_outcome(outcome, now);
+    /// Records a settled request's outcome with the member's health and the policy.
+    pub(super) fn record_outcome(&self, slot: Slot, outcome: Outcome, now: Moment) {
+        let mut state = self.lock_state();
+        state.member_health[slot.index()].record_outcome(outcome, now);
         if matches!(outcome, Outcome::Failed { .. }) {
-            policy.on_failure(at);
+            state.policy.on_failure(slot);
         }
     }
 
-    /// Takes note that a member is busy.
-    pub(in crate::fleet) fn record_busy(&self, at: Slot, retry_after: Option<Duration>, now: Moment) {
-        self.lock_state().member_health[at.index()].busy_backoff.record(retry_after, now);
+    /// Records that a member is busy.
+    pub(super) fn record_busy(&self, slot: Slot, retry_after: Option<Duration>, now: Moment) {
+        self.lock_state().member_health[slot.index()].busy_backoff.record(retry_after, now);
     }
 
-    /// Takes a replay out of the pool's budget, if there is one left: a request that bytes of were sent may then be sent to
-    /// another replica. A refused connection needs none.
+    /// Takes a retry from the pool's budget. Returns whether there was one.
+    ///
+    /// It is needed to send a request to a second replica after the first has received bytes of it; not after a refused
+    /// connection.
     pub fn try_take_retry(&self, now: Moment) -> bool {
         let in_flight = self.members.iter().map(|member| u64::from(member.replica.in_flight())).sum();
         self.lock_state().retry_budget.try_take(self.spec.failure_policy.retry_limits, in_flight, now)
     }
 
-    /// Puts back a replay that there was no replica for.
+    /// Returns a retry to the budget, if no replica was found for it.
     pub fn return_retry(&self, now: Moment) {
         self.lock_state().retry_budget.return_retry(now);
     }
 
-    /// Replays since the start.
+    /// Returns the retries since the start.
     pub fn retry_stats(&self) -> RetryStats {
         self.lock_state().retry_budget.stats()
     }
 
-    /// Tells of each member how often each of [`EjectCause::ALL`] has taken it out, in configuration order.
+    /// Returns each member's number of ejections by [`EjectCause::ALL`], in configuration order.
     pub fn ejections(&self) -> Vec<[u64; EjectCause::ALL.len()]> {
         self.lock_state().member_health.iter().map(MemberHealth::ejections).collect()
     }
 
-    /// Looks for replicas that have taken requests and from which nothing comes while others are at work, and for those of
-    /// which that is no longer true. To be called about every second. *Cost*: one lock, O(members squared) at worst.
+    /// Ejects stalled members, and readmits those that have sent data since. To be called about every second.
+    ///
+    /// *Cost*: one lock, O(members squared) at worst.
     pub fn detect_stalls(&self, now: Moment) -> Vec<HealthTransition> {
-        let Some(margin) = self.spec.failure_policy.stall_timeout else { return Vec::new() };
-        let mut inner = self.lock_state();
-        let seen: Vec<ActivitySample> =
+        let Some(stall_timeout) = self.spec.failure_policy.stall_timeout else { return Vec::new() };
+        let mut state = self.lock_state();
+        let samples: Vec<ActivitySample> =
             self.members.iter().map(|member| ActivitySample::from_replica(&member.replica)).collect();
-        let standings = &mut inner.member_health;
-        for (seen, standing) in seen.iter().zip(standings.iter_mut()) {
-            standing.stall_detector.observe(seen, now);
+        let members = &mut state.member_health;
+        for (sample, health) in samples.iter().zip(members.iter_mut()) {
+            health.stall_detector.observe(sample, now);
         }
-        let survived =
-            standings.iter().map(|standing| standing.stall_detector.longest_recovered()).max().unwrap_or_default();
-        let limit = margin + survived * 2;
-        let mut turns = Vec::new();
-        for (at, standing) in standings.iter_mut().enumerate() {
-            let (Some(one), Some(member)) = (seen.get(at), self.members.get(at)) else { continue };
-            let revived = standing.stall_detector.take_recovered(one) && standing.readmit_stalled(now);
-            let stalled =
-                standing.stall_detector.is_stalled(one, limit, now) && ActivitySample::has_active_peer(&seen, at, now);
-            let stalled = stalled && standing.eject_stalled(now);
-            if revived || stalled {
-                turns.push(HealthTransition {
-                    replica: member.replica.name().clone(),
-                    cause: EjectCause::Stalled,
-                    ejected: stalled,
-                });
+        let recovered =
+            members.iter().map(|health| health.stall_detector.longest_recovered()).max().unwrap_or_default();
+        let limit = stall_timeout + recovered * 2;
+        let mut transitions = Vec::new();
+        for (index, (health, member)) in members.iter_mut().zip(&self.members).enumerate() {
+            let Some(sample) = samples.get(index) else { continue };
+            let readmitted = health.stall_detector.take_recovered(sample) && health.readmit_stalled(now);
+            let is_stalled = health.stall_detector.is_stalled(sample, limit, now)
+                && ActivitySample::has_active_peer(&samples, index, now);
+            let ejected = is_stalled && health.eject_stalled(now);
+            if readmitted || ejected {
+                let replica = member.replica.name().clone();
+                transitions.push(HealthTransition { replica, cause: EjectCause::Stalled, ejected });
             }
         }
-        turns
+        transitions
     }
 
-    /// Takes note of how a check of a replica ended. Returns what it changed.
+    /// Records the result of a health check. Returns the transition it caused.
     ///
-    /// `passed`: as `check` says; a check that a token was asked for ends a silence too.
+    /// A passed check that requested a token also ends an ejection as stalled.
     pub fn record_check(
         &self,
         replica: ReplicaId,
@@ -142,45 +130,57 @@ impl Pool {
         passed: bool,
         now: Moment,
     ) -> Option<HealthTransition> {
-        let at = self.members.iter().position(|member| member.replica.id() == replica)?;
-        let (member, mut inner) = (self.members.get(at)?, self.lock_state());
-        let standing = inner.member_health.get_mut(at)?;
-        let replica = member.replica.name().clone();
-        if standing.record_check(passed, check, now) {
+        let index = self.members.iter().position(|member| member.replica.id() == replica)?;
+        let replica = self.members.get(index)?.replica.name().clone();
+        let mut state = self.lock_state();
+        let health = state.member_health.get_mut(index)?;
+        if health.record_check(passed, check, now) {
             return Some(HealthTransition { replica, cause: EjectCause::HealthCheck, ejected: !passed });
         }
-        let revived = passed && check.model.is_some() && standing.readmit_stalled(now);
-        revived.then_some(HealthTransition { replica, cause: EjectCause::Stalled, ejected: false })
+        let readmitted = passed && check.model.is_some() && health.readmit_stalled(now);
+        readmitted.then_some(HealthTransition { replica, cause: EjectCause::Stalled, ejected: false })
     }
 
-    /// One look at the members at one moment.
-    pub(super) fn begin_scan(&self, inner: &PoolState, now: Moment) -> EligibilityScan {
-        let checked_every = self.spec.failure_policy.health_check.as_ref().map(|check| check.interval);
-        let mut screening = EligibilityScan { check_interval: checked_every, ..EligibilityScan::new(now) };
-        screening.panic =
-            inner.member_health.iter().any(|s| s.ejector.is_over_limit()) && self.is_panic(inner, &screening);
-        screening
+    /// Updates the slow start of all members.
+    pub(super) fn update_slow_start(&self, state: &mut PoolState, now: Moment) {
+        if !self.has_slow_start {
+            return;
+        }
+        let rules = self.rules();
+        for (member, health) in self.members.iter().zip(&mut state.member_health) {
+            let in_service = member.is_in_service(rules);
+            let pool_started_at = if in_service { *state.first_ready_at.get_or_insert(now) } else { now };
+            health.slow_start.update(in_service, member.replica.drain_count(), pool_started_at, now);
+        }
     }
 
-    /// Tells whether so many have failed requests that the requests, or we, are rather to blame: more than half of those
-    /// that are there, at least one, or all that could be chosen.
-    fn is_panic(&self, inner: &PoolState, screening: &EligibilityScan) -> bool {
-        let (mut there, mut fit, mut passive) = (0, 0, 0);
-        for (member, standing) in self.members.iter().zip(&inner.member_health) {
-            if !member.is_in_service(self.rules()) {
+    /// Returns the conditions of an eligibility test at `now`.
+    pub(super) fn begin_scan(&self, state: &PoolState, now: Moment) -> EligibilityScan {
+        let check_interval = self.spec.failure_policy.health_check.as_ref().map(|check| check.interval);
+        let scan = EligibilityScan { now, rules: self.rules(), panic: false, check_interval };
+        let any_over_limit = state.member_health.iter().any(|health| health.ejector.is_over_limit());
+        EligibilityScan { panic: any_over_limit && self.is_panic(state, &scan), ..scan }
+    }
+
+    /// Returns whether panic mode applies: `failed` and `stalled` hold for more than one and more than half of the members
+    /// in service, or for all that could otherwise be chosen. Then the requests, or the router, are more likely at fault.
+    fn is_panic(&self, state: &PoolState, scan: &EligibilityScan) -> bool {
+        let (mut in_service, mut admitted, mut passive) = (0, 0, 0);
+        for (member, health) in self.members.iter().zip(&state.member_health) {
+            if !member.is_in_service(scan.rules) {
                 continue;
             }
-            there += 1;
-            if screening.check_interval.is_some() && standing.check_state.is_unhealthy() {
+            in_service += 1;
+            if scan.check_interval.is_some() && health.check_state.is_unhealthy() {
                 continue;
             }
-            match standing.ejector.state(screening.now) {
+            match health.ejector.state(scan.now) {
                 EjectState::Ejected { cause, .. } => passive += usize::from(cause.is_passive()),
-                EjectState::Probing if member.is_wedged(standing) => passive += 1,
-                EjectState::Admitted | EjectState::Probing => fit += 1,
+                EjectState::Probing if member.is_still_stalled(health) => passive += 1,
+                EjectState::Admitted | EjectState::Probing => admitted += 1,
             }
         }
-        passive > 0 && (fit == 0 || passive > (there / 2).max(1))
+        passive > 0 && (admitted == 0 || passive > (in_service / 2).max(1))
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
         (fleet, pool)
     }
 
-    /// A request on the member at this place.
+    /// Acquires the member at this index.
     fn acquire_on_member(pool: &Arc<Pool>, member: usize, now: Moment) -> Lease {
         let id = pool.replicas().nth(member).unwrap().id();
         pool.acquire(&AcquireRequest { pin: Some(ReplicaPin::Required(id)), ..acquire_request() }, now).unwrap()
@@ -208,9 +208,9 @@ mod tests {
 
     fn choose_member(pool: &Arc<Pool>, now: Moment) -> usize {
         let lease = pool.acquire(&acquire_request(), now).unwrap();
-        let at = pool.replicas().position(|replica| replica.id() == lease.replica().id()).unwrap();
+        let index = pool.replicas().position(|replica| replica.id() == lease.replica().id()).unwrap();
         lease.settle(Outcome::RouterError, now);
-        at
+        index
     }
 
     fn reachable_members(pool: &Arc<Pool>, now: Moment) -> Vec<usize> {
@@ -233,12 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn refused_connections_take_all_and_failed_requests_never_the_last() {
+    fn refused_connections_eject_all_and_failed_requests_never_the_last() {
         let (_fleet, pool) = build_pool(&[1, 2]);
         let (first, second) = (acquire_on_member(&pool, 0, at_seconds(0)), acquire_on_member(&pool, 1, at_seconds(0)));
         first.settle(CONNECT_FAILURE, at_seconds(0));
         second.settle(FIRST_BYTE_FAILURE, at_seconds(0));
-        assert_eq!(reachable_members(&pool, at_seconds(1)), [1], "the other does not even listen");
+        assert_eq!(reachable_members(&pool, at_seconds(1)), [1], "the other member refuses connections");
         let third = acquire_on_member(&pool, 1, at_seconds(20));
         third.settle(Outcome::Completed, at_seconds(20));
         let (first, second) =
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_member_is_passed_over_unless_all_are() {
+    fn busy_member_is_skipped_unless_all_are_busy() {
         let (_fleet, pool) = build_pool(&[1, 2]);
         acquire_on_member(&pool, 0, at_seconds(0))
             .settle(Outcome::Busy { retry_after: Some(Duration::from_secs(9)) }, at_seconds(0));
@@ -262,17 +262,24 @@ mod tests {
         assert_eq!(reachable_members(&pool, at_seconds(2)), [1], "it is free first");
         let mut again = acquire_request();
         again.tried.push(pool.replicas().nth(1).unwrap().id());
-        assert_eq!(pool.acquire(&again, at_seconds(2)).unwrap_err(), NoReplica::AllTried, "its answer is the client's");
+        assert_eq!(
+            pool.acquire(&again, at_seconds(2)).unwrap_err(),
+            NoReplica::AllTried,
+            "its response goes to the client"
+        );
         assert_eq!(
             (reachable_members(&pool, at_seconds(4)), reachable_members(&pool, at_seconds(10))),
             (vec![1], vec![0, 1])
         );
-        let rather = AcquireRequest {
+        let preferred = AcquireRequest {
             pin: Some(ReplicaPin::Preferred(pool.replicas().next().unwrap().id())),
             ..acquire_request()
         };
         acquire_on_member(&pool, 0, at_seconds(20)).settle(BUSY, at_seconds(20));
-        assert_eq!(pool.acquire(&rather, at_seconds(20)).unwrap().replica().id(), pool.replicas().nth(1).unwrap().id());
+        assert_eq!(
+            pool.acquire(&preferred, at_seconds(20)).unwrap().replica().id(),
+            pool.replicas().nth(1).unwrap().id()
+        );
         assert_eq!(pool.ejections(), [[0; 4]; 2]);
     }
 
@@ -281,95 +288,99 @@ mod tests {
     }
 
     #[test]
-    fn a_wedged_engine_is_left_alone_until_something_comes_from_it() {
+    fn stalled_member_is_ejected_until_data_comes() {
         let (_fleet, pool) = build_pool(&[1, 2, 3]);
-        let (mut slow, mut wedged, mut well) = (
+        let (mut slow, mut stalled, mut active) = (
             acquire_on_member(&pool, 0, at_seconds(0)),
             acquire_on_member(&pool, 0, at_seconds(0)),
             acquire_on_member(&pool, 1, at_seconds(0)),
         );
         send_content(&mut slow, at_seconds(1));
-        let mut turned = None;
+        let mut ejected_at = None;
         for second in 2..300 {
-            send_content(&mut well, at_seconds(second));
-            let turns = pool.detect_stalls(at_seconds(second));
-            if let [turn] = turns.as_slice() {
-                assert!(turn.ejected && turn.cause == EjectCause::Stalled && &*turn.replica == "10.0.0.1:1");
-                turned.get_or_insert(second);
+            send_content(&mut active, at_seconds(second));
+            let transitions = pool.detect_stalls(at_seconds(second));
+            if let [transition] = transitions.as_slice() {
+                assert!(
+                    transition.ejected
+                        && transition.cause == EjectCause::Stalled
+                        && &*transition.replica == "10.0.0.1:1"
+                );
+                ejected_at.get_or_insert(second);
             }
-            assert!(turns.is_empty() || turned == Some(second), "told once");
+            assert!(transitions.is_empty() || ejected_at == Some(second), "reported once");
         }
-        // 10 tokens of prompt at 1 ms are expected beside the 30 s.
-        assert_eq!(turned, Some(32));
-        assert_eq!(reachable_members(&pool, at_seconds(299)), [1, 2], "no probe: a request waits there already");
+        // The 30 s, plus 1 ms for each of 10 prompt tokens.
+        assert_eq!(ejected_at, Some(32));
+        assert_eq!(reachable_members(&pool, at_seconds(299)), [1, 2], "no probe: a request is pending there");
         assert_eq!(pool.member_states(at_seconds(299))[0], MemberState::Ejected(EjectCause::Stalled));
-        send_content(&mut wedged, at_seconds(300));
-        let back = pool.detect_stalls(at_seconds(300));
-        assert_eq!(back.iter().map(|turn| turn.ejected).collect::<Vec<_>>(), [false]);
+        send_content(&mut stalled, at_seconds(300));
+        let readmitted = pool.detect_stalls(at_seconds(300));
+        assert_eq!(readmitted.iter().map(|transition| transition.ejected).collect::<Vec<_>>(), [false]);
         assert_eq!(reachable_members(&pool, at_seconds(300)), [0, 1, 2]);
     }
 
     #[test]
-    fn a_client_that_does_not_read_is_no_silence_of_its_replica() {
+    fn slow_client_does_not_stall_its_replica() {
         let (_fleet, pool) = build_pool(&[1, 2]);
-        let (mut unread, mut well) =
+        let (mut slow_client, mut active) =
             (acquire_on_member(&pool, 0, at_seconds(0)), acquire_on_member(&pool, 1, at_seconds(0)));
-        send_content(&mut unread, at_seconds(1));
+        send_content(&mut slow_client, at_seconds(1));
         for second in 1..300 {
-            send_content(&mut well, at_seconds(second));
+            send_content(&mut active, at_seconds(second));
             assert!(pool.detect_stalls(at_seconds(second)).is_empty());
         }
     }
 
     #[test]
-    fn silence_of_all_or_without_work_or_of_a_long_prompt_is_none() {
+    fn silence_of_all_or_of_a_long_prompt_is_no_stall() {
         let (_fleet, pool) = build_pool(&[1, 2]);
-        let held = [acquire_on_member(&pool, 0, at_seconds(0)), acquire_on_member(&pool, 1, at_seconds(0))];
-        assert!((1..500).all(|second| pool.detect_stalls(at_seconds(second)).is_empty()), "nobody is at work");
-        drop(held);
-        let mut well = acquire_on_member(&pool, 1, at_seconds(500));
+        let leases = [acquire_on_member(&pool, 0, at_seconds(0)), acquire_on_member(&pool, 1, at_seconds(0))];
+        assert!((1..500).all(|second| pool.detect_stalls(at_seconds(second)).is_empty()), "no member is active");
+        drop(leases);
+        let mut active = acquire_on_member(&pool, 1, at_seconds(500));
         let mut long = acquire_request();
         long.policy_request.prompt = crate::units::Tokens(200_000);
         long.pin = Some(ReplicaPin::Required(pool.replicas().next().unwrap().id()));
-        let reading = pool.acquire(&long, at_seconds(600)).unwrap();
+        let long_lease = pool.acquire(&long, at_seconds(600)).unwrap();
         for second in 501..800 {
-            send_content(&mut well, at_seconds(second));
+            send_content(&mut active, at_seconds(second));
             assert!(pool.detect_stalls(at_seconds(second)).is_empty(), "{second}");
         }
-        drop(reading);
+        drop(long_lease);
     }
 
     #[test]
-    fn checks_may_take_all_and_a_token_that_is_answered_ends_a_silence() {
+    fn checks_eject_all_and_a_passed_token_check_ends_a_stall() {
         let check = HealthCheck { rise: 1, fall: 2, model: Some("m".into()), ..HealthCheck::default() };
-        let mut described: PoolSpec = pool_spec("m", &[1, 2]);
-        described.failure_policy.health_check = Some(check.clone());
-        let (fleet, _) = build_fleet(vec![described.clone()]);
+        let mut spec: PoolSpec = pool_spec("m", &[1, 2]);
+        spec.failure_policy.health_check = Some(check.clone());
+        let (fleet, _) = build_fleet(vec![spec.clone()]);
         let pool = fleet.pool("m").unwrap();
         let ids: Vec<ReplicaId> = pool.replicas().map(|replica| replica.id()).collect();
         for id in &ids {
             assert_eq!(pool.record_check(*id, &check, false, at_seconds(0)), None);
             assert!(pool.record_check(*id, &check, false, at_seconds(1)).unwrap().ejected);
         }
-        let none = NoReplica::AllEjected { retry_after: check.interval };
-        assert_eq!(pool.acquire(&acquire_request(), at_seconds(2)).unwrap_err(), none);
+        let error = NoReplica::AllEjected { retry_after: check.interval };
+        assert_eq!(pool.acquire(&acquire_request(), at_seconds(2)).unwrap_err(), error);
         assert_eq!(pool.member_states(at_seconds(2)), [MemberState::Ejected(EjectCause::HealthCheck); 2]);
         assert!(!pool.record_check(ids[0], &check, true, at_seconds(3)).unwrap().ejected);
         assert_eq!(reachable_members(&pool, at_seconds(3)), [0]);
-        described.failure_policy.health_check = None;
-        fleet.reload(vec![described]).unwrap();
+        spec.failure_policy.health_check = None;
+        fleet.reload(vec![spec]).unwrap();
         let pool = fleet.pool("m").unwrap();
-        assert_eq!(reachable_members(&pool, at_seconds(4)), [0, 1], "nobody looks any more");
+        assert_eq!(reachable_members(&pool, at_seconds(4)), [0, 1], "without checks");
 
-        let (_wedged, mut well) =
+        let (_stalled, mut active) =
             (acquire_on_member(&pool, 0, at_seconds(10)), acquire_on_member(&pool, 1, at_seconds(10)));
         for second in 10..60 {
-            send_content(&mut well, at_seconds(second));
+            send_content(&mut active, at_seconds(second));
             pool.detect_stalls(at_seconds(second));
         }
         assert_eq!(reachable_members(&pool, at_seconds(60)), [1]);
-        let back = pool.record_check(ids[0], &check, true, at_seconds(60)).unwrap();
-        assert_eq!((back.cause, back.ejected), (EjectCause::Stalled, false));
+        let readmitted = pool.record_check(ids[0], &check, true, at_seconds(60)).unwrap();
+        assert_eq!((readmitted.cause, readmitted.ejected), (EjectCause::Stalled, false));
         assert_eq!(reachable_members(&pool, at_seconds(60)), [0, 1]);
     }
 }

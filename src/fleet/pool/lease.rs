@@ -1,89 +1,82 @@
-//! One request's charge on one replica, from the choice to the end of the answer.
+//! One request's lease of a replica, from the choice to the end of the response.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::RequestObservers;
+use super::Pool;
+use crate::fleet::lease_report::LeaseTimeline;
 use crate::fleet::load::ledger::LoadReservation;
 use crate::fleet::load::relative_speed::SpeedSample;
+use crate::fleet::observe::request_observers::RequestObservers;
 use crate::fleet::{
-    DecisionResult, LeaseReport, LengthEstimate, Outcome, Phase, Pool, Replica, ReplicaModels, ResponseProgress,
-    TokenIntervals,
+    DecisionResult, LeaseReport, LengthEstimate, Outcome, Phase, Replica, ReplicaModels, ResponseProgress,
 };
 use crate::prompt::PromptFingerprint;
 use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
 
-/// Times between fewer tokens say little.
+/// Minimum of intervals for a sample of decode speed.
 const MIN_INTERVALS: u64 = 8;
 
-/// A charge on a replica that is taken back exactly once: by [`Lease::settle`], or as [`Outcome::ClientGone`] when dropped.
+/// A reservation on a replica that settles exactly once: by [`Lease::settle`], or as [`Outcome::ClientGone`] on drop.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     replica: Arc<Replica>,
     slot: Slot,
-    chosen_at: Moment,
-    first_byte: Option<Moment>,
-    first_token: Option<Moment>,
-    last_token: Option<Moment>,
-    last_progress: Moment,
-    token_intervals: TokenIntervals,
-    usage: Option<Usage>,
-    prompt: Tokens,
-    /// What of the prompt was taken to be cached; `None` if the policy does not ask.
-    cached: Option<Tokens>,
-    prefix: Option<Arc<PromptFingerprint>>,
-    estimate: Option<LengthEstimate>,
-    /// Nothing waited to be prefilled where it was sent.
+    timeline: LeaseTimeline,
+    prompt: PromptEstimate,
+    /// Whether no prompt waited for prefill on the replica at the choice.
     found_idle: bool,
-    /// Streams there when its own began.
+    /// Streams on the replica at the first token.
     streams_at_start: u32,
+    /// The last token counts that the replica reported.
+    usage: Option<Usage>,
     /// Taken when the lease settles.
     reservation: Option<LoadReservation>,
-    /// For those who look on.
+    /// `None` if the request is not observed.
     observers: Option<Box<RequestObservers>>,
 }
 
-/// What a lease is made from.
-pub(in crate::fleet) struct LeaseParts {
-    pub(in crate::fleet) replica: Arc<Replica>,
-    pub(in crate::fleet) slot: Slot,
-    pub(in crate::fleet) prompt: Tokens,
-    pub(in crate::fleet) cached: Option<Tokens>,
-    pub(in crate::fleet) found_idle: bool,
-    pub(in crate::fleet) prefix: Option<Arc<PromptFingerprint>>,
-    pub(in crate::fleet) estimate: Option<LengthEstimate>,
-    pub(in crate::fleet) observers: Option<Box<RequestObservers>>,
+/// The prompt as estimated at the choice.
+#[derive(Debug)]
+pub(super) struct PromptEstimate {
+    /// Length of the prompt, as reserved.
+    pub(super) tokens: Tokens,
+    /// The part estimated to be cached; `None` if the policy does not use prefix caches.
+    pub(super) cached: Option<Tokens>,
+    pub(super) prefix: Option<Arc<PromptFingerprint>>,
+    /// The length estimates, to learn from the reported usage.
+    pub(super) lengths: Option<LengthEstimate>,
+}
+
+/// The parts of a new lease.
+pub(super) struct LeaseParts {
+    pub(super) replica: Arc<Replica>,
+    pub(super) slot: Slot,
+    pub(super) prompt: PromptEstimate,
+    pub(super) found_idle: bool,
+    pub(super) observers: Option<Box<RequestObservers>>,
 }
 
 impl Lease {
-    /// Takes a charge that was made under the pool's lock.
-    pub(in crate::fleet) fn new(pool: Arc<Pool>, chosen: LeaseParts, charge: LoadReservation, now: Moment) -> Self {
-        let LeaseParts { replica, slot: at, prompt, cached, found_idle, prefix, estimate: measured, observers: aside } =
-            chosen;
+    /// Creates a lease from a reservation made under the pool's lock.
+    pub(super) fn new(pool: Arc<Pool>, parts: LeaseParts, reservation: LoadReservation, now: Moment) -> Self {
+        let LeaseParts { replica, slot, prompt, found_idle, observers } = parts;
         Self {
             pool,
             replica,
-            slot: at,
-            chosen_at: now,
-            first_byte: None,
-            first_token: None,
-            last_token: None,
-            last_progress: now,
-            token_intervals: TokenIntervals::default(),
-            usage: None,
+            slot,
+            timeline: LeaseTimeline::new(now),
             prompt,
-            cached,
-            prefix,
-            estimate: measured,
             found_idle,
             streams_at_start: 0,
-            reservation: Some(charge),
-            observers: aside,
+            usage: None,
+            reservation: Some(reservation),
+            observers,
         }
     }
 
-    /// The replica that was chosen.
+    /// The chosen replica.
     pub const fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
@@ -93,113 +86,109 @@ impl Lease {
         &self.pool
     }
 
-    /// The replica's own name for `model`; `None` if that is what it is called there, or nothing better is known.
+    /// Returns the replica's own name for `model`; `None` if it is the same, or unknown.
     ///
-    /// An alias becomes the first of the pool's names that the replica lists, else the first it lists. A replica that
-    /// lists nothing is taken to use the pool's first name.
+    /// An alias maps to the first of the pool's names that the replica lists, else to the first listed name. A replica
+    /// without a list is assumed to use the pool's first name.
     pub fn upstream_model(&self, model: &str) -> Option<ModelName> {
         let names = self.pool.configured_models();
-        let listed = self.replica.models();
-        let own = match &*listed {
-            ReplicaModels::Listed(_) if listed.contains(model) => None,
-            ReplicaModels::Listed(theirs) => names.iter().find(|name| theirs.contains(name)).or(theirs.first()),
+        let models = self.replica.models();
+        let upstream = match &*models {
+            ReplicaModels::Listed(_) if models.contains(model) => None,
+            ReplicaModels::Listed(listed) => names.iter().find(|name| listed.contains(name)).or(listed.first()),
             ReplicaModels::Unlisted | ReplicaModels::Unknown => names.first(),
         };
-        own.filter(|own| own.as_str() != model).cloned()
+        upstream.filter(|upstream| upstream.as_str() != model).cloned()
     }
 
-    /// How the choice came about, in a line for people; `None` unless it is kept, and not forgotten yet.
+    /// Returns the decision as a line for people; `None` unless it is logged, and not evicted yet.
     pub fn decision_line(&self) -> Option<String> {
         self.observers.as_ref()?.decision_line()
     }
 
-    /// When the first generated content came.
+    /// The time of the first generated content.
     pub const fn first_token(&self) -> Option<Moment> {
-        self.first_token
+        self.timeline.first_token
     }
 
-    /// The token counts seen so far.
+    /// The last token counts that the replica reported.
     pub const fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// The prompt's length as it was charged.
+    /// The prompt tokens reserved.
     pub const fn prompt(&self) -> Tokens {
-        self.prompt
+        self.prompt.tokens
     }
 
-    /// Tokens of this request that are taken to be resident on the replica.
+    /// Returns this request's tokens resident on the replica, reported or estimated.
     pub fn resident_tokens(&self) -> Tokens {
-        Tokens(self.reservation.as_ref().map_or(0, |charge| charge.tokens_held(self.replica.ledger())))
+        let ledger = self.replica.ledger();
+        Tokens(self.reservation.as_ref().map_or(0, |reservation| reservation.tokens_held(ledger)))
     }
 
-    /// Follows the answer.
-    pub fn record_progress(&mut self, seen: ResponseProgress, now: Moment) {
-        self.last_progress = now;
+    /// Records a part of the response.
+    pub fn record_progress(&mut self, progress: ResponseProgress, now: Moment) {
+        let timeline = &mut self.timeline;
+        timeline.last_progress = now;
         self.replica.activity().record_activity(now);
-        if self.first_byte.is_none() {
-            self.first_byte = Some(now);
+        if timeline.first_byte.is_none() {
+            timeline.first_byte = Some(now);
             self.replica.activity().record_response_started();
         }
-        if let Some(aside) = &mut self.observers {
-            aside.on_progress(seen, now);
+        if let Some(observers) = &mut self.observers {
+            observers.on_progress(progress, now);
         }
-        let Some(charge) = &mut self.reservation else { return };
+        let Some(reservation) = &mut self.reservation else { return };
         let ledger = self.replica.ledger();
-        if seen.content_events > 0 {
-            match self.last_token.replace(now) {
-                Some(last) => self.token_intervals.record(now.since(last)),
+        if progress.content_events > 0 {
+            match timeline.last_token.replace(now) {
+                Some(last) => timeline.token_intervals.record(now.since(last)),
                 None => {
-                    self.first_token = Some(now);
-                    self.replica
-                        .latency_averages()
-                        .record_prefill(self.prompt - self.cached.unwrap_or_default(), now.since(self.chosen_at));
-                    charge.record_first_token(ledger);
+                    timeline.first_token = Some(now);
+                    let time = now.since(timeline.chosen_at);
+                    self.replica.latency_averages().record_prefill(self.prompt.uncached(), time);
+                    reservation.record_first_token(ledger);
                     self.streams_at_start = ledger.load().decoding_streams;
                 }
             }
-            charge.add_output(ledger, seen.content_events, now);
+            reservation.add_output(ledger, progress.content_events, now);
         }
-        if let Some(usage) = seen.usage {
+        if let Some(usage) = progress.usage {
             self.usage = Some(usage);
-            charge.apply_usage(ledger, usage, now);
+            reservation.apply_usage(ledger, usage, now);
         }
     }
 
-    /// Takes note of the token counts where the answer ends, which need not be the replica's doing.
+    /// Records the token counts at the end of the response. Does not count as activity of the replica.
     pub fn set_usage(&mut self, usage: Option<Usage>, now: Moment) {
-        if let (Some(usage), Some(charge)) = (usage, &mut self.reservation) {
+        if let (Some(usage), Some(reservation)) = (usage, &mut self.reservation) {
             self.usage = Some(usage);
-            charge.apply_usage(self.replica.ledger(), usage, now);
+            reservation.apply_usage(self.replica.ledger(), usage, now);
         }
     }
 
-    /// Takes note that the replica is busy, before the request ends.
+    /// Records that the replica is busy, before the request ends.
     pub fn mark_busy(&self, retry_after: Option<Duration>, now: Moment) {
         self.pool.record_busy(self.slot, retry_after, now);
     }
 
-    /// Takes the charge back and tells how the request ended.
+    /// Releases the reservation and reports how the request ended.
     pub fn settle(mut self, outcome: Outcome, now: Moment) {
-        if let Some(charge) = self.reservation.take() {
-            self.finish(charge, outcome, now);
+        if let Some(reservation) = self.reservation.take() {
+            self.finish(reservation, outcome, now);
         }
     }
 
-    fn finish(&mut self, charge: LoadReservation, outcome: Outcome, now: Moment) {
-        let whole = outcome == Outcome::Completed;
-        let completion = Tokens(charge.output_tokens(self.replica.ledger()));
-        charge.release(self.replica.ledger(), whole);
+    fn finish(&mut self, reservation: LoadReservation, outcome: Outcome, now: Moment) {
+        let completed = outcome == Outcome::Completed;
+        let completion = Tokens(reservation.output_tokens(self.replica.ledger()));
+        reservation.release(self.replica.ledger(), completed);
         // A fast refusal or failure must not make a replica look fast.
-        if whole {
-            let first_byte = self.first_byte.unwrap_or(now).since(self.chosen_at);
-            self.replica.latency_averages().record(first_byte, now.since(self.chosen_at));
-            if let (Some(measured), Some(usage)) = (&self.estimate, self.usage) {
-                measured.record_usage(usage);
-            }
-            self.pool.record_speed(self.slot, self.speed_sample(completion));
+        if completed {
+            self.record_latency(completion, now);
         }
-        if self.first_byte.is_none() {
+        if self.timeline.first_byte.is_none() {
             self.replica.activity().record_response_started();
         }
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
@@ -208,66 +197,73 @@ impl Lease {
         self.correct_prefix_cache(outcome);
         self.pool.record_outcome(self.slot, outcome, now);
         self.pool.observer().on_settled(&LeaseReport {
-            pool: &self.pool,
+            pool: self.pool.name(),
             replica: &self.replica,
             outcome,
-            chosen_at: self.chosen_at,
-            first_token: self.first_token,
-            last_token: self.last_token,
-            token_intervals: &self.token_intervals,
+            timeline: &self.timeline,
             ended_at: now,
-            model: self.estimate.as_ref().and_then(LengthEstimate::model),
-            estimated_usage: Usage { prompt: self.prompt, cached: self.cached, completion },
+            model: self.prompt.lengths.as_ref().and_then(LengthEstimate::model),
+            estimated_usage: Usage { prompt: self.prompt.tokens, cached: self.prompt.cached, completion },
             usage: self.usage,
-            prefix: self.prefix.as_ref(),
-            shadow_result: self.observers.as_ref().and_then(|aside| aside.shadow_result()),
+            prefix: self.prompt.prefix.as_ref(),
+            shadow_result: self.observers.as_ref().and_then(|observers| observers.shadow_result()),
         });
-        if let Some(aside) = self.observers.take() {
-            let first_token = self.first_token.map(|first| first.since(self.chosen_at));
-            aside.finish(
-                self.slot,
-                DecisionResult {
-                    outcome,
-                    duration: now.since(self.chosen_at),
-                    time_to_first_token: first_token,
-                    usage: self.usage,
-                },
-            );
+        if let Some(observers) = self.observers.take() {
+            let LeaseTimeline { chosen_at, first_token, .. } = self.timeline;
+            let time_to_first_token = first_token.map(|first| first.since(chosen_at));
+            let duration = now.since(chosen_at);
+            observers.finish(self.slot, DecisionResult { outcome, duration, time_to_first_token, usage: self.usage });
+        }
+    }
+
+    /// Records the latency and speed of a completed response, and its lengths if they were reported.
+    fn record_latency(&self, completion: Tokens, now: Moment) {
+        let chosen_at = self.timeline.chosen_at;
+        let first_byte = self.timeline.first_byte.unwrap_or(now).since(chosen_at);
+        self.replica.latency_averages().record(first_byte, now.since(chosen_at));
+        if let (Some(lengths), Some(usage)) = (&self.prompt.lengths, self.usage) {
+            lengths.record_usage(usage);
+        }
+        self.pool.record_speed(self.slot, self.speed_sample(completion));
+    }
+
+    /// Returns the speed that the response has shown.
+    fn speed_sample(&self, completion: Tokens) -> SpeedSample {
+        let LeaseTimeline { chosen_at, first_token, last_token, .. } = self.timeline;
+        let reported = self.usage.and_then(|usage| Some(usage.prompt - usage.cached?));
+        let uncached = reported.unwrap_or(self.prompt.uncached());
+        let prefill = first_token.filter(|_| self.found_idle).map(|first| (first.since(chosen_at), uncached.0));
+        let intervals = completion.0.saturating_sub(1);
+        let decode = first_token.zip(last_token).filter(|_| intervals >= MIN_INTERVALS).map(|(first, last)| {
+            let mean_interval = Duration::from_secs_f64(last.since(first).as_secs_f64() / intervals as f64);
+            (mean_interval, self.streams_at_start)
+        });
+        SpeedSample { prefill, decode }
+    }
+
+    /// Corrects the estimate of the replica's prefix cache after a request that was not completed.
+    fn correct_prefix_cache(&self, outcome: Outcome) {
+        let PromptEstimate { tokens, cached: Some(cached), prefix: Some(prefix), .. } = &self.prompt else { return };
+        if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
+            // A replica that is down returns with an empty cache.
+            self.replica.cache_slot().clear();
+        } else if self.timeline.first_token.is_none() && outcome != Outcome::Completed {
+            self.replica.cache_slot().trim(prefix, *tokens, *cached);
         }
     }
 }
 
-impl Lease {
-    /// What the answer has shown of its replica's speed.
-    fn speed_sample(&self, completion: Tokens) -> SpeedSample {
-        let uncached = self
-            .usage
-            .and_then(|usage| Some(usage.prompt - usage.cached?))
-            .unwrap_or(self.prompt - self.cached.unwrap_or_default());
-        let first = self.first_token.filter(|_| self.found_idle);
-        let gaps = completion.0.saturating_sub(1);
-        let decode = self.first_token.zip(self.last_token).filter(|_| gaps >= MIN_INTERVALS).map(|(first, last)| {
-            (Duration::from_secs_f64(last.since(first).as_secs_f64() / gaps as f64), self.streams_at_start)
-        });
-        SpeedSample { prefill: first.map(|first| (first.since(self.chosen_at), uncached.0)), decode }
-    }
-
-    /// Takes back what was taken to be cached by this request and is not.
-    fn correct_prefix_cache(&self, outcome: Outcome) {
-        let (Some(prefix), Some(cached)) = (&self.prefix, self.cached) else { return };
-        if matches!(outcome, Outcome::Failed { phase: Phase::Connect }) {
-            // Whatever comes back there comes back empty.
-            self.replica.cache_slot().clear();
-        } else if self.first_token.is_none() && outcome != Outcome::Completed {
-            self.replica.cache_slot().trim(prefix, self.prompt, cached);
-        }
+impl PromptEstimate {
+    /// Returns the part to be prefilled.
+    fn uncached(&self) -> Tokens {
+        self.tokens - self.cached.unwrap_or_default()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(charge) = self.reservation.take() {
-            self.finish(charge, Outcome::ClientGone, self.last_progress);
+        if let Some(reservation) = self.reservation.take() {
+            self.finish(reservation, Outcome::ClientGone, self.timeline.last_progress);
         }
     }
 }

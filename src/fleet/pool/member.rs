@@ -1,118 +1,135 @@
-//! A replica as a member of one pool, and whether it may be chosen.
+//! A replica as a member of one pool, and the one test of its eligibility.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::eligibility::EligibilityScan;
-use crate::balance::{self, Candidate, SlowdownFactors};
+use super::acquire_request::AcquireRequest;
+use super::eligibility::{EligibilityScan, Eligible, Ineligible, MemberState, PoolRules};
+use crate::balance::{Candidate, SlowdownFactors};
 use crate::eject::{EjectCause, EjectState};
 use crate::fleet::health::member_health::MemberHealth;
 use crate::fleet::load::prefix_cache::PrefixLookup;
 use crate::fleet::{MemberSpec, Replica};
 use crate::units::{Moment, Slot, Tokens};
 
-/// When to ask again for a member that is out until something comes from it.
-const WEDGED_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Retry time suggested while a stalled member has requests pending.
+const STALLED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What holds for all members of a pool.
-#[derive(Clone, Copy)]
-pub(in crate::fleet) struct PoolRules {
-    /// Nobody is let in before they have said what they serve.
-    pub(in crate::fleet) needs_model_list: bool,
-    /// Like nginx: the only server of a pool is always tried.
-    pub(in crate::fleet) ejection_enabled: bool,
-}
-
+/// A replica and its settings in one pool.
 pub(in crate::fleet) struct PoolMember {
     pub(in crate::fleet) replica: Arc<Replica>,
-    pub(in crate::fleet) spec: MemberSpec,
+    pub(super) spec: MemberSpec,
 }
 
 impl PoolMember {
-    /// The member as a policy may choose it.
-    pub(in crate::fleet) fn to_candidate(
+    /// Returns the member as a candidate for the policy.
+    pub(super) fn to_candidate(
         &self,
-        at: Slot,
-        standing: &MemberHealth,
-        held: Option<&PrefixLookup<'_>>,
+        slot: Slot,
+        health: &MemberHealth,
+        lookup: Option<&PrefixLookup<'_>>,
         now: Moment,
     ) -> Candidate {
-        let (first_byte, last_byte) = self.replica.latency_averages().decayed(standing.ejector.missed_periods(now));
-        let weight = standing.scaled_weight(self.spec.weight, self.spec.slow_start, now);
-        let (in_flight, load) = (self.replica.in_flight(), self.replica.total_load(now));
-        let cached = held.map_or(Tokens(0), |held| held.cached_tokens(self.replica.cache_slot()));
+        let (first_byte, last_byte) = self.replica.latency_averages().decayed(health.ejector.missed_periods(now));
         Candidate {
-            slot: at,
-            weight,
-            in_flight,
-            load,
-            cached,
+            slot,
+            weight: health.slow_start.scaled_weight(self.spec.weight, self.spec.slow_start, now),
+            in_flight: self.replica.in_flight(),
+            load: self.replica.total_load(now),
+            cached: lookup.map_or(Tokens(0), |lookup| lookup.cached_tokens(self.replica.cache_slot())),
             slowdown: SlowdownFactors::default(),
             first_byte,
             last_byte,
         }
     }
 
-    /// Tells whether requests are meant to come here at all, failures and load aside.
-    pub(in crate::fleet) fn is_in_service(&self, ground: PoolRules) -> bool {
-        let wanted = !self.spec.down && !self.spec.drain && !self.replica.is_drained();
-        wanted && (!ground.needs_model_list || self.replica.has_known_models())
+    /// Returns whether the member is in service: neither down, drained nor draining, and ready. Ignores health and load.
+    pub(super) fn is_in_service(&self, rules: PoolRules) -> bool {
+        let in_rotation = !self.spec.down && !self.spec.drain && !self.replica.is_drained();
+        in_rotation && (!rules.needs_model_list || self.replica.has_known_models())
     }
 
-    /// Tells whether the member can be chosen for a request that belongs to it; others need [`PoolMember::accepts_new`] too.
-    pub(in crate::fleet) fn check_eligible(
-        &self,
-        standing: &MemberHealth,
-        ground: PoolRules,
-        screening: &mut EligibilityScan,
-    ) -> bool {
-        if self.spec.down || self.replica.is_drained() {
-            return false;
-        }
-        if ground.needs_model_list && !self.replica.has_known_models() {
-            screening.any_not_ready = true;
-            return false;
-        }
-        if self.spec.max_conns.is_some_and(|most| self.replica.in_flight() >= most) {
-            screening.any_full = true;
-            return false;
-        }
-        if let Some(every) = screening.check_interval.filter(|_| standing.check_state.is_unhealthy()) {
-            screening.record_ejected(screening.now + every);
-            return false;
-        }
-        let until = match standing.ejector.state(screening.now) {
-            EjectState::Ejected { cause, .. } if screening.panic && cause.is_passive() => return true,
-            EjectState::Ejected { ends_at: until, .. } if ground.ejection_enabled => until,
-            // Requests wait there already; one more would learn nothing that they do not.
-            EjectState::Probing if self.is_wedged(standing) && ground.ejection_enabled && !screening.panic => {
-                screening.now + WEDGED_RETRY_AFTER
-            }
-            _ => return true,
-        };
-        screening.record_ejected(until);
-        false
-    }
-
-    /// Tells whether requests wait on a replica from which nothing comes.
-    pub(in crate::fleet) fn is_wedged(&self, standing: &MemberHealth) -> bool {
-        standing.ejector.cause() == Some(EjectCause::Stalled) && self.replica.activity().unanswered() > 0
-    }
-
-    /// Tells whether the member takes requests that do not belong to it.
-    pub(in crate::fleet) const fn accepts_new(&self) -> bool {
+    /// Returns whether the member gets requests that are not pinned to it.
+    pub(super) const fn accepts_unpinned(&self) -> bool {
         !self.spec.drain
     }
-}
 
-/// Members as policies are told of them when they are built.
-pub(in crate::fleet) fn policy_members(members: &[MemberSpec]) -> Vec<balance::PolicyMember> {
-    let one = |(at, spec): (usize, &MemberSpec)| balance::PolicyMember {
-        slot: Slot(u32::try_from(at).unwrap_or(u32::MAX)),
-        name: spec.name.to_string(),
-        weight: spec.weight,
-        max_fails: spec.eject_limits.max_fails,
-        backup: spec.backup,
-    };
-    members.iter().enumerate().map(one).collect()
+    /// The one eligibility test: whether the member may be chosen, for `request` if there is one.
+    ///
+    /// A request not pinned to the member needs [`PoolMember::accepts_unpinned`] as well. Busy members and backups are
+    /// eligible; the choice ranks them last. *Errors*: why it may not be chosen.
+    pub(super) fn check_eligible(
+        &self,
+        health: &MemberHealth,
+        request: Option<&AcquireRequest<'_>>,
+        scan: &EligibilityScan,
+    ) -> Result<Eligible, Ineligible> {
+        let EligibilityScan { now, rules, panic, check_interval } = *scan;
+        if request.is_some_and(|request| request.tried.contains(&self.replica.id())) {
+            return Err(Ineligible::Tried);
+        }
+        if self.replica.is_drained() {
+            return Err(Ineligible::Drained);
+        }
+        if self.spec.down {
+            return Err(Ineligible::Down);
+        }
+        if rules.needs_model_list && !self.replica.has_known_models() {
+            return Err(Ineligible::NotReady);
+        }
+        if self.spec.max_conns.is_some_and(|max| self.replica.in_flight() >= max) {
+            return Err(Ineligible::Full);
+        }
+        if let Some(interval) = check_interval.filter(|_| health.check_state.is_unhealthy()) {
+            return Err(Ineligible::Ejected { cause: EjectCause::HealthCheck, until: now + interval });
+        }
+        let eligible = match health.ejector.state(now) {
+            EjectState::Ejected { cause, .. } if panic && cause.is_passive() => Eligible::Admitted,
+            EjectState::Ejected { cause, ends_at } if rules.ejection_enabled => {
+                return Err(Ineligible::Ejected { cause, until: ends_at });
+            }
+            // Its pending requests serve as the probe.
+            EjectState::Probing if self.is_still_stalled(health) && rules.ejection_enabled && !panic => {
+                return Err(Ineligible::Ejected { cause: EjectCause::Stalled, until: now + STALLED_RETRY_AFTER });
+            }
+            EjectState::Probing => Eligible::Probing,
+            EjectState::Ejected { .. } | EjectState::Admitted => Eligible::Admitted,
+        };
+        match request.and_then(|request| request.model) {
+            Some(model) if rules.learns_models && !self.replica.has_model(model) => Err(Ineligible::ModelNotListed),
+            _ => Ok(eligible),
+        }
+    }
+
+    /// Returns the member's state.
+    pub(super) fn state(&self, health: &MemberHealth, scan: &EligibilityScan) -> MemberState {
+        match self.check_eligible(health, None, scan) {
+            Err(reason) => reason.member_state(),
+            Ok(_) if !self.accepts_unpinned() => MemberState::Draining,
+            Ok(Eligible::Probing) => MemberState::Probing,
+            Ok(Eligible::Admitted) if health.busy_backoff.is_active(scan.now) => MemberState::Busy,
+            Ok(Eligible::Admitted) => MemberState::Admitted,
+        }
+    }
+
+    /// Returns why the member was no candidate for `request`.
+    pub(super) fn skip_reason(
+        &self,
+        health: &MemberHealth,
+        request: &AcquireRequest<'_>,
+        scan: &EligibilityScan,
+    ) -> Ineligible {
+        match self.check_eligible(health, Some(request), scan) {
+            Err(reason) => reason,
+            Ok(_) if !self.accepts_unpinned() => Ineligible::Draining,
+            Ok(_) if request.is_pin_required() => Ineligible::NotPinned,
+            Ok(_) if health.busy_backoff.is_active(scan.now) => Ineligible::Busy,
+            Ok(_) => Ineligible::Backup,
+        }
+    }
+
+    /// Returns whether the member was ejected as stalled and still has requests without a first byte.
+    pub(super) fn is_still_stalled(&self, health: &MemberHealth) -> bool {
+        health.ejector.cause() == Some(EjectCause::Stalled) && self.replica.activity().unanswered() > 0
+    }
 }

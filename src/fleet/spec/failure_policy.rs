@@ -1,42 +1,42 @@
-//! What a pool does about replicas that fail, as plain data.
+//! How a pool handles replicas that fail, as plain data.
 
 use std::time::Duration;
 
 use crate::fleet::RetryBudgetLimits;
 use crate::units::ModelName;
 
-/// What a pool does about replicas that fail, besides `max_fails` and `fail_timeout`.
+/// How a pool handles replicas that fail, in addition to `max_fails` and `fail_timeout`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailurePolicy {
-    /// How often its requests may be sent a second time.
+    /// Limits of the retry budget.
     pub retry_limits: RetryBudgetLimits,
-    /// How much longer than is to be expected a replica with requests may be silent while others are not; `None` for ever.
+    /// Time beyond the expected one after which a silent replica is ejected as stalled; `None` for never.
     pub stall_timeout: Option<Duration>,
-    /// How its replicas are asked whether they are well; `None`: they are not.
+    /// Active health checks; `None` for none.
     pub health_check: Option<HealthCheck>,
 }
 
-/// How a replica is asked whether it is well.
+/// An active health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What is asked for, behind the origin's prefix.
+    /// The path to request, after the origin's prefix.
     pub path: String,
-    /// The time from one question to the next.
+    /// Time between two checks.
     pub interval: Duration,
-    /// The time for the whole answer.
+    /// Time limit for the whole response.
     pub timeout: Duration,
-    /// Good answers in a row that bring a replica back.
+    /// Consecutive passes that readmit a replica.
     pub rise: u32,
-    /// Bad ones in a row that take it out.
+    /// Consecutive failures that eject it.
     pub fall: u32,
-    /// The status of a good answer; `None` for any from 200 to 299.
+    /// The status that passes; `None` for any from 200 to 299.
     pub status: Option<u16>,
-    /// The model that a token is asked of, by POST to `path`; `None`: `path` is asked for by GET.
+    /// The model of which one token is requested by POST to `path`; `None` for a GET.
     pub model: Option<ModelName>,
 }
 
 impl Default for FailurePolicy {
-    /// A replay for a fifth of the requests, 30 s of silence, no checks.
+    /// Retries for a fifth of the requests, a stall timeout of 30 s, no health checks.
     fn default() -> Self {
         Self {
             retry_limits: RetryBudgetLimits::default(),
@@ -47,7 +47,7 @@ impl Default for FailurePolicy {
 }
 
 impl Default for HealthCheck {
-    /// `GET /health` every 5 s within 2 s; three bad answers take out, two good ones bring back.
+    /// `GET /health` every 5 s with a timeout of 2 s; three failures eject, two passes readmit.
     fn default() -> Self {
         Self {
             path: "/health".to_owned(),

@@ -1,4 +1,4 @@
-//! Where a replica is reached.
+//! A replica's address.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,66 +11,66 @@ use crate::fleet::UpstreamTls;
 
 /// A replica's address: scheme, host, port and the path before `/v1`.
 ///
-/// `http://h:8000`, `http://h:8000/`, `http://h:8000/v1` and `http://h:8000/v1/` are the same origin. One host that is
-/// trusted for different reasons is several origins, which share no connections.
+/// `http://h:8000`, `http://h:8000/`, `http://h:8000/v1` and `http://h:8000/v1/` are the same origin. One host with
+/// different certificate verification is several origins, which share no connections.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     host: String,
     port: u16,
     path_prefix: String,
-    /// Where connections go if the host is a name whose addresses are replicas of their own.
+    /// The address to connect to, if each address of the host is a replica of its own.
     address: Option<IpAddr>,
     /// `None` for `http://`.
     tls: Option<UpstreamTls>,
 }
 
-/// Why a URL does not name a replica.
+/// Error of parsing a replica's URL.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OriginError {
-    /// It is no URL at all.
+    /// Not a URL.
     #[error("`{0}` is not a URL")]
     InvalidUrl(String),
-    /// It has no scheme, or one that replicas are not reached by.
+    /// No scheme, or another than `http` and `https`.
     #[error("the URL must start with `http://` or `https://`")]
     UnsupportedScheme,
-    /// User, query or fragment have no meaning in a replica's URL.
-    #[error("a replica's URL has a host, a port and at most a path: `{0}` has no place in it")]
+    /// A user, query or fragment, which have no meaning in a replica's URL.
+    #[error("`{0}` is not allowed in a replica's URL: it has a host, a port and at most a path")]
     UnexpectedPart(&'static str),
 }
 
 impl Origin {
-    /// The host as a resolver wants it: an IPv6 address without brackets.
+    /// The host as a resolver takes it: an IPv6 address without brackets.
     pub fn host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port; where the URL had none, 80 or 443.
+    /// The port; 80 or 443 where the URL has none.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The path that comes before `/v1`: empty, or with a slash in front and none behind.
+    /// The path before `/v1`: empty, or with a leading and no trailing slash.
     pub fn path_prefix(&self) -> &str {
         &self.path_prefix
     }
 
-    /// The one address of a host that has several; `None` where whoever connects asks for the host's addresses.
+    /// The address to connect to; `None` where the host is resolved on connect.
     pub const fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
-    /// The same origin at one address of its host, and at this port.
+    /// Returns the same origin at one address of its host, and at this port.
     #[must_use]
     pub fn with_address(&self, address: IpAddr, port: u16) -> Self {
         Self { address: Some(address), port, ..self.clone() }
     }
 
-    /// `host:port` of where connections go: nginx's `$upstream_addr`.
+    /// Returns the `host:port` to connect to: nginx's `$upstream_addr`.
     pub fn connect_addr(&self) -> String {
         self.address.map_or_else(|| self.authority(), |address| SocketAddr::new(address, self.port).to_string())
     }
 
-    /// `host:port`, as in a `Host` header.
+    /// Returns `host:port`, as in a `Host` header.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -80,15 +80,15 @@ impl Origin {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// How the replica's certificate is verified; `None` if it is reached without TLS.
+    /// The certificate verification; `None` for `http`.
     pub const fn tls(&self) -> Option<&UpstreamTls> {
         self.tls.as_ref()
     }
 
-    /// Has the replica's certificate verified so, if it has one.
+    /// Sets the certificate verification, if the scheme is `https`.
     pub fn set_tls(&mut self, tls: &UpstreamTls) {
-        if let Some(present) = &mut self.tls {
-            present.clone_from(tls);
+        if let Some(current) = &mut self.tls {
+            current.clone_from(tls);
         }
     }
 }
@@ -154,11 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_another_trust_is_another_origin() {
+    fn same_host_with_other_verification_is_another_origin() {
         let verified: Origin = "https://a".parse().unwrap();
-        let mut blind = verified.clone();
-        blind.set_tls(&UpstreamTls { trust_roots: crate::fleet::TrustRoots::Insecure, server_name: None });
-        assert_ne!(verified, blind);
+        let mut unverified = verified.clone();
+        unverified.set_tls(&UpstreamTls { trust_roots: crate::fleet::TrustRoots::Insecure, server_name: None });
+        assert_ne!(verified, unverified);
         let mut plain: Origin = "http://a".parse().unwrap();
         plain.set_tls(&UpstreamTls::default());
         assert_eq!(plain.tls(), None);
@@ -171,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_replica_url_is_refused() {
-        for (url, why) in [
+    fn invalid_replica_urls_are_rejected() {
+        for (url, error) in [
             ("10.0.0.1:8000", OriginError::UnsupportedScheme),
             ("ftp://a", OriginError::UnsupportedScheme),
             ("http://u@a:1", OriginError::UnexpectedPart("user@")),
@@ -182,7 +182,7 @@ mod tests {
             ("http://a:0", OriginError::InvalidUrl("http://a:0".to_owned())),
             ("http://", OriginError::InvalidUrl("http://".to_owned())),
         ] {
-            assert_eq!(url.parse::<Origin>().unwrap_err(), why, "{url}");
+            assert_eq!(url.parse::<Origin>().unwrap_err(), error, "{url}");
         }
     }
 }

@@ -1,19 +1,19 @@
-//! nginx's `sticky`: how a client stays on its replica, as plain data.
+//! nginx's `sticky`, session affinity, as plain data.
 
 use std::time::Duration;
 
-/// How clients are tied to replicas. It pins, and is no policy: where the pin cannot be kept the policy chooses.
+/// How sessions are pinned to replicas. Independent of the policy, which chooses where the pin cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// A cookie of our own names the replica.
+    /// A cookie set by the router names the replica.
     Cookie(StickyCookie),
-    /// The router remembers which replica made a session.
+    /// The router remembers which replica created a session.
     Learn {
-        /// What names a session once there is an answer; the first that is not empty counts.
+        /// Variables that name a new session, read from the response; the first that is not empty counts.
         create: Vec<StickyVariable>,
-        /// What names the session that a request belongs to; the first that is not empty counts.
+        /// Variables that name a request's session; the first that is not empty counts.
         lookup: Vec<StickyVariable>,
-        /// How long a session that is not used is remembered.
+        /// Time after which an unused session is forgotten.
         timeout: Duration,
     },
 }
@@ -21,56 +21,56 @@ pub enum Sticky {
 /// The cookie that names a replica, and its attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StickyCookie {
-    /// Its name.
+    /// The cookie's name.
     pub name: String,
-    /// How long browsers keep it; `None` for as long as they run.
+    /// `Max-Age` and `Expires`; `None` for a session cookie.
     pub expires: Option<Duration>,
-    /// The hosts that get it.
+    /// `Domain`; `None` for the request's host.
     pub domain: Option<String>,
-    /// The paths that get it.
+    /// `Path`; `None` for no attribute.
     pub path: Option<String>,
-    /// Kept from scripts.
+    /// `HttpOnly`: scripts cannot read it.
     pub http_only: bool,
-    /// Sent over TLS only.
+    /// `Secure`: sent over TLS only.
     pub secure: bool,
-    /// Whether other sites' requests carry it.
+    /// `SameSite`; `None` for no attribute.
     pub same_site: Option<SameSite>,
 }
 
 /// The values of a cookie's `SameSite`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameSite {
-    /// Not at all.
+    /// Never sent with requests of other sites.
     Strict,
-    /// Only when the user follows a link.
+    /// Sent when the user follows a link.
     Lax,
-    /// Always.
+    /// Always sent.
     None,
 }
 
-/// What a session is named by. Header names are in lower case.
+/// A variable that names a session. Header names are in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StickyVariable {
     /// `$cookie_NAME`: a cookie of the request.
     Cookie(String),
     /// `$http_NAME`: a header of the request.
     Header(String),
-    /// `$upstream_cookie_NAME`: a cookie that the answer sets.
+    /// `$upstream_cookie_NAME`: a cookie that the response sets.
     UpstreamCookie(String),
-    /// `$upstream_http_NAME`: a header of the answer.
+    /// `$upstream_http_NAME`: a header of the response.
     UpstreamHeader(String),
 }
 
 impl Sticky {
-    /// A session named by a header of the request.
+    /// Creates a `Learn` by a header of the request.
     pub fn from_header(name: &str, timeout: Duration) -> Self {
-        let named = vec![StickyVariable::Header(name.to_ascii_lowercase())];
-        Self::Learn { create: named.clone(), lookup: named, timeout }
+        let variables = vec![StickyVariable::Header(name.to_ascii_lowercase())];
+        Self::Learn { create: variables.clone(), lookup: variables, timeout }
     }
 }
 
 impl SameSite {
-    /// The value as it is sent.
+    /// The attribute's value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Strict => "Strict",
@@ -81,14 +81,14 @@ impl SameSite {
 }
 
 impl StickyVariable {
-    /// Reads `$cookie_NAME`, `$http_NAME`, `$upstream_cookie_NAME` or `$upstream_http_NAME`.
+    /// Parses `$cookie_NAME`, `$http_NAME`, `$upstream_cookie_NAME` or `$upstream_http_NAME`; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let header = |name: &str| name.to_ascii_lowercase().replace('_', "-");
         let (kind, name) = ["$cookie_", "$http_", "$upstream_cookie_", "$upstream_http_"]
             .into_iter()
             .find_map(|kind| Some((kind, text.strip_prefix(kind)?)))?;
-        let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-        fits.then(|| match kind {
+        let is_valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        is_valid.then(|| match kind {
             "$cookie_" => Self::Cookie(name.to_owned()),
             "$http_" => Self::Header(header(name)),
             "$upstream_cookie_" => Self::UpstreamCookie(name.to_owned()),
@@ -97,7 +97,7 @@ impl StickyVariable {
     }
 }
 
-/// A name as 16 hexadecimal digits that do not show it.
+/// Returns the cookie token of a replica: 16 hexadecimal digits that do not reveal its name.
 ///
 /// Source of the hash: FNV-1a, 64 bits, its bits mixed by MurmurHash3's finalizer.
 pub(in crate::fleet) fn cookie_token(name: &str) -> String {
@@ -113,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_the_same_for_ever_and_shows_no_address() {
-        // Cookies that were set before an update must go on to work.
+    fn cookie_token_is_stable_and_reveals_no_address() {
+        // Cookies set before an update must still work.
         assert_eq!(cookie_token("10.0.0.1:8000"), "555a206e0af70248");
         assert_ne!(cookie_token("10.0.0.1:8000"), cookie_token("10.0.0.2:8000"));
     }
 
     #[test]
-    fn variables_are_nginx_words() {
+    fn variables_parse_as_in_nginx() {
         assert_eq!(StickyVariable::parse("$cookie_sid"), Some(StickyVariable::Cookie("sid".to_owned())));
         assert_eq!(
             StickyVariable::parse("$http_X_Session_Id"),

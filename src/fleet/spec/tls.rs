@@ -1,24 +1,24 @@
-//! Whose certificates are taken for a replica's.
+//! Verification of replicas' certificates.
 
 use std::path::PathBuf;
 
-/// How a replica that is reached by `https://` proves who it is.
+/// How the certificate of an `https://` replica is verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamTls {
-    /// Who must have issued its certificate.
+    /// The issuers that are trusted.
     pub trust_roots: TrustRoots,
-    /// The name that it must be for, and that is sent as SNI; `None` for the host of the replica's URL.
+    /// The name that the certificate must be for, also sent as SNI; `None` for the host of the replica's URL.
     pub server_name: Option<String>,
 }
 
-/// Who is believed about a certificate.
+/// Trusted issuers of certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TrustRoots {
-    /// The issuers that the system trusts.
+    /// The system's trusted issuers.
     #[default]
     System,
     /// The issuers in a PEM file, and no other.
     File(PathBuf),
-    /// Anybody: the connection is encrypted, and whoever can redirect it can read it.
+    /// Any certificate is accepted: the connection is encrypted, but an attacker who can redirect it can read it.
     Insecure,
 }

@@ -104,7 +104,7 @@ impl LeaseObserver for Metrics {
     fn on_settled(&self, report: &LeaseReport<'_>) {
         self.replica_metrics.record(report);
         if let Some(result) = report.shadow_result {
-            self.shadow_metrics.record(&self.recorder, report.pool.name(), result);
+            self.shadow_metrics.record(&self.recorder, report.pool, result);
         }
     }
 }

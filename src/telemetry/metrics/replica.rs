@@ -9,7 +9,7 @@ use super::histogram::Histogram;
 use super::labelled_series::LabelledSeries;
 use super::names;
 use super::spec::MetricSpec;
-use crate::fleet::{Fleet, LeaseReport, Outcome, Pool, Replica};
+use crate::fleet::{Fleet, LeaseReport, Outcome, Replica};
 use crate::units::{ModelName, Moment, Usage};
 
 /// Time for which the series of a removed replica stay, so that the last values are scraped.
@@ -69,7 +69,7 @@ impl ReplicaMetrics {
         let series = self.get_or_create(report.pool, report.replica);
         series.outcome_counts[report.outcome.index()].fetch_add(1, Ordering::Relaxed);
         if report.outcome == Outcome::Completed {
-            series.duration.record(report.ended_at.since(report.chosen_at).as_secs_f64());
+            series.duration.record(report.ended_at.since(report.timeline.chosen_at).as_secs_f64());
         }
         if let Some(usage) = usage_or_estimate(report) {
             series.model_series(report.model).record(report, usage);
@@ -80,7 +80,7 @@ impl ReplicaMetrics {
     pub(super) fn sync_replicas(&self, fleet: &Fleet, now: Moment) {
         let mut present = Vec::new();
         for pool in fleet.pools() {
-            present.extend(pool.replicas().map(|replica| self.get_or_create(&pool, replica)));
+            present.extend(pool.replicas().map(|replica| self.get_or_create(pool.name(), replica)));
         }
         self.0.retain(|series| series.is_retained(present.iter().any(|s| Arc::ptr_eq(s, series)), now));
     }
@@ -122,8 +122,8 @@ impl ReplicaMetrics {
         }
     }
 
-    fn get_or_create(&self, pool: &Pool, replica: &Replica) -> Arc<ReplicaSeries> {
-        let (pool, replica) = (pool.name(), replica.name());
+    fn get_or_create(&self, pool: &Arc<str>, replica: &Replica) -> Arc<ReplicaSeries> {
+        let replica = replica.name();
         self.0.get_or_create(
             |known| known.pool == *pool && known.replica == *replica,
             || (ReplicaLabels { pool: pool.clone(), replica: replica.clone() }, ReplicaSeries::default()),
@@ -168,9 +168,9 @@ impl ModelSeries {
         ] {
             count.fetch_add(tokens.0, Ordering::Relaxed);
         }
-        let Some((first, last)) = report.first_token.zip(report.last_token) else { return };
-        self.ttft.record(first.since(report.chosen_at).as_secs_f64());
-        self.itl.record_intervals(report.token_intervals);
+        let Some((first, last)) = report.timeline.first_token.zip(report.timeline.last_token) else { return };
+        self.ttft.record(first.since(report.timeline.chosen_at).as_secs_f64());
+        self.itl.record_intervals(&report.timeline.token_intervals);
         let seconds = last.since(first).as_secs_f64();
         if usage.completion.0 > 1 && seconds > 0.0 {
             let per_token = seconds / (usage.completion.0 - 1) as f64;
@@ -202,7 +202,7 @@ impl Default for ModelSeries {
 /// Returns the reported tokens of a request; if a stream ended before they arrived, the estimated ones. `None` if there was
 /// no first token.
 fn usage_or_estimate(report: &LeaseReport<'_>) -> Option<Usage> {
-    report.usage.or_else(|| report.first_token.map(|_| report.estimated_usage))
+    report.usage.or_else(|| report.timeline.first_token.map(|_| report.estimated_usage))
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl LeaseObserver for TrafficRecorder {
         // A request that is tried again is told once more.
         let answered = match report.outcome {
             Outcome::Completed | Outcome::Failed { phase: Phase::Stream } => true,
-            Outcome::ClientGone => report.first_token.is_some(),
+            Outcome::ClientGone => report.timeline.first_token.is_some(),
             _ => false,
         };
         let usage = report.usage.filter(|usage| usage.prompt.0 > 0).unwrap_or(report.estimated_usage);
@@ -89,7 +89,7 @@ impl LeaseObserver for TrafficRecorder {
             return;
         }
         let (input, output) = (usage.prompt, usage.completion.max(Tokens(1)));
-        let line = TraceLine { timestamp: report.chosen_at, input, output, prefix: report.prefix.cloned() };
+        let line = TraceLine { timestamp: report.timeline.chosen_at, input, output, prefix: report.prefix.cloned() };
         if self.line_sender.as_ref().is_none_or(|lines| lines.try_send(line).is_err()) {
             self.dropped_lines.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,7 +1,11 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::*;
-use crate::balance::{PolicySpec, SlowdownFactors, TokenLoad};
-use crate::fleet::{FailurePolicy, MemberSpec, PathPolicy, Route, TokenAccounting, UpstreamTls};
-use crate::units::Weight;
+use crate::balance::{Candidate, PolicyRequest, PolicySpec, SlowdownFactors, TokenLoad};
+use crate::fleet::{FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, Route, TokenAccounting, UpstreamTls};
+use crate::units::{Slot, Tokens, Weight};
 
 fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
     let member = |port: u16| MemberSpec::new(format!("http://10.0.0.1:{port}").parse().unwrap());
@@ -10,7 +14,7 @@ fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
         models: Vec::new(),
         policy: PolicySpec::default(),
         shadow: None,
-        members: (0..replicas).map(|at| member(8_000 + at)).collect(),
+        members: (0..replicas).map(|index| member(8_000 + index)).collect(),
         route: Route::default(),
         path_policy: PathPolicy::Any,
         fallback: None,
@@ -22,9 +26,9 @@ fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
     })
 }
 
-fn candidate(at: u32) -> Candidate {
+fn candidate(index: u32) -> Candidate {
     Candidate {
-        slot: Slot(at),
+        slot: Slot(index),
         weight: Weight::new(2_000).unwrap(),
         in_flight: 1,
         load: TokenLoad { prefill: Tokens(40), waiting_requests: 0, decoding_streams: 2, resident: Tokens(400) },
@@ -37,33 +41,37 @@ fn candidate(at: u32) -> Candidate {
 
 fn decision_entry(id: &str, replicas: u16, chosen: u32) -> DecisionEntry {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let job = PolicyRequest { prompt: Tokens(100), output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
-    let offered = (0..u32::from(replicas)).map(candidate).collect();
-    let seen = CandidateSnapshot { candidates: offered, ..CandidateSnapshot::default() };
-    DecisionEntry::new(&id.into(), &pool_spec(replicas), &job, (seen, Ok(Slot(chosen))), Moment::ZERO)
+    let request =
+        PolicyRequest { prompt: Tokens(100), output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
+    let candidates = (0..u32::from(replicas)).map(candidate).collect();
+    let snapshot = CandidateSnapshot { candidates, ..CandidateSnapshot::default() };
+    DecisionEntry::new(&id.into(), &pool_spec(replicas), &request, snapshot, Ok(Slot(chosen)))
 }
 
 #[test]
-fn a_decision_is_told_in_the_policys_words_with_its_end() {
+fn decision_is_shown_in_the_policys_terms_with_its_result() {
     let decisions = DecisionLog::new(10);
     let number = decisions.push(decision_entry("a", 2, 1));
     assert_eq!(decisions.find_by_request_id("a")[0].result, None);
     let outcome = Outcome::Completed;
-    let end = DecisionResult {
+    let result = DecisionResult {
         outcome,
         duration: Duration::from_secs(2),
         time_to_first_token: Some(Duration::from_secs(1)),
         usage: None,
     };
-    decisions.record_result(number, end);
-    let told = decisions.find_by_request_id("a");
-    let [told] = &told[..] else { panic!("{told:?}") };
-    assert_eq!((&*told.pool, &*told.policy, told.reason, told.result), ("chat", "token_cost", "policy", Some(end)));
-    assert_eq!((told.chosen.as_deref(), told.cached), (Ok("10.0.0.1:8001"), Some(Tokens(60))));
+    decisions.record_result(number, result);
+    let record = decisions.find_by_request_id("a");
+    let [record] = &record[..] else { panic!("{record:?}") };
+    assert_eq!(
+        (&*record.pool, &*record.policy, record.reason, record.result),
+        ("chat", "token_cost", "policy", Some(result))
+    );
+    assert_eq!((record.chosen.as_deref(), record.cached), (Ok("10.0.0.1:8001"), Some(Tokens(60))));
     let load = [("waiting", 40.0), ("prompts", 0.0), ("uncached", 40.0), ("streams", 2.0), ("resident", 400.0)];
     let price = [("prefill_pace", 1.0), ("decode_pace", 1.0), ("cost", 280.0), ("weight", 2.0)];
     let wanted = [&load[..], &price].concat();
-    assert_eq!(told.candidates[1].terms, wanted);
+    assert_eq!(record.candidates[1].terms, wanted);
     assert_eq!(
         decisions.decision_line(number).as_deref(),
         Some("pool=chat policy=token_cost replica=10.0.0.1:8001 of=2 why=policy prompt=100 cached=60")
@@ -71,51 +79,43 @@ fn a_decision_is_told_in_the_policys_words_with_its_end() {
 }
 
 #[test]
-fn the_oldest_go_first_by_number_and_by_replicas() {
+fn oldest_decisions_are_evicted_by_number_and_by_replicas() {
     let decisions = DecisionLog::new(3);
     let numbers: Vec<u64> = ["a", "b", "c", "d"].map(|id| decisions.push(decision_entry(id, 2, 0))).into();
     assert_eq!(numbers, [0, 1, 2, 3]);
     assert_eq!(
-        (
-            decisions.find_by_request_id("a").len(),
-            decisions.find_by_request_id("b").len(),
-            decisions.lock_ring().replica_count
-        ),
+        (decisions.find_by_request_id("a").len(), decisions.find_by_request_id("b").len(), decisions.replica_count()),
         (0, 1, 6)
     );
     decisions.resize(1);
     assert_eq!((decisions.find_by_request_id("c").len(), decisions.find_by_request_id("d").len()), (0, 1));
-    // Whoever ended late ends nothing of anybody else's.
-    let ours = DecisionResult {
+    // The end of an evicted decision's request changes no other decision.
+    let late = DecisionResult {
         outcome: Outcome::RouterError,
         duration: Duration::ZERO,
         time_to_first_token: None,
         usage: None,
     };
-    decisions.record_result(0, ours);
+    decisions.record_result(0, late);
     assert_eq!(decisions.find_by_request_id("d")[0].result, None);
     decisions.resize(0);
     decisions.push(decision_entry("e", 2, 0));
     assert_eq!(
-        (
-            decisions.find_by_request_id("d").len(),
-            decisions.find_by_request_id("e").len(),
-            decisions.lock_ring().replica_count
-        ),
+        (decisions.find_by_request_id("d").len(), decisions.find_by_request_id("e").len(), decisions.replica_count()),
         (0, 0, 0)
     );
     decisions.resize(100_000);
     for _ in 0..300 {
         decisions.push(decision_entry("f", 1_000, 0));
     }
-    assert_eq!((decisions.find_by_request_id("f").len(), decisions.lock_ring().replica_count), (16, 16_000));
+    assert_eq!((decisions.find_by_request_id("f").len(), decisions.replica_count()), (16, 16_000));
 }
 
 #[test]
-fn of_too_many_replicas_the_chosen_one_is_told_of() {
+fn chosen_replica_survives_truncation() {
     let decisions = DecisionLog::new(1);
     decisions.push(decision_entry("a", 3_000, 2_999));
-    let told = decisions.find_by_request_id("a").remove(0);
-    assert_eq!((told.candidates.len(), told.omitted_replicas, told.reason), (1_024, 1_976, "policy"));
-    assert_eq!(told.candidates.last().unwrap().name, told.chosen.unwrap());
+    let record = decisions.find_by_request_id("a").remove(0);
+    assert_eq!((record.candidates.len(), record.omitted_replicas, record.reason), (1_024, 1_976, "policy"));
+    assert_eq!(record.candidates.last().unwrap().name, record.chosen.unwrap());
 }

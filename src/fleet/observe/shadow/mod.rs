@@ -1,28 +1,30 @@
-//! A second policy that is asked beside a pool's own and not obeyed.
+//! The shadow policy: a second policy, evaluated on a pool's live requests; its choices are only recorded.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::balance::{Candidate, Policy, PolicyError, PolicyRequest, PolicySpec, SeededRng, TokenLoad};
 use crate::fleet::load::ledger::{LoadLedger, LoadReservation};
 use crate::fleet::load::prefix_cache::{CacheSlot, CacheSlotAllocator, PrefixLookup};
-use crate::fleet::pool::member::{PoolMember, policy_members};
+use crate::fleet::lock::lock;
+use crate::fleet::pool::member::PoolMember;
+use crate::fleet::spec::member::policy_members;
 use crate::fleet::{AcquireRequest, MemberSpec, Outcome, Phase, Replica, ResponseProgress};
 use crate::prompt::PromptFingerprint;
 use crate::units::{Moment, ReplicaId, Slot, Tokens};
 
-/// What a shadow policy would have done with a request.
+/// A shadow policy's choice for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShadowResult {
     /// The policy's name in the table.
     pub policy: &'static str,
-    /// Whether it would have chosen the same replica.
+    /// Whether it chose the same replica.
     pub same_choice: bool,
-    /// What of the prompt would have been cached where it would have gone; `None` if the policy does not ask.
+    /// Prompt tokens that would have been cached on its choice; `None` if it does not use prefix caches.
     pub cached: Option<Tokens>,
 }
 
-/// A policy and the load there would be if it had its way.
+/// A policy, and the load on the replicas if its choices were followed.
 pub(in crate::fleet) struct ShadowPolicy {
     spec: PolicySpec,
     /// By slot.
@@ -35,52 +37,53 @@ pub(in crate::fleet) struct ShadowPolicy {
 struct ShadowState {
     policy: Box<dyn Policy>,
     rng: SeededRng,
-    /// Kept to spare an allocation a choice.
+    /// The candidates of the last choice; reused to save an allocation.
     candidates: Vec<Candidate>,
 }
 
-/// A replica as it would be.
+/// A replica as it would be loaded.
 #[derive(Debug)]
 struct ShadowReplica {
     replica_id: ReplicaId,
     ledger: LoadLedger,
-    /// Only where the policy wants to know where prompts are cached.
+    /// `None` if the policy does not use prefix caches.
     cache_slot: Option<CacheSlot>,
 }
 
-/// A request where the shadow policy would have sent it. It weighs there what it weighs on its real replica, as long.
+/// A request's load on the replica that the shadow policy chose.
 pub(in crate::fleet) struct ShadowReservation {
     shadow: Arc<ShadowPolicy>,
     replica: Arc<ShadowReplica>,
-    /// Taken at the end.
+    /// Taken when it is released.
     reservation: Option<LoadReservation>,
     prompt: Tokens,
     cached: Tokens,
     prefix: Option<Arc<PromptFingerprint>>,
-    /// `None` where no policy was asked.
+    /// `None` if the policy was not asked.
     same_choice: Option<bool>,
 }
 
-/// What happened to a request in its pool.
+/// The pool's choice for a request.
 pub(in crate::fleet) struct ActualChoice<'a> {
     pub(in crate::fleet) members: &'a [PoolMember],
-    /// Who could be chosen.
     pub(in crate::fleet) candidates: &'a [Candidate],
     pub(in crate::fleet) chosen: Slot,
-    /// The request belonged there; the policy was not asked.
+    /// Whether it was made without the policy.
     pub(in crate::fleet) pinned: bool,
     pub(in crate::fleet) now: Moment,
 }
 
 impl ShadowPolicy {
-    /// *Errors*: the policy cannot be made for these members.
+    /// Creates a shadow policy for the members of a pool.
+    ///
+    /// *Errors*: the policy cannot be built for these members.
     pub(in crate::fleet) fn new(
         spec: &PolicySpec,
         members: &[MemberSpec],
         replicas: &[Arc<Replica>],
         seed: u64,
     ) -> Result<Self, PolicyError> {
-        let inner = ShadowState {
+        let state = ShadowState {
             policy: spec.build(&policy_members(members))?,
             rng: SeededRng::from_seed(seed),
             candidates: Vec::new(),
@@ -89,144 +92,141 @@ impl ShadowPolicy {
             spec: spec.clone(),
             replicas: Vec::new(),
             cache_slots: CacheSlotAllocator::default(),
-            state: Mutex::new(inner),
+            state: Mutex::new(state),
         };
         shadow.replicas = replicas.iter().map(|replica| shadow.build_replica(replica.id())).collect();
         Ok(shadow)
     }
 
-    /// Goes on with the load that the shadow before it has imagined, if that had the same policy.
+    /// Takes over the load of the shadow policy before a reload, if it was the same policy.
     pub(in crate::fleet) fn inherit(&mut self, old: &Self) {
         if self.spec != old.spec {
             return;
         }
         self.cache_slots = old.cache_slots.clone();
-        let ids: Vec<ReplicaId> = self.replicas.drain(..).map(|double| double.replica_id).collect();
+        let ids: Vec<ReplicaId> = self.replicas.drain(..).map(|replica| replica.replica_id).collect();
         for id in ids {
-            let known = old.replicas.iter().find(|double| double.replica_id == id).cloned();
-            let double = known.unwrap_or_else(|| self.build_replica(id));
-            self.replicas.push(double);
+            let known = old.replicas.iter().find(|replica| replica.replica_id == id).cloned();
+            let replica = known.unwrap_or_else(|| self.build_replica(id));
+            self.replicas.push(replica);
         }
     }
 
-    fn build_replica(&mut self, of: ReplicaId) -> Arc<ShadowReplica> {
-        let seat = self.spec.needs_prefix().then(|| self.cache_slots.allocate());
-        Arc::new(ShadowReplica { replica_id: of, ledger: LoadLedger::default(), cache_slot: seat })
+    fn build_replica(&mut self, replica_id: ReplicaId) -> Arc<ShadowReplica> {
+        let cache_slot = self.spec.needs_prefix().then(|| self.cache_slots.allocate());
+        Arc::new(ShadowReplica { replica_id, ledger: LoadLedger::default(), cache_slot })
     }
 
-    /// Asks the policy about a request that is on its replica already, and charges whom it says.
+    /// Evaluates the policy for a request that has its replica already, and reserves its tokens on the choice.
     ///
     /// *Cost*: as the pool's own choice.
     pub(in crate::fleet) fn evaluate(
         self: &Arc<Self>,
-        attempt: &AcquireRequest<'_>,
-        happened: &ActualChoice<'_>,
+        request: &AcquireRequest<'_>,
+        actual: &ActualChoice<'_>,
     ) -> Option<ShadowReservation> {
-        let prefix = attempt.prefix.as_ref().filter(|_| self.spec.needs_prefix());
+        let prefix = request.prefix.as_ref().filter(|_| self.spec.needs_prefix());
         let tried: Vec<Slot> = (0u32..)
-            .zip(happened.members)
-            .filter(|(_, member)| attempt.tried.contains(&member.replica.id()))
+            .zip(actual.members)
+            .filter(|(_, member)| request.tried.contains(&member.replica.id()))
             .map(|(slot, _)| Slot(slot))
             .collect();
-        let job = PolicyRequest {
-            key: attempt.observers.shadow_key,
+        let policy_request = PolicyRequest {
+            key: request.observers.shadow_key,
             tried_slots: &tried,
-            ..attempt.estimated_policy_request()
+            ..request.estimated_policy_request()
         };
-        let seats = self.replicas.iter().filter_map(|double| double.cache_slot.as_ref());
-        let held = prefix.map(|prefix| PrefixLookup::new(prefix, job.prompt, seats));
-        let cached = |double: &ShadowReplica| match (&held, &double.cache_slot) {
-            (Some(held), Some(seat)) => held.cached_tokens(seat),
+        let prompt = policy_request.prompt;
+        let cache_slots = self.replicas.iter().filter_map(|replica| replica.cache_slot.as_ref());
+        let lookup = prefix.map(|prefix| PrefixLookup::new(prefix, prompt, cache_slots));
+        let cached_on = |replica: &ShadowReplica| match (&lookup, &replica.cache_slot) {
+            (Some(lookup), Some(slot)) => lookup.cached_tokens(slot),
             _ => Tokens(0),
         };
-        let mut inner = self.lock_state();
-        let ShadowState { policy, rng: dice, candidates: offered, .. } = &mut *inner;
-        offered.clear();
-        for real in happened.candidates {
-            let (double, member) = self.replicas.get(real.slot.index()).zip(happened.members.get(real.slot.index()))?;
-            let load = double.ledger.load() + member.replica.external_load(happened.now);
-            offered.push(Candidate { in_flight: double.ledger.in_flight(), load, cached: cached(double), ..*real });
+        let mut state = lock(&self.state);
+        let ShadowState { policy, rng, candidates } = &mut *state;
+        candidates.clear();
+        for real in actual.candidates {
+            let index = real.slot.index();
+            let (replica, member) = self.replicas.get(index).zip(actual.members.get(index))?;
+            let load = replica.ledger.load() + member.replica.external_load(actual.now);
+            let (in_flight, cached) = (replica.ledger.in_flight(), cached_on(replica));
+            candidates.push(Candidate { in_flight, load, cached, ..*real });
         }
-        let would = if happened.pinned { None } else { policy.choose(&job, offered, dice) };
-        let at = would.filter(|at| offered.iter().any(|c| c.slot == *at)).unwrap_or(happened.chosen);
-        let double = self.replicas.get(at.index())?.clone();
-        let cached = cached(&double);
-        let uncached = (job.prompt - cached).max(Tokens(1));
-        let charge = double.ledger.reserve(job.prompt.max(Tokens(1)), uncached, happened.now);
-        drop(inner);
-        if let (Some(seat), Some(prefix), Some(member)) = (&double.cache_slot, prefix, happened.members.get(at.index()))
+        let chosen = if actual.pinned { None } else { policy.choose(&policy_request, candidates, rng) };
+        let slot = chosen.filter(|slot| candidates.iter().any(|c| c.slot == *slot)).unwrap_or(actual.chosen);
+        let replica = self.replicas.get(slot.index())?.clone();
+        let cached = cached_on(&replica);
+        let uncached = (prompt - cached).max(Tokens(1));
+        let reservation = replica.ledger.reserve(prompt.max(Tokens(1)), uncached, actual.now);
+        drop(state);
+        if let (Some(cache_slot), Some(prefix), Some(member)) =
+            (&replica.cache_slot, prefix, actual.members.get(slot.index()))
         {
-            if let Some(room) = member.replica.kv_capacity(happened.now) {
-                seat.resize(room);
+            if let Some(capacity) = member.replica.kv_capacity(actual.now) {
+                cache_slot.resize(capacity);
             }
-            seat.record(prefix, job.prompt);
+            cache_slot.record(prefix, prompt);
         }
-        let same = (!happened.pinned).then_some(at == happened.chosen);
-        let (shadow, prefix) = (self.clone(), prefix.cloned());
         Some(ShadowReservation {
-            shadow,
-            replica: double,
-            reservation: Some(charge),
-            prompt: job.prompt,
+            shadow: self.clone(),
+            replica,
+            reservation: Some(reservation),
+            prompt,
             cached,
-            prefix,
-            same_choice: same,
+            prefix: prefix.cloned(),
+            same_choice: (!actual.pinned).then_some(slot == actual.chosen),
         })
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, ShadowState> {
-        // Nothing under the lock can leave it half-changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is imagined on each member: requests and tokens.
+    /// Returns the requests and tokens on each member.
     pub(in crate::fleet) fn loads(&self) -> Vec<(u32, TokenLoad)> {
-        self.replicas.iter().map(|double| (double.ledger.in_flight(), double.ledger.load())).collect()
+        self.replicas.iter().map(|replica| (replica.ledger.in_flight(), replica.ledger.load())).collect()
     }
 }
 
 impl ShadowReservation {
-    /// The real answer goes on.
-    pub(in crate::fleet) fn on_progress(&mut self, seen: ResponseProgress, now: Moment) {
-        let (Some(charge), ledger) = (&mut self.reservation, &self.replica.ledger) else { return };
-        if seen.content_events > 0 {
-            charge.record_first_token(ledger);
-            charge.add_output(ledger, seen.content_events, now);
+    /// Records a part of the real response.
+    pub(in crate::fleet) fn on_progress(&mut self, progress: ResponseProgress, now: Moment) {
+        let (Some(reservation), ledger) = (&mut self.reservation, &self.replica.ledger) else { return };
+        if progress.content_events > 0 {
+            reservation.record_first_token(ledger);
+            reservation.add_output(ledger, progress.content_events, now);
         }
-        if let Some(usage) = seen.usage {
-            charge.apply_usage(ledger, usage, now);
+        if let Some(usage) = progress.usage {
+            reservation.apply_usage(ledger, usage, now);
         }
     }
 
-    /// What there is to count of it; `None` where no policy was asked.
+    /// Returns the policy's choice; `None` if it was not asked.
     pub(in crate::fleet) fn result(&self) -> Option<ShadowResult> {
         let cached = self.shadow.spec.needs_prefix().then_some(self.cached);
         Some(ShadowResult { policy: self.shadow.spec.name(), same_choice: self.same_choice?, cached })
     }
 
-    /// The request has ended on its real replica, which is at `real`; `begun`: after a first token.
-    pub(in crate::fleet) fn finish(mut self, outcome: Outcome, real: Slot, begun: bool) {
+    /// Records the end of the request on its real replica, in `slot`; `had_first_token` if generated content had come.
+    pub(in crate::fleet) fn finish(mut self, outcome: Outcome, slot: Slot, had_first_token: bool) {
         self.release(outcome == Outcome::Completed);
-        if let (Some(seat), Some(prefix)) = (&self.replica.cache_slot, &self.prefix)
-            && !begun
+        if let (Some(cache_slot), Some(prefix)) = (&self.replica.cache_slot, &self.prefix)
+            && !had_first_token
             && outcome != Outcome::Completed
         {
-            seat.trim(prefix, self.prompt, self.cached);
+            cache_slot.trim(prefix, self.prompt, self.cached);
         }
         if let Outcome::Failed { phase } = outcome {
-            self.shadow.lock_state().policy.on_failure(real);
-            // What is down comes back empty, whoever would have been sent there.
-            let double = self.shadow.replicas.get(real.index());
-            if let Some(seat) = double.and_then(|double| double.cache_slot.as_ref()).filter(|_| phase == Phase::Connect)
-            {
-                seat.clear();
+            lock(&self.shadow.state).policy.on_failure(slot);
+            // A replica that is down returns with an empty cache, under any policy.
+            let failed = self.shadow.replicas.get(slot.index());
+            let cache_slot = failed.and_then(|replica| replica.cache_slot.as_ref());
+            if let Some(cache_slot) = cache_slot.filter(|_| phase == Phase::Connect) {
+                cache_slot.clear();
             }
         }
     }
 
-    fn release(&mut self, whole: bool) {
-        if let Some(charge) = self.reservation.take() {
-            charge.release(&self.replica.ledger, whole);
+    fn release(&mut self, completed: bool) {
+        if let Some(reservation) = self.reservation.take() {
+            reservation.release(&self.replica.ledger, completed);
         }
     }
 }
@@ -240,8 +240,8 @@ impl Drop for ShadowReservation {
 impl fmt::Debug for ShadowReservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShadowReservation")
-            .field("on", &self.replica.replica_id)
-            .field("same", &self.same_choice)
+            .field("replica_id", &self.replica.replica_id)
+            .field("same_choice", &self.same_choice)
             .finish_non_exhaustive()
     }
 }

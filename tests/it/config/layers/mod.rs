@@ -66,9 +66,9 @@ const MAX_FOLDER_FILES: usize = 15;
 const MAX_FILE_LINES: usize = 400;
 /// Rooms whose files still use each other in a circle. The list only shrinks.
 const ROOMS_WITH_CIRCLES: &[&str] =
-    &["cli", "config", "discover", "dns", "emulate", "engine", "fleet", "import", "log_format", "server", "tls"];
+    &["cli", "config", "discover", "dns", "emulate", "engine", "import", "log_format", "server", "tls"];
 /// Files that are still too long. The list only shrinks.
-const LONG_FILES: &[&str] = &["config/schema/top.rs", "fleet/pool/mod.rs", "import/pool_builder.rs"];
+const LONG_FILES: &[&str] = &["config/schema/top.rs", "import/pool_builder.rs"];
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

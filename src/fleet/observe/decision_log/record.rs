@@ -1,0 +1,56 @@
+//! A logged decision as it is shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::fleet::{NoReplica, Outcome};
+use crate::units::{Moment, Tokens, Usage};
+
+/// How a request on the chosen replica ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecisionResult {
+    /// Its outcome.
+    pub outcome: Outcome,
+    /// Time from the choice to the end.
+    pub duration: Duration,
+    /// Time from the choice to the first generated content.
+    pub time_to_first_token: Option<Duration>,
+    /// The token counts that the replica reported.
+    pub usage: Option<Usage>,
+}
+
+/// A decision as it is shown.
+#[derive(Clone, Debug)]
+pub struct DecisionRecord {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Its policy, as configured.
+    pub policy: String,
+    /// Time of the choice.
+    pub chosen_at: Moment,
+    /// The prompt tokens reserved.
+    pub prompt: Tokens,
+    /// The candidates, in configuration order.
+    pub candidates: Vec<CandidateTerms>,
+    /// The other members, with the reasons.
+    pub skipped: Vec<(Arc<str>, &'static str)>,
+    /// Number of members in neither list, if the pool has too many.
+    pub omitted_replicas: usize,
+    /// The chosen replica, or why there was none.
+    pub chosen: Result<Arc<str>, NoReplica>,
+    /// Why this one: `pinned`, `only one`, `first free` or `policy`; empty if none was chosen.
+    pub reason: &'static str,
+    /// Prompt tokens estimated to be cached there; `None` if the policy does not use prefix caches.
+    pub cached: Option<Tokens>,
+    /// How the request ended; `None` while it runs.
+    pub result: Option<DecisionResult>,
+}
+
+/// A candidate as it is shown.
+#[derive(Clone, Debug)]
+pub struct CandidateTerms {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The policy's terms with their values, and the weight at that moment.
+    pub terms: Vec<(&'static str, f64)>,
+}
