@@ -1,10 +1,10 @@
-//! Errors as vLLM words them.
+//! Errors in the words of vLLM.
 
 use http::StatusCode;
 
-use super::dialects::answer::quote_json;
+use super::json::quote_json;
 
-/// Why a request is not answered.
+/// The error response to a request.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
@@ -32,12 +32,12 @@ impl ApiError {
         }
     }
 
-    /// A field of the right type with a wrong value.
+    /// A field of the right type with an invalid value.
     pub(super) fn invalid_value(message: String, param: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message, kind: "BadRequestError", param: Some(param.to_owned()) }
     }
 
-    /// A body that does not have the shape of a request: pydantic's way of saying so.
+    /// A body without the shape of a request, in the words of pydantic.
     pub(super) fn validation_error(kind: &str, loc: &str, message: &str) -> Self {
         let message = format!("1 validation error:\n  {{'type': '{kind}', 'loc': '{loc}', 'msg': '{message}'}}");
         Self { status: StatusCode::BAD_REQUEST, message, kind: "Bad Request", param: Some(loc.to_owned()) }

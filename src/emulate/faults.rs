@@ -1,45 +1,45 @@
-//! The ways in which an emulated replica can misbehave, and when it does.
+//! Faults of an emulated replica and their injection.
 
 use std::time::Duration;
 
 use hyper::Method;
 use serde::Deserialize;
 
-/// A misbehaviour. `N` counts events of a stream, a chat's opening role event included.
+/// A fault. `N` counts events of a stream, a chat's opening role event included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmulatedFault {
-    /// `500`, `503` (with `Retry-After: 1`), `429`, or any other status from 400 up: an error instead of an answer.
+    /// `500`, `503` (with `Retry-After: 1`), `429`, or any other status from 400 up: an error response.
     Status(u16),
-    /// `close-before-head`: the request is read, the connection closed without a byte.
+    /// `close-before-head`: the connection is closed after the request was read.
     CloseBeforeHead,
-    /// `close-after-head`: head, then closed.
+    /// `close-after-head`: the connection is closed after the response head.
     CloseAfterHead,
-    /// `die-midstream=N`: closed after N events without the end of the chunked body; a plain answer is cut in half.
+    /// `die-midstream=N`: the connection is closed after N events; a whole response is cut in half.
     DieMidstream(u64),
     /// `cut-midstream=N`: the body ends properly after N events, without usage or `[DONE]`.
     CutMidstream(u64),
-    /// `stall=N`: silent after N events; a plain answer never comes.
+    /// `stall=N`: nothing is sent after N events; a whole response is never sent.
     Stall(u64),
-    /// `error-event=N`: vLLM's killed engine: an error event, then `[DONE]`; a plain answer is a 500.
+    /// `error-event=N`: as vLLM with a dead engine: an error event after N events, then `[DONE]`; a whole response is a 500.
     ErrorEvent(u64),
-    /// `abort-event=N`: vLLM's SIGTERM: finish reason `abort` after N events; a plain answer says so too.
+    /// `abort-event=N`: as vLLM on SIGTERM: finish reason `abort` after N events, also in a whole response.
     AbortEvent(u64),
     /// `bad-chunk=N`: the size line of the chunk after N events is not a number.
     BadChunk(u64),
-    /// `no-usage`: never tells usage.
+    /// `no-usage`: usage is omitted.
     NoUsage,
-    /// `usage-everywhere`: tells usage in every event.
+    /// `usage-everywhere`: every event has usage.
     UsageEverywhere,
-    /// `slow-headers=MS`.
+    /// `slow-headers=MS`: the response is delayed.
     SlowHeaders(Duration),
-    /// `slow-first=MS`: head at once, the first event so much later.
+    /// `slow-first=MS`: the first event is delayed after the head.
     SlowFirst(Duration),
-    /// `close-keepalive`: answers, then closes the connection although it did not say so.
+    /// `close-keepalive`: the connection is closed after the response without notice.
     CloseKeepalive,
 }
 
 impl EmulatedFault {
-    /// Reads `NAME` or `NAME=ARG`; `None` if there is no such fault. An absent argument is 1 (event) or 1000 (ms).
+    /// Parses `NAME` or `NAME=ARG`; `None` if the fault is unknown. The default argument is 1 (event) or 1000 (ms).
     pub fn parse(text: &str) -> Option<Self> {
         let (name, argument) = match text.trim().split_once('=') {
             Some((name, argument)) => (name, Some(argument.trim().parse::<u64>().ok()?)),
@@ -67,7 +67,7 @@ impl EmulatedFault {
     }
 }
 
-/// The fault that all clients of a replica get: at most one at a time.
+/// The fault that is injected into the requests of a replica; at most one at a time.
 #[derive(Debug, Default)]
 pub(super) struct FaultInjector {
     active: Option<ActiveFault>,
@@ -80,7 +80,7 @@ struct ActiveFault {
     path: Option<String>,
 }
 
-/// `POST /emulate/faults`.
+/// The body of `POST /emulate/faults`.
 #[derive(Deserialize)]
 struct FaultOrder {
     fault: String,
@@ -89,8 +89,8 @@ struct FaultOrder {
 }
 
 impl FaultInjector {
-    /// Takes an order: `fault` for the next `count` requests (absent or null: until cleared) of `path` (absent: every
-    /// POST). Returns false, changing nothing, if the order cannot be read.
+    /// Injects `fault` into the next `count` requests (absent or null: until cleared) of `path` (absent: every POST).
+    /// Returns whether the order is valid; otherwise nothing changes.
     pub(super) fn apply_order(&mut self, json: &[u8]) -> bool {
         let Ok(order) = serde_json::from_slice::<FaultOrder>(json) else { return false };
         let Some(fault) = EmulatedFault::parse(&order.fault) else { return false };
@@ -102,22 +102,22 @@ impl FaultInjector {
         self.active = None;
     }
 
-    /// The fault that a request meets, which uses one of `count` up.
+    /// Returns the fault that a request meets, and counts the request.
     pub(super) fn take_fault(&mut self, method: &Method, path: &str) -> Option<EmulatedFault> {
-        let standing = self.active.as_mut()?;
-        let meant = match &standing.path {
-            Some(wanted) => wanted == path,
+        let active = self.active.as_mut()?;
+        let applies = match &active.path {
+            Some(fault_path) => fault_path == path,
             None => method == Method::POST,
         };
-        if !meant {
+        if !applies {
             return None;
         }
-        match &mut standing.remaining {
+        match &mut active.remaining {
             None => {}
             Some(0) => return None,
-            Some(left) => *left -= 1,
+            Some(remaining) => *remaining -= 1,
         }
-        Some(standing.fault)
+        Some(active.fault)
     }
 }
 
@@ -126,18 +126,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_read_by_name_and_argument() {
+    fn faults_are_parsed_by_name_and_argument() {
         assert_eq!(EmulatedFault::parse("503"), Some(EmulatedFault::Status(503)));
         assert_eq!(EmulatedFault::parse("refuse-500"), Some(EmulatedFault::Status(500)));
         assert_eq!(EmulatedFault::parse(" die-midstream=7 "), Some(EmulatedFault::DieMidstream(7)));
         assert_eq!(EmulatedFault::parse("slow-first=20"), Some(EmulatedFault::SlowFirst(Duration::from_millis(20))));
-        for bad in ["", "200", "die-midstream=x", "no-such"] {
-            assert_eq!(EmulatedFault::parse(bad), None, "{bad}");
+        for invalid in ["", "200", "die-midstream=x", "no-such"] {
+            assert_eq!(EmulatedFault::parse(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn counted_faults_run_out_and_mean_posts_or_their_path() {
+    fn counted_faults_run_out_and_apply_to_posts_or_their_path() {
         let mut faults = FaultInjector::default();
         assert!(faults.apply_order(br#"{"fault":"500","count":2}"#));
         assert_eq!(faults.take_fault(&Method::GET, "/health"), None);

@@ -1,43 +1,47 @@
-//! The socket of one connection, with the tricks that a well-behaved HTTP server cannot play.
+//! The socket of one connection, with faults that an HTTP server cannot produce.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+/// Time in which hyper flushes what was written before.
+pub(super) const FLUSH_DELAY: Duration = Duration::from_millis(5);
+
 const STATE_CLOSING: u8 = 1;
 const STATE_GARBLING: u8 = 2;
 const STATE_BROKEN: u8 = 3;
 
-/// What a request's handler may do to its connection.
+/// The faults that a request's handler can cause on its connection.
 #[derive(Debug, Default)]
 pub(super) struct SocketFault {
-    /// One of the constants above; 0 while no trick is played.
+    /// One of the constants above; 0 without a fault.
     state: AtomicU8,
     read_waker: AtomicWaker,
 }
 
 impl SocketFault {
-    /// Ends the connection as if the client had: what is written still goes out, nothing more is read.
+    /// Closes the connection as if the client had: pending writes are sent, nothing more is read.
     pub(super) fn close_connection(&self) {
         self.state.store(STATE_CLOSING, Ordering::Relaxed);
         self.read_waker.wake();
     }
 
-    /// Spoils the first byte of the next write (the size line of a chunk, if all before was flushed); every later write
+    /// Garbles the first byte of the next write (the size line of a chunk, if all before was flushed). Every later write
     /// fails.
     pub(super) fn garble_next_write(&self) {
         self.state.store(STATE_GARBLING, Ordering::Relaxed);
     }
 }
 
-/// A TCP stream as hyper wants it.
+/// A TCP stream for hyper.
 #[derive(Debug)]
 pub(super) struct FaultySocket {
     stream: TokioIo<TcpStream>,
@@ -45,8 +49,8 @@ pub(super) struct FaultySocket {
 }
 
 impl FaultySocket {
-    pub(super) fn new(stream: TcpStream, trick: Arc<SocketFault>) -> Self {
-        Self { stream: TokioIo::new(stream), fault: trick }
+    pub(super) fn new(stream: TcpStream, fault: Arc<SocketFault>) -> Self {
+        Self { stream: TokioIo::new(stream), fault }
     }
 }
 
@@ -64,8 +68,8 @@ impl Write for FaultySocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.fault.state.load(Ordering::Relaxed) {
             STATE_GARBLING => {
-                let spoilt = [&b"?"[..], bytes.get(1..).unwrap_or_default()].concat();
-                let written = Pin::new(&mut self.stream).poll_write(cx, &spoilt);
+                let garbled = [&b"?"[..], bytes.get(1..).unwrap_or_default()].concat();
+                let written = Pin::new(&mut self.stream).poll_write(cx, &garbled);
                 if written.is_ready() {
                     self.fault.state.store(STATE_BROKEN, Ordering::Relaxed);
                 }

@@ -1,4 +1,4 @@
-//! Emulated clients: streamed chats with shared beginnings, at a given rate.
+//! Emulated clients: streamed chats with shared prefixes, at a given rate.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,55 +14,55 @@ use tokio::time::sleep;
 use crate::balance::SeededRng;
 use crate::tls;
 
-/// Sessions that share a beginning of their prompts.
+/// Sessions; the prompts of one share a prefix.
 const SESSION_COUNT: u64 = 8;
-/// Sentence that prompts are made of: 16 tokens at four bytes each.
+/// The sentence that prompts repeat: 16 tokens of four bytes.
 const PROMPT_SENTENCE: &str = "a weir holds water back and gives each channel its even share. ";
 
-/// What clients do.
+/// Settings of the emulated clients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadSettings {
-    /// Without a slash at the end, `/v1` not included.
+    /// Base URL without `/v1` and without a slash at the end.
     pub base_url: String,
-    /// Model that is asked for.
+    /// Requested model.
     pub model: String,
     /// Requests per second, on average.
     pub requests_per_second: f64,
-    /// Requests open at once; arrivals above it are skipped.
+    /// Most requests in progress; arrivals above it are skipped.
     pub max_open_requests: usize,
-    /// Longest answer, in tokens; lengths are even from 1 up.
+    /// Longest response, in tokens; lengths are uniform from 1.
     pub max_tokens: u64,
-    /// Requests to send; `None`: until stopped.
+    /// Requests to send; `None` for no limit.
     pub max_requests: Option<u64>,
-    /// Makes arrivals, prompts and lengths repeatable.
+    /// Seed of arrivals, prompts and lengths.
     pub seed: u64,
 }
 
-/// What clients have seen. Counts only grow.
+/// Results of the emulated clients.
 #[derive(Debug, Default)]
 pub struct LoadCounters {
     /// Requests sent.
     pub sent: AtomicU64,
-    /// Streams that came to their end.
+    /// Complete streams.
     pub completed: AtomicU64,
-    /// Requests that were refused, failed or broke off.
+    /// Requests that were refused, failed or cut.
     pub failed: AtomicU64,
-    /// Arrivals that were not sent because `max_open` were open.
+    /// Arrivals skipped because of [`LoadSettings::max_open_requests`].
     pub skipped: AtomicU64,
-    /// Tokens generated for complete streams, by their usage.
+    /// Tokens of complete streams, by their usage.
     pub generated_tokens: AtomicU64,
 }
 
-/// Time to the next arrival of a Poisson process; at most a minute.
-fn sample_arrival_gap(dice: &mut SeededRng, rate: f64) -> Duration {
-    let unit = ((dice.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+/// Returns the time to the next arrival of a Poisson process, at most a minute.
+fn sample_arrival_gap(rng: &mut SeededRng, rate: f64) -> Duration {
+    let unit = ((rng.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
     let seconds = -unit.ln() / rate.max(1e-3);
     Duration::from_secs_f64(seconds.clamp(0.0, 60.0))
 }
 
-/// Sends requests until `stop` is ready or all are sent; then waits for open ones to end (a stop drops them).
+/// Sends requests until all are answered, or until `stop` is ready, which drops the open ones.
 ///
-/// *Errors*: the HTTP client cannot be set up; what happens to requests is counted, never an error.
+/// *Errors*: the HTTP client cannot be set up. Failed requests are counted.
 pub async fn run_load(
     settings: LoadSettings,
     counters: Arc<LoadCounters>,
@@ -76,22 +76,24 @@ pub async fn run_load(
     Ok(())
 }
 
-/// A client that speaks to the address it is given and to no other.
+/// Returns a client without proxies and redirects.
+///
+/// *Errors*: the HTTP client cannot be set up.
 pub fn build_client() -> Result<reqwest::Client, reqwest::Error> {
-    // uvicorn closes idle connections after 5 s; a request on one that is just closing would fail.
+    // uvicorn closes idle connections after 5 s, and a request on a closing connection would fail.
     let idle = Duration::from_secs(4);
     let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     builder.tls_backend_preconfigured(tls::empty_client_config()).pool_idle_timeout(idle).build()
 }
 
 async fn send_requests(settings: &LoadSettings, counters: &Arc<LoadCounters>, client: &reqwest::Client) {
-    let mut dice = SeededRng::from_seed(settings.seed);
+    let mut rng = SeededRng::from_seed(settings.seed);
     let mut open = JoinSet::new();
     let mut sent = 0;
     while settings.max_requests.is_none_or(|limit| sent < limit) {
-        sleep(sample_arrival_gap(&mut dice, settings.requests_per_second)).await;
+        sleep(sample_arrival_gap(&mut rng, settings.requests_per_second)).await;
         while open.try_join_next().is_some() {}
-        let body = build_chat_body(settings, &mut dice);
+        let body = build_chat_body(settings, &mut rng);
         if open.len() >= settings.max_open_requests.max(1) {
             counters.skipped.fetch_add(1, Ordering::Relaxed);
             continue;
@@ -115,22 +117,22 @@ async fn send_requests(settings: &LoadSettings, counters: &Arc<LoadCounters>, cl
     while open.join_next().await.is_some() {}
 }
 
-/// A chat of one of a few sessions: the session's own beginning of one of four lengths, then a question of its own.
-fn build_chat_body(settings: &LoadSettings, dice: &mut SeededRng) -> Value {
-    let session = dice.next_below(SESSION_COUNT);
+/// Returns a chat of one of the sessions: the session's prefix, of one of four lengths, and a unique question.
+fn build_chat_body(settings: &LoadSettings, rng: &mut SeededRng) -> Value {
+    let session = rng.next_below(SESSION_COUNT);
     let sentences = [4, 16, 64, 128][(session % 4) as usize];
     let system = format!("session {session}. {}", PROMPT_SENTENCE.repeat(sentences));
-    let question = format!("question {}: {}", dice.next_u64(), PROMPT_SENTENCE.repeat(1 + dice.next_below(8) as usize));
+    let question = format!("question {}: {}", rng.next_u64(), PROMPT_SENTENCE.repeat(1 + rng.next_below(8) as usize));
     json!({
         "model": settings.model,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": question}],
-        "max_tokens": 1 + dice.next_below(settings.max_tokens),
+        "max_tokens": 1 + rng.next_below(settings.max_tokens),
         "stream": true,
         "stream_options": {"include_usage": true},
     })
 }
 
-/// Reads a stream to its end. `None` if there was no proper one; its tokens, 0 if it did not tell them.
+/// Reads a stream to its end. Returns its tokens, 0 if it reports none; `None` if the request failed or was cut.
 async fn read_stream(request: reqwest::RequestBuilder) -> Option<u64> {
     let response = request.send().await.ok()?.error_for_status().ok()?;
     let mut events = response.bytes_stream().eventsource();
@@ -144,8 +146,8 @@ async fn read_stream(request: reqwest::RequestBuilder) -> Option<u64> {
         if event.get("error").is_some() {
             return None;
         }
-        if let Some(told) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
-            tokens = told;
+        if let Some(reported) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
+            tokens = reported;
         }
     }
     None

@@ -1,4 +1,4 @@
-//! Prompts as text and as the engine sees them.
+//! Prompts as text, and as token counts and block hashes for the engine.
 
 use serde_json::Value;
 
@@ -6,7 +6,8 @@ use crate::units::Tokens;
 
 /// Bytes of canonical text that count as a token.
 const BYTES_PER_TOKEN: usize = 4;
-/// A prompt as the engine sees it.
+
+/// A prompt for the engine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EmulatedPrompt {
     pub(super) tokens: u64,
@@ -14,31 +15,31 @@ pub(super) struct EmulatedPrompt {
 }
 
 impl EmulatedPrompt {
-    /// Counts and hashes canonical text. Equal `seed` and equal leading blocks give equal leading hashes.
+    /// Counts and hashes canonical text in blocks of `block` tokens. Equal seeds and leading blocks give equal hashes.
     pub(super) fn from_text(text: &[u8], seed: u64, block: Tokens) -> Self {
         let block = usize::try_from(block.0).unwrap_or(usize::MAX).saturating_mul(BYTES_PER_TOKEN);
         let mut hash = seed;
-        let mut chained = |piece: &[u8]| {
-            hash = hash_bytes(piece, hash);
+        let mut chain = |bytes: &[u8]| {
+            hash = hash_bytes(bytes, hash);
             hash
         };
-        let blocks = text.chunks_exact(block.max(1)).map(&mut chained).collect();
+        let blocks = text.chunks_exact(block.max(1)).map(&mut chain).collect();
         Self { tokens: (text.len().div_ceil(BYTES_PER_TOKEN) as u64).max(1), block_hashes: blocks }
     }
 }
 
-/// Mixes bytes into a hash; the same on every machine.
+/// Returns a hash of bytes that is the same on every machine.
 pub(super) fn hash_bytes(bytes: &[u8], seed: u64) -> u64 {
     let mut hash = seed ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    for piece in bytes.chunks(8) {
-        let word = piece.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+    for chunk in bytes.chunks(8) {
+        let word = chunk.iter().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
         hash = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash ^= hash >> 32;
     }
     hash
 }
 
-/// Tools, system text and messages in order, so that equal beginnings of conversations are equal beginnings of text.
+/// Returns tools, system text and messages in order, so that conversations with a common beginning share a prefix.
 pub(super) fn chat_text(body: &Value, messages: &Value) -> Vec<u8> {
     let mut text = String::new();
     for field in ["tools", "instructions", "system"] {
@@ -79,7 +80,7 @@ fn push_content(text: &mut String, content: &Value) {
     }
 }
 
-/// The texts of a completion's `prompt`: text, token ids, or a list of either.
+/// Returns the texts of a completion's `prompt`: text, token ids, or a list of either.
 pub(super) fn prompt_texts(prompt: &Value) -> Vec<Vec<u8>> {
     let ids =
         |ids: &[Value]| ids.iter().flat_map(|id| (id.as_u64().unwrap_or_default() as u32).to_le_bytes()).collect();
@@ -96,17 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_conversation_begins_with_the_blocks_of_the_shorter() {
-        let said = |count: usize| -> Value {
+    fn longer_conversation_has_the_blocks_of_the_shorter() {
+        let messages = |count: usize| -> Value {
             (0..count)
-                .map(|at| serde_json::json!({"role": "user", "content": format!("message {at}").repeat(30)}))
+                .map(|index| serde_json::json!({"role": "user", "content": format!("message {index}").repeat(30)}))
                 .collect()
         };
-        let prompt = |count| EmulatedPrompt::from_text(&chat_text(&Value::Null, &said(count)), 7, Tokens(16));
+        let prompt = |count| EmulatedPrompt::from_text(&chat_text(&Value::Null, &messages(count)), 7, Tokens(16));
         let (short, long) = (prompt(2), prompt(3));
         assert!(short.block_hashes.len() > 5 && long.block_hashes.len() > short.block_hashes.len());
         assert_eq!(long.block_hashes[..short.block_hashes.len()], short.block_hashes);
-        let salted = EmulatedPrompt::from_text(&chat_text(&Value::Null, &said(2)), 8, Tokens(16));
+        let salted = EmulatedPrompt::from_text(&chat_text(&Value::Null, &messages(2)), 8, Tokens(16));
         assert!(salted.block_hashes.iter().zip(&short.block_hashes).all(|(a, b)| a != b));
     }
 

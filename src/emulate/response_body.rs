@@ -1,4 +1,4 @@
-//! The bodies of answers, and the count of what is open.
+//! Bodies of responses, and counters of requests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,36 +14,36 @@ use tokio::task::AbortHandle;
 
 use super::faulty_socket::SocketFault;
 
-/// Paths that are counted under their own name; what comes later counts under `other`.
+/// Paths with a counter of their own; further ones count as `other`.
 const MAX_COUNTED_PATHS: usize = 256;
 
-/// What an emulated replica has seen, for tests to ask.
+/// Counters of an emulated replica, for tests.
 #[derive(Debug, Default)]
 pub struct EmulatorCounters {
     pub(super) accepted_connections: AtomicU64,
     pub(super) open_requests: AtomicU64,
     pub(super) aborted_requests: AtomicU64,
-    /// Guards the requests seen per path.
+    /// Guards the number of requests by path.
     pub(super) requests_by_path: Mutex<BTreeMap<String, u64>>,
 }
 
 impl EmulatorCounters {
-    /// Connections accepted so far.
+    /// Returns the number of connections accepted so far.
     pub fn accepted_connections(&self) -> u64 {
         self.accepted_connections.load(Ordering::Relaxed)
     }
 
-    /// Requests whose answer is not complete.
+    /// Returns the number of requests whose response is not complete.
     pub fn open_requests(&self) -> u64 {
         self.open_requests.load(Ordering::Relaxed)
     }
 
-    /// Requests that ended before their answer was complete, by the client's doing or by a fault.
+    /// Returns the number of requests whose response was cut by the client or by a fault.
     pub fn aborted_requests(&self) -> u64 {
         self.aborted_requests.load(Ordering::Relaxed)
     }
 
-    /// Requests seen for `path`, whatever their method and answer.
+    /// Returns the number of requests for `path`, of any method and status.
     pub fn request_count(&self, path: &str) -> u64 {
         self.requests_by_path.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied().unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl EmulatorCounters {
     }
 }
 
-/// A request that is being answered.
+/// A request in progress; on drop it is counted as ended.
 #[derive(Debug)]
 pub(super) struct OpenRequest {
     counters: Arc<EmulatorCounters>,
@@ -78,27 +78,27 @@ impl Drop for OpenRequest {
     }
 }
 
-/// A connection that ends here, by a fault.
+/// A connection is broken by a fault.
 #[derive(Debug)]
 pub(super) struct BodyAborted;
 
 impl fmt::Display for BodyAborted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an emulated fault")
+        f.write_str("emulated fault")
     }
 }
 
 impl std::error::Error for BodyAborted {}
 
-/// What a streaming task says: bytes, or that the connection is to break.
+/// A part of a streamed body, or the order to break the connection.
 pub(super) type BodyChunk = Result<Bytes, BodyAborted>;
 
-/// An answer's body. Dropped, it ends the task that writes it.
+/// A response body. On drop it aborts the task that writes it.
 #[derive(Debug)]
 pub(super) struct EmulatedBody {
     content: BodyContent,
     open_request: Option<OpenRequest>,
-    /// Closes the connection when the body has gone out.
+    /// Set if the connection is closed after the body.
     close_when_sent: Option<Arc<SocketFault>>,
 }
 
@@ -113,16 +113,20 @@ impl EmulatedBody {
         Self { content: BodyContent::Full(bytes.into()), open_request: None, close_when_sent: None }
     }
 
-    /// What `writer` says. `size` is the length that the head promises; none: chunked.
-    pub(super) fn from_channel(said: mpsc::Receiver<BodyChunk>, writer: AbortHandle, size: Option<u64>) -> Self {
+    /// Returns a body that `writer_task` sends. `content_length` is the length in the head; `None` for a chunked body.
+    pub(super) fn from_channel(
+        chunks: mpsc::Receiver<BodyChunk>,
+        writer_task: AbortHandle,
+        content_length: Option<u64>,
+    ) -> Self {
         Self {
-            content: BodyContent::Stream { chunks: said, writer_task: writer, content_length: size },
+            content: BodyContent::Stream { chunks, writer_task, content_length },
             open_request: None,
             close_when_sent: None,
         }
     }
 
-    /// Counts the request as open until the body has gone out.
+    /// Counts the request as open until the body has been sent; then closes the connection if `close` is set.
     pub(super) fn attach_request(&mut self, mut open: OpenRequest, close: Option<Arc<SocketFault>>) {
         // hyper may write a body of known bytes without asking for its end.
         open.complete = matches!(self.content, BodyContent::Full(_));
@@ -134,7 +138,7 @@ impl EmulatedBody {
         matches!(self.content, BodyContent::Full(_))
     }
 
-    /// The bytes of a whole body.
+    /// Returns the bytes of a whole body; empty for a streamed one.
     pub(super) fn bytes(&self) -> Bytes {
         match &self.content {
             BodyContent::Full(bytes) => bytes.clone(),
@@ -148,17 +152,17 @@ impl http_body::Body for EmulatedBody {
     type Error = BodyAborted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
-        let said = match &mut self.content {
+        let chunk = match &mut self.content {
             BodyContent::Full(bytes) if bytes.is_empty() => None,
             BodyContent::Full(bytes) => Some(Ok(std::mem::take(bytes))),
-            BodyContent::Stream { chunks: said, .. } => std::task::ready!(said.poll_recv(cx)),
+            BodyContent::Stream { chunks, .. } => std::task::ready!(chunks.poll_recv(cx)),
         };
-        if said.is_none()
+        if chunk.is_none()
             && let Some(open) = &mut self.open_request
         {
             open.complete = true;
         }
-        Poll::Ready(said.map(|said| said.map(Frame::data)))
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -176,11 +180,11 @@ impl http_body::Body for EmulatedBody {
 
 impl Drop for EmulatedBody {
     fn drop(&mut self) {
-        if let BodyContent::Stream { writer_task: writer, .. } = &self.content {
-            writer.abort();
+        if let BodyContent::Stream { writer_task, .. } = &self.content {
+            writer_task.abort();
         }
-        if let Some(trick) = &self.close_when_sent {
-            trick.close_connection();
+        if let Some(socket_fault) = &self.close_when_sent {
+            socket_fault.close_connection();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lets an [`SimulatedEngine`] run in real time: one owner of its clock, a channel per request.
+//! Runs a [`SimulatedEngine`] in real time, with a channel of events per answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +15,9 @@ use crate::engine::{
 #[derive(Debug)]
 pub(super) struct EngineRunner {
     clock: Clock,
-    /// Guards the engine and the list of who hears of which request.
+    /// Guards the engine and the listeners of its requests.
     state: Mutex<RunnerState>,
-    /// Told when an idle engine got work.
+    /// Notified when a request is submitted.
     work_added: Notify,
 }
 
@@ -36,55 +36,57 @@ struct EngineListener {
 }
 
 impl RunnerState {
-    /// Tells listeners all that happened by now; returns whether a step is under way, and when it ends.
+    /// Sends all events so far to their listeners. Returns the end of the current step; `None` if the engine is idle.
     fn deliver_events(&mut self, clock: &Clock) -> Option<tokio::time::Instant> {
-        let ends = self.engine.advance(clock.now(), &mut self.events);
+        let step_end = self.engine.advance(clock.now(), &mut self.events);
         for event in self.events.drain(..) {
             let Some(listener) = self.listeners.get(&event.request_id) else { continue };
-            // A listener that is gone takes its request out of the engine itself.
+            // A dropped listener aborts its request itself.
             let _ = listener.sender.send((listener.choice, event.kind));
             if event.kind == EngineEventKind::Finished {
                 self.listeners.remove(&event.request_id);
             }
         }
-        ends.map(|end| clock.deadline(end))
+        step_end.map(|end| clock.deadline(end))
     }
 }
 
 impl EngineRunner {
-    pub(super) fn new(constants: EngineModel, clock: Clock) -> Self {
-        let engine = SimulatedEngine::new(constants);
+    pub(super) fn new(model: EngineModel, clock: Clock) -> Self {
+        let engine = SimulatedEngine::new(model);
         let state = RunnerState { engine, listeners: BTreeMap::new(), next_id: 0, events: Vec::new() };
         Self { clock, state: Mutex::new(state), work_added: Notify::new() }
     }
 
-    /// Wakes at every step's end; never returns.
+    /// Advances the engine at the end of every step. Never returns.
     pub(super) async fn run(&self) {
         loop {
-            let ends = self.lock().deliver_events(&self.clock);
-            match ends {
+            let step_end = self.lock().deliver_events(&self.clock);
+            match step_end {
                 Some(end) => sleep_until(end).await,
                 None => self.work_added.notified().await,
             }
         }
     }
 
-    /// Submits all of `works` (their ids are replaced) or none; the ticket's choices are their indices.
-    pub(super) fn submit(self: &Arc<Self>, works: Vec<EngineRequest>) -> Result<SubmittedRequests, SubmitError> {
-        let (to, heard) = mpsc::unbounded_channel();
-        let mut ticket =
-            SubmittedRequests { runner: self.clone(), request_ids: Vec::new(), unfinished: works.len(), events: heard };
-        for (choice, mut work) in works.into_iter().enumerate() {
+    /// Submits all of `requests` (their ids are replaced) or none; their indices are the choices.
+    ///
+    /// *Errors*: the engine refuses a request.
+    pub(super) fn submit(self: &Arc<Self>, requests: Vec<EngineRequest>) -> Result<SubmittedRequests, SubmitError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let mut submitted =
+            SubmittedRequests { runner: self.clone(), request_ids: Vec::new(), unfinished: requests.len(), events };
+        for (choice, mut request) in requests.into_iter().enumerate() {
             let mut state = self.lock();
             state.next_id += 1;
             let id = state.next_id;
-            work.id = id;
-            state.engine.submit(work, self.clock.now())?;
-            state.listeners.insert(id, EngineListener { choice, sender: to.clone() });
-            ticket.request_ids.push(id);
+            request.id = id;
+            state.engine.submit(request, self.clock.now())?;
+            state.listeners.insert(id, EngineListener { choice, sender: sender.clone() });
+            submitted.request_ids.push(id);
         }
         self.work_added.notify_one();
-        Ok(ticket)
+        Ok(submitted)
     }
 
     pub(super) fn stats(&self) -> SchedulerStats {
@@ -96,7 +98,7 @@ impl EngineRunner {
     }
 }
 
-/// The requests behind one answer. Dropped before they are finished, it aborts them.
+/// The requests of one answer. On drop it aborts the unfinished ones.
 #[derive(Debug)]
 pub(super) struct SubmittedRequests {
     runner: Arc<EngineRunner>,
@@ -106,11 +108,11 @@ pub(super) struct SubmittedRequests {
 }
 
 impl SubmittedRequests {
-    /// The next event and the choice it belongs to; `None` once all choices are finished.
+    /// Waits for the next event. Returns its choice and kind; `None` once all choices are finished.
     pub(super) async fn next_event(&mut self) -> Option<(usize, EngineEventKind)> {
-        let heard = self.events.recv().await?;
-        self.unfinished -= usize::from(heard.1 == EngineEventKind::Finished);
-        Some(heard)
+        let (choice, kind) = self.events.recv().await?;
+        self.unfinished -= usize::from(kind == EngineEventKind::Finished);
+        Some((choice, kind))
     }
 }
 

@@ -1,8 +1,8 @@
-//! An answer under way, and what a dialect must be able to write of it.
+//! An answer in progress, and the trait that writes it in a dialect.
 
 use std::ops::Range;
 
-use crate::emulate::request::{GenerateRequest, UsageOptions};
+use crate::emulate::generate::request::{GenerateRequest, UsageOptions};
 
 /// Every word is one token.
 const FILLER_WORDS: [&str; 24] = [
@@ -10,40 +10,35 @@ const FILLER_WORDS: [&str; 24] = [
     "that", "no", "basin", "spills", "while", "another", "stands", "dry", "today",
 ];
 
-/// `text` as a JSON string.
-pub(in crate::emulate) fn quote_json(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// The word that a choice's token is.
+/// Returns the text of a choice's token.
 pub(in crate::emulate) fn token_text(choice: usize, at: u64) -> String {
     let word = FILLER_WORDS[(at as usize).wrapping_add(choice * 7) % FILLER_WORDS.len()];
     if at == 0 { word.to_owned() } else { format!(" {word}") }
 }
 
-/// The text that a choice's tokens are.
+/// Returns the text of a choice's tokens.
 pub(in crate::emulate) fn choice_text(choice: usize, tokens: Range<u64>) -> String {
     tokens.map(|at| token_text(choice, at)).collect()
 }
 
-/// A log probability as plausible as the text.
+/// Returns the log probability of a token, or of its alternative of this rank.
 pub(in crate::emulate) fn token_logprob(at: u64, rank: u64) -> f64 {
     -0.25 - (at % 7) as f64 / 8.0 - rank as f64
 }
 
-/// An answer under way.
+/// An answer in progress.
 #[derive(Debug)]
 pub(in crate::emulate) struct AnswerProgress {
     pub(in crate::emulate) request: GenerateRequest,
-    /// With the dialect's prefix.
+    /// The response id with the dialect's prefix.
     pub(in crate::emulate) id: String,
-    /// Seconds since the Unix epoch.
+    /// Creation time in seconds since the Unix epoch.
     pub(in crate::emulate) created: u64,
-    /// Prompt tokens found in the cache, by prompt.
+    /// Prompt tokens found in the cache, of all prompts.
     pub(in crate::emulate) cached_tokens: u64,
-    /// Tokens per choice that the engine has generated.
+    /// Tokens generated so far, by choice.
     pub(in crate::emulate) generated_tokens: Vec<u64>,
-    /// A fault: usage is not told.
+    /// Whether a fault omits usage.
     pub(in crate::emulate) omits_usage: bool,
 }
 
@@ -52,38 +47,38 @@ impl AnswerProgress {
         self.generated_tokens.iter().sum()
     }
 
-    /// Where this stream tells usage.
+    /// Returns the events of this stream that contain usage.
     pub(in crate::emulate) fn usage_options(&self) -> UsageOptions {
         if self.omits_usage { UsageOptions::default() } else { self.request.usage_options }
     }
 }
 
-/// Tokens of one choice that go out together.
+/// Tokens of one choice that are sent together.
 #[derive(Clone, Debug)]
 pub(in crate::emulate) struct TokenChunk {
     pub(in crate::emulate) choice: usize,
-    /// Which of the choice's tokens; may be empty.
+    /// Indices of the choice's tokens; may be empty.
     pub(in crate::emulate) tokens: Range<u64>,
-    /// Set on a choice's last piece.
+    /// Set on a choice's last chunk.
     pub(in crate::emulate) finish_reason: Option<&'static str>,
 }
 
-/// Writes an answer down in one dialect. Events are complete SSE events, blank line included.
+/// Writes an answer in one dialect. Events are complete SSE events, blank line included.
 pub(in crate::emulate) trait DialectWriter: Send {
-    /// The events before the first token.
+    /// Returns the events before the first token.
     fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String>;
 
-    /// The events of a piece.
-    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String>;
+    /// Returns the events of a chunk.
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String>;
 
-    /// The events after the last piece.
+    /// Returns the events after the last chunk.
     fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String>;
 
-    /// The whole answer as one JSON text, every choice finished for the reason `finish`.
+    /// Returns the whole answer as JSON, every choice finished for the reason `finish`.
     fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String;
 }
 
-/// Arguments of a tool call, as the tokens of a choice: the pieces' texts join to a JSON object.
+/// Returns the part of a tool call's arguments for these tokens; all parts together are a JSON object.
 pub(in crate::emulate) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
     let fragment = |at: u64| match (at, output) {
         (0, 1) => "{}".to_owned(),
@@ -99,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_join_to_a_json_object() {
+    fn argument_parts_form_a_json_object() {
         for output in 1..6 {
             let joined: String = (0..output).map(|at| tool_arguments(1, at..at + 1, output)).collect();
             assert!(serde_json::from_str::<serde_json::Value>(&joined).unwrap().is_object(), "{joined}");

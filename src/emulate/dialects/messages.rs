@@ -1,8 +1,9 @@
 //! The dialect of `/v1/messages`: named events, no `[DONE]`.
 
-use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json};
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text};
+use crate::emulate::json::quote_json;
 
-/// `/v1/messages`, Anthropic's.
+/// Writer of `/v1/messages`.
 #[derive(Debug, Default)]
 pub(in crate::emulate) struct MessagesWriter;
 
@@ -23,14 +24,14 @@ impl DialectWriter for MessagesWriter {
         ]
     }
 
-    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
         let mut events = Vec::new();
-        if !piece.tokens.is_empty() {
-            let words = quote_json(&choice_text(piece.choice, piece.tokens.clone()));
+        if !chunk.tokens.is_empty() {
+            let words = quote_json(&choice_text(chunk.choice, chunk.tokens.clone()));
             let delta = format!(r#""delta":{{"type":"text_delta","text":{words}}},"index":0"#);
             events.push(format_event("content_block_delta", &delta));
         }
-        if let Some(finish) = piece.finish_reason {
+        if let Some(finish) = chunk.finish_reason {
             events.push(format_event("content_block_stop", r#""index":0"#));
             let stop = stop_reason(finish);
             let delta = format!(r#""delta":{{"stop_reason":{stop},"stop_sequence":null}}{}"#, format_usage(answer));
@@ -59,7 +60,7 @@ fn format_event(kind: &str, fields: &str) -> String {
     format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{fields}}}\n\n")
 }
 
-/// As JSON; vLLM has no word for an abort.
+/// Returns the stop reason as JSON; vLLM has none for an abort.
 fn stop_reason(finish: &str) -> String {
     match finish {
         "length" => quote_json("max_tokens"),
@@ -69,7 +70,7 @@ fn stop_reason(finish: &str) -> String {
     }
 }
 
-/// What was cached is no part of `input_tokens` here.
+/// Returns the usage member. `input_tokens` excludes cached tokens in this dialect.
 fn format_usage(answer: &AnswerProgress) -> String {
     if answer.omits_usage {
         return String::new();

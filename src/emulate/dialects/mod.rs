@@ -1,4 +1,4 @@
-//! What emulated replicas write, one file per dialect of the API.
+//! Responses of emulated replicas, a file per dialect of the API.
 
 pub(super) mod answer;
 pub(super) mod messages;

@@ -1,16 +1,17 @@
 //! The dialects of `/v1/chat/completions` and `/v1/completions`, spelled as vLLM 0.32 does.
 
 use super::answer::{
-    AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json, token_logprob, token_text, tool_arguments,
+    AnswerProgress, DialectWriter, TokenChunk, choice_text, token_logprob, token_text, tool_arguments,
 };
+use crate::emulate::json::quote_json;
 
 const SYSTEM_FINGERPRINT: &str = r#""system_fingerprint":"emulated""#;
 
-/// `/v1/chat/completions`.
+/// Writer of `/v1/chat/completions`.
 #[derive(Debug, Default)]
 pub(in crate::emulate) struct ChatWriter;
 
-/// `/v1/completions`.
+/// Writer of `/v1/completions`.
 #[derive(Debug, Default)]
 pub(in crate::emulate) struct CompletionsWriter;
 
@@ -26,21 +27,21 @@ impl DialectWriter for ChatWriter {
         (0..answer.request.choice_count()).map(role).map(|json| data_event(&json)).collect()
     }
 
-    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
         let mut events = Vec::new();
         if answer.request.tool_name.is_none() {
-            events.push(chat_chunk(answer, piece, &content_delta(piece), piece.finish_reason));
+            events.push(chat_chunk(answer, chunk, &content_delta(chunk), chunk.finish_reason));
             return events;
         }
-        // vLLM names the function in one event, adds arguments in the next ones and finishes in one of its own.
-        if piece.tokens.start == 0 && !piece.tokens.is_empty() {
-            events.push(chat_chunk(answer, piece, &tool_name_delta(answer, piece.choice), None));
+        // vLLM sends the function's name in one event, its arguments in the next ones, and the finish reason in another.
+        if chunk.tokens.start == 0 && !chunk.tokens.is_empty() {
+            events.push(chat_chunk(answer, chunk, &tool_name_delta(answer, chunk.choice), None));
         }
-        if !piece.tokens.is_empty() {
-            events.push(chat_chunk(answer, piece, &tool_arguments_delta(answer, piece), None));
+        if !chunk.tokens.is_empty() {
+            events.push(chat_chunk(answer, chunk, &tool_arguments_delta(answer, chunk), None));
         }
-        if piece.finish_reason.is_some() {
-            events.push(chat_chunk(answer, &TokenChunk { tokens: 0..0, ..piece.clone() }, "{}", piece.finish_reason));
+        if chunk.finish_reason.is_some() {
+            events.push(chat_chunk(answer, &TokenChunk { tokens: 0..0, ..chunk.clone() }, "{}", chunk.finish_reason));
         }
         events
     }
@@ -65,11 +66,11 @@ impl DialectWriter for ChatWriter {
                     ),
                 ),
             };
-            let piece = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
+            let chunk = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
             format!(
                 r#"{{"index":{choice},"message":{{"role":"assistant","content":{},"refusal":null,"annotations":null,"audio":null,"function_call":null{calls},"reasoning":null}},"logprobs":{},"finish_reason":"{finish}","stop_reason":null,"token_ids":null,"routed_experts":null}}"#,
                 quote_json(&content),
-                chat_logprobs(answer, &piece),
+                chat_logprobs(answer, &chunk),
             )
         };
         let choices: Vec<String> = (0..answer.request.choice_count()).map(choice).collect();
@@ -87,18 +88,18 @@ impl DialectWriter for CompletionsWriter {
         Vec::new()
     }
 
-    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
-        let fingerprint = match piece.finish_reason {
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
+        let fingerprint = match chunk.finish_reason {
             Some(_) if !answer.usage_options().include_usage => format!(",{SYSTEM_FINGERPRINT}"),
             _ => String::new(),
         };
         let json = format!(
             r#"{}{{"index":{},"text":{},"logprobs":{},"finish_reason":{},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]{}{fingerprint}}}"#,
             chunk_head(answer, "text_completion"),
-            piece.choice,
-            quote_json(&choice_text(piece.choice, piece.tokens.clone())),
-            completion_logprobs(answer, piece),
-            piece.finish_reason.map_or_else(|| "null".to_owned(), quote_json),
+            chunk.choice,
+            quote_json(&choice_text(chunk.choice, chunk.tokens.clone())),
+            completion_logprobs(answer, chunk),
+            chunk.finish_reason.map_or_else(|| "null".to_owned(), quote_json),
             running_usage(answer),
         );
         vec![data_event(&json)]
@@ -111,11 +112,11 @@ impl DialectWriter for CompletionsWriter {
     fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
         let choice = |choice: usize| {
             let tokens = answer.generated_tokens.get(choice).copied().unwrap_or_default();
-            let piece = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
+            let chunk = TokenChunk { choice, tokens: 0..tokens, finish_reason: None };
             format!(
                 r#"{{"index":{choice},"text":{},"logprobs":{},"finish_reason":"{finish}","stop_reason":null,"token_ids":null,"prompt_logprobs":null,"prompt_token_ids":null,"routed_experts":null}}"#,
                 quote_json(&choice_text(choice, 0..tokens)),
-                completion_logprobs(answer, &piece),
+                completion_logprobs(answer, &chunk),
             )
         };
         let choices: Vec<String> = (0..answer.request.choice_count()).map(choice).collect();
@@ -128,12 +129,12 @@ impl DialectWriter for CompletionsWriter {
     }
 }
 
-/// An event without a name.
+/// Returns an event without a name.
 pub(in crate::emulate) fn data_event(json: &str) -> String {
     format!("data: {json}\n\n")
 }
 
-/// Everything up to the first choice.
+/// Returns the beginning of a response up to the first choice.
 fn chunk_head(answer: &AnswerProgress, object: &str) -> String {
     format!(
         r#"{{"id":{},"object":"{object}","created":{},"model":{},"choices":["#,
@@ -181,29 +182,30 @@ fn openai_final_events(answer: &AnswerProgress, object: &str, created_cache: &st
     events
 }
 
-fn chat_chunk(answer: &AnswerProgress, piece: &TokenChunk, delta: &str, finish: Option<&str>) -> String {
+fn chat_chunk(answer: &AnswerProgress, chunk: &TokenChunk, delta: &str, finish: Option<&str>) -> String {
     let (finish, fingerprint) = match finish {
         None => (String::from(r#""finish_reason":null"#), ""),
         Some(reason) => {
-            let told = if answer.usage_options().include_usage { "" } else { r#","system_fingerprint":"emulated""# };
-            (format!(r#""finish_reason":"{reason}","stop_reason":null"#), told)
+            let fingerprint =
+                if answer.usage_options().include_usage { "" } else { r#","system_fingerprint":"emulated""# };
+            (format!(r#""finish_reason":"{reason}","stop_reason":null"#), fingerprint)
         }
     };
     let json = format!(
         r#"{}{{"index":{},"delta":{delta},"logprobs":{},{finish},"token_ids":null}}]{}{fingerprint}}}"#,
         chunk_head(answer, "chat.completion.chunk"),
-        piece.choice,
-        chat_logprobs(answer, piece),
+        chunk.choice,
+        chat_logprobs(answer, chunk),
         running_usage(answer),
     );
     data_event(&json)
 }
 
-fn content_delta(piece: &TokenChunk) -> String {
-    if piece.tokens.is_empty() {
+fn content_delta(chunk: &TokenChunk) -> String {
+    if chunk.tokens.is_empty() {
         return "{}".to_owned();
     }
-    format!(r#"{{"content":{}}}"#, quote_json(&choice_text(piece.choice, piece.tokens.clone())))
+    format!(r#"{{"content":{}}}"#, quote_json(&choice_text(chunk.choice, chunk.tokens.clone())))
 }
 
 fn tool_call_id(answer: &AnswerProgress, choice: usize) -> String {
@@ -218,17 +220,17 @@ fn tool_name_delta(answer: &AnswerProgress, choice: usize) -> String {
     )
 }
 
-fn tool_arguments_delta(answer: &AnswerProgress, piece: &TokenChunk) -> String {
+fn tool_arguments_delta(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
     format!(
         r#"{{"content":null,"tool_calls":[{{"index":0,"function":{{"arguments":{}}}}}]}}"#,
-        quote_json(&tool_arguments(piece.choice, piece.tokens.clone(), answer.request.output_tokens)),
+        quote_json(&tool_arguments(chunk.choice, chunk.tokens.clone(), answer.request.output_tokens)),
     )
 }
 
-fn chat_logprobs(answer: &AnswerProgress, piece: &TokenChunk) -> String {
-    let Some(top) = answer.request.top_logprobs.filter(|_| !piece.tokens.is_empty()) else { return "null".to_owned() };
+fn chat_logprobs(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
+    let Some(top) = answer.request.top_logprobs.filter(|_| !chunk.tokens.is_empty()) else { return "null".to_owned() };
     let entry = |at: u64, rank: u64| {
-        let token = token_text(piece.choice, at + rank);
+        let token = token_text(chunk.choice, at + rank);
         let bytes: Vec<String> = token.bytes().map(|b| b.to_string()).collect();
         format!(
             r#""token":{},"logprob":{:?},"bytes":[{}]"#,
@@ -241,21 +243,21 @@ fn chat_logprobs(answer: &AnswerProgress, piece: &TokenChunk) -> String {
         let alternatives: Vec<String> = (0..top).map(|rank| format!("{{{}}}", entry(at, rank))).collect();
         format!(r#"{{{},"top_logprobs":[{}]}}"#, entry(at, 0), alternatives.join(","))
     };
-    let tokens: Vec<String> = piece.tokens.clone().map(token).collect();
+    let tokens: Vec<String> = chunk.tokens.clone().map(token).collect();
     format!(r#"{{"content":[{}]}}"#, tokens.join(","))
 }
 
-fn completion_logprobs(answer: &AnswerProgress, piece: &TokenChunk) -> String {
+fn completion_logprobs(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
     let Some(top) = answer.request.top_logprobs else { return "null".to_owned() };
-    let mut offset = choice_text(piece.choice, 0..piece.tokens.start).len();
+    let mut offset = choice_text(chunk.choice, 0..chunk.tokens.start).len();
     let (mut offsets, mut probabilities, mut tokens, mut tops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for at in piece.tokens.clone() {
-        let token = token_text(piece.choice, at);
+    for at in chunk.tokens.clone() {
+        let token = token_text(chunk.choice, at);
         offsets.push(offset.to_string());
         offset += token.len();
         probabilities.push(format!("{:?}", token_logprob(at, 0)));
         let alternative =
-            |rank| format!("{}:{:?}", quote_json(&token_text(piece.choice, at + rank)), token_logprob(at, rank));
+            |rank| format!("{}:{:?}", quote_json(&token_text(chunk.choice, at + rank)), token_logprob(at, rank));
         tops.push(format!("{{{}}}", (0..top).map(alternative).collect::<Vec<_>>().join(",")));
         tokens.push(quote_json(&token));
     }

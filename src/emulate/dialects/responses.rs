@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text, quote_json};
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text};
+use crate::emulate::json::quote_json;
 
-/// Responses that a replica remembers; the oldest are forgotten.
+/// Responses that a replica stores; the oldest are removed.
 const MAX_STORED_RESPONSES: usize = 1000;
 
-/// `/v1/responses`.
+/// Writer of `/v1/responses`.
 #[derive(Debug, Default)]
 pub(in crate::emulate) struct ResponsesWriter {
     /// Number of the next event.
@@ -15,7 +16,7 @@ pub(in crate::emulate) struct ResponsesWriter {
     finish_reason: Option<&'static str>,
 }
 
-/// The responses that a replica can be asked for again.
+/// The stored responses of a replica: ids and JSON.
 #[derive(Debug, Default)]
 pub(in crate::emulate) struct ResponseStore {
     responses: VecDeque<(String, String)>,
@@ -30,13 +31,13 @@ impl ResponseStore {
     }
 
     pub(in crate::emulate) fn get(&self, id: &str) -> Option<&str> {
-        self.responses.iter().find(|(kept, _)| kept == id).map(|(_, json)| json.as_str())
+        self.responses.iter().find(|(stored, _)| stored == id).map(|(_, json)| json.as_str())
     }
 
-    /// Returns whether it was there.
+    /// Removes a response. Returns whether it was stored.
     pub(in crate::emulate) fn remove(&mut self, id: &str) -> bool {
         let before = self.responses.len();
-        self.responses.retain(|(kept, _)| kept != id);
+        self.responses.retain(|(stored, _)| stored != id);
         self.responses.len() < before
     }
 }
@@ -46,7 +47,7 @@ impl ResponsesWriter {
         self.format_event_with_tail(kind, fields, "")
     }
 
-    /// The fields stand in alphabetical order, so some come after the number.
+    /// Fields are in alphabetical order, so some follow the number.
     fn format_event_with_tail(&mut self, kind: &str, before: &str, after: &str) -> String {
         let number = self.next_sequence_number;
         self.next_sequence_number += 1;
@@ -70,14 +71,14 @@ impl DialectWriter for ResponsesWriter {
         ]
     }
 
-    fn write_chunk_events(&mut self, answer: &AnswerProgress, piece: &TokenChunk) -> Vec<String> {
-        self.finish_reason = piece.finish_reason.or(self.finish_reason);
-        if piece.tokens.is_empty() {
+    fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
+        self.finish_reason = chunk.finish_reason.or(self.finish_reason);
+        if chunk.tokens.is_empty() {
             return Vec::new();
         }
         let delta = format!(
             r#""content_index":0,"delta":{},"item_id":{},"logprobs":[],"output_index":0"#,
-            quote_json(&choice_text(piece.choice, piece.tokens.clone())),
+            quote_json(&choice_text(chunk.choice, chunk.tokens.clone())),
             quote_json(&item_id(answer)),
         );
         vec![self.format_event("response.output_text.delta", &delta)]
@@ -122,7 +123,7 @@ fn output_item(answer: &AnswerProgress, status: &str, part: &str) -> String {
     )
 }
 
-/// The response object; `finish` is `None` while it is in progress.
+/// Returns the response object; `finish` is `None` while it is in progress.
 fn response_object(answer: &AnswerProgress, finish: Option<&str>) -> String {
     let (status, details, output) = match finish {
         None => ("in_progress", "null".to_owned(), String::new()),

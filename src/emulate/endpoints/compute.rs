@@ -1,19 +1,20 @@
-//! Endpoints that compute something other than a stream of text.
+//! Endpoints that compute something other than text.
 
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::api_error::ApiError;
-use super::dialects::answer::{choice_text, quote_json};
-use super::endpoints::{json_response, parse_json_body, typed_response};
-use super::prompt::{EmulatedPrompt, chat_text, hash_bytes};
-use super::request::resolve_model;
-use super::response_body::EmulatedBody;
-use super::server::EmulatedRequest;
-use crate::engine::EngineRequest;
+use crate::emulate::api_error::ApiError;
+use crate::emulate::dialects::answer::choice_text;
+use crate::emulate::emulated_request::EmulatedRequest;
+use crate::emulate::generate::request::resolve_model;
+use crate::emulate::http_response::{json_response, typed_response};
+use crate::emulate::json::quote_json;
+use crate::emulate::prompt::{EmulatedPrompt, chat_text, hash_bytes};
+use crate::emulate::response_body::EmulatedBody;
+use crate::engine::{EngineRequest, SubmitError};
 use crate::units::Tokens;
 
-/// Length of an emulated embedding.
+/// Numbers in an emulated embedding.
 const EMBEDDING_DIMENSIONS: u64 = 8;
 /// Tokens of an emulated transcript.
 const TRANSCRIPT_TOKENS: u64 = 12;
@@ -33,7 +34,7 @@ pub(super) enum ComputeTask {
     Synthesize,
 }
 
-/// What most tasks need: the model and the texts that its prompt tokens are counted of.
+/// The input of most tasks: the model, the texts, and their prompt tokens.
 struct ComputeJob {
     model: String,
     texts: Vec<Vec<u8>>,
@@ -41,17 +42,17 @@ struct ComputeJob {
 }
 
 pub(super) async fn handle_compute(
-    call: &EmulatedRequest,
+    request: &EmulatedRequest,
     task: ComputeTask,
 ) -> Result<Response<EmulatedBody>, ApiError> {
     if matches!(task, ComputeTask::Transcribe) {
-        return transcribe(call).await;
+        return transcribe(request).await;
     }
-    let body = parse_json_body(call)?;
-    let model = resolve_model(&body, &call.replica.settings)?;
+    let body = request.parse_json_body()?;
+    let model = resolve_model(&body, &request.replica.settings)?;
     let texts = match task {
         ComputeTask::Tokenize | ComputeTask::CountTokens | ComputeTask::Detokenize => {
-            return handle_tokenize(call, task, &body);
+            return handle_tokenize(request, task, &body);
         }
         ComputeTask::Rerank => pair_texts(&body, "query", "documents")?,
         ComputeTask::Score => {
@@ -59,75 +60,82 @@ pub(super) async fn handle_compute(
         }
         _ => collect_texts(body.get("input").ok_or_else(|| ApiError::missing_field("input"))?),
     };
-    let tokens = compute_texts(call, &model, &texts, 0).await?;
+    let tokens = compute_texts(request, &model, &texts, 0).await?;
     let job = ComputeJob { model, texts, tokens };
     if matches!(task, ComputeTask::Synthesize) {
         return Ok(typed_response(StatusCode::OK, "audio/wav", silent_wav()));
     }
-    Ok(json_response(StatusCode::OK, render_response(call, task, &job, &body)))
+    Ok(json_response(StatusCode::OK, render_response(request, task, &job, &body)))
 }
 
-/// Runs the texts through the engine; returns their length in tokens.
-async fn compute_texts(call: &EmulatedRequest, model: &str, texts: &[Vec<u8>], output: u64) -> Result<u64, ApiError> {
-    let block = call.replica.settings.engine_model.block_size;
+/// Runs the texts through the engine. Returns their length in tokens.
+async fn compute_texts(
+    request: &EmulatedRequest,
+    model: &str,
+    texts: &[Vec<u8>],
+    output: u64,
+) -> Result<u64, ApiError> {
+    let block = request.replica.settings.engine_model.block_size;
     let seed = hash_bytes(model.as_bytes(), 0);
     let prompts: Vec<EmulatedPrompt> = texts.iter().map(|text| EmulatedPrompt::from_text(text, seed, block)).collect();
     let tokens = prompts.iter().map(|p| p.tokens).sum();
-    let work = |p: EmulatedPrompt| EngineRequest {
+    let engine_request = |prompt: EmulatedPrompt| EngineRequest {
         id: 0,
-        block_hashes: p.block_hashes,
-        prompt: Tokens(p.tokens),
+        block_hashes: prompt.block_hashes,
+        prompt: Tokens(prompt.tokens),
         output: Tokens(output),
     };
-    let works = prompts.into_iter().map(work).collect();
-    let refused = |e: crate::engine::SubmitError| ApiError::invalid_value(e.to_string(), "input_tokens");
-    let mut ticket = call.replica.runner.submit(works).map_err(refused)?;
-    while ticket.next_event().await.is_some() {}
+    let engine_requests = prompts.into_iter().map(engine_request).collect();
+    let refused = |error: SubmitError| ApiError::invalid_value(error.to_string(), "input_tokens");
+    let mut submitted = request.replica.runner.submit(engine_requests).map_err(refused)?;
+    while submitted.next_event().await.is_some() {}
     Ok(tokens)
 }
 
-fn render_response(call: &EmulatedRequest, task: ComputeTask, job: &ComputeJob, body: &Value) -> String {
-    let id = &call.request_id;
+fn render_response(request: &EmulatedRequest, task: ComputeTask, job: &ComputeJob, body: &Value) -> String {
+    let id = &request.request_id;
     let (model, tokens) = (quote_json(&job.model), job.tokens);
-    let created = call.replica.clock.unix_time().as_secs();
+    let created = request.replica.clock.unix_time().as_secs();
     let usage = format!(
         r#""usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens},"completion_tokens":0,"prompt_tokens_details":null}}"#
     );
-    let list = |kind: &str, each: &dyn Fn(usize, &[u8]) -> String| {
-        let data: Vec<String> = job.texts.iter().enumerate().map(|(at, text)| each(at, text)).collect();
+    let list = |kind: &str, render: &dyn Fn(usize, &[u8]) -> String| {
+        let data: Vec<String> = job.texts.iter().enumerate().map(|(index, text)| render(index, text)).collect();
         let data = data.join(",");
         format!(r#"{{"id":"{kind}-{id}","object":"list","created":{created},"model":{model},"data":[{data}],{usage}}}"#)
     };
     match task {
-        ComputeTask::Score => {
-            list("score", &|at, text| format!(r#"{{"index":{at},"object":"score","score":{:?}}}"#, unit_hash(text, 0)))
-        }
-        ComputeTask::Classify => list("classify", &|at, text| {
-            let p = unit_hash(text, 0);
-            format!(r#"{{"index":{at},"label":"LABEL_0","probs":[{p:?},{:?}],"num_classes":2}}"#, 1.0 - p)
+        ComputeTask::Score => list("score", &|index, text| {
+            format!(r#"{{"index":{index},"object":"score","score":{:?}}}"#, unit_hash(text, 0))
         }),
-        ComputeTask::Pooling => {
-            list("pool", &|at, text| format!(r#"{{"index":{at},"object":"pooling","data":[{}]}}"#, render_vector(text)))
-        }
+        ComputeTask::Classify => list("classify", &|index, text| {
+            let p = unit_hash(text, 0);
+            format!(r#"{{"index":{index},"label":"LABEL_0","probs":[{p:?},{:?}],"num_classes":2}}"#, 1.0 - p)
+        }),
+        ComputeTask::Pooling => list("pool", &|index, text| {
+            format!(r#"{{"index":{index},"object":"pooling","data":[{}]}}"#, render_vector(text))
+        }),
         ComputeTask::Rerank => render_rerank(id, job, body),
-        _ => list("embd", &|at, text| {
-            format!(r#"{{"index":{at},"object":"embedding","embedding":[{}]}}"#, render_vector(text))
+        _ => list("embd", &|index, text| {
+            format!(r#"{{"index":{index},"object":"embedding","embedding":[{}]}}"#, render_vector(text))
         }),
     }
 }
 
-/// Results by falling relevance, at most `top_n`.
+/// Returns the results by descending relevance, at most `top_n`.
 fn render_rerank(id: &str, job: &ComputeJob, body: &Value) -> String {
     let documents = body.get("documents").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut results: Vec<(usize, f64)> =
-        job.texts.iter().enumerate().map(|(at, text)| (at, unit_hash(text, 0))).collect();
+        job.texts.iter().enumerate().map(|(index, text)| (index, unit_hash(text, 0))).collect();
     results.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let top = body.get("top_n").and_then(Value::as_u64).filter(|n| *n > 0).unwrap_or(u64::MAX);
     results.truncate(usize::try_from(top).unwrap_or(usize::MAX));
-    let result = |(at, score): &(usize, f64)| {
-        let document = documents.get(*at).and_then(Value::as_str).unwrap_or_default();
+    let result = |(index, score): &(usize, f64)| {
+        let document = documents.get(*index).and_then(Value::as_str).unwrap_or_default();
         let document = quote_json(document);
-        format!(r#"{{"index":{at},"document":{{"text":{document},"multi_modal":null}},"relevance_score":{score:?}}}"#)
+        format!(
+            r#"{{"index":{index},"document":{{"text":{document},"multi_modal":null}},"relevance_score":{score:?}}}"#
+        )
     };
     let results: Vec<String> = results.iter().map(result).collect();
     format!(
@@ -139,7 +147,7 @@ fn render_rerank(id: &str, job: &ComputeJob, body: &Value) -> String {
 }
 
 fn handle_tokenize(
-    call: &EmulatedRequest,
+    request: &EmulatedRequest,
     task: ComputeTask,
     body: &Value,
 ) -> Result<Response<EmulatedBody>, ApiError> {
@@ -155,36 +163,37 @@ fn handle_tokenize(
     };
     let count = EmulatedPrompt::from_text(&bytes, 0, Tokens(16)).tokens;
     if matches!(task, ComputeTask::CountTokens) {
-        let counted = format!(r#"{{"input_tokens":{count},"context_management":{{"original_input_tokens":{count}}}}}"#);
-        return Ok(json_response(StatusCode::OK, counted));
+        let json = format!(r#"{{"input_tokens":{count},"context_management":{{"original_input_tokens":{count}}}}}"#);
+        return Ok(json_response(StatusCode::OK, json));
     }
     let tokens: Vec<String> = bytes.chunks(4).map(|piece| (hash_bytes(piece, 0) % 100_000).to_string()).collect();
-    let longest = call.replica.settings.max_model_len;
+    let longest = request.replica.settings.max_model_len;
     let tokens = tokens.join(",");
-    let answer = format!(r#"{{"count":{count},"max_model_len":{longest},"tokens":[{tokens}],"token_strs":null}}"#);
-    Ok(json_response(StatusCode::OK, answer))
+    let json = format!(r#"{{"count":{count},"max_model_len":{longest},"tokens":[{tokens}],"token_strs":null}}"#);
+    Ok(json_response(StatusCode::OK, json))
 }
 
-/// A multipart upload: longer sound takes longer.
-async fn transcribe(call: &EmulatedRequest) -> Result<Response<EmulatedBody>, ApiError> {
-    let kind = call.header("content-type").unwrap_or_default();
+/// Returns the response to a multipart upload; longer sound takes longer.
+async fn transcribe(request: &EmulatedRequest) -> Result<Response<EmulatedBody>, ApiError> {
+    let kind = request.header("content-type").unwrap_or_default();
     if !kind.starts_with("multipart/form-data") {
         return Err(ApiError::missing_field("file"));
     }
-    let named = form_field(&call.body, "model").map(Value::from).unwrap_or_default();
-    let model = resolve_model(&Value::from_iter([("model", named)]), &call.replica.settings)?;
+    let model_name = form_field(&request.body, "model").map(Value::from).unwrap_or_default();
+    let model = resolve_model(&Value::from_iter([("model", model_name)]), &request.replica.settings)?;
     // About ten tokens per second of 16 kHz sound.
-    let sound = vec![0; call.body.len() / 800 + 1];
-    compute_texts(call, &model, &[sound], TRANSCRIPT_TOKENS).await?;
+    let sound = vec![0; request.body.len() / 800 + 1];
+    compute_texts(request, &model, &[sound], TRANSCRIPT_TOKENS).await?;
     let words = quote_json(&choice_text(0, 0..TRANSCRIPT_TOKENS));
-    let seconds = call.body.len() / 32_000 + 1;
-    let answer = format!(r#"{{"text":{words},"usage":{{"type":"duration","seconds":{seconds}}}}}"#);
-    Ok(json_response(StatusCode::OK, answer))
+    let seconds = request.body.len() / 32_000 + 1;
+    let json = format!(r#"{{"text":{words},"usage":{{"type":"duration","seconds":{seconds}}}}}"#);
+    Ok(json_response(StatusCode::OK, json))
 }
 
-/// A text field of a multipart form, found by its name.
+/// Returns a text field of a multipart form.
 fn form_field(form: &[u8], name: &str) -> Option<String> {
-    let after = |text: &[u8], mark: &[u8]| text.windows(mark.len()).position(|w| w == mark).map(|at| at + mark.len());
+    let after =
+        |text: &[u8], mark: &[u8]| text.windows(mark.len()).position(|w| w == mark).map(|start| start + mark.len());
     let start = after(form, format!("name=\"{name}\"").as_bytes())?;
     let rest = form.get(start..)?;
     let value = rest.get(after(rest, b"\r\n\r\n")?..)?;
@@ -192,7 +201,7 @@ fn form_field(form: &[u8], name: &str) -> Option<String> {
     String::from_utf8(value.get(..end)?.to_vec()).ok()
 }
 
-/// A text or token list, or a list of either; anything else counts as its JSON.
+/// Returns the texts of an input: a text, a token list, or a list of either. Anything else counts as its JSON.
 fn collect_texts(input: &Value) -> Vec<Vec<u8>> {
     match input {
         Value::Array(items) if !items.iter().all(Value::is_number) => items.iter().flat_map(collect_texts).collect(),
@@ -201,25 +210,26 @@ fn collect_texts(input: &Value) -> Vec<Vec<u8>> {
     }
 }
 
-/// Every second text behind the first one (or behind its own, if there are as many).
+/// Returns each text of `many`, after the text of `one` or, if `one` is a list, after its element at the same index.
 fn pair_texts(body: &Value, one: &str, many: &str) -> Result<Vec<Vec<u8>>, ApiError> {
     let firsts = collect_texts(body.get(one).ok_or_else(|| ApiError::missing_field(one))?);
     let seconds = collect_texts(body.get(many).ok_or_else(|| ApiError::missing_field(many))?);
-    let first = |at: usize| firsts.get(at).or(firsts.first()).cloned().unwrap_or_default();
-    Ok(seconds.iter().enumerate().map(|(at, second)| [first(at).as_slice(), b"\n", second].concat()).collect())
+    let first = |index: usize| firsts.get(index).or(firsts.first()).cloned().unwrap_or_default();
+    Ok(seconds.iter().enumerate().map(|(index, second)| [first(index).as_slice(), b"\n", second].concat()).collect())
 }
 
-/// A number from 0 to 1 that is the same for the same text.
+/// Returns a number from 0 to 1 that depends on the text only.
 fn unit_hash(text: &[u8], seed: u64) -> f64 {
     (hash_bytes(text, seed) >> 40) as f64 / (1u64 << 24) as f64
 }
 
 fn render_vector(text: &[u8]) -> String {
-    let numbers: Vec<String> = (0..EMBEDDING_DIMENSIONS).map(|at| format!("{:?}", unit_hash(text, at) - 0.5)).collect();
+    let numbers: Vec<String> =
+        (0..EMBEDDING_DIMENSIONS).map(|seed| format!("{:?}", unit_hash(text, seed) - 0.5)).collect();
     numbers.join(",")
 }
 
-/// A WAV file with a few samples of silence.
+/// Returns a WAV file with a few samples of silence.
 fn silent_wav() -> bytes::Bytes {
     const SAMPLES: u32 = 16;
     let mut wav = Vec::new();

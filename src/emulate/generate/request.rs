@@ -1,53 +1,57 @@
-//! What a request for generation asks for.
+//! A request for generation.
 
 use serde_json::Value;
 
-use super::EmulatorSettings;
-use super::api_error::ApiError;
-use super::prompt::{EmulatedPrompt, chat_text, hash_bytes, prompt_texts};
 use crate::dialect::Dialect;
+use crate::emulate::api_error::ApiError;
+use crate::emulate::prompt::{EmulatedPrompt, chat_text, hash_bytes, prompt_texts};
+use crate::emulate::settings::EmulatorSettings;
 use crate::engine::EngineRequest;
 use crate::units::Tokens;
 
-/// Answers of more choices than this are refused.
+/// Most choices of all prompts together.
 const MAX_CHOICES: u64 = 128;
-/// Output length where neither the request nor a header says one.
+/// Output length if neither the request nor a header sets one.
 const DEFAULT_OUTPUT_TOKENS: u64 = 64;
 
-/// A request for generation, read.
+/// A parsed request for generation.
 #[derive(Debug)]
-pub(super) struct GenerateRequest {
-    pub(super) model: String,
-    pub(super) prompts: Vec<EmulatedPrompt>,
+pub(in crate::emulate) struct GenerateRequest {
+    pub(in crate::emulate) model: String,
+    pub(in crate::emulate) prompts: Vec<EmulatedPrompt>,
     /// Choices per prompt.
-    pub(super) choices_per_prompt: usize,
+    pub(in crate::emulate) choices_per_prompt: usize,
     /// Tokens per choice.
-    pub(super) output_tokens: u64,
-    /// `length` if the request set a bound, `stop` if the model chose to end; a tool call always ends by itself.
-    pub(super) finish_reason: &'static str,
-    pub(super) stream: bool,
-    pub(super) usage_options: UsageOptions,
-    /// Alternatives per token; `None`: no log probabilities.
-    pub(super) top_logprobs: Option<u64>,
-    /// The function to be called instead of plain text.
-    pub(super) tool_name: Option<String>,
-    /// The bound as the request gave it, for dialects that repeat it.
-    pub(super) max_tokens: Option<u64>,
+    pub(in crate::emulate) output_tokens: u64,
+    /// `length` if the request sets a bound, else `stop` or `tool_calls`.
+    pub(in crate::emulate) finish_reason: &'static str,
+    pub(in crate::emulate) stream: bool,
+    pub(in crate::emulate) usage_options: UsageOptions,
+    /// Alternatives per token; `None` without log probabilities.
+    pub(in crate::emulate) top_logprobs: Option<u64>,
+    /// The function to call; `None` for plain text.
+    pub(in crate::emulate) tool_name: Option<String>,
+    /// The bound that the request sets, for dialects that repeat it.
+    pub(in crate::emulate) max_tokens: Option<u64>,
 }
 
-/// Where a stream tells usage.
+/// The events of a stream that contain usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct UsageOptions {
-    pub(super) include_usage: bool,
-    pub(super) continuous_usage: bool,
+pub(in crate::emulate) struct UsageOptions {
+    /// The last one.
+    pub(in crate::emulate) include_usage: bool,
+    /// Every one.
+    pub(in crate::emulate) continuous_usage: bool,
 }
 
 impl GenerateRequest {
-    /// Reads a body of `dialect`; `output` is the length that a header asks for where the body does not.
-    pub(super) fn parse(
+    /// Parses a body of `dialect`. `default_output` is the output length if the body sets none.
+    ///
+    /// *Errors*: a missing field, an invalid value, or a prompt that is too long.
+    pub(in crate::emulate) fn parse(
         dialect: Dialect,
         body: &Value,
-        output: Option<u64>,
+        default_output: Option<u64>,
         settings: &EmulatorSettings,
     ) -> Result<Self, ApiError> {
         let model = resolve_model(body, settings)?;
@@ -70,10 +74,10 @@ impl GenerateRequest {
         if n.saturating_mul(texts.len() as u64) > MAX_CHOICES {
             return Err(ApiError::invalid_value(format!("n must be at most {MAX_CHOICES}, got {n}."), "n"));
         }
-        let ask = Self {
+        let request = Self {
             prompts,
             choices_per_prompt: n as usize,
-            output_tokens: bound.or(output).unwrap_or(DEFAULT_OUTPUT_TOKENS).max(1),
+            output_tokens: bound.or(default_output).unwrap_or(DEFAULT_OUTPUT_TOKENS).max(1),
             finish_reason: match (body.get("tool_choice"), &tool, bound) {
                 (Some(Value::String(_)), Some(_), _) => "tool_calls",
                 (_, None, Some(_)) => "length",
@@ -86,27 +90,27 @@ impl GenerateRequest {
             max_tokens: bound,
             model,
         };
-        ask.check_context_length(settings)?;
-        Ok(ask)
+        request.check_context_length(settings)?;
+        Ok(request)
     }
 
-    /// The engine's work, choice by choice: all choices of the first prompt, then those of the next.
-    pub(super) fn engine_requests(&self) -> Vec<EngineRequest> {
+    /// Returns the requests to the engine: all choices of the first prompt, then those of the next.
+    pub(in crate::emulate) fn engine_requests(&self) -> Vec<EngineRequest> {
         let choices = self.prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, self.choices_per_prompt));
-        let work = |prompt: &EmulatedPrompt| EngineRequest {
+        let engine_request = |prompt: &EmulatedPrompt| EngineRequest {
             id: 0,
             block_hashes: prompt.block_hashes.clone(),
             prompt: Tokens(prompt.tokens),
             output: Tokens(self.output_tokens),
         };
-        choices.map(work).collect()
+        choices.map(engine_request).collect()
     }
 
-    pub(super) fn choice_count(&self) -> usize {
+    pub(in crate::emulate) fn choice_count(&self) -> usize {
         self.prompts.len() * self.choices_per_prompt
     }
 
-    pub(super) fn prompt_tokens(&self) -> u64 {
+    pub(in crate::emulate) fn prompt_tokens(&self) -> u64 {
         self.prompts.iter().map(|p| p.tokens).sum()
     }
 
@@ -126,7 +130,7 @@ impl GenerateRequest {
 }
 
 /// The body as an object.
-pub(super) fn parse_object(body: &[u8]) -> Result<Value, ApiError> {
+pub(in crate::emulate) fn parse_object(body: &[u8]) -> Result<Value, ApiError> {
     if body.is_empty() {
         return Err(ApiError::validation_error("missing", "body", "Field required"));
     }
@@ -141,8 +145,10 @@ pub(super) fn parse_object(body: &[u8]) -> Result<Value, ApiError> {
     Ok(value)
 }
 
-/// The model a request names, or the first there is.
-pub(super) fn resolve_model(body: &Value, settings: &EmulatorSettings) -> Result<String, ApiError> {
+/// Returns the model that a request names, else the first one.
+///
+/// *Errors*: an unknown model, or no text.
+pub(in crate::emulate) fn resolve_model(body: &Value, settings: &EmulatorSettings) -> Result<String, ApiError> {
     let first = || settings.models.first().cloned().unwrap_or_default();
     match body.get("model") {
         None | Some(Value::Null) => Ok(first()),
@@ -161,9 +167,9 @@ fn parse_stream_options(body: &Value) -> Result<(bool, UsageOptions), ApiError> 
         let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
         return Err(ApiError::invalid_value(message.to_owned(), "stream_options"));
     }
-    let wants = |name| options.get(name).and_then(Value::as_bool).unwrap_or_default();
-    let at_end = wants("include_usage");
-    Ok((stream, UsageOptions { include_usage: at_end, continuous_usage: at_end && wants("continuous_usage_stats") }))
+    let is_set = |name| options.get(name).and_then(Value::as_bool).unwrap_or_default();
+    let include_usage = is_set("include_usage");
+    Ok((stream, UsageOptions { include_usage, continuous_usage: include_usage && is_set("continuous_usage_stats") }))
 }
 
 fn check_temperature(body: &Value) -> Result<(), ApiError> {
@@ -193,8 +199,12 @@ fn parse_max_tokens(body: &Value) -> Result<Option<u64>, ApiError> {
                 }
                 Some(bound) => return Ok(Some(bound)),
                 None => {
-                    let at = format!("body.{field}");
-                    return Err(ApiError::validation_error("int_parsing", &at, "Input should be a valid integer"));
+                    let location = format!("body.{field}");
+                    return Err(ApiError::validation_error(
+                        "int_parsing",
+                        &location,
+                        "Input should be a valid integer",
+                    ));
                 }
             },
         }
@@ -209,7 +219,7 @@ fn parse_logprobs(body: &Value) -> Option<u64> {
     }
 }
 
-/// The function that `tool_choice` demands, by name or as the first of `required`.
+/// Returns the function that `tool_choice` names, or the first one if it is `required`.
 fn parse_tool_choice(body: &Value) -> Option<String> {
     let name = |tool: &Value| tool.pointer("/function/name").and_then(Value::as_str).map(str::to_owned);
     match body.get("tool_choice")? {

@@ -1,0 +1,5 @@
+//! Generation of text: the request, its progress and the events of its stream.
+
+pub(super) mod event_sink;
+pub(super) mod generation;
+pub(super) mod request;

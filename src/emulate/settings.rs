@@ -1,0 +1,32 @@
+//! Settings of an emulated replica.
+
+use std::time::Duration;
+
+use crate::engine::EngineModel;
+
+/// Settings of an emulated replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmulatorSettings {
+    /// Names of its models; requests without one get the first.
+    pub models: Vec<String>,
+    /// The model of its engine.
+    pub engine_model: EngineModel,
+    /// Longest prompt and output together, in tokens.
+    pub max_model_len: u64,
+    /// Time after which an idle connection is closed.
+    pub keepalive_timeout: Duration,
+    /// Whether every request is answered with a copy of itself and nothing is emulated.
+    pub echo: bool,
+}
+
+impl Default for EmulatorSettings {
+    fn default() -> Self {
+        Self {
+            models: vec!["emulated-8b".to_owned()],
+            engine_model: EngineModel::default(),
+            max_model_len: 131_072,
+            keepalive_timeout: Duration::from_secs(5),
+            echo: false,
+        }
+    }
+}
