@@ -1,38 +1,36 @@
-//! How much load replicas bear, and how many replicas a load needs.
+//! Capacity: the load that replicas can serve, and the replicas that a load needs.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::balance::PolicySpec;
-
 use super::run::replay_trace;
 use super::scenario::{ReplayError, Scenario};
 use super::trace::Trace;
+use crate::balance::PolicySpec;
 
-/// The share of good answers that counts as bearing a load.
+/// Least goodput at which a load counts as served, in percent.
 pub const GOODPUT_GOAL_PCT: f64 = 90.0;
-/// The highest speed is found to within one in so many.
+/// The highest speed is found to within one part in this number.
 const SPEED_PRECISION: f64 = 64.0;
-/// No load is looked at that is more than so many times higher or lower.
+/// Speeds are searched up to this factor above and below the first.
 const MAX_SPEED_FACTOR: f64 = 4096.0;
-/// No more replicas are tried than this, or than eight times those there are.
+/// Replicas are searched up to this number, or up to eight times the first if that is more.
 const MAX_REPLICAS: usize = 64;
 
-/// What a policy makes of a number of replicas.
+/// The capacity under one policy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CapacityResult {
-    /// The policy as it is written.
+    /// The policy as written in the configuration.
     pub policy: String,
-    /// The highest speed that the replicas bear: that goodput is at least [`GOODPUT_GOAL_PCT`], and not a 64th above. `None`:
-    /// they bear none.
+    /// The highest speed at which goodput is at least [`GOODPUT_GOAL_PCT`], to within a 64th. `None` if there is none.
     pub speed: Option<f64>,
-    /// The fewest replicas that bear the scenario's own speed. `None`: not even 64, or eight times as many as there are.
+    /// The fewest replicas that serve the scenario's own speed. `None` if more than 64, or eight times its own, are needed.
     pub replicas: Option<usize>,
 }
 
 impl CapacityResult {
-    /// A table for people, a row each.
+    /// Returns a text table with a row per result.
     pub fn format_text(rows: &[Self]) -> String {
         let width = rows.iter().map(|row| row.policy.chars().count()).max().unwrap_or(0).max("policy".len());
         let mut out = format!("{:<width$}  {:>13}  {:>15}\n", "policy", "highest speed", "fewest replicas");
@@ -44,7 +42,7 @@ impl CapacityResult {
         out
     }
 
-    /// CSV with a line of names; what was not found is empty.
+    /// Returns CSV with a header; values that were not found are empty.
     pub fn format_csv(rows: &[Self]) -> String {
         let mut out = "policy,speed,replicas\n".to_owned();
         for Self { policy, speed, replicas } in rows {
@@ -55,44 +53,46 @@ impl CapacityResult {
         out
     }
 
-    /// A JSON array with an object a row; what was not found is null.
+    /// Returns a JSON array with an object per result; values that were not found are null.
     pub fn format_json(rows: &[Self]) -> String {
         serde_json::to_string_pretty(rows).expect("names and numbers can be written as JSON") + "\n"
     }
 }
 
-/// Searches for the highest speed that the scenario's replicas bear and for the fewest replicas that bear its speed.
+/// Returns the highest speed that the scenario's replicas serve, and the fewest replicas that serve its speed.
 ///
-/// A closed loop of few sessions may bear any speed; none is looked at above 4096 times the scenario's. Both by bisection, as if goodput fell with load and rose with replicas throughout; where it wavers around the goal,
-/// one of the places where it crosses it is found. `ran` is called after each replay. *Errors*: as [`replay_trace`]. *Cost*:
-/// some twenty replays.
+/// Both are found by bisection, which assumes that goodput falls with load and rises with replicas. If it crosses the goal
+/// several times, one of the crossings is found. A closed loop of few sessions may serve any speed, so the search ends at
+/// 4096 times the scenario's. `on_replay` is called after each replay.
+///
+/// *Errors*: as [`replay_trace`]. *Cost*: some twenty replays.
 pub fn find_capacity(
     trace: &Trace,
     policy: &PolicySpec,
     scenario: &Scenario,
-    ran: &mut dyn FnMut(),
+    on_replay: &mut dyn FnMut(),
 ) -> Result<CapacityResult, ReplayError> {
-    let mut bears = |speed: f64, replicas: usize| {
+    let mut serves = |speed: f64, replicas: usize| {
         let scenario = Scenario { speed, replicas, ..scenario.clone() };
-        let figures = replay_trace(trace, policy, &scenario, &mut |_| ())?;
-        ran();
-        Ok(figures.goodput_pct >= GOODPUT_GOAL_PCT)
+        let result = replay_trace(trace, policy, &scenario, &mut |_| ())?;
+        on_replay();
+        Ok(result.goodput_pct >= GOODPUT_GOAL_PCT)
     };
-    let speed = find_max_speed(scenario.speed, |speed| bears(speed, scenario.replicas))?;
-    let replicas = find_min_replicas(scenario.replicas, |replicas| bears(scenario.speed, replicas))?;
+    let speed = find_max_speed(scenario.speed, |speed| serves(speed, scenario.replicas))?;
+    let replicas = find_min_replicas(scenario.replicas, |replicas| serves(scenario.speed, replicas))?;
     Ok(CapacityResult { policy: policy.to_string(), speed, replicas })
 }
 
-/// The highest speed that `bears`, from a first guess.
+/// Returns the highest speed for which `serves` is true, starting from a guess.
 fn find_max_speed(
     guess: f64,
-    mut bears: impl FnMut(f64) -> Result<bool, ReplayError>,
+    mut serves: impl FnMut(f64) -> Result<bool, ReplayError>,
 ) -> Result<Option<f64>, ReplayError> {
     let (mut low, mut high) = (guess, guess);
-    if bears(guess)? {
+    if serves(guess)? {
         while high < guess * MAX_SPEED_FACTOR {
             high *= 2.0;
-            if !bears(high)? {
+            if !serves(high)? {
                 break;
             }
             low = high;
@@ -103,7 +103,7 @@ fn find_max_speed(
             if low < guess / MAX_SPEED_FACTOR {
                 return Ok(None);
             }
-            if bears(low)? {
+            if serves(low)? {
                 break;
             }
             high = low;
@@ -111,41 +111,41 @@ fn find_max_speed(
     }
     while high > low * (1.0 + 1.0 / SPEED_PRECISION) {
         let middle = (low * high).sqrt();
-        *(if bears(middle)? { &mut low } else { &mut high }) = middle;
+        *(if serves(middle)? { &mut low } else { &mut high }) = middle;
     }
     Ok(Some(low))
 }
 
-/// The fewest replicas that `bear`, from a first guess.
+/// Returns the fewest replicas for which `serve` is true, starting from a guess.
 fn find_min_replicas(
     guess: usize,
-    mut bear: impl FnMut(usize) -> Result<bool, ReplayError>,
+    mut serve: impl FnMut(usize) -> Result<bool, ReplayError>,
 ) -> Result<Option<usize>, ReplayError> {
     let guess = guess.max(1);
-    let most = MAX_REPLICAS.max(8 * guess);
-    // `too_few` are too few and `enough` enough once the first loops are over.
+    let max = MAX_REPLICAS.max(8 * guess);
+    // After the first loop, `too_few` do not serve the load and `enough` do.
     let mut enough = guess;
     let mut too_few;
-    if bear(guess)? {
-        while enough > 1 && bear(enough / 2)? {
+    if serve(guess)? {
+        while enough > 1 && serve(enough / 2)? {
             enough /= 2;
         }
         too_few = if enough > 1 { enough / 2 } else { 0 };
     } else {
         loop {
             too_few = enough;
-            enough = (2 * enough).min(most);
-            if too_few == most {
+            enough = (2 * enough).min(max);
+            if too_few == max {
                 return Ok(None);
             }
-            if bear(enough)? {
+            if serve(enough)? {
                 break;
             }
         }
     }
     while enough - too_few > 1 {
         let middle = too_few + (enough - too_few) / 2;
-        *(if bear(middle)? { &mut enough } else { &mut too_few }) = middle;
+        *(if serve(middle)? { &mut enough } else { &mut too_few }) = middle;
     }
     Ok(Some(enough))
 }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_speed_is_found_from_any_guess() {
+    fn highest_speed_is_found_from_any_guess() {
         for guess in [0.01, 1.0, 2.5, 700.0] {
             let found = find_max_speed(guess, |speed| Ok(speed <= 2.5)).unwrap().unwrap();
             assert!((2.45..=2.5).contains(&found), "{found} from {guess}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_replicas_are_found_from_any_guess() {
+    fn fewest_replicas_are_found_from_any_guess() {
         for needed in [1, 2, 3, 7, 40, 64] {
             for guess in [1, 5, 8, 64] {
                 assert_eq!(

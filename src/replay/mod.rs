@@ -1,7 +1,7 @@
-//! Floor 3: traces replayed in virtual time: the fleet and the policies that route live traffic, in front of modelled
-//! replicas.
+//! Layer 3: replays traces in virtual time, with the fleet and policies that route live traffic in front of simulated
+//! engines.
 //!
-//! No clock and no socket: a [`Trace`], a [`Scenario`] and a policy give [`ReplayResult`], the same ones every time.
+//! It uses no clock and no socket: the same [`Trace`], [`Scenario`] and policy always give the same [`ReplayResult`].
 
 mod capacity;
 mod output;

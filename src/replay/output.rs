@@ -1,14 +1,14 @@
-//! Figures on paper: for people, as CSV, as JSON.
+//! Results as text, CSV and JSON.
 
 use std::fmt::Write;
 
 use super::result::ReplayResult;
 
-/// The columns of CSV, in the order of [`ReplayResult`].
+/// The columns of the CSV, in the order of [`ReplayResult`].
 const CSV_COLUMNS: &str =
     "policy,ttft_mean_s,ttft_p50_s,ttft_p99_s,tpot_mean_s,e2e_mean_s,hit_pct,imbalance,goodput_pct";
 
-/// A table for people, a row each.
+/// Returns a text table with a row per result.
 pub fn format_text(rows: &[ReplayResult]) -> String {
     let width = rows.iter().map(|row| row.policy.chars().count()).max().unwrap_or(0).max("policy".len());
     let mut out = format!(
@@ -33,7 +33,7 @@ pub fn format_text(rows: &[ReplayResult]) -> String {
     out
 }
 
-/// CSV with a line of names.
+/// Returns CSV with a header.
 pub fn format_csv(rows: &[ReplayResult]) -> String {
     let mut out = format!("{CSV_COLUMNS}\n");
     for row in rows {
@@ -47,7 +47,7 @@ pub fn format_csv(rows: &[ReplayResult]) -> String {
     out
 }
 
-/// A JSON array with an object a row.
+/// Returns a JSON array with an object per result.
 pub fn format_json(rows: &[ReplayResult]) -> String {
     let text = serde_json::to_string_pretty(rows);
     text.expect("names and numbers can be written as JSON") + "\n"
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_has_the_same_columns() {
+    fn all_formats_have_the_same_columns() {
         let row =
             ReplayResult { policy: "hash $session consistent".to_owned(), hit_pct: 12.5, ..ReplayResult::default() };
         let rows = [row];

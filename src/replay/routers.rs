@@ -1,4 +1,4 @@
-//! The routers of a replay: real fleets, whose replicas are engines' indices.
+//! The routers of a replay: real fleets whose replicas stand for simulated engines.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::units::{Moment, Tokens};
 use super::scenario::{ReplayError, Scenario};
 use super::trace::TraceRequest;
 
-/// Fleets that share nothing.
+/// Routers that share nothing, each with a pool of all replicas.
 pub(super) struct ReplayRouters {
     pools: Vec<Arc<Pool>>,
     policy: PolicySpec,
@@ -25,7 +25,7 @@ pub(super) struct ReplayRouters {
     rng: SeededRng,
 }
 
-/// What a replay has to say of a lease it follows itself.
+/// Ignores settled leases; the replay records its requests itself.
 struct NoopObserver;
 
 impl LeaseObserver for NoopObserver {
@@ -33,14 +33,14 @@ impl LeaseObserver for NoopObserver {
 }
 
 impl ReplayRouters {
-    pub(super) fn new(policy: &PolicySpec, scenario: &Scenario, dice: SeededRng) -> Result<Self, ReplayError> {
+    pub(super) fn new(policy: &PolicySpec, scenario: &Scenario, rng: SeededRng) -> Result<Self, ReplayError> {
         let pools = Vec::with_capacity(scenario.routers);
         let mut routers = Self {
             pools,
             policy: policy.clone(),
             replica_count: scenario.replicas,
             kv_capacity: scenario.engine_model.kv_capacity,
-            rng: dice,
+            rng,
         };
         for _ in 0..scenario.routers.max(1) {
             let pool = routers.build_pool()?;
@@ -49,53 +49,52 @@ impl ReplayRouters {
         Ok(routers)
     }
 
-    /// Begins all routers anew; leases of the old ones stay theirs.
+    /// Replaces all routers by new ones. Leases of the old ones stay valid.
     pub(super) fn restart(&mut self) -> Result<(), ReplayError> {
-        for at in 0..self.pools.len() {
-            let pool = self.build_pool()?;
-            if let Some(place) = self.pools.get_mut(at) {
-                *place = pool;
-            }
+        for index in 0..self.pools.len() {
+            self.pools[index] = self.build_pool()?;
         }
         Ok(())
     }
 
-    /// Lets one of the routers choose for a request; returns the engine's index too.
+    /// Acquires a replica for a request from a random router. Returns the lease and the engine's index.
+    ///
+    /// *Errors*: as [`Pool::acquire`].
     pub(super) fn acquire(&mut self, request: &TraceRequest, now: Moment) -> Result<(Lease, usize), NoReplica> {
         let count = self.pools.len() as u64;
-        let at = if count > 1 { self.rng.next_below(count) as usize } else { 0 };
-        let pool = self.pools.get(at).ok_or(NoReplica::AllDown)?;
+        let router = if count > 1 { self.rng.next_below(count) as usize } else { 0 };
+        let pool = self.pools.get(router).ok_or(NoReplica::AllDown)?;
         let prefix = pool.needs_prefix().then(|| request.prompt_fingerprint());
         let key = build_hash_key(pool, request, prefix.as_deref());
-        // The answer's length is learned as in live traffic; the prompt's is known.
-        let census = TextStats { counted_tokens: u32::try_from(request.prompt.0).ok(), ..TextStats::default() };
-        let mut measured = pool.length_estimator(None).estimate(&census, &key, None);
-        measured.prompt = request.prompt;
-        let job = PolicyRequest {
+        // The length of the answer is estimated as in live traffic; that of the prompt is known.
+        let text_stats = TextStats { counted_tokens: u32::try_from(request.prompt.0).ok(), ..TextStats::default() };
+        let mut estimate = pool.length_estimator(None).estimate(&text_stats, &key, None);
+        estimate.prompt = request.prompt;
+        let policy_request = PolicyRequest {
             prompt: request.prompt,
             output: Tokens(0),
             key: &key,
             client_addr: client_addr(request),
             tried_slots: &[],
         };
-        let attempt = AcquireRequest {
-            policy_request: job,
+        let acquire_request = AcquireRequest {
+            policy_request,
             model: None,
-            estimate: Some(measured),
+            estimate: Some(estimate),
             prefix,
             pin: None,
             tried: Vec::new(),
             observers: ChoiceObservers::default(),
         };
-        let lease = pool.acquire(&attempt, now)?;
+        let lease = pool.acquire(&acquire_request, now)?;
         let id = lease.replica().id();
         let engine = pool.replicas().position(|replica| replica.id() == id).unwrap_or_default();
         Ok((lease, engine))
     }
 
     fn build_pool(&mut self) -> Result<Arc<Pool>, ReplayError> {
-        let address = |at: usize| format!("http://10.{}.{}.{}:8000", at >> 16 & 255, at >> 8 & 255, at & 255);
-        let urls: Vec<String> = (1..=self.replica_count.max(1)).map(address).collect();
+        let url = |index: usize| format!("http://10.{}.{}.{}:8000", index >> 16 & 255, index >> 8 & 255, index & 255);
+        let urls: Vec<String> = (1..=self.replica_count.max(1)).map(url).collect();
         let loaded = config::from_urls(&urls, []).map_err(|report| ReplayError::Fleet(report.to_string()))?;
         let mut specs = loaded.settings.pools;
         for spec in &mut specs {
@@ -106,16 +105,16 @@ impl ReplayRouters {
         let fleet = Fleet::new(specs, &observer, self.rng.next_u64())?;
         for replica in fleet.replicas() {
             replica.set_models(ReplicaModels::Unlisted);
-            // Of its engine's metrics a router is told this alone.
-            let vitals = EngineStats { kv_capacity: Some(self.kv_capacity), ..EngineStats::default() };
-            replica.set_engine_stats(vitals, 0, Moment::ZERO, Duration::ZERO);
+            // The only metric of the engine that routers know.
+            let engine_stats = EngineStats { kv_capacity: Some(self.kv_capacity), ..EngineStats::default() };
+            replica.set_engine_stats(engine_stats, 0, Moment::ZERO, Duration::ZERO);
         }
-        fleet.pools().pop().ok_or_else(|| ReplayError::Fleet("there is no pool".to_owned()))
+        fleet.pools().pop().ok_or_else(|| ReplayError::Fleet("the fleet has no pool".to_owned()))
     }
 }
 
-/// What a policy knows the request by. A trace's sessions are taken to be named by their clients; without one `$cache_key`
-/// is how the prompt begins.
+/// Returns the hash key of a request. Sessions count as named by their clients; without one, `$cache_key` is the prompt's
+/// prefix.
 fn build_hash_key(pool: &Pool, request: &TraceRequest, prefix: Option<&PromptFingerprint>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in pool.hash_key().map_or(&[][..], HashKey::parts) {
@@ -131,10 +130,10 @@ fn build_hash_key(pool: &Pool, request: &TraceRequest, prefix: Option<&PromptFin
                 }
             }
             KeyPart::Prefix | KeyPart::CacheKey => {
-                let beginning = prefix.map_or(0, |prefix| {
+                let hash = prefix.map_or(0, |prefix| {
                     hash_prompt_beginning(pool.spec().token_accounting.prefix_length, request, prefix)
                 });
-                bytes.extend_from_slice(format!("{beginning:016x}").as_bytes());
+                bytes.extend_from_slice(format!("{hash:016x}").as_bytes());
             }
             KeyPart::RequestUri => bytes.extend_from_slice(b"/v1/chat/completions"),
             KeyPart::Header(_) | KeyPart::Model => {}
@@ -143,20 +142,22 @@ fn build_hash_key(pool: &Pool, request: &TraceRequest, prefix: Option<&PromptFin
     bytes
 }
 
-/// How the prompt begins, up to `tokens`. What is behind the blocks of a shorter one is like no other's.
+/// Returns a hash of the prompt's first `tokens`. Text of a shorter prompt after its blocks is unlike any other's.
 fn hash_prompt_beginning(tokens: Tokens, request: &TraceRequest, prefix: &PromptFingerprint) -> u64 {
     let covered = request.block_tokens();
     if covered > 0 && (request.prompt > tokens || covered == request.prompt.0) {
         return prefix.prefix_hash(tokens.0);
     }
-    let at = u64::try_from(request.sent_at.as_nanos()).unwrap_or_default();
-    SeededRng::from_seed(prefix.prefix_hash(u64::MAX) ^ SeededRng::from_seed(at ^ request.prompt.0 << 48).next_u64())
-        .next_u64()
+    let sent_at = u64::try_from(request.sent_at.as_nanos()).unwrap_or_default();
+    SeededRng::from_seed(
+        prefix.prefix_hash(u64::MAX) ^ SeededRng::from_seed(sent_at ^ request.prompt.0 << 48).next_u64(),
+    )
+    .next_u64()
 }
 
-/// A session's own address; a request without one has its time's.
+/// Returns the address of the request's session; without a session, one that depends on its time.
 fn client_addr(request: &TraceRequest) -> IpAddr {
-    let whose = request.session.unwrap_or_else(|| u64::try_from(request.sent_at.as_nanos()).unwrap_or_default());
-    let bits = SeededRng::from_seed(whose).next_u64();
+    let client = request.session.unwrap_or_else(|| u64::try_from(request.sent_at.as_nanos()).unwrap_or_default());
+    let bits = SeededRng::from_seed(client).next_u64();
     IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits >> 32).unwrap_or_default()))
 }

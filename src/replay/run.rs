@@ -1,4 +1,4 @@
-//! The replay itself: what happens next, until nothing does.
+//! The replay: a queue of events in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,18 +14,18 @@ use super::scenario::{ReplayError, Scenario};
 use super::stats::{AnswerTimes, StatsCollector};
 use super::trace::Trace;
 
-/// What happens at a moment, in this order if at the same one: a router knows of all that has come before it chooses.
+/// An event. At the same moment they run in this order, so that a router knows all earlier tokens when it chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum SimEvent {
-    /// A step of this engine ends.
+    /// A step of the engine with this index ends.
     EngineStep(usize),
-    /// The routers are begun anew.
+    /// The routers restart.
     RouterRestart,
-    /// This request of the trace is sent.
+    /// The request of the trace with this index is sent.
     SendRequest(usize),
 }
 
-/// A request on its way.
+/// A request in flight.
 struct InFlightRequest {
     request_index: usize,
     engine_index: usize,
@@ -38,10 +38,10 @@ struct ReplaySimulation<'a> {
     trace: &'a Trace,
     routers: ReplayRouters,
     engines: Vec<SimulatedEngine>,
-    /// One step of each engine that is not idle, and all that is to be sent.
+    /// A step of each busy engine, the requests to send and the restart.
     event_queue: BinaryHeap<Reverse<(Moment, SimEvent)>>,
     engine_busy: Vec<bool>,
-    /// By the name that they have in their engine.
+    /// By the request id in the engine.
     in_flight: Vec<Option<InFlightRequest>>,
     free_ids: Vec<usize>,
     engine_events: Vec<EngineEvent>,
@@ -50,30 +50,34 @@ struct ReplaySimulation<'a> {
 
 /// Replays a trace under one policy.
 ///
-/// The same trace, policy and scenario give the same figures. `ended` is told how many requests have come to their end,
-/// each time one does. *Errors*: the policy cannot be made for so many replicas. *Cost*: that of the engines' steps, some
-/// 15 ns a running request, and some 100 ns a token.
+/// The same trace, policy and scenario give the same result. `on_progress` is called after each request with the number of
+/// requests that have ended.
+///
+/// *Errors*: the policy does not support the number of replicas, or the speed is not positive. *Cost*: that of the engines'
+/// steps, some 15 ns per running request and some 100 ns per token.
 pub fn replay_trace(
     trace: &Trace,
     policy: &PolicySpec,
     scenario: &Scenario,
-    ended: &mut dyn FnMut(usize),
+    on_progress: &mut dyn FnMut(usize),
 ) -> Result<ReplayResult, ReplayError> {
     if !(scenario.speed.is_finite() && scenario.speed > 0.0) {
         return Err(ReplayError::Speed(scenario.speed));
     }
-    // Each from dice of its own, so that all policies meet the same arrivals.
-    let mut dice = SeededRng::from_seed(scenario.seed);
-    let (mut arrivals, routers) = (SeededRng::from_seed(dice.next_u64()), SeededRng::from_seed(dice.next_u64()));
-    let mut replay = ReplaySimulation::new(trace, scenario, ReplayRouters::new(policy, scenario, routers)?);
-    let starts = scenario.schedule_starts(trace, &mut arrivals);
-    replay.event_queue.extend(starts.into_iter().map(|(at, request)| Reverse((at, SimEvent::SendRequest(request)))));
-    if let Some(after) = scenario.restart_at {
-        replay.event_queue.push(Reverse((Moment::ZERO + after, SimEvent::RouterRestart)));
+    // Arrivals have a generator of their own, so that all policies meet the same ones.
+    let mut rng = SeededRng::from_seed(scenario.seed);
+    let (mut arrival_rng, router_rng) = (SeededRng::from_seed(rng.next_u64()), SeededRng::from_seed(rng.next_u64()));
+    let mut replay = ReplaySimulation::new(trace, scenario, ReplayRouters::new(policy, scenario, router_rng)?);
+    let starts = scenario.schedule_starts(trace, &mut arrival_rng);
+    replay
+        .event_queue
+        .extend(starts.into_iter().map(|(sent_at, request)| Reverse((sent_at, SimEvent::SendRequest(request)))));
+    if let Some(restart_at) = scenario.restart_at {
+        replay.event_queue.push(Reverse((Moment::ZERO + restart_at, SimEvent::RouterRestart)));
     }
     let mut done = 0;
-    while let Some(Reverse((now, occasion))) = replay.event_queue.pop() {
-        let finished = match occasion {
+    while let Some(Reverse((now, event))) = replay.event_queue.pop() {
+        let finished = match event {
             SimEvent::EngineStep(engine) => replay.advance_engine(engine, now),
             SimEvent::RouterRestart => {
                 replay.routers.restart()?;
@@ -83,7 +87,7 @@ pub fn replay_trace(
         };
         for _ in 0..finished {
             done += 1;
-            ended(done);
+            on_progress(done);
         }
     }
     Ok(replay.into_result(policy.to_string()))
@@ -92,7 +96,7 @@ pub fn replay_trace(
 impl<'a> ReplaySimulation<'a> {
     fn new(trace: &'a Trace, scenario: &Scenario, routers: ReplayRouters) -> Self {
         let engines: Vec<SimulatedEngine> =
-            (0..scenario.replicas.max(1)).map(|at| SimulatedEngine::new(scenario.replica_model(at))).collect();
+            (0..scenario.replicas.max(1)).map(|index| SimulatedEngine::new(scenario.replica_model(index))).collect();
         Self {
             trace,
             routers,
@@ -106,22 +110,22 @@ impl<'a> ReplaySimulation<'a> {
         }
     }
 
-    /// Routes a request; returns how many have come to their end by that.
-    fn send_request(&mut self, at: usize, now: Moment) -> usize {
-        let Some(request) = self.trace.requests().get(at) else { return 0 };
+    /// Routes and submits a request. Returns the number of requests that ended: 1 if it was refused.
+    fn send_request(&mut self, index: usize, now: Moment) -> usize {
+        let Some(request) = self.trace.requests().get(index) else { return 0 };
         let measured = self.stats.record_arrival(now);
-        let Ok((lease, engine)) = self.routers.acquire(request, now) else { return self.refuse_request(at, now) };
+        let Ok((lease, engine)) = self.routers.acquire(request, now) else { return self.refuse_request(index, now) };
         let id = self.free_ids.pop().unwrap_or_else(|| {
             self.in_flight.push(None);
             self.in_flight.len() - 1
         });
         let blocks = request.engine_block_hashes(self.engines[engine].model().block_size);
-        let work =
+        let engine_request =
             EngineRequest { id: id as u64, block_hashes: blocks, prompt: request.prompt, output: request.output };
-        if self.engines[engine].submit(work, now).is_err() {
+        if self.engines[engine].submit(engine_request, now).is_err() {
             self.free_ids.push(id);
             lease.settle(Outcome::Refused, now);
-            return self.refuse_request(at, now);
+            return self.refuse_request(index, now);
         }
         let prompt = request.prompt.0;
         let answer = AnswerTimes {
@@ -132,7 +136,8 @@ impl<'a> ReplaySimulation<'a> {
             cached_tokens: 0,
             output_tokens: 0,
         };
-        self.in_flight[id] = Some(InFlightRequest { request_index: at, engine_index: engine, lease, measured, answer });
+        self.in_flight[id] =
+            Some(InFlightRequest { request_index: index, engine_index: engine, lease, measured, answer });
         self.stats.add_in_flight(engine, prompt, now);
         if !self.engine_busy[engine] {
             self.advance_engine(engine, now);
@@ -140,29 +145,29 @@ impl<'a> ReplaySimulation<'a> {
         0
     }
 
-    /// Follows what an engine has done by `now`; returns how many requests have come to their end.
+    /// Advances an engine to `now`. Returns the number of requests that ended.
     fn advance_engine(&mut self, engine: usize, now: Moment) -> usize {
         let mut events = std::mem::take(&mut self.engine_events);
-        let ends = self.engines[engine].advance(now, &mut events);
-        self.engine_busy[engine] = ends.is_some();
-        self.event_queue.extend(ends.map(|end| Reverse((end, SimEvent::EngineStep(engine)))));
+        let step_end = self.engines[engine].advance(now, &mut events);
+        self.engine_busy[engine] = step_end.is_some();
+        self.event_queue.extend(step_end.map(|end| Reverse((end, SimEvent::EngineStep(engine)))));
         let finished = events.drain(..).filter(|event| self.on_engine_event(event)).count();
         self.engine_events = events;
         finished
     }
 
-    /// Shows an event to the request's router; returns whether it is the last.
+    /// Applies an event to its request. Returns whether the request ended.
     fn on_engine_event(&mut self, event: &EngineEvent) -> bool {
         let id = usize::try_from(event.request_id).unwrap_or(usize::MAX);
-        let Some(place) = self.in_flight.get_mut(id) else { return false };
-        let Some(flight) = place else { return false };
+        let Some(entry) = self.in_flight.get_mut(id) else { return false };
+        let Some(flight) = entry else { return false };
         match event.kind {
             EngineEventKind::FirstToken { cached } => {
                 (flight.answer.first_token_at, flight.answer.cached_tokens) = (event.moment, cached.0);
             }
             EngineEventKind::Token => {}
             EngineEventKind::Finished => {
-                let flight = place.take();
+                let flight = entry.take();
                 self.free_ids.push(id);
                 if let Some(flight) = flight {
                     self.finish_request(flight, event.moment);
@@ -189,16 +194,16 @@ impl<'a> ReplaySimulation<'a> {
         self.schedule_next_turn(flight.request_index, now);
     }
 
-    fn refuse_request(&mut self, at: usize, now: Moment) -> usize {
+    fn refuse_request(&mut self, index: usize, now: Moment) -> usize {
         self.stats.record_refusal();
-        self.schedule_next_turn(at, now);
+        self.schedule_next_turn(index, now);
         1
     }
 
-    /// Lets the session's next turn come.
-    fn schedule_next_turn(&mut self, at: usize, now: Moment) {
-        if let Some((next, think)) = self.trace.next_turn(at) {
-            self.event_queue.push(Reverse((now + think, SimEvent::SendRequest(next))));
+    /// Schedules the next turn of the session, if it waits for this one.
+    fn schedule_next_turn(&mut self, index: usize, now: Moment) {
+        if let Some((next, think_time)) = self.trace.next_turn(index) {
+            self.event_queue.push(Reverse((now + think_time, SimEvent::SendRequest(next))));
         }
     }
 
@@ -214,7 +219,7 @@ impl<'a> ReplaySimulation<'a> {
             let stats = engine.stats();
             stats.prompt - stats.cache_hits + stats.generated
         };
-        let work = self.engines.iter().map(computed).collect();
-        ReplayResult { replica_work: work, ..self.stats.into_result(policy, counts) }
+        let replica_work = self.engines.iter().map(computed).collect();
+        ReplayResult { replica_work, ..self.stats.into_result(policy, counts) }
     }
 }

@@ -1,4 +1,4 @@
-//! What a trace is replayed against.
+//! The scenario of a replay.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use crate::units::Moment;
 
 use super::trace::Trace;
 
-/// What a trace is replayed against, and how fast.
+/// Engines, speed and routers of a replay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// Replicas behind the routers.
     pub replicas: usize,
-    /// What each of them can do.
+    /// The model of each replica's engine.
     pub engine_model: EngineModel,
-    /// How many times faster each replica is than its constants; begun again behind the last. Empty: 1.
+    /// Speed of each replica as a multiple of the model's; repeated after the last. Empty for 1.
     pub engine_speeds: Vec<f64>,
-    /// How many times faster than recorded requests arrive; of a closed loop, sessions begun per second.
+    /// Speed of arrivals as a multiple of the recorded one; in a closed loop, sessions started per second.
     pub speed: f64,
-    /// Routers that share nothing; each request comes to one of them by chance.
+    /// Routers that share nothing; each request goes to a random one.
     pub routers: usize,
-    /// When the routers are begun anew, knowing nothing; what is on its way stays there.
+    /// Time at which the routers restart without state; requests in flight continue.
     pub restart_at: Option<Duration>,
-    /// What a good answer is.
+    /// The bounds of a good answer.
     pub slo: Slo,
-    /// Makes chance repeatable.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// By the shape of an 8B model: 524,288 operations a pair (32 layers of 4,096, four each), at 437 Tflop/s, somewhat below
-/// the rate that `prefill_token` stands for. Not measured on an engine.
+/// Attention time per pair of tokens, from the shape of an 8B model: 524,288 operations a pair (32 layers of 4,096, four
+/// each) at 437 Tflop/s, somewhat below the rate of `prefill_token`. Not measured on an engine.
 const ATTENTION_PAIR_TIME: Duration = Duration::from_nanos(1_200);
 
-/// How fast an answer has to be.
+/// The bounds of a good answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slo {
     /// Longest time to the first token.
@@ -44,17 +44,17 @@ pub struct Slo {
     pub tpot: Duration,
 }
 
-/// Why nothing can be replayed.
+/// An invalid scenario.
 #[derive(Debug, Error)]
 pub enum ReplayError {
-    /// The policy cannot be made for the replicas.
+    /// The policy does not support the replicas.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The fleet cannot be made.
+    /// The fleet cannot be created.
     #[error("{0}")]
     Fleet(String),
-    /// The speed is no positive number.
-    #[error("a speed of {0} is not above 0")]
+    /// The speed is not a positive number.
+    #[error("speed must be above 0, not {0}")]
     Speed(f64),
 }
 
@@ -74,30 +74,30 @@ impl Default for Scenario {
 }
 
 impl Scenario {
-    /// What the replica at `at` can do.
-    pub(super) fn replica_model(&self, at: usize) -> EngineModel {
+    /// Returns the engine model of the replica with this index.
+    pub(super) fn replica_model(&self, replica: usize) -> EngineModel {
         let speeds = &self.engine_speeds;
-        let speed = at.checked_rem(speeds.len()).and_then(|at| speeds.get(at)).copied().unwrap_or(1.0);
+        let speed = replica.checked_rem(speeds.len()).and_then(|index| speeds.get(index)).copied().unwrap_or(1.0);
         EngineModel { speed: self.engine_model.speed * speed, ..self.engine_model }
     }
 
-    /// When the requests that wait for no other are sent: as recorded, or, in a closed loop, by chance.
-    pub(super) fn schedule_starts(&self, trace: &Trace, dice: &mut SeededRng) -> Vec<(Moment, usize)> {
+    /// Returns the times and indices of the requests that wait for no other: as recorded, or random in a closed loop.
+    pub(super) fn schedule_starts(&self, trace: &Trace, rng: &mut SeededRng) -> Vec<(Moment, usize)> {
         let mut now = 0.0;
-        let start = |at: &usize| {
-            let recorded = trace.requests().get(*at).map_or(0.0, |request| request.sent_at.as_secs_f64());
+        let start = |index: &usize| {
+            let recorded = trace.requests().get(*index).map_or(0.0, |request| request.sent_at.as_secs_f64());
             if trace.is_closed_loop() {
-                now -= sample_unit(dice).ln() / self.speed;
+                now -= sample_unit(rng).ln() / self.speed;
             } else {
                 now = recorded / self.speed;
             }
-            (Moment::ZERO + Duration::try_from_secs_f64(now).unwrap_or(Duration::MAX), *at)
+            (Moment::ZERO + Duration::try_from_secs_f64(now).unwrap_or(Duration::MAX), *index)
         };
         trace.start_indices().iter().map(start).collect()
     }
 }
 
-/// Uniform, above 0 and up to 1.
-pub(super) fn sample_unit(dice: &mut SeededRng) -> f64 {
-    ((dice.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
+/// Returns a uniform number above 0 and up to 1.
+pub(super) fn sample_unit(rng: &mut SeededRng) -> f64 {
+    ((rng.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64
 }

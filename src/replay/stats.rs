@@ -1,4 +1,4 @@
-//! Gathers what a replay comes to.
+//! Collects the statistics of a replay.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::units::Moment;
 use super::result::{ReplayCounts, ReplayResult};
 use super::scenario::{Scenario, Slo};
 
-/// Of a hundred requests, in the order in which they come, so many are left out of the figures: caches fill meanwhile.
+/// Share of requests, in order of arrival, that are not measured: caches fill meanwhile.
 const WARM_UP_PERCENT: usize = 15;
 
-/// One answer.
+/// The times and tokens of one answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnswerTimes {
     pub(super) sent_at: Moment,
@@ -26,11 +26,11 @@ pub(super) struct AnswerTimes {
 struct InFlightTokens {
     tokens: u64,
     updated_at: Moment,
-    /// Tokens times nanoseconds.
+    /// Tokens in flight integrated over time.
     token_nanoseconds: u128,
 }
 
-/// Gathers what a replay comes to.
+/// Collects the statistics of a replay.
 #[derive(Debug)]
 pub(super) struct StatsCollector {
     slo: Slo,
@@ -72,9 +72,9 @@ impl StatsCollector {
         }
     }
 
-    /// A request has come; returns whether it is measured.
+    /// Records an arrival. Returns whether the request is measured.
     pub(super) fn record_arrival(&mut self, now: Moment) -> bool {
-        let measures = self.sent >= self.warm_up_requests;
+        let is_measured = self.sent >= self.warm_up_requests;
         if self.sent == self.warm_up_requests {
             for replica in &mut self.in_flight {
                 replica.advance_to(now);
@@ -82,36 +82,36 @@ impl StatsCollector {
             }
         }
         self.sent += 1;
-        self.measured += u64::from(measures);
-        measures
+        self.measured += u64::from(is_measured);
+        is_measured
     }
 
-    /// No engine could take a request.
+    /// Records a refused request.
     pub(super) fn record_refusal(&mut self) {
         self.refused += 1;
     }
 
-    /// `more` tokens are on a replica.
-    pub(super) fn add_in_flight(&mut self, replica: usize, more: u64, now: Moment) {
+    /// Adds tokens in flight on a replica.
+    pub(super) fn add_in_flight(&mut self, replica: usize, tokens: u64, now: Moment) {
         if let Some(replica) = self.in_flight.get_mut(replica) {
             replica.advance_to(now);
-            replica.tokens += more;
+            replica.tokens += tokens;
         }
     }
 
-    /// `fewer` tokens are on a replica.
-    pub(super) fn remove_in_flight(&mut self, replica: usize, fewer: u64, now: Moment) {
+    /// Removes tokens in flight on a replica.
+    pub(super) fn remove_in_flight(&mut self, replica: usize, tokens: u64, now: Moment) {
         if let Some(replica) = self.in_flight.get_mut(replica) {
             replica.advance_to(now);
-            replica.tokens = replica.tokens.saturating_sub(fewer);
+            replica.tokens = replica.tokens.saturating_sub(tokens);
         }
     }
 
-    /// A measured request has had its answer.
+    /// Records the answer to a measured request.
     pub(super) fn record_answer(&mut self, answer: &AnswerTimes) {
         let ttft = answer.first_token_at.since(answer.sent_at);
-        let gaps = u32::try_from(answer.output_tokens.saturating_sub(1)).unwrap_or(u32::MAX);
-        let tpot = answer.last_token_at.since(answer.first_token_at).checked_div(gaps);
+        let intervals = u32::try_from(answer.output_tokens.saturating_sub(1)).unwrap_or(u32::MAX);
+        let tpot = answer.last_token_at.since(answer.first_token_at).checked_div(intervals);
         self.ttft_seconds.push(ttft.as_secs_f64());
         if let Some(tpot) = tpot {
             self.tpot_sum_and_count.0 += tpot.as_secs_f64();
@@ -123,12 +123,12 @@ impl StatsCollector {
         self.within_slo += u64::from(ttft < self.slo.ttft && tpot.unwrap_or(Duration::ZERO) < self.slo.tpot);
     }
 
-    /// What it comes to; `counts` says what the engines have done.
+    /// Returns the result; `counts` has the counts of the engines.
     pub(super) fn into_result(mut self, policy: String, counts: ReplayCounts) -> ReplayResult {
         self.ttft_seconds.sort_by(f64::total_cmp);
         let answered = self.ttft_seconds.len() as f64;
-        let areas: Vec<f64> = self.in_flight.iter().map(|replica| replica.token_nanoseconds as f64).collect();
-        let busiest = areas.iter().copied().fold(0.0, f64::max);
+        let loads: Vec<f64> = self.in_flight.iter().map(|replica| replica.token_nanoseconds as f64).collect();
+        let busiest = loads.iter().copied().fold(0.0, f64::max);
         ReplayResult {
             policy,
             ttft_mean_s: ratio(self.ttft_seconds.iter().sum(), answered),
@@ -137,7 +137,7 @@ impl StatsCollector {
             tpot_mean_s: ratio(self.tpot_sum_and_count.0, self.tpot_sum_and_count.1 as f64),
             e2e_mean_s: ratio(self.e2e_seconds_sum, answered),
             hit_pct: 100.0 * ratio(self.cached_tokens as f64, self.prompt_tokens as f64),
-            imbalance: ratio(busiest * areas.len() as f64, areas.iter().sum()),
+            imbalance: ratio(busiest * loads.len() as f64, loads.iter().sum()),
             goodput_pct: 100.0 * ratio(self.within_slo as f64, self.measured as f64),
             counts: ReplayCounts { measured: self.measured, refused: self.refused, ..counts },
             replica_work: Vec::new(),
@@ -145,12 +145,12 @@ impl StatsCollector {
     }
 }
 
-/// 0 if there is nothing to divide by.
-fn ratio(of: f64, by: f64) -> f64 {
-    if by > 0.0 { of / by } else { 0.0 }
+/// Returns the quotient; 0 if the divisor is 0.
+fn ratio(dividend: f64, divisor: f64) -> f64 {
+    if divisor > 0.0 { dividend / divisor } else { 0.0 }
 }
 
-/// By nearest rank; 0 of nothing.
+/// Returns a percentile by nearest rank; 0 without values.
 fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Made-up traces, for those who have recorded none.
+//! Synthetic traces.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,23 +14,23 @@ use super::trace::{BlockRun, Trace, TraceRequest};
 
 /// Tokens of a block.
 const BLOCK_TOKENS: u64 = 64;
-/// A conversation ends before a prompt gets longer.
+/// Longest prompt; a conversation ends before it.
 const MAX_PROMPT_TOKENS: u64 = 60_000;
-/// Ids of one shared beginning or one session's text.
+/// Block ids reserved for one shared prefix or one session.
 const BLOCK_ID_RANGE: u64 = 1 << 20;
-/// Seconds before the trace in which sessions have begun that go on in it.
+/// Seconds before the trace in which sessions may start.
 const LEAD_IN_SECONDS: f64 = 300.0;
 
 /// Kinds of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyntheticKind {
-    /// Conversations of some five turns with one of four system prompts; a few begin with a document.
+    /// Conversations of some five turns with one of four system prompts; some start with a document.
     Chat,
-    /// Single calls with one of eight long descriptions of tools and short answers; a few carry much.
+    /// Single calls with one of eight long tool descriptions and short answers; a few are long.
     Tools,
-    /// Coding agents, a closed loop: long shared beginnings, dozens of turns, each soon after the last.
+    /// Coding agents, a closed loop: long shared prefixes and dozens of turns in quick succession.
     Agents,
-    /// Single requests without anything in common, all of moderate length.
+    /// Single requests of moderate length without shared prefixes.
     Uniform,
 }
 
@@ -48,7 +48,7 @@ impl FromStr for SyntheticKind {
     }
 }
 
-/// Lengths that are log-normal: half of them below `median`, with a long tail above.
+/// A log-normal distribution.
 #[derive(Clone, Copy)]
 struct LogNormal {
     median: f64,
@@ -57,20 +57,20 @@ struct LogNormal {
     max: f64,
 }
 
-/// What the sessions of a kind are like.
+/// The distribution of sessions of a kind.
 struct TrafficProfile {
-    /// Sessions begun per second.
+    /// Sessions started per second.
     sessions_per_second: f64,
-    /// Lengths of the shared beginnings. The first is the most frequent: the n-th has a share in proportion to 1 / n.
+    /// Lengths of the shared prefixes. The frequency of the n-th is in proportion to 1 / n.
     shared_prefix_tokens: &'static [u64],
-    /// How likely another turn follows.
+    /// Probability of a further turn.
     next_turn_probability: f64,
-    /// What a turn adds to the prompt.
+    /// Tokens that a turn adds to the prompt.
     turn_tokens: LogNormal,
-    /// How likely the session begins with a document, and how long it is.
+    /// Probability that the session starts with a document, and the tokens of the document.
     document: (f64, LogNormal),
     answer_tokens: LogNormal,
-    /// Seconds from one turn to the next.
+    /// Seconds from the end of a turn to the next.
     think_seconds: LogNormal,
     closed_loop: bool,
 }
@@ -121,44 +121,43 @@ const UNIFORM_PROFILE: TrafficProfile = TrafficProfile {
     closed_loop: false,
 };
 
-/// Makes up `requests` requests; the same ones for the same seed.
+/// Returns a trace of `requests` requests; the same one for the same seed.
 ///
-/// *Shape*: what arrives in a stretch of time with sessions under way at both its ends; a closed loop has whole sessions
-/// but for the last. The rates of the open loops keep eight replicas of the default
-/// constants busy, not overloaded.
+/// *Shape*: the arrivals of a period with sessions in progress at both its ends; a closed loop has whole sessions except the
+/// last. The rates of the open loops keep eight replicas of the default model busy, not overloaded.
 pub fn synthesize_trace(kind: SyntheticKind, requests: usize, seed: u64) -> Trace {
-    let habits = match kind {
+    let profile = match kind {
         SyntheticKind::Chat => &CHAT_PROFILE,
         SyntheticKind::Tools => &TOOLS_PROFILE,
         SyntheticKind::Agents => &AGENTS_PROFILE,
         SyntheticKind::Uniform => &UNIFORM_PROFILE,
     };
-    let mut dice = SeededRng::from_seed(seed);
-    let mut made = Vec::with_capacity(requests);
+    let mut rng = SeededRng::from_seed(seed);
+    let mut generated = Vec::with_capacity(requests);
     // Turns of the sessions so far, by time.
-    let mut to_come = BinaryHeap::new();
-    let mut now = if habits.think_seconds.median > 0.0 && !habits.closed_loop { -LEAD_IN_SECONDS } else { 0.0 };
+    let mut pending = BinaryHeap::new();
+    let mut now = if profile.think_seconds.median > 0.0 && !profile.closed_loop { -LEAD_IN_SECONDS } else { 0.0 };
     for session in 1.. {
-        if made.len() >= requests {
+        if generated.len() >= requests {
             break;
         }
-        now -= sample_unit(&mut dice).ln() / habits.sessions_per_second;
-        let turns = habits.sample_session(session, now, &mut dice);
-        if habits.closed_loop {
-            made.extend(turns);
+        now -= sample_unit(&mut rng).ln() / profile.sessions_per_second;
+        let turns = profile.sample_session(session, now, &mut rng);
+        if profile.closed_loop {
+            generated.extend(turns);
             continue;
         }
-        to_come.extend(turns.into_iter().map(|turn| Reverse((turn.sent_at, session, turn.turn, PendingTurn(turn)))));
-        // All later sessions begin after `now`.
-        while to_come.peek().is_some_and(|Reverse((at, ..))| at.as_secs_f64() < now) {
-            made.extend(to_come.pop().map(|Reverse((.., PendingTurn(turn)))| turn));
+        pending.extend(turns.into_iter().map(|turn| Reverse((turn.sent_at, session, turn.turn, PendingTurn(turn)))));
+        // All later sessions start after `now`.
+        while pending.peek().is_some_and(|Reverse((sent_at, ..))| sent_at.as_secs_f64() < now) {
+            generated.extend(pending.pop().map(|Reverse((.., PendingTurn(turn)))| turn));
         }
     }
-    made.truncate(requests);
-    Trace::new(made)
+    generated.truncate(requests);
+    Trace::new(generated)
 }
 
-/// A request in a heap, where what stands before it in the tuple has decided.
+/// A request in a heap whose order is that of the tuple members before it.
 struct PendingTurn(TraceRequest);
 
 impl PartialEq for PendingTurn {
@@ -182,59 +181,59 @@ impl Ord for PendingTurn {
 }
 
 impl TrafficProfile {
-    /// The turns of a session that begins at second `start`; those before second 0 are left out of an open loop.
-    fn sample_session(&self, session: u64, start: f64, dice: &mut SeededRng) -> Vec<TraceRequest> {
-        let (which, shared) = self.sample_shared_prefix(dice);
-        let mut prompt = shared;
-        if sample_unit(dice) <= self.document.0 {
-            prompt += self.document.1.sample_tokens(dice);
+    /// Returns the turns of a session that starts at second `start`; turns before second 0 are left out.
+    fn sample_session(&self, session: u64, start: f64, rng: &mut SeededRng) -> Vec<TraceRequest> {
+        let (prefix, prefix_tokens) = self.sample_shared_prefix(rng);
+        let mut prompt = prefix_tokens;
+        if sample_unit(rng) <= self.document.0 {
+            prompt += self.document.1.sample_tokens(rng);
         }
-        let (mut turns, mut at, mut pause) = (Vec::new(), start, 0.0);
+        let (mut turns, mut sent_at, mut pause) = (Vec::new(), start, 0.0);
         for turn in 0.. {
-            prompt += self.turn_tokens.sample_tokens(dice);
-            let output = self.answer_tokens.sample_tokens(dice);
+            prompt += self.turn_tokens.sample_tokens(rng);
+            let output = self.answer_tokens.sample_tokens(rng);
             if prompt > MAX_PROMPT_TOKENS {
                 break;
             }
-            let think = self.closed_loop.then(|| Duration::from_secs_f64(pause));
-            let alike = shared / BLOCK_TOKENS;
-            let own = prompt / BLOCK_TOKENS - alike;
-            // Beginnings have the first ids, sessions those behind.
-            let own_ids = (session + self.shared_prefix_tokens.len() as u64) * BLOCK_ID_RANGE;
-            let blocks = vec![
-                BlockRun { first_id: which * BLOCK_ID_RANGE, count: alike },
-                BlockRun { first_id: own_ids, count: own },
+            let think_time = self.closed_loop.then(|| Duration::from_secs_f64(pause));
+            let shared_blocks = prefix_tokens / BLOCK_TOKENS;
+            let own_blocks = prompt / BLOCK_TOKENS - shared_blocks;
+            // Shared prefixes have the first ids.
+            let first_own_id = (session + self.shared_prefix_tokens.len() as u64) * BLOCK_ID_RANGE;
+            let block_runs = vec![
+                BlockRun { first_id: prefix * BLOCK_ID_RANGE, count: shared_blocks },
+                BlockRun { first_id: first_own_id, count: own_blocks },
             ];
-            if at >= 0.0 {
+            if sent_at >= 0.0 {
                 turns.push(TraceRequest {
-                    sent_at: Duration::from_secs_f64(at),
+                    sent_at: Duration::from_secs_f64(sent_at),
                     prompt: Tokens(prompt),
                     output: Tokens(output),
                     block_size: Tokens(BLOCK_TOKENS),
-                    block_runs: blocks,
+                    block_runs,
                     session: Some(session),
                     turn,
-                    think_time: think,
+                    think_time,
                 });
             }
             prompt += output;
-            pause = self.think_seconds.sample(dice);
-            at += pause;
-            if sample_unit(dice) > self.next_turn_probability {
+            pause = self.think_seconds.sample(rng);
+            sent_at += pause;
+            if sample_unit(rng) > self.next_turn_probability {
                 break;
             }
         }
         turns
     }
 
-    /// Which of the shared beginnings, and its length.
-    fn sample_shared_prefix(&self, dice: &mut SeededRng) -> (u64, u64) {
+    /// Returns the index of a shared prefix and its tokens.
+    fn sample_shared_prefix(&self, rng: &mut SeededRng) -> (u64, u64) {
         let weights = || (1..=self.shared_prefix_tokens.len()).map(|rank| 1.0 / rank as f64);
-        let mut left = sample_unit(dice) * weights().sum::<f64>();
-        for ((which, length), weight) in (0u64..).zip(self.shared_prefix_tokens).zip(weights()) {
-            left -= weight;
-            if left <= 0.0 {
-                return (which, *length);
+        let mut remaining = sample_unit(rng) * weights().sum::<f64>();
+        for ((prefix, tokens), weight) in (0u64..).zip(self.shared_prefix_tokens).zip(weights()) {
+            remaining -= weight;
+            if remaining <= 0.0 {
+                return (prefix, *tokens);
             }
         }
         (0, self.shared_prefix_tokens.first().copied().unwrap_or_default())
@@ -242,15 +241,15 @@ impl TrafficProfile {
 }
 
 impl LogNormal {
-    fn sample(self, dice: &mut SeededRng) -> f64 {
-        // Box and Muller.
-        let normal = (-2.0 * sample_unit(dice).ln()).sqrt() * (TAU * sample_unit(dice)).cos();
+    fn sample(self, rng: &mut SeededRng) -> f64 {
+        // Box-Muller transform.
+        let normal = (-2.0 * sample_unit(rng).ln()).sqrt() * (TAU * sample_unit(rng)).cos();
         (self.median * (self.sigma * normal).exp()).min(self.max)
     }
 
-    /// At least 1.
-    fn sample_tokens(self, dice: &mut SeededRng) -> u64 {
-        self.sample(dice).round().max(1.0) as u64
+    /// Returns a sample of at least 1.
+    fn sample_tokens(self, rng: &mut SeededRng) -> u64 {
+        self.sample(rng).round().max(1.0) as u64
     }
 }
 
@@ -260,7 +259,7 @@ mod tests {
 
     const KIND_NAMES: [&str; 4] = ["chat", "tools", "agents", "uniform"];
 
-    /// The share of the prompts' tokens that a cache of any size would know.
+    /// Returns the share of prompt tokens that an unlimited cache would have.
     fn repeated_share(trace: &Trace) -> f64 {
         let mut seen = std::collections::BTreeSet::new();
         let (mut known, mut all) = (0, 0);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_one_trace_of_each_kind() {
+    fn same_seed_gives_the_same_trace_of_each_kind() {
         for kind in KIND_NAMES {
             let kind: SyntheticKind = kind.parse().unwrap();
             let trace = synthesize_trace(kind, 500, 3);
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_begins_with_the_turn_before_it() {
+    fn turn_starts_with_the_previous_turn() {
         let trace = synthesize_trace(SyntheticKind::Agents, 300, 1);
         let mut pairs = 0;
         for (at, request) in trace.requests().iter().enumerate() {
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_differ_in_how_much_is_repeated() {
+    fn kinds_differ_in_their_repeated_share() {
         let [chat, tools, agents, uniform] =
             KIND_NAMES.map(|kind| repeated_share(&synthesize_trace(kind.parse().unwrap(), 2_000, 1)));
         assert!((0.4..0.9).contains(&chat), "{chat}");

@@ -11,64 +11,64 @@ use crate::units::Tokens;
 /// A request of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceRequest {
-    /// When it was sent, from the trace's start.
+    /// Time of sending, from the start of the trace.
     pub sent_at: Duration,
     /// Length of the prompt.
     pub prompt: Tokens,
     /// Length of the answer, at least 1.
     pub output: Tokens,
-    /// Tokens that a block of the prompt stands for; at least 1 if there are blocks.
+    /// Tokens per block of the prompt; at least 1 if there are blocks.
     pub block_size: Tokens,
-    /// The prompt's full blocks in order. Equal ids at one place: the prompts are equal up to the block's end.
+    /// The prompt's full blocks in order. Prompts with equal ids at an index are equal up to the block's end.
     pub block_runs: Vec<BlockRun>,
-    /// The conversation that it belongs to.
+    /// The id of the conversation; `None` if it is unknown.
     pub session: Option<u64>,
-    /// Its place in the conversation.
+    /// Index of the turn in the conversation.
     pub turn: u32,
-    /// How long after the end of the turn before it is sent; `None`: it is sent when it is, whatever happened before.
+    /// Time from the end of the previous turn to this one; `None` if it is sent at [`TraceRequest::sent_at`] in any case.
     pub think_time: Option<Duration>,
 }
 
-/// Blocks with ids in a row.
+/// Blocks with sequential ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRun {
     /// The first id.
     pub first_id: u64,
-    /// How many there are.
+    /// Number of blocks.
     pub count: u64,
 }
 
-/// Requests in the order of their times.
+/// Requests in order of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     requests: Vec<TraceRequest>,
-    /// Of each request the next turn of its conversation, if it waits for this one.
+    /// By request: the index of the next turn, if it waits for this one.
     next_turns: Vec<Option<usize>>,
-    /// Those that wait for no other.
+    /// Indices of requests that wait for no other.
     start_indices: Vec<usize>,
     closed_loop: bool,
 }
 
 impl TraceRequest {
-    /// The blocks' ids, in order.
+    /// Returns the ids of the blocks in order.
     pub fn block_ids(&self) -> impl Iterator<Item = u64> {
-        self.block_runs.iter().flat_map(|run| (0..run.count).map(|at| run.first_id.wrapping_add(at)))
+        self.block_runs.iter().flat_map(|run| (0..run.count).map(|offset| run.first_id.wrapping_add(offset)))
     }
 
-    /// Tokens in all the blocks.
+    /// Returns the tokens of all blocks.
     pub fn block_tokens(&self) -> u64 {
         self.block_runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.count)).saturating_mul(self.block_size.0)
     }
 
-    /// The prompt as routers know it.
+    /// Returns the fingerprint of the prompt for routers.
     pub fn prompt_fingerprint(&self) -> Arc<PromptFingerprint> {
         Arc::new(PromptFingerprint::from_blocks(self.block_ids(), self.block_size, self.prompt))
     }
 
-    /// Hashes of the prompt's full blocks of `size` tokens, as an engine has them.
+    /// Returns hashes of the prompt's full blocks of `size` tokens for an engine.
     ///
-    /// *Shape*: as many as lie within the trace's own blocks; each is made of the id of the block that its last token
-    /// is in, so two prompts share it only if the trace says so.
+    /// *Shape*: only blocks within the trace's own blocks. Each hash depends on the trace's block of its last token, so two
+    /// prompts share it only if they share that block.
     pub fn engine_block_hashes(&self, size: Tokens) -> Vec<u64> {
         let size = size.0.max(1);
         let mut hashes = Vec::with_capacity(usize::try_from(self.block_tokens() / size).unwrap_or_default());
@@ -86,48 +86,48 @@ impl TraceRequest {
 }
 
 impl Trace {
-    /// Orders requests by time and ties the turns of conversations together.
+    /// Orders requests by time and links the turns of conversations.
     ///
-    /// If any request has a [`TraceRequest::think_time`] the trace is a closed loop: each session's turns wait for each other.
+    /// If a request has a [`TraceRequest::think_time`], the trace is a closed loop: each turn waits for the previous one.
     pub fn new(mut requests: Vec<TraceRequest>) -> Self {
         requests.sort_by_key(|request| (request.sent_at, request.session, request.turn));
-        let closed = requests.iter().any(|request| request.think_time.is_some());
+        let closed_loop = requests.iter().any(|request| request.think_time.is_some());
         let mut next = vec![None; requests.len()];
         let mut starts = Vec::new();
         let mut last: BTreeMap<u64, usize> = BTreeMap::new();
         let mut order: Vec<usize> = (0..requests.len()).collect();
-        if closed {
-            order.sort_by_key(|at| requests.get(*at).map(|request| request.turn));
+        if closed_loop {
+            order.sort_by_key(|index| requests.get(*index).map(|request| request.turn));
         }
-        for at in order {
-            let session = requests.get(at).and_then(|request| request.session).filter(|_| closed);
-            match session.and_then(|session| last.insert(session, at)).and_then(|before| next.get_mut(before)) {
-                Some(before) => *before = Some(at),
-                None => starts.push(at),
+        for index in order {
+            let session = requests.get(index).and_then(|request| request.session).filter(|_| closed_loop);
+            match session.and_then(|session| last.insert(session, index)).and_then(|previous| next.get_mut(previous)) {
+                Some(next) => *next = Some(index),
+                None => starts.push(index),
             }
         }
         starts.sort_unstable();
-        Self { requests, next_turns: next, start_indices: starts, closed_loop: closed }
+        Self { requests, next_turns: next, start_indices: starts, closed_loop }
     }
 
-    /// The requests, in order of time.
+    /// Returns the requests in order of time.
     pub fn requests(&self) -> &[TraceRequest] {
         &self.requests
     }
 
-    /// Whether turns wait for each other: the clients' next requests depend on how fast they are served.
+    /// Returns whether turns wait for the previous turn to end.
     pub const fn is_closed_loop(&self) -> bool {
         self.closed_loop
     }
 
-    /// Those that wait for no other, in order of time.
+    /// Returns the indices of requests that wait for no other, in order of time.
     pub(super) fn start_indices(&self) -> &[usize] {
         &self.start_indices
     }
 
-    /// The turn that waits for this one, and how long after its end it is sent.
-    pub(super) fn next_turn(&self, at: usize) -> Option<(usize, Duration)> {
-        let next = self.next_turns.get(at).copied().flatten()?;
+    /// Returns the index of the turn that waits for this request, and its think time.
+    pub(super) fn next_turn(&self, index: usize) -> Option<(usize, Duration)> {
+        let next = self.next_turns.get(index).copied().flatten()?;
         Some((next, self.requests.get(next)?.think_time.unwrap_or_default()))
     }
 }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn engine_blocks_are_shared_as_far_as_the_traces_are() {
+    fn engine_blocks_are_shared_like_those_of_the_trace() {
         let shared = |a: &TraceRequest, b: &TraceRequest, size| {
             let (a, b) = (a.engine_block_hashes(Tokens(size)), b.engine_block_hashes(Tokens(size)));
             a.iter().zip(&b).take_while(|(a, b)| a == b).count()
@@ -168,7 +168,7 @@ mod tests {
             (request_with_blocks(&[(5, 3), (90, 1)], 512, 2_100), request_with_blocks(&[(5, 3), (80, 1)], 512, 2_048));
         assert_eq!(one.engine_block_hashes(Tokens(16)).len(), 128);
         assert_eq!(shared(&one, &other, 16), 96);
-        // A block across the border belongs to what is behind it.
+        // A block across two blocks of the trace depends on the second.
         assert_eq!((shared(&one, &other, 1_000), one.engine_block_hashes(Tokens(1_000)).len()), (1, 2));
         assert_eq!(shared(&one, &request_with_blocks(&[(6, 2)], 512, 1_024), 16), 0);
         let mut all = one.engine_block_hashes(Tokens(16));

@@ -1,4 +1,4 @@
-//! Reading traces: our own JSON lines, Mooncake's, Azure's CSV; gzip or not.
+//! Reads traces: our own JSON lines, Mooncake's, and Azure's CSV, plain or gzip.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -16,41 +16,41 @@ use crate::units::Tokens;
 const MAX_LINE_BYTES: u64 = 16 << 20;
 /// Longest prompt or answer.
 const MAX_TOKENS: u64 = 1 << 24;
-/// Tokens of a block where a line does not say: Mooncake's.
+/// Tokens per block if a line does not set them: Mooncake's.
 const DEFAULT_BLOCK_TOKENS: u64 = 512;
-/// The first bytes of what gzip has compressed.
+/// The first bytes of a gzip file.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Why a trace cannot be used.
+/// An unusable trace.
 #[derive(Debug, Error)]
 pub enum TraceError {
     /// The file cannot be read.
-    #[error("cannot read {name}: {why}")]
+    #[error("cannot read {name}: {cause}")]
     Unreadable {
         /// The file.
         name: String,
-        /// What went wrong.
-        why: std::io::Error,
+        /// The cause.
+        cause: std::io::Error,
     },
-    /// A line is no request.
-    #[error("{name}:{line}: {why}")]
+    /// A line is not a request.
+    #[error("{name}:{line}: {reason}")]
     InvalidLine {
         /// The file.
         name: String,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
-        why: String,
+        /// The mistake.
+        reason: String,
     },
-    /// There is no request in it.
-    #[error("{name}: there is no request in it")]
+    /// The trace is empty.
+    #[error("{name}: no request found")]
     Empty {
         /// The file.
         name: String,
     },
 }
 
-/// A line of JSON: ours, with Mooncake's names.
+/// A line of JSON, with our names or Mooncake's.
 #[derive(Deserialize)]
 struct TraceRow {
     #[serde(alias = "timestamp")]
@@ -68,23 +68,27 @@ struct TraceRow {
     think_ms: Option<f64>,
 }
 
-/// Reads a trace from a file. See [`parse_trace`].
+/// Reads a trace from a file.
+///
+/// *Errors*: as [`parse_trace`], or the file cannot be opened.
 pub fn open_trace(path: &Path) -> Result<Trace, TraceError> {
     let name = path.display().to_string();
     match File::open(path) {
         Ok(file) => parse_trace(file, &name),
-        Err(why) => Err(TraceError::Unreadable { name, why }),
+        Err(cause) => Err(TraceError::Unreadable { name, cause }),
     }
 }
 
-/// Reads a trace, compressed by gzip or not: JSON lines, or CSV with a line of names.
+/// Reads a trace, plain or gzip: JSON lines, or CSV with a header.
 ///
 /// *JSON*: `timestamp_ms`, `input_tokens`, `output_tokens`, and where known `block_tokens` with `block_runs` (`[first,
 /// count, first, count, ...]`), `session`, `turn`, `think_ms`; or Mooncake's `timestamp` (ms), `input_length`,
 /// `output_length`, `hash_ids` (512 tokens each). *CSV*: Azure's `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
-/// An answer of 0 tokens is taken as 1. *Errors*: with the name and the line. *Cost*: all requests are in memory.
+/// An answer of 0 tokens counts as 1.
+///
+/// *Errors*: the source cannot be read, a line is invalid, or there is no request. *Cost*: all requests are in memory.
 pub fn parse_trace(source: impl Read, name: &str) -> Result<Trace, TraceError> {
-    let unreadable = |why| TraceError::Unreadable { name: name.to_owned(), why };
+    let unreadable = |cause| TraceError::Unreadable { name: name.to_owned(), cause };
     let mut source = BufReader::new(source);
     let compressed = source.fill_buf().map_err(unreadable)?.starts_with(&GZIP_MAGIC);
     let mut source: Box<dyn BufRead> =
@@ -108,7 +112,7 @@ pub fn parse_trace(source: impl Read, name: &str) -> Result<Trace, TraceError> {
         };
         match parsed {
             Ok(request) => requests.extend(request),
-            Err(why) => return Err(TraceError::InvalidLine { name: name.to_owned(), line: number, why }),
+            Err(reason) => return Err(TraceError::InvalidLine { name: name.to_owned(), line: number, reason }),
         }
     }
     if columns.is_some() {
@@ -117,7 +121,7 @@ pub fn parse_trace(source: impl Read, name: &str) -> Result<Trace, TraceError> {
     if requests.is_empty() { Err(TraceError::Empty { name: name.to_owned() }) } else { Ok(Trace::new(requests)) }
 }
 
-/// CSV times are times of day: the first of them is the trace's start.
+/// Makes the times of a CSV file, which are dates, relative to the first one.
 fn rebase_times(requests: &mut [TraceRequest]) {
     let first = requests.iter().map(|request| request.sent_at).min().unwrap_or_default();
     requests.iter_mut().for_each(|request| request.sent_at -= first);
@@ -125,15 +129,15 @@ fn rebase_times(requests: &mut [TraceRequest]) {
 
 fn parse_json_line(text: &str) -> Result<TraceRequest, String> {
     let line: TraceRow = serde_json::from_str(text).map_err(|error| {
-        // The line that serde counts is always the first.
-        let why = error.to_string();
-        why.split(" at line ").next().unwrap_or(&why).to_owned()
+        // serde_json counts lines from the start of each row, so its position is left out.
+        let message = error.to_string();
+        message.split(" at line ").next().unwrap_or(&message).to_owned()
     })?;
     let block = line.block_tokens.unwrap_or(DEFAULT_BLOCK_TOKENS);
     let blocks = match (line.block_runs, line.hash_ids) {
         (Some(runs), _) => parse_block_runs(&runs)?,
         (None, Some(ids)) => {
-            // Mooncake names the part behind the last full block too, which caches cannot hold by blocks.
+            // Mooncake also has an id for the text after the last full block, which caches cannot hold.
             let full = usize::try_from(line.input_tokens / block.max(1)).unwrap_or(usize::MAX);
             ids.iter().take(full).map(|id| BlockRun { first_id: *id, count: 1 }).collect()
         }
@@ -169,16 +173,16 @@ fn validate_request(request: TraceRequest) -> Result<TraceRequest, String> {
 fn parse_block_runs(runs: &[u64]) -> Result<Vec<BlockRun>, String> {
     let run = |pair: &[u64]| match pair {
         [first, count] => Ok(BlockRun { first_id: *first, count: *count }),
-        _ => Err("block_runs has a start without a count".to_owned()),
+        _ => Err("block_runs has a first id without a count".to_owned()),
     };
     runs.chunks(2).map(run).collect()
 }
 
-fn parse_millis(ms: f64, what: &str) -> Result<Duration, String> {
-    Duration::try_from_secs_f64(ms / 1_000.0).map_err(|_| format!("{what} is no time: {ms}"))
+fn parse_millis(ms: f64, field: &str) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(ms / 1_000.0).map_err(|_| format!("{field} is not a time: {ms}"))
 }
 
-/// Where a CSV file has what is needed.
+/// The columns of a CSV file.
 struct CsvColumns {
     time: usize,
     prompt: usize,
@@ -191,21 +195,21 @@ impl CsvColumns {
         let find = |name: &str| names.iter().position(|known| known == name);
         match (find("timestamp"), find("contexttokens"), find("generatedtokens")) {
             (Some(time), Some(prompt), Some(output)) => Ok(Self { time, prompt, output }),
-            _ => Err("neither JSON nor the names TIMESTAMP,ContextTokens,GeneratedTokens".to_owned()),
+            _ => Err("neither JSON nor a CSV header with TIMESTAMP,ContextTokens,GeneratedTokens".to_owned()),
         }
     }
 
     fn parse_request(&self, text: &str) -> Result<TraceRequest, String> {
         let cells: Vec<&str> = split_cells(text).collect();
-        let cell = |at: usize| cells.get(at).copied().ok_or_else(|| format!("{} columns are too few", cells.len()));
-        let tokens = |at: usize| {
-            let text = cell(at)?;
-            text.parse().map_err(|_| format!("`{text}` is no number of tokens"))
+        let cell = |column: usize| cells.get(column).copied().ok_or_else(|| format!("only {} columns", cells.len()));
+        let tokens = |column: usize| {
+            let text = cell(column)?;
+            text.parse().map_err(|_| format!("`{text}` is not a number of tokens"))
         };
         let time = cell(self.time)?;
         validate_request(TraceRequest {
             sent_at: parse_time(time)
-                .ok_or_else(|| format!("`{time}` is no time such as 2023-11-16 18:15:46.6805900"))?,
+                .ok_or_else(|| format!("`{time}` is not a time such as 2023-11-16 18:15:46.6805900"))?,
             prompt: Tokens(tokens(self.prompt)?),
             output: Tokens(tokens(self.output)?.max(1)),
             ..TraceRequest::default()
@@ -217,8 +221,8 @@ fn split_cells(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(|cell| cell.trim().trim_matches('"'))
 }
 
-/// Reads `YYYY-MM-DD HH:MM:SS[.fraction]`, whatever offset follows, as time since the year 0. All lines of a file are
-/// taken to have the same offset.
+/// Parses `YYYY-MM-DD HH:MM:SS[.fraction]` as time since the year 0. An offset after it is ignored: all lines of a file are
+/// assumed to have the same one.
 fn parse_time(text: &str) -> Option<Duration> {
     let (date, time) = text.split_once([' ', 'T'])?;
     let [year, month, day] = parse_numbers(date, '-')?;
@@ -235,12 +239,12 @@ fn parse_time(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds) + Duration::try_from_secs_f64(fraction).ok()?)
 }
 
-fn parse_numbers(text: &str, between: char) -> Option<[u64; 3]> {
-    let numbers: Option<Vec<u64>> = text.split(between).map(|part| part.parse().ok()).collect();
+fn parse_numbers(text: &str, separator: char) -> Option<[u64; 3]> {
+    let numbers: Option<Vec<u64>> = text.split(separator).map(|part| part.parse().ok()).collect();
     numbers?.try_into().ok()
 }
 
-/// Days from the first of March of the year 0, in which a leap day is the last of its year.
+/// Returns the days since the first of March of the year 0. Years start in March, so that a leap day is the last of its year.
 fn count_days(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year + 1, month - 3) } else { (year, month + 9) };
     year * 365 + year.saturating_sub(1) / 4 - year.saturating_sub(1) / 100

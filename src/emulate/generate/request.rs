@@ -129,22 +129,6 @@ impl GenerateRequest {
     }
 }
 
-/// The body as an object.
-pub(in crate::emulate) fn parse_object(body: &[u8]) -> Result<Value, ApiError> {
-    if body.is_empty() {
-        return Err(ApiError::validation_error("missing", "body", "Field required"));
-    }
-    let value: Value = serde_json::from_slice(body).map_err(|e| {
-        let at = e.column();
-        ApiError::validation_error("json_invalid", &format!("body.{at}"), "JSON decode error")
-    })?;
-    if !value.is_object() {
-        let message = "Input should be a valid dictionary or object to extract fields from";
-        return Err(ApiError::validation_error("model_attributes_type", "body", message));
-    }
-    Ok(value)
-}
-
 /// Returns the model that a request names, else the first one.
 ///
 /// *Errors*: an unknown model, or no text.

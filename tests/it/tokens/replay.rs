@@ -78,25 +78,25 @@ fn bad_lines_are_refused_with_their_place() {
         ("\"input_length\": -4", "invalid value: integer `-4`, expected u64"),
         ("\"input_length\": 511, \"block_runs\": [1, 1]", "the blocks have 512 tokens and the prompt 511"),
         ("\"input_length\": 5, \"block_runs\": [1, 18446744073709551615]", "tokens and the prompt 5"),
-        ("\"input_length\": 5, \"block_runs\": [1]", "block_runs has a start without a count"),
+        ("\"input_length\": 5, \"block_runs\": [1]", "block_runs has a first id without a count"),
         ("\"input_length\": 5, \"block_tokens\": 0, \"block_runs\": [1, 9]", "block_tokens is 0"),
         ("\"input_length\": 99999999999", "99999999999 tokens are more than"),
-        ("\"input_length\": 5, \"think_ms\": -1", "think_ms is no time: -1"),
+        ("\"input_length\": 5, \"think_ms\": -1", "think_ms is not a time: -1"),
     ] {
         let said = line(rest);
         assert!(said.starts_with("some.trace:3: ") && said.contains(why), "{said}");
     }
     assert_eq!(parse_error("\n{\"timestamp\": 1"), "some.trace:2: EOF while parsing an object");
     for (row, why) in [
-        ("2023-11-16,5,5", "`2023-11-16` is no time such as 2023-11-16 18:15:46.6805900"),
-        ("2023-13-16 00:00:00,5,5", "`2023-13-16 00:00:00` is no time such as 2023-11-16 18:15:46.6805900"),
-        ("2023-11-16 00:00:00,5", "2 columns are too few"),
-        ("2023-11-16 00:00:00,5,x", "`x` is no number of tokens"),
+        ("2023-11-16,5,5", "`2023-11-16` is not a time such as 2023-11-16 18:15:46.6805900"),
+        ("2023-13-16 00:00:00,5,5", "`2023-13-16 00:00:00` is not a time such as 2023-11-16 18:15:46.6805900"),
+        ("2023-11-16 00:00:00,5", "only 2 columns"),
+        ("2023-11-16 00:00:00,5,x", "`x` is not a number of tokens"),
     ] {
         assert_eq!(parse_error(&format!("{AZURE_TRACE}\n{row}\n")), format!("some.trace:5: {why}"));
     }
     assert!(parse_error("a,b,c\n1,2,3\n").starts_with("some.trace:1: neither JSON nor"));
-    assert_eq!(parse_error("\n \n"), "some.trace: there is no request in it");
+    assert_eq!(parse_error("\n \n"), "some.trace: no request found");
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn the_command_says_what_is_wrong() {
     };
     assert!(fails(&["nowhere.jsonl"]).starts_with("cannot read nowhere.jsonl: "));
     assert!(fails(&["--synthetic", "chat", "--policy", "least_con"]).contains("least_con"));
-    assert!(fails(&["--synthetic", "chat", "--speed", "0"]).contains("a speed of 0 is not above 0"));
+    assert!(fails(&["--synthetic", "chat", "--speed", "0"]).contains("speed must be above 0, not 0"));
     assert!(fails(&["--synthetic", "novels"]).contains("chat, tools, agents, uniform"));
     assert!(fails(&[]).contains("required"));
 }
