@@ -1,4 +1,4 @@
-//! A bounded way from many threads to one file: lines are handed over under a short lock and written by one thread.
+//! A writer of lines from many threads to one file, with a bounded queue and a thread of its own.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// The most bytes that wait to be written; a line that finds no room is counted as lost instead of holding up a request.
+/// Capacity of the queue. A line that does not fit is dropped and counted, so that no request waits for the file.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
 struct WriteQueue {
     lines: Vec<u8>,
-    /// Another file, for what was handed over behind this many bytes.
+    /// A reopened file, for the lines after this many bytes.
     next_file: Option<(usize, File)>,
     closed: bool,
 }
@@ -26,7 +26,7 @@ struct WriterShared {
     dropped_lines: AtomicU64,
 }
 
-/// Writes lines to a file or a standard stream on a thread of its own. Dropping it writes what is left.
+/// Writes lines to a file or a standard stream on a thread of its own. On drop it writes the queued lines.
 pub struct LogWriter {
     shared: Arc<WriterShared>,
     path: Option<PathBuf>,
@@ -34,62 +34,62 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Writes to standard output.
+    /// Returns a writer to standard output.
     pub fn stdout() -> Self {
         Self::spawn(io::stdout(), None)
     }
 
-    /// Writes to standard error.
+    /// Returns a writer to standard error.
     pub fn stderr() -> Self {
         Self::spawn(io::stderr(), None)
     }
 
-    /// Appends to the file at `path`.
+    /// Returns a writer that appends to the file at `path`.
     ///
-    /// *Errors*: it cannot be opened.
+    /// *Errors*: the file cannot be opened.
     pub fn open_file(path: &Path) -> io::Result<Self> {
         Ok(Self::spawn(open_append(path)?, Some(path.to_owned())))
     }
 
-    /// Opens the file anew; what was handed over before still goes to the old one. Standard streams stay as they are.
+    /// Opens the file again. Queued lines still go to the old one. Standard streams are not changed.
     ///
-    /// *Errors*: it cannot be opened, and the old file goes on.
+    /// *Errors*: the file cannot be opened; lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let file = open_append(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-        let mut waiting = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.next_file = Some((waiting.lines.len(), file));
-        drop(waiting);
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.next_file = Some((queue.lines.len(), file));
+        drop(queue);
         self.shared.filled.notify_one();
         Ok(())
     }
 
-    fn spawn(out: impl Write + Send + 'static, path: Option<PathBuf>) -> Self {
+    fn spawn(output: impl Write + Send + 'static, path: Option<PathBuf>) -> Self {
         let shared = Arc::new(WriterShared::default());
-        let theirs = shared.clone();
+        let thread_shared = shared.clone();
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_until_closed(&theirs, Box::new(out)))
+            .spawn(move || write_until_closed(&thread_shared, Box::new(output)))
             .ok();
         Self { shared, path, thread }
     }
 
-    /// Hands a line over, its newline included. Never blocks on the file.
+    /// Queues a line, its newline included. Never waits for the file.
     pub fn write(&self, line: &[u8]) {
-        let mut waiting = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.thread.is_none() || waiting.lines.len() + line.len() > MAX_QUEUED_BYTES {
+        let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.thread.is_none() || queue.lines.len() + line.len() > MAX_QUEUED_BYTES {
             self.shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let was_empty = waiting.lines.is_empty();
-        waiting.lines.extend_from_slice(line);
-        drop(waiting);
+        let was_empty = queue.lines.is_empty();
+        queue.lines.extend_from_slice(line);
+        drop(queue);
         if was_empty {
             self.shared.filled.notify_one();
         }
     }
 
-    /// Lines dropped so far because the file was too slow.
+    /// Returns the number of lines dropped so far.
     pub fn dropped_lines(&self) -> u64 {
         self.shared.dropped_lines.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl Drop for LogWriter {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.filled.notify_one();
         if let Some(thread) = self.thread.take() {
-            // The thread only writes; if it panicked there is nothing left to save.
+            // The thread only writes. If it panicked, nothing can be saved.
             drop(thread.join());
         }
     }
@@ -110,32 +110,32 @@ fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn write_until_closed(shared: &WriterShared, mut out: Box<dyn Write>) {
+fn write_until_closed(shared: &WriterShared, mut output: Box<dyn Write>) {
     let mut batch = Vec::new();
     loop {
-        let mut waiting = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while waiting.lines.is_empty() && waiting.next_file.is_none() && !waiting.closed {
-            waiting = shared.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.lines.is_empty() && queue.next_file.is_none() && !queue.closed {
+            queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        let instead = waiting.next_file.take();
-        if waiting.lines.is_empty() && instead.is_none() {
+        let next_file = queue.next_file.take();
+        if queue.lines.is_empty() && next_file.is_none() {
             return;
         }
-        std::mem::swap(&mut batch, &mut waiting.lines);
-        drop(waiting);
-        let (before, after) = batch.split_at(instead.as_ref().map_or(batch.len(), |(at, _)| *at));
-        write_lines(shared, &mut *out, before);
-        if let Some((_, file)) = instead {
-            out = Box::new(file);
-            write_lines(shared, &mut *out, after);
+        std::mem::swap(&mut batch, &mut queue.lines);
+        drop(queue);
+        let (before, after) = batch.split_at(next_file.as_ref().map_or(batch.len(), |(bytes, _)| *bytes));
+        write_lines(shared, &mut *output, before);
+        if let Some((_, file)) = next_file {
+            output = Box::new(file);
+            write_lines(shared, &mut *output, after);
         }
         batch.clear();
     }
 }
 
-/// A full disk or a closed pipe must not end the router; what cannot be written is lost and counted.
-fn write_lines(shared: &WriterShared, out: &mut dyn Write, lines: &[u8]) {
-    if !lines.is_empty() && out.write_all(lines).and_then(|()| out.flush()).is_err() {
+/// Writes lines. A full disk or a closed pipe must not end the router: a failure is counted.
+fn write_lines(shared: &WriterShared, output: &mut dyn Write, lines: &[u8]) {
+    if !lines.is_empty() && output.write_all(lines).and_then(|()| output.flush()).is_err() {
         shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_of_every_thread_is_written_whole() {
+    fn lines_of_several_threads_are_written_whole() {
         let path = std::env::temp_dir().join(format!("tokenweir-writer-{}", std::process::id()));
         let writer = LogWriter::open_file(&path).unwrap();
         std::thread::scope(|scope| {

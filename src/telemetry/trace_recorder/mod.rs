@@ -1,4 +1,4 @@
-//! Traffic written down as a trace, without its text: what `tokenweir replay` reads.
+//! Records traffic, without its text, as a trace for `tokenweir replay`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,30 +10,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
-use super::Metrics;
+use super::metrics::Metrics;
 use crate::fleet::{LeaseObserver, LeaseReport, Outcome, Phase};
 use crate::prompt::PromptFingerprint;
 use crate::units::{Moment, Tokens};
 
-/// Requests that wait to be written. One that finds no room is counted as lost instead of holding anything up.
+/// Capacity of the queue. A line that does not fit is dropped and counted, so that no request waits for the file.
 const MAX_QUEUED_LINES: usize = 1_024;
-/// Tokens that a block of the trace stands for: what 256 bytes of a prompt are taken for.
+/// Tokens of a block of the trace: the estimate for the 256 bytes that a fingerprint hashes.
 const BLOCK_TOKENS: u64 = 64;
-/// Blocks that are known by their numbers; as many more are about to be forgotten.
+/// Block ids kept in each of the two generations.
 const MAX_KNOWN_BLOCKS: usize = 1 << 17;
 
-/// Where traffic is written to, and how much of it is kept.
+/// The file of a traffic record and its rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceFile {
-    /// The file; older ones are beside it, with `.1`, `.2` and so on behind the name.
+    /// The file. Rotated files are next to it, with the suffixes `.1`, `.2` and so on.
     pub path: PathBuf,
-    /// The size from which a new one is begun.
+    /// Size at which the file is rotated.
     pub max_bytes: u64,
-    /// How many older ones are kept.
+    /// Number of rotated files that are kept.
     pub max_files: usize,
 }
 
-/// A request that was answered.
+/// An answered request.
 struct TraceLine {
     timestamp: Moment,
     input: Tokens,
@@ -41,8 +41,8 @@ struct TraceLine {
     prefix: Option<Arc<PromptFingerprint>>,
 }
 
-/// Writes what was asked and answered on a thread of its own, and hands all on to the metrics. Dropping it writes what is
-/// left.
+/// Records answered requests on a thread of its own and forwards every report to the metrics. On drop it writes the queued
+/// lines.
 pub struct TrafficRecorder {
     metrics: Arc<Metrics>,
     line_sender: Option<SyncSender<TraceLine>>,
@@ -51,25 +51,25 @@ pub struct TrafficRecorder {
 }
 
 impl TrafficRecorder {
-    /// Begins a new file; one that is there already becomes the first of the older ones.
+    /// Starts a new file; an existing one is rotated.
     ///
-    /// *Errors*: it cannot be opened.
+    /// *Errors*: the file cannot be created, or the thread cannot be started.
     pub fn start(file: TraceFile, metrics: Arc<Metrics>) -> io::Result<Self> {
-        if fs::metadata(&file.path).is_ok_and(|known| known.len() > 0) {
+        if fs::metadata(&file.path).is_ok_and(|metadata| metadata.len() > 0) {
             file.rotate();
         }
-        let out =
+        let output =
             RotatingFile { written_bytes: 0, writer: BufWriter::new(File::create(&file.path)?), trace_file: file };
-        let (lines, waiting) = sync_channel(MAX_QUEUED_LINES);
-        let lost = Arc::new(AtomicU64::new(0));
-        let theirs = lost.clone();
+        let (line_sender, receiver) = sync_channel(MAX_QUEUED_LINES);
+        let dropped_lines = Arc::new(AtomicU64::new(0));
+        let thread_dropped = dropped_lines.clone();
         let thread = std::thread::Builder::new()
             .name("record".to_owned())
-            .spawn(move || write_until_closed(&waiting, out, &theirs))?;
-        Ok(Self { metrics, line_sender: Some(lines), dropped_lines: lost, thread: Some(thread) })
+            .spawn(move || write_until_closed(&receiver, output, &thread_dropped))?;
+        Ok(Self { metrics, line_sender: Some(line_sender), dropped_lines, thread: Some(thread) })
     }
 
-    /// Requests that are not in the record because it could not be written, or not fast enough.
+    /// Returns the number of requests dropped so far because the record could not be written, or not fast enough.
     pub fn dropped_lines(&self) -> u64 {
         self.dropped_lines.load(Ordering::Relaxed)
     }
@@ -78,7 +78,7 @@ impl TrafficRecorder {
 impl LeaseObserver for TrafficRecorder {
     fn on_settled(&self, report: &LeaseReport<'_>) {
         self.metrics.on_settled(report);
-        // A request that is tried again is told once more.
+        // A failure before the stream may be retried, which gives another report.
         let answered = match report.outcome {
             Outcome::Completed | Outcome::Failed { phase: Phase::Stream } => true,
             Outcome::ClientGone => report.timeline.first_token.is_some(),
@@ -90,7 +90,7 @@ impl LeaseObserver for TrafficRecorder {
         }
         let (input, output) = (usage.prompt, usage.completion.max(Tokens(1)));
         let line = TraceLine { timestamp: report.timeline.chosen_at, input, output, prefix: report.prefix.cloned() };
-        if self.line_sender.as_ref().is_none_or(|lines| lines.try_send(line).is_err()) {
+        if self.line_sender.as_ref().is_none_or(|sender| sender.try_send(line).is_err()) {
             self.dropped_lines.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -100,24 +100,24 @@ impl Drop for TrafficRecorder {
     fn drop(&mut self) {
         self.line_sender = None;
         if let Some(thread) = self.thread.take() {
-            // The thread only writes; if it panicked there is nothing left to save.
+            // The thread only writes. If it panicked, nothing can be saved.
             drop(thread.join());
         }
     }
 }
 
 impl TraceFile {
-    /// The `at`th older file.
-    fn rotated_path(&self, at: usize) -> PathBuf {
+    /// Returns the path of the rotated file `number`, from 1.
+    fn rotated_path(&self, number: usize) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{at}"));
+        name.push(format!(".{number}"));
         name.into()
     }
 
-    /// Makes room for a new file. What cannot be renamed is written over.
+    /// Renames the files so that a new one can be created. A file that cannot be renamed is overwritten.
     fn rotate(&self) {
-        for at in (1..self.max_files).rev() {
-            drop(fs::rename(self.rotated_path(at), self.rotated_path(at + 1)));
+        for number in (1..self.max_files).rev() {
+            drop(fs::rename(self.rotated_path(number), self.rotated_path(number + 1)));
         }
         if self.max_files > 0 {
             drop(fs::rename(&self.path, self.rotated_path(1)));
@@ -125,7 +125,7 @@ impl TraceFile {
     }
 }
 
-/// The file that is written.
+/// The open file.
 struct RotatingFile {
     trace_file: TraceFile,
     writer: BufWriter<File>,
@@ -145,84 +145,84 @@ impl RotatingFile {
     }
 }
 
-/// A full disk must not end the router; what cannot be written is lost and counted.
-fn write_until_closed(waiting: &Receiver<TraceLine>, mut out: RotatingFile, lost: &AtomicU64) {
-    let mut names = BlockIds::default();
+/// Writes lines until the sender is dropped. A full disk must not end the router: a line that cannot be written is counted.
+fn write_until_closed(receiver: &Receiver<TraceLine>, mut output: RotatingFile, dropped_lines: &AtomicU64) {
+    let mut block_ids = BlockIds::default();
     let mut text = String::new();
     loop {
-        let line = match waiting.try_recv() {
+        let line = match receiver.try_recv() {
             Ok(line) => line,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
-                if out.writer.flush().is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
+                if output.writer.flush().is_err() {
+                    dropped_lines.fetch_add(1, Ordering::Relaxed);
                 }
-                match waiting.recv() {
+                match receiver.recv() {
                     Ok(line) => line,
                     Err(_) => break,
                 }
             }
         };
         text.clear();
-        line.write(&mut names, &mut text);
-        if out.write_line(&text).is_err() {
-            lost.fetch_add(1, Ordering::Relaxed);
+        line.write(&mut block_ids, &mut text);
+        if output.write_line(&text).is_err() {
+            dropped_lines.fetch_add(1, Ordering::Relaxed);
         }
     }
-    if out.writer.flush().is_err() {
-        lost.fetch_add(1, Ordering::Relaxed);
+    if output.writer.flush().is_err() {
+        dropped_lines.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl TraceLine {
-    fn write(&self, names: &mut BlockIds, text: &mut String) {
+    fn write(&self, block_ids: &mut BlockIds, text: &mut String) {
         let micros = self.timestamp.since(Moment::ZERO).as_micros();
         let (input, output) = (self.input.0, self.output.0);
         // Writing to a string cannot fail.
         let _ = write!(text, "{{\"timestamp_ms\":{}.{:03}", micros / 1_000, micros % 1_000);
         let _ = write!(text, ",\"input_tokens\":{input},\"output_tokens\":{output},\"block_tokens\":{BLOCK_TOKENS}");
         text.push_str(",\"block_runs\":[");
-        // No more than the prompt has, where its bytes are more tokens than usual.
+        // A prompt with more bytes per token than usual has fewer blocks than its fingerprint.
         let runs =
-            self.prefix.as_ref().map(|prefix| names.assign_runs(prefix, input / BLOCK_TOKENS)).unwrap_or_default();
-        for (at, (first, count)) in runs.iter().enumerate() {
-            let comma = if at > 0 { "," } else { "" };
+            self.prefix.as_ref().map(|prefix| block_ids.assign_runs(prefix, input / BLOCK_TOKENS)).unwrap_or_default();
+        for (index, (first, count)) in runs.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
             let _ = write!(text, "{comma}{first},{count}");
         }
         text.push_str("]}\n");
     }
 }
 
-/// Small numbers for beginnings of prompts, in a row where they were first seen in a row.
+/// Ids for the blocks of prompts; blocks that first appear in sequence get sequential ids.
 ///
-/// *Shape*: forgets what was not seen for [`MAX_KNOWN_BLOCKS`] others; what comes back then has another number.
+/// *Shape*: two generations of [`MAX_KNOWN_BLOCKS`] each. A block that was not seen for that long gets a new id.
 #[derive(Default)]
 struct BlockIds {
     next_id: u64,
-    /// By hash: the number of its first block.
+    /// First id by hash.
     young: BTreeMap<u64, u64>,
     old: BTreeMap<u64, u64>,
 }
 
 impl BlockIds {
-    /// The prompt's blocks, as `(first, count)`.
-    fn assign_runs(&mut self, prefix: &PromptFingerprint, most: u64) -> Vec<(u64, u64)> {
+    /// Returns the ids of the prompt's first `max_blocks` blocks as `(first, count)`.
+    fn assign_runs(&mut self, prefix: &PromptFingerprint, max_blocks: u64) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
-        let mut left = most;
+        let mut remaining = max_blocks;
         for (hash, units) in prefix.hashes_with_units() {
             let first = self.assign_ids(hash, units);
-            let count = units.min(left);
-            left -= count;
+            let count = units.min(remaining);
+            remaining -= count;
             match runs.last_mut() {
                 _ if count == 0 => {}
-                Some((begun, so_far)) if *begun + *so_far == first => *so_far += count,
+                Some((start, length)) if *start + *length == first => *length += count,
                 _ => runs.push((first, count)),
             }
         }
         runs
     }
 
-    /// The first of the numbers of a block that is so many units long.
+    /// Returns the first of the `units` ids of a hash.
     fn assign_ids(&mut self, hash: u64, units: u64) -> u64 {
         if let Some(first) = self.young.get(&hash) {
             return *first;

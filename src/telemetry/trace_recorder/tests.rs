@@ -36,25 +36,24 @@ fn recorded_fleet(file: TraceFile) -> (Fleet, Arc<TrafficRecorder>) {
 fn record_request(fleet: &Fleet, text: &str, usage: Option<Usage>, outcome: Outcome) {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let prompt = Tokens(text.len() as u64 / 4);
-    let job = PolicyRequest { prompt, output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
-    let (prefix, tried, beside) = (Some(fingerprint(text)), Vec::new(), ChoiceObservers::default());
-    let attempt = AcquireRequest {
-        policy_request: job,
+    let policy_request = PolicyRequest { prompt, output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
+    let request = AcquireRequest {
+        policy_request,
         model: None,
         estimate: None,
-        prefix,
+        prefix: Some(fingerprint(text)),
         pin: None,
-        tried,
-        observers: beside,
+        tried: Vec::new(),
+        observers: ChoiceObservers::default(),
     };
     let now = Moment::ZERO + Duration::from_micros(1_500);
-    let mut lease = fleet.pools()[0].acquire(&attempt, now).unwrap();
+    let mut lease = fleet.pools()[0].acquire(&request, now).unwrap();
     lease.record_progress(ResponseProgress { content_events: 3, usage }, now);
     lease.settle(outcome, now);
 }
 
 #[test]
-fn what_is_recorded_can_be_replayed() {
+fn recorded_traffic_can_be_replayed() {
     let path = create_folder("replay").join("trace.jsonl");
     let (fleet, recorder) = recorded_fleet(TraceFile { path: path.clone(), max_bytes: 1 << 20, max_files: 1 });
     let (system, turn) = ("s".repeat(256 * 10), "t".repeat(256 * 4));
@@ -65,7 +64,7 @@ fn what_is_recorded_can_be_replayed() {
     record_request(&fleet, &turn, None, Outcome::Busy { retry_after: None });
     drop((fleet, recorder));
     let text = fs::read_to_string(&path).unwrap();
-    // The second had three events, of as many tokens as those of the first.
+    // The second request has three events, with as many tokens per event as the first.
     assert_eq!(
         text,
         concat!(
@@ -80,35 +79,35 @@ fn what_is_recorded_can_be_replayed() {
 }
 
 #[test]
-fn long_prompts_share_what_is_alike_and_blocks_never_exceed_the_prompt() {
-    let mut names = BlockIds::default();
+fn long_prompts_share_common_blocks_and_never_exceed_the_prompt() {
+    let mut block_ids = BlockIds::default();
     let long = |last: &str| fingerprint(&format!("{}{last}", "word ".repeat(20_000)));
     let (first, second) =
-        (names.assign_runs(&long(""), 10_000), names.assign_runs(&long(&"other ".repeat(2_000)), 10_000));
+        (block_ids.assign_runs(&long(""), 10_000), block_ids.assign_runs(&long(&"other ".repeat(2_000)), 10_000));
     let units = |runs: &[(u64, u64)]| runs.iter().map(|run| run.1).sum::<u64>();
-    assert_eq!((first.len(), units(&first)), (1, 388), "a number for each 256 bytes, as far as blocks go: {first:?}");
+    assert_eq!((first.len(), units(&first)), (1, 388), "an id for each 256 bytes of full blocks: {first:?}");
     assert_eq!((second[0].0, units(&second) > 430), (0, true), "{second:?}");
-    assert_eq!(names.assign_runs(&long(""), 100), [(0, 100)]);
-    assert_eq!(names.assign_runs(&fingerprint(&"x".repeat(600)), 10)[0].1, 2);
-    assert_eq!(names.assign_runs(&fingerprint("short"), 10), []);
+    assert_eq!(block_ids.assign_runs(&long(""), 100), [(0, 100)]);
+    assert_eq!(block_ids.assign_runs(&fingerprint(&"x".repeat(600)), 10)[0].1, 2);
+    assert_eq!(block_ids.assign_runs(&fingerprint("short"), 10), []);
 }
 
 #[test]
-fn names_are_bounded_and_what_is_seen_again_stays_known() {
-    let mut names = BlockIds::default();
-    let first = names.assign_ids(7, 1);
+fn block_ids_are_bounded_and_recently_seen_blocks_stay_known() {
+    let mut block_ids = BlockIds::default();
+    let first = block_ids.assign_ids(7, 1);
     for at in 0..3 * MAX_KNOWN_BLOCKS as u64 {
-        names.assign_ids(1_000 + at, 1);
+        block_ids.assign_ids(1_000 + at, 1);
         if at % 10_000 == 0 {
-            assert_eq!(names.assign_ids(7, 1), first);
+            assert_eq!(block_ids.assign_ids(7, 1), first);
         }
     }
-    assert!(names.young.len() <= MAX_KNOWN_BLOCKS && names.old.len() <= MAX_KNOWN_BLOCKS);
-    assert_ne!(names.assign_ids(1_000, 1), 1, "long forgotten");
+    assert!(block_ids.young.len() <= MAX_KNOWN_BLOCKS && block_ids.old.len() <= MAX_KNOWN_BLOCKS);
+    assert_ne!(block_ids.assign_ids(1_000, 1), 1, "long forgotten");
 }
 
 #[test]
-fn full_files_make_room_and_the_oldest_go() {
+fn full_files_are_rotated_and_the_oldest_removed() {
     let path = create_folder("rotate").join("trace.jsonl");
     fs::write(&path, "from an earlier process\n").unwrap();
     let (fleet, recorder) = recorded_fleet(TraceFile { path: path.clone(), max_bytes: 1_000, max_files: 2 });
@@ -129,7 +128,7 @@ fn full_files_make_room_and_the_oldest_go() {
 }
 
 #[test]
-fn what_cannot_be_written_is_counted_and_stops_nobody() {
+fn full_disk_drops_lines_and_stops_no_request() {
     let file = TraceFile { path: "/dev/full".into(), max_bytes: 1 << 20, max_files: 0 };
     let (fleet, recorder) = recorded_fleet(file);
     record_request(&fleet, &"a".repeat(600), None, Outcome::Completed);
