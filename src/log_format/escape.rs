@@ -1,31 +1,31 @@
-//! Keeping a client from forging lines or fields of a log.
+//! Escaping of values, so that a client cannot forge lines or fields of a log.
 //!
-//! Source of the first three: nginx `ngx_http_log_module.c`, `escape=`.
+//! Source of `Default`, `Json` and `None`: nginx `ngx_http_log_module.c`, `escape=`.
 
 use std::borrow::Cow;
 
-/// How values are written into a line.
+/// The escaping of values in a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogEscape {
-    /// nginx's default: `"`, `\`, and bytes below 0x20 and above 0x7E become `\xHH`; `-` for what is missing.
+    /// nginx's default: `"`, `\`, and bytes below 0x20 and above 0x7E become `\xHH`; a missing value is `-`.
     #[default]
     Default,
-    /// nginx's `json`: what a JSON string needs, and nothing for what is missing. What is no UTF-8 is replaced; unlike in
-    /// nginx, control characters beyond ASCII are escaped too.
+    /// nginx's `json`: escaped as in a JSON string; a missing value is empty. Invalid UTF-8 is replaced. Unlike in nginx,
+    /// control characters beyond ASCII are escaped too.
     Json,
-    /// nginx's `none`: as it came, and nothing for what is missing.
+    /// nginx's `none`: not escaped; a missing value is empty.
     None,
-    /// As the default, spaces too, but text beyond ASCII stays readable.
+    /// As `Default`, with spaces escaped and text beyond ASCII kept.
     Word,
-    /// Whole JSON values: strings with their quotes, numbers without, `null` for what is missing.
+    /// Complete JSON values: strings with their quotes, numbers without; a missing value is `null`.
     JsonValue,
 }
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 
 impl LogEscape {
-    /// Writes a value that is text.
-    pub(crate) fn write_text(self, value: &[u8], out: &mut Vec<u8>) {
+    /// Appends a text value.
+    pub(super) fn write_text(self, value: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Default => write_bytes(value, out, |b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\')),
             Self::None => out.extend_from_slice(value),
@@ -39,8 +39,8 @@ impl LogEscape {
         }
     }
 
-    /// Writes what there is in the place of a value that is missing.
-    pub(crate) fn write_missing(self, out: &mut Vec<u8>) {
+    /// Appends the mark of a missing value.
+    pub(super) fn write_missing(self, out: &mut Vec<u8>) {
         match self {
             Self::Default | Self::Word => out.push(b'-'),
             Self::Json | Self::None => {}
@@ -53,19 +53,19 @@ fn write_hex(byte: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&[b'\\', b'x', HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 15)]]);
 }
 
-fn write_bytes(value: &[u8], out: &mut Vec<u8>, plain: impl Fn(u8) -> bool) {
-    if value.iter().all(|b| plain(*b)) {
+fn write_bytes(value: &[u8], out: &mut Vec<u8>, is_plain: impl Fn(u8) -> bool) {
+    if value.iter().all(|b| is_plain(*b)) {
         return out.extend_from_slice(value);
     }
     for byte in value {
-        if plain(*byte) { out.push(*byte) } else { write_hex(*byte, out) }
+        if is_plain(*byte) { out.push(*byte) } else { write_hex(*byte, out) }
     }
 }
 
 fn write_word(value: &[u8], out: &mut Vec<u8>) {
-    let graphic = |b: u8| matches!(b, 0x21..=0x7e) && !matches!(b, b'"' | b'\\');
-    let Ok(text) = std::str::from_utf8(value) else { return write_bytes(value, out, graphic) };
-    if value.iter().all(|b| graphic(*b)) {
+    let is_graphic = |b: u8| matches!(b, 0x21..=0x7e) && !matches!(b, b'"' | b'\\');
+    let Ok(text) = std::str::from_utf8(value) else { return write_bytes(value, out, is_graphic) };
+    if value.iter().all(|b| is_graphic(*b)) {
         return out.extend_from_slice(value);
     }
     for c in text.chars() {
@@ -83,7 +83,7 @@ fn write_json(value: &[u8], out: &mut Vec<u8>) {
     if value.iter().all(|b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\')) {
         return out.extend_from_slice(value);
     }
-    // Bytes that are no text would make the whole line unreadable to a JSON parser.
+    // Invalid UTF-8 would make the whole line unreadable to a JSON parser.
     let text: Cow<'_, str> = String::from_utf8_lossy(value);
     for character in text.chars() {
         match character {
@@ -94,7 +94,7 @@ fn write_json(value: &[u8], out: &mut Vec<u8>) {
             '\t' => out.extend_from_slice(b"\\t"),
             '\u{8}' => out.extend_from_slice(b"\\b"),
             '\u{c}' => out.extend_from_slice(b"\\f"),
-            // All controls are below U+0100.
+            // All control characters are below U+0100.
             control if control.is_control() => {
                 let byte = control as usize;
                 out.extend_from_slice(b"\\u00");
@@ -110,9 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_written_as_nginx_writes_it_but_controls_beyond_ascii() {
+    fn bytes_are_escaped_as_by_nginx_except_controls_beyond_ascii() {
         let raw = "a b\"\\\n\x1f\x7fé\u{85}";
-        for (escape, wanted) in [
+        for (escape, expected) in [
             (LogEscape::Default, r"a b\x22\x5C\x0A\x1F\x7F\xC3\xA9\xC2\x85"),
             (LogEscape::Json, "a b\\\"\\\\\\n\\u001F\\u007Fé\\u0085"),
             (LogEscape::None, raw),
@@ -121,12 +121,12 @@ mod tests {
         ] {
             let mut out = Vec::new();
             escape.write_text(raw.as_bytes(), &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), wanted, "{escape:?}");
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{escape:?}");
         }
     }
 
     #[test]
-    fn what_is_no_text_still_makes_valid_json() {
+    fn invalid_utf8_still_makes_valid_json() {
         let mut out = Vec::new();
         LogEscape::JsonValue.write_text(b"\xff\x00\"", &mut out);
         assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), "\u{fffd}\0\"");

@@ -1,4 +1,4 @@
-//! What is known of a request when it is over.
+//! The record of one request, from which log lines and header values are rendered.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri, Version};
 
-use crate::fleet::{Pool, Replica};
 use crate::units::{Moment, Timing, Usage};
 
-/// Everything a line of the access log can be made of.
+/// What is known of a request: at its end, or so far.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord<'a> {
     /// The request's id, sent to the replica and to the client as `X-Request-Id`.
@@ -18,34 +17,37 @@ pub struct RequestRecord<'a> {
     pub client_addr: &'a str,
     /// Method, target and version.
     pub request_line: &'a RequestLine,
-    /// What the client got.
+    /// The response to the client.
     pub response: ResponseInfo,
-    /// The replicas that were tried, in order.
+    /// The attempts at replicas, in order.
     pub attempts: &'a AttemptRecords,
-    /// What was generated.
+    /// Model and tokens.
     pub tokens: TokenInfo<'a>,
     /// The times.
     pub times: RequestTimes,
-    /// The name of the key that the client has shown, if it has shown one.
+    /// Returns the seconds by which local time is ahead of UTC at a time since the Unix epoch. Called only for variables
+    /// that print local time.
+    pub utc_offset: fn(Duration) -> i32,
+    /// The name of the client's API key; `None` without one.
     pub tenant: Option<&'a str>,
-    /// How it ended.
+    /// The request's outcome.
     pub outcome: &'a str,
-    /// What was kept only because the format needs it; `None` if it needs nothing of it.
+    /// Fields that are captured only for formats that need them; `None` if none does.
     pub captured: Option<&'a CapturedFields>,
 }
 
-/// One client's connection.
+/// A client's connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionInfo {
-    /// Counts connections from the start of the process.
+    /// Number of the connection since the start of the process, from 1.
     pub number: u64,
-    /// Both ends; `None` for a Unix socket, or where no format needs them.
+    /// The client's and our address; `None` for a Unix socket, or if no format needs them.
     pub socket_addrs: Option<(SocketAddr, SocketAddr)>,
-    /// What its handshake agreed on; `None` without TLS.
+    /// The result of the TLS handshake; `None` without TLS.
     pub tls: Option<TlsSession>,
 }
 
-/// What a TLS handshake has agreed on, in OpenSSL's names.
+/// The result of a TLS handshake, in OpenSSL's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlsSession {
     /// `TLSv1.3` or `TLSv1.2`.
@@ -59,106 +61,116 @@ pub struct TlsSession {
 pub struct RequestLine {
     /// The method.
     pub method: Method,
-    /// The target as it came.
+    /// The target as received.
     pub uri: Uri,
     /// The version.
     pub version: Version,
-    /// Counts the requests of its connection, from 1.
+    /// Number of the request on its connection, from 1.
     pub request_number: u64,
-    /// The connection it came by.
+    /// The client's connection.
     pub connection: ConnectionInfo,
 }
 
-/// What a client got.
+/// A response to a client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ResponseInfo {
-    /// The status; nginx's 499 if it left before there was one.
+    /// The status; nginx's 499 if the client left before there was one.
     pub status: u16,
-    /// The bytes of the body, chunk framing included.
+    /// Bytes of the body, chunked framing included.
     pub body_bytes: u64,
 }
 
-/// What a replica generated.
+/// Model and tokens of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenInfo<'a> {
-    /// The model asked for.
+    /// The requested model.
     pub model: Option<&'a str>,
-    /// The token counts the replica reported.
+    /// The token counts that the replica reported.
     pub usage: Option<Usage>,
-    /// When the first generated content came.
+    /// The time at which the first generated content arrived.
     pub first_token: Option<Moment>,
 }
 
 /// The times of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestTimes {
-    /// When its head had come.
+    /// The time at which the request head was complete.
     pub arrived: Moment,
-    /// When it was over.
+    /// The time at which the request ended.
     pub ended: Moment,
-    /// The router's own part, from the last byte of the request to its first byte to a replica.
+    /// The router's own time, from the last byte of the request to its first byte to a replica.
     pub overhead: Option<Duration>,
-    /// The time of day at its end, since the Unix epoch.
+    /// The time of day at the end, since the Unix epoch.
     pub time_of_day: Duration,
 }
 
-/// One try to get an answer from a replica.
+/// One attempt to get a response from a replica.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
-    /// The replica.
-    pub replica: Arc<Replica>,
-    /// What it answered, or nginx's 502 or 504 for what happened instead; `None` if the client left first.
+    /// The replica's name.
+    pub replica: Arc<str>,
+    /// The replica's `host:port`; `None` if no format needs it.
+    pub upstream_addr: Option<String>,
+    /// The status of the response, or nginx's 502 or 504 for a failure; `None` if the client left first.
     pub status: Option<u16>,
-    /// How long it took.
+    /// The steps of the attempt.
     pub timing: Timing,
 }
 
-/// The tries of one request. One try needs no memory of its own.
+/// The attempts of one request. The first one needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptRecords {
     earlier: Vec<AttemptRecord>,
     last: Option<AttemptRecord>,
 }
 
-/// What is kept of a request only because the format needs it.
+/// Fields that are captured only for formats that need them.
 #[derive(Clone, Debug, Default)]
 pub struct CapturedFields {
-    /// The client's headers that the format names.
+    /// The client's headers that formats name.
     pub request_headers: HeaderMap,
-    /// Ours to the client.
+    /// The headers to the client that formats name.
     pub response_headers: HeaderMap,
-    /// The replica's.
+    /// The replica's headers that formats name.
     pub upstream_headers: HeaderMap,
-    /// The pool that was asked last.
-    pub pool: Option<Arc<Pool>>,
-    /// The size of the request, head and body.
+    /// The pool of the last attempt.
+    pub pool: Option<PoolInfo>,
+    /// Bytes of the request, head and body.
     pub request_bytes: u64,
-    /// The size of the answer's head.
+    /// Bytes of the response head.
     pub response_head_bytes: u64,
 }
 
+/// The pool of a request.
+#[derive(Clone, Debug)]
+pub struct PoolInfo {
+    /// The pool's name.
+    pub name: Arc<str>,
+    /// The name of its policy.
+    pub policy: &'static str,
+    /// The only host that it serves; `None` for any host, or if no format needs it.
+    pub host: Option<String>,
+}
+
 impl AttemptRecords {
-    /// Begins another try.
-    pub fn start(&mut self, replica: &Arc<Replica>, begun: Moment) {
-        let next = AttemptRecord {
-            replica: replica.clone(),
-            status: None,
-            timing: Timing { started_at: begun, ..Timing::default() },
-        };
+    /// Starts an attempt at the replica with this name and, if a format needs it, this `host:port`.
+    pub fn start(&mut self, replica: &Arc<str>, upstream_addr: Option<String>, started_at: Moment) {
+        let timing = Timing { started_at, ..Timing::default() };
+        let next = AttemptRecord { replica: replica.clone(), upstream_addr, status: None, timing };
         self.earlier.extend(self.last.replace(next));
     }
 
-    /// The try under way, or the last one.
+    /// Returns the last attempt, which may be in progress.
     pub const fn last(&self) -> Option<&AttemptRecord> {
         self.last.as_ref()
     }
 
-    /// As [`AttemptRecords::last`], to be changed.
+    /// Returns the last attempt for changes.
     pub const fn last_mut(&mut self) -> Option<&mut AttemptRecord> {
         self.last.as_mut()
     }
 
-    /// All tries, the first one first.
+    /// Returns all attempts, the first one first.
     pub fn iter(&self) -> impl Iterator<Item = &AttemptRecord> {
         self.earlier.iter().chain(&self.last)
     }

@@ -1,15 +1,15 @@
-//! Parts of a request's head as nginx takes them apart.
+//! Query arguments and basic authorization, parsed as by nginx.
 
-/// The value of a query argument as it was written; the first of several.
-pub(crate) fn query_argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+/// Returns the first value of a query argument, not decoded. Names are compared in any case.
+pub(super) fn query_argument<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|pair| {
-        let (this, value) = pair.split_once('=')?;
-        this.eq_ignore_ascii_case(name).then_some(value)
+        let (key, value) = pair.split_once('=')?;
+        key.eq_ignore_ascii_case(name).then_some(value)
     })
 }
 
-/// The user of an `Authorization: Basic` line.
-pub(crate) fn basic_auth_user(line: &[u8]) -> Option<Vec<u8>> {
+/// Returns the user in the value of an `Authorization: Basic` header; `None` for other schemes and an empty user.
+pub(super) fn basic_auth_user(line: &[u8]) -> Option<Vec<u8>> {
     let (scheme, rest) = line.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
@@ -22,7 +22,7 @@ pub(crate) fn basic_auth_user(line: &[u8]) -> Option<Vec<u8>> {
 fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
     let mut out = Vec::with_capacity(text.len());
-    let (mut bits, mut held) = (0u32, 0);
+    let (mut bits, mut bit_count) = (0u32, 0);
     for byte in &text[..end] {
         let six = match byte {
             b'A'..=b'Z' => byte - b'A',
@@ -33,10 +33,10 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
             _ => return None,
         };
         bits = bits << 6 | u32::from(six);
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held & 0xff) as u8);
+        bit_count += 6;
+        if bit_count >= 8 {
+            bit_count -= 8;
+            out.push((bits >> bit_count & 0xff) as u8);
         }
     }
     Some(out)
@@ -53,11 +53,11 @@ mod tests {
     }
 
     #[test]
-    fn the_user_of_basic_authorization_is_read() {
+    fn basic_authorization_gives_its_user() {
         assert_eq!(basic_auth_user(b"Basic YWxpY2U6c2VjcmV0").as_deref(), Some(&b"alice"[..]));
         assert_eq!(basic_auth_user(b"bASIC  YTpi").as_deref(), Some(&b"a"[..]));
-        for none in ["Bearer sk-1", "Basic", "Basic ", "Basic ?", "Basic YWxpY2U=", "Basic OnNlY3JldA=="] {
-            assert_eq!(basic_auth_user(none.as_bytes()), None, "{none}");
+        for invalid in ["Bearer sk-1", "Basic", "Basic ", "Basic ?", "Basic YWxpY2U=", "Basic OnNlY3JldA=="] {
+            assert_eq!(basic_auth_user(invalid.as_bytes()), None, "{invalid}");
         }
     }
 }

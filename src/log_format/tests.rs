@@ -1,20 +1,16 @@
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use proptest::prelude::*;
 
-use super::record::{
-    AttemptRecords, CapturedFields, ConnectionInfo, RequestLine, RequestTimes, ResponseInfo, TokenInfo,
-};
+use super::variables::VARIABLES;
 use super::*;
-use super::{time, time_zone};
-use crate::balance::PolicySpec;
-use crate::fleet::{Fleet, LeaseObserver, PathPolicy, Pool, PoolSpec, Route, TokenAccounting};
-use crate::telemetry::Metrics;
 use crate::units::{Moment, Tokens, Usage};
 
-/// Facts that can be borrowed from.
+/// Local time is 5:30 ahead of UTC.
+const UTC_OFFSET_SECONDS: i32 = 19_800;
+
+/// The owner of what a record borrows.
 struct FormatCase {
     request_line: RequestLine,
     attempts: AttemptRecords,
@@ -26,36 +22,11 @@ fn moment_at(millis: u64) -> Moment {
     Moment::ZERO + Duration::from_millis(millis)
 }
 
-fn test_pool() -> Arc<Pool> {
-    let spec = PoolSpec {
-        token_accounting: TokenAccounting::default(),
-        name: "p".into(),
-        models: Vec::new(),
-        policy: PolicySpec::default(),
-        shadow: None,
-        members: crate::config::load("replicas = ['http://10.0.0.1:8000 name=a', 'http://10.0.0.2:8000']", "f", [])
-            .unwrap()
-            .settings
-            .pools
-            .remove(0)
-            .members,
-        route: Route { host: Some("llm.example".to_owned()), ..Route::default() },
-        path_policy: PathPolicy::Any,
-        fallback: None,
-        api_key: None,
-        sticky: None,
-        tls: Default::default(),
-        failure_policy: Default::default(),
-    };
-    let observer: Arc<dyn LeaseObserver> = Arc::new(Metrics::new());
-    Fleet::new(vec![spec], &observer, 0).unwrap().pool("p").unwrap()
-}
-
 impl FormatCase {
     fn new(target: &str, headers: &[(&'static str, &[u8])]) -> Self {
-        let mut asked = HeaderMap::new();
+        let mut request_headers = HeaderMap::new();
         for (name, value) in headers {
-            asked.append(*name, HeaderValue::from_bytes(value).unwrap());
+            request_headers.append(*name, HeaderValue::from_bytes(value).unwrap());
         }
         Self {
             request_line: RequestLine {
@@ -71,7 +42,7 @@ impl FormatCase {
             },
             attempts: AttemptRecords::default(),
             captured: CapturedFields {
-                request_headers: asked,
+                request_headers,
                 request_bytes: 321,
                 response_head_bytes: 100,
                 ..CapturedFields::default()
@@ -80,21 +51,20 @@ impl FormatCase {
         }
     }
 
-    /// Two tries: a connection that was refused, and an answer.
+    /// Adds two attempts: a refused connection and a response.
     fn with_attempts(mut self) -> Self {
-        let pool = test_pool();
-        let replicas: Vec<_> = pool.replicas().cloned().collect();
-        self.attempts.start(&replicas[0], moment_at(10));
+        self.attempts.start(&"a".into(), Some("10.0.0.1:8000".to_owned()), moment_at(10));
         let first = self.attempts.last_mut().unwrap();
         first.status = Some(502);
         first.timing.ended_at = Some(moment_at(10));
-        self.attempts.start(&replicas[1], moment_at(10));
+        self.attempts.start(&"10.0.0.2:8000".into(), Some("10.0.0.2:8000".to_owned()), moment_at(10));
         let second = self.attempts.last_mut().unwrap();
         second.status = Some(200);
         second.timing.connected_at = Some(moment_at(11));
         second.timing.head_received_at = Some(moment_at(35));
         second.timing.ended_at = Some(moment_at(310));
-        self.captured.pool = Some(pool);
+        let host = Some("llm.example".to_owned());
+        self.captured.pool = Some(PoolInfo { name: "p".into(), policy: "token_cost", host });
         self
     }
 
@@ -116,6 +86,7 @@ impl FormatCase {
                 overhead: Some(Duration::from_micros(42)),
                 time_of_day: Duration::from_millis(1_795_355_508_042),
             },
+            utc_offset: |_| UTC_OFFSET_SECONDS,
             tenant: Some("team-a"),
             outcome: "completed",
             captured: Some(&self.captured),
@@ -155,11 +126,13 @@ fn every_variable_has_its_value() {
     case.captured.response_headers.insert("content-type", HeaderValue::from_static("text/plain"));
     case.captured.upstream_headers.insert("x-engine", HeaderValue::from_static("v"));
     let now = case.record().times.time_of_day;
-    let ahead = time_zone::utc_offset_seconds(now);
-    for (format, wanted) in [
+    for (format, expected) in [
         ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5555|alice"),
-        ("$time_local", &*time::format_common_log(now, ahead)),
-        ("$time_iso8601|$time_utc", &*format!("{}|2026-11-22T13:51:48.042Z", time::format_iso8601(now, ahead))),
+        ("$time_local", &*time::format_common_log(now, UTC_OFFSET_SECONDS)),
+        (
+            "$time_iso8601|$time_utc",
+            &*format!("{}|2026-11-22T13:51:48.042Z", time::format_iso8601(now, UTC_OFFSET_SECONDS)),
+        ),
         ("$msec", "1795355508.042"),
         ("$time_utc", "2026-11-22T13:51:48.042Z"),
         ("$request", "POST /a//b%20c?x=1&Y=%20z HTTP/1.1"),
@@ -185,14 +158,14 @@ fn every_variable_has_its_value() {
         ("$prompt_tokens|$cached_tokens|$completion_tokens", "12|-|6"),
         ("$ttft|$tpot|$attempts|$outcome|$overhead_us", "0.052|0.050000|2|completed|42"),
     ] {
-        assert_eq!(case.render_text(format), wanted, "{format}");
+        assert_eq!(case.render_text(format), expected, "{format}");
     }
     let tested: Vec<String> = VARIABLES.iter().map(|row| format!("${}", row.name)).collect();
     assert!(tested.iter().all(|name| include_str!("tests.rs").contains(name.as_str())), "every row has a test");
 }
 
 #[test]
-fn what_is_not_known_is_a_hyphen() {
+fn missing_values_are_hyphens() {
     let mut case = FormatCase::new("/", &[]);
     case.request_line.connection.socket_addrs = None;
     let missing = "$remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
@@ -204,29 +177,29 @@ fn what_is_not_known_is_a_hyphen() {
 }
 
 #[test]
-fn log_formats_of_nginx_work_unchanged() {
+fn nginx_log_formats_work_unchanged() {
     let case =
         FormatCase::new("/v1/chat/completions?a", &[("referer", b"http://a/"), ("user-agent", "caf\u{e9}".as_bytes())]);
     let upstream = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr"#;
-    let wanted = r#"10.1.2.3 - - [NOW] "POST /v1/chat/completions?a HTTP/1.1" 200 50 "http://a/" "caf\xC3\xA9" to: 10.0.0.1:8000, 10.0.0.2:8000"#;
+    let expected = r#"10.1.2.3 - - [NOW] "POST /v1/chat/completions?a HTTP/1.1" 200 50 "http://a/" "caf\xC3\xA9" to: 10.0.0.1:8000, 10.0.0.2:8000"#;
     let case = case.with_attempts();
     let now = case.record().times.time_of_day;
-    let wanted = wanted.replace("NOW", &time::format_common_log(now, time_zone::utc_offset_seconds(now)));
-    assert_eq!(case.render_text(upstream), wanted);
+    let expected = expected.replace("NOW", &time::format_common_log(now, UTC_OFFSET_SECONDS));
+    assert_eq!(case.render_text(upstream), expected);
     let times =
         r#"rt=$request_time uct="$upstream_connect_time" uht="${upstream_header_time}" urt="$upstream_response_time""#;
     assert_eq!(case.render_text(times), r#"rt=0.311 uct="-, 0.001" uht="-, 0.025" urt="0.000, 0.300""#);
     let combined = LogFormat::built_in("combined").unwrap();
-    assert_eq!(String::from_utf8(case.render_line(&combined)).unwrap(), wanted.split(" to: ").next().unwrap());
+    assert_eq!(String::from_utf8(case.render_line(&combined)).unwrap(), expected.split(" to: ").next().unwrap());
 }
 
 #[test]
-fn the_built_in_formats_have_every_field_and_no_forged_one() {
+fn built_in_formats_have_every_field_and_no_forged_one() {
     let mut case = FormatCase::new("/v1/chat/completions?secret", &[]).with_attempts();
     case.model = "m\n\"x y".to_owned();
-    let wanted = "2026-11-22T13:51:48.042Z 10.1.2.3 \"POST /v1/chat/completions\" 200 10.0.0.2:8000 \
+    let expected = "2026-11-22T13:51:48.042Z 10.1.2.3 \"POST /v1/chat/completions\" 200 10.0.0.2:8000 \
                   model=m\\x0A\\x22x\\x20y prompt=12 completion=6 ttft=0.052 time=0.311 completed id=r1";
-    assert_eq!(String::from_utf8(case.render_line(&LogFormat::default())).unwrap(), wanted);
+    assert_eq!(String::from_utf8(case.render_line(&LogFormat::default())).unwrap(), expected);
     let json = case.render_line(&LogFormat::built_in("json").unwrap());
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!((&value["model"], &value["prompt_tokens"]), (&"m\n\"x y".into(), &12.into()));
@@ -239,28 +212,29 @@ fn the_built_in_formats_have_every_field_and_no_forged_one() {
 }
 
 #[test]
-fn only_what_a_format_names_is_kept() {
+fn only_fields_that_a_format_names_are_captured() {
     assert!(
         !LogFormat::default().required_fields().needs_capture()
             && !LogFormat::built_in("json").unwrap().required_fields().needs_capture()
     );
-    let needs = |text: &str| LogFormat::new(text, LogEscape::Default).unwrap().required_fields().clone();
-    assert!(!needs("$remote_addr $request $status $upstream_addr $upstream_response_time").needs_capture());
-    let names = needs("$http_user_agent $cookie_a $cookie_b $sent_http_x_y $upstream_http_z");
+    let required = |text: &str| LogFormat::new(text, LogEscape::Default).unwrap().required_fields().clone();
+    assert!(!required("$remote_addr $request $status $upstream_addr $upstream_response_time").needs_capture());
+    let names = required("$http_user_agent $cookie_a $cookie_b $sent_http_x_y $upstream_http_z");
     assert_eq!(names.request_headers, ["cookie", "user-agent"]);
     assert_eq!((names.response_headers[0].as_str(), names.upstream_headers[0].as_str()), ("x-y", "z"));
-    assert!(needs("$bytes_sent").sizes && needs("$policy").pool && needs("$server_addr").socket_addrs);
+    assert!(required("$bytes_sent").sizes && required("$policy").pool && required("$server_addr").socket_addrs);
+    assert!(required("$upstream_addr").upstream_addr && !required("$upstream_status").upstream_addr);
 }
 
 #[test]
-fn what_is_no_format_is_refused_with_its_place() {
-    let bad = |text: &str| LogFormat::new(text, LogEscape::Default).unwrap_err();
-    assert_eq!(bad("a $stauts b"), LogFormatError::UnknownVariable { name: "stauts".to_owned(), span: 2..9 });
-    assert_eq!(bad("é${nope}"), LogFormatError::UnknownVariable { name: "nope".to_owned(), span: 2..9 });
-    assert_eq!(bad("$"), LogFormatError::MissingName { span: 0..1 });
-    assert_eq!(bad("a $ b"), LogFormatError::MissingName { span: 2..3 });
-    assert_eq!(bad("${status"), LogFormatError::UnclosedBrace { span: 0..8 });
-    assert!(matches!(bad("$http_"), LogFormatError::UnknownVariable { .. }));
+fn invalid_format_is_refused_with_its_place() {
+    let error = |text: &str| LogFormat::new(text, LogEscape::Default).unwrap_err();
+    assert_eq!(error("a $stauts b"), LogFormatError::UnknownVariable { name: "stauts".to_owned(), span: 2..9 });
+    assert_eq!(error("é${nope}"), LogFormatError::UnknownVariable { name: "nope".to_owned(), span: 2..9 });
+    assert_eq!(error("$"), LogFormatError::MissingName { span: 0..1 });
+    assert_eq!(error("a $ b"), LogFormatError::MissingName { span: 2..3 });
+    assert_eq!(error("${status"), LogFormatError::UnclosedBrace { span: 0..8 });
+    assert!(matches!(error("$http_"), LogFormatError::UnknownVariable { .. }));
     assert_eq!(FormatCase::new("/", &[]).render_text("${status}x$STATUS"), "200x200");
 }
 
@@ -268,7 +242,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_client_puts_a_control_character_into_a_line(
+    fn client_cannot_put_a_control_character_into_a_line(
         target in "/[a-z%0-9\"\\\\\u{e9}?&=]{0,30}",
         value in proptest::collection::vec(any::<u8>(), 0..40),
         model in any::<String>(),
@@ -289,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_compiler_panic(text in "[$\\{\\}a-z_\\PC]{0,40}") {
+    fn no_text_makes_compile_panic(text in "[$\\{\\}a-z_\\PC]{0,40}") {
         let _ = LogFormat::new(&text, LogEscape::Default);
     }
 }

@@ -1,10 +1,10 @@
-//! The time of day as text.
+//! Text formats of the time of day.
 
 use std::time::Duration;
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// A time of day, taken apart.
+/// A calendar date and its time of day.
 struct DateTime {
     year: u64,
     month: u64,
@@ -12,7 +12,7 @@ struct DateTime {
     time: (u64, u64, u64),
 }
 
-/// Takes a time since the Unix epoch apart.
+/// Splits a time since the Unix epoch.
 ///
 /// Source: Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`.
 fn to_date_time(since_epoch: Duration) -> DateTime {
@@ -29,39 +29,39 @@ fn to_date_time(since_epoch: Duration) -> DateTime {
     DateTime { year, month, day, time: (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) }
 }
 
-/// Writes a time since the Unix epoch as RFC 3339 with milliseconds.
+/// Returns a time since the Unix epoch in RFC 3339 with milliseconds.
 pub fn format_rfc3339(since_epoch: Duration) -> String {
     let DateTime { year, month, day, time: (hour, minute, second) } = to_date_time(since_epoch);
     let millis = since_epoch.subsec_millis();
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Writes a time since the Unix epoch as nginx's `$time_iso8601`, where local time is so much ahead of UTC.
-pub(crate) fn format_iso8601(since_epoch: Duration, ahead_seconds: i32) -> String {
+/// Returns a time since the Unix epoch as nginx's `$time_iso8601`, with local time `offset_seconds` ahead of UTC.
+pub(super) fn format_iso8601(since_epoch: Duration, offset_seconds: i32) -> String {
     let DateTime { year, month, day, time: (hour, minute, second) } =
-        to_date_time(add_utc_offset(since_epoch, ahead_seconds));
-    let (sign, hours, minutes) = split_utc_offset(ahead_seconds);
+        to_date_time(add_utc_offset(since_epoch, offset_seconds));
+    let (sign, hours, minutes) = split_utc_offset(offset_seconds);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{sign}{hours:02}:{minutes:02}")
 }
 
-/// Writes a time since the Unix epoch as nginx's `$time_local`, the common log format's.
-pub(crate) fn format_common_log(since_epoch: Duration, ahead_seconds: i32) -> String {
+/// Returns a time since the Unix epoch as nginx's `$time_local`, in the common log format.
+pub(super) fn format_common_log(since_epoch: Duration, offset_seconds: i32) -> String {
     let DateTime { year, month, day, time: (hour, minute, second) } =
-        to_date_time(add_utc_offset(since_epoch, ahead_seconds));
-    let (sign, hours, minutes) = split_utc_offset(ahead_seconds);
+        to_date_time(add_utc_offset(since_epoch, offset_seconds));
+    let (sign, hours, minutes) = split_utc_offset(offset_seconds);
     let month = usize::try_from(month).ok().and_then(|month| MONTHS.get(month - 1)).copied().unwrap_or_default();
     format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} {sign}{hours:02}{minutes:02}")
 }
 
-fn add_utc_offset(since_epoch: Duration, ahead_seconds: i32) -> Duration {
-    let by = Duration::from_secs(ahead_seconds.unsigned_abs().into());
-    if ahead_seconds < 0 { since_epoch.saturating_sub(by) } else { since_epoch.saturating_add(by) }
+fn add_utc_offset(since_epoch: Duration, offset_seconds: i32) -> Duration {
+    let by = Duration::from_secs(offset_seconds.unsigned_abs().into());
+    if offset_seconds < 0 { since_epoch.saturating_sub(by) } else { since_epoch.saturating_add(by) }
 }
 
 /// Sign, hours and minutes.
-const fn split_utc_offset(ahead_seconds: i32) -> (char, u32, u32) {
-    let minutes = ahead_seconds.unsigned_abs() / 60;
-    (if ahead_seconds < 0 { '-' } else { '+' }, minutes / 60, minutes % 60)
+const fn split_utc_offset(offset_seconds: i32) -> (char, u32, u32) {
+    let minutes = offset_seconds.unsigned_abs() / 60;
+    (if offset_seconds < 0 { '-' } else { '+' }, minutes / 60, minutes % 60)
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_moments_are_written_as_date_writes_them() {
+    fn rfc3339_matches_date_command() {
         let at = |seconds| format_rfc3339(Duration::from_secs(seconds));
         assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms_tell_the_same_time() {
+    fn all_formats_give_the_same_time() {
         let at = Duration::from_millis(1_795_355_508_042);
         assert_eq!(format_rfc3339(at), "2026-11-22T13:51:48.042Z");
         assert_eq!(format_iso8601(at, 0), "2026-11-22T13:51:48+00:00");

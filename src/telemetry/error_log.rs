@@ -1,4 +1,4 @@
-//! The error log: what an operator should know, at most a bounded number of lines a second.
+//! The error log: messages for the operator, at a bounded rate.
 
 use std::fmt;
 use std::io;
@@ -9,23 +9,23 @@ use arc_swap::ArcSwap;
 
 use super::writer::LogWriter;
 use crate::clock::Clock;
-use crate::log_format::time::format_rfc3339;
+use crate::log_format::format_rfc3339;
 
-/// Lines let through each second; the rest are counted and their number is told with the next one.
+/// Lines written each second. Further ones are counted, and the next line states their number.
 const MAX_LINES_PER_SECOND: u32 = 20;
 
-/// How much a line matters.
+/// The severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Worth knowing.
+    /// Information.
     Info,
-    /// Something is wrong, and the router copes.
+    /// A fault that the router handles.
     Warn,
-    /// Something is wrong, and a request was lost by it.
+    /// A fault by which a request was lost.
     Error,
 }
 
-/// Writes error lines, from any thread.
+/// Writes error log lines from any thread.
 pub struct ErrorLog {
     output: ArcSwap<LogOutput>,
     clock: Clock,
@@ -34,35 +34,40 @@ pub struct ErrorLog {
     suppressed_lines: AtomicU64,
 }
 
-/// Where lines go, and which.
+/// The destination of lines and the least severity.
 struct LogOutput {
+    /// `None` drops all lines.
     writer: Option<LogWriter>,
     min_level: LogLevel,
 }
 
 impl ErrorLog {
-    /// A log of what matters at least as much as `least`, to `writer`; `None` writes nothing.
-    pub fn new(writer: Option<LogWriter>, least: LogLevel, clock: Clock) -> Self {
-        let (second, written, held_back) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
-        let target = ArcSwap::from_pointee(LogOutput { writer, min_level: least });
-        Self { output: target, clock, current_second: second, lines_this_second: written, suppressed_lines: held_back }
+    /// Returns a log that writes lines of at least `min_level` to `writer`; `None` drops all lines.
+    pub fn new(writer: Option<LogWriter>, min_level: LogLevel, clock: Clock) -> Self {
+        Self {
+            output: ArcSwap::from_pointee(LogOutput { writer, min_level }),
+            clock,
+            current_second: AtomicU64::new(0),
+            lines_this_second: AtomicU32::new(0),
+            suppressed_lines: AtomicU64::new(0),
+        }
     }
 
-    /// Goes on with another writer and another level. Returns the lines that were dropped until now.
-    pub fn replace_output(&self, writer: Option<LogWriter>, least: LogLevel) -> u64 {
-        let lost = self.dropped_lines();
-        self.output.store(LogOutput { writer, min_level: least }.into());
-        lost
+    /// Replaces writer and level. Returns the number of lines that the old writer dropped.
+    pub fn replace_output(&self, writer: Option<LogWriter>, min_level: LogLevel) -> u64 {
+        let dropped_lines = self.dropped_lines();
+        self.output.store(LogOutput { writer, min_level }.into());
+        dropped_lines
     }
 
-    /// Opens the file anew, so that a log that was moved away is left behind.
+    /// Opens the file again, after it was moved away by log rotation.
     ///
-    /// *Errors*: it cannot be opened, and the old file goes on.
+    /// *Errors*: the file cannot be opened; lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         self.output.load().writer.as_ref().map_or(Ok(()), LogWriter::reopen)
     }
 
-    /// Writes one line, unless there are too many. Control characters are taken out.
+    /// Writes one line, unless the rate is exceeded. Control characters become spaces.
     pub fn write(&self, level: LogLevel, message: fmt::Arguments<'_>) {
         if level < self.output.load().min_level {
             return;
@@ -74,10 +79,10 @@ impl ErrorLog {
         }
     }
 
-    /// Writes one line that somebody waits for, however many others there are: what has come of a reload.
+    /// Writes one line at any rate: the result of a reload or another command, for which the operator waits.
     pub fn write_unlimited(&self, level: LogLevel, message: fmt::Arguments<'_>) {
-        let target = self.output.load();
-        let Some(writer) = target.writer.as_ref().filter(|_| level >= target.min_level) else { return };
+        let output = self.output.load();
+        let Some(writer) = output.writer.as_ref().filter(|_| level >= output.min_level) else { return };
         let level = match level {
             LogLevel::Info => "info",
             LogLevel::Warn => "warn",
@@ -87,16 +92,17 @@ impl ErrorLog {
         let time = format_rfc3339(self.clock.unix_time());
         let line = match self.suppressed_lines.swap(0, Ordering::Relaxed) {
             0 => format!("{time} {level} {clean}\n"),
-            n => format!("{time} {level} {clean} ({n} lines before this one were held back)\n"),
+            n => format!("{time} {level} {clean} ({n} lines before this one were suppressed)\n"),
         };
         writer.write(line.as_bytes());
     }
 
-    /// Lines dropped so far because the log was written too slowly.
+    /// Returns the number of lines dropped so far because the log could not be written fast enough.
     pub fn dropped_lines(&self) -> u64 {
         self.output.load().writer.as_ref().map_or(0, LogWriter::dropped_lines)
     }
 
+    /// Counts a line; returns whether it may be written.
     fn check_rate(&self, now: Duration) -> bool {
         let second = now.as_secs();
         if self.current_second.swap(second, Ordering::Relaxed) != second {
@@ -111,25 +117,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_cut_short_and_its_rest_counted() {
+    fn burst_is_limited_per_second() {
         let log = ErrorLog::new(None, LogLevel::Info, Clock::start());
-        let at = Duration::from_secs(7);
-        assert_eq!((0..100).filter(|_| log.check_rate(at)).count(), MAX_LINES_PER_SECOND as usize);
+        let now = Duration::from_secs(7);
+        assert_eq!((0..100).filter(|_| log.check_rate(now)).count(), MAX_LINES_PER_SECOND as usize);
         assert!(log.check_rate(Duration::from_secs(8)));
     }
 
     #[test]
-    fn no_burst_holds_back_what_somebody_waits_for() {
+    fn unlimited_line_is_written_after_a_burst() {
         let path = std::env::temp_dir().join(format!("tokenweir-errors-{}", std::process::id()));
         let log = ErrorLog::new(Some(LogWriter::open_file(&path).unwrap()), LogLevel::Info, Clock::start());
-        for at in 0..10 * MAX_LINES_PER_SECOND {
-            log.write(LogLevel::Error, format_args!("request {at} failed"));
+        for number in 0..10 * MAX_LINES_PER_SECOND {
+            log.write(LogLevel::Error, format_args!("request {number} failed"));
         }
         log.write_unlimited(LogLevel::Info, format_args!("reloaded"));
         drop(log);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let last = text.lines().last().unwrap();
-        assert!(last.contains("info reloaded (") && last.ends_with("lines before this one were held back)"), "{text}");
+        assert!(last.contains("info reloaded (") && last.ends_with("lines before this one were suppressed)"), "{text}");
     }
 }

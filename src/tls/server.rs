@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::pem::{self, file_error};
 use super::{FileRole, PROTOCOLS_SUPPORTED, TlsFileError, TlsStore, crypto_provider, not_loaded_error};
 use crate::config::ServerCertificates;
-use crate::telemetry::TlsSession;
+use crate::log_format::TlsSession;
 
 /// The most that waits encrypted for a client to take it: a record.
 const MAX_UNSENT_BYTES: usize = 16 << 10;

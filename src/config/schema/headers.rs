@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::log::diagnose_format;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::telemetry::{LogFormat, RequiredFields, ValueAvailability};
+use crate::log_format::{LogFormat, RequiredFields, ValueAvailability};
 
 /// The headers of all pools.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,10 @@ use toml::de::DeValue;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::parse::suggest::{closest_match, suggestion};
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::telemetry::{
-    BUILT_IN_FORMATS, LogEscape, LogFormat, LogFormatError, LogLevel, ValueAvailability, available_variable_names,
+use crate::log_format::{
+    BUILT_IN_FORMATS, LogEscape, LogFormat, LogFormatError, ValueAvailability, available_variable_names,
 };
+use crate::telemetry::LogLevel;
 
 /// nginx's names, and what they mean here.
 pub(in crate::config) const LEVELS: [(&str, LogLevel); 8] = [

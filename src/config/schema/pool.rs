@@ -17,7 +17,7 @@ use crate::config::diagnostics::{Span, SpannedValue};
 use crate::config::parse::suggest::{closest_match, suggestion};
 use crate::config::parse::value::{ReadResult, TomlValue};
 use crate::fleet::{ApiKey, MemberSpec, PathPolicy, Route, Sticky};
-use crate::telemetry::ValueAvailability;
+use crate::log_format::ValueAvailability;
 use crate::units::ModelName;
 
 /// A pool as far as it was written.

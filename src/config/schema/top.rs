@@ -13,7 +13,7 @@ use crate::config::parse::suggest::closest_match;
 use crate::config::parse::value::{ReadResult, TomlValue};
 use crate::config::settings::network::IpNetwork;
 use crate::config::settings::{CorsSettings, ListenAddr, ListenError, LogSink, Settings};
-use crate::telemetry::ValueAvailability;
+use crate::log_format::ValueAvailability;
 
 /// One key.
 pub(in crate::config) struct KeySpec<T: 'static> {

@@ -15,7 +15,8 @@ use thiserror::Error;
 
 use super::{HeaderRules, IpNetwork};
 use crate::fleet::PoolSpec;
-use crate::telemetry::{LogFormat, LogLevel, TraceFile};
+use crate::log_format::LogFormat;
+use crate::telemetry::{LogLevel, TraceFile};
 use crate::tenants::{KeyDigest, TenantTable};
 use crate::units::Moment;
 

@@ -4,7 +4,7 @@ use super::server::NginxLocation;
 use crate::config::{Diagnostic, forbidden_reason, has_control_chars, is_cors_origin};
 use crate::import::context::{ImportContext, quote_toml};
 use crate::import::syntax::parser::{Directive, DirectiveWord};
-use crate::telemetry::{LogFormat, LogFormatError, ValueAvailability};
+use crate::log_format::{LogFormat, LogFormatError, ValueAvailability};
 
 /// What a block says of headers, and what keeps requests from what is in it. A block that says nothing of one of these
 /// has what the block around it says.

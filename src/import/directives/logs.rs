@@ -3,7 +3,7 @@
 use crate::import::context::{BlockScope, ImportContext, ImportedKey, quote_toml};
 use crate::import::report::RemarkKind;
 use crate::import::syntax::parser::Directive;
-use crate::telemetry::{BUILT_IN_FORMATS, LogEscape, LogFormat};
+use crate::log_format::{BUILT_IN_FORMATS, LogEscape, LogFormat};
 
 /// nginx's levels of `error_log`, all of which `log.level` knows.
 const ERROR_LOG_LEVELS: [&str; 8] = ["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];

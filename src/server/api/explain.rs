@@ -11,8 +11,8 @@ use axum::{Json, Router};
 use serde::{Serialize, Serializer};
 
 use crate::fleet::{CandidateTerms, DecisionRecord, DecisionResult};
+use crate::log_format::format_rfc3339;
 use crate::server::AppState;
-use crate::telemetry::format_rfc3339;
 use crate::units::Moment;
 
 /// What is remembered of a request's decisions, a try each.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use http::Version;
 
 use super::peer_addr::PeerAddr;
-use crate::telemetry::ConnectionInfo;
+use crate::log_format::ConnectionInfo;
 
 /// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame that
 /// came last they fit into 64 KiB.

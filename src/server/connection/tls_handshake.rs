@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use tokio::net::TcpStream;
 use tokio::time::{error::Elapsed, timeout};
 
+use crate::log_format::TlsSession;
 use crate::server::AppState;
-use crate::telemetry::{LogLevel, TlsSession};
+use crate::telemetry::LogLevel;
 use crate::tls::{self, ClientStream};
 
 /// Performs the handshake within `timeouts.client_header`. A failure is logged and counted; the result is then `None`.

@@ -17,8 +17,8 @@ use super::peer_addr::PeerAddr;
 use super::state::ConnectionState;
 use super::tls_handshake;
 use super::worker_load::WorkerLoad;
+use crate::log_format::{ConnectionInfo, TlsSession};
 use crate::server::{AppState, Lifecycle};
-use crate::telemetry::{ConnectionInfo, TlsSession};
 
 /// Interval at which idle connections to replicas are swept.
 const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -12,6 +12,10 @@ use super::client::ClientInfo;
 use super::concurrency::RequestPermit;
 use crate::config::{HeaderRules, Settings};
 use crate::fleet::{Lease, Phase, Pool};
+use crate::log_format::{
+    AttemptRecords, CapturedFields, ConnectionInfo, PoolInfo, RequestLine, RequestRecord, RequestTimes, RequiredFields,
+    ResponseInfo, TokenInfo,
+};
 use crate::server::AppState;
 use crate::server::connection::state::{ActiveRequest, ConnectionState};
 use crate::server::connection::worker_load::RequestGuard;
@@ -20,10 +24,7 @@ use crate::server::response::error::{RequestError, SHOULD_NOT_RETRY, X_SHOULD_RE
 use crate::server::response::framing;
 use crate::server::response::framing::BodyFraming;
 use crate::server::response::headers;
-use crate::telemetry::{
-    AccessLog, AttemptRecords, CapturedFields, ConnectionInfo, LogLevel, RequestLine, RequestRecord, RequestTimes,
-    RequiredFields, ResponseInfo, TokenInfo,
-};
+use crate::telemetry::{AccessLog, LogLevel, utc_offset_seconds};
 use crate::tenants::Tenant;
 use crate::units::{Moment, Timing};
 use crate::upstream::{RelayResult, SendError};
@@ -162,8 +163,12 @@ impl RequestContext {
 
     /// Notes the pool that the request is for.
     pub(in crate::server) fn set_pool(&mut self, pool: &Arc<Pool>) {
-        if let Some(kept) = &mut self.captured {
-            kept.pool = Some(pool.clone());
+        let needs_host = self.needs_field(|required| required.pool);
+        if let Some(captured) = &mut self.captured
+            && captured.pool.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.name, pool.name()))
+        {
+            let host = pool.host().filter(|_| needs_host).map(str::to_owned);
+            captured.pool = Some(PoolInfo { name: pool.name().clone(), policy: pool.policy_name(), host });
         }
     }
 
@@ -171,7 +176,10 @@ impl RequestContext {
     pub(in crate::server) fn start_attempt(&mut self, lease: &Lease, complete: Moment) {
         let now = self.app.clock.now();
         self.end_attempt(now);
-        self.attempts.start(lease.replica(), now);
+        let replica = lease.replica();
+        let upstream_addr =
+            self.needs_field(|required| required.upstream_addr).then(|| replica.origin().connect_addr());
+        self.attempts.start(replica.name(), upstream_addr, now);
         self.decision_line = if self.settings.explain_header { lease.decision_line() } else { None };
         if self.overhead.is_none() {
             self.overhead = Some(now.since(complete));
@@ -195,7 +203,7 @@ impl RequestContext {
         if settings.x_upstream
             && !named
             && let Some(tried) = self.attempts.last()
-            && let Ok(name) = HeaderValue::try_from(&**tried.replica.name())
+            && let Ok(name) = HeaderValue::try_from(&*tried.replica)
         {
             answer.headers_mut().insert(X_UPSTREAM, name);
         }
@@ -215,7 +223,13 @@ impl RequestContext {
     }
 
     fn pool_name(&self) -> Option<&str> {
-        Some(self.captured.as_ref()?.pool.as_ref()?.name())
+        Some(&self.captured.as_ref()?.pool.as_ref()?.name)
+    }
+
+    /// Returns whether the log or the configured headers need a field.
+    fn needs_field(&self, is_needed: impl Fn(&RequiredFields) -> bool) -> bool {
+        self.access_log.as_ref().is_some_and(|log| is_needed(log.required_fields()))
+            || is_needed(self.settings.headers.required_fields())
     }
 
     /// Where the present try's steps are noted.
@@ -277,7 +291,7 @@ impl RequestContext {
 
     /// Writes what went wrong at the replica that was tried last into the error log.
     pub(in crate::server) fn log_upstream_error(&self, level: LogLevel, phase: Phase, cause: &dyn fmt::Display) {
-        let replica = self.attempts.last().map_or("-", |attempt| &**attempt.replica.name());
+        let replica = self.attempts.last().map_or("-", |attempt| &*attempt.replica);
         let phase = phase.as_str();
         self.app
             .logs
@@ -318,6 +332,7 @@ impl RequestContext {
                 overhead: self.overhead,
                 time_of_day: self.app.clock.unix_time(),
             },
+            utc_offset: utc_offset_seconds,
             tenant: self.tenant.as_ref().map(|tenant| &*tenant.name),
             outcome: self.outcome(),
             captured: self.captured.as_deref(),

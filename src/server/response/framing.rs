@@ -3,7 +3,7 @@
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, header};
 
-use crate::telemetry::RequestLine;
+use crate::log_format::RequestLine;
 
 /// What hyper adds to a head that has none: `date`, `connection: close`, each with its line end.
 const DATE_HEADER_BYTES: u64 = 37;

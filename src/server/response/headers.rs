@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::{HeaderRule, HeaderTemplate};
-use crate::telemetry::RequestRecord;
+use crate::log_format::RequestRecord;
 
 /// Puts headers in the place of those that are there; one that comes to nothing is gone.
 pub(in crate::server) fn set_request_headers(lines: &[HeaderRule], headers: &mut HeaderMap, facts: &RequestRecord<'_>) {

@@ -10,21 +10,9 @@ use source::{SourceTree, used_modules};
 /// Top-level modules by layer. A module uses its own layer and lower ones; modules of one layer form no circle.
 const LAYERS: [&[&str]; 6] = [
     &["units"],
-    &["balance", "dialect", "eject", "engine", "http", "prefix_index", "prompt", "sse", "tenants"],
+    &["balance", "dialect", "eject", "engine", "http", "log_format", "prefix_index", "prompt", "sse", "tenants"],
     &["fleet"],
-    &[
-        "clock",
-        "config",
-        "discover",
-        "dns",
-        "emulate",
-        "import",
-        "log_format",
-        "replay",
-        "telemetry",
-        "tls",
-        "upstream",
-    ],
+    &["clock", "config", "discover", "dns", "emulate", "import", "replay", "telemetry", "tls", "upstream"],
     &["server"],
     &["cli", "lib", "main"],
 ];
@@ -57,7 +45,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["tls"]),
     ("toml", &["config"]),
     ("twox_hash", &["prompt"]),
-    ("tz", &["log_format"]),
+    ("tz", &["telemetry"]),
 ];
 
 /// Files of a folder at most.
@@ -65,8 +53,7 @@ const MAX_FOLDER_FILES: usize = 15;
 /// Lines of a file at most, tests not counted.
 const MAX_FILE_LINES: usize = 400;
 /// Rooms whose files still use each other in a circle. The list only shrinks.
-const ROOMS_WITH_CIRCLES: &[&str] =
-    &["cli", "config", "discover", "dns", "emulate", "engine", "import", "log_format", "server", "tls"];
+const ROOMS_WITH_CIRCLES: &[&str] = &["cli", "config", "discover", "dns", "engine", "import", "server", "tls"];
 /// Files that are still too long. The list only shrinks.
 const LONG_FILES: &[&str] = &["config/schema/top.rs", "import/pool_builder.rs"];
 
