@@ -163,6 +163,17 @@ pub struct Usage {
     pub completion: Tokens,
 }
 
+/// The severity of a line of the error log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// An event of interest.
+    Info,
+    /// A failure that the router handles.
+    Warn,
+    /// A failure that loses a request.
+    Error,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,258 +1,134 @@
-//! From drafts to pools: what only shows when pools are seen together.
+//! From the drafts to the settings: compares all parts of the configuration with each other.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::diagnostics::{Diagnostic, Span, SpannedValue};
-use super::parse::suggest::suggestion;
-use super::referenced_files::ReferencedFiles;
-use super::schema::pool::{PoolDraft, TlsDraft, is_header_safe};
-use crate::balance::PolicySpec;
-use crate::fleet::{ApiKey, MemberSpec, Origin, PathPolicy, PoolSpec, TrustRoots, UpstreamTls};
+use super::build_context::BuildContext;
+use super::diagnostics::{Diagnostics, Span, SpannedValue};
+use super::loaded::LoadedConfig;
+use super::loader::ConfigLoader;
+use super::pool::build::build_pools;
+use super::pool::draft::PoolDraft;
+use super::pool::warnings::skewed_key_warnings;
+use super::schema::client_key::{build_tenants, unusable_key_warning};
+use super::schema::log::find_format;
+use super::schema::secret::SecretDraft;
+use super::schema::settings_draft::SettingsDraft;
+use super::settings::{ListenAddr, Settings};
 
-/// How often engines are asked for their metrics.
-const DEFAULT_METRICS_INTERVAL: Duration = Duration::from_secs(5);
+/// The key at the top that is a default for every `[[pool]]`.
+const POOL_DEFAULT_KEY: &str = "policy";
 
-/// What was found while assembling.
-#[derive(Default)]
-pub(super) struct BuildContext {
-    pub(super) errors: Vec<Diagnostic>,
-    pub(super) warnings: Vec<Diagnostic>,
-    pub(super) referenced_files: ReferencedFiles,
-}
+/// The places of settings by table and key.
+type SettingSpans = BTreeMap<(&'static str, &'static str), Span>;
 
-/// Makes the pools; `policy` is for those that name none. The pools mean something only if no issue was found.
-pub(super) fn build_pools(
-    drafts: Vec<PoolDraft>,
-    policy: Option<&SpannedValue<PolicySpec>>,
+/// Builds the configuration; `file` is the name of the file in messages.
+///
+/// *Errors*: all that were found, here and while reading.
+pub(super) fn build(
+    loader: ConfigLoader,
+    file: &str,
     env: &BTreeMap<String, String>,
-    found: &mut BuildContext,
-) -> Vec<PoolSpec> {
-    check_pool_names(&drafts, found);
-    check_replicas(&drafts, found);
-    check_models(&drafts, found);
-    check_fallbacks(&drafts, found);
-    drafts.into_iter().map(|draft| build_pool(draft, policy, env, found)).collect()
+) -> Result<LoadedConfig, Diagnostics> {
+    let ConfigLoader { settings, top_level_pool, pools, client_keys, spans, errors } = loader;
+    let SettingsDraft { mut settings, admin_token, format_name, referenced_files } = settings;
+    let mut context = BuildContext { errors, warnings: Vec::new(), referenced_files };
+    check_limits(&settings, &spans, &mut context);
+    check_certificates(&settings, &spans, &mut context);
+    resolve_admin_token(&mut settings, &admin_token, env, &mut context);
+    check_admin_access(&settings, &spans, &mut context);
+    settings.tenants = build_tenants(&client_keys, env, &mut context.errors);
+    if let Some(name) = &format_name {
+        match find_format(name, &settings.log.formats) {
+            Ok(format) => settings.log.format = format,
+            Err(error) => context.errors.push(error),
+        }
+    }
+    let default_policy = top_level_pool.policy.clone();
+    let mut pools = select_pools(top_level_pool, pools, &mut context);
+    context.warnings.extend(skewed_key_warnings(&pools, default_policy.as_ref(), &settings));
+    for pool in &mut pools {
+        let name = pool.name_or_default().value;
+        settings.limits.max_in_flight_by_pool.extend(pool.max_in_flight.map(|max| (name.clone(), max)));
+        settings.headers.add_pool(name, pool.headers.request.take(), pool.headers.response.take());
+    }
+    settings.headers.collect_requirements();
+    settings.pools = build_pools(pools, default_policy.as_ref(), env, &mut context);
+    context.warnings.extend(unusable_key_warning(&client_keys, &settings.pools));
+    if !context.errors.is_empty() {
+        return Err(Diagnostics::new(file, context.errors));
+    }
+    let warnings = Diagnostics::new(file, context.warnings).into_diagnostics();
+    Ok(LoadedConfig { settings, warnings, referenced_files: context.referenced_files })
 }
 
-fn build_pool(
-    draft: PoolDraft,
-    policy: Option<&SpannedValue<PolicySpec>>,
+/// Returns the `[[pool]]`s, else the pool at the top. Together they are an error.
+fn select_pools(top: PoolDraft, pools: Vec<PoolDraft>, context: &mut BuildContext) -> Vec<PoolDraft> {
+    let Some(first) = pools.first() else { return vec![top] };
+    for SpannedValue { value: key, span } in top.given_keys.iter().filter(|given| given.value != POOL_DEFAULT_KEY) {
+        let pool = first.span.relative_to(span);
+        let message = format!("`{key}` at the top is for a file without `[[pool]]` ({pool})");
+        let help = format!("keep the `[[pool]]`s and move `{key}` into one of them");
+        context.errors.push(span.diagnostic(message).with_help(help));
+    }
+    pools
+}
+
+/// Checks that TLS addresses and certificates are given together, and a key for each certificate.
+fn check_certificates(settings: &Settings, spans: &SettingSpans, context: &mut BuildContext) {
+    let Settings { listen, tls, .. } = settings;
+    let has_tls = listen.iter().any(|listen| matches!(listen, ListenAddr::Tls(_)));
+    let (certificate, key) = (spans.get(&("tls", "certificate")), spans.get(&("tls", "key")));
+    if let (true, Some(span), None) = (has_tls, spans.get(&("", "listen")), certificate) {
+        let help = "write [tls], certificate = \"/path/cert.pem\" and key = \"/path/key.pem\" below it";
+        context.errors.push(span.diagnostic("a TLS listener needs a certificate").with_help(help));
+    } else if let (false, Some(span)) = (has_tls, certificate)
+        && !tls.chains.is_empty()
+        && context.errors.is_empty()
+    {
+        let warning = span.diagnostic("warning: the certificate is unused, no `listen` address has `ssl`");
+        context.warnings.push(warning.with_help("write `ssl` after an address: listen = \"443 ssl\""));
+    }
+    if let Some(span) = certificate.or(key)
+        && tls.chains.len() != tls.keys.len()
+    {
+        let message = format!("{} certificate(s) and {} key(s)", tls.chains.len(), tls.keys.len());
+        let help = "`key` names a file for each of `certificate`, in the same order";
+        context.errors.push(span.diagnostic(message).with_help(help));
+    } else if let Some(span) = certificate.filter(|_| has_tls && tls.chains.is_empty()) {
+        context.errors.push(span.diagnostic("a TLS listener needs a certificate").with_help("name a PEM file"));
+    }
+}
+
+fn resolve_admin_token(
+    settings: &mut Settings,
+    draft: &SecretDraft,
     env: &BTreeMap<String, String>,
-    found: &mut BuildContext,
-) -> PoolSpec {
-    let policy = draft.policy.as_ref().or(policy);
-    let policy = policy.map(|policy| policy.value.clone()).unwrap_or_default();
-    found.errors.extend(check_slow_start(&policy, &draft));
-    if let Some(SpannedValue { value: PathPolicy::Any, span: at }) = &draft.paths {
-        let warning = at.diagnostic("warning: every path of these replicas can be reached, control endpoints included");
-        found
-            .warnings
-            .push(warning.with_help("list the paths you need, for example paths = [\"/v1/images/generations\"]"));
-    }
-    let api_key = resolve_api_key(&draft, env).unwrap_or_else(|issue| {
-        found.errors.push(issue);
-        None
-    });
-    let tls = build_tls(&draft, found);
-    let name = draft.name_or_default().value;
-    let paths = draft.paths.map_or(PathPolicy::Listed(Vec::new()), |paths| paths.value);
-    // Behind `paths = "any"` there may be anything, so what was not asked for is not sent there.
-    let usual = (paths != PathPolicy::Any).then_some(DEFAULT_METRICS_INTERVAL);
-    let members = draft.members.unwrap_or_default().into_iter().map(|SpannedValue { value: mut member, .. }| {
-        member.origin.set_tls(&tls);
-        draft.failure_policy.apply_backoff(&mut member);
-        member
-    });
-    let members = members.collect();
-    PoolSpec {
-        failure_policy: draft.failure_policy.into_policy(paths != PathPolicy::Any),
-        token_accounting: draft.token_accounting.into_accounting(usual),
-        name,
-        models: draft.models.into_iter().map(|model| model.value).collect(),
-        policy,
-        shadow: draft.shadow,
-        members,
-        route: draft.route,
-        path_policy: paths,
-        fallback: draft.fallback.map(|fallback| fallback.value),
-        api_key,
-        sticky: draft.sticky,
-        tls,
+    context: &mut BuildContext,
+) {
+    match draft.resolve_digest(["admin_token", "admin_token_env", "admin_token_file"], env) {
+        Ok(token) => settings.admin_access.token = token.map(|(digest, _)| digest),
+        Err(error) => context.errors.push(error),
     }
 }
 
-/// As in nginx: where a weight is a share of keys or of chances, nobody can grow into it.
-fn check_slow_start(policy: &PolicySpec, draft: &PoolDraft) -> Option<Diagnostic> {
-    let members = draft.members.as_deref().unwrap_or_default();
-    let slow = members.iter().find(|member| !member.value.slow_start.is_zero() && !policy.supports_slow_start())?;
-    let issue = slow.span.diagnostic(format!("`slow_start` cannot go with `{}`", policy.name()));
-    Some(issue.with_help("leave it out, or choose a policy that is neither by key nor at random"))
-}
-
-/// How a pool's replicas are verified.
-fn build_tls(draft: &PoolDraft, found: &mut BuildContext) -> UpstreamTls {
-    let TlsDraft { ca, name, verify } = &draft.tls;
-    let members = draft.members.as_deref().unwrap_or_default();
-    let off = verify.as_ref().filter(|verify| !verify.value);
-    let places = [ca.as_ref().map(|ca| &ca.span), name.as_ref().map(|name| &name.span), off.map(|off| &off.span)];
-    if let Some(at) = places.into_iter().flatten().next()
-        && !members.is_empty()
-        && members.iter().all(|member| member.value.origin.tls().is_none())
+/// Warns of an admin listener that other hosts can use without a token.
+fn check_admin_access(settings: &Settings, spans: &SettingSpans, context: &mut BuildContext) {
+    let is_reachable = settings.admin.is_some_and(|admin| !admin.ip().is_loopback());
+    if let Some(span) = spans.get(&("", "admin"))
+        && is_reachable
+        && settings.admin_access.token.is_none()
     {
-        let warning = at.diagnostic("warning: no replica of this pool is reached by TLS");
-        found.warnings.push(warning.with_help("write `https://` in front of those that are"));
-    }
-    let trust = match (ca, off) {
-        (Some(ca), Some(SpannedValue { span: at, .. })) => {
-            let issue = at.diagnostic(format!("`tls_ca` ({}) says who to trust", ca.span.relative_to(at)));
-            found.errors.push(issue.with_help("keep one: `tls_verify = false` trusts anybody"));
-            TrustRoots::Insecure
-        }
-        (None, Some(SpannedValue { span: at, .. })) => {
-            let warning = at.diagnostic("warning: whoever can redirect these connections can read and answer them");
-            found.warnings.push(warning.with_help("`tls_ca` names the file of the issuer to trust"));
-            TrustRoots::Insecure
-        }
-        (Some(SpannedValue { value: file, span: at }), None) => {
-            found.referenced_files.add(file, at);
-            TrustRoots::File(file.clone())
-        }
-        (None, None) => {
-            if let Some(member) = members.iter().find(|member| member.value.origin.tls().is_some()) {
-                found.referenced_files.add(Path::new(""), &member.span);
-            }
-            TrustRoots::System
-        }
-    };
-    UpstreamTls { trust_roots: trust, server_name: name.as_ref().map(|name| name.value.clone()) }
-}
-
-fn resolve_api_key(draft: &PoolDraft, env: &BTreeMap<String, String>) -> Result<Option<ApiKey>, Diagnostic> {
-    match (&draft.api_key, &draft.api_key_env) {
-        (Some(key), Some(name)) => {
-            let other = key.span.relative_to(&name.span);
-            Err(name
-                .span
-                .diagnostic(format!("`api_key` ({other}) and `api_key_env` are both given"))
-                .with_help("keep one"))
-        }
-        (key, None) => Ok(key.as_ref().map(|key| key.value.clone())),
-        (None, Some(name)) => match env.get(&name.value) {
-            Some(key) if is_header_safe(key) => Ok(Some(ApiKey::new(key))),
-            Some(_) => Err(name.span.diagnostic(format!(
-                "the environment variable `{}` holds no key of visible ASCII characters",
-                name.value
-            ))),
-            None => Err(name.span.diagnostic(format!("the environment variable `{}` is not set", name.value))),
-        },
+        let warning = span.diagnostic("warning: other hosts can use the admin listener without a token");
+        context.warnings.push(warning.with_help("set `admin_token`, or use 127.0.0.1"));
     }
 }
 
-/// Pools are told apart by name, in metrics and over reloads, so a made-up one would not do.
-fn check_pool_names(drafts: &[PoolDraft], found: &mut BuildContext) {
-    let mut seen: BTreeMap<Arc<str>, Span> = BTreeMap::new();
-    for draft in drafts {
-        let SpannedValue { value: name, span: at } = draft.name_or_default();
-        if let Some(first) = seen.get(&name) {
-            let issue = at.diagnostic(format!("two pools are called `{name}` (the other: {})", first.relative_to(&at)));
-            found.errors.push(issue.with_help("give this one a `name` of its own"));
-        } else {
-            seen.insert(name, at);
-        }
-    }
-}
-
-fn check_replicas(drafts: &[PoolDraft], found: &mut BuildContext) {
-    let mut named: BTreeMap<Arc<str>, (Origin, Span)> = BTreeMap::new();
-    for draft in drafts {
-        let members = draft.members.as_deref().unwrap_or_default();
-        if members.is_empty() && (draft.members.is_some() || draft.key_span("replicas").is_none()) {
-            let at = draft.key_span("replicas").unwrap_or(&draft.span);
-            found.errors.push(at.diagnostic("no replicas").with_help(REPLICAS_EXAMPLE));
-        }
-        if !members.is_empty() && members.iter().all(|member| member.value.down) {
-            let at = draft.key_span("replicas").unwrap_or(&draft.span);
-            found.warnings.push(at.diagnostic("warning: every replica of this pool is `down`"));
-        }
-        let mut seen: BTreeMap<&Origin, &Span> = BTreeMap::new();
-        for SpannedValue { value: MemberSpec { origin, name, dns_lookup: lookup, .. }, span: at } in members {
-            if let Some(first) = seen.get(origin) {
-                let first = first.relative_to(at);
-                let issue = at.diagnostic(format!("the replica `{origin}` is in this pool twice (the other: {first})"));
-                found.errors.push(issue.with_help("a replica that can do more takes a `weight`"));
-                continue;
-            }
-            seen.insert(origin, at);
-            if lookup.is_some() {
-                // Its addresses are the replicas, and are called so.
-                continue;
-            }
-            let (other, first) = named.entry(Arc::clone(name)).or_insert_with(|| (origin.clone(), at.clone()));
-            if other != origin {
-                let first = first.relative_to(at);
-                let issue = at.diagnostic(format!("two replicas are called `{name}` (the other: {first})"));
-                found.errors.push(issue.with_help("give one of them a name: name=..."));
-            }
-        }
-    }
-}
-
-const REPLICAS_EXAMPLE: &str = "for example replicas = [\"http://10.0.0.1:8000\", \"http://10.0.0.2:8000\"]";
-
-/// A request must lead to one pool.
-fn check_models(drafts: &[PoolDraft], found: &mut BuildContext) {
-    let mut seen: BTreeMap<_, (Arc<str>, Span)> = BTreeMap::new();
-    let mut any = BTreeMap::new();
-    for draft in drafts {
-        let route = (draft.route.host.as_deref(), draft.route.path.as_deref());
-        for SpannedValue { value: model, span: at } in &draft.models {
-            if let Some((pool, first)) = seen.get(&(route, model.as_str())) {
-                let first = first.relative_to(at);
-                let issue = at.diagnostic(format!("the model `{model}` is already served by pool `{pool}` ({first})"));
-                found.errors.push(issue.with_help("name it once, or give the pools different `host`s or `path`s"));
-            } else {
-                seen.insert((route, model.as_str()), (draft.name_or_default().value, at.clone()));
-            }
-        }
-        let Some(SpannedValue { value: PathPolicy::Any, span: at }) = &draft.paths else { continue };
-        if let Some(pool) = any.insert(route, draft.name_or_default().value) {
-            let issue = at.diagnostic(format!("pool `{pool}` takes any path already"));
-            found.errors.push(issue.with_help("give the pools different `host`s or `path`s"));
-        }
-    }
-}
-
-fn check_fallbacks(drafts: &[PoolDraft], found: &mut BuildContext) {
-    let names: Vec<Arc<str>> = drafts.iter().map(|draft| draft.name_or_default().value).collect();
-    let next: BTreeMap<&str, &SpannedValue<Arc<str>>> =
-        drafts.iter().zip(&names).filter_map(|(draft, name)| Some((&**name, draft.fallback.as_ref()?))).collect();
-    let mut known_circle: Vec<&str> = Vec::new();
-    for (from, SpannedValue { value: to, span: at }) in
-        drafts.iter().zip(&names).filter_map(|(d, n)| Some((n, d.fallback.as_ref()?)))
-    {
-        if !names.contains(to) {
-            let others: Vec<&str> = names.iter().map(|name| &**name).filter(|name| **name != **from).collect();
-            found
-                .errors
-                .push(at.diagnostic(format!("there is no pool `{to}`")).with_help(suggestion(to, "pools", &others)));
-            continue;
-        }
-        let mut way: Vec<&str> = vec![from];
-        while let Some(step) = way.last().and_then(|last| next.get(last)) {
-            if way.contains(&&*step.value) {
-                break;
-            }
-            way.push(&step.value);
-        }
-        let back = way.last().and_then(|last| next.get(last)).is_some_and(|step| step.value == *from);
-        if back && !known_circle.contains(&&**from) {
-            let circle = format!("{} -> {from}", way.join(" -> "));
-            let issue = at.diagnostic(format!("fallbacks lead in a circle: {circle}"));
-            found.errors.push(issue.with_help("take the `fallback` away from one of them"));
-            known_circle.extend(way);
-        }
+/// Checks that the largest body fits into the memory for bodies.
+fn check_limits(settings: &Settings, spans: &SettingSpans, context: &mut BuildContext) {
+    let limits = &settings.limits;
+    let span = spans.get(&("limits", "in_flight_bytes")).or_else(|| spans.get(&("limits", "body_bytes")));
+    if let Some(span) = span.filter(|_| limits.in_flight_bytes < limits.body_bytes) {
+        let message = "`in_flight_bytes` is less than `body_bytes`: the largest body would never fit";
+        context.errors.push(span.diagnostic(message));
     }
 }

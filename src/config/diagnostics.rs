@@ -1,46 +1,47 @@
-//! What is wrong with a configuration, and where: the texts people see.
+//! Errors and warnings of a configuration, with their places.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Everything that is wrong with a configuration: the file's issues by line, then those of the environment.
+/// All errors of a configuration: those of the file by line, then those of the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics {
     diagnostics: Vec<Diagnostic>,
 }
 
-/// One thing that is wrong, or that only looks wrong, with the line it is on.
+/// An error or a warning, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The file, or the environment variable or command-line argument.
+    /// The file, environment variable or command-line argument.
     pub file: String,
-    /// Counted from 1.
+    /// The line, from 1.
     pub line: usize,
-    /// In characters, counted from 1.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong, in one line.
+    /// The error, in one line.
     pub message: String,
-    /// What to do about it, in one line.
+    /// How to fix it, in one line; `None` if the message says all.
     pub help: Option<String>,
-    /// The line and how much of it to underline; `None` where it might show a secret.
+    /// The line and the number of characters to underline; `None` where the line might show a secret.
     excerpt: Option<(String, usize)>,
 }
 
-/// A text that configuration is read from.
+/// A text that configuration is read from, and its name.
+#[derive(Default)]
 pub(super) struct SourceText {
     pub(super) file: String,
     pub(super) text: String,
 }
 
-/// A piece of a source.
-#[derive(Clone)]
+/// A range of a source text; the default is an empty text without a name.
+#[derive(Clone, Default)]
 pub(crate) struct Span {
     source: Arc<SourceText>,
     range: Range<usize>,
 }
 
-/// A value and where it was written.
+/// A value and its place.
 #[derive(Clone)]
 pub(crate) struct SpannedValue<T> {
     pub(crate) value: T,
@@ -48,14 +49,14 @@ pub(crate) struct SpannedValue<T> {
 }
 
 impl Diagnostics {
-    /// Sorts the issues: `file` first, each source by line.
-    pub(crate) fn new(file: &str, mut issues: Vec<Diagnostic>) -> Self {
-        issues.sort_by_cached_key(|issue| (issue.file != file, issue.file.clone(), issue.line, issue.column));
-        issues.dedup();
-        Self { diagnostics: issues }
+    /// Sorts the diagnostics: those of `file` first, each source by line. Equal ones are kept once.
+    pub(crate) fn new(file: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort_by_cached_key(|d| (d.file != file, d.file.clone(), d.line, d.column));
+        diagnostics.dedup();
+        Self { diagnostics }
     }
 
-    /// The issues in order, at least one.
+    /// Returns the diagnostics in order, at least one.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
     }
@@ -66,13 +67,13 @@ impl Diagnostics {
 }
 
 impl fmt::Display for Diagnostics {
-    /// Prints every issue, an empty line between two.
+    /// Writes every diagnostic, with an empty line between two.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, issue) in self.diagnostics.iter().enumerate() {
+        for (i, diagnostic) in self.diagnostics.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
-            writeln!(f, "{issue}")?;
+            writeln!(f, "{diagnostic}")?;
         }
         Ok(())
     }
@@ -81,12 +82,13 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 impl Diagnostic {
+    /// Sets the help.
     pub(crate) fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(sanitize(&help.into()));
         self
     }
 
-    /// Without the line, where it says nothing more.
+    /// Removes the line, where it might show a secret or adds nothing.
     pub(crate) fn without_excerpt(mut self) -> Self {
         self.excerpt = None;
         self
@@ -94,13 +96,13 @@ impl Diagnostic {
 }
 
 impl From<Diagnostic> for Vec<Diagnostic> {
-    fn from(issue: Diagnostic) -> Self {
-        vec![issue]
+    fn from(diagnostic: Diagnostic) -> Self {
+        vec![diagnostic]
     }
 }
 
 impl fmt::Display for Diagnostic {
-    /// `file:line:column: message`, the line with the place underlined, and `= help: ...`; no line break at the end.
+    /// Writes `file:line:column: message`, the line with its place underlined, and `= help: ...`, without a final newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
         let number = self.line.to_string();
@@ -122,16 +124,16 @@ impl fmt::Display for Diagnostic {
 }
 
 impl Span {
-    /// All of a source.
+    /// Returns the whole of a new source text; `file` is its name.
     pub(crate) fn from_text(file: impl Into<String>, text: impl Into<String>) -> Self {
         let source = SourceText { file: file.into(), text: text.into() };
-        let span = 0..source.text.len();
-        Self { source: Arc::new(source), range: span }
+        let range = 0..source.text.len();
+        Self { source: Arc::new(source), range }
     }
 
-    /// Another piece of the same source.
-    pub(crate) fn with_range(&self, span: Range<usize>) -> Self {
-        Self { source: Arc::clone(&self.source), range: span }
+    /// Returns another range of the same source.
+    pub(crate) fn with_range(&self, range: Range<usize>) -> Self {
+        Self { source: Arc::clone(&self.source), range }
     }
 
     pub(super) fn source(&self) -> &SourceText {
@@ -142,22 +144,23 @@ impl Span {
         self.range.start
     }
 
-    /// The text as it is written there.
+    /// Returns the text of the range; empty if the range is outside the source.
     pub(crate) fn text(&self) -> &str {
         self.source.text.get(self.range.clone()).unwrap_or_default()
     }
 
-    /// The line it is on.
+    /// Returns the line on which the range starts.
     pub(super) fn line_text(&self) -> &str {
         self.position().2
     }
 
-    /// Where it is, to be read inside a message about another place.
+    /// Returns the place for a message about `other`: the line, or the source's name if the two are of different sources.
     pub(super) fn relative_to(&self, other: &Self) -> String {
         let line = self.position().0;
         if self.source.file == other.source.file { format!("line {line}") } else { self.source.file.clone() }
     }
 
+    /// Returns an error or a warning at this place; the line is left out if it may hold a secret.
     pub(crate) fn diagnostic(&self, message: impl Into<String>) -> Diagnostic {
         let (line, column, text) = self.position();
         let secret = may_hold_secret(text) || may_hold_secret(&format!("{} =", self.source.file.to_ascii_lowercase()));
@@ -172,7 +175,7 @@ impl Span {
         }
     }
 
-    /// Line and column from 1, and the line itself.
+    /// Returns the line and column of the start, from 1, and the line's text.
     fn position(&self) -> (usize, usize, &str) {
         let text = self.source.text.as_str();
         let start = (0..=self.range.start.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -186,31 +189,31 @@ impl Span {
 }
 
 impl<T> SpannedValue<T> {
-    pub(crate) fn new(value: T, at: Span) -> Self {
-        Self { value, span: at }
+    pub(crate) fn new(value: T, span: Span) -> Self {
+        Self { value, span }
     }
 }
 
-/// Tells whether a line may hold a secret: it sets a key that is for one, or that people take for one.
+/// Returns whether a line may hold a secret: it sets a key for secrets, or one that users mistake for it.
 pub(super) fn may_hold_secret(line: &str) -> bool {
     let line = ["_env", "_file"].iter().fold(line.to_owned(), |line, end| {
         line.replace(&format!("api_key{end}"), "").replace(&format!("admin_token{end}"), "")
     });
-    let sets = |word: &str| {
+    let sets_key = |word: &str| {
         line.match_indices(word).any(|(at, _)| {
-            let behind = line[at + word.len()..].trim_start_matches(['"', '\'']).trim_start();
-            behind.starts_with('=') && !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-')
+            let after = line[at + word.len()..].trim_start_matches(['"', '\'']).trim_start();
+            after.starts_with('=') && !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-')
         })
     };
-    ["api_key", "admin_token"].iter().any(|word| line.contains(word)) || sets("hash") || has_api_key(&line)
+    ["api_key", "admin_token"].iter().any(|word| line.contains(word)) || sets_key("hash") || has_api_key(&line)
 }
 
-/// Tells whether there is a word such as `sk-1234`, which is what keys look like.
+/// Returns whether the line has a word such as `sk-1234`, the usual form of API keys.
 fn has_api_key(line: &str) -> bool {
     line.match_indices("sk-").any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '-'))
 }
 
-/// Configuration goes to a terminal here: what could steer the terminal does not.
+/// Replaces control characters, which could change the state of the terminal.
 fn sanitize(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -224,13 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_one_line_and_steers_no_terminal() {
+    fn message_is_one_line_without_control_characters() {
         let issue = Span::from_text("f", "a").with_range(0..1).diagnostic("`\n` and `\x1b[2J`").with_help("not \r");
         assert_eq!((&*issue.message, issue.help.as_deref()), ("`\u{fffd}` and `\u{fffd}[2J`", Some("not \u{fffd}")));
     }
 
     #[test]
-    fn an_issue_shows_its_line_and_place() {
+    fn diagnostic_shows_its_line_and_place() {
         let text = "a = 1\nb = \"x\"\n";
         assert_eq!(render_diagnostic(text, 10..13), "f:2:5: m\n  |\n2 | b = \"x\"\n  |     ^^^\n  = help: h");
     }
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn places_at_the_end_or_outside_are_shown_too() {
+    fn place_at_the_end_or_outside_is_shown() {
         for span in [5..5, 6..9, 9..20, 100..101] {
             assert!(render_diagnostic("a = [\n", span.clone()).starts_with("f:"), "{span:?}");
         }
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_may_hold_a_key_are_not_shown() {
+    fn line_that_may_hold_a_secret_is_not_shown() {
         for line in ["hash = 'x'", "{ name = 'a', hash='x' }", "admin_token = 'x'", "key = sk-1", "\"hash\" = 1"] {
             assert!(may_hold_secret(line), "{line}");
         }
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_are_sorted_by_source_and_line() {
+    fn diagnostics_are_sorted_by_source_and_line() {
         let (file, var) = (Span::from_text("z.toml", "a\nb\n"), Span::from_text("A", "x"));
         let issues = vec![
             var.diagnostic("3"),

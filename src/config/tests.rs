@@ -3,10 +3,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::pool::replica_options::REPLICA_OPTIONS;
+use super::pool::route::ROUTE_SCHEMA;
+use super::pool::schema::{POOL_SCHEMA, pool_keys};
+use super::schema::TABLES;
 use super::schema::client_key::CLIENT_KEY_SCHEMA;
-use super::schema::pool::{POOL_SCHEMA, TOP_LEVEL_POOL_KEYS};
-use super::schema::replica::REPLICA_OPTIONS;
-use super::schema::top::SETTINGS_SCHEMA;
 use super::*;
 use crate::balance::PolicySpec;
 use crate::fleet::PathPolicy;
@@ -24,7 +25,7 @@ fn load_with_env(text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, Strin
 }
 
 #[test]
-fn the_reference_file_is_the_default_of_everything() {
+fn reference_file_has_the_defaults_of_the_code() {
     let LoadedConfig { mut settings, warnings, .. } = load_valid(ROUTER_TOML);
     let pools = std::mem::take(&mut settings.pools);
     assert_eq!(settings, Settings::default());
@@ -35,42 +36,42 @@ fn the_reference_file_is_the_default_of_everything() {
     assert_eq!(warnings, []);
 }
 
-#[test]
-fn the_reference_file_has_every_key_at_the_tables_default() {
+/// The lines of the reference file with `table.` before each key; of a comment, after its `# `.
+fn reference_lines() -> Vec<String> {
     let mut table = String::new();
-    let mut lines = Vec::new();
-    for line in ROUTER_TOML.lines() {
+    let line = |line: &str| {
         let bare = line.trim_start_matches("# ");
         if bare.starts_with('[') && bare.ends_with(']') {
             table = format!("{}.", bare.trim_matches(['[', ']']));
         }
-        lines.push(format!("{}{table}{bare}", if line.starts_with('#') { "# " } else { "" }));
-    }
-    for (path, default) in SETTINGS_SCHEMA.iter().map(|row| (row.path, row.default)) {
-        let wanted = match default {
-            "" => format!("# {path} = "),
-            default => format!("{path} = {default}"),
-        };
-        let has = |line: &String| if default.is_empty() { line.starts_with(&wanted) } else { *line == wanted };
-        assert!(lines.iter().any(has), "config/router.toml lacks `{wanted}`");
-    }
-    for row in POOL_SCHEMA {
-        let home = if TOP_LEVEL_POOL_KEYS.contains(&row.path) { "" } else { "pool." };
-        let wanted = match (row.default, row.path) {
+        format!("{}{table}{bare}", if line.starts_with('#') { "# " } else { "" })
+    };
+    ROUTER_TOML.lines().map(line).collect()
+}
+
+#[test]
+fn reference_file_has_every_key_at_the_default_of_its_row() {
+    let lines = reference_lines();
+    let assert_line = |path: &str, default: &str| {
+        let wanted = match (default, path) {
             ("", "replicas") => "replicas = [".to_owned(),
-            ("", path) => format!("# {home}{path} = "),
-            (default, path) => format!("{home}{path} = {default}"),
+            ("", path) => format!("# {path} = "),
+            (default, path) => format!("{path} = {default}"),
         };
-        assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
+        let has_line = |line: &String| if default.is_empty() { line.starts_with(&wanted) } else { *line == wanted };
+        assert!(lines.iter().any(has_line), "config/router.toml lacks `{wanted}`");
+    };
+    for table in TABLES {
+        let prefix = if table.name.is_empty() { String::new() } else { format!("{}.", table.name) };
+        table.keys.iter().for_each(|row| assert_line(&format!("{prefix}{}", row.name), row.default));
     }
-    for row in CLIENT_KEY_SCHEMA {
-        let wanted = format!("# key.{} = ", row.path);
-        assert!(lines.iter().any(|line| line.starts_with(&wanted)), "config/router.toml lacks `{wanted}`");
-    }
-    for word in REPLICA_OPTIONS {
+    POOL_SCHEMA.iter().for_each(|row| assert_line(row.name, row.default));
+    ROUTE_SCHEMA.iter().for_each(|row| assert_line(&format!("pool.{}", row.name), row.default));
+    CLIENT_KEY_SCHEMA.iter().for_each(|row| assert_line(&format!("key.{}", row.name), row.default));
+    for row in REPLICA_OPTIONS {
         let wanted =
-            if word.default.is_empty() { word.name.to_owned() } else { format!("{}={} ", word.name, word.default) };
-        assert!(ROUTER_TOML.contains(&format!("#   {wanted}")), "config/router.toml lacks the word `{wanted}`");
+            if row.default.is_empty() { row.name.to_owned() } else { format!("{}={} ", row.name, row.default) };
+        assert!(ROUTER_TOML.contains(&format!("#   {wanted}")), "config/router.toml lacks the option `{wanted}`");
     }
 }
 
@@ -91,7 +92,7 @@ fn every_shipped_file_loads() {
 }
 
 #[test]
-fn pools_take_the_policy_at_the_top_unless_they_have_their_own() {
+fn policy_at_the_top_is_the_default_of_pools() {
     let text = "policy = 'random'\n[[pool]]\nname = 'a'\nreplicas = ['http://a:1']\n\
                 [[pool]]\nname = 'b'\npolicy = 'round_robin'\nreplicas = ['http://b:1']";
     let names: Vec<_> = load_valid(text).settings.pools.iter().map(|pool| pool.policy.name()).collect();
@@ -99,13 +100,13 @@ fn pools_take_the_policy_at_the_top_unless_they_have_their_own() {
 }
 
 #[test]
-fn a_pool_is_called_after_its_first_model() {
+fn pool_without_name_has_that_of_its_first_model() {
     let pools = load_valid("model = ['m', 'n']\nreplicas = ['http://a:1']").settings.pools;
     assert_eq!((&*pools[0].name, &pools[0].models), ("m", &vec![ModelName::from("m"), ModelName::from("n")]));
 }
 
 #[test]
-fn routes_and_tables_of_replicas_are_read() {
+fn routes_and_replica_tables_are_read() {
     let text = "[[pool]]\nhost = 'API.example.com.'\npath = '/a/'\npaths = 'any'\n\
                 replicas = [{ url = 'http://a:1', weight = 3, backup = true, down = false, fail_timeout = 2.5 }]";
     let loaded = load_valid(text);
@@ -147,7 +148,7 @@ fn variables_override_the_file() {
 }
 
 #[test]
-fn wrong_variables_are_named() {
+fn errors_of_variables_name_the_variable() {
     let env = [("TOKENWEIR__LISTN", "80"), ("TOKENWEIR__LOG__FORMAT", "jsn"), ("TOKENWEIR__REPLICAS", "http://a wat")];
     let wanted = "\
 TOKENWEIR__LISTN:1:1: the variable `TOKENWEIR__LISTN` overrides no key
@@ -159,17 +160,17 @@ TOKENWEIR__LOG__FORMAT:1:1: unknown format `jsn`
   | ^^^
   = help: did you mean `json`? formats: text, json, combined
 
-TOKENWEIR__REPLICAS:1:10: unknown word `wat` for a replica
+TOKENWEIR__REPLICAS:1:10: unknown option `wat` of a replica
   |
 1 | http://a wat
   |          ^^^
-  = help: words: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
+  = help: options: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
 ";
     assert_eq!(load_with_env("replicas = ['http://a:1']", &env).unwrap_err(), wanted);
 }
 
 #[test]
-fn keys_of_replicas_are_never_printed() {
+fn secrets_are_never_printed() {
     let texts = [
         "api_key = 'sk-secret\u{1}'",
         "api_key = ['sk-secret']",
@@ -210,7 +211,7 @@ fn keys_of_replicas_are_never_printed() {
 }
 
 #[test]
-fn keys_of_clients_come_from_the_file_the_environment_and_files() {
+fn client_keys_are_read_from_all_three_places() {
     let path = std::env::temp_dir().join(format!("tokenweir-key-{}", std::process::id()));
     fs::write(&path, "third-key-0123456789\n").unwrap();
     // Of `abc`, from FIPS 180-2.
@@ -222,13 +223,13 @@ fn keys_of_clients_come_from_the_file_the_environment_and_files() {
         path.display()
     );
     let settings = load_with_env(&text, &[("SECOND", "second-key-0123456789")]).unwrap().settings;
-    let whose = |key: &str| {
+    let tenant_of = |key: &str| {
         settings.tenants.find_by_key(key.as_bytes()).map(|tenant| (&*tenant.name, tenant.can_use_model("x")))
     };
-    assert_eq!(whose("abc"), Some(("a", false)));
-    assert_eq!(whose("second-key-0123456789"), Some(("b", true)));
-    assert_eq!(whose("third-key-0123456789"), Some(("c", true)));
-    assert_eq!((whose(""), whose(hash), whose("third-key-0123456789\n")), (None, None, None));
+    assert_eq!(tenant_of("abc"), Some(("a", false)));
+    assert_eq!(tenant_of("second-key-0123456789"), Some(("b", true)));
+    assert_eq!(tenant_of("third-key-0123456789"), Some(("c", true)));
+    assert_eq!((tenant_of(""), tenant_of(hash), tenant_of("third-key-0123456789\n")), (None, None, None));
     assert!(settings.admin_access.token.as_ref().unwrap().matches_secret(b"second-key-0123456789"));
     let shown = format!("{settings:?}");
     assert!(!shown.contains("0123456789") && !shown.contains("ba7816"), "{shown}");
@@ -244,7 +245,7 @@ fn urls_on_the_command_line_are_one_pool() {
 }
 
 #[test]
-fn a_wrong_argument_is_named() {
+fn errors_of_arguments_name_the_argument() {
     let urls = ["http://a:1".to_owned(), "b:1 wieght=2".to_owned(), "http://a:1".to_owned()];
     let wanted = "\
 argument 2:1:1: bad URL `b:1`: the URL must start with `http://` or `https://`
@@ -253,24 +254,24 @@ argument 2:1:1: bad URL `b:1`: the URL must start with `http://` or `https://`
   | ^^^
   = help: did you mean `http://b:1`?
 
-argument 2:1:5: unknown word `wieght` for a replica
+argument 2:1:5: unknown option `wieght` of a replica
   |
 1 | b:1 wieght=2
   |     ^^^^^^^^
-  = help: did you mean `weight`? words: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
+  = help: did you mean `weight`? options: weight, max_fails, fail_timeout, max_conns, backup, down, drain, slow_start, resolve, service, name
 
 argument 3:1:1: the replica `http://a:1` is in this pool twice (the other: argument 1)
   |
 1 | http://a:1
   | ^^^^^^^^^^
-  = help: a replica that can do more takes a `weight`
+  = help: use `weight` for a larger share
 ";
     assert_eq!(from_urls(&urls, []).unwrap_err().to_string(), wanted);
     assert!(from_urls(&[], []).unwrap_err().to_string().contains("no replicas"));
 }
 
 #[test]
-fn depth_and_dots_in_keys_are_only_mistakes() {
+fn depth_and_dots_in_keys_are_errors_only() {
     for text in ["a = [".to_owned() + &"[".repeat(200_000), "a.".repeat(100_000) + "b = 1"] {
         assert!(load_with_env(&text, &[]).is_err());
     }
@@ -289,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn no_slip_in_a_good_file_makes_the_loader_panic(at in 0..ROUTER_TOML.len(), cut in 0..40usize, put in "[\\PC\n\t\"'\\\\]{0,6}") {
+    fn no_edit_of_a_good_file_makes_the_loader_panic(at in 0..ROUTER_TOML.len(), cut in 0..40usize, put in "[\\PC\n\t\"'\\\\]{0,6}") {
         let near = |mut at: usize| { while !ROUTER_TOML.is_char_boundary(at) { at -= 1 } at };
         let (start, end) = (near(at), near((at + cut).min(ROUTER_TOML.len())));
         let text = format!("{}{put}{}", &ROUTER_TOML[..start], &ROUTER_TOML[end..]);
@@ -297,8 +298,12 @@ proptest! {
     }
 
     #[test]
-    fn no_value_makes_the_loader_panic(key in 0..SETTINGS_SCHEMA.len() + POOL_SCHEMA.len(), value in "[\"'{\\[]?\\PC{0,20}[\"'}\\]]?") {
-        let path = SETTINGS_SCHEMA.get(key).map_or_else(|| POOL_SCHEMA[key - SETTINGS_SCHEMA.len()].path, |row| row.path);
+    fn no_value_makes_the_loader_panic(key in any::<prop::sample::Index>(), value in "[\"'{\\[]?\\PC{0,20}[\"'}\\]]?") {
+        let settings = TABLES.iter().flat_map(|table| {
+            table.keys.iter().map(|row| [table.name, row.name].join(".").trim_start_matches('.').to_owned())
+        });
+        let paths: Vec<String> = settings.chain(pool_keys().map(|row| row.name.to_owned())).collect();
+        let path = key.get(&paths);
         let _ = load(&format!("{path} = {value}"), "f", []).map_err(|report| report.to_string());
         let _ = load(&format!("[[pool]]\n{path} = '''{value}'''"), "f", []).map_err(|report| report.to_string());
         let _ = load(&format!("[[pool]]\nreplicas = [\"http://a {value}\"]"), "f", []);

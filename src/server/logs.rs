@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 
 use super::StartError;
 use crate::clock::Clock;
-use crate::config::{LogSink, Settings};
+use crate::config::{LogSink, RecordSettings, Settings};
 use crate::fleet::DecisionLog;
 use crate::telemetry::{AccessLog, ErrorLog, LogLevel, LogWriter, Metrics, TraceFile, TrafficRecorder};
 
@@ -38,7 +38,7 @@ impl Logs {
     pub(super) fn open(settings: &Settings, metrics: &Arc<Metrics>, clock: Clock) -> Result<Self, StartError> {
         let error = Arc::new(ErrorLog::new(open_sink(&settings.log.error)?, settings.log.level, clock));
         let access = open_access_log(settings)?.map(Arc::new);
-        let recorder = settings.record.trace_file().map(|file| start_recorder(file, metrics)).transpose()?;
+        let recorder = trace_file(&settings.record).map(|file| start_recorder(file, metrics)).transpose()?;
         Ok(Self {
             access: ArcSwapOption::from(access),
             error,
@@ -106,6 +106,12 @@ fn open_sink(sink: &LogSink) -> Result<Option<LogWriter>, StartError> {
             Some(LogWriter::open_file(path).map_err(failed)?)
         }
     })
+}
+
+/// Returns the file that traffic is recorded to; `None` if recording is off.
+fn trace_file(settings: &RecordSettings) -> Option<TraceFile> {
+    let RecordSettings { path, max_bytes, max_files } = settings;
+    path.clone().map(|path| TraceFile { path, max_bytes: *max_bytes, max_files: *max_files })
 }
 
 fn start_recorder(file: TraceFile, metrics: &Arc<Metrics>) -> Result<Arc<TrafficRecorder>, StartError> {

@@ -10,20 +10,10 @@ use arc_swap::ArcSwap;
 use super::writer::LogWriter;
 use crate::clock::Clock;
 use crate::log_format::format_rfc3339;
+use crate::units::LogLevel;
 
 /// Lines written each second. Further ones are counted, and the next line states their number.
 const MAX_LINES_PER_SECOND: u32 = 20;
-
-/// The severity of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Information.
-    Info,
-    /// A fault that the router handles.
-    Warn,
-    /// A fault by which a request was lost.
-    Error,
-}
 
 /// Writes error log lines from any thread.
 pub struct ErrorLog {

@@ -7,8 +7,9 @@ mod time_zone;
 mod trace_recorder;
 mod writer;
 
+pub use crate::units::LogLevel;
 pub use access_log::AccessLog;
-pub use error_log::{ErrorLog, LogLevel};
+pub use error_log::ErrorLog;
 pub use metrics::{Metrics, metrics_markdown};
 pub use time_zone::utc_offset_seconds;
 pub use trace_recorder::{TraceFile, TrafficRecorder};

@@ -1,4 +1,4 @@
-//! Values of the configuration and their places in the file: sizes, times, names, suggestions.
+//! Values of the configuration and their places in the file: sizes, durations, names, suggestions.
 
 pub(super) mod nginx_hints;
 pub(super) mod renamed_keys;

@@ -1,6 +1,6 @@
-//! nginx's words, for those who look for them.
+//! nginx's directives and the keys that replace them.
 
-/// What people who come from nginx will look for.
+/// A row per directive of nginx: its name, and the key that replaces it.
 pub(in crate::config) const NGINX_HINTS: [(&str, &str); 32] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),

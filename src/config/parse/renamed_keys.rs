@@ -1,4 +1,4 @@
-//! Keys that had another name before: the reader answers the old name with the new one.
+//! Keys with an earlier name: the error for the old name gives the new one.
 
 /// A row per renamed key: its table (empty for keys of a pool), the old name and the new one.
 const RENAMED_KEYS: [(&str, &str, &str); 13] = [
@@ -17,7 +17,7 @@ const RENAMED_KEYS: [(&str, &str, &str); 13] = [
     ("timeouts", "waiting", "waiting_comment"),
 ];
 
-/// Returns the present name of the key that was once `name` in `table`; a pool's keys may also stand at the top.
+/// Returns the present name of the key that was once `name` in `table`; a pool's keys are also known at the top.
 pub(in crate::config) fn renamed_key(table: &str, name: &str) -> Option<&'static str> {
     let table = if table == "pool" { "" } else { table };
     let row = RENAMED_KEYS.iter().find(|(of, old, _)| *of == table && *old == name);

@@ -1,57 +1,66 @@
-//! Did you mean ...?
+//! Suggestions for misspelled words: "did you mean ...?".
 
-/// Finds the word that `typed` was most likely meant to be; the first of equals.
+/// The longest word that is compared, in characters.
+const MAX_TYPED_CHARS: usize = 64;
+/// Keys that the help for an unknown key names.
+const MAX_NEAREST_KEYS: usize = 3;
+
+/// Returns the word of `known` that `typed` was most likely meant to be; the first of equals.
 ///
-/// Case and `-` for `_` do not count; otherwise one slip in three letters is forgiven. O(length²) per word.
+/// Case and `-` for `_` are ignored; one typing error in three letters is accepted. *Cost*: O(length²) per word.
+/// *Source*: optimal string alignment, by `strsim`.
 pub(crate) fn closest_match<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed: Vec<char> = typed.to_lowercase().replace('-', "_").chars().take(65).collect();
-    if typed.len() > 64 {
-        return None;
-    }
-    let most = (typed.len() / 3).max(1);
-    let slips = |word: &'a str| {
-        let known: Vec<char> = word.to_lowercase().chars().collect();
-        // Each letter more or less is a slip.
-        let near = known.len().abs_diff(typed.len()) <= most;
-        near.then(|| (edit_distance(&typed, &known), word)).filter(|(d, _)| *d <= most)
+    let typed = normalize(typed)?;
+    let length = typed.chars().count();
+    let max = (length / 3).max(1);
+    let distance = |word: &'a str| {
+        let word_lower = word.to_lowercase();
+        // The difference in length is a lower bound of the distance.
+        let near = word_lower.chars().count().abs_diff(length) <= max;
+        near.then(|| (strsim::osa_distance(&typed, &word_lower), word)).filter(|(distance, _)| *distance <= max)
     };
-    known.into_iter().filter_map(slips).min_by_key(|(d, _)| *d).map(|(_, word)| word)
+    known.into_iter().filter_map(distance).min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }
 
-/// The help for a word that is none of `known`: the likely one, and all of them.
-pub(crate) fn suggestion(typed: &str, what: &str, known: &[&str]) -> String {
-    let all = format!("{what}: {}", known.join(", "));
+/// Returns the help for a word that is not in `known`: the likely one, and all of them. `kind` is their plural.
+pub(crate) fn suggestion(typed: &str, kind: &str, known: &[&str]) -> String {
+    let all = format!("{kind}: {}", known.join(", "));
     match closest_match(typed, known.iter().copied()) {
         Some(word) if word != typed => format!("did you mean `{word}`? {all}"),
         _ => all,
     }
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours (optimal string alignment).
-fn edit_distance(a: &[char], b: &[char]) -> usize {
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let best = change.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-                if swapped { best.min(rows[i - 2][j - 2] + 1) } else { best }
-            };
-        }
-    }
-    rows[a.len()][b.len()]
+/// Returns the help for a key that is not in `known`: the likely one, the nearest three, and where all are documented.
+pub(in crate::config) fn key_suggestion(typed: &str, known: &[&str]) -> String {
+    let likely = closest_match(typed, known.iter().copied()).filter(|word| *word != typed);
+    let question = likely.map(|word| format!("did you mean `{word}`? ")).unwrap_or_default();
+    let nearest = nearest_words(typed, known).join(", ");
+    format!("{question}nearest keys: {nearest}; see config/router.toml")
+}
+
+/// Returns the words of `known` that are most like `typed`, best first. Words with a common beginning count as alike.
+fn nearest_words<'a>(typed: &str, known: &[&'a str]) -> Vec<&'a str> {
+    let typed = normalize(typed).unwrap_or_default();
+    let mut scored: Vec<(f64, &str)> = known.iter().map(|word| (strsim::jaro_winkler(&typed, word), *word)).collect();
+    scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    scored.into_iter().map(|(_, word)| word).take(MAX_NEAREST_KEYS).collect()
+}
+
+/// Returns `typed` as it is compared; `None` if it is too long to be a misspelled word.
+fn normalize(typed: &str) -> Option<String> {
+    let typed: String = typed.to_lowercase().replace('-', "_").chars().take(MAX_TYPED_CHARS + 1).collect();
+    (typed.chars().count() <= MAX_TYPED_CHARS).then_some(typed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KNOWN: [&str; 4] = ["weight", "max_fails", "max_conns", "backup"];
+
     #[test]
-    fn slips_are_forgiven_and_other_words_are_not() {
-        let known = ["weight", "max_fails", "max_conns", "backup"];
+    fn typing_errors_are_matched_and_other_words_are_not() {
         for (typed, wanted) in [
             ("wieght", Some("weight")),
             ("Weight", Some("weight")),
@@ -60,14 +69,21 @@ mod tests {
             ("resolve", None),
             ("", None),
         ] {
-            assert_eq!(closest_match(typed, known), wanted, "{typed}");
+            assert_eq!(closest_match(typed, KNOWN), wanted, "{typed}");
         }
-        assert_eq!(closest_match(&"x".repeat(1_000_000), known), None);
+        assert_eq!(closest_match(&"x".repeat(1_000_000), KNOWN), None);
     }
 
     #[test]
-    fn suggestions_always_list_what_is_valid() {
+    fn suggestion_lists_every_valid_word() {
         assert_eq!(suggestion("tetx", "formats", &["text", "json"]), "did you mean `text`? formats: text, json");
         assert_eq!(suggestion("xml", "formats", &["text", "json"]), "formats: text, json");
+    }
+
+    #[test]
+    fn key_suggestion_names_three_keys_at_most() {
+        let wanted = "did you mean `max_fails`? nearest keys: max_fails, max_conns, backup; see config/router.toml";
+        assert_eq!(key_suggestion("max_fail", &KNOWN), wanted);
+        assert!(!key_suggestion(&"x".repeat(1_000_000), &KNOWN).contains("did you mean"));
     }
 }

@@ -1,8 +1,8 @@
-//! Times and sizes as nginx writes them.
+//! Durations and sizes in nginx's notation.
 
 use std::time::Duration;
 
-/// The longest time that can be configured; longer ones are slips, and overflow timers.
+/// The longest duration that can be configured; longer ones are mistakes, and overflow timers.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 86_400);
 
 const DURATION_UNITS: [(&str, u64); 6] = [
@@ -18,7 +18,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const SIZE_UNITS: [(&str, usize); 7] =
     [("", 1), ("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30)];
 
-/// Reads `30s`, `500ms`, `3.5s`, `1h30m` or a plain number of seconds; at most 365 days.
+/// Parses `30s`, `500ms`, `3.5s`, `1h30m` or a number of seconds; `None` if malformed or above 365 days.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
@@ -38,7 +38,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     (total <= MAX_DURATION).then_some(total)
 }
 
-/// Reads `1024`, `64k`, `32m`, `1g`, `32MiB`: powers of 1024, as in nginx.
+/// Parses `1024`, `64k`, `32m`, `1g`, `32MiB`, powers of 1024 as in nginx, into bytes; `None` if malformed.
 pub(crate) fn parse_size(text: &str) -> Option<usize> {
     let (number, unit) = split_leading(text.trim(), |c| c.is_ascii_digit());
     let unit = unit.trim_start().to_ascii_lowercase();
@@ -46,16 +46,16 @@ pub(crate) fn parse_size(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(*scale)
 }
 
-/// `number` with an optional fraction, times `nanos`.
+/// Returns `number`, which may have a fraction, times `nanos` nanoseconds.
 fn scale_decimal(number: &str, nanos: u64) -> Option<Duration> {
     let (whole, fraction) = number.split_once('.').map_or((number, "0"), |parts| parts);
     if fraction.is_empty() || fraction.len() > 9 {
         return None;
     }
     let nanos = u128::from(nanos);
-    let part = u128::from(fraction.parse::<u64>().ok()?) * nanos / 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    let all = u128::from(whole.parse::<u64>().ok()?).checked_mul(nanos)?.checked_add(part)?;
-    Some(Duration::from_nanos(u64::try_from(all).ok()?))
+    let below_one = u128::from(fraction.parse::<u64>().ok()?) * nanos / 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    let total = u128::from(whole.parse::<u64>().ok()?).checked_mul(nanos)?.checked_add(below_one)?;
+    Some(Duration::from_nanos(u64::try_from(total).ok()?))
 }
 
 fn split_leading(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_read_as_in_nginx() {
+    fn durations_of_nginx_are_parsed() {
         for (text, millis) in [
             ("30s", 30_000),
             ("500ms", 500),

@@ -1,19 +1,63 @@
-//! The keys of the logs: formats in nginx's language, by name or on the spot.
+//! The keys of `[log]`, and formats in nginx's `log_format` language.
 
 use std::collections::BTreeMap;
 
 use toml::de::DeValue;
 
+use super::key_spec::{KeySpec, read_table, unknown_key};
+use super::settings_draft::SettingsDraft;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::parse::suggest::{closest_match, suggestion};
 use crate::config::parse::value::{ReadResult, TomlValue};
+use crate::config::settings::LogSink;
 use crate::log_format::{
     BUILT_IN_FORMATS, LogEscape, LogFormat, LogFormatError, ValueAvailability, available_variable_names,
 };
-use crate::telemetry::LogLevel;
+use crate::units::LogLevel;
 
-/// nginx's names, and what they mean here.
-pub(in crate::config) const LEVELS: [(&str, LogLevel); 8] = [
+const EXPECTED_SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
+
+pub(super) static LOG_SCHEMA: &[KeySpec<SettingsDraft>] = &[
+    KeySpec {
+        name: "access",
+        expected: EXPECTED_SINK,
+        default: "\"stdout\"",
+        doc: "The access log: one line per request.",
+        set: |d, v| parse_log_sink(v).map(|sink| d.settings.log.access = sink),
+    },
+    KeySpec {
+        name: "format",
+        expected: "\"text\", \"json\", \"combined\", a name from `formats`, or a format such as '$remote_addr $status'",
+        default: "\"text\"",
+        doc: "The format of the access log: `text` for people, `json` for one object a line, `combined` as in nginx.",
+        set: set_format,
+    },
+    KeySpec {
+        name: "formats",
+        expected: "formats by name, such as { main = '$remote_addr $status' }",
+        default: "{}",
+        doc: "Named formats in nginx's `log_format` language; a table `{ format = '...', escape = \"json\" }` sets how \
+              values are escaped: `default`, `json` or `none`.",
+        set: |d, v| parse_named_formats(v, &mut d.settings.log.formats),
+    },
+    KeySpec {
+        name: "error",
+        expected: EXPECTED_SINK,
+        default: "\"stderr\"",
+        doc: "The error log.",
+        set: |d, v| parse_log_sink(v).map(|sink| d.settings.log.error = sink),
+    },
+    KeySpec {
+        name: "level",
+        expected: "\"error\", \"warn\" or \"info\"",
+        default: "\"info\"",
+        doc: "The lowest level written to the error log; nginx's other levels are accepted too.",
+        set: |d, v| v.one_of("levels", &LEVELS).map(|level| d.settings.log.level = level),
+    },
+];
+
+/// nginx's levels and the levels that they are here.
+const LEVELS: [(&str, LogLevel); 8] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
     ("info", LogLevel::Info),
@@ -26,127 +70,153 @@ pub(in crate::config) const LEVELS: [(&str, LogLevel); 8] = [
 const ESCAPES: [(&str, LogEscape); 3] =
     [("default", LogEscape::Default), ("json", LogEscape::Json), ("none", LogEscape::None)];
 
-/// Reads `format` where it is a format itself; `None` where it is a name.
-pub(in crate::config) fn parse_inline_format(value: &TomlValue<'_>) -> ReadResult<Option<LogFormat>> {
-    if value.string()?.contains('$') { parse_format(value, LogEscape::Default).map(Some) } else { Ok(None) }
+/// A format as far as it is read.
+#[derive(Default)]
+struct FormatDraft {
+    text: Option<String>,
+    escape: LogEscape,
 }
 
-/// The name that `format` gives, to be looked up once all formats are known.
-pub(in crate::config) fn parse_format_name(value: &TomlValue<'_>) -> Option<SpannedValue<String>> {
-    let name = value.string().ok()?;
-    (!name.contains('$')).then(|| value.spanned(name.into_owned()))
+static FORMAT_SCHEMA: &[KeySpec<FormatDraft>] = &[
+    KeySpec {
+        name: "format",
+        expected: "a format such as '$remote_addr $status'",
+        default: "",
+        doc: "The text with its variables.",
+        set: |d, v| parse_format_text(v).map(|text| d.text = Some(text)),
+    },
+    KeySpec {
+        name: "escape",
+        expected: "\"default\", \"json\" or \"none\"",
+        default: "\"default\"",
+        doc: "How values are escaped.",
+        set: |d, v| v.one_of("escapes", &ESCAPES).map(|escape| d.escape = escape),
+    },
+];
+
+/// Reads a log's destination. A path must have a slash, so that `stdot` is not a file.
+fn parse_log_sink(value: &TomlValue<'_>) -> ReadResult<LogSink> {
+    let text = value.string()?;
+    match &*text {
+        "off" => Ok(LogSink::Off),
+        "stdout" => Ok(LogSink::Stdout),
+        "stderr" => Ok(LogSink::Stderr),
+        path if path.contains('/') && !path.ends_with('/') => Ok(LogSink::File(path.into())),
+        word => {
+            let Some(near) = closest_match(word, ["stdout", "stderr", "off"]) else { return Err(value.invalid()) };
+            let diagnostic = value.diagnostic(format!("`{}` cannot be `{word}`", value.key));
+            let help = format!("did you mean `{near}`? `{}` takes {}", value.key, value.expected);
+            Err(diagnostic.with_help(help).into())
+        }
+    }
 }
 
-/// Finds a format by name.
+/// Sets the format, or its name, which is looked up once all formats are known.
+fn set_format(draft: &mut SettingsDraft, value: &TomlValue<'_>) -> ReadResult<()> {
+    let text = value.string()?;
+    if text.contains('$') {
+        draft.format_name = None;
+        draft.settings.log.format = parse_format(value)?;
+    } else {
+        draft.format_name = Some(value.spanned(text.into_owned()));
+    }
+    Ok(())
+}
+
+/// Returns the format called `name`.
+///
+/// *Errors*: there is none.
 pub(in crate::config) fn find_format(
     name: &SpannedValue<String>,
     named: &BTreeMap<String, LogFormat>,
 ) -> Result<LogFormat, Diagnostic> {
-    named.get(&name.value).cloned().or_else(|| LogFormat::built_in(&name.value)).ok_or_else(|| {
+    let SpannedValue { value: name, span } = name;
+    named.get(name).cloned().or_else(|| LogFormat::built_in(name)).ok_or_else(|| {
         let known: Vec<&str> = BUILT_IN_FORMATS.into_iter().chain(named.keys().map(String::as_str)).collect();
-        name.span.diagnostic(format!("unknown format `{}`", name.value)).with_help(suggestion(
-            &name.value,
-            "formats",
-            &known,
-        ))
+        span.diagnostic(format!("unknown format `{name}`")).with_help(suggestion(name, "formats", &known))
     })
 }
 
-/// Reads `[log.formats]`. A name whose format is wrong is a name all the same, so that nothing else is said of it.
-pub(in crate::config) fn parse_named_formats(
-    value: &TomlValue<'_>,
-    formats: &mut BTreeMap<String, LogFormat>,
-) -> ReadResult<()> {
-    let DeValue::Table(table) = value.raw else { return Err(value.invalid()) };
-    let mut issues = Vec::new();
+/// Reads `formats`. The name of a wrong format is kept, so that `format` can still refer to it without a second error.
+fn parse_named_formats(value: &TomlValue<'_>, formats: &mut BTreeMap<String, LogFormat>) -> ReadResult<()> {
+    let mut errors = Vec::new();
     formats.clear();
-    for (key, given) in table {
-        let name = key.get_ref().as_ref();
-        if BUILT_IN_FORMATS.contains(&name) {
-            let issue = value.span.with_range(key.span()).diagnostic(format!("the format `{name}` is built in"));
-            issues.push(issue.with_help("give this one another name"));
+    for entry in value.entries()? {
+        let SpannedValue { value: name, span } = &entry.key;
+        if BUILT_IN_FORMATS.contains(name) {
+            let diagnostic = span.diagnostic(format!("the format `{name}` is built in"));
+            errors.push(diagnostic.with_help("choose another name"));
             continue;
         }
-        let wants = "a format such as '$remote_addr $status', or { format = '...', escape = \"json\" }";
-        let entry = TomlValue {
-            key: name,
-            expected: wants,
-            raw: given.get_ref(),
-            span: value.span.with_range(given.span()),
-            unquoted: value.unquoted,
-        };
-        let format = parse_format_entry(&entry).unwrap_or_else(|mut found| {
-            issues.append(&mut found);
+        let expected = "a format such as '$remote_addr $status', or { format = '...', escape = \"json\" }";
+        let format = parse_format(&entry.to_value(expected)).unwrap_or_else(|more| {
+            errors.extend(more);
             LogFormat::default()
         });
-        formats.insert(name.to_owned(), format);
+        formats.insert((*name).to_owned(), format);
     }
-    if issues.is_empty() { Ok(()) } else { Err(issues) }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Reads one entry of `[log.formats]`.
-fn parse_format_entry(value: &TomlValue<'_>) -> ReadResult<LogFormat> {
-    let DeValue::Table(table) = value.raw else { return parse_format(value, LogEscape::Default) };
-    let mut issues = Vec::new();
-    let (mut text, mut escape) = (None, LogEscape::Default);
-    for (key, given) in table {
-        let (name, wants) = (key.get_ref().as_ref(), "\"default\", \"json\" or \"none\"");
-        let at = value.span.with_range(given.span());
-        let given = TomlValue { key: name, raw: given.get_ref(), span: at, expected: wants, unquoted: value.unquoted };
-        match name {
-            "format" => text = Some(TomlValue { expected: "a format such as '$remote_addr $status'", ..given }),
-            "escape" => match given.one_of("escapes", &ESCAPES) {
-                Ok(read) => escape = read,
-                Err(mut found) => issues.append(&mut found),
-            },
-            _ => {
-                let issue = value.span.with_range(key.span()).diagnostic(format!("unknown key `{name}` of a format"));
-                issues.push(issue.with_help(suggestion(name, "keys", &["format", "escape"])));
-            }
+/// Reads one format, which is its text or a table.
+fn parse_format(value: &TomlValue<'_>) -> ReadResult<LogFormat> {
+    let mut draft = FormatDraft::default();
+    if matches!(value.raw, DeValue::Table(_)) {
+        let entries = value.entries()?;
+        let mut errors =
+            read_table(FORMAT_SCHEMA, &entries, &mut draft, |key| unknown_key(FORMAT_SCHEMA, "a format", key));
+        if !entries.iter().any(|entry| entry.key.value == "format") {
+            let diagnostic = value.diagnostic("`format` is missing");
+            errors.push(diagnostic.with_help("write { format = '...', escape = \"json\" }"));
         }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+    } else {
+        draft.text = Some(parse_format_text(value)?);
     }
-    match text.map(|text| parse_format(&text, escape)) {
-        Some(Ok(format)) if issues.is_empty() => return Ok(format),
-        Some(Ok(_)) => {}
-        Some(Err(mut found)) => issues.append(&mut found),
-        None => issues
-            .push(value.diagnostic("`format` is missing").with_help("write { format = '...', escape = \"json\" }")),
-    }
-    Err(issues)
+    compile(value, &draft.text.unwrap_or_default(), draft.escape)
 }
 
-/// Takes a format apart, a string or the strings of a list one after the other, as nginx's `log_format` does.
-fn parse_format(value: &TomlValue<'_>, escape: LogEscape) -> ReadResult<LogFormat> {
+/// Reads the text of a format: a string, or the strings of a list joined, as nginx's `log_format` does.
+fn parse_format_text(value: &TomlValue<'_>) -> ReadResult<String> {
     let pieces = value.map_list(|piece| {
         let text = piece.string()?.into_owned();
-        LogFormat::new(&text, escape).map_err(|bad| diagnose_format(piece, &text, &bad, ValueAvailability::AtEnd))?;
+        LogFormat::new(&text, LogEscape::Default)
+            .map_err(|error| diagnose_format(piece, &text, &error, ValueAvailability::AtEnd))?;
         Ok(text)
     })?;
-    LogFormat::new(&pieces.concat(), escape).map_err(|bad| value.diagnostic(bad.to_string()).into())
+    let text = pieces.concat();
+    compile(value, &text, LogEscape::Default)?;
+    Ok(text)
 }
 
-/// Says what is wrong with a format, and which variables have a value by then.
-pub(in crate::config) fn diagnose_format(
+fn compile(value: &TomlValue<'_>, text: &str, escape: LogEscape) -> ReadResult<LogFormat> {
+    LogFormat::new(text, escape).map_err(|error| value.diagnostic(error.to_string()).into())
+}
+
+/// Returns the error of a format with the variables that are available at that time.
+pub(super) fn diagnose_format(
     value: &TomlValue<'_>,
     text: &str,
-    bad: &LogFormatError,
-    by: ValueAvailability,
+    error: &LogFormatError,
+    availability: ValueAvailability,
 ) -> Vec<Diagnostic> {
-    let (LogFormatError::UnknownVariable { span: at, .. }
-    | LogFormatError::NotYetAvailable { span: at, .. }
-    | LogFormatError::MissingName { span: at }
-    | LogFormatError::UnclosedBrace { span: at }) = bad;
-    let issue = value.subspan(text, at.clone()).diagnostic(bad.to_string());
-    let (LogFormatError::UnknownVariable { name, .. } | LogFormatError::NotYetAvailable { name, .. }) = bad else {
-        return issue.into();
+    let (LogFormatError::UnknownVariable { span, .. }
+    | LogFormatError::NotYetAvailable { span, .. }
+    | LogFormatError::MissingName { span }
+    | LogFormatError::UnclosedBrace { span }) = error;
+    let diagnostic = value.subspan(text, span.clone()).diagnostic(error.to_string());
+    let (LogFormatError::UnknownVariable { name, .. } | LogFormatError::NotYetAvailable { name, .. }) = error else {
+        return diagnostic.into();
     };
-    let known = available_variable_names(by);
-    if matches!(bad, LogFormatError::NotYetAvailable { .. }) {
-        return issue.with_help(format!("variables known then: {}", known.join(", "))).into();
+    let known = available_variable_names(availability);
+    if matches!(error, LogFormatError::NotYetAvailable { .. }) {
+        return diagnostic.with_help(format!("variables available then: {}", known.join(", "))).into();
     }
     let help = match closest_match(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `${near}`?"),
         None => format!("variables: {}", known.join(", ")),
     };
-    issue.with_help(help).into()
+    diagnostic.with_help(help).into()
 }

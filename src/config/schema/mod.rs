@@ -1,12 +1,27 @@
-//! The tables of keys: what may be written in `router.toml`, a file per table of the format.
+//! The tables of keys outside pools, a file per table of `router.toml`.
 
 pub(super) mod client_key;
+pub(super) mod cors;
 pub(super) mod headers;
-pub(super) mod health_check;
+pub(super) mod key_spec;
+mod limits;
 pub(super) mod log;
-pub(super) mod pool;
-pub(crate) mod replica;
-pub(super) mod route;
-pub(super) mod sticky;
-pub(super) mod token_accounting;
+mod record;
+pub(super) mod secret;
+pub(super) mod settings_draft;
+mod timeouts;
+mod tls;
 pub(super) mod top;
+
+use settings_draft::TableSchema;
+
+/// Every table of the file but `[[pool]]` and `[[key]]`; the top of the file comes first and has no name.
+pub(super) static TABLES: &[TableSchema] = &[
+    TableSchema { name: "", keys: top::TOP_SCHEMA },
+    TableSchema { name: "tls", keys: tls::TLS_SCHEMA },
+    TableSchema { name: "limits", keys: limits::LIMITS_SCHEMA },
+    TableSchema { name: "timeouts", keys: timeouts::TIMEOUTS_SCHEMA },
+    TableSchema { name: "log", keys: log::LOG_SCHEMA },
+    TableSchema { name: "record", keys: record::RECORD_SCHEMA },
+    TableSchema { name: "cors", keys: cors::CORS_SCHEMA },
+];

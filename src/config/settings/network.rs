@@ -1,26 +1,42 @@
-//! Networks of addresses, for who is believed.
+//! IP networks and DNS servers.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
-/// An address and how many of its leading bits count: `10.0.0.0/8`; an address alone stands for itself.
+/// An address and the number of its leading bits that count: `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IpNetwork {
     address: IpAddr,
     prefix_len: u8,
 }
 
+/// The DNS servers for replicas with `resolve`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// DNS servers; empty for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// The time after which a question counts as failed.
+    pub timeout: Duration,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self { servers: Vec::new(), timeout: Duration::from_secs(30) }
+    }
+}
+
 impl IpNetwork {
-    /// Tells whether `address` is in the network. An IPv4 address mapped into IPv6 counts as the IPv4 address it is.
+    /// Returns whether `address` is in the network. An IPv4 address mapped into IPv6 counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
-            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
-                let differ = u32::from(ours) ^ u32::from(theirs);
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let differ = u32::from(network) ^ u32::from(address);
                 differ.leading_zeros() >= u32::from(self.prefix_len)
             }
-            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
-                let differ = u128::from(ours) ^ u128::from(theirs);
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let differ = u128::from(network) ^ u128::from(address);
                 differ.leading_zeros() >= u32::from(self.prefix_len)
             }
             _ => false,
@@ -34,9 +50,9 @@ impl FromStr for IpNetwork {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(drop)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(most), str::parse).map_err(drop)?;
-        if bits > most { Err(()) } else { Ok(Self { address, prefix_len: bits }) }
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Ok(max), str::parse).map_err(drop)?;
+        if bits > max { Err(()) } else { Ok(Self { address, prefix_len: bits }) }
     }
 }
 
@@ -51,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_in_the_networks_whose_leading_bits_it_has() {
+    fn network_contains_addresses_with_its_leading_bits() {
         let has =
             |network: &str, address: &str| network.parse::<IpNetwork>().unwrap().contains(address.parse().unwrap());
         for (network, inside, outside) in [
@@ -67,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn bad_network_is_refused() {
         for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "a", "10.0.0.0/", "10.0.0.0/-1"] {
             assert!(text.parse::<IpNetwork>().is_err(), "{text}");
         }

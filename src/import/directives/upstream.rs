@@ -2,8 +2,7 @@
 
 use super::logs::variable_names;
 use crate::balance;
-use crate::config::schema::replica::{is_replica_option, parse_replica_words};
-use crate::config::{Span, SpannedValue, is_name};
+use crate::config::{Span, SpannedValue, is_name, is_replica_option, parse_replica_words};
 use crate::fleet::MemberSpec;
 use crate::import::context::{BlockScope, ImportContext};
 use crate::import::report::{RemarkKind, SourceLine};

@@ -1,12 +1,12 @@
-//! Wrong configurations and what is said about them: `tests/config/*.toml`, each beside the `.txt` it must give.
-//! `UPDATE=1 cargo test --test it config_errors` writes the texts anew.
+//! Wrong configurations and their errors: `tests/config/*.toml`, each with the `.txt` that it must give.
+//! `UPDATE=1 cargo test --test it config_errors` writes the texts again.
 
 use std::fs;
 use std::path::Path;
 
 use tokenweir::config;
 
-/// What `tokenweir check` would say: the errors, else the warnings.
+/// Returns the output of `tokenweir check`: the errors, else the warnings.
 fn check_output(text: &str, file: &str) -> String {
     let env = [("GOOD_KEY".to_owned(), "sk-1".to_owned())];
     match config::load(text, file, env) {
@@ -16,7 +16,7 @@ fn check_output(text: &str, file: &str) -> String {
 }
 
 #[test]
-fn every_mistake_is_explained_as_recorded() {
+fn errors_match_the_recorded_texts() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
     let mut differing = Vec::new();
     let mut seen = 0;
@@ -27,12 +27,12 @@ fn every_mistake_is_explained_as_recorded() {
         }
         seen += 1;
         let text = fs::read_to_string(&path).expect("a configuration is UTF-8");
-        let said = check_output(&text, "router.toml");
+        let output = check_output(&text, "router.toml");
         let recorded = path.with_extension("txt");
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(&recorded, said).expect("tests/config is writable");
-        } else if fs::read_to_string(&recorded).unwrap_or_default() != said {
-            differing.push(format!("{}:\n{said}", path.display()));
+            fs::write(&recorded, output).expect("tests/config is writable");
+        } else if fs::read_to_string(&recorded).unwrap_or_default() != output {
+            differing.push(format!("{}:\n{output}", path.display()));
         }
     }
     assert!(differing.is_empty(), "not as recorded (UPDATE=1 records):\n{}", differing.join("\n"));

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config_errors;
+mod configuration_doc;
 mod import;
 mod layers;
 mod licences;

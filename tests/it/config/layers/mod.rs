@@ -40,6 +40,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("serde", &["dialect", "prompt", "server", "discover", "emulate", "telemetry", "replay"]),
     ("serde_json", &["dialect", "prompt", "sse", "server", "discover", "emulate", "telemetry", "replay"]),
     ("socket2", &["server"]),
+    ("strsim", &["config"]),
     ("subtle", &["tenants"]),
     ("tiktoken_rs", &["prompt"]),
     ("tokio_rustls", &["tls"]),
@@ -53,9 +54,9 @@ const MAX_FOLDER_FILES: usize = 15;
 /// Lines of a file at most, tests not counted.
 const MAX_FILE_LINES: usize = 400;
 /// Rooms whose files still use each other in a circle. The list only shrinks.
-const ROOMS_WITH_CIRCLES: &[&str] = &["cli", "config", "discover", "dns", "engine", "import", "server", "tls"];
+const ROOMS_WITH_CIRCLES: &[&str] = &["cli", "discover", "dns", "engine", "import", "server", "tls"];
 /// Files that are still too long. The list only shrinks.
-const LONG_FILES: &[&str] = &["config/schema/top.rs", "import/pool_builder.rs"];
+const LONG_FILES: &[&str] = &["import/pool_builder.rs"];
 
 fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))

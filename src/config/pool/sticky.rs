@@ -1,23 +1,19 @@
-//! A pool's `sticky` table.
+//! The keys of a pool's `sticky`.
 
 use std::time::Duration;
 
-use toml::de::DeValue;
-
-use super::top::KeySpec;
-use crate::config::diagnostics::{Diagnostic, Span};
-use crate::config::parse::suggest::suggestion;
 use crate::config::parse::value::{ReadResult, TomlValue};
+use crate::config::schema::key_spec::{EXPECTED_BOOLEAN, KeySpec, find_key, read_table, unknown_key};
 use crate::fleet::{SameSite, Sticky, StickyCookie, StickyVariable};
 
 /// nginx's `timeout` of `sticky learn`.
 const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(600);
-/// What browsers take for ever: nginx's `expires=max` is as far away.
+/// The age that `expires = "max"` gives a cookie, as in nginx.
 const MAX_COOKIE_AGE: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// What is written, before it is one of the kinds.
+/// A `sticky` table as far as it is read.
 #[derive(Default)]
-struct StickyDraft {
+pub(in crate::config) struct StickyDraft {
     cookie: StickyCookie,
     learn: Vec<StickyVariable>,
     lookup: Vec<StickyVariable>,
@@ -25,72 +21,82 @@ struct StickyDraft {
     timeout: Option<Duration>,
 }
 
-/// The keys, each kind first of its own.
-static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
+pub(in crate::config) static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
     KeySpec {
-        path: "cookie",
+        name: "cookie",
         expected: "a cookie's name",
         default: "",
+        doc: "Sets a cookie of this name, which names the replica.",
         set: |d, v| parse_cookie_token(v).map(|name| d.cookie.name = name),
     },
     KeySpec {
-        path: "expires",
+        name: "expires",
         expected: "a time such as \"1h\", or \"max\"",
         default: "",
+        doc: "With `cookie`: the cookie's age; without it, the cookie ends with the browser's session.",
         set: |d, v| parse_expires(v).map(|time| d.cookie.expires = Some(time)),
     },
     KeySpec {
-        path: "domain",
+        name: "domain",
         expected: "a domain such as \".example.com\"",
         default: "",
+        doc: "With `cookie`: the cookie's domain.",
         set: |d, v| parse_cookie_token(v).map(|domain| d.cookie.domain = Some(domain)),
     },
     KeySpec {
-        path: "path",
+        name: "path",
         expected: "a path such as \"/\"",
         default: "",
+        doc: "With `cookie`: the cookie's path.",
         set: |d, v| parse_cookie_token(v).map(|path| d.cookie.path = Some(path)),
     },
     KeySpec {
-        path: "httponly",
-        expected: "true or false",
-        default: "",
+        name: "httponly",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "With `cookie`: whether the cookie is hidden from scripts.",
         set: |d, v| v.boolean().map(|on| d.cookie.http_only = on),
     },
     KeySpec {
-        path: "secure",
-        expected: "true or false",
-        default: "",
+        name: "secure",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "With `cookie`: whether the cookie is sent by TLS only.",
         set: |d, v| v.boolean().map(|on| d.cookie.secure = on),
     },
     KeySpec {
-        path: "samesite",
+        name: "samesite",
         expected: "\"strict\", \"lax\" or \"none\"",
         default: "",
+        doc: "With `cookie`: the cookie's `SameSite`.",
         set: |d, v| v.one_of("values", &SAME_SITE_VALUES).map(|value| d.cookie.same_site = Some(value)),
     },
     KeySpec {
-        path: "learn",
+        name: "learn",
         expected: "what names a new session, such as \"$upstream_cookie_sid\"",
         default: "",
-        set: |d, v| v.map_list(parse_variable).map(|all| d.learn = all),
+        doc: "Learns sessions from responses: a variable `$upstream_cookie_NAME` or `$upstream_http_NAME`, or a list.",
+        set: |d, v| v.map_list(parse_variable).map(|variables| d.learn = variables),
     },
     KeySpec {
-        path: "lookup",
+        name: "lookup",
         expected: "what names a request's session, such as \"$cookie_sid\"",
         default: "",
-        set: |d, v| v.map_list(parse_request_variable).map(|all| d.lookup = all),
+        doc: "With `learn`: where requests name their session, `$cookie_NAME` or `$http_NAME`, or a list.",
+        set: |d, v| v.map_list(parse_request_variable).map(|variables| d.lookup = variables),
     },
     KeySpec {
-        path: "header",
+        name: "header",
         expected: "a header's name",
         default: "",
+        doc: "Takes the session from this request header.",
         set: |d, v| parse_cookie_token(v).map(|name| d.header = name),
     },
     KeySpec {
-        path: "timeout",
+        name: "timeout",
         expected: "a time above 0 such as \"10m\"",
-        default: "",
+        default: "\"10m\"",
+        doc: "With `learn` or `header`: how long a session is kept after its last request.",
         set: |d, v| v.positive_duration().map(|time| d.timeout = Some(time)),
     },
 ];
@@ -98,65 +104,52 @@ static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
 const SAME_SITE_VALUES: [(&str, SameSite); 3] =
     [("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
 
-/// The kinds by the key that makes them, and what may stand beside it.
+/// The methods by the key that selects each, and the keys it can be combined with.
 const STICKY_METHODS: [(&str, &[&str]); 3] = [
     ("cookie", &["expires", "domain", "path", "httponly", "secure", "samesite"]),
     ("learn", &["lookup", "timeout"]),
     ("header", &["timeout"]),
 ];
 
+const STICKY_EXAMPLE: &str = "for example sticky = { cookie = \"route\", expires = \"1h\" }";
+
 /// Reads `{ cookie = "route", expires = "1h" }`, `{ learn = "...", lookup = "..." }` or `{ header = "..." }`.
-pub(in crate::config) fn parse_sticky(value: &TomlValue<'_>) -> ReadResult<Sticky> {
-    let DeValue::Table(table) = value.raw else { return Err(value.invalid()) };
+pub(super) fn parse_sticky(value: &TomlValue<'_>) -> ReadResult<Sticky> {
+    let entries = value.entries()?;
     let mut draft = StickyDraft::default();
-    let mut issues = Vec::new();
-    let mut given: Vec<(&str, Span)> = Vec::new();
-    for (key, item) in table {
-        let (name, at) = (key.get_ref().as_ref(), value.span.with_range(key.span()));
-        let Some(row) = STICKY_SCHEMA.iter().find(|row| row.path == name) else {
-            let names: Vec<&str> = STICKY_SCHEMA.iter().map(|row| row.path).collect();
-            issues.push(
-                at.diagnostic(format!("unknown key `{name}` in `sticky`")).with_help(suggestion(name, "keys", &names)),
-            );
-            continue;
-        };
-        let spot = value.span.with_range(item.span());
-        let item = TomlValue { key: name, expected: row.expected, raw: item.get_ref(), span: spot, unquoted: false };
-        issues.extend((row.set)(&mut draft, &item).err().unwrap_or_default());
-        given.push((row.path, at));
-    }
-    let kind = STICKY_METHODS.iter().find(|(kind, _)| given.iter().any(|(name, _)| name == kind));
-    let Some((kind, beside)) = kind else {
-        issues.push(value.diagnostic("`sticky` needs one of `cookie`, `learn` and `header`").with_help(STICKY_EXAMPLE));
-        return Err(issues);
+    let mut errors = read_table(STICKY_SCHEMA, &entries, &mut draft, |key| unknown_key(STICKY_SCHEMA, "`sticky`", key));
+    let has = |name: &str| entries.iter().any(|entry| entry.key.value == name);
+    let Some((method, companions)) = STICKY_METHODS.iter().find(|(method, _)| has(method)) else {
+        let diagnostic = value.diagnostic("`sticky` needs one of `cookie`, `learn` and `header`");
+        errors.push(diagnostic.with_help(STICKY_EXAMPLE));
+        return Err(errors);
     };
-    let odd = given.iter().filter(|(name, _)| name != kind && !beside.contains(name));
-    issues.extend(odd.map(|(name, at)| misplaced_key(name, kind, at)));
-    if *kind == "learn" && !given.iter().any(|(name, _)| *name == "lookup") {
-        issues.push(value.diagnostic("`learn` needs a `lookup`").with_help("for example lookup = \"$cookie_sid\""));
+    for key in entries.iter().map(|entry| &entry.key).filter(|key| find_key(STICKY_SCHEMA, key.value).is_some()) {
+        if key.value != *method && !companions.contains(&key.value) {
+            let message = format!("`{}` cannot be combined with `{method}`", key.value);
+            errors.push(key.span.diagnostic(message).with_help("remove it"));
+        }
     }
-    if !issues.is_empty() {
-        return Err(issues);
+    if *method == "learn" && !has("lookup") {
+        let diagnostic = value.diagnostic("`learn` needs a `lookup`");
+        errors.push(diagnostic.with_help("for example lookup = \"$cookie_sid\""));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
     }
     let timeout = draft.timeout.unwrap_or(DEFAULT_SESSION_TIMEOUT);
-    Ok(match *kind {
+    Ok(match *method {
         "cookie" => Sticky::Cookie(draft.cookie),
         "learn" => Sticky::Learn { create: draft.learn, lookup: draft.lookup, timeout },
         _ => Sticky::from_header(&draft.header, timeout),
     })
 }
 
-const STICKY_EXAMPLE: &str = "for example sticky = { cookie = \"route\", expires = \"1h\" }";
-
-fn misplaced_key(name: &str, kind: &str, at: &Span) -> Diagnostic {
-    at.diagnostic(format!("`{name}` has no place beside `{kind}`")).with_help("leave it out")
-}
-
-/// What may stand in a cookie without quotes.
+/// Reads a text that a cookie can hold without quotes.
 fn parse_cookie_token(value: &TomlValue<'_>) -> ReadResult<String> {
     let text = value.string()?;
-    let fits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"=;,\"\\".contains(&b));
-    if fits { Ok(text.into_owned()) } else { Err(value.invalid()) }
+    let is_token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"=;,\"\\".contains(&b));
+    if is_token { Ok(text.into_owned()) } else { Err(value.invalid()) }
 }
 
 fn parse_expires(value: &TomlValue<'_>) -> ReadResult<Duration> {
@@ -167,12 +160,12 @@ fn parse_variable(value: &TomlValue<'_>) -> ReadResult<StickyVariable> {
     StickyVariable::parse(&value.string()?).ok_or_else(|| value.invalid())
 }
 
-/// A variable that is known before there is an answer.
+/// Reads a variable that is known before there is a response.
 fn parse_request_variable(value: &TomlValue<'_>) -> ReadResult<StickyVariable> {
     match parse_variable(value)? {
         StickyVariable::UpstreamCookie(_) | StickyVariable::UpstreamHeader(_) => {
-            let issue = value.diagnostic("a session is looked up before there is an answer");
-            Err(issue.with_help("write `$cookie_NAME` or `$http_NAME`").into())
+            let diagnostic = value.diagnostic("a session is looked up before the response");
+            Err(diagnostic.with_help("write `$cookie_NAME` or `$http_NAME`").into())
         }
         known => Ok(known),
     }
@@ -186,11 +179,20 @@ mod tests {
     fn load_sticky(table: &str) -> Result<Sticky, String> {
         let text = format!("replicas = [\"http://a\", \"http://b\"]\nsticky = {table}");
         let loaded = load(&text, "f", []).map_err(|report| report.to_string())?;
-        Ok(loaded.settings.pools[0].sticky.clone().expect("it was given"))
+        Ok(loaded.settings.pools[0].sticky.clone().expect("it is given"))
     }
 
     #[test]
-    fn the_three_kinds_are_read() {
+    fn defaults_of_the_table_are_those_of_the_code() {
+        for row in STICKY_SCHEMA.iter().filter(|row| !row.default.is_empty()) {
+            let method = if row.name == "timeout" { "header = \"x\"" } else { "cookie = \"x\"" };
+            let written = load_sticky(&format!("{{ {method}, {} = {} }}", row.name, row.default));
+            assert_eq!(written, load_sticky(&format!("{{ {method} }}")), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn three_methods_are_read() {
         let cookie = StickyCookie {
             name: "route".to_owned(),
             expires: Some(Duration::from_secs(3_600)),
@@ -217,17 +219,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn error_is_reported_with_its_place() {
         for (table, wanted) in [
             ("true", "`sticky` cannot be a boolean"),
             ("{}", "needs one of"),
             ("{ expires = \"1h\" }", "needs one of"),
             ("{ cookie = \"a b\" }", "f:2:21: `cookie` cannot be `a b`"),
-            ("{ cookie = \"a\", timeout = \"1h\" }", "`timeout` has no place beside `cookie`"),
-            ("{ cookie = \"a\", header = \"b\" }", "`header` has no place beside `cookie`"),
+            ("{ cookie = \"a\", timeout = \"1h\" }", "`timeout` cannot be combined with `cookie`"),
+            ("{ cookie = \"a\", header = \"b\" }", "`header` cannot be combined with `cookie`"),
             ("{ cookei = \"a\" }", "did you mean `cookie`?"),
             ("{ learn = \"$upstream_cookie_a\" }", "`learn` needs a `lookup`"),
-            ("{ learn = \"$upstream_cookie_a\", lookup = \"$upstream_cookie_a\" }", "before there is an answer"),
+            ("{ learn = \"$upstream_cookie_a\", lookup = \"$upstream_cookie_a\" }", "before the response"),
             ("{ cookie = \"a\", samesite = \"laxx\" }", "did you mean `lax`?"),
         ] {
             let report = load_sticky(table).expect_err(table);

@@ -1,0 +1,94 @@
+//! The keys of `[timeouts]`.
+
+use super::key_spec::{EXPECTED_DURATION, EXPECTED_POSITIVE_DURATION, KeySpec};
+use super::settings_draft::SettingsDraft;
+
+pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
+    KeySpec {
+        name: "connect",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"3.5s\"",
+        doc: "Connecting to a replica.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.connect = time),
+    },
+    KeySpec {
+        name: "first_byte",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"300s\"",
+        doc: "From the request to the first event of a stream, or the first byte of another response; \
+              1 s is added for each 1,000 tokens of the prompt.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.first_byte = time),
+    },
+    KeySpec {
+        name: "idle",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"120s\"",
+        doc: "Between two events of a stream, comments included, or two pieces of another response.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.idle = time),
+    },
+    KeySpec {
+        name: "total",
+        expected: EXPECTED_DURATION,
+        default: "0",
+        doc: "From the request to the end of its response, retries included; 0 for no limit.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.total = time),
+    },
+    KeySpec {
+        name: "client_header",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"10s\"",
+        doc: "Receiving a request's head.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.client_header = time),
+    },
+    KeySpec {
+        name: "client_body",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"10s\"",
+        doc: "Between two pieces of a request's body.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.client_body = time),
+    },
+    KeySpec {
+        name: "client_send",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"60s\"",
+        doc: "How long a client may accept none of the bytes it is sent; then its connection is closed.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.client_send = time),
+    },
+    KeySpec {
+        name: "first_event_hold",
+        expected: EXPECTED_DURATION,
+        default: "\"10s\"",
+        doc: "How long a 200 is held for the first event of its stream, so that another replica can still be tried; \
+              0 for not at all.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.first_event_hold = time),
+    },
+    KeySpec {
+        name: "waiting_comment",
+        expected: EXPECTED_DURATION,
+        default: "\"15s\"",
+        doc: "Between the comments `: waiting` sent to a client whose stream has a head and no event yet; 0 for none.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.waiting_comment = time),
+    },
+    KeySpec {
+        name: "keepalive",
+        expected: EXPECTED_DURATION,
+        default: "\"75s\"",
+        doc: "How long a client's idle connection is kept; 0 for not at all.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.keepalive = time),
+    },
+    KeySpec {
+        name: "upstream_keepalive",
+        expected: EXPECTED_DURATION,
+        default: "\"4s\"",
+        doc: "How long an idle connection to a replica is kept, less than the replica keeps it (vLLM: 5 s); \
+              0 for not at all.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.upstream_keepalive = time),
+    },
+    KeySpec {
+        name: "drain",
+        expected: EXPECTED_DURATION,
+        default: "\"300s\"",
+        doc: "How long a stopping process waits for requests in flight.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.drain = time),
+    },
+];

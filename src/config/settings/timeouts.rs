@@ -1,0 +1,62 @@
+//! Timeouts of clients, replicas and the process.
+
+use std::time::Duration;
+
+use crate::units::Moment;
+
+/// Timeouts of clients, replicas and the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting to a replica.
+    pub connect: Duration,
+    /// From the request to the first event of a replica's stream, or the first byte of another response; 1 ms is added
+    /// for each token of the prompt.
+    pub first_byte: Duration,
+    /// Between two events of a replica's stream, or two pieces of another response.
+    pub idle: Duration,
+    /// From the end of a request to the end of its response, retries included; 0 for no limit.
+    pub total: Duration,
+    /// Receiving a request's head.
+    pub client_header: Duration,
+    /// Between two pieces of a request's body.
+    pub client_body: Duration,
+    /// How long a client may accept none of the bytes it is sent.
+    pub client_send: Duration,
+    /// How long a 200 is held for the first event of its stream, so that another replica can still be tried; 0 for
+    /// not at all.
+    pub first_event_hold: Duration,
+    /// Between the comments sent to a client whose stream has a head and no event yet; 0 for none.
+    pub waiting_comment: Duration,
+    /// How long a client's idle connection is kept; 0 for not at all.
+    pub keepalive: Duration,
+    /// How long an idle connection to a replica is kept; 0 for not at all.
+    pub upstream_keepalive: Duration,
+    /// How long a stopping process waits for requests in flight.
+    pub drain: Duration,
+}
+
+impl Timeouts {
+    /// Returns the deadline of the response to a request that was complete at `complete`; `None` for no limit.
+    pub fn deadline_after(&self, complete: Moment) -> Option<Moment> {
+        (!self.total.is_zero()).then(|| complete + self.total)
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(3_500),
+            first_byte: Duration::from_secs(300),
+            idle: Duration::from_secs(120),
+            total: Duration::ZERO,
+            client_header: Duration::from_secs(10),
+            client_body: Duration::from_secs(10),
+            client_send: Duration::from_secs(60),
+            first_event_hold: Duration::from_secs(10),
+            waiting_comment: Duration::from_secs(15),
+            keepalive: Duration::from_secs(75),
+            upstream_keepalive: Duration::from_secs(4),
+            drain: Duration::from_secs(300),
+        }
+    }
+}
