@@ -319,7 +319,7 @@ fn absurd_constants_and_work_end() {
 
 /// One server, Poisson arrivals, constant service time: the mean wait is `rho s / (2 (1 - rho))` (Pollaczek-Khinchine).
 #[test]
-fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
+fn one_sequence_at_a_time_waits_as_an_m_d_1_queue() {
     const REQUESTS: u64 = 200_000;
     let service = Duration::from_micros(6_000 + 32 * 125).as_secs_f64();
     for load in [0.3, 0.6, 0.8] {

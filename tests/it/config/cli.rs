@@ -95,7 +95,7 @@ fn serve_until_ready(url: &str, env: &[(&str, &str)]) -> CliProcess {
 }
 
 #[test]
-fn check_and_test_tell_good_configurations_from_bad_ones() {
+fn check_and_serve_t_accept_good_files_and_reject_bad_ones() {
     for args in [&["check", "-c", "config/router.toml"][..], &["serve", "-t", "-c", "config/router.toml"]] {
         let (code, out, err) = run_tokenweir(args);
         assert_eq!((code, &*out), (0, "configuration ok: 1 pool(s), 2 replica(s)\n"), "{err}");
@@ -117,7 +117,7 @@ fn check_and_test_tell_good_configurations_from_bad_ones() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_with_its_key_and_a_way_out() {
+fn taken_port_is_reported_with_key_and_help() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     for (variable, key) in [("TOKENWEIR__LISTEN", "listen"), ("TOKENWEIR__ADMIN", "admin")] {
@@ -131,7 +131,7 @@ fn a_port_that_is_taken_is_told_with_its_key_and_a_way_out() {
 }
 
 #[test]
-fn the_demo_says_little_and_its_command_brings_tokens() {
+fn demo_prints_few_lines_and_its_curl_command_streams_tokens() {
     let mut child = tokenweir_command(&["--no-load"]).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut said = Vec::new();
@@ -173,7 +173,7 @@ fn start_lockstep_stream(addr: SocketAddr, id: &str) -> TestClient<TcpStream> {
 }
 
 #[test]
-fn sigterm_lets_a_stream_finish_and_then_ends_well() {
+fn sigterm_waits_for_a_stream_and_exits_with_0() {
     let replica = start_replica(&["m"]);
     let mut process = serve_until_ready(&replica.url(), &[]);
     let addr = process.nth_addr(0);
@@ -194,7 +194,7 @@ fn sigterm_lets_a_stream_finish_and_then_ends_well() {
 }
 
 #[test]
-fn what_came_while_the_process_did_not_run_is_served() {
+fn bytes_received_while_stopped_are_served() {
     let replica = start_replica(&["m"]);
     let process = serve_until_ready(&replica.url(), &[("TOKENWEIR__TIMEOUTS__CLIENT_HEADER", "2s")]);
     let mut clients: Vec<_> = (0..16).map(|_| TestClient::connect(process.nth_addr(0))).collect();
@@ -209,7 +209,7 @@ fn what_came_while_the_process_did_not_run_is_served() {
 }
 
 #[test]
-fn connections_that_bring_no_request_in_time_are_told_of() {
+fn connection_without_a_request_in_time_is_logged() {
     let (replica, log) = (start_replica(&["m"]), create_test_dir("late").join("error.log"));
     let env = [("TOKENWEIR__TIMEOUTS__CLIENT_HEADER", "300ms"), ("TOKENWEIR__LOG__ERROR", log.to_str().unwrap())];
     let process = serve_until_ready(&replica.url(), &env);
@@ -223,7 +223,7 @@ fn connections_that_bring_no_request_in_time_are_told_of() {
 }
 
 #[test]
-fn sigint_a_second_signal_and_the_drain_timeout_end_at_once() {
+fn sigint_second_signal_and_drain_timeout_end_at_once() {
     for (signals, drain) in
         [(&["INT"][..], "300s"), (&["TERM", "TERM"], "300s"), (&["TERM"], "100ms"), (&["QUIT", "INT"], "9s")]
     {
@@ -243,7 +243,7 @@ fn sigint_a_second_signal_and_the_drain_timeout_end_at_once() {
 }
 
 #[test]
-fn every_request_has_one_line_in_the_access_log() {
+fn request_has_one_access_log_line() {
     let replica = start_replica(&["m"]);
     for format in ["text", "json"] {
         let path = create_test_dir(format).join("access.log");
@@ -291,7 +291,7 @@ fn every_request_has_one_line_in_the_access_log() {
 }
 
 #[test]
-fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
+fn sigusr1_reopens_both_logs_and_keeps_the_old_file_on_failure() {
     let replica = start_replica(&["m"]);
     let folder = create_test_dir("reopen");
     let (access, error) = (folder.join("a/access.log"), folder.join("error.log"));
@@ -328,7 +328,7 @@ fn sigusr1_opens_both_logs_anew_and_keeps_the_old_file_where_it_cannot() {
 }
 
 #[test]
-fn unix_sockets_are_served_and_taken_away_at_the_end() {
+fn unix_socket_is_served_and_removed_at_exit() {
     let replica = start_replica(&["m"]);
     let path = create_test_dir("unix").join("router.sock");
     // One that a dead process has left is replaced.
@@ -352,7 +352,7 @@ fn unix_sockets_are_served_and_taken_away_at_the_end() {
 }
 
 #[test]
-fn emulate_serves_what_a_router_can_use() {
+fn emulated_replica_works_behind_a_router() {
     let port = crate::harness::unused_addr().port().to_string();
     let process =
         CliProcess::spawn(&mut tokenweir_command(&["emulate", "--port", &port, "--model", "m", "--speed", "1000"]));
@@ -364,7 +364,7 @@ fn emulate_serves_what_a_router_can_use() {
 }
 
 #[test]
-fn sighup_reads_the_file_again_and_keeps_what_it_has_if_that_is_bad() {
+fn sighup_reloads_and_keeps_the_configuration_on_errors() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let folder = create_test_dir("sighup");
     let (file, log) = (folder.join("router.toml"), folder.join("error.log"));

@@ -35,7 +35,7 @@ fn fixture_names() -> Vec<String> {
 }
 
 #[test]
-fn every_configuration_gives_what_is_recorded() {
+fn nginx_configuration_gives_its_golden_file() {
     let mut differing = Vec::new();
     for name in fixture_names() {
         let (said, wanted, other) = match import_fixture(&name) {
@@ -54,7 +54,7 @@ fn every_configuration_gives_what_is_recorded() {
 }
 
 #[test]
-fn what_is_imported_loads() {
+fn imported_configuration_loads() {
     for name in fixture_names() {
         let Ok(imported) = import_fixture(&name) else { continue };
         let loaded = config::load(&imported.toml, "router.toml", []);
@@ -64,7 +64,7 @@ fn what_is_imported_loads() {
 
 /// What the articles on load balancing show needs nothing that is not here.
 #[test]
-fn what_articles_show_is_carried() {
+fn configuration_of_articles_is_carried_over() {
     for name in fixture_names().iter().filter(|name| name.starts_with("article")) {
         let imported = import_fixture(name).expect("it imports");
         for remark in imported.remarks {
@@ -81,7 +81,7 @@ fn what_articles_show_is_carried() {
 /// Debian's nginx 1.22 takes what we take. It is only asked for its opinion, never started.
 #[test]
 #[ignore = "needs nginx, as root"]
-fn nginx_takes_the_configurations_that_we_import() {
+fn nginx_accepts_the_tested_configurations() {
     for name in fixture_names() {
         let path = fixture_dir().join(&name);
         let text = fs::read_to_string(&path).expect("a configuration is UTF-8");

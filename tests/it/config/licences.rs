@@ -57,7 +57,7 @@ fn every_crate_has_an_allowed_licence() {
 }
 
 #[test]
-fn expressions_are_read_as_spdx_says() {
+fn licence_expression_is_read_as_spdx_defines() {
     let allowed = ["MIT".to_owned(), "ISC".to_owned()];
     for (expression, wanted) in [
         ("MIT", true),

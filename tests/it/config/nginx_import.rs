@@ -419,7 +419,7 @@ fn compare_request(case: &ComparedRequest<'_>, meant: &mut BTreeMap<&'static str
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx-import"]
-fn imports_do_what_nginx_does() {
+fn imported_configuration_behaves_as_nginx() {
     let replicas = FixtureReplicas::start();
     let mut confs: Vec<String> = fs::read_dir(fixture_dir())
         .unwrap()

@@ -151,7 +151,7 @@ fn read_masked_lines(path: &Path) -> Vec<String> {
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx-log"]
-fn lines_are_those_of_nginx() {
+fn access_log_lines_equal_nginx() {
     let folder = std::env::temp_dir().join(format!("tokenweir-nginx-log-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let (one, two) = (start_origin(), start_origin());

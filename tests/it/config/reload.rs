@@ -32,7 +32,7 @@ fn list_pools(router: &TestRouter) -> serde_json::Value {
 }
 
 #[test]
-fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
+fn reload_reports_changes_and_bad_file_changes_nothing() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let (router, file) = start_reloadable_router(&format!("replicas = [{:?}]", replicas[0].url()));
     let reload = || send_request(router.admin_addr, "POST", "/reload", "", "");
@@ -55,7 +55,7 @@ fn a_reload_says_what_changed_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn a_reload_opens_and_closes_ports_and_cuts_no_connection() {
+fn reload_opens_and_closes_ports_without_cutting_connections() {
     let replica = start_replica(&["m"]);
     let [first, second] = [unused_addr(), unused_addr()];
     let text = |listen: &[SocketAddr]| {
@@ -89,7 +89,7 @@ fn a_reload_opens_and_closes_ports_and_cuts_no_connection() {
 }
 
 #[test]
-fn a_reload_moves_the_logs() {
+fn reload_moves_logs() {
     let replica = start_replica(&["m"]);
     let folder = std::env::temp_dir().join(format!("tokenweir-reload-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -122,7 +122,7 @@ fn a_reload_moves_the_logs() {
 }
 
 #[test]
-fn replicas_are_added_weighed_drained_and_removed_by_hand() {
+fn admin_api_adds_weighs_drains_and_removes_replicas() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let (router, _file) =
         start_reloadable_router(&format!("replicas = [{:?}]\npolicy = \"round_robin\"", replicas[0].url()));
@@ -158,7 +158,7 @@ fn replicas_are_added_weighed_drained_and_removed_by_hand() {
 }
 
 #[test]
-fn the_data_port_changes_nothing() {
+fn data_port_has_no_admin_api() {
     let replica = start_replica(&["m"]);
     let (router, _file) = start_reloadable_router(&format!("replicas = [{:?}]", replica.url()));
     for (method, path) in
@@ -169,7 +169,7 @@ fn the_data_port_changes_nothing() {
 }
 
 #[test]
-fn no_request_and_no_stream_is_lost_by_reloads() {
+fn reloads_lose_no_request_and_no_stream() {
     const STREAMS: usize = 50;
     let replicas = [start_replica(&["m"]), start_replica(&["m"]), start_replica(&["m"])];
     let [a, b, c] = replicas.each_ref().map(|r| r.url());

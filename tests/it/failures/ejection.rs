@@ -45,7 +45,7 @@ fn start_draining_replica() -> ScriptedReplica {
 }
 
 #[test]
-fn a_replica_that_fails_at_once_attracts_nothing() {
+fn fast_failing_replica_attracts_no_load() {
     for policy in ["least_conn", "least_tokens", "least_time last_byte", "round_robin"] {
         let (hole, good) = (start_draining_replica(), start_replica(&["m"]));
         let replicas = [hole.url(), good.url()];
@@ -77,7 +77,7 @@ fn a_replica_that_fails_at_once_attracts_nothing() {
 }
 
 #[test]
-fn two_replicas_that_fail_alike_do_not_vouch_for_each_other_for_long() {
+fn two_replicas_failing_alike_are_blamed_after_eight_times() {
     let (holes, good) =
         ([start_draining_replica(), start_draining_replica()], [start_replica(&["m"]), start_replica(&["m"])]);
     let replicas = [holes[0].url(), holes[1].url(), good[0].url(), good[1].url()];
@@ -90,7 +90,7 @@ fn two_replicas_that_fail_alike_do_not_vouch_for_each_other_for_long() {
 }
 
 #[test]
-fn replays_come_out_of_a_budget_and_its_end_is_the_replicas_own_answer() {
+fn exhausted_retry_budget_relays_the_replicas_answer() {
     let (bad, good) = (start_draining_replica(), ScriptedReplica::start(&["m"], respond_ok));
     let replicas = [format!("{} max_fails=0", bad.url()), good.url()];
     let router = start_router(&replicas, "policy = \"round_robin\"\nretry_budget_percent = 0\nretry_budget_min = 3");
@@ -103,7 +103,7 @@ fn replays_come_out_of_a_budget_and_its_end_is_the_replicas_own_answer() {
 }
 
 #[test]
-fn a_refused_connection_is_no_replay() {
+fn refused_connection_is_not_counted_as_retry() {
     let alive = start_replica(&["m"]);
     let gone: Vec<String> = (0..3).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
     let config = format!(
@@ -119,7 +119,7 @@ fn a_refused_connection_is_no_replay() {
 }
 
 #[test]
-fn a_request_with_an_idempotency_key_is_seen_by_one_replica_only() {
+fn request_with_idempotency_key_reaches_one_replica() {
     for (status, body) in [(500, "engine is stopping"), (503, "busy")] {
         let play = move |_: &_, to: &mut std::net::TcpStream| {
             to.write_all(&build_response(status, "text/plain", body)).is_ok()
@@ -144,7 +144,7 @@ fn a_request_with_an_idempotency_key_is_seen_by_one_replica_only() {
 }
 
 #[test]
-fn a_busy_replica_is_asked_again_when_it_said_so_and_is_never_ejected() {
+fn busy_replica_returns_after_retry_after_and_is_never_ejected() {
     let busy = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 503 X\r\nretry-after: 120\r\ncontent-length: 4\r\n\r\nbusy";
         to.write_all(head.as_bytes()).is_ok()
@@ -159,7 +159,7 @@ fn a_busy_replica_is_asked_again_when_it_said_so_and_is_never_ejected() {
 }
 
 #[test]
-fn when_all_are_busy_one_of_them_tells_the_client() {
+fn if_all_are_busy_one_answers_the_client() {
     let play = |_: &_, to: &mut std::net::TcpStream| to.write_all(&build_response(429, "text/plain", "full")).is_ok();
     let replicas = [(); 3].map(|()| ScriptedReplica::start(&["m"], play));
     let router =
@@ -172,7 +172,7 @@ fn when_all_are_busy_one_of_them_tells_the_client() {
 }
 
 #[test]
-fn all_replicas_down_is_told_at_once_and_passes_by_itself() {
+fn all_replicas_down_is_answered_at_once_and_recovers() {
     let addr = unused_addr();
     let other = unused_addr();
     let replicas = format!("[\"http://{addr} fail_timeout=1s\", \"http://{other} fail_timeout=1s\"]");
@@ -202,7 +202,7 @@ fn start_sickly_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
 }
 
 #[test]
-fn checks_take_all_replicas_out_and_bring_them_back() {
+fn health_checks_eject_and_readmit_all_replicas() {
     let replicas = [start_sickly_replica(), start_sickly_replica()];
     let urls = replicas.each_ref().map(|(replica, _)| replica.url());
     let router = start_router(&urls, "health_check = { interval = \"100ms\", rise = 2, fall = 2 }");
@@ -218,7 +218,7 @@ fn checks_take_all_replicas_out_and_bring_them_back() {
 }
 
 #[test]
-fn a_replica_that_streams_is_well_although_its_health_is_late() {
+fn streaming_replica_is_healthy_despite_a_late_health_page() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     // Never answers /health; streams an event every 20 ms until the client leaves.
@@ -255,7 +255,7 @@ fn a_replica_that_streams_is_well_although_its_health_is_late() {
 }
 
 #[test]
-fn a_check_may_ask_for_a_token() {
+fn health_check_may_request_a_token() {
     let well = Arc::new(AtomicBool::new(true));
     let turned = well.clone();
     let engine = ScriptedReplica::start(&["m"], move |_, to| {
@@ -273,7 +273,7 @@ fn a_check_may_ask_for_a_token() {
 }
 
 #[test]
-fn an_engine_that_takes_work_and_does_none_is_left_alone() {
+fn engine_without_progress_is_ejected_as_stalled() {
     let wedged = ScriptedReplica::start(&["m"], |heard, to| {
         if heard.target() == "/health" {
             return to.write_all(&build_response(200, JSON_CONTENT_TYPE, "{}")).is_ok();

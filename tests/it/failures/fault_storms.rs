@@ -586,7 +586,7 @@ fn a_thousand_storms_keep_every_promise() {
 }
 
 #[test]
-fn a_storm_is_the_same_every_time() {
+fn storm_is_reproducible_by_its_seed() {
     for seed in [2, 3, 6, 7] {
         assert_eq!(run_storm(seed), run_storm(seed), "seed {seed}");
     }

@@ -50,7 +50,7 @@ fn start_router(replicas: &[&ScriptedReplica]) -> TestRouter {
 }
 
 #[test]
-fn a_silent_stream_of_a_replica_whose_port_refuses_is_ended() {
+fn silent_stream_of_a_hung_replica_is_ended() {
     let hung = start_hanging_replica(encode_chunk(CONTENT_EVENT).leak());
     let router = start_router(&[&hung]);
     let mut client = router.connect();
@@ -68,7 +68,7 @@ fn a_silent_stream_of_a_replica_whose_port_refuses_is_ended() {
 }
 
 #[test]
-fn a_stream_that_had_no_event_is_asked_for_elsewhere() {
+fn stream_without_events_of_a_hung_replica_is_retried() {
     let (hung, good) = (start_hanging_replica(""), Arc::new(Mutex::new(None)));
     let answer = format!("{CONTENT_EVENT}data: [DONE]\n\n");
     let played = answer.clone();
@@ -87,7 +87,7 @@ fn a_stream_that_had_no_event_is_asked_for_elsewhere() {
 
 /// Of a plain answer nothing is expected until it is done: it takes `stalled`, and somebody else who can answer.
 #[test]
-fn a_plain_answer_is_asked_for_elsewhere_where_there_is_another() {
+fn json_answer_of_a_hung_replica_is_retried_if_another_exists() {
     let says_nothing = || {
         ScriptedReplica::start_with_metrics(&["m"], |heard, to: &mut TcpStream| {
             if heard.target() == "/metrics" {
@@ -120,7 +120,7 @@ fn a_plain_answer_is_asked_for_elsewhere_where_there_is_another() {
 }
 
 #[test]
-fn a_replica_that_closes_its_port_and_finishes_its_streams_is_left_to_do_so() {
+fn replica_that_drains_with_a_closed_port_is_not_hung() {
     let drains = start_hanging_replica(encode_chunk(CONTENT_EVENT).leak());
     let router = start_router(&[&drains]);
     let (tell, told) = channel();

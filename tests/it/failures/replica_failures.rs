@@ -33,7 +33,7 @@ fn failed_attempts(router: &TestRouter) -> f64 {
 }
 
 #[test]
-fn a_replica_that_refuses_connections_fails_no_request_and_is_left_alone() {
+fn refusing_replica_fails_no_request_and_is_ejected() {
     let (router, [mut gone, alive]) = start_two("fail_timeout=60s");
     gone.stop();
     let mut client = router.connect();
@@ -47,7 +47,7 @@ fn a_replica_that_refuses_connections_fails_no_request_and_is_left_alone() {
 }
 
 #[test]
-fn a_replica_that_is_back_is_asked_again_after_fail_timeout() {
+fn returned_replica_is_probed_after_fail_timeout() {
     let (router, [mut gone, _alive]) = start_two("fail_timeout=1s");
     let addr = gone.addr();
     gone.stop();
@@ -63,7 +63,7 @@ fn a_replica_that_is_back_is_asked_again_after_fail_timeout() {
 }
 
 #[test]
-fn a_request_that_was_closed_without_an_answer_is_replayed_once_elsewhere() {
+fn request_closed_without_answer_is_retried_once() {
     for fault in ["close-before-head", "close-after-head"] {
         for stream in [true, false] {
             let (router, [bad, good]) = start_two("");
@@ -83,7 +83,7 @@ fn a_request_that_was_closed_without_an_answer_is_replayed_once_elsewhere() {
 }
 
 #[test]
-fn a_request_is_replayed_no_more_than_once() {
+fn closed_request_is_retried_at_most_once() {
     let replicas = [(); 3].map(|()| start_replica(&["m"]));
     let urls = replicas.each_ref().map(|r| format!("{:?}", r.url())).join(",");
     let router = TestRouter::start(&format!("policy = \"least_conn\"\nreplicas = [{urls}]")).wait_until_ready();
@@ -96,7 +96,7 @@ fn a_request_is_replayed_no_more_than_once() {
 }
 
 #[test]
-fn replicas_that_all_fail_are_told_as_json() {
+fn failure_of_all_replicas_is_a_json_error() {
     let (router, mut replicas) = start_two("");
     replicas.iter_mut().for_each(EmulatedReplica::stop);
     let reply = post_chat(&router, true);
@@ -120,7 +120,7 @@ fn replicas_that_all_fail_are_told_as_json() {
 }
 
 #[test]
-fn a_stream_that_dies_is_cut_and_never_replayed() {
+fn dying_stream_is_cut_and_never_retried() {
     for fault in ["die-midstream=3", "bad-chunk=3"] {
         let (router, replicas) = start_two("");
         let headers = format!("x-emulate-fault: {fault}\r\n");
@@ -138,7 +138,7 @@ fn a_stream_that_dies_is_cut_and_never_replayed() {
 }
 
 #[test]
-fn an_engine_that_dies_politely_is_counted_as_failed() {
+fn engine_that_ends_cleanly_after_an_error_counts_as_failed() {
     for (fault, whole) in [("error-event=3", true), ("abort-event=3", false)] {
         let (router, replicas) = start_two("");
         let headers = format!("x-emulate-fault: {fault}\r\n");
@@ -153,7 +153,7 @@ fn an_engine_that_dies_politely_is_counted_as_failed() {
 }
 
 #[test]
-fn a_message_that_its_engine_gave_up_is_none() {
+fn aborted_message_counts_as_failed() {
     let ask = |stream| {
         let (router, replicas) = start_two("");
         let reply = router.send_request(
@@ -174,7 +174,7 @@ fn a_message_that_its_engine_gave_up_is_none() {
 }
 
 #[test]
-fn a_silent_stream_is_cut_after_its_timeout() {
+fn silent_stream_is_cut_at_the_idle_timeout() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nidle = \"100ms\"", replica.url()))
         .wait_until_ready();
@@ -185,7 +185,7 @@ fn a_silent_stream_is_cut_after_its_timeout() {
 }
 
 #[test]
-fn connections_that_a_replica_closes_while_they_are_idle_fail_no_request() {
+fn closed_idle_connections_fail_no_request() {
     let replica = start_replica(&["m"]);
     order_fault(&replica, "close-keepalive");
     let router = TestRouter::start_with_replicas([&*replica.url()]);
@@ -199,7 +199,7 @@ fn connections_that_a_replica_closes_while_they_are_idle_fail_no_request() {
 }
 
 #[test]
-fn a_stale_connection_is_found_out_with_the_request_on_it() {
+fn stale_connection_is_detected_with_a_request_on_it() {
     // Answers the first request of a connection, and closes without a byte when there is a second.
     let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         let again = heard.header("x-forwarded-for").is_some() && mark_used(to);
@@ -220,7 +220,7 @@ fn mark_used(stream: &std::net::TcpStream) -> bool {
 }
 
 #[test]
-fn errors_that_no_replica_betters_are_relayed_as_they_came() {
+fn errors_of_all_replicas_are_relayed_unchanged() {
     let bodies =
         [(400, r#"{"a":1}"#), (404, "x"), (422, ""), (429, "{}"), (500, "Internal Server Error"), (503, r#"{"b":2}"#)];
     for (status, body) in bodies {
@@ -240,7 +240,7 @@ fn errors_that_no_replica_betters_are_relayed_as_they_came() {
 }
 
 #[test]
-fn a_replica_that_is_still_loading_becomes_ready_by_itself() {
+fn loading_replica_becomes_ready() {
     let addr = unused_addr();
     let router = TestRouter::start(&format!("replicas = [\"http://{addr}\"]"));
     let reply = router.get("/readyz");
@@ -255,7 +255,7 @@ fn a_replica_that_is_still_loading_becomes_ready_by_itself() {
 }
 
 #[test]
-fn replicas_that_are_down_backup_or_full_are_chosen_as_nginx_would() {
+fn down_backup_and_full_replicas_are_chosen_as_in_nginx() {
     let replicas = [(); 3].map(|()| start_replica(&["m"]));
     let [main, backup, down] = &replicas;
     let config = format!(
@@ -287,7 +287,7 @@ fn replicas_that_are_down_backup_or_full_are_chosen_as_nginx_would() {
 }
 
 #[test]
-fn two_of_three_replicas_die_and_none_of_300_requests_fails() {
+fn death_of_two_of_three_replicas_fails_none_of_300_requests() {
     let mut replicas = [(); 3].map(|()| start_replica(&["m"]));
     let urls = replicas.each_ref().map(|r| r.url());
     let router = TestRouter::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}")).wait_until_ready();
@@ -306,7 +306,7 @@ fn two_of_three_replicas_die_and_none_of_300_requests_fails() {
 }
 
 #[test]
-fn a_replica_that_is_down_does_not_help_out_when_another_dies() {
+fn down_replica_is_not_used_when_another_dies() {
     let (router, [mut dies, down, alive]) = start_three(["", " down", ""]);
     dies.stop();
     assert!((0..10).all(|_| post_chat(&router, false).status == 200));
@@ -314,7 +314,7 @@ fn a_replica_that_is_down_does_not_help_out_when_another_dies() {
 }
 
 #[test]
-fn a_backup_helps_out_from_the_first_request_that_fails_elsewhere() {
+fn backup_serves_from_the_first_failed_request() {
     let (router, [mut first, backup, mut second]) = start_three(["", " backup", ""]);
     assert!((0..10).all(|_| post_chat(&router, false).status == 200));
     assert_eq!(backup.counters().request_count(CHAT_PATH), 0);
@@ -327,7 +327,7 @@ fn a_backup_helps_out_from_the_first_request_that_fails_elsewhere() {
 }
 
 #[test]
-fn max_conns_holds_when_the_others_have_died() {
+fn max_conns_holds_when_other_replicas_are_dead() {
     let (router, [mut first, limited, mut second]) = start_three(["", " max_conns=1", ""]);
     first.stop();
     second.stop();

@@ -58,7 +58,7 @@ fn attempt_count(router: &TestRouter, outcome: &str) -> f64 {
 }
 
 #[test]
-fn a_stream_that_fails_before_or_at_its_first_event_is_asked_for_elsewhere() {
+fn stream_failing_at_its_first_event_is_retried() {
     let good = concat!("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n", "data: [DONE]\n\n");
     let bad = [
         PlayedAnswer::Stream(ERROR_EVENT),
@@ -86,7 +86,7 @@ fn a_stream_that_fails_before_or_at_its_first_event_is_asked_for_elsewhere() {
 }
 
 #[test]
-fn every_dialects_error_events_are_known() {
+fn error_events_of_every_dialect_are_recognised() {
     let good = "data: [DONE]\n\n";
     for (path, body, bad) in [
         ("/v1/completions", r#"{"model":"m","prompt":"x","stream":true}"#, ERROR_EVENT),
@@ -108,7 +108,7 @@ fn every_dialects_error_events_are_known() {
 }
 
 #[test]
-fn where_no_other_is_better_the_answer_is_relayed_as_it_is_and_counted() {
+fn failing_answer_without_alternative_is_relayed_and_counted() {
     let streams =
         [concat!("data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n", "data: [DONE]\n\n"), ABORT_EVENT, ""];
     for bad in streams.map(PlayedAnswer::Stream).into_iter().chain([PlayedAnswer::Json(ABORTED_BODY)]) {
@@ -123,7 +123,7 @@ fn where_no_other_is_better_the_answer_is_relayed_as_it_is_and_counted() {
 }
 
 #[test]
-fn a_request_is_passed_on_no_more_than_once() {
+fn request_is_retried_at_most_once() {
     let bad = |_: &ReceivedRequest, to: &mut TcpStream| play_answer(PlayedAnswer::Stream(ERROR_EVENT), to);
     let replicas = [(); 3].map(|()| ScriptedReplica::start(&["m"], bad));
     let router =
@@ -133,7 +133,7 @@ fn a_request_is_passed_on_no_more_than_once() {
 }
 
 #[test]
-fn an_error_about_the_request_is_the_clients_and_asked_of_nobody_else() {
+fn client_error_event_is_not_retried() {
     let refusal = "data: {\"error\": {\"message\": \"bad grammar\", \"type\": \"BadRequestError\", \"code\": 400}}\n\n";
     let (router, replicas) = start_two(PlayedAnswer::Stream(refusal), PlayedAnswer::Stream(DONE_EVENT));
     let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
@@ -143,7 +143,7 @@ fn an_error_about_the_request_is_the_clients_and_asked_of_nobody_else() {
 }
 
 #[test]
-fn a_role_without_words_is_a_first_event() {
+fn role_event_counts_as_first_event() {
     let (router, replicas) = start_two(PlayedAnswer::Cut(ROLE_EVENT), PlayedAnswer::Stream(DONE_EVENT));
     let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
     assert!(reply.status == 200 && !reply.complete && reply.text().starts_with(ROLE_EVENT), "{}", reply.text());
@@ -151,7 +151,7 @@ fn a_role_without_words_is_a_first_event() {
 }
 
 #[test]
-fn a_plain_answer_that_is_given_up_or_cut_is_asked_for_elsewhere() {
+fn aborted_or_cut_json_answer_is_retried() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
     let half: &'static str = format!("{head}content-length: 100\r\n\r\n{{\"half\":").leak();
     let chunked: &'static str = format!("{head}transfer-encoding: chunked\r\n\r\n8\r\n{{\"half\":\r\n").leak();
@@ -177,7 +177,7 @@ fn a_plain_answer_that_is_given_up_or_cut_is_asked_for_elsewhere() {
 }
 
 #[test]
-fn a_plain_answer_cut_everywhere_is_an_error_with_a_status() {
+fn json_answer_cut_at_every_replica_is_502() {
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half\":";
     let (router, replicas) = start_two(PlayedAnswer::Bytes(half), PlayedAnswer::Bytes(half));
     let reply = router.post(CHAT_PATH, chat_body("m", 4, false));
@@ -186,7 +186,7 @@ fn a_plain_answer_cut_everywhere_is_an_error_with_a_status() {
 }
 
 #[test]
-fn a_large_plain_answer_is_relayed_as_it_comes() {
+fn large_json_answer_is_relayed_without_holding() {
     const BYTES: usize = 3 << 20;
     for framing in ["content-length", "chunked"] {
         let replica = ScriptedReplica::start(&["m"], move |_, to: &mut TcpStream| {
@@ -216,7 +216,7 @@ fn a_large_plain_answer_is_relayed_as_it_comes() {
 }
 
 #[test]
-fn answers_that_are_none_of_the_apis_are_relayed_as_they_come() {
+fn answers_of_other_paths_are_relayed_without_holding() {
     let error = "data: {\"error\":{\"message\":\"of another protocol\"}}\n\n";
     let replica = ScriptedReplica::start(&["m"], move |heard, to| match heard.target() {
         "/stream" => to.write_all(&build_response(200, "text/event-stream", error)).is_ok(),

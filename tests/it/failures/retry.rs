@@ -23,7 +23,7 @@ fn attempt_count(router: &TestRouter, outcome: &str) -> f64 {
 }
 
 #[test]
-fn a_500_is_tried_once_more_elsewhere() {
+fn a_500_is_retried_once() {
     for stream in [false, true] {
         let (replicas, router) = start_pool(2);
         order_fault(&replicas[0], "500", 1);
@@ -34,7 +34,7 @@ fn a_500_is_tried_once_more_elsewhere() {
 }
 
 #[test]
-fn a_request_that_fails_everywhere_is_to_blame_itself() {
+fn request_failing_everywhere_blames_the_request() {
     let (replicas, router) = start_pool(3);
     replicas.iter().for_each(|r| order_fault(r, "500", 2));
     let reply = router.post(CHAT_PATH, chat_body("m", 3, false));
@@ -46,7 +46,7 @@ fn a_request_that_fails_everywhere_is_to_blame_itself() {
 }
 
 #[test]
-fn a_busy_replica_is_passed_over_while_another_is_not() {
+fn busy_replica_is_skipped_while_another_is_free() {
     let (replicas, router) = start_pool(3);
     order_fault(&replicas[0], "503", 100);
     order_fault(&replicas[1], "429", 100);

@@ -35,7 +35,7 @@ fn start_guarded_router(top: &str, url: &str) -> TestRouter {
 }
 
 #[test]
-fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
+fn request_without_key_reaches_no_replica() {
     let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
     let router = start_guarded_router("paths = ['/extra']", &replica.url());
     let wrong = [
@@ -90,7 +90,7 @@ fn without_a_key_nothing_but_health_is_answered_and_no_replica_hears_of_it() {
 }
 
 #[test]
-fn a_body_is_not_even_read_for_a_wrong_key() {
+fn body_is_not_read_for_a_wrong_key() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_guarded_router("", &replica.url());
     let mut client = router.connect();
@@ -103,7 +103,7 @@ fn a_body_is_not_even_read_for_a_wrong_key() {
 }
 
 #[test]
-fn keys_come_as_bearer_and_as_anthropics_clients_send_them_and_stay_here() {
+fn keys_are_accepted_in_both_headers_and_not_forwarded() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_guarded_router("", &replica.url());
     for headers in [
@@ -134,7 +134,7 @@ fn keys_come_as_bearer_and_as_anthropics_clients_send_them_and_stay_here() {
 }
 
 #[test]
-fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
+fn model_closed_to_a_key_is_404() {
     let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
     let router = start_guarded_router("", &replica.url());
     let told = |key: &str, model: &str| {
@@ -181,7 +181,7 @@ fn a_model_that_a_key_does_not_open_answers_as_one_that_is_not_there() {
 }
 
 #[test]
-fn a_key_with_models_opens_nothing_where_requests_name_none() {
+fn key_with_models_needs_a_named_model() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start(&format!("paths = 'any'\nreplicas = [{:?}]\n{}", replica.url(), keys_config()));
     let status = |key: &str| router.send_request("POST", "/anything", &bearer_header(key), "{\"model\":\"m\"}").status;
@@ -191,7 +191,7 @@ fn a_key_with_models_opens_nothing_where_requests_name_none() {
 }
 
 #[test]
-fn a_stored_response_is_for_the_key_it_was_made_with() {
+fn stored_response_belongs_to_its_key() {
     let replica = start_replica(&["m"]);
     let router = start_guarded_router("", &replica.url());
     let made = router.send_request(
@@ -212,7 +212,7 @@ fn a_stored_response_is_for_the_key_it_was_made_with() {
 }
 
 #[test]
-fn logs_metrics_and_headers_know_the_keys_name_and_never_the_key() {
+fn key_name_is_logged_and_the_key_never() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let folder = std::env::temp_dir().join(format!("tokenweir-tenants-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -247,7 +247,7 @@ fn logs_metrics_and_headers_know_the_keys_name_and_never_the_key() {
 }
 
 #[test]
-fn a_reload_changes_who_may_ask() {
+fn reload_changes_the_keys() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let path = std::env::temp_dir().join(format!("tokenweir-tenants-{}.toml", std::process::id()));
     let plain = format!("replicas = [{:?}]\n", replica.url());
@@ -273,7 +273,7 @@ fn a_reload_changes_who_may_ask() {
 }
 
 #[test]
-fn the_admin_listener_asks_for_its_token() {
+fn admin_listener_requires_its_token() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let start = |more: &str| {
         let text = format!("admin_token_env = 'ADMIN'\n{more}\nreplicas = [{:?}]\n", replica.url());
@@ -322,7 +322,7 @@ fn the_admin_listener_asks_for_its_token() {
 }
 
 #[test]
-fn a_web_page_can_change_nothing_on_the_admin_listener() {
+fn cross_origin_request_changes_nothing() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let page = "origin: http://evil.example\r\n";
@@ -335,7 +335,7 @@ fn a_web_page_can_change_nothing_on_the_admin_listener() {
 }
 
 #[test]
-fn requests_that_come_at_once_on_one_connection_are_each_asked_for_a_key() {
+fn pipelined_requests_each_need_a_key() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_guarded_router("", &replica.url());
     let mut client = router.connect();

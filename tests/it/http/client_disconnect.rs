@@ -128,7 +128,7 @@ fn check_leaving_clients(script: ReplicaScript, stream: bool, until: impl Fn(&mu
 }
 
 #[test]
-fn a_client_that_leaves_before_the_head_ends_the_replicas_work() {
+fn disconnect_before_the_head_stops_the_replica() {
     check_leaving_clients(ReplicaScript::Silent, true, |_| ());
     check_leaving_clients(ReplicaScript::Silent, false, |_| ());
     // vLLM sends its head long before the first token.
@@ -136,7 +136,7 @@ fn a_client_that_leaves_before_the_head_ends_the_replicas_work() {
 }
 
 #[test]
-fn a_client_that_leaves_a_silent_stream_ends_the_replicas_work() {
+fn disconnect_from_a_silent_stream_stops_the_replica() {
     check_leaving_clients(ReplicaScript::EventThenSilent, true, |client| {
         assert_eq!(client.read_head().status, 200);
         client.read_piece().unwrap();
@@ -144,7 +144,7 @@ fn a_client_that_leaves_a_silent_stream_ends_the_replicas_work() {
 }
 
 #[test]
-fn a_client_that_leaves_a_running_stream_ends_the_replicas_work() {
+fn disconnect_from_a_running_stream_stops_the_replica() {
     check_leaving_clients(ReplicaScript::EndlessEvents, true, |client| {
         assert_eq!(client.read_head().status, 200);
         client.read_piece().unwrap();
@@ -152,7 +152,7 @@ fn a_client_that_leaves_a_running_stream_ends_the_replicas_work() {
 }
 
 #[test]
-fn a_client_that_leaves_half_a_json_answer_ends_the_replicas_work() {
+fn disconnect_mid_json_stops_the_replica() {
     check_leaving_clients(ReplicaScript::HalfJson, false, |_| ());
     check_leaving_clients(ReplicaScript::HalfLargeJson, false, |client| {
         assert_eq!(client.read_head().status, 200);
@@ -161,7 +161,7 @@ fn a_client_that_leaves_half_a_json_answer_ends_the_replicas_work() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_sends_its_body_reaches_no_replica() {
+fn disconnect_while_sending_the_body_reaches_no_replica() {
     let (router, replica, _told) = start_stage(ReplicaScript::Silent, Clock::start());
     let whole = build_request("POST", "/v1/chat/completions", "", chat_body("m", 9, true));
     let chunked = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"mod".to_vec();
@@ -192,7 +192,7 @@ fn a_client_that_leaves_while_it_sends_its_body_reaches_no_replica() {
 }
 
 #[test]
-fn a_router_that_stops_cuts_the_streams_that_do_not_end() {
+fn stopping_router_cuts_endless_streams() {
     for script in
         [ReplicaScript::Silent, ReplicaScript::HeadThenSilent, ReplicaScript::EventThenSilent, ReplicaScript::HalfJson]
     {
@@ -217,7 +217,7 @@ fn a_router_that_stops_cuts_the_streams_that_do_not_end() {
 }
 
 #[test]
-fn a_client_that_leaves_with_more_requests_waiting_ends_the_replicas_work() {
+fn disconnect_with_pipelined_requests_stops_the_replica() {
     for extra in [&b"\r\n"[..], b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
         for script in [ReplicaScript::Silent, ReplicaScript::EventThenSilent] {
             let (router, _replica, told) = start_stage(script, Clock::start());
@@ -273,7 +273,7 @@ fn send_faulty_request(router: &TestRouter, dice: &mut SeededRng) {
 }
 
 #[test]
-fn nothing_is_charged_after_a_storm_of_faults_and_leaving_clients() {
+fn no_reservation_is_left_after_faults_and_disconnects() {
     const THREADS: u64 = 8;
     let seed = clock::random_seed() >> 1;
     println!("seed {seed}");

@@ -56,7 +56,7 @@ fn read_refusal(client: &mut TestClient<TcpStream>) -> (u16, String) {
 }
 
 #[test]
-fn heads_that_are_too_large_are_refused_at_once_in_openai_words_and_told_to_the_log() {
+fn large_head_is_refused_with_an_openai_error_and_logged() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let told = LoggedRouter::start(
         "heads",
@@ -90,7 +90,7 @@ fn heads_that_are_too_large_are_refused_at_once_in_openai_words_and_told_to_the_
 }
 
 #[test]
-fn a_bad_request_behind_good_ones_is_told_apart_from_their_answers() {
+fn pipelined_bad_request_is_answered_after_the_good_ones() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let told = LoggedRouter::start("behind", &replica.url(), "");
     for stream in [false, true] {
@@ -116,7 +116,7 @@ fn a_bad_request_behind_good_ones_is_told_apart_from_their_answers() {
 }
 
 #[test]
-fn a_client_that_goes_on_sending_still_reads_why_it_was_refused() {
+fn refused_client_that_keeps_sending_reads_the_error() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let told = LoggedRouter::start("sending", &replica.url(), "[limits]\nbody_bytes = 1000");
     let cases = [
@@ -135,7 +135,7 @@ fn a_client_that_goes_on_sending_still_reads_why_it_was_refused() {
 }
 
 #[test]
-fn a_request_for_no_host_or_for_two_is_refused() {
+fn request_without_one_host_is_refused() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     for (head, status) in [
@@ -152,7 +152,7 @@ fn a_request_for_no_host_or_for_two_is_refused() {
 }
 
 #[test]
-fn the_router_is_no_open_proxy_and_switches_no_protocol() {
+fn absolute_target_connect_and_upgrade_are_not_proxied() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let open = ScriptedReplica::start(&["o"], respond_ok);
     let text = format!(
@@ -211,7 +211,7 @@ fn the_router_is_no_open_proxy_and_switches_no_protocol() {
 }
 
 #[test]
-fn chunks_and_values_that_are_none_reach_no_replica() {
+fn invalid_chunks_and_header_values_reach_no_replica() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let smuggled = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
@@ -293,7 +293,7 @@ fn finish_lockstep_stream(client: &mut TestClient<TcpStream>, replica: SocketAdd
 }
 
 #[test]
-fn too_many_requests_are_refused_at_once_and_accepted_ones_finish() {
+fn request_limit_refuses_at_once_and_accepted_ones_finish() {
     let replica = start_replica(&["m"]);
     let limits = "max_in_flight = 2\nREPLICAS\n[limits]\nin_flight_requests = 3";
     let more = format!("[[pool]]\nname = 'm'\nmodel = 'm'\n{limits}\n");
@@ -331,7 +331,7 @@ fn too_many_requests_are_refused_at_once_and_accepted_ones_finish() {
 }
 
 #[test]
-fn the_wait_that_is_told_comes_from_the_tokens_in_flight() {
+fn retry_after_is_tokens_in_flight_over_throughput() {
     let replica = start_replica(&["m"]);
     let text = format!("max_in_flight = 1\nreplicas = [{:?}]", replica.url());
     let router = TestRouter::start(&text).wait_until_ready();
@@ -347,7 +347,7 @@ fn the_wait_that_is_told_comes_from_the_tokens_in_flight() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_given_up() {
+fn client_that_reads_nothing_is_closed() {
     let endless = ScriptedReplica::start(&["m"], |_, to| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let chunk = [b"10000\r\n", &[b'x'; 0x10000][..], b"\r\n"].concat();
@@ -385,7 +385,7 @@ async fn connect_h2(router: &TestRouter) -> http2::SendRequest<Full<Bytes>> {
 }
 
 #[test]
-fn requests_that_are_taken_back_at_once_cost_the_replicas_nothing_that_stays() {
+fn rapidly_reset_requests_leave_no_load() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -412,7 +412,7 @@ fn requests_that_are_taken_back_at_once_cost_the_replicas_nothing_that_stays() {
 }
 
 #[test]
-fn header_lines_of_http2_are_counted_too() {
+fn http2_header_lines_are_limited() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -437,7 +437,7 @@ fn header_lines_of_http2_are_counted_too() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_closed_and_make_room_when_others_go() {
+fn connection_limit_closes_excess_and_frees_slots() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let told = LoggedRouter::start("connections", &replica.url(), "[limits]\nconnections = 2");
     let served = |client: &mut TestClient<TcpStream>| {
@@ -504,7 +504,7 @@ impl Drop for FileLimitedRouter {
 }
 
 #[test]
-fn without_file_descriptors_it_neither_ends_nor_spins_and_serves_again() {
+fn exhausted_file_descriptors_neither_end_nor_spin() {
     let replica = start_replica(&["m"]);
     let log = std::env::temp_dir().join(format!("tokenweir-poor-{}.log", std::process::id()));
     let mut poor = FileLimitedRouter::start(64, &replica.url(), log.to_str().unwrap());

@@ -64,7 +64,7 @@ fn start_two_pools() -> (TestRouter, EmulatedReplica, EmulatedReplica) {
 }
 
 #[test]
-fn every_endpoint_reaches_the_replica_of_its_model_and_no_other() {
+fn endpoint_reaches_the_replica_of_its_model() {
     let (router, alpha, beta) = start_two_pools();
     for (path, headers, body, _) in ENDPOINT_CASES {
         for (model, right, wrong) in [("alpha", &alpha, &beta), ("beta", &beta, &alpha)] {
@@ -82,7 +82,7 @@ fn every_endpoint_reaches_the_replica_of_its_model_and_no_other() {
 }
 
 #[test]
-fn streams_come_as_event_streams_that_proxies_do_not_gather() {
+fn streams_disable_proxy_buffering() {
     let (router, _alpha, _beta) = start_two_pools();
     for (path, headers, body, end) in ENDPOINT_CASES {
         let Some(end) = end else { continue };
@@ -97,7 +97,7 @@ fn streams_come_as_event_streams_that_proxies_do_not_gather() {
 }
 
 #[test]
-fn unknown_and_missing_models_are_refused_in_openai_words_on_every_endpoint() {
+fn unknown_and_missing_models_get_openai_errors() {
     let (router, alpha, beta) = start_two_pools();
     for (path, headers, body, _) in ENDPOINT_CASES {
         let reply = router.send_request("POST", path, headers, body.replace("MODEL", "gamma"));
@@ -116,7 +116,7 @@ fn unknown_and_missing_models_are_refused_in_openai_words_on_every_endpoint() {
 }
 
 #[test]
-fn wrong_methods_and_unknown_paths_are_told_apart() {
+fn wrong_method_is_405_and_unknown_path_404() {
     let (router, _alpha, _beta) = start_two_pools();
     for (path, ..) in ENDPOINT_CASES {
         for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
@@ -136,7 +136,7 @@ fn wrong_methods_and_unknown_paths_are_told_apart() {
 }
 
 #[test]
-fn sane_request_ids_are_kept_and_others_replaced() {
+fn valid_request_id_is_kept_and_invalid_replaced() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let id = |lines: &str| {
@@ -189,7 +189,7 @@ fn path_spellings(path: &str, addr: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_spelling_of_a_control_path_reaches_a_replica() {
+fn control_path_reaches_no_replica_in_any_spelling() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();
@@ -235,7 +235,7 @@ fn odd_request_targets_are_refused() {
 }
 
 #[test]
-fn any_opens_every_path_and_a_list_opens_only_its_own() {
+fn paths_any_opens_all_and_a_list_its_own() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let any = TestRouter::start(&format!("paths = \"any\"\nreplicas = [{:?}]", replica.url()));
     for path in
@@ -258,7 +258,7 @@ fn any_opens_every_path_and_a_list_opens_only_its_own() {
 }
 
 #[test]
-fn health_is_told_to_get_and_head_on_both_ports() {
+fn health_answers_get_and_head_on_both_ports() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     for addr in [router.addr, router.admin_addr] {
@@ -286,7 +286,7 @@ fn send_preflight(router: &TestRouter, origin: &str) -> HttpResponse {
 }
 
 #[test]
-fn web_pages_may_call_where_the_configuration_says_so() {
+fn cors_origins_are_configured() {
     let replica = start_replica(&["m"]);
     let cors = format!("replicas = [{:?}]\n[cors]\norigins = [\"https://a.example\"]", replica.url());
     let router = TestRouter::start(&cors).wait_until_ready();

@@ -30,7 +30,7 @@ fn post_chat(router: &TestRouter, headers: &str) -> HttpResponse {
 }
 
 #[test]
-fn json_is_compressed_for_clients_that_take_it() {
+fn json_is_compressed_for_accepting_clients() {
     let body = format!("[{}1]", "1234567, ".repeat(100_000));
     let (replica, router) =
         start_answering("\r\nETag: \"a\"\r\nVary: Origin", "application/json; charset=utf-8", body.clone());
@@ -52,7 +52,7 @@ fn json_is_compressed_for_clients_that_take_it() {
 }
 
 #[test]
-fn small_answers_other_types_and_what_is_compressed_already_stay_as_they_are() {
+fn small_other_and_compressed_answers_are_unchanged() {
     let long = "x".repeat(5_000);
     for (more, kind, body) in [
         ("", "application/json", "x".repeat(1_023)),
@@ -79,7 +79,7 @@ fn streams_are_never_compressed() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_not_made_whole() {
+fn truncated_answer_stays_truncated_when_compressed() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         // Too large to be held until it is complete.
         let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 3000000\r\n\r\n";
@@ -97,7 +97,7 @@ fn an_answer_that_breaks_off_is_not_made_whole() {
 }
 
 #[test]
-fn it_is_off_unless_it_is_asked_for() {
+fn gzip_is_off_by_default() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(&build_response(200, "application/json", &"1".repeat(9_000))).is_ok()
     });

@@ -17,7 +17,7 @@ fn header_values<'a>(reply: &'a HttpResponse, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn requests_carry_what_the_table_says() {
+fn request_headers_are_set_on_requests() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_router(
         &replica,
@@ -41,7 +41,7 @@ fn requests_carry_what_the_table_says() {
 }
 
 #[test]
-fn replicas_are_called_by_their_own_name_unless_a_table_says_otherwise() {
+fn host_header_is_the_replicas_unless_set() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_router(&replica, "request_headers = { X-A = 'a' }");
     router.send_request("POST", "/v1/chat/completions", "Host: llm.example\r\n", chat_body("m", 1, false));
@@ -49,7 +49,7 @@ fn replicas_are_called_by_their_own_name_unless_a_table_says_otherwise() {
 }
 
 #[test]
-fn what_clients_send_cannot_end_a_header_line() {
+fn client_values_cannot_end_a_header_line() {
     let replica = ScriptedReplica::start(&[], respond_ok);
     let router = TestRouter::start(&format!(
         "replicas = [{:?}]\npaths = 'any'\nrequest_headers = {{ X-Path = '$uri', X-Own = 'a$uri' }}\nresponse_headers = {{ X-Path = '$uri' }}",
@@ -76,7 +76,7 @@ fn what_clients_send_cannot_end_a_header_line() {
 }
 
 #[test]
-fn answers_get_headers_beside_the_replicas() {
+fn response_headers_are_added_to_the_replicas() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         let answer = String::from_utf8(build_response(200, "application/json", "{}")).unwrap();
         let more = "200 X\r\nx-kind: theirs\r\nserver: engine\r\nx-swap: old";
@@ -101,7 +101,7 @@ fn answers_get_headers_beside_the_replicas() {
 }
 
 #[test]
-fn errors_and_streams_get_them_too() {
+fn response_headers_are_added_to_errors_and_streams() {
     let dead = unused_addr();
     let text = "response_headers = { X-Upstream = '$upstream_addr', X-S = '$status' }\npaths = 'any'\n";
     let router = TestRouter::start(&format!("{text}replicas = ['http://{dead}']"));
@@ -125,7 +125,7 @@ fn errors_and_streams_get_them_too() {
 }
 
 #[test]
-fn a_replica_that_answers_nobody_is_named_all_the_same() {
+fn x_upstream_names_a_replica_that_failed() {
     let closing = ScriptedReplica::start(&["m"], |_, _| false);
     let router = TestRouter::start_with_replicas([&*closing.url()]);
     let reply = router.post("/v1/chat/completions", chat_body("m", 1, false));
@@ -133,7 +133,7 @@ fn a_replica_that_answers_nobody_is_named_all_the_same() {
 }
 
 #[test]
-fn a_pool_with_a_table_of_its_own_has_nothing_of_the_tables_at_the_top() {
+fn pool_header_table_replaces_the_top_level_one() {
     let (one, two) = (ScriptedReplica::start(&["a"], respond_ok), ScriptedReplica::start(&["b"], respond_ok));
     let router = TestRouter::start(&format!(
         "request_headers = {{ X-A = 'top' }}\nresponse_headers = {{ X-R = 'top' }}\n\
@@ -151,7 +151,7 @@ fn a_pool_with_a_table_of_its_own_has_nothing_of_the_tables_at_the_top() {
 }
 
 #[test]
-fn the_pool_that_takes_over_gets_its_own_headers_only() {
+fn fallback_pool_sets_its_own_headers_only() {
     let (dead, alive) = (unused_addr(), ScriptedReplica::start(&["m"], respond_ok));
     let router = TestRouter::start(&format!(
         "[[pool]]\nname = 'a'\nmodel = 'm'\nfallback = 'b'\nreplicas = ['http://{dead}']\nrequest_headers = {{ X-A = 'a' }}\n\
@@ -163,7 +163,7 @@ fn the_pool_that_takes_over_gets_its_own_headers_only() {
 }
 
 #[test]
-fn refused_paths_never_reach_a_replica_however_they_are_spelt() {
+fn blocked_path_reaches_no_replica_in_any_spelling() {
     let replica = ScriptedReplica::start(&[], respond_ok);
     let router = TestRouter::start(&format!(
         "[[pool]]\npaths = 'any'\nreplicas = [{0:?}]\nblock_paths = {{ '/admin' = 403, '= /ping' = 404, '/admin/v2' = 410 }}\n\

@@ -106,7 +106,7 @@ fn http10_request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8
 }
 
 #[test]
-fn every_connection_to_a_replica_brings_a_request_at_once() {
+fn upstream_connection_carries_a_request_at_once() {
     let replicas = [
         SingleThreadServer::start(CLOSE_DELIMITED_RESPONSE, false),
         SingleThreadServer::start(CLOSE_DELIMITED_RESPONSE, false),
@@ -131,7 +131,7 @@ fn every_connection_to_a_replica_brings_a_request_at_once() {
 }
 
 #[test]
-fn a_pool_with_every_path_open_is_not_asked_for_models() {
+fn pool_with_any_path_is_not_asked_for_models() {
     let replica = SingleThreadServer::start(CLOSE_DELIMITED_RESPONSE, true);
     let router = start_open_router(&[replica.url()]);
     // The server does not close by itself: a connection that asked for models would keep this one out.
@@ -144,7 +144,7 @@ fn a_pool_with_every_path_open_is_not_asked_for_models() {
 }
 
 #[test]
-fn asking_for_models_leaves_no_connection_open() {
+fn model_discovery_leaves_no_connection_open() {
     let list = build_response(200, "application/json", r#"{"object":"list","data":[{"id":"m"}]}"#);
     let replica = SingleThreadServer::start(list, true);
     // Ready once the answer has been read; the server goes on to the next connection when this one is closed.
@@ -158,7 +158,7 @@ fn asking_for_models_leaves_no_connection_open() {
 }
 
 #[test]
-fn a_body_that_came_in_chunks_goes_on_with_its_length() {
+fn chunked_body_is_sent_with_its_length() {
     let replica = start_closing_replica(CLOSE_DELIMITED_RESPONSE);
     let router = start_open_router(&[replica.url()]);
     for body in ["hello", ""] {
@@ -173,7 +173,7 @@ fn a_body_that_came_in_chunks_goes_on_with_its_length() {
 }
 
 #[test]
-fn a_method_that_has_a_body_says_so_when_it_is_empty() {
+fn empty_body_of_a_post_has_content_length_0() {
     let replica = ScriptedReplica::start(&[], respond_ok);
     let router = start_open_router(&[replica.url()]);
     for (method, length) in
@@ -188,7 +188,7 @@ fn a_method_that_has_a_body_says_so_when_it_is_empty() {
 }
 
 #[test]
-fn an_old_client_keeps_its_connection_where_the_length_is_known() {
+fn http10_client_keeps_its_connection_with_known_length() {
     let replica = start_closing_replica(SIZED_RESPONSE);
     let router = start_open_router(&[replica.url()]);
     let mut client = router.connect();
@@ -204,7 +204,7 @@ fn an_old_client_keeps_its_connection_where_the_length_is_known() {
 }
 
 #[test]
-fn an_old_client_gets_no_chunks_where_the_length_is_not_known() {
+fn http10_client_gets_no_chunks_with_unknown_length() {
     for answer in [CLOSE_DELIMITED_RESPONSE, CHUNKED_RESPONSE] {
         let replica = start_closing_replica(answer);
         let router = start_open_router(&[replica.url()]);
@@ -221,7 +221,7 @@ fn an_old_client_gets_no_chunks_where_the_length_is_not_known() {
 }
 
 #[test]
-fn an_old_client_keeps_its_connection_where_there_is_no_body() {
+fn http10_client_keeps_its_connection_without_a_body() {
     let replica = start_closing_replica(b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n");
     let router = start_open_router(&[replica.url()]);
     let mut client = router.connect();
@@ -233,7 +233,7 @@ fn an_old_client_keeps_its_connection_where_there_is_no_body() {
 }
 
 #[test]
-fn our_own_answers_keep_an_old_clients_connection() {
+fn own_responses_keep_an_http10_connection() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();

@@ -18,7 +18,7 @@ fn start_limited() -> (TestRouter, ScriptedReplica) {
 }
 
 #[test]
-fn what_is_too_large_is_refused_with_its_own_status() {
+fn oversized_requests_have_their_own_status() {
     let (router, replica) = start_limited();
     let long = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(1000));
     let reply = router.post(CHAT_PATH, &long);
@@ -49,7 +49,7 @@ fn what_is_too_large_is_refused_with_its_own_status() {
 }
 
 #[test]
-fn bodies_in_flight_are_bounded_together() {
+fn in_flight_bodies_share_a_budget() {
     let (router, _replica) = start_limited();
     let mut holding = router.connect();
     let body = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(800));
@@ -66,7 +66,7 @@ fn bodies_in_flight_are_bounded_together() {
 }
 
 #[test]
-fn bodies_that_are_not_what_the_endpoint_takes_are_400_in_openai_words() {
+fn wrong_body_for_the_endpoint_is_400() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let deep = format!(r#"{{"model":"m","messages":{}"#, "[".repeat(200_000));
@@ -93,7 +93,7 @@ fn bodies_that_are_not_what_the_endpoint_takes_are_400_in_openai_words() {
 }
 
 #[test]
-fn a_body_that_stalls_is_given_up() {
+fn stalled_body_is_closed() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start(&format!("replicas = [{:?}]\n[timeouts]\nclient_body = \"100ms\"", replica.url()))
         .wait_until_ready();
@@ -111,7 +111,7 @@ fn a_body_that_stalls_is_given_up() {
 }
 
 #[test]
-fn a_client_that_expects_to_be_told_to_continue_is() {
+fn expect_continue_is_answered_before_the_body() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", chat_body("m", 1, false));
@@ -125,7 +125,7 @@ fn a_client_that_expects_to_be_told_to_continue_is() {
 }
 
 #[test]
-fn old_clients_get_no_chunks_and_the_end_is_the_connections() {
+fn http10_answer_ends_with_its_connection() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let new = build_request("POST", CHAT_PATH, "x-request-id: r\r\n", chat_body("m", 5, true));
@@ -159,7 +159,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn requests_that_two_servers_could_read_differently_are_refused_or_closed() {
+fn ambiguous_requests_are_refused_or_closed() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let smuggled = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
@@ -213,7 +213,7 @@ fn build_h2_request(path: &str, body: String) -> http::Request<Full<Bytes>> {
 }
 
 #[test]
-fn http2_with_prior_knowledge_carries_plain_answers_and_streams() {
+fn http2_prior_knowledge_serves_answers_and_streams() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -237,7 +237,7 @@ fn http2_with_prior_knowledge_carries_plain_answers_and_streams() {
 }
 
 #[test]
-fn a_reset_http2_stream_ends_its_own_request_only() {
+fn http2_reset_ends_its_own_request_only() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

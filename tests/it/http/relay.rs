@@ -19,7 +19,7 @@ fn start_answering(bytes: &'static [u8], keep: bool) -> (TestRouter, ScriptedRep
 }
 
 #[test]
-fn an_answer_that_ends_with_its_connection_is_whole() {
+fn answer_ended_by_close_is_complete() {
     for (bytes, kind) in [
         (&b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"a\":1}"[..], "application/json"),
         (b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\n{\"a\":1}", "text/plain"),
@@ -36,7 +36,7 @@ fn an_answer_that_ends_with_its_connection_is_whole() {
 }
 
 #[test]
-fn answers_without_a_body_leave_both_connections_in_step() {
+fn bodyless_answers_keep_connections_usable() {
     for bytes in [
         &b"HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n"[..],
         b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -55,7 +55,7 @@ fn answers_without_a_body_leave_both_connections_in_step() {
 }
 
 #[test]
-fn bytes_behind_an_answer_are_never_taken_for_the_next_one() {
+fn trailing_bytes_never_become_the_next_answer() {
     let bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
     let (router, _replica) = start_answering(bytes, true);
     let mut client = router.connect();
@@ -66,7 +66,7 @@ fn bytes_behind_an_answer_are_never_taken_for_the_next_one() {
 }
 
 #[test]
-fn heads_that_are_no_http_are_the_replicas_fault() {
+fn invalid_http_head_counts_against_the_replica() {
     for bytes in
         [&b"SSH-2.0-OpenSSH\r\n"[..], b"HTTP/1.1 20x OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"]
     {
@@ -77,7 +77,7 @@ fn heads_that_are_no_http_are_the_replicas_fault() {
 }
 
 #[test]
-fn a_replica_that_refuses_a_large_body_early_is_heard() {
+fn early_refusal_of_a_large_body_is_relayed() {
     // It reads the head only, answers, and closes once the router has stopped sending.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -102,7 +102,7 @@ fn a_replica_that_refuses_a_large_body_early_is_heard() {
 }
 
 #[test]
-fn a_client_that_sends_all_of_a_body_too_large_still_reads_why() {
+fn client_that_sends_a_large_body_whole_reads_the_error() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router =
         TestRouter::start(&format!("replicas = [{:?}]\n[limits]\nbody_bytes = 1000", replica.url())).wait_until_ready();
@@ -118,7 +118,7 @@ fn a_client_that_sends_all_of_a_body_too_large_still_reads_why() {
 }
 
 #[test]
-fn a_slow_client_slows_its_replica_instead_of_filling_our_memory() {
+fn slow_client_applies_back_pressure_to_its_replica() {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
     let replica = ScriptedReplica::start(&["m"], move |_, to: &mut TcpStream| {
@@ -145,7 +145,7 @@ fn a_slow_client_slows_its_replica_instead_of_filling_our_memory() {
 }
 
 #[test]
-fn models_with_a_slash_are_found_however_they_are_written() {
+fn model_with_a_slash_is_found_in_any_spelling() {
     let replica = ScriptedReplica::start(&["meta-llama/Llama 3"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     for id in ["meta-llama/Llama%203", "meta-llama%2FLlama%203", "meta-llama%2fLlama+3"] {
@@ -158,7 +158,7 @@ fn models_with_a_slash_are_found_however_they_are_written() {
 }
 
 #[test]
-fn a_head_without_a_body_is_held_back_for_a_while_only() {
+fn head_without_body_is_held_for_a_limited_time() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
         // Until the router closes.
@@ -176,7 +176,7 @@ fn a_head_without_a_body_is_held_back_for_a_while_only() {
 }
 
 #[test]
-fn answers_to_head_have_no_body_even_when_they_refuse() {
+fn head_answers_have_no_body() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();
@@ -191,7 +191,7 @@ fn answers_to_head_have_no_body_even_when_they_refuse() {
 }
 
 #[test]
-fn a_compressed_answer_and_unknown_headers_come_as_they_are() {
+fn compressed_answer_and_unknown_headers_are_unchanged() {
     let bytes = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\nretry-after: 7\r\n\
         x-request-id: theirs\r\netag: \"1\"\r\ncache-control: private\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00";
     let (router, _replica) = start_answering(bytes, true);

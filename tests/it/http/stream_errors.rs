@@ -68,7 +68,7 @@ fn wait_until_counted(router: &TestRouter, outcome: &str) {
 }
 
 #[test]
-fn every_way_of_breaking_off_is_told_in_the_endpoints_words() {
+fn broken_stream_ends_in_the_endpoints_dialect() {
     let prompt = r#"{"model":"m","input":"x","prompt":"x","messages":[],"stream":true}"#;
     for (path, event) in [
         (CHAT_PATH, CONTENT_EVENT),
@@ -133,7 +133,7 @@ fn every_way_of_breaking_off_is_told_in_the_endpoints_words() {
 }
 
 #[test]
-fn an_abort_and_what_follows_becomes_the_error_ending() {
+fn abort_and_following_bytes_become_the_error_ending() {
     let behind = format!("{ABORT_EVENT}{USAGE_EVENT}{DONE_EVENT}");
     for (at, pieces) in [
         format!("{}{}0\r\n\r\n", encode_chunk(CONTENT_EVENT), encode_chunk(&behind)),
@@ -175,7 +175,7 @@ async fn read_h2_streams(router: SocketAddr, streams: usize, fault: &str) -> Vec
 }
 
 #[test]
-fn streams_of_one_http2_connection_are_all_told_why_they_end() {
+fn http2_streams_each_get_their_error_ending() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start(&format!("replicas = [\"{} max_fails=0\"]", replica.url())).wait_until_ready();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -189,7 +189,7 @@ fn streams_of_one_http2_connection_are_all_told_why_they_end() {
 }
 
 #[test]
-fn a_vllm_that_is_stopped_ends_its_stream_with_an_error() {
+fn stopped_vllm_stream_ends_with_an_error() {
     let streams = load_captures();
     let (_, wire) = streams.iter().find(|(name, _)| name.starts_with("midstream-sigterm")).unwrap();
     let text = String::from_utf8_lossy(&decode_chunks(wire)).into_owned();
@@ -205,7 +205,7 @@ fn a_vllm_that_is_stopped_ends_its_stream_with_an_error() {
 }
 
 #[test]
-fn an_error_event_in_the_midst_of_a_stream_is_relayed_and_counted() {
+fn error_event_mid_stream_is_relayed_and_counted() {
     let streams = load_captures();
     let (_, wire) = streams.iter().find(|(name, _)| name.starts_with("midstream-engine-killed")).unwrap().clone();
     let body = decode_chunks(&wire);
@@ -218,7 +218,7 @@ fn an_error_event_in_the_midst_of_a_stream_is_relayed_and_counted() {
 }
 
 #[test]
-fn a_client_that_leaves_after_an_error_does_not_hide_it() {
+fn disconnect_after_an_error_event_counts_as_failure() {
     let error = "data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n";
     let replica = ScriptedReplica::start(&["m"], move |_, to| {
         to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(&format!("{CONTENT_EVENT}{error}"))).as_bytes()).unwrap();
@@ -237,7 +237,7 @@ fn a_client_that_leaves_after_an_error_does_not_hide_it() {
 }
 
 #[test]
-fn a_stream_that_ends_without_done_ends_cleanly() {
+fn stream_without_done_ends_cleanly() {
     for end in [CONTENT_EVENT, &CONTENT_EVENT[..CONTENT_EVENT.len() - 2], "data: {\"usage\":null}\n\n: bye"] {
         let text = format!("{CONTENT_EVENT}{end}");
         let (router, _replica) = start_playing(format!("{}0\r\n\r\n", encode_chunk(&text)), "");
@@ -256,7 +256,7 @@ fn a_stream_that_ends_without_done_ends_cleanly() {
 }
 
 #[test]
-fn a_stream_shorter_than_its_length_does_not_look_whole() {
+fn truncated_stream_is_not_complete() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         let full =
             String::from_utf8(build_response(200, "text/event-stream", &format!("{CONTENT_EVENT}{}", "x".repeat(400))))
@@ -269,7 +269,7 @@ fn a_stream_shorter_than_its_length_does_not_look_whole() {
 }
 
 #[test]
-fn bytes_without_events_are_no_life_and_comments_are() {
+fn idle_timer_counts_comments_but_not_partial_events() {
     for (drip, lives) in [("x", false), (": ping\n\n", true)] {
         let replica = ScriptedReplica::start(&["m"], move |_, to| {
             let mut sent =
@@ -294,7 +294,7 @@ fn bytes_without_events_are_no_life_and_comments_are() {
 }
 
 #[test]
-fn a_client_is_told_to_wait_while_there_is_no_event() {
+fn waiting_comments_are_sent_before_the_first_event() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         std::thread::sleep(Duration::from_millis(900));
@@ -318,7 +318,7 @@ fn a_client_is_told_to_wait_while_there_is_no_event() {
 }
 
 #[test]
-fn a_stream_that_never_begins_is_ended_by_the_time_to_its_first_byte() {
+fn stream_without_events_ends_at_the_first_byte_timeout() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         read_until_closed(to)
@@ -336,7 +336,7 @@ fn a_stream_that_never_begins_is_ended_by_the_time_to_its_first_byte() {
 }
 
 #[test]
-fn a_long_prompt_has_more_time_to_the_first_byte() {
+fn long_prompt_extends_the_first_byte_timeout() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         std::thread::sleep(Duration::from_millis(700));
         to.write_all(&build_response(200, "application/json", "{}")).is_ok()
@@ -349,7 +349,7 @@ fn a_long_prompt_has_more_time_to_the_first_byte() {
 }
 
 #[test]
-fn the_total_time_ends_a_request_and_blames_nobody() {
+fn total_timeout_ends_a_request_without_blame() {
     let replica = ScriptedReplica::start(&["m"], |heard, to| {
         if heard.target().contains("silent") {
             return read_until_closed(to);

@@ -23,7 +23,7 @@ fn read_event(client: &mut TestClient<TcpStream>) -> Option<String> {
 }
 
 #[test]
-fn every_event_arrives_before_the_replica_sends_the_next() {
+fn event_arrives_before_the_replica_sends_the_next() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let bodies = [
@@ -102,7 +102,7 @@ fn seeded_events(seed: u64) -> Vec<String> {
 }
 
 #[test]
-fn two_hundred_streams_at_once_do_not_mix() {
+fn two_hundred_concurrent_streams_do_not_mix() {
     const STREAMS: u64 = 200;
     let base = clock::random_seed() >> 8;
     println!("seed {base}");
@@ -139,7 +139,7 @@ fn two_hundred_streams_at_once_do_not_mix() {
 }
 
 #[test]
-fn the_usage_that_replicas_report_is_added_up_in_the_metrics() {
+fn reported_usage_is_summed_in_the_metrics() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let (mut prompt, mut completion) = (0.0, 0.0);

@@ -12,7 +12,7 @@ fn start_router(url: &str) -> TestRouter {
 }
 
 #[test]
-fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
+fn slow_head_is_closed_and_idle_connection_is_not() {
     let replica = start_replica(&["m"]);
     let router = start_router(&replica.url());
     let mut idle = router.connect();
@@ -30,7 +30,7 @@ fn a_slow_head_is_cut_and_an_idle_connection_is_not() {
 }
 
 #[test]
-fn a_stalled_body_is_answered_with_408() {
+fn stalled_body_is_408() {
     let replica = start_replica(&["m"]);
     let router = start_router(&replica.url());
     let mut client = router.connect();
@@ -40,7 +40,7 @@ fn a_stalled_body_is_answered_with_408() {
 }
 
 #[test]
-fn a_replica_that_does_not_begin_is_answered_for_with_504() {
+fn replica_without_first_byte_is_504() {
     let replica = start_replica(&["m"]);
     let router = start_router(&replica.url());
     let reply = router.send_request(
@@ -54,7 +54,7 @@ fn a_replica_that_does_not_begin_is_answered_for_with_504() {
 }
 
 #[test]
-fn a_stream_that_falls_silent_is_broken_off() {
+fn silent_stream_is_aborted() {
     let replica = start_replica(&["m"]);
     let router = start_router(&replica.url());
     let reply =
@@ -66,7 +66,7 @@ fn a_stream_that_falls_silent_is_broken_off() {
 }
 
 #[test]
-fn a_port_that_refuses_is_told_from_one_that_waits() {
+fn refused_and_timed_out_connections_differ() {
     let router = TestRouter::start(&format!(
         "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nreplicas = [\"http://{}\"]\npaths = \"any\"\n",
         unused_addr()
@@ -76,7 +76,7 @@ fn a_port_that_refuses_is_told_from_one_that_waits() {
 }
 
 #[test]
-fn the_shortest_request_may_take_longer_than_a_head() {
+fn header_timeout_does_not_limit_the_response() {
     let slow = crate::harness::scripted::ScriptedReplica::start(&["m"], |_, stream| {
         std::thread::sleep(std::time::Duration::from_millis(600));
         std::io::Write::write_all(stream, b"HTTP/1.0 200 OK\r\n\r\nlate").unwrap();

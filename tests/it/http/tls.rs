@@ -56,7 +56,7 @@ fn wait_for_log(path: &Path, what: &str) {
 }
 
 #[test]
-fn a_stream_over_tls_is_whole_and_the_replica_is_told_of_https() {
+fn tls_stream_is_complete_and_forwarded_proto_is_https() {
     let authority = CertificateAuthority::new("whole");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let (emulated, scripted) = (start_replica(&["m"]), ScriptedReplica::start(&["s"], respond_ok));
@@ -87,7 +87,7 @@ fn a_stream_over_tls_is_whole_and_the_replica_is_told_of_https() {
 }
 
 #[test]
-fn versions_1_2_and_1_3_are_spoken_and_the_protocol_is_negotiated() {
+fn tls_1_2_and_1_3_negotiate_alpn() {
     let authority = CertificateAuthority::new("versions");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let emulated = start_replica(&["m"]);
@@ -110,7 +110,7 @@ fn versions_1_2_and_1_3_are_spoken_and_the_protocol_is_negotiated() {
 }
 
 #[test]
-fn a_swapped_certificate_is_shown_to_new_connections_and_open_streams_go_on() {
+fn reloaded_certificate_serves_new_connections_only() {
     let authority = CertificateAuthority::new("swapped");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let emulated = start_replica(&["m"]);
@@ -140,7 +140,7 @@ fn a_swapped_certificate_is_shown_to_new_connections_and_open_streams_go_on() {
 }
 
 #[test]
-fn a_port_goes_from_plain_to_tls_by_a_reload() {
+fn reload_turns_a_plain_port_into_tls() {
     let authority = CertificateAuthority::new("turned");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let emulated = start_replica(&["m"]);
@@ -161,7 +161,7 @@ fn a_port_goes_from_plain_to_tls_by_a_reload() {
 }
 
 #[test]
-fn a_bad_certificate_at_reload_changes_nothing_and_says_where_and_why() {
+fn bad_certificate_at_reload_changes_nothing_and_is_explained() {
     let authority = CertificateAuthority::new("bad");
     let (pair, other) =
         (authority.issue_certificate("router", &["localhost"]), authority.issue_certificate("other", &["localhost"]));
@@ -196,7 +196,7 @@ fn a_bad_certificate_at_reload_changes_nothing_and_says_where_and_why() {
 }
 
 #[test]
-fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
+fn certificate_is_selected_by_sni() {
     let authority = CertificateAuthority::new("names");
     let pairs = [
         authority.issue_certificate("a", &["a.test", "localhost"]),
@@ -223,7 +223,7 @@ fn the_certificate_is_chosen_by_the_name_that_the_client_asks_for() {
 }
 
 #[test]
-fn many_streams_run_at_once_on_one_http2_connection() {
+fn many_streams_share_one_http2_connection() {
     const STREAMS: usize = 8;
     let authority = CertificateAuthority::new("streams");
     let pair = authority.issue_certificate("router", &["localhost"]);
@@ -272,7 +272,7 @@ fn encode_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn requests_that_are_taken_back_at_once_end_the_http2_connection() {
+fn rapid_resets_end_the_http2_connection() {
     let authority = CertificateAuthority::new("rapid");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let emulated = start_replica(&["m"]);
@@ -311,7 +311,7 @@ impl crate::harness::client::TestClient<crate::harness::tls::TlsClientStream> {
 }
 
 #[test]
-fn a_client_that_does_not_shake_hands_is_closed_in_the_time_of_a_head() {
+fn client_without_handshake_is_closed_by_the_header_timeout() {
     let authority = CertificateAuthority::new("silent");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let emulated = start_replica(&["m"]);
@@ -332,7 +332,7 @@ fn a_client_that_does_not_shake_hands_is_closed_in_the_time_of_a_head() {
 }
 
 #[test]
-fn a_replica_is_reached_by_tls_on_connections_that_are_kept() {
+fn tls_upstream_connections_are_reused() {
     let authority = CertificateAuthority::new("replica");
     let emulated = start_replica(&["m"]);
     let front = TlsTerminator::start(&authority.issue_certificate("replica", &["127.0.0.1"]), emulated.addr());
@@ -354,7 +354,7 @@ fn a_replica_is_reached_by_tls_on_connections_that_are_kept() {
 }
 
 #[test]
-fn a_kept_connection_that_is_cut_without_a_farewell_is_replaced_and_is_no_failure() {
+fn unclean_close_of_an_idle_tls_connection_is_no_failure() {
     let authority = CertificateAuthority::new("cut");
     let asked = AtomicU32::new(0);
     let scripted = ScriptedReplica::start(&["m"], move |heard, to| {
@@ -372,7 +372,7 @@ fn a_kept_connection_that_is_cut_without_a_farewell_is_replaced_and_is_no_failur
 }
 
 #[test]
-fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() {
+fn unverified_replica_gets_no_request_and_is_logged() {
     let (authority, stranger) = (CertificateAuthority::new("proof"), CertificateAuthority::new("stranger"));
     let (scripted, plain) = (ScriptedReplica::start(&["m"], respond_ok), start_replica(&["m"]));
     let front = |authority: &CertificateAuthority, name| {
@@ -410,7 +410,7 @@ fn a_replica_that_cannot_prove_who_it_is_gets_no_request_and_the_log_says_why() 
 }
 
 #[test]
-fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_issuers() {
+fn self_signed_certificate_is_trusted_unless_it_is_a_ca() {
     let authority = CertificateAuthority::new("own");
     let emulated = start_replica(&["m"]);
     let errors = authority.file_path("own.log");
@@ -428,7 +428,7 @@ fn a_self_signed_certificate_is_trusted_by_itself_unless_it_is_an_issuers() {
 }
 
 #[test]
-fn a_replica_that_does_not_shake_hands_is_given_the_time_of_a_connection() {
+fn replica_without_handshake_fails_at_the_connect_timeout() {
     let authority = CertificateAuthority::new("mute");
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let other = ScriptedReplica::start(&["m"], respond_ok);
@@ -445,7 +445,7 @@ fn a_replica_that_does_not_shake_hands_is_given_the_time_of_a_connection() {
 }
 
 #[test]
-fn a_replica_added_by_hand_is_verified_as_its_pool_says() {
+fn replica_added_by_the_admin_api_is_verified() {
     let authority = CertificateAuthority::new("added");
     let (plain, behind) = (start_replica(&["m"]), start_replica(&["m"]));
     let front = TlsTerminator::start(&authority.issue_certificate("replica", &["localhost"]), behind.addr());
@@ -464,7 +464,7 @@ fn a_replica_added_by_hand_is_verified_as_its_pool_says() {
 }
 
 #[test]
-fn a_reload_brings_replicas_behind_tls_without_losing_a_request() {
+fn reload_to_tls_replicas_loses_no_request() {
     let authority = CertificateAuthority::new("brought");
     let (plain, behind) = (start_replica(&["m"]), start_replica(&["m"]));
     let front = TlsTerminator::start(&authority.issue_certificate("replica", &["localhost"]), behind.addr());

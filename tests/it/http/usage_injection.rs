@@ -85,7 +85,7 @@ fn streams_of_real_servers_cut_at_every_byte_lose_their_usage_event_and_nothing_
 }
 
 #[test]
-fn who_asked_for_usage_gets_it() {
+fn requested_usage_is_delivered() {
     let body = format!("{CONTENT_EVENT}{USAGE_EVENT}data: [DONE]\n\n");
     let played = body.clone();
     let replica = ScriptedReplica::start(&["m"], move |_, to| write_stream(to, &played));
@@ -98,7 +98,7 @@ fn who_asked_for_usage_gets_it() {
 }
 
 #[test]
-fn a_replica_that_refuses_the_question_is_asked_without_and_never_again() {
+fn replica_that_rejects_stream_options_is_retried_without() {
     let replica = ScriptedReplica::start(&["m"], |heard, to| match requests_usage(heard) {
         true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
         false => write_stream(to, CONTENT_EVENT),
@@ -114,7 +114,7 @@ fn a_replica_that_refuses_the_question_is_asked_without_and_never_again() {
 }
 
 #[test]
-fn a_400_is_the_clients_once_the_replica_has_taken_the_question() {
+fn a_400_after_accepted_stream_options_is_relayed() {
     let replica = ScriptedReplica::start(&["m"], |heard, to| match heard.target().contains("bad") {
         true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
         false => write_stream(to, CONTENT_EVENT),
@@ -134,7 +134,7 @@ fn a_400_is_the_clients_once_the_replica_has_taken_the_question() {
 }
 
 #[test]
-fn a_replica_that_adds_usage_to_other_events_is_not_asked_again() {
+fn replica_with_mixed_usage_events_is_not_asked_again() {
     let leaking = CONTENT_EVENT.replace("]}\n", "],\"usage\":{\"prompt_tokens\":3}}\n");
     let played = leaking.clone();
     let replica = ScriptedReplica::start(&["m"], move |heard, to| {
@@ -147,7 +147,7 @@ fn a_replica_that_adds_usage_to_other_events_is_not_asked_again() {
 }
 
 #[test]
-fn what_came_before_a_cut_is_delivered() {
+fn events_before_a_cut_are_delivered() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         let begun = format!("{CONTENT_EVENT}data: {{\"choi");
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";

@@ -96,7 +96,7 @@ fn flap_ports(setup: &PairSetup, flapping: u64, dice: &mut SeededRng, picks: &mu
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
-fn replicas_that_fail_are_left_alone_like_in_nginx() {
+fn failing_replicas_are_ejected_as_in_nginx() {
     let mut dice = SeededRng::from_seed(SEED + 1);
     for policy in POLICIES {
         for max_fails in [0, 1, 2, 3] {
@@ -165,7 +165,7 @@ fn run_leave_and_return(policy: &'static str) -> bool {
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
-fn replicas_come_back_after_fail_timeout_like_in_nginx() {
+fn replicas_return_after_fail_timeout_as_in_nginx() {
     std::thread::scope(|scope| {
         for policy in POLICIES {
             scope.spawn(move || {
@@ -194,7 +194,7 @@ fn hash_picks_are_nginx_picks() {
 
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
-fn hashes_step_over_replicas_that_are_down_like_nginx() {
+fn hashes_skip_down_replicas_as_nginx() {
     let mut dice = SeededRng::from_seed(SEED + 3);
     for n in [2, 3, 10, 50] {
         for policy in ["hash $request_uri", "hash $request_uri consistent"] {

@@ -23,7 +23,7 @@ use crate::harness::{TEST_TIMEOUT, chat_body, send_request, start_replica, wait_
 
 /// "Header not finished in 10 s, body stalled 10 s: connection closed." At the defaults.
 #[test]
-fn heads_and_bodies_that_stall_are_given_up_after_ten_seconds() {
+fn stalled_head_or_body_is_closed_after_ten_seconds() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let watch = Stopwatch::start();
@@ -54,7 +54,7 @@ fn heads_and_bodies_that_stall_are_given_up_after_ten_seconds() {
 
 /// "Reader stalled 60 s: connection closed" (here after 1 s: `send`), and the replica is let go.
 #[test]
-fn a_reader_that_stalls_is_given_up() {
+fn stalled_reader_is_closed() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let replica = super::slow_readers::start_endless_replica(&WRITTEN);
     let router = start_router([&replica], "[timeouts]\nclient_send = \"1s\"");
@@ -71,7 +71,7 @@ fn a_reader_that_stalls_is_given_up() {
 
 /// "Reader stalled 60 s: connection closed." At the default.
 #[test]
-fn a_reader_that_stalls_is_given_up_after_sixty_seconds() {
+fn stalled_reader_is_closed_after_sixty_seconds() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let replica = super::slow_readers::start_endless_replica(&WRITTEN);
     let router = start_router([&replica], "");
@@ -122,7 +122,7 @@ fn measure_release_time(says: &'static str, stream: bool, reset: bool) -> Durati
 /// "A client that leaves (before the first token, mid-stream while the replica is silent, non-streaming) releases the
 /// replica's connection within 100 ms. A client's FIN counts as leaving." The machine may be busy: the best of four.
 #[test]
-fn a_client_that_leaves_releases_the_replica_within_100_ms() {
+fn disconnect_releases_the_replica_within_100_ms() {
     let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).leak();
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"half\":";
     for (says, stream) in [("", true), (STREAM_HEAD, true), (begun, true), ("", false), (half, false)] {
@@ -135,7 +135,7 @@ fn a_client_that_leaves_releases_the_replica_within_100_ms() {
 
 /// "`half_close = true` trades the 100 ms for serving half-closed clients."
 #[test]
-fn half_closed_clients_are_served_where_that_is_wished() {
+fn half_closed_client_is_served_if_configured() {
     let replica = ScriptedReplica::start(&["m"], |heard, to| {
         sleep_millis(300);
         respond_ok(heard, to)
@@ -149,7 +149,7 @@ fn half_closed_clients_are_served_where_that_is_wished() {
 
 /// "Pipelined answers keep order."
 #[test]
-fn pipelined_answers_keep_their_order() {
+fn pipelined_responses_keep_their_order() {
     let replica = ScriptedReplica::start(&["m"], |heard, to| {
         // The earlier, the slower.
         let at: u64 = heard.header("x-at").unwrap().parse().unwrap();
@@ -173,7 +173,7 @@ fn pipelined_answers_keep_their_order() {
 
 /// "`X-Forwarded-For`: the peer is appended."
 #[test]
-fn the_peer_is_appended_to_x_forwarded_for() {
+fn peer_is_appended_to_x_forwarded_for() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     assert_eq!(post_chat(&router).status, 200);
@@ -189,7 +189,7 @@ fn the_peer_is_appended_to_x_forwarded_for() {
 
 /// "Only `trusted_proxies` are believed, for logs and for ip_hash."
 #[test]
-fn only_trusted_proxies_are_believed() {
+fn forwarded_address_of_untrusted_peer_is_ignored() {
     let replicas = [start_good_replica(), start_good_replica(), start_good_replica(), start_good_replica()];
     let urls = replicas.each_ref().map(ScriptedReplica::url);
     for (at, (proxies, believed)) in [("", false), ("10.9.9.9", false), ("127.0.0.0/8", true)].into_iter().enumerate() {
@@ -218,7 +218,7 @@ fn only_trusted_proxies_are_believed() {
 
 /// "Hop-by-hop headers stay on their hop."
 #[test]
-fn headers_of_one_connection_stay_on_it() {
+fn hop_by_hop_headers_stay_on_their_hop() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 200 OK\r\nconnection: x-theirs, keep-alive\r\nkeep-alive: timeout=5\r\nx-theirs: 1\r\n\
                     proxy-authenticate: Basic\r\nupgrade: h2c\r\nx-kept: 1\r\ncontent-length: 2\r\n\r\n{}";
@@ -242,7 +242,7 @@ fn headers_of_one_connection_stay_on_it() {
 
 /// "HTTP/2 rapid reset stays bounded."
 #[test]
-fn rapid_resets_leave_nothing_behind() {
+fn rapid_resets_leave_no_state() {
     let replica = start_replica(&["m"]);
     let router = StageRouter::start(&format!("replicas = [{:?}]", replica.url())).wait_until_ready();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

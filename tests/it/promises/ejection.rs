@@ -49,7 +49,7 @@ fn max_fails_failures_eject_for_fail_timeout() {
 
 /// "Unless configured ... by `import`": then each time is as long as nginx's.
 #[test]
-fn what_is_imported_ejects_as_nginx_does() {
+fn imported_pool_ejects_as_nginx() {
     let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
     let folder = super::process::create_test_dir("imported");
     let conf = folder.join("nginx.conf");
@@ -71,7 +71,7 @@ fn what_is_imported_ejects_as_nginx_does() {
 
 /// "(... defaults 1 and 10 s)"
 #[test]
-fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {
+fn one_failure_ejects_for_ten_seconds_by_default() {
     let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
     let router = start_router([&bad, &alive], "");
     let times = record_request_times(&router, &bad, 2, TEST_TIMEOUT);
@@ -81,7 +81,7 @@ fn one_failure_ejects_for_ten_seconds_unless_said_otherwise() {
 
 /// "The next ejections grow x n ... and n falls back after a served probe."
 #[test]
-fn ejections_grow_until_a_probe_is_served() {
+fn ejection_time_grows_until_a_probe_is_served() {
     let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
     let router = start_two(&replica, "fail_timeout=1s", &alive, "eject_backoff = true");
     let first = record_request_times(&router, &replica, 3, TEST_TIMEOUT);
@@ -100,7 +100,7 @@ fn ejections_grow_until_a_probe_is_served() {
 
 /// "Passive ejection stops at max(1, 50 %) of a pool (panic mode beyond)."
 #[test]
-fn half_of_a_pool_stays_whatever_its_requests_met() {
+fn failed_requests_eject_at_most_half_of_a_pool() {
     for (size, most) in [(1, 1.0), (2, 1.0), (4, 2.0), (5, 2.0)] {
         // Alternately, so that no two failures look alike and blame the request.
         let replicas: Vec<_> = (0..size).map(|at| start_fixed_replica([500, 502][at % 2], "{}")).collect();
@@ -117,7 +117,7 @@ fn half_of_a_pool_stays_whatever_its_requests_met() {
 
 /// "Active checks and refused connections may take all."
 #[test]
-fn checks_and_refused_connections_may_take_all() {
+fn health_checks_and_refused_connections_may_eject_all() {
     let gone = [unused_addr(), unused_addr(), unused_addr()].map(|addr| format!("http://{addr}"));
     let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = {gone:?}"));
     assert_eq!((post_chat(&router).status, ejected_count(&router)), (503, 3.0));
@@ -141,7 +141,7 @@ fn checks_and_refused_connections_may_take_all() {
 
 /// "No progress while others progress (wedged engine) ejects too."
 #[test]
-fn an_engine_without_progress_is_ejected() {
+fn stalled_engine_is_ejected() {
     let wedged =
         ScriptedReplica::start(&["m"], |_, to| to.write_all(STREAM_HEAD.as_bytes()).is_ok() && read_until_closed(to));
     let alive = start_good_replica();
@@ -165,7 +165,7 @@ fn an_engine_without_progress_is_ejected() {
 
 /// "One request probes": of many that come at once when the time is over, one.
 #[test]
-fn one_request_probes() {
+fn one_request_probes_an_ejected_replica() {
     let probes = Arc::new(AtomicU32::new(0));
     let count = probes.clone();
     let bad = ScriptedReplica::start(&["m"], move |_, to| {
@@ -188,7 +188,7 @@ fn one_request_probes() {
 
 /// "`slow_start` ramps the weight as in nginx."
 #[test]
-fn slow_start_lets_a_replica_come_back_by_and_by() {
+fn slow_start_ramps_the_weight() {
     let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
     let router = start_two(&replica, "fail_timeout=1s slow_start=4s", &alive, "");
     wait_until("it is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
@@ -209,7 +209,7 @@ fn slow_start_lets_a_replica_come_back_by_and_by() {
 
 /// "4xx from clients, client hang-ups, 429/503 back-pressure and our own slowness never eject."
 #[test]
-fn what_is_not_the_replicas_fault_never_ejects() {
+fn client_faults_never_eject() {
     for status in [400, 401, 404, 408, 409, 413, 422, 429, 503] {
         let replicas = [start_fixed_replica(status, "{}"), start_fixed_replica(status, "{}")];
         let router = start_router(&replicas, "");
@@ -238,7 +238,7 @@ fn what_is_not_the_replicas_fault_never_ejects() {
 /// "Our own slowness never ejects": a client that does not take what comes keeps us from reading, for longer than the time
 /// between events, and the replica is not blamed for it.
 #[test]
-fn a_slow_clients_stream_is_not_held_against_its_replica() {
+fn slow_reader_never_ejects_its_replica() {
     let piece = encode_chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(60_000)));
     let replica = ScriptedReplica::start(&["m"], move |heard, to| {
         if !heard.body.windows(13).any(|bytes| bytes == b"include_usage") {

@@ -69,7 +69,7 @@ fn read_answer_frame(router: &StageRouter, headers: &[(&str, &str)]) -> (u8, u8)
 
 /// "Smuggling, NUL/CR/LF in header values: refused": by HTTP/2, whose values may be anything, too.
 #[test]
-fn what_http2_could_carry_into_http1_is_refused() {
+fn http2_header_injection_is_refused() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let usual = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", CHAT_PATH)];
@@ -109,7 +109,7 @@ fn what_http2_could_carry_into_http1_is_refused() {
 /// "A client that leaves (before the first token, mid-stream while the replica is silent, non-streaming) releases the
 /// replica's connection within 100 ms": one that resets its HTTP/2 stream and stays connected, too.
 #[test]
-fn a_reset_stream_releases_the_replica_within_100_ms() {
+fn http2_reset_releases_the_replica_within_100_ms() {
     let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).leak();
     for (says, stream) in [("", true), (begun, true), ("", false)] {
         let (tell, told) = channel();

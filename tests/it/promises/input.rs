@@ -24,7 +24,7 @@ fn assert_refused_or_closed(router: &StageRouter, headers: &str, body: &str) {
 
 /// "Smuggling (conflicting CL, obfuscated TE), NUL/CR/LF in header values: refused; the tail never reaches a replica."
 #[test]
-fn what_two_servers_could_read_differently_is_refused() {
+fn ambiguous_framing_is_refused() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let chunked = format!("d\r\n{BODY}\r\n0\r\n\r\n");
@@ -56,7 +56,7 @@ fn what_two_servers_could_read_differently_is_refused() {
 
 /// "Smuggling (CL+TE) ... refused, or handled by TE alone and closed; the tail never reaches a replica."
 #[test]
-fn a_request_with_both_lengths_is_read_by_its_chunks_alone_and_closed() {
+fn request_with_both_lengths_is_read_by_chunks_and_closed() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let mut client = router.connect();
@@ -75,7 +75,7 @@ fn a_request_with_both_lengths_is_read_by_its_chunks_alone_and_closed() {
 
 /// "Every message is re-framed": one length said twice has one meaning, and is said once.
 #[test]
-fn a_length_that_is_said_twice_is_refused_or_said_once() {
+fn duplicate_content_length_is_refused_or_merged() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     for headers in ["content-length: 13\r\ncontent-length: 13", "content-length: 13, 13"] {
@@ -92,7 +92,7 @@ fn a_length_that_is_said_twice_is_refused_or_said_once() {
 
 /// "Bad chunking: refused."
 #[test]
-fn bad_chunks_reach_no_replica() {
+fn invalid_chunks_reach_no_replica() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     for size in ["zz", "-d", "0xd", "c", "e", "fffffffffffffffff", ""] {
@@ -104,7 +104,7 @@ fn bad_chunks_reach_no_replica() {
 
 /// "Every message is re-framed."
 #[test]
-fn requests_and_answers_are_framed_anew() {
+fn messages_are_reframed() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n\
                   2;name=value\r\nab\r\n3\r\ncde\r\n0\r\nx-trailer: 1\r\n\r\n";
     let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(answer.as_bytes()).is_ok());
@@ -121,7 +121,7 @@ fn requests_and_answers_are_framed_anew() {
 
 /// "Head > 64 KiB, > 100 headers, URI > 8 KiB: refused with 431/414 at once."
 #[test]
-fn heads_beyond_the_limits_are_refused_at_once() {
+fn head_over_the_limits_is_refused_at_once() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
@@ -147,7 +147,7 @@ fn heads_beyond_the_limits_are_refused_at_once() {
 
 /// "Body > limit (32 MiB): 413, counted on the stream; no replica ever gets the whole of it."
 #[test]
-fn bodies_beyond_the_limit_are_413_however_they_are_framed() {
+fn body_over_the_limit_is_413_in_any_framing() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let mut client = router.connect();
@@ -169,7 +169,7 @@ fn bodies_beyond_the_limit_are_413_however_they_are_framed() {
 
 /// "A 25 MB multimodal body passes intact."
 #[test]
-fn a_body_of_25_mb_passes_intact() {
+fn body_of_25_mb_passes_intact() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let picture = "iVBORw0KGgo+/AAB".repeat(25_000_000 / 16);
@@ -187,7 +187,7 @@ fn a_body_of_25_mb_passes_intact() {
 
 /// "Invalid JSON, depth bombs, wrong types: 4xx with an OpenAI error object, never 5xx."
 #[test]
-fn bodies_that_make_no_sense_are_4xx_in_openai_words() {
+fn invalid_body_is_4xx_with_an_openai_error() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let bombs = ["[", "{\"a\":"].map(|one| format!(r#"{{"model":"m","messages":{}"#, one.repeat(200_000)));
@@ -202,7 +202,7 @@ fn bodies_that_make_no_sense_are_4xx_in_openai_words() {
 
 /// "Wrong types: 4xx with an OpenAI error object": whether the router reads them or the engine.
 #[test]
-fn wrong_types_are_400_whoever_finds_them() {
+fn wrong_type_is_400_from_router_or_replica() {
     let said = r#"{"error":{"message":"bad","type":"BadRequestError","param":"messages","code":400}}"#;
     let replica = start_fixed_replica(400, said);
     let router = start_router([&replica], "");
@@ -223,7 +223,7 @@ fn wrong_types_are_400_whoever_finds_them() {
 
 /// "Unknown fields, big integers, unicode escapes and number spelling reach the replica unchanged."
 #[test]
-fn what_the_router_does_not_know_reaches_the_replica_unchanged() {
+fn unknown_members_reach_the_replica_unchanged() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let inside = "\"model\" :\t\"\\u006d\",\"x_new\":{\"a\":[1e2,1.0,-0,0.10,1E+2]},\"seed\":123456789012345678901234567890,\
@@ -240,7 +240,7 @@ fn what_the_router_does_not_know_reaches_the_replica_unchanged() {
 
 /// "`Expect: 100-continue` works."
 #[test]
-fn a_client_that_waits_to_be_told_to_continue_is_told() {
+fn expect_100_continue_is_answered() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", chat_body("m", 1, false));
@@ -254,7 +254,7 @@ fn a_client_that_waits_to_be_told_to_continue_is_told() {
 
 /// "`Expect: 100-continue` works": who would send too much is told so before it does.
 #[test]
-fn a_client_that_waits_with_too_much_is_refused_at_once() {
+fn expect_100_continue_with_a_large_body_is_refused_at_once() {
     let replica = start_good_replica();
     let router = start_router([&replica], "");
     let mut client = router.connect();
@@ -269,7 +269,7 @@ fn a_client_that_waits_with_too_much_is_refused_at_once() {
 /// "CONNECT, TRACE, Upgrade, absolute URIs, dot segments, encoded slashes: never an open proxy, never a path outside the
 /// allowed list."
 #[test]
-fn no_way_of_asking_leaves_the_list_of_paths() {
+fn no_spelling_reaches_an_unlisted_path() {
     let (replica, elsewhere) = (start_good_replica(), start_good_replica());
     let router = start_router([&replica], "");
     for (method, target) in [("CONNECT", elsewhere.addr.to_string()), ("TRACE", CHAT_PATH.to_owned())] {
@@ -307,7 +307,7 @@ fn no_way_of_asking_leaves_the_list_of_paths() {
 
 /// "Never 5xx": not even where an engine answers bad JSON with its own fault.
 #[test]
-fn an_answer_of_the_replica_about_a_bad_request_is_its_own() {
+fn replica_4xx_is_relayed_unchanged() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(&build_response(422, JSON_CONTENT_TYPE, r#"{"detail":"no"}"#)).is_ok()
     });

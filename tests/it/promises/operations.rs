@@ -46,7 +46,7 @@ fn sigterm_and_sigquit_let_streams_finish() {
 
 /// "Deadline 300 s (here: 300 ms), second signal ends at once."
 #[test]
-fn the_deadline_and_a_second_signal_end_streams() {
+fn drain_deadline_and_second_signal_end_streams() {
     for (drain, signals) in [("300ms", 1), ("300s", 2)] {
         let replica = start_replica(&["m"]);
         let text = format!("replicas = [{:?}]\n[timeouts]\ndrain = \"{drain}\"", replica.url());
@@ -66,7 +66,7 @@ fn the_deadline_and_a_second_signal_end_streams() {
 /// "SIGHUP: the new file is checked whole before one swap; a bad one changes nothing and says why (file, line, column,
 /// hint)."
 #[test]
-fn a_bad_file_changes_nothing_and_says_why() {
+fn bad_file_changes_nothing_and_is_explained() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let process = ServerProcess::start("bad-file", &format!("replicas = [{:?}]\n", replicas[0].url()), 1024);
     // The first line would do; the last one does not.
@@ -87,7 +87,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
 
 /// "No request or stream is lost by a reload."
 #[test]
-fn reloads_lose_nothing() {
+fn reloads_lose_no_request() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let [a, b] = replicas.each_ref().map(|replica| replica.url());
     let texts = [format!("replicas = [{a:?}]"), format!("policy = \"round_robin\"\nreplicas = [{a:?}, {b:?}]")];
@@ -120,7 +120,7 @@ fn reloads_lose_nothing() {
 
 /// "Bad config or port in use: exit code 1 and a message with the cause and the fix."
 #[test]
-fn what_cannot_be_served_ends_with_1_and_says_why() {
+fn unusable_configuration_exits_with_1_and_is_explained() {
     let folder = create_test_dir("cannot");
     let bad = folder.join("bad.toml");
     let url = format!("http://{}", unused_addr());
@@ -146,7 +146,7 @@ fn what_cannot_be_served_ends_with_1_and_says_why() {
 
 /// "`/livez`, `/readyz`."
 #[test]
-fn it_says_whether_it_lives_and_whether_it_is_ready() {
+fn livez_and_readyz_follow_the_state() {
     let alive = start_replica(&["m"]);
     let router = super::setup::StageRouter::start(&format!("replicas = [{:?}]", alive.url())).wait_until_ready();
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 200));
@@ -184,7 +184,7 @@ fn parse_series(page: &str) -> BTreeSet<String> {
 
 /// "`/metrics` is valid Prometheus text; invented model names and paths add no series."
 #[test]
-fn metrics_are_valid_and_what_clients_invent_adds_no_series() {
+fn invented_names_add_no_metric_series() {
     let replica = start_replica(&["m"]);
     let router =
         super::setup::StageRouter::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url()))
@@ -211,7 +211,7 @@ fn metrics_are_valid_and_what_clients_invent_adds_no_series() {
 
 /// "Invented model names add no series": nor where nobody says which models there are.
 #[test]
-fn invented_names_add_no_series_where_models_are_not_known() {
+fn invented_models_add_no_series_without_model_lists() {
     let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
     let replica = ScriptedReplica::start(&[], move |_, to| {
         to.write_all(&build_response(200, "text/event-stream", &format!("{event}data: [DONE]\n\n"))).is_ok()

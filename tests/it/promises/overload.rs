@@ -38,7 +38,7 @@ fn assert_shed(reply: &HttpResponse) {
 /// "Limits shed at once with 429/503, `Retry-After` (1-30 s, from the ledger when known) and a JSON error; accepted work
 /// finishes."
 #[test]
-fn what_is_too_much_is_shed_at_once_and_accepted_work_finishes() {
+fn excess_requests_are_shed_at_once_and_accepted_work_finishes() {
     for limit in ["max_in_flight = 2", "[limits]\nin_flight_requests = 2"] {
         let (replica, go) = start_holding_replica();
         let router = start_router([&replica], limit);
@@ -61,7 +61,7 @@ fn what_is_too_much_is_shed_at_once_and_accepted_work_finishes() {
 
 /// "`Retry-After` (1-30 s, from the ledger when known)": longer where more tokens are to be generated.
 #[test]
-fn when_to_come_again_is_known_from_the_tokens_in_flight() {
+fn retry_after_comes_from_tokens_in_flight() {
     let replica = start_replica(&["m"]);
     let router = StageRouter::start(&format!("max_in_flight = 1\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 30, false)).status, 200);
@@ -77,7 +77,7 @@ fn when_to_come_again_is_known_from_the_tokens_in_flight() {
 
 /// "Limits shed": bodies in flight, connections.
 #[test]
-fn bodies_and_connections_beyond_their_limits_are_shed_too() {
+fn excess_bodies_and_connections_are_shed() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let router = start_router([&replica], "[limits]\nbody_bytes = 1000\nin_flight_bytes = 1500\nconnections = 20");
     let body = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(800));
@@ -135,7 +135,7 @@ fn image_body() -> String {
 
 /// "Memory in flight <= 1.5 bytes per body byte."
 #[test]
-fn bodies_in_flight_cost_at_most_half_as_much_again() {
+fn bodies_in_flight_cost_at_most_1_5_bytes_per_byte() {
     let prose = chat_body("m", 2, false).replace("hello", &"The quick brown fox jumps.\\n ".repeat(4_000_000 / 29));
     for (name, body) in [("picture", image_body()), ("prose", prose)] {
         let cost = measure_body_cost(name, &body, |body| build_request("POST", CHAT_PATH, "", body));
@@ -145,7 +145,7 @@ fn bodies_in_flight_cost_at_most_half_as_much_again() {
 
 /// "Memory in flight <= 1.5 bytes per body byte": of a body whose length is not known before its end too.
 #[test]
-fn bodies_in_chunks_cost_at_most_half_as_much_again() {
+fn chunked_bodies_cost_at_most_1_5_bytes_per_byte() {
     let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
     let chunked = |body: &str| {
         let pieces = body.as_bytes().chunks(64 << 10).map(|piece| encode_chunk(std::str::from_utf8(piece).unwrap()));
@@ -157,7 +157,7 @@ fn bodies_in_chunks_cost_at_most_half_as_much_again() {
 
 /// "Tokenizer bombs stop nobody else."
 #[test]
-fn tokenizer_bombs_stop_nobody_else() {
+fn tokenizer_bomb_delays_no_other_request() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let text = format!("tokens = \"o200k\"\nreplicas = [{:?}]", replica.url());
     let mut process = ServerProcess::start("bombs", &text, 1024);
@@ -183,7 +183,7 @@ fn tokenizer_bombs_stop_nobody_else() {
 
 /// "Out of file descriptors: no crash, no spin, serves again."
 #[test]
-fn without_descriptors_it_neither_crashes_nor_spins_and_serves_again() {
+fn exhausted_descriptors_neither_crash_nor_spin() {
     let replica =
         ScriptedReplica::start(&["m"], |_, to| to.write_all(&build_response(200, JSON_CONTENT_TYPE, "{}")).is_err());
     let mut process = ServerProcess::start("files", &format!("replicas = [{:?}]", replica.url()), 64);
@@ -206,7 +206,7 @@ fn without_descriptors_it_neither_crashes_nor_spins_and_serves_again() {
 
 /// "300 aborted requests leave nothing behind."
 #[test]
-fn three_hundred_aborted_requests_leave_nothing_behind() {
+fn three_hundred_aborted_requests_leave_no_state() {
     let replica = start_replica(&["m"]);
     let process =
         ServerProcess::start("aborted", &format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url()), 1024);

@@ -56,7 +56,7 @@ fn read_broken_stream(path: &str, event: &str, death: StreamBreak) -> (String, b
 /// "Death mid-stream (FIN, RST, malformed chunk, stall): what came is delivered, then `data: {"error": {...}}`, no
 /// `[DONE]`, then the body is aborted."
 #[test]
-fn a_stream_that_dies_is_told_and_aborted() {
+fn dying_stream_ends_with_an_error_event_and_abort() {
     for death in [StreamBreak::Fin, StreamBreak::Rst, StreamBreak::BadChunk, StreamBreak::Stall] {
         let (text, whole, router) = read_broken_stream(CHAT_PATH, CONTENT_EVENT, death);
         let told = text.strip_prefix(CONTENT_EVENT).unwrap_or_else(|| panic!("{death:?}: {text}"));
@@ -69,7 +69,7 @@ fn a_stream_that_dies_is_told_and_aborted() {
 
 /// "(in the endpoint's dialect)"
 #[test]
-fn a_stream_that_dies_is_told_in_the_endpoints_dialect() {
+fn dying_stream_ends_in_the_endpoints_dialect() {
     for (path, event, wanted) in [
         ("/v1/completions", "data: {\"choices\":[{\"index\":0,\"text\":\"x\"}]}\n\n", "data: {\"error\":"),
         ("/v1/responses", "event: response.created\ndata: {\"type\":\"response.created\"}\n\n", "event: error\ndata: "),
@@ -83,7 +83,7 @@ fn a_stream_that_dies_is_told_in_the_endpoints_dialect() {
 
 /// "A stream without `[DONE]` ends promptly; none is invented."
 #[test]
-fn a_stream_without_done_ends_promptly_and_none_is_invented() {
+fn stream_without_done_ends_promptly_without_one() {
     let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     let bytes = format!("{STREAM_HEAD}{}0\r\n\r\n", encode_chunk(&format!("{CONTENT_EVENT}{end}")));
     let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(bytes.as_bytes()).is_ok());
@@ -97,7 +97,7 @@ fn a_stream_without_done_ends_promptly_and_none_is_invented() {
 
 /// "First byte (300 s, grows with the prompt)": here 200 ms and a second for each 1,000 tokens.
 #[test]
-fn the_time_to_the_first_byte_grows_with_the_prompt() {
+fn first_byte_timeout_grows_with_the_prompt() {
     let slow = ScriptedReplica::start(&["m"], |heard, to| {
         sleep_millis(1_200);
         respond_ok(heard, to)
@@ -134,7 +134,7 @@ fn slow_but_alive_is_never_cut() {
 
 /// "Idle between events (120 s), total (none)": both can be set, and then they cut.
 #[test]
-fn the_times_between_events_and_in_all_cut_when_they_are_over() {
+fn idle_and_total_timeouts_cut_a_stream() {
     for (timer, millis) in [("idle = \"300ms\"", 5_000), ("total = \"500ms\"", 100)] {
         let replica = start_steady_replica(CONTENT_EVENT, 30, millis);
         let router = start_router([&replica], &format!("[timeouts]\n{timer}"));
@@ -147,7 +147,7 @@ fn the_times_between_events_and_in_all_cut_when_they_are_over() {
 
 /// "`200` followed by an error event is relayed and counted as a failure."
 #[test]
-fn an_error_event_behind_a_200_is_relayed_and_counted_as_a_failure() {
+fn error_event_after_200_is_relayed_and_counted_as_failure() {
     let error =
         "data: {\"error\": {\"message\": \"EngineCore\", \"type\": \"InternalServerError\", \"code\": 500}}\n\n";
     for before in ["", CONTENT_EVENT] {

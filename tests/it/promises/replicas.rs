@@ -25,7 +25,7 @@ fn request_counts<const N: usize>(replicas: &[ScriptedReplica; N]) -> [usize; N]
 
 /// "A refused connection is not a replay (no byte was sent): every eligible replica is tried once."
 #[test]
-fn refused_connections_are_no_replays_and_every_replica_is_tried() {
+fn refused_connection_is_no_retry_and_every_replica_is_tried() {
     let alive = start_good_replica();
     let gone: Vec<String> = (0..4).map(|_| format!("http://{} max_fails=0", unused_addr())).collect();
     let router = StageRouter::start(&format!(
@@ -43,7 +43,7 @@ fn refused_connections_are_no_replays_and_every_replica_is_tried() {
 
 /// "A timed-out connection is not a replay."
 #[test]
-fn timed_out_connections_are_no_replays() {
+fn timed_out_connection_is_no_retry() {
     let (full, alive) = (FullPort::start(), start_good_replica());
     let router = StageRouter::start(&format!(
         "policy = \"round_robin\"\npaths = \"any\"\nmodel = \"m\"\nretry_budget_percent = 0\nretry_budget_min = 0\n\
@@ -58,7 +58,7 @@ fn timed_out_connections_are_no_replays() {
 
 /// "A reused connection closed with 0 bytes is re-sent on a fresh one and is no attempt."
 #[test]
-fn a_stale_connection_is_no_attempt() {
+fn stale_connection_is_no_attempt() {
     let seen = Mutex::new(Vec::new());
     // Answers the first request of each connection and closes when there is a second one.
     let replica = ScriptedReplica::start(&["m"], move |heard, to| {
@@ -77,7 +77,7 @@ fn a_stale_connection_is_no_attempt() {
 
 /// "Closed before any byte, or 500/502/504, before the first byte: one replay on another replica."
 #[test]
-fn what_fails_before_its_first_byte_is_replayed_once_elsewhere() {
+fn failure_before_the_first_byte_is_retried_once() {
     for status in [0, 500, 502, 504] {
         let bad = move |_: &_, to: &mut std::net::TcpStream| {
             status > 0 && to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
@@ -100,7 +100,7 @@ fn what_fails_before_its_first_byte_is_replayed_once_elsewhere() {
 
 /// "Within a per-pool budget (20 % of requests over 10 s, + 3)." At the defaults.
 #[test]
-fn replays_are_a_fifth_of_the_requests_and_three() {
+fn retries_are_at_most_a_fifth_of_the_requests_and_three() {
     let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
     let replicas = [format!("{} max_fails=0", bad.url()), alive.url()];
     let router = StageRouter::start(&format!("policy = \"round_robin\"\nreplicas = {replicas:?}")).wait_until_ready();
@@ -114,7 +114,7 @@ fn replays_are_a_fifth_of_the_requests_and_three() {
 
 /// "If the second gives the same status, the request is to blame and neither counts."
 #[test]
-fn a_request_that_fails_alike_twice_is_to_blame_itself() {
+fn same_failure_at_two_replicas_blames_the_request() {
     let replicas = [start_fixed_replica(500, "{}"), start_fixed_replica(500, "{}"), start_good_replica()];
     let router = start_router(&replicas, "");
     assert_eq!((post_chat(&router).status, request_counts(&replicas)), (500, [1, 1, 0]));
@@ -123,7 +123,7 @@ fn a_request_that_fails_alike_twice_is_to_blame_itself() {
 
 /// "429/503 (*busy*): the next replica at once; the busy one is passed over until its `Retry-After`."
 #[test]
-fn a_busy_replica_is_passed_over_until_it_said() {
+fn busy_replica_is_skipped_until_its_retry_after() {
     for status in [429, 503] {
         let busy = ScriptedReplica::start(&["m"], move |_, to| {
             let head = format!("HTTP/1.1 {status} X\r\nretry-after: 2\r\ncontent-length: 4\r\n\r\nbusy");
@@ -145,7 +145,7 @@ fn a_busy_replica_is_passed_over_until_it_said() {
 
 /// "Until its `Retry-After`": a date is one too.
 #[test]
-fn a_busy_replica_may_name_a_date() {
+fn retry_after_may_be_a_date() {
     let busy = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 503 X\r\nretry-after: Fri, 01 Jan 2100 00:00:00 GMT\r\ncontent-length: 4\r\n\r\nbusy";
         to.write_all(head.as_bytes()).is_ok()
@@ -161,7 +161,7 @@ fn a_busy_replica_may_name_a_date() {
 
 /// "Else 1 s doubling to 5 s."
 #[test]
-fn a_busy_replica_that_says_no_time_is_left_alone_for_longer_each_time() {
+fn busy_replica_without_retry_after_backs_off_longer_each_time() {
     let replicas = [start_fixed_replica(503, "{}"), start_good_replica()];
     let router = start_router(&replicas, "");
     let watch = Stopwatch::start();
@@ -182,7 +182,7 @@ fn a_busy_replica_that_says_no_time_is_left_alone_for_longer_each_time() {
 
 /// "Unless all are busy": then one of them is asked all the same.
 #[test]
-fn when_all_are_busy_one_of_them_answers_itself() {
+fn if_all_are_busy_a_replicas_own_answer_is_relayed() {
     let replicas = [start_fixed_replica(429, "\"full\""), start_fixed_replica(429, "\"full\"")];
     let router = start_router(&replicas, "");
     for _ in 0..5 {
@@ -194,7 +194,7 @@ fn when_all_are_busy_one_of_them_answers_itself() {
 
 /// "When no retry is allowed, the replica's own answer is relayed unchanged."
 #[test]
-fn an_answer_that_nothing_betters_is_relayed_unchanged() {
+fn last_failing_answer_is_relayed_unchanged() {
     for status in [500, 502, 503, 504, 429] {
         let replica = ScriptedReplica::start(&["m"], move |_, to| {
             let head = format!("HTTP/1.1 {status} Odd\r\ncontent-type: text/html\r\nx-own: a\r\nretry-after: 17\r\n");
@@ -209,7 +209,7 @@ fn an_answer_that_nothing_betters_is_relayed_unchanged() {
 
 /// "Nothing is replayed after the first byte."
 #[test]
-fn nothing_is_replayed_after_the_first_byte() {
+fn no_retry_after_the_first_byte() {
     let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT));
     let bad = ScriptedReplica::start(&["m"], move |_, to| to.write_all(begun.as_bytes()).is_err());
     let replicas = [bad, start_good_replica()];
@@ -221,7 +221,7 @@ fn nothing_is_replayed_after_the_first_byte() {
 
 /// "Before the first byte: one replay": half a JSON answer has not reached the client.
 #[test]
-fn half_a_json_answer_is_replayed_elsewhere() {
+fn truncated_json_answer_is_retried() {
     let half = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"half\":";
     let replicas =
         [ScriptedReplica::start(&["m"], move |_, to| to.write_all(half.as_bytes()).is_err()), start_good_replica()];
@@ -231,7 +231,7 @@ fn half_a_json_answer_is_replayed_elsewhere() {
 
 /// "All replicas down: JSON 503 at once, recovers by itself."
 #[test]
-fn all_replicas_down_is_a_503_at_once_and_passes_by_itself() {
+fn all_replicas_down_is_503_at_once_and_recovers() {
     let addr = unused_addr();
     let gone = format!("\"http://{addr} fail_timeout=1s\", \"http://{} fail_timeout=1s\"", unused_addr());
     let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [{gone}]"));
@@ -249,7 +249,7 @@ fn all_replicas_down_is_a_503_at_once_and_passes_by_itself() {
 
 /// "Usage is delivered when asked, never leaked when not."
 #[test]
-fn usage_is_for_those_who_ask() {
+fn usage_is_delivered_only_if_requested() {
     let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
     let done = "data: [DONE]\n\n";
     let replica = ScriptedReplica::start(&["m"], move |heard, to| {
@@ -268,7 +268,7 @@ fn usage_is_for_those_who_ask() {
 
 /// "Connect (3.5 s ...)": at the default, a port that says nothing is given up in that time, without a fault of ours.
 #[test]
-fn a_port_that_says_nothing_is_given_up_after_three_and_a_half_seconds() {
+fn silent_port_times_out_after_3500_ms() {
     let full = FullPort::start();
     let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
     let watch = Stopwatch::start();
@@ -280,7 +280,7 @@ fn a_port_that_says_nothing_is_given_up_after_three_and_a_half_seconds() {
 
 /// "(... survives one lost SYN)": the first one is dropped, the second is sent a second later.
 #[test]
-fn a_lost_syn_costs_a_second_and_no_request() {
+fn lost_syn_costs_a_second_and_no_request() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let full = FullPort::start();
     let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));

@@ -30,7 +30,7 @@ fn bearer_header(key: &str) -> String {
 
 /// "API keys (hashes), all keys tried." That they are compared in constant time cannot be seen over a socket.
 #[test]
-fn every_key_opens_and_nothing_like_one_does() {
+fn valid_keys_open_and_similar_ones_do_not() {
     let replica = start_good_replica();
     let router = start_router([&replica], &hashed_keys_config());
     let status =
@@ -46,7 +46,7 @@ fn every_key_opens_and_nothing_like_one_does() {
 
 /// "No path around them, refusals are OpenAI error objects."
 #[test]
-fn there_is_no_path_around_the_keys() {
+fn no_path_bypasses_the_keys() {
     let replica = start_good_replica();
     let router = start_router([&replica], &hashed_keys_config());
     for (method, path) in [
@@ -78,7 +78,7 @@ fn there_is_no_path_around_the_keys() {
 
 /// "Admin and metrics on their own listener, loopback by default."
 #[test]
-fn the_admin_listener_is_on_loopback_by_default() {
+fn admin_listener_is_on_loopback_by_default() {
     let taken = std::net::TcpListener::bind("127.0.0.1:9464");
     // Whether somebody else has the port or we do: the message about it says which one it is.
     let output = tokenweir_command(&["serve", &format!("http://{}", unused_addr())])
@@ -92,7 +92,7 @@ fn the_admin_listener_is_on_loopback_by_default() {
 
 /// "The data port can never add or redirect a replica."
 #[test]
-fn the_data_port_administers_nothing() {
+fn data_port_has_no_admin_endpoints() {
     let (replica, other) = (start_good_replica(), start_good_replica());
     let router = start_router([&replica], "");
     let added = format!("{{\"replica\":{:?}}}", other.url());
@@ -124,7 +124,7 @@ fn start_guarded_router(name: &str, more: &str) -> (ServerProcess, Vec<ScriptedR
 
 /// "No key or prompt text in logs, metrics labels, headers or error bodies."
 #[test]
-fn no_key_and_no_prompt_is_told_anywhere() {
+fn keys_and_prompts_appear_nowhere() {
     for format in ["text", "json"] {
         let (process, _replicas, _) =
             start_guarded_router(&format!("told-{format}"), &format!("[log]\nformat = \"{format}\""));
@@ -148,7 +148,7 @@ fn no_key_and_no_prompt_is_told_anywhere() {
 
 /// "No replica address in error bodies."
 #[test]
-fn error_bodies_name_no_replica() {
+fn error_bodies_contain_no_replica_address() {
     let closing = ScriptedReplica::start(&["m"], |_, _| false);
     let begun =
         format!("{}{}", crate::harness::captures::STREAM_HEAD, super::setup::encode_chunk(super::setup::CONTENT_EVENT));
@@ -177,7 +177,7 @@ fn error_bodies_name_no_replica() {
 /// "A replica's configured name (default `host:port`) appears in the access log, in metrics labels and in `X-Upstream`
 /// (can be switched off)."
 #[test]
-fn a_replicas_name_is_told_where_it_is_promised_and_its_address_is_not() {
+fn replica_name_is_shown_only_in_promised_places() {
     let replica = start_good_replica();
     let addr = replica.addr.to_string();
     for (at, (words, more, name, told)) in
@@ -237,7 +237,7 @@ fn control_characters_beyond_ascii_never_reach_a_log_raw() {
 
 /// "Control characters never reach a log raw": a replica is not believed either.
 #[test]
-fn what_a_replica_calls_its_models_reaches_no_log_raw() {
+fn model_names_of_replicas_reach_no_log_raw() {
     let replica = ScriptedReplica::start(&["m", "evil\\n2026 \\u001b[31m\\r"], crate::harness::scripted::respond_ok);
     let process = ServerProcess::start("names-raw", &format!("replicas = [{:?}]", replica.url()), 1024);
     wait_until("it is told", || process.read_log("error.log").contains("evil"));

@@ -78,7 +78,7 @@ fn measure_reader_cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&Se
 
 /// "A reader that stops costs at most 256 KiB of buffer: reading from the replica stops (back-pressure)."
 #[test]
-fn a_reader_that_stops_stops_the_replica_and_costs_little_memory() {
+fn stopped_reader_stops_the_replica_and_costs_little_memory() {
     let each = measure_reader_cost("readers", "", 1, |process| {
         let mut client = TestClient::from_stream(connect_with_small_buffer(process.data_addr));
         client.send(stream_request());
@@ -89,7 +89,7 @@ fn a_reader_that_stops_stops_the_replica_and_costs_little_memory() {
 
 /// "A reader that stops costs at most 256 KiB of buffer": by TLS, which has a buffer of its own, too.
 #[test]
-fn a_reader_that_stops_costs_little_memory_by_tls() {
+fn stopped_tls_reader_costs_little_memory() {
     let authority = CertificateAuthority::new("readers");
     let pair = authority.issue_certificate("router", &["localhost"]);
     let tls =
@@ -126,7 +126,7 @@ fn open_h2_streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u3
 
 /// "A reader that stops costs at most 256 KiB of buffer": in HTTP/2, where a stream's window stops it,
 #[test]
-fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
+fn unread_http2_stream_costs_little_memory() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let each =
         measure_reader_cost("readers-h2", "", 16, |process| open_h2_streams(&runtime, process.h2_addr, 16, 65_535));
@@ -135,7 +135,7 @@ fn a_stream_that_is_not_read_in_http2_costs_little_memory() {
 
 /// or where nobody reads the whole connection.
 #[test]
-fn a_connection_that_is_not_read_in_http2_costs_little_memory() {
+fn unread_http2_connection_costs_little_memory() {
     // It is driven only while the streams begin.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let each = measure_reader_cost("readers-h2-all", "", 16, |process| {

@@ -63,7 +63,7 @@ fn run_under_load(router: &TestRouter, change: impl FnOnce()) -> u32 {
 }
 
 #[test]
-fn addresses_that_come_and_go_lose_no_request() {
+fn changing_addresses_lose_no_request() {
     let dns = TestDnsServer::start(0);
     let (port, mut replicas) = start_at_one_port(["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
     let name = |last: u8| format!("127.0.0.{last}:{port}");
@@ -92,7 +92,7 @@ fn addresses_that_come_and_go_lose_no_request() {
 }
 
 #[test]
-fn ipv6_addresses_are_members_too() {
+fn ipv6_address_becomes_a_member() {
     let dns = TestDnsServer::start(1);
     let (port, _replicas) = start_at_one_port(["127.0.0.1", "::1"]);
     dns.set_addresses("gpu.test", &["::1"]);
@@ -108,7 +108,7 @@ fn ipv6_addresses_are_members_too() {
 }
 
 #[test]
-fn services_are_found_by_srv_records() {
+fn service_is_resolved_by_srv_records() {
     let dns = TestDnsServer::start(0);
     let replicas = [(); 3].map(|()| crate::harness::start_replica(&["m"]));
     let ports = replicas.each_ref().map(|replica| replica.addr().port());
@@ -142,7 +142,7 @@ fn services_are_found_by_srv_records() {
 }
 
 #[test]
-fn a_time_to_live_is_obeyed_and_at_least_a_second() {
+fn ttl_is_respected_and_at_least_a_second() {
     let dns = TestDnsServer::start(0);
     dns.set_addresses("gpu.test", &["127.0.0.1"]);
     let _router = TestRouter::start(&format!("{}replicas = [\"http://gpu.test:1 resolve\"]", dns.resolver_config()));

@@ -19,7 +19,7 @@ fn object_keys(object: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
+fn request_is_explained_in_its_policys_terms() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let urls = [format!("{} name=one weight=2", replicas[0].url()), format!("{} name=two down", replicas[1].url())];
     let router = TestRouter::start(&format!("explain_header = true\nreplicas = {urls:?}"));
@@ -53,7 +53,7 @@ fn a_request_is_explained_in_the_policys_words_from_the_choice_to_the_end() {
 }
 
 #[test]
-fn every_try_is_told_and_what_a_second_one_could_not_have() {
+fn explanation_lists_attempts_and_skipped_replicas() {
     let replica = start_replica(&["m"]);
     let urls = [format!("http://{} name=gone", unused_addr()), format!("{} name=there backup", replica.url())];
     let router = TestRouter::start(&format!("paths = \"any\"\npolicy = \"least_conn\"\nreplicas = {urls:?}"));
@@ -73,7 +73,7 @@ fn every_try_is_told_and_what_a_second_one_could_not_have() {
 }
 
 #[test]
-fn a_request_that_found_no_replica_and_one_that_still_runs_are_explained_too() {
+fn unserved_and_running_requests_are_explained() {
     let router = TestRouter::start(&format!("replicas = [\"http://{} name=a down\"]", unused_addr()));
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: none\r\n", chat_body("m", 3, false));
     assert_ne!(reply.status, 200);
@@ -93,7 +93,7 @@ fn a_request_that_found_no_replica_and_one_that_still_runs_are_explained_too() {
 }
 
 #[test]
-fn what_is_not_kept_is_not_explained_and_says_so() {
+fn forgotten_decision_is_reported_as_unknown() {
     let replica = start_replica(&["m"]);
     let url = replica.url();
     let router = TestRouter::start(&format!("explain = 1\nreplicas = [{url:?}]")).wait_until_ready();
@@ -115,7 +115,7 @@ fn what_is_not_kept_is_not_explained_and_says_so() {
 }
 
 #[test]
-fn where_the_admin_listener_has_a_token_the_program_shows_it() {
+fn explain_command_sends_the_admin_token() {
     let replica = start_replica(&["m"]);
     // Of `abc`, from FIPS 180-2.
     let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -136,7 +136,7 @@ fn where_the_admin_listener_has_a_token_the_program_shows_it() {
 }
 
 #[test]
-fn the_program_asks_a_running_router() {
+fn explain_command_queries_a_running_router() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let router = TestRouter::start_with_replicas([&*replicas[0].url(), &*replicas[1].url()]);
     assert_eq!(router.send_request("POST", CHAT_PATH, "x-request-id: a/b=1\r\n", chat_body("m", 4, true)).status, 200);

@@ -33,7 +33,7 @@ fn fresh_messages(at: usize) -> String {
 }
 
 #[test]
-fn a_session_stays_where_it_is_by_the_first_thing_it_has() {
+fn session_key_is_the_first_available_identifier() {
     let replicas = start_four_replicas();
     let router = start_router("hash $session consistent", &replicas);
     let go = |headers: &str, more: &str| {
@@ -52,7 +52,7 @@ fn a_session_stays_where_it_is_by_the_first_thing_it_has() {
 }
 
 #[test]
-fn a_conversation_without_any_name_stays_where_its_first_message_went() {
+fn conversation_without_id_follows_its_first_message() {
     let replicas = start_four_replicas();
     let router = start_router("hash $session consistent", &replicas);
     for at in 0..6 {
@@ -64,7 +64,7 @@ fn a_conversation_without_any_name_stays_where_its_first_message_went() {
 }
 
 #[test]
-fn each_variable_is_what_its_name_says() {
+fn hash_key_variable_has_its_documented_value() {
     let replicas = start_four_replicas();
     for (policy, steady, moving) in [
         ("hash $user", r#","user":"u""#, ""),
@@ -86,7 +86,7 @@ fn each_variable_is_what_its_name_says() {
 }
 
 #[test]
-fn a_pool_that_takes_over_uses_its_own_key() {
+fn fallback_pool_uses_its_own_key() {
     let (replicas, gone) = (start_four_replicas(), crate::harness::unused_addr());
     let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
     let router = TestRouter::start(&format!(
@@ -105,7 +105,7 @@ fn a_pool_that_takes_over_uses_its_own_key() {
 }
 
 #[test]
-fn the_replica_that_answers_sooner_gets_the_requests() {
+fn least_time_prefers_the_faster_replica() {
     let slow = ScriptedReplica::start(&["m"], |_, to| {
         std::thread::sleep(Duration::from_millis(120));
         std::io::Write::write_all(to, &build_response(200, "application/json", "{}")).is_ok()
@@ -122,7 +122,7 @@ fn the_replica_that_answers_sooner_gets_the_requests() {
 }
 
 #[test]
-fn one_key_for_nearly_all_requests_is_reported_once() {
+fn hot_key_is_reported_once() {
     let replicas = start_four_replicas();
     let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
     let text = format!("listen = \"127.0.0.1:0\"\npolicy = \"hash $user consistent\"\nreplicas = {urls:?}");

@@ -16,7 +16,7 @@ impl LeaseObserver for SilentObserver {
 }
 
 #[test]
-fn keys_fall_on_the_same_replica_as_in_another_port_of_nginx() {
+fn ring_picks_equal_pingora_ketama() {
     let mut dice = SeededRng::from_seed(20_261_122);
     for n in [2, 3, 10, 50] {
         let nodes: Vec<(u32, u16)> = (0..n).map(|at| (1 + dice.next_below(9) as u32, 8_000 + at)).collect();

@@ -22,7 +22,7 @@ fn response_id(text: &str) -> String {
 }
 
 #[test]
-fn follow_ups_of_a_response_go_to_the_replica_that_made_it() {
+fn response_follow_up_goes_to_its_replica() {
     let (router, _replicas) = start_three();
     for stream in [false, true] {
         let body = RESPONSE_REQUEST.replace("\"hi\"", &format!("\"hi\",\"stream\":{stream}"));
@@ -49,7 +49,7 @@ fn follow_ups_of_a_response_go_to_the_replica_that_made_it() {
 }
 
 #[test]
-fn a_response_made_elsewhere_is_looked_for_at_each_replica_and_then_remembered() {
+fn unknown_response_is_searched_at_each_replica_and_remembered() {
     let (router, replicas) = start_three();
     for replica in &replicas {
         let id = response_id(&send_request(replica.addr(), "POST", "/v1/responses", "", RESPONSE_REQUEST).text());
@@ -72,7 +72,7 @@ fn a_response_made_elsewhere_is_looked_for_at_each_replica_and_then_remembered()
 }
 
 #[test]
-fn a_response_whose_replica_is_gone_is_unavailable_not_unknown() {
+fn response_of_a_gone_replica_is_unavailable_not_unknown() {
     let (router, mut replicas) = start_three();
     let made = router.post("/v1/responses", RESPONSE_REQUEST);
     let owner = replicas.iter_mut().find(|r| r.addr().to_string() == made.header("x-upstream").unwrap()).unwrap();
@@ -92,7 +92,7 @@ fn a_response_whose_replica_is_gone_is_unavailable_not_unknown() {
 }
 
 #[test]
-fn models_are_merged_over_pools_and_aliases_are_listed() {
+fn model_list_merges_pools_and_lists_aliases() {
     let (one, two) = (start_replica(&["base", "lora"]), start_replica(&["other"]));
     let pools = format!(
         "[[pool]]\nname = \"a\"\nreplicas = [{:?}]\n[[pool]]\nmodel = [\"gpt-x\", \"z/y\"]\nreplicas = [{:?}]",
@@ -118,7 +118,7 @@ fn models_are_merged_over_pools_and_aliases_are_listed() {
 }
 
 #[test]
-fn an_alias_is_replaced_by_the_replicas_name_and_nothing_else_is_touched() {
+fn alias_is_replaced_and_other_bytes_are_unchanged() {
     let replica = ScriptedReplica::start(&["real \"name\""].map(|n| &*n.replace('"', "\\\"").leak()), respond_ok);
     let router = TestRouter::start(&format!("model = \"alias\"\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let odd = "\n{ \"x\" :1e400, \"model\"\t: MODEL ,\"messages\":[ {\"role\":\"user\",\"content\":\"\\u00e9\\ud83d\\ude00 \u{1f600} model\"}],\
@@ -142,7 +142,7 @@ fn an_alias_is_replaced_by_the_replicas_name_and_nothing_else_is_touched() {
 }
 
 #[test]
-fn hosts_and_path_prefixes_choose_the_pool() {
+fn host_and_path_prefix_select_the_pool() {
     let replicas = ["plain", "team", "deep", "named"].map(|_| ScriptedReplica::start(&["m"], respond_ok));
     let [plain, team, deep, named] = &replicas;
     let config = format!(
@@ -187,7 +187,7 @@ fn hosts_and_path_prefixes_choose_the_pool() {
 }
 
 #[test]
-fn a_fallback_takes_over_with_its_own_model() {
+fn fallback_pool_serves_with_its_own_model() {
     let (mut big, small) = (start_replica(&["big"]), ScriptedReplica::start(&["small"], respond_ok));
     let config = format!(
         "[[pool]]\nmodel = \"big\"\nfallback = \"small\"\nreplicas = [{:?}]\n[[pool]]\nmodel = \"small\"\nreplicas = [{:?}]",
@@ -210,7 +210,7 @@ fn a_fallback_takes_over_with_its_own_model() {
 }
 
 #[test]
-fn headers_are_passed_kept_back_and_added_as_a_proxy_should() {
+fn proxy_headers_are_passed_removed_and_added() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         let head = "HTTP/1.1 201 Fine\r\nX-Own: 1\r\nset-cookie: a=1\r\nset-cookie: b=2\r\nconnection: keep-alive, x-hop\r\n\
                     x-hop: 1\r\nkeep-alive: timeout=5\r\nproxy-authenticate: Basic\r\ncontent-length: 2\r\n\r\nok";
@@ -257,7 +257,7 @@ fn headers_are_passed_kept_back_and_added_as_a_proxy_should() {
 }
 
 #[test]
-fn a_pools_key_replaces_the_clients_and_prefixes_of_replicas_are_kept() {
+fn pool_api_key_replaces_the_clients_and_replica_url_prefix_is_kept() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let text = format!(
         "api_key = \"sk-pool\"\npaths = [\"/v1/images/generations\"]\nx_upstream = false\nreplicas = [\"{}/engine/a\"]",

@@ -39,7 +39,7 @@ fn set_drained(router: &TestRouter, name: &str, how: &str) {
 }
 
 #[test]
-fn a_cookie_keeps_a_client_on_its_replica_until_that_cannot_be_chosen() {
+fn sticky_cookie_binds_until_the_replica_is_ineligible() {
     let replicas = start_three_replicas();
     let router =
         start_router(&replicas, "sticky = { cookie = \"route\", expires = \"1h\", path = \"/\", httponly = true }");
@@ -72,7 +72,7 @@ fn a_cookie_keeps_a_client_on_its_replica_until_that_cannot_be_chosen() {
 }
 
 #[test]
-fn a_session_that_a_replica_makes_is_learned_and_moves_when_it_must() {
+fn learned_session_moves_when_its_replica_is_ineligible() {
     // Each replica makes sessions of its own, for whoever has none.
     let replicas: Vec<ScriptedReplica> = (0..3)
         .map(|at| {
@@ -104,7 +104,7 @@ fn a_session_that_a_replica_makes_is_learned_and_moves_when_it_must() {
 }
 
 #[test]
-fn a_header_keeps_the_session_it_names_where_it_began() {
+fn sticky_header_binds_its_session() {
     let replicas = start_three_replicas();
     let router = start_router(&replicas, "sticky = { header = \"X-Session-Id\", timeout = \"1h\" }");
     let session = |at: usize| format!("x-session-id: s{at}\r\n");
@@ -118,7 +118,7 @@ fn a_header_keeps_the_session_it_names_where_it_began() {
 }
 
 #[test]
-fn a_session_whose_replica_dies_or_is_full_fails_no_request_and_moves() {
+fn session_of_a_dead_or_full_replica_moves_without_failures() {
     let mut replicas = [(); 3].map(|()| start_replica(&["m"]));
     let urls = replicas.each_ref().map(|replica| format!("{} max_conns=1", replica.url()));
     let text = format!("policy = \"round_robin\"\nreplicas = {urls:?}\nsticky = {{ header = \"x-session-id\" }}");
@@ -140,7 +140,7 @@ fn a_session_whose_replica_dies_or_is_full_fails_no_request_and_moves() {
 }
 
 #[test]
-fn a_replica_marked_drain_serves_those_who_belong_to_it_and_nobody_else() {
+fn draining_replica_serves_bound_clients_only() {
     let replicas = start_three_replicas();
     let words = |word: &str| {
         let [a, b, c] = [0, 1, 2].map(|at: usize| replicas[at].url());
@@ -161,7 +161,7 @@ fn a_replica_marked_drain_serves_those_who_belong_to_it_and_nobody_else() {
 }
 
 #[test]
-fn a_claimed_address_moves_no_client() {
+fn forged_forwarding_header_moves_no_client() {
     let replicas = start_three_replicas();
     let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
     let log = std::env::temp_dir().join(format!("tokenweir-claims-{}.log", std::process::id()));

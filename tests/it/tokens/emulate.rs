@@ -255,7 +255,7 @@ fn answers_have_the_shape_of_captured_ones() {
 }
 
 #[test]
-fn other_endpoints_answer() {
+fn compute_and_info_endpoints_answer() {
     let replica = start_replica(fast_settings());
     let text = json!({"model": "tiny", "input": ["one", "two"]});
     let pair = json!({"model": "tiny", "query": "one", "documents": ["a", "b", "c"], "top_n": 2});
@@ -290,7 +290,7 @@ fn other_endpoints_answer() {
 }
 
 #[test]
-fn prompts_that_are_too_long_are_refused() {
+fn too_long_prompt_is_refused() {
     let replica = start_replica(EmulatorSettings { max_model_len: 100, ..fast_settings() });
     let raw = post(&replica, "/v1/chat/completions", &chat_body(99, false));
     assert_eq!((raw.status(), &raw.json()["error"]["code"]), (400, &json!(400)));
@@ -301,7 +301,7 @@ fn prompts_that_are_too_long_are_refused() {
 }
 
 #[test]
-fn messages_count_what_was_cached_beside_the_input() {
+fn messages_report_cached_and_input_tokens() {
     let replica = start_replica(fast_settings());
     let mut body = chat_body(2, false);
     body["messages"][0]["content"] = json!("water flows over the weir ".repeat(40));
@@ -350,7 +350,7 @@ fn second_equal_prompt_hits_the_prefix_cache() {
 }
 
 #[test]
-fn streams_tell_every_token_and_usage_only_if_asked() {
+fn stream_has_every_token_and_usage_only_if_requested() {
     let replica = start_replica(fast_settings());
     let raw = post(&replica, "/v1/chat/completions", &chat_body(5, true));
     let events = raw.events();
@@ -389,7 +389,7 @@ async fn independent_parser_reads_the_stream() {
 }
 
 #[test]
-fn remembered_responses_are_got_cancelled_and_deleted() {
+fn stored_responses_are_read_cancelled_and_deleted() {
     let replica = start_replica(fast_settings());
     let body = json!({"model": "tiny", "input": "hello", "max_output_tokens": 3});
     let id = post(&replica, "/v1/responses", &body).json()["id"].as_str().unwrap().to_owned();
@@ -410,7 +410,7 @@ fn remembered_responses_are_got_cancelled_and_deleted() {
 }
 
 #[test]
-fn client_that_leaves_frees_the_engine() {
+fn disconnect_frees_the_engine() {
     let replica = start_replica(slow_settings());
     for stream in [true, false] {
         let mut client = connect(&replica);
@@ -524,7 +524,7 @@ fn faults_of_time() {
 }
 
 #[test]
-fn standing_faults_meet_so_many_posts_and_are_cleared() {
+fn active_fault_hits_its_number_of_posts_and_is_cleared() {
     let replica = start_replica(fast_settings());
     let status = || post(&replica, "/v1/chat/completions", &chat_body(1, false)).status();
     assert_eq!(post(&replica, "/emulate/faults", &json!({"fault": "503", "count": 2})).status(), 200);

@@ -58,7 +58,7 @@ fn wait_for_scrapes(replica: &EmulatedReplica, times: u64) {
 }
 
 #[test]
-fn what_an_engine_says_is_shown_beside_what_we_counted() {
+fn engine_metrics_are_shown_next_to_own_counts() {
     let replica = start_replica(&["m"]);
     let router = start_router(&[&replica.url()]);
     for _ in 0..3 {
@@ -78,7 +78,7 @@ fn what_an_engine_says_is_shown_beside_what_we_counted() {
 }
 
 #[test]
-fn load_of_direct_clients_sends_requests_elsewhere_until_it_ends() {
+fn external_load_moves_requests_until_it_ends() {
     let replicas = [start_slow_replica(), start_slow_replica()];
     let router = start_router(&[&replicas[0].url(), &replicas[1].url()]);
     let direct = [(); 3].map(|()| start_endless_answer(replicas[0].addr()));
@@ -99,7 +99,7 @@ fn load_of_direct_clients_sends_requests_elsewhere_until_it_ends() {
 }
 
 #[test]
-fn our_own_requests_are_not_foreign() {
+fn own_requests_are_not_external() {
     let replica = start_slow_replica();
     let router = start_router(&[&replica.url()]);
     let streams = [(); 4].map(|()| start_endless_answer(router.addr));
@@ -115,7 +115,7 @@ fn our_own_requests_are_not_foreign() {
 }
 
 #[test]
-fn nothing_is_known_of_an_engine_that_has_died() {
+fn metrics_of_a_dead_engine_disappear() {
     let (mut dying, living) = (start_replica(&["m"]), start_replica(&["m"]));
     let name = dying.addr().to_string();
     let router = start_router(&[&dying.url(), &living.url()]);
@@ -129,7 +129,7 @@ fn nothing_is_known_of_an_engine_that_has_died() {
 }
 
 #[test]
-fn a_replica_without_an_engines_metrics_is_left_alone() {
+fn replica_without_metrics_is_not_polled() {
     let without = ScriptedReplica::start(&["m"], crate::harness::scripted::respond_ok);
     let others = ScriptedReplica::start_with_metrics(&["m"], |_, to| {
         to.write_all(&build_response(200, "text/plain", "process_cpu_seconds_total 5\n")).is_ok()
@@ -142,7 +142,7 @@ fn a_replica_without_an_engines_metrics_is_left_alone() {
 }
 
 #[test]
-fn nobody_is_asked_where_it_is_off_or_anything_may_be_behind() {
+fn engine_metrics_off_or_any_path_polls_no_replica() {
     let replicas = [(); 3].map(|()| start_replica(&["m"]));
     let pool = |at: usize, more: &str| {
         let (name, url) = (["a", "b", "c"][at], replicas[at].url());
@@ -157,7 +157,7 @@ fn nobody_is_asked_where_it_is_off_or_anything_may_be_behind() {
 }
 
 #[test]
-fn ten_megabytes_are_refused_and_a_silent_replica_delays_nobody() {
+fn large_metrics_are_refused_and_silent_replica_delays_no_other() {
     let huge = ScriptedReplica::start_with_metrics(&["m"], |_, to| {
         let line = b"vllm:num_requests_running 5\n";
         let body = [line.as_slice(), &vec![b'x'; 10 << 20]].concat();

@@ -210,7 +210,7 @@ impl LedgerStorm {
 }
 
 #[test]
-fn nothing_is_left_on_any_replica_after_any_storm() {
+fn no_load_is_left_on_any_replica_after_storms() {
     let seed = tokenweir::clock::random_seed();
     println!("seed {seed}");
     let settled = Arc::new(SettlementCounter::default());

@@ -35,7 +35,7 @@ fn parse_error(text: &str) -> String {
 }
 
 #[test]
-fn mooncakes_lines_are_read_and_their_partial_blocks_left_out() {
+fn mooncake_trace_is_read_without_partial_blocks() {
     let trace = replay::parse_trace(MOONCAKE_TRACE.as_bytes(), "m").unwrap();
     let [first, second] = trace.requests() else { panic!("{trace:?}") };
     assert_eq!((first.sent_at, first.prompt, first.output), (Duration::from_millis(27_482), Tokens(6_955), Tokens(52)));
@@ -44,7 +44,7 @@ fn mooncakes_lines_are_read_and_their_partial_blocks_left_out() {
 }
 
 #[test]
-fn azures_csv_is_read_from_its_first_time_on() {
+fn azure_csv_times_start_at_zero() {
     let trace = replay::parse_trace(AZURE_TRACE.as_bytes(), "a").unwrap();
     let got: Vec<_> = trace.requests().iter().map(|r| (r.sent_at, r.prompt.0, r.output.0)).collect();
     // From 2023-11-17 to 2024-03-01 there are 105 days: a leap year's February among them.
@@ -53,7 +53,7 @@ fn azures_csv_is_read_from_its_first_time_on() {
 }
 
 #[test]
-fn our_own_lines_are_read_compressed_or_not_in_any_order() {
+fn own_trace_is_read_compressed_or_not_in_any_order() {
     let text = concat!(
         r#"{"timestamp_ms":2000.5,"input_tokens":200,"output_tokens":3,"block_tokens":64,"block_runs":[7,2,20,1],"session":4,"turn":1,"think_ms":50}"#,
         "\n\n",
@@ -70,7 +70,7 @@ fn our_own_lines_are_read_compressed_or_not_in_any_order() {
 }
 
 #[test]
-fn bad_lines_are_refused_with_their_place() {
+fn bad_trace_line_is_refused_with_its_place() {
     let line =
         |rest: &str| parse_error(&format!("{MOONCAKE_TRACE}{{\"timestamp\": 1, \"output_length\": 1, {rest}}}\n"));
     for (rest, why) in [
@@ -100,7 +100,7 @@ fn bad_lines_are_refused_with_their_place() {
 }
 
 #[test]
-fn engines_compute_and_generate_what_is_in_the_trace_whatever_the_policy() {
+fn token_totals_equal_the_trace_under_every_policy() {
     for kind in [SyntheticKind::Chat, SyntheticKind::Agents] {
         let trace = replay::synthesize_trace(kind, 200, 5);
         let sum = |tokens: fn(&TraceRequest) -> Tokens| Tokens(trace.requests().iter().map(|r| tokens(r).0).sum());
@@ -114,7 +114,7 @@ fn engines_compute_and_generate_what_is_in_the_trace_whatever_the_policy() {
 }
 
 #[test]
-fn a_replay_is_the_same_each_time_and_another_by_another_seed() {
+fn replay_is_reproducible_by_its_seed() {
     let trace = replay::synthesize_trace(SyntheticKind::Agents, 150, 5);
     let scenario = Scenario { routers: 3, ..Scenario::default() };
     for text in all_policies() {
@@ -126,7 +126,7 @@ fn a_replay_is_the_same_each_time_and_another_by_another_seed() {
 }
 
 #[test]
-fn hits_of_one_replica_are_those_of_a_plain_lru_list() {
+fn hits_of_one_replica_equal_an_lru_list() {
     const BLOCKS: usize = 200;
     let mut dice = SeededRng::from_seed(11);
     let mut requests = Vec::new();
@@ -168,7 +168,7 @@ fn hits_of_one_replica_are_those_of_a_plain_lru_list() {
 
 /// One server, Poisson arrivals, constant service time: the mean wait is `rho s / (2 (1 - rho))` (Pollaczek-Khinchine).
 #[test]
-fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
+fn one_sequence_at_a_time_waits_as_an_m_d_1_queue() {
     let constants = EngineModel { max_sequences: 1, ..EngineModel::default() };
     let alone = |trace: &Trace| {
         let scenario = Scenario { replicas: 1, engine_model: constants, ..Scenario::default() };
@@ -190,7 +190,7 @@ fn one_sequence_at_a_time_waits_like_an_m_d_1_queue() {
 }
 
 #[test]
-fn a_closed_loop_waits_for_the_answer_and_thinks() {
+fn closed_loop_waits_for_the_answer_and_think_time() {
     let turn = |turn, prompt: u64| TraceRequest {
         prompt: Tokens(prompt),
         output: Tokens(10),
@@ -209,7 +209,7 @@ fn a_closed_loop_waits_for_the_answer_and_thinks() {
 }
 
 #[test]
-fn work_no_engine_can_take_counts_as_not_answered() {
+fn request_too_large_for_any_engine_counts_as_unanswered() {
     let request = |at, prompt| TraceRequest {
         sent_at: Duration::from_secs(at),
         prompt: Tokens(prompt),
@@ -225,7 +225,7 @@ fn work_no_engine_can_take_counts_as_not_answered() {
 }
 
 #[test]
-fn a_router_begun_anew_has_lost_its_beliefs_and_engines_their_caches_not() {
+fn restarted_router_loses_its_index_and_engines_keep_caches() {
     let trace = replay::synthesize_trace(SyntheticKind::Agents, 1_500, 9);
     let scenario = Scenario::default();
     let kept = replay_with(&trace, "token_cost", &scenario);
@@ -260,7 +260,7 @@ fn run_replay_command(args: &[&str]) -> (bool, String, String) {
 }
 
 #[test]
-fn the_command_prints_a_row_a_policy() {
+fn replay_command_prints_a_row_per_policy() {
     let common = ["--synthetic", "chat", "--requests", "200", "--policy", "round_robin,hash $session consistent"];
     let (ok, table, said) = run_replay_command(&common);
     assert!(ok && said.is_empty(), "{said}");
@@ -282,7 +282,7 @@ fn the_command_prints_a_row_a_policy() {
 }
 
 #[test]
-fn the_command_says_what_is_wrong() {
+fn replay_command_explains_errors() {
     let fails = |args: &[&str]| {
         let (ok, _, said) = run_replay_command(args);
         assert!(!ok);
@@ -296,7 +296,7 @@ fn the_command_says_what_is_wrong() {
 }
 
 #[test]
-fn a_replica_of_half_the_speed_ends_with_about_half_the_work() {
+fn half_speed_replica_gets_about_half_the_work() {
     // What the last one computes beside the mean of the others.
     let slow = |load: f64, speeds: &[f64]| {
         let scenario = Scenario { replicas: 4, speed: load, engine_speeds: speeds.to_vec(), ..Scenario::default() };

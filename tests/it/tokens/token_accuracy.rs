@@ -40,7 +40,7 @@ fn router_tokens(router: &TestRouter) -> [f64; 2] {
 }
 
 #[test]
-fn totals_are_the_engines_own_when_every_answer_runs_to_its_end() {
+fn totals_equal_the_engines() {
     let replicas = start_replicas();
     let router = TestRouter::start_with_replicas([&*replicas[0].url(), &*replicas[1].url()]);
     let mut dice = SeededRng::from_seed(11);
@@ -103,7 +103,7 @@ fn measure_mean_error(per_event: u32) -> f64 {
 }
 
 #[test]
-fn what_is_resident_is_known_within_a_tenth_while_streams_run() {
+fn resident_tokens_are_known_within_a_tenth() {
     println!("{:>16} {:>12}", "tokens an event", "mean error");
     for per_event in [1, 4] {
         let mut error = measure_mean_error(per_event);

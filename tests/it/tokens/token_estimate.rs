@@ -106,7 +106,7 @@ fn after_fifty_requests_the_median_error_is_at_most_5_percent() {
 }
 
 #[test]
-fn prompts_much_alike_do_not_lead_astray() {
+fn similar_prompts_do_not_bias_the_estimate() {
     let mut dice = SeededRng::from_seed(3);
     let mut estimator = TokenEstimator::new(MediaTokens::default());
     for at in 0..3_000 {

@@ -13,7 +13,7 @@ fn chat_body(texts: &[&str]) -> String {
 }
 
 #[test]
-fn recorded_traffic_is_a_trace_that_replay_takes() {
+fn recorded_traffic_replays() {
     let folder = std::env::temp_dir().join(format!("tokenweir-{}-record", std::process::id()));
     drop(fs::remove_dir_all(&folder));
     fs::create_dir_all(&folder).unwrap();
