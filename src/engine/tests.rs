@@ -1,6 +1,10 @@
-use super::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// A small seeded generator: splitmix64.
+use super::*;
+use crate::units::{Moment, Tokens};
+
+/// A small seeded generator, splitmix64.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -32,28 +36,23 @@ fn new_request(id: u64, blocks: &[u64], prompt: u64, output: u64) -> EngineReque
     EngineRequest { id, block_hashes: blocks.to_vec(), prompt: Tokens(prompt), output: Tokens(output) }
 }
 
-fn collect_events(engine: &mut SimulatedEngine, until: Moment) -> Vec<EngineEvent> {
-    let mut out = Vec::new();
-    engine.advance(until, &mut out);
-    out
+fn collect_events(engine: &mut SimulatedEngine, deadline: Moment) -> Vec<EngineEvent> {
+    let mut events = Vec::new();
+    engine.advance(deadline, &mut events);
+    events
 }
 
-/// A prompt of one of a few families, so that prefixes are shared: block `i` of family `f` hashes to `1000 f + i`.
-fn random_request(id: u64, dice: &mut SplitMix64, longest: u64) -> EngineRequest {
-    let family = dice.below(6);
-    let prompt = 1 + dice.below(longest);
+/// Returns a prompt of one of six families, so that prefixes are shared: block `i` of family `f` hashes to `1000 f + i`.
+fn random_request(id: u64, rng: &mut SplitMix64, max_prompt: u64) -> EngineRequest {
+    let family = rng.below(6);
+    let prompt = 1 + rng.below(max_prompt);
     let blocks = (0..prompt / 16).map(|at| 1000 * family + at).collect();
-    EngineRequest { id, block_hashes: blocks, prompt: Tokens(prompt), output: Tokens(dice.below(40)) }
+    EngineRequest { id, block_hashes: blocks, prompt: Tokens(prompt), output: Tokens(rng.below(40)) }
 }
 
-/// Nothing runs, waits, is held or referenced.
 fn assert_empty(engine: &SimulatedEngine) {
-    let stats = engine.stats();
-    assert_eq!((stats.running, stats.waiting, stats.kv_usage), (0, 0, 0.0));
-    assert_eq!(engine.block_pool.free_count(), engine.block_pool.block_count());
-    assert!((0..engine.block_pool.block_count()).all(|b| engine.block_pool.is_free(b as u32)));
-    assert!(engine.index_by_id.is_empty() && engine.step_end.is_none());
-    assert_eq!(engine.free_indexes.len(), engine.sequences.len());
+    engine.scheduler.assert_empty();
+    assert!(engine.step_end.is_none());
 }
 
 fn small_model() -> EngineModel {
@@ -66,7 +65,7 @@ fn small_model() -> EngineModel {
 }
 
 #[test]
-fn idle_engine_has_first_token_after_a_step_and_its_prompt() {
+fn idle_engine_has_first_token_after_a_step_and_the_prompt() {
     let mut engine = SimulatedEngine::new(EngineModel::default());
     engine.submit(new_request(1, &[], 1000, 3), at_millis(5)).unwrap();
     let events = collect_events(&mut engine, END_OF_TIME);
@@ -89,9 +88,9 @@ fn idle_engine_has_first_token_after_a_step_and_its_prompt() {
 fn attention_takes_the_same_time_in_one_chunk_or_many() {
     let attention = Duration::from_micros(1);
     let first = |step_tokens| {
-        let constants =
+        let model =
             EngineModel { attention_time: attention, max_step_tokens: Tokens(step_tokens), ..EngineModel::default() };
-        let mut engine = SimulatedEngine::new(constants);
+        let mut engine = SimulatedEngine::new(model);
         engine.submit(new_request(1, &[], 1000, 1), Moment::ZERO).unwrap();
         let steps = 1000u64.div_ceil(step_tokens);
         collect_events(&mut engine, END_OF_TIME)[0].moment.as_nanos() - steps * 6_000_000 - 32_000 * 1000
@@ -101,9 +100,9 @@ fn attention_takes_the_same_time_in_one_chunk_or_many() {
 }
 
 #[test]
-fn a_cached_beginning_is_attended_to_and_costs_nothing_else() {
-    let constants = EngineModel { attention_time: Duration::from_micros(1), ..EngineModel::default() };
-    let mut engine = SimulatedEngine::new(constants);
+fn cached_prefix_costs_attention_only() {
+    let model = EngineModel { attention_time: Duration::from_micros(1), ..EngineModel::default() };
+    let mut engine = SimulatedEngine::new(model);
     engine.submit(new_request(1, &[7], 16, 1), Moment::ZERO).unwrap();
     collect_events(&mut engine, END_OF_TIME);
     engine.submit(new_request(2, &[7], 26, 1), at_millis(100)).unwrap();
@@ -122,7 +121,7 @@ fn speed_divides_the_time_of_a_step() {
 }
 
 #[test]
-fn long_prompts_are_computed_in_chunks_beside_decoding_sequences() {
+fn long_prompts_are_computed_in_chunks_while_others_decode() {
     let mut engine = SimulatedEngine::new(EngineModel { max_step_tokens: Tokens(100), ..EngineModel::default() });
     engine.submit(new_request(1, &[], 50, 10), Moment::ZERO).unwrap();
     engine.submit(new_request(2, &[], 250, 1), Moment::ZERO).unwrap();
@@ -164,19 +163,19 @@ fn hits_equal_those_of_a_plain_lru_list() {
         SimulatedEngine::new(EngineModel { kv_capacity: Tokens(16 * BLOCKS as u64), ..EngineModel::default() });
     // Most recently used last; a prompt's end is older than its beginning.
     let mut list: Vec<u64> = Vec::new();
-    let mut dice = SplitMix64(7);
+    let mut rng = SplitMix64(7);
     for id in 0..5_000 {
-        let mut work = random_request(id, &mut dice, 16 * 30);
-        work.output = Tokens(1);
-        let prompt = work.prompt.0 as usize;
+        let mut request = random_request(id, &mut rng, 16 * 30);
+        request.output = Tokens(1);
+        let prompt = request.prompt.0 as usize;
         let usable = (prompt - 1) / 16;
-        let hits = work.block_hashes.iter().take(usable).take_while(|h| list.contains(h)).count();
-        list.retain(|h| !work.block_hashes[..hits].contains(h));
+        let hits = request.block_hashes.iter().take(usable).take_while(|h| list.contains(h)).count();
+        list.retain(|h| !request.block_hashes[..hits].contains(h));
         let fresh = prompt.div_ceil(16) - hits;
-        // The replica first takes what holds nothing, then the oldest.
+        // The replica first takes empty blocks, then the oldest.
         let spare = BLOCKS - hits - list.len();
         list.drain(..fresh.saturating_sub(spare).min(list.len()));
-        let kept: Vec<u64> = work
+        let kept: Vec<u64> = request
             .block_hashes
             .iter()
             .enumerate()
@@ -185,7 +184,7 @@ fn hits_equal_those_of_a_plain_lru_list() {
             .collect();
         list.extend(kept.iter().rev());
 
-        engine.submit(work, Moment::ZERO).unwrap();
+        engine.submit(request, Moment::ZERO).unwrap();
         let events = collect_events(&mut engine, END_OF_TIME);
         assert_eq!(events[0].kind, EngineEventKind::FirstToken { cached: Tokens(16 * hits as u64) }, "request {id}");
     }
@@ -193,23 +192,23 @@ fn hits_equal_those_of_a_plain_lru_list() {
 }
 
 #[test]
-fn every_request_gets_its_tokens_and_all_memory_comes_back() {
+fn every_request_gets_its_tokens_and_all_memory_is_freed() {
     for seed in 0..30 {
-        let mut dice = SplitMix64(seed);
+        let mut rng = SplitMix64(seed);
         let mut engine = SimulatedEngine::new(small_model());
         let (mut now, mut events, mut wanted) = (Moment::ZERO, Vec::new(), BTreeMap::new());
         for id in 0..200 {
-            now = now + Duration::from_micros(dice.below(60_000));
-            let work = random_request(id, &mut dice, 400);
-            wanted.insert(id, work.output.0);
-            engine.submit(work, now).unwrap();
-            if dice.below(8) == 0 {
-                let gone = dice.below(id + 1);
-                if engine.abort(gone, now) {
-                    wanted.remove(&gone);
+            now = now + Duration::from_micros(rng.below(60_000));
+            let request = random_request(id, &mut rng, 400);
+            wanted.insert(id, request.output.0);
+            engine.submit(request, now).unwrap();
+            if rng.below(8) == 0 {
+                let aborted = rng.below(id + 1);
+                if engine.abort(aborted, now) {
+                    wanted.remove(&aborted);
                 }
             }
-            if dice.below(3) == 0 {
+            if rng.below(3) == 0 {
                 engine.advance(now, &mut events);
             }
         }
@@ -230,27 +229,27 @@ fn every_request_gets_its_tokens_and_all_memory_comes_back() {
 }
 
 #[test]
-fn late_callers_get_the_events_of_exact_ones() {
+fn late_callers_get_the_same_events_as_exact_ones() {
     for seed in 0..10 {
-        let mut dice = SplitMix64(seed);
+        let mut rng = SplitMix64(seed);
         let (mut exact, mut late) = (SimulatedEngine::new(small_model()), SimulatedEngine::new(small_model()));
-        let (mut told, mut told_late) = (Vec::new(), Vec::new());
+        let (mut exact_events, mut late_events) = (Vec::new(), Vec::new());
         let mut now = Moment::ZERO;
         for id in 0..100 {
-            let next = now + Duration::from_millis(dice.below(40));
-            while let Some(end) = exact.advance(now, &mut told).filter(|end| *end <= next) {
+            let next = now + Duration::from_millis(rng.below(40));
+            while let Some(end) = exact.advance(now, &mut exact_events).filter(|end| *end <= next) {
                 now = end;
             }
             now = next;
-            let work = random_request(id, &mut dice, 300);
-            exact.submit(work.clone(), now).unwrap();
-            late.submit(work, now).unwrap();
-            let gone = dice.below(20 * (id + 1));
-            assert_eq!(exact.abort(gone, now), late.abort(gone, now));
+            let request = random_request(id, &mut rng, 300);
+            exact.submit(request.clone(), now).unwrap();
+            late.submit(request, now).unwrap();
+            let aborted = rng.below(20 * (id + 1));
+            assert_eq!(exact.abort(aborted, now), late.abort(aborted, now));
         }
-        exact.advance(END_OF_TIME, &mut told);
-        late.advance(END_OF_TIME, &mut told_late);
-        assert_eq!(told, told_late, "seed {seed}");
+        exact.advance(END_OF_TIME, &mut exact_events);
+        late.advance(END_OF_TIME, &mut late_events);
+        assert_eq!(exact_events, late_events, "seed {seed}");
         assert_eq!(exact.stats(), late.stats());
     }
 }
@@ -272,7 +271,7 @@ fn abort_frees_a_running_and_a_waiting_request() {
 }
 
 #[test]
-fn work_larger_than_memory_or_with_a_used_id_is_refused() {
+fn request_larger_than_memory_or_with_a_used_id_is_refused() {
     let mut engine = SimulatedEngine::new(EngineModel { kv_capacity: Tokens(160), ..EngineModel::default() });
     let refused = engine.submit(new_request(1, &[], 100, 62), Moment::ZERO);
     assert_eq!(refused, Err(SubmitError::TooLarge { needed: Tokens(161), kv_capacity: Tokens(160) }));
@@ -298,7 +297,7 @@ fn youngest_is_preempted_and_keeps_its_tokens() {
 }
 
 #[test]
-fn absurd_constants_and_work_end() {
+fn zero_model_and_huge_request_terminate() {
     let zero = EngineModel {
         step_time: Duration::ZERO,
         prefill_token_time: Duration::ZERO,
@@ -324,10 +323,10 @@ fn one_sequence_at_a_time_waits_as_an_m_d_1_queue() {
     let service = Duration::from_micros(6_000 + 32 * 125).as_secs_f64();
     for load in [0.3, 0.6, 0.8] {
         let mut engine = SimulatedEngine::new(EngineModel { max_sequences: 1, ..EngineModel::default() });
-        let mut dice = SplitMix64(42);
+        let mut rng = SplitMix64(42);
         let (mut now, mut arrivals, mut events) = (0.0, Vec::new(), Vec::new());
         for id in 0..REQUESTS {
-            now += -dice.next_unit().ln() * service / load;
+            now += -rng.next_unit().ln() * service / load;
             let at = Moment::ZERO + Duration::from_secs_f64(now);
             arrivals.push(at);
             engine.submit(new_request(id, &[], 125, 1), at).unwrap();

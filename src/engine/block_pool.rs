@@ -1,19 +1,19 @@
-//! The KV memory of a replica: reference-counted blocks, of which the unreferenced ones double as a prefix cache.
+//! The KV memory of a replica: reference-counted blocks, of which the free ones form the prefix cache.
 
-/// No block; ends the chains and the free list.
+/// No block: the end of a chain or of the free list.
 const NO_BLOCK: u32 = u32::MAX;
 
 /// A fixed number of KV blocks.
 ///
-/// *Shape*: a block is held (referenced by at least one sequence) or free; a free block may still be remembered by its
-/// hash until it is taken for something else. Free blocks are taken least recently released first, blocks that hold
-/// nothing worth remembering before all others. *Cost*: O(1) for every call, 28 bytes a block.
-/// *Source*: vLLM `v1/core/block_pool.py`, with two differences: a hash is remembered for one block only, and blocks
-/// without a hash are reused first.
+/// *Shape*: a block is held (referenced by at least one sequence) or free. A free block stays cached by its hash until it
+/// is allocated again. Blocks without a hash are allocated first, then those released least recently. *Cost*: O(1) for
+/// every call, 28 bytes a block.
+/// *Source*: vLLM `v1/core/block_pool.py`, with two differences: a hash is cached for one block only, and blocks without
+/// a hash are reused first.
 #[derive(Debug)]
 pub(super) struct BlockPool {
     cells: Vec<BlockCell>,
-    /// Per bucket of hashes the first remembered block, chained on through `BlockCell::next_in_bucket`.
+    /// The first cached block of each bucket of hashes; the next ones follow by `BlockCell::next_in_bucket`.
     hash_buckets: Vec<u32>,
     free_head: u32,
     free_tail: u32,
@@ -30,10 +30,10 @@ struct BlockCell {
 }
 
 impl BlockPool {
-    /// `count` free, empty blocks; `count` is capped at 2^32 - 2.
+    /// Returns `count` free, empty blocks, at most 2^32 - 2.
     pub(super) fn new(count: u64) -> Self {
         let count = u32::try_from(count).unwrap_or(NO_BLOCK).min(NO_BLOCK - 1);
-        let cell = BlockCell {
+        let empty = BlockCell {
             hash: None,
             ref_count: 0,
             previous_free: NO_BLOCK,
@@ -41,7 +41,7 @@ impl BlockPool {
             next_in_bucket: NO_BLOCK,
         };
         let buckets = (count as usize).next_power_of_two();
-        let cells = vec![cell; count as usize];
+        let cells = vec![empty; count as usize];
         let mut blocks = Self {
             cells,
             hash_buckets: vec![NO_BLOCK; buckets],
@@ -57,12 +57,12 @@ impl BlockPool {
         self.cells.len()
     }
 
-    /// Blocks that nobody references, remembered or not.
+    /// Returns the number of blocks without a reference, cached or not.
     pub(super) fn free_count(&self) -> usize {
         self.free_count
     }
 
-    /// The block that is remembered under `hash`.
+    /// Returns the block that is cached under `hash`.
     pub(super) fn find_cached(&self, hash: u64) -> Option<u32> {
         let mut block = self.hash_buckets[self.bucket_index(hash)];
         while block != NO_BLOCK {
@@ -79,7 +79,7 @@ impl BlockPool {
         self.cells[block as usize].ref_count == 0
     }
 
-    /// Adds a reference to a block that [`Self::find_cached`] gave.
+    /// Adds a reference to a block from [`Self::find_cached`].
     pub(super) fn add_reference(&mut self, block: u32) {
         if self.is_free(block) {
             self.unlink_free(block);
@@ -87,7 +87,7 @@ impl BlockPool {
         self.cells[block as usize].ref_count += 1;
     }
 
-    /// Takes a free block with one reference and forgets what it held; `None` if all are held.
+    /// Returns a free block with one reference and removes it from the cache; `None` if all are held.
     pub(super) fn allocate(&mut self) -> Option<u32> {
         let block = self.free_head;
         if block == NO_BLOCK {
@@ -99,7 +99,7 @@ impl BlockPool {
         Some(block)
     }
 
-    /// Remembers a held block under `hash`, unless another block already is.
+    /// Caches a held block under `hash`, unless another block is.
     pub(super) fn cache_block(&mut self, block: u32, hash: u64) {
         if self.cells[block as usize].hash.is_some() || self.find_cached(hash).is_some() {
             return;
@@ -110,7 +110,7 @@ impl BlockPool {
         cell.next_in_bucket = std::mem::replace(&mut self.hash_buckets[bucket], block);
     }
 
-    /// Gives back one reference.
+    /// Releases one reference.
     pub(super) fn release(&mut self, block: u32) {
         let cell = &mut self.cells[block as usize];
         debug_assert!(cell.ref_count > 0, "block {block} was released twice");
@@ -123,7 +123,7 @@ impl BlockPool {
     }
 
     fn bucket_index(&self, hash: u64) -> usize {
-        // Callers' hashes may be small counters (traces), so the high bits are folded in by a multiplication.
+        // Callers' hashes may be small counters (traces), so a multiplication spreads them over the high bits.
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 32) as usize & (self.hash_buckets.len() - 1)
     }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn released_blocks_are_found_until_they_are_taken_oldest_first() {
+    fn released_blocks_stay_cached_until_allocated_oldest_first() {
         let mut blocks = BlockPool::new(3);
         let held: Vec<u32> = (0..3).map(|_| blocks.allocate().unwrap()).collect();
         assert_eq!(blocks.allocate(), None);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_without_a_hash_are_reused_before_remembered_ones() {
+    fn blocks_without_a_hash_are_reused_before_cached_ones() {
         let mut blocks = BlockPool::new(2);
         let (kept, spare) = (blocks.allocate().unwrap(), blocks.allocate().unwrap());
         blocks.cache_block(kept, 7);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_of_one_bucket_do_not_lose_each_other() {
+    fn hashes_of_one_bucket_stay_separate() {
         let mut blocks = BlockPool::new(1 << 10);
         for hash in 0..1 << 10 {
             let block = blocks.allocate().unwrap();
