@@ -1,33 +1,35 @@
-//! How a conversation began: what stays the same from its first request to its last.
+//! A hash of a conversation's first message, which is the same in all requests of the conversation.
 
 use std::fmt;
 
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{PromptMembers, json};
+use super::json;
+use super::prompt_members::PromptMembers;
+use crate::dialect::PromptPart;
 
-/// Bytes of the first message that count, as they are written; its length counts as well.
+/// Bytes of the first message that are hashed, as written; its length is hashed as well.
 const MAX_HASHED_BYTES: usize = 16 * 1024;
 
-/// Hashes the first message of the user, of a chat, of `/v1/messages` or of `/v1/responses`; else the whole prompt.
+/// Returns a hash of the user's first turn; of the whole prompt if there are no turns, or none is the user's.
 ///
-/// The same on every machine. `None` if there is no prompt. *Cost*: what is before the message is read again, and at most
-/// 16 KiB of it hashed, 16 us. Source of the hash: FNV-1a, 64 bits.
-pub fn conversation_hash(text: &PromptMembers<'_>) -> Option<u64> {
-    let turns = text.messages.or(text.input);
-    let first = turns.and_then(find_first_user_turn).or(turns).or(text.prompt)?;
+/// The same on every machine. `None` if there is no prompt. *Cost*: the turns before are parsed again, and at most 16 KiB
+/// hashed, 16 us. Source of the hash: FNV-1a, 64 bits.
+pub fn conversation_hash(prompt: &PromptMembers<'_>) -> Option<u64> {
+    let turns = prompt.find(PromptPart::Turns);
+    let first = turns.and_then(find_first_user_turn).or(turns).or_else(|| prompt.find(PromptPart::Text))?;
     let bytes = first.get().as_bytes();
-    let looked_at = bytes.get(..MAX_HASHED_BYTES).unwrap_or(bytes);
+    let hashed = bytes.get(..MAX_HASHED_BYTES).unwrap_or(bytes);
     let length = (bytes.len() as u64).to_le_bytes();
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    Some(looked_at.iter().chain(&length).fold(0xcbf2_9ce4_8422_2325, step))
+    Some(hashed.iter().chain(&length).fold(0xcbf2_9ce4_8422_2325, step))
 }
 
-/// The first element of an array that is an object with `"role": "user"`.
+/// Returns the first element of an array that is an object with `"role": "user"`.
 fn find_first_user_turn(turns: &RawValue) -> Option<&RawValue> {
     let mut found = None;
-    // Ends with an error on purpose where it has seen enough; the body as a whole has been checked before.
+    // The visitor returns an error to stop at the turn it looks for; the body as a whole has been checked before.
     let _ = serde_json::Deserializer::from_str(turns.get()).deserialize_seq(TurnVisitor(&mut found));
     found
 }
@@ -53,14 +55,14 @@ impl<'a> Visitor<'a> for TurnVisitor<'_, 'a> {
 }
 
 fn is_user_turn(turn: &RawValue) -> bool {
-    let mut user = false;
-    let walk = json::for_each_member(turn.get(), |name, value| {
+    let mut is_user = false;
+    let parsed = json::for_each_member(turn.get(), |name, value| {
         if name == "role" {
-            user = value.get() == "\"user\"";
+            is_user = value.get() == "\"user\"";
         }
         Ok(())
     });
-    walk.is_ok() && user
+    parsed.is_ok() && is_user
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_keeps_its_opening_as_it_grows() {
+    fn hash_stays_the_same_as_the_conversation_grows() {
         let one = hash_body(r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"}]}"#);
         let two = hash_body(
             r#"{"messages":[{"role":"system","content":"t"},{"role":"user","content":"a"},{"role":"assistant"}]}"#,
@@ -84,16 +86,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_user_counts_whole() {
+    fn prompt_without_a_user_turn_is_hashed_whole() {
         let all = [r#"{"prompt":"a"}"#, r#"{"prompt":"b"}"#, r#"{"input":"c"}"#, r#"{"messages":[{"role":"tool"},5]}"#];
-        let mut seen: Vec<_> = all.map(hash_body).into_iter().flatten().collect();
-        seen.dedup();
-        assert_eq!(seen.len(), 4);
+        let mut hashes: Vec<_> = all.map(hash_body).into_iter().flatten().collect();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 4);
         assert_eq!(hash_body(r#"{"model":"m"}"#), None);
     }
 
     #[test]
-    fn the_hash_is_the_same_on_every_machine() {
+    fn hash_is_the_same_on_every_machine() {
         assert_eq!(hash_body(r#"{"prompt":"a"}"#), hash_body(r#"{"prompt" : "a" }"#));
         assert_eq!(hash_body(r#"{"prompt":"a"}"#), Some(3_557_666_512_735_942_153));
     }

@@ -1,4 +1,4 @@
-//! The API paths that the router relays to replicas. What it answers itself (`/v1/models`, health) is not among them.
+//! The API paths that the router relays to replicas. Paths that it serves itself (`/v1/models`, health) are not among them.
 
 use http::Method;
 use thiserror::Error;
@@ -10,24 +10,24 @@ use crate::dialect::Dialect;
 pub struct ApiEndpoint {
     /// The path. `{id}` stands for a response's id, `{any}` for any one segment, `{rest}` for one or more.
     pub path: &'static str,
-    /// The methods it takes.
+    /// The allowed methods.
     pub methods: &'static [Method],
-    /// The shape of requests and answers.
+    /// The shape of requests and responses.
     pub dialect: Dialect,
-    /// What the request's body is.
+    /// The kind of the request's body.
     pub body: BodyKind,
-    /// It generates, and may do so as a stream.
+    /// It generates tokens, possibly as a stream.
     pub generates: bool,
 }
 
-/// What a request's body is.
+/// The kind of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     /// A JSON object that names the model.
     Json,
-    /// A form with the model among its fields.
+    /// A form; the model is one of its fields.
     Multipart,
-    /// Nothing that the router reads.
+    /// Not read by the router.
     None,
 }
 
@@ -36,20 +36,20 @@ pub enum BodyKind {
 pub struct EndpointMatch<'p> {
     /// The row of the table.
     pub endpoint: &'static ApiEndpoint,
-    /// The id in the path of a stored response.
+    /// The id in the path of a stored response; `None` for other paths.
     pub response_id: Option<&'p str>,
 }
 
 /// Why no endpoint was found.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EndpointError {
-    /// There is no such path: 404.
+    /// The path does not exist: 404.
     #[error("unknown path")]
     UnknownPath,
-    /// The path does not take the method: 405.
+    /// The path does not allow the method: 405.
     #[error("method not allowed")]
     MethodNotAllowed {
-        /// The methods it takes, for the `allow` header.
+        /// The allowed methods, for the `allow` header.
         allow: Vec<Method>,
     },
 }
@@ -80,9 +80,9 @@ pub static ENDPOINTS: &[ApiEndpoint] = &[
 
 /// Finds the endpoint of a request.
 ///
-/// *Shape*: a path must be written exactly as in the table. One with an empty segment, a dot segment, anything
-/// percent-encoded, a backslash or a byte that is not printable ASCII never matches, nor does a trailing slash, so that
-/// router and replica cannot read it differently. *Errors*: for the client, 404 or 405.
+/// *Shape*: a path must be written exactly as in the table. A path with an empty or dot segment, a percent sign, a
+/// backslash, a byte that is not printable ASCII or a trailing slash never matches, so that router and replica cannot
+/// read it differently. *Errors*: the path does not exist, or does not allow the method.
 pub fn match_endpoint<'p>(method: &Method, path: &'p str) -> Result<EndpointMatch<'p>, EndpointError> {
     let segments = path
         .strip_prefix('/')
@@ -94,8 +94,8 @@ pub fn match_endpoint<'p>(method: &Method, path: &'p str) -> Result<EndpointMatc
         if endpoint.methods.contains(method) {
             return Ok(EndpointMatch { endpoint, response_id });
         }
-        let new: Vec<Method> = endpoint.methods.iter().filter(|method| !allow.contains(method)).cloned().collect();
-        allow.extend(new);
+        let further: Vec<Method> = endpoint.methods.iter().filter(|method| !allow.contains(method)).cloned().collect();
+        allow.extend(further);
     }
     if allow.is_empty() { Err(EndpointError::UnknownPath) } else { Err(EndpointError::MethodNotAllowed { allow }) }
 }
@@ -113,25 +113,25 @@ const fn stored_response_endpoint(path: &'static str, methods: &'static [Method]
 }
 
 fn is_plain_segment(segment: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#');
-    !matches!(segment, "" | "." | "..") && segment.bytes().all(plain)
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b'?' | b'#');
+    !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain)
 }
 
-/// Whether the path of `segments` is of the `pattern`, and the id in it.
+/// Returns the id in the path of `segments`, if any; `None` if the path does not match `pattern`.
 fn match_pattern<'p>(pattern: &str, segments: &'p str) -> Option<Option<&'p str>> {
     let mut id = None;
-    let mut given = segments.split('/');
-    for wanted in pattern.split('/').skip(1) {
-        let segment = given.next()?;
-        match wanted {
+    let mut segments = segments.split('/');
+    for part in pattern.split('/').skip(1) {
+        let segment = segments.next()?;
+        match part {
             "{id}" => id = Some(segment),
             "{any}" => {}
             "{rest}" => return Some(id),
-            _ if wanted == segment => {}
+            _ if part == segment => {}
             _ => return None,
         }
     }
-    given.next().is_none().then_some(id)
+    segments.next().is_none().then_some(id)
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_found_by_its_own_path_and_methods_only() {
+    fn row_is_found_by_its_own_path_and_methods_only() {
         for row in ENDPOINTS {
             let path = row.path.replace("{id}", "resp_1").replace("{any}", "translations").replace("{rest}", "a/b");
             for method in row.methods {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_serve_what_they_are_known_for() {
+    fn known_paths_have_their_dialect_and_body_kind() {
         use BodyKind::{Json, Multipart, None};
         for (method, path, dialect, body, generates) in [
             (Method::POST, "/v1/chat/completions", Dialect::Chat, Json, true),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_methods_are_told_the_right_ones() {
+    fn wrong_method_is_refused_with_the_allowed_ones() {
         let allow = |method: Method, path| match_endpoint(&method, path).unwrap_err();
         let post = EndpointError::MethodNotAllowed { allow: vec![Method::POST] };
         assert_eq!(allow(Method::GET, "/v1/chat/completions"), post);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn sneaky_paths_are_unknown() {
+    fn ambiguous_paths_are_unknown() {
         for path in [
             "",
             "/",

@@ -1,36 +1,35 @@
-//! A prompt's fingerprint: hashes by which two prompts are known to begin alike, without keeping their text.
+//! A prompt's fingerprint: hashes that show whether two prompts share a prefix, without keeping their text.
 
 use twox_hash::XxHash3_64;
 
-use super::PromptMembers;
 use super::pieces::{PromptPiece, for_each_piece};
-use super::text_stats::{TextCounter, TextStats};
+use super::prompt_members::PromptMembers;
+use super::tokens::{TextCounter, TextStats};
 use crate::units::Tokens;
 
-/// Bytes that are hashed at once.
+/// Bytes hashed at once.
 const UNIT_BYTES: usize = 256;
-/// So many units are a block each; further in, blocks are longer, so that there are at most half as many to each
-/// doubling of the prompt.
+/// The first units, each of which is a block. Later blocks are longer, so that each doubling of the prompt adds at most
+/// half as many.
 const SINGLE_UNIT_BLOCKS: u32 = 128;
-/// Bytes that a picture or a sound takes among the text, so that it has a share of the prompt's tokens.
+/// Bytes that an image or a sound counts for, so that it has a share of the prompt's tokens.
 const MEDIA_BYTES: usize = 2_048;
 
-/// What a prompt begins with, as hashes of its beginnings, shortest first.
+/// The hashes of a prompt's prefixes, shortest first.
 ///
-/// *Shape*: equal beginnings have equal hashes, on every machine, whatever their JSON is spelled like; model and
-/// `cache_salt` count as part of the beginning. A block is 256 bytes up to 32 KiB, at most a 64th of what is before it
-/// further in; a body of 32 MiB has 768. What is after the last whole block has no hash. *Source*: XXH3, 64 bits, of each
-/// 256 bytes behind the hash of those before.
+/// *Shape*: equal prefixes have equal hashes on every machine, for any spelling of their JSON. Model and `cache_salt` are
+/// part of the prefix. A block is 256 bytes up to 32 KiB, then at most a 64th of the text before it; a body of 32 MiB has
+/// 768. The text after the last full block has no hash. *Source*: XXH3, 64 bits, of the previous hash and 256 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptFingerprint {
     blocks: Vec<PrefixBlock>,
-    /// The prompt's length, in the measure of the blocks' ends.
+    /// The prompt's length, in the unit of the blocks' ends.
     total_length: u64,
-    /// A hash of all of it.
+    /// A hash of the whole prompt.
     full_hash: u64,
 }
 
-/// A prompt's beginning.
+/// A block: the hash of the prefix up to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PrefixBlock {
     hash: u64,
@@ -38,26 +37,27 @@ struct PrefixBlock {
 }
 
 impl PromptFingerprint {
-    /// The fingerprint of a prompt of which only the hashes of its blocks are known, such as one in a trace.
+    /// Returns the fingerprint of a prompt of which only the block ids are known, such as one in a trace.
     ///
-    /// `ids` are alike where the prompts are alike up to there; each stands for `block` tokens of `prompt`.
-    pub fn from_blocks(ids: impl IntoIterator<Item = u64>, block: Tokens, prompt: Tokens) -> Self {
+    /// Equal `ids` stand for equal prefixes; each covers `block_size` tokens of `prompt`.
+    pub fn from_blocks(ids: impl IntoIterator<Item = u64>, block_size: Tokens, prompt: Tokens) -> Self {
         let mut end = 0;
-        let named = |id: u64| {
-            end += block.0;
+        let to_block = |id: u64| {
+            end += block_size.0;
             PrefixBlock { hash: XxHash3_64::oneshot(&id.to_le_bytes()), end }
         };
-        let blocks: Vec<PrefixBlock> = ids.into_iter().map(named).collect();
-        let all = blocks.last().map_or(prompt.0, |last| last.hash);
-        Self { total_length: prompt.0.max(end), blocks, full_hash: all }
+        let blocks: Vec<PrefixBlock> = ids.into_iter().map(to_block).collect();
+        let full_hash = blocks.last().map_or(prompt.0, |last| last.hash);
+        Self { total_length: prompt.0.max(end), blocks, full_hash }
     }
 
-    /// The blocks' hashes, each of all up to its end.
+    /// Returns the blocks' hashes, each of the prefix up to the block's end.
     pub fn hashes(&self) -> impl ExactSizeIterator<Item = u64> {
         self.blocks.iter().map(|block| block.hash)
     }
 
-    /// The blocks' hashes, each with how many times 256 bytes the block is long; of [`PromptFingerprint::from_blocks`], 1 each.
+    /// Returns the blocks' hashes, each with the block's length in units of 256 bytes; 1 for
+    /// [`PromptFingerprint::from_blocks`].
     pub fn hashes_with_units(&self) -> impl Iterator<Item = (u64, u64)> {
         let unit = self.blocks.first().map_or(1, |first| first.end.max(1));
         let mut before = 0;
@@ -68,7 +68,7 @@ impl PromptFingerprint {
         })
     }
 
-    /// The tokens in the first `blocks` blocks of a prompt that has `prompt` tokens in all; by their share of its bytes.
+    /// Returns the tokens in the first `blocks` blocks of a prompt of `prompt` tokens, by their share of its bytes.
     pub fn tokens_in_blocks(&self, blocks: usize, prompt: Tokens) -> Tokens {
         let last = blocks.min(self.blocks.len()).checked_sub(1).and_then(|last| self.blocks.get(last));
         let end = last.map_or(0, |last| last.end);
@@ -76,50 +76,51 @@ impl PromptFingerprint {
         Tokens(u64::try_from(tokens).unwrap_or(u64::MAX))
     }
 
-    /// What the prompt is known by: a hash of its first `bytes`, to whole blocks, or of all of a shorter one.
+    /// Returns a hash of the prompt's first `bytes`, rounded down to full blocks; of a shorter prompt, of all of it.
     pub fn prefix_hash(&self, bytes: u64) -> u64 {
-        let longer = self.blocks.iter().take_while(|block| block.end <= bytes);
-        let known = if self.total_length > bytes { longer.last().map(|block| block.hash) } else { None };
-        known.unwrap_or(self.full_hash)
+        let within = self.blocks.iter().take_while(|block| block.end <= bytes);
+        let prefix = if self.total_length > bytes { within.last().map(|block| block.hash) } else { None };
+        prefix.unwrap_or(self.full_hash)
     }
 }
 
-/// Counts a prompt and takes its fingerprint in one pass. `apart`: what keeps its cache from others', such as the model.
+/// Returns a prompt's counts and its fingerprint, from one pass. `cache_scope` are the names that separate its cache entries
+/// from others, such as the model's.
 ///
-/// *Cost*: as [`TextStats::from_prompt`], and about half as much again.
-pub fn fingerprint_and_count(text: &PromptMembers<'_>, apart: &[&str]) -> (TextStats, PromptFingerprint) {
-    let (mut tally, mut print) = (TextCounter::default(), Fingerprinter::new(apart));
-    for_each_piece(text, |piece| {
-        tally.add_piece(piece);
-        print.add_piece(piece);
+/// *Cost*: 1.5 times that of [`TextStats::from_prompt`].
+pub fn fingerprint_and_count(prompt: &PromptMembers<'_>, cache_scope: &[&str]) -> (TextStats, PromptFingerprint) {
+    let (mut counter, mut fingerprinter) = (TextCounter::default(), Fingerprinter::new(cache_scope));
+    for_each_piece(prompt, |piece| {
+        counter.add_piece(piece);
+        fingerprinter.add_piece(piece);
     });
-    (tally.finish(), print.finish())
+    (counter.finish(), fingerprinter.finish())
 }
 
-/// A fingerprint in the making.
+/// A fingerprint under construction.
 struct Fingerprinter {
     fingerprint: PromptFingerprint,
-    /// The hash of the units so far, then the unit that is being gathered.
+    /// The hash of the units so far, then the bytes of the current unit.
     bytes: [u8; 8 + UNIT_BYTES],
     used: usize,
     units: u32,
 }
 
 impl Fingerprinter {
-    fn new(apart: &[&str]) -> Self {
-        let mut print =
+    fn new(cache_scope: &[&str]) -> Self {
+        let mut fingerprinter =
             Self { fingerprint: PromptFingerprint::default(), bytes: [0; 8 + UNIT_BYTES], used: 8, units: 0 };
-        let before = apart.iter().fold(0, |before, part| XxHash3_64::oneshot_with_seed(before, part.as_bytes()));
-        print.set_previous_hash(before);
-        print
+        let hash = cache_scope.iter().fold(0, |seed, name| XxHash3_64::oneshot_with_seed(seed, name.as_bytes()));
+        fingerprinter.set_previous_hash(hash);
+        fingerprinter
     }
 
     fn add_piece(&mut self, piece: PromptPiece<'_>) {
         match piece {
             PromptPiece::Text(text) => self.push_bytes(text.as_bytes()),
-            PromptPiece::Turn(whose) => {
+            PromptPiece::Turn(role) => {
                 self.push_bytes(b"\x1e");
-                self.push_bytes(whose.as_bytes());
+                self.push_bytes(role.as_bytes());
                 self.push_bytes(b"\x1f");
             }
             PromptPiece::Tools(tools) => compact_json(tools, |part| self.push_bytes(part)),
@@ -174,19 +175,19 @@ impl Fingerprinter {
     }
 }
 
-/// Gives out JSON without the white space between its parts.
+/// Passes JSON to `each` without the white space between its tokens.
 fn compact_json(json: &str, mut each: impl FnMut(&[u8])) {
-    let (mut quoted, mut escaped, mut from) = (false, false, 0);
+    let (mut in_string, mut escaped, mut start) = (false, false, 0);
     let bytes = json.as_bytes();
     for (at, byte) in bytes.iter().enumerate() {
-        if !quoted && byte.is_ascii_whitespace() {
-            each(bytes.get(from..at).unwrap_or_default());
-            from = at + 1;
+        if !in_string && byte.is_ascii_whitespace() {
+            each(bytes.get(start..at).unwrap_or_default());
+            start = at + 1;
         }
-        quoted ^= *byte == b'"' && !escaped;
+        in_string ^= *byte == b'"' && !escaped;
         escaped = *byte == b'\\' && !escaped;
     }
-    each(bytes.get(from..).unwrap_or_default());
+    each(bytes.get(start..).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_share_blocks_as_far_as_they_are_alike() {
+    fn prompts_share_blocks_up_to_their_first_difference() {
         let long = "word ".repeat(1_000);
         let (first, second) = (fingerprint_chat(&[&long]), fingerprint_chat(&[&long, "and then?"]));
         assert_eq!((first.hashes().len(), count_shared_blocks(&first, &second)), (19, 19));
@@ -218,16 +219,16 @@ mod tests {
     }
 
     #[test]
-    fn spelling_does_not_matter_and_what_keeps_caches_apart_does() {
+    fn fingerprint_ignores_spelling_and_depends_on_the_cache_scope() {
         let body =
             format!(r#"{{"messages":[{{"role":"user","content":"é{}"}}],"tools":[{{"a":"b c"}}]}}"#, "a".repeat(999));
         let spelled = body.replace('é', "\\u00e9").replace(":[", " : [ ").replace("\"a\":", "\"a\" :\n");
         assert_eq!(fingerprint_body(&body), fingerprint_body(&spelled));
         assert_eq!(fingerprint_body(&body).hashes().len(), 3);
         let request = ParsedBody::parse(body.as_bytes()).unwrap();
-        for apart in [&["n"][..], &["m", "salt"], &[]] {
+        for scope in [&["n"][..], &["m", "salt"], &[]] {
             assert_eq!(
-                count_shared_blocks(&fingerprint_body(&body), &fingerprint_and_count(&request.prompt, apart).1),
+                count_shared_blocks(&fingerprint_body(&body), &fingerprint_and_count(&request.prompt, scope).1),
                 0
             );
         }
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_grow_with_the_distance_so_that_they_are_few() {
+    fn blocks_grow_with_their_offset() {
         let count =
             |kib: usize| fingerprint_body(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(kib * 1024))).hashes().len();
         assert_eq!([1, 32, 64, 256, 1024].map(count), [4, 128, 192, 320, 448]);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_has_its_share_of_the_tokens() {
+    fn block_has_its_share_of_the_tokens() {
         let prefix = fingerprint_body(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(1_000)));
         assert_eq!([0, 1, 3, 9].map(|blocks| prefix.tokens_in_blocks(blocks, Tokens(500)).0), [0, 128, 384, 384]);
         let traced = PromptFingerprint::from_blocks([7, 8], Tokens(512), Tokens(1_100));
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_the_beginning_and_of_all_of_what_is_shorter() {
+    fn prefix_hash_covers_the_prefix_and_all_of_a_shorter_prompt() {
         let long = "y".repeat(5_000);
         assert_eq!(
             fingerprint_chat(&[&long, "a"]).prefix_hash(4_096),

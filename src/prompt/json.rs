@@ -1,4 +1,4 @@
-//! A JSON object taken apart by one level: names, and values that stay as they are written.
+//! The top-level members of a JSON object: names, and values as they are written.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Gives every member of the object in `text` to `each`, in order, repeated names too, and checks all of it as JSON.
+/// Passes every member of the object in `text` to `each`, in order, repeated names included. Checks all of it as JSON.
 ///
-/// *Errors*: the text is no JSON object, something follows it, or `each` returned a complaint.
-/// *Cost*: 0.5 us a KiB; values are passed over without recursion, so that their depth is limited by nothing.
+/// *Errors*: the text is not a JSON object, something follows it, or `each` returned an error.
+/// *Cost*: 0.5 us a KiB; values are skipped without recursion, so that their depth is not limited.
 pub(super) fn for_each_member<'a>(
     text: &'a str,
     each: impl FnMut(&str, &'a RawValue) -> Result<(), &'static str>,
@@ -21,20 +21,20 @@ pub(super) fn for_each_member<'a>(
     json.end()
 }
 
-/// The string that `value` is, borrowed if it has no escapes.
+/// Returns the string that `value` is, borrowed if it has no escapes; `None` for other types.
 pub(super) fn parse_string(value: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str::<JsonText<'_>>(value.get()).ok().map(|text| text.0)
 }
 
-/// Where in `text` the value lies that was borrowed from it.
+/// Returns the position in `text` of a value that was borrowed from it.
 pub(super) fn range_in(text: &str, value: &RawValue) -> Range<usize> {
     let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + value.get().len()
 }
 
-/// What `value` is, with an article.
+/// Returns the type of `value`, with an article.
 pub(super) fn describe_type(value: &str) -> &'static str {
     match value.bytes().next() {
         Some(b'"') => "a string",

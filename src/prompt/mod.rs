@@ -1,5 +1,5 @@
-//! Floor 1: reading requests. Which endpoint a path is, what a body says that a router must know, and how a body is
-//! edited without being written anew.
+//! Layer 1: reading requests. Which endpoint a path is, what a body says that a router must know, and how a body is edited
+//! in place.
 //!
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 
@@ -11,18 +11,19 @@ mod json;
 pub mod multipart;
 mod parsed_body;
 mod pieces;
+mod prompt_members;
 mod splice;
-mod text_stats;
-mod token_estimator;
-mod tokenizer;
+mod stream_options;
+mod tokens;
+mod unescape;
 
+pub use crate::dialect::MediaKind;
 pub use body_error::BodyError;
 pub use conversation_hash::conversation_hash;
 pub use endpoint::ApiEndpoint;
 pub use fingerprint::{PromptFingerprint, fingerprint_and_count};
-pub use parsed_body::{AffinityHints, ModelField, ParsedBody, PromptMembers};
-pub use pieces::{MediaKind, PromptPiece, for_each_piece};
+pub use parsed_body::{AffinityHints, ModelField, ParsedBody};
+pub use pieces::{PromptPiece, for_each_piece};
+pub use prompt_members::PromptMembers;
 pub use splice::{BodyEdit, BodyPieces, EditError, splice};
-pub use text_stats::TextStats;
-pub use token_estimator::{MediaTokens, TokenEstimator};
-pub use tokenizer::{MAX_TOKENIZED_BYTES, Tokenizer};
+pub use tokens::{MAX_TOKENIZED_BYTES, MediaTokens, TextStats, TokenEstimator, Tokenizer};

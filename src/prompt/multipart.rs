@@ -1,4 +1,4 @@
-//! One text field of a form (`multipart/form-data`), found in the gathered body and borrowed from it.
+//! One text field of a form (`multipart/form-data`), borrowed from the buffered body.
 //!
 //! Source: RFC 7578 and RFC 2046, section 5.1.
 
@@ -16,10 +16,10 @@ const MAX_BOUNDARY_BYTES: usize = 70;
 /// The longest header of a part.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 
-/// The longest value of the field looked for.
+/// The longest value of the wanted field.
 const MAX_VALUE_BYTES: usize = 1024;
 
-/// The most parts a form may have.
+/// The most parts of a form.
 const MAX_PARTS: usize = 1000;
 
 /// A field's value in a form.
@@ -27,23 +27,22 @@ const MAX_PARTS: usize = 1000;
 pub struct FormField<'a> {
     /// The value.
     pub value: &'a str,
-    /// Where it lies in the body.
+    /// Its position in the body.
     pub range: Range<usize>,
 }
 
 impl FormField<'_> {
-    /// The edit that puts `value` in this value's place. A line break in it could end the part: such a value is cut
-    /// before it.
+    /// Returns the edit that replaces this value by `value`, cut before its first line break, which could end the part.
     pub fn replacement(&self, value: &str) -> BodyEdit {
         let line = value.split(['\r', '\n']).next().unwrap_or_default();
         BodyEdit::replace(self.range.clone(), line.to_owned())
     }
 }
 
-/// Finds the text field `name` in a form; `None` if it has no such field, or only a file of that name.
+/// Returns the text field `name` of a form; `None` if it has no such field, or only a file of that name.
 ///
-/// *Errors*: no boundary in the content type, a body that does not follow it to the end, more than 1,000 parts, the
-/// field twice, or a value that is longer than 1 KiB or no UTF-8. *Cost*: one search over the body.
+/// *Errors*: no boundary in the content type, a body that does not follow it to the end, more than 1,000 parts, a
+/// repeated field, or a value that is longer than 1 KiB or not UTF-8. *Cost*: one search over the body.
 pub fn find_field<'a>(
     content_type: &str,
     body: &'a [u8],
@@ -52,7 +51,7 @@ pub fn find_field<'a>(
     let boundary = parse_boundary(content_type)?;
     let delimiter = format!("\r\n--{boundary}");
     let delimiter = Finder::new(delimiter.as_bytes());
-    // The first delimiter may stand at the very start, without a line break before it.
+    // The first delimiter may be at the very start, without a line break before it.
     let opening = delimiter.needle().get(2..).unwrap_or_default();
     let mut at = match body.strip_prefix(opening) {
         Some(rest) => body.len() - rest.len(),
@@ -70,8 +69,8 @@ pub fn find_field<'a>(
         let end = find_delimiter(&delimiter, body, start).ok_or_else(unterminated_error)?;
         if is_text_field(rest.get(header).unwrap_or_default(), name) {
             let range = start..end.start;
-            let twice = found.replace(FormField { value: decode_value(body, &range, name)?, range });
-            if twice.is_some() {
+            let previous = found.replace(FormField { value: decode_value(body, &range, name)?, range });
+            if previous.is_some() {
                 return Err(BodyError::invalid_member(name, format!("duplicate form field '{name}'")));
             }
         }
@@ -80,14 +79,14 @@ pub fn find_field<'a>(
     Err(BodyError::invalid_body(format!("the form has more than {MAX_PARTS} parts")))
 }
 
-/// The next delimiter at or after `from`.
+/// Returns the next delimiter at or after `from`.
 fn find_delimiter(delimiter: &Finder<'_>, body: &[u8], from: usize) -> Option<Range<usize>> {
     let start = from + delimiter.find(body.get(from..)?)?;
     Some(start..start + delimiter.needle().len())
 }
 
-/// The header of the part whose delimiter ended before `rest`, empty line included; its first line break is the rest of
-/// the delimiter's line.
+/// Returns the header of the part whose delimiter ended before `rest`, empty line included. Its first line break still
+/// belongs to the delimiter's line.
 fn find_header(rest: &[u8]) -> Option<Range<usize>> {
     let line = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t'))?;
     let lines = rest.get(line..)?.strip_prefix(b"\r\n").and(rest.get(line..))?;
@@ -95,7 +94,7 @@ fn find_header(rest: &[u8]) -> Option<Range<usize>> {
     Some(line..line + end + 4)
 }
 
-/// Whether a part with this header is the text field `name`.
+/// Returns whether a part with this header is the text field `name`.
 fn is_text_field(header: &[u8], name: &str) -> bool {
     let Ok(header) = std::str::from_utf8(header) else { return false };
     header.split("\r\n").filter_map(|line| line.split_once(':')).any(|(key, value)| {
@@ -119,12 +118,12 @@ fn parse_boundary(content_type: &str) -> Result<Cow<'_, str>, BodyError> {
         .ok_or_else(|| BodyError::invalid_body("the content type must be multipart/form-data with a boundary"))
 }
 
-/// The parameter `name` of a header's value, after its first `;`, with or without quotes.
+/// Returns the parameter `name` of a header's value, after its first `;`, with or without quotes.
 fn find_parameter<'h>(header: &'h str, name: &str) -> Option<Cow<'h, str>> {
     let mut rest = header.split_once(';')?.1;
     loop {
         let (key, after) = rest.split_once('=')?;
-        // Parameters without a value before this one.
+        // Parameters without a value before this one are skipped.
         let key = key.rsplit(';').next().unwrap_or_default().trim();
         let (value, after) = match after.trim_start().strip_prefix('"') {
             Some(quoted) => parse_quoted(quoted)?,
@@ -140,7 +139,7 @@ fn find_parameter<'h>(header: &'h str, name: &str) -> Option<Cow<'h, str>> {
     }
 }
 
-/// The string up to the closing quote, its backslashes taken away, and what follows it.
+/// Returns the string up to the closing quote, without its backslashes, and the text after it.
 fn parse_quoted(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
     let mut value = String::new();
     let mut chars = quoted.chars();
@@ -211,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_values_and_empty_headers_are_parts_too() {
+    fn parts_with_empty_values_or_headers_are_accepted() {
         let empty = form_part("Content-Disposition: form-data; name=model", "");
         assert_eq!(find_model(CONTENT_TYPE, &format!("--XX\r\n\r\nx\r\n{empty}--XX--")).unwrap().as_deref(), Some(""));
     }
 
     #[test]
-    fn improper_forms_are_refused() {
+    fn malformed_forms_are_refused() {
         let twice = form_part("Content-Disposition: form-data; name=model", "a").repeat(2) + "--XX--";
         let long = form_part("Content-Disposition: form-data; name=model", &"a".repeat(MAX_VALUE_BYTES + 1)) + "--XX--";
         for (content_type, body, param) in [
@@ -250,7 +249,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(
+        fn any_bytes_are_parsed_or_refused(
             words in prop::collection::vec(prop::sample::select(vec![
                 "--XX", "--", "\r\n", "\r\n\r\n", "XX", "Content-Disposition: form-data; name=model", "x", ";", "=", "\"",
                 "\\", "name", "boundary", "multipart/form-data;",

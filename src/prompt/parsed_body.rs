@@ -5,28 +5,30 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
+use super::prompt_members::PromptMembers;
 use super::splice::BodyEdit;
+use super::stream_options::{ObjectStart, StreamOptions};
 use super::{BodyError, json};
 use crate::units::Tokens;
 
-/// The members of a request that matter to routing; `null` is as good as absent.
+/// The members of a request that matter to routing; `null` counts as absent.
 ///
-/// *Shape*: borrowed from the body. A member that is there twice counts as it does in Python, the last one wins, but a
-/// second `model` is refused: nobody could tell which one was routed by.
+/// *Shape*: borrowed from the body. Of a repeated member the last one counts, as in Python. A second `model` is an error,
+/// because router and replica might read different ones.
 #[derive(Debug)]
 pub struct ParsedBody<'a> {
-    /// The model asked for.
+    /// The requested model; `None` if the body names none.
     pub model: Option<ModelField<'a>>,
-    /// The answer is wanted as an event stream.
+    /// The response is wanted as an event stream.
     pub stream: bool,
-    /// The most tokens that may be generated for a choice: `max_completion_tokens`, else `max_output_tokens`, else
-    /// `max_tokens`. `None` also where it is no whole number; the replica will say so.
+    /// The output limit of a choice: `max_completion_tokens`, else `max_output_tokens`, else `max_tokens`. Also `None` if
+    /// it is not a whole number, which the replica will refuse.
     pub max_output: Option<Tokens>,
-    /// The number of choices wanted for each prompt, under the same terms.
+    /// The number of choices for each prompt, `n`; `None` in the same cases.
     pub choice_count: Option<u32>,
-    /// What is prompt in it.
+    /// The members that hold the prompt.
     pub prompt: PromptMembers<'a>,
-    /// What may tie it to requests before it.
+    /// The members that tie the request to earlier ones.
     pub affinity_hints: AffinityHints<'a>,
     stream_options: StreamOptions,
     object_start: ObjectStart,
@@ -37,71 +39,31 @@ pub struct ParsedBody<'a> {
 pub struct ModelField<'a> {
     /// The name.
     pub name: Cow<'a, str>,
-    /// Where its JSON string lies in the body, quotes included.
+    /// The position of its JSON string in the body, quotes included.
     pub range: Range<usize>,
 }
 
-/// The members that hold the prompt, as they are written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PromptMembers<'a> {
-    /// Chat completions and messages.
-    pub messages: Option<&'a RawValue>,
-    /// Completions: text, token ids, or several of either.
-    pub prompt: Option<&'a RawValue>,
-    /// Responses and embeddings.
-    pub input: Option<&'a RawValue>,
-    /// Definitions of tools; they are part of the prompt.
-    pub tools: Option<&'a RawValue>,
-    /// The system prompt of `/v1/messages`.
-    pub system: Option<&'a RawValue>,
-    /// The system prompt of `/v1/responses`.
-    pub instructions: Option<&'a RawValue>,
-}
-
-/// The members that tie a request to a session or a cache; those that are no strings are taken for absent.
+/// The members that tie a request to a session or a cache; each is `None` if it is absent or not a string.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AffinityHints<'a> {
     /// The end user.
     pub user: Option<Cow<'a, str>>,
-    /// The client's own hint at shared prefixes.
+    /// The client's hint at shared prefixes.
     pub prompt_cache_key: Option<Cow<'a, str>>,
     /// The stored response that this request continues.
     pub previous_response_id: Option<Cow<'a, str>>,
-    /// What keeps this request's cache entries from others.
+    /// The salt that separates this request's cache entries from others.
     pub cache_salt: Option<Cow<'a, str>>,
 }
 
-/// `stream_options`, as far as asking for usage is concerned.
-#[derive(Clone, Debug, Default)]
-enum StreamOptions {
-    #[default]
-    Absent,
-    /// Neither `null` nor an object that can be understood: the replica's business.
-    Invalid,
-    Null(Range<usize>),
-    Object {
-        object_start: ObjectStart,
-        include_usage: Option<(bool, Range<usize>)>,
-    },
-}
-
-/// Where an object can be added to.
-#[derive(Clone, Copy, Debug, Default)]
-struct ObjectStart {
-    /// The place after its opening brace.
-    offset: usize,
-    /// It has no members, so none that is added needs a comma after it.
-    is_empty: bool,
-}
-
-/// The members found by one walk over the body, as they are written.
+/// The members found by one pass over the body, as they are written.
 #[derive(Default)]
 struct MemberScan<'a> {
-    /// `null` too, so that a second one is noticed.
+    /// `Some` for `null` too, so that a second one is noticed.
     model: Option<&'a RawValue>,
     stream: Option<&'a RawValue>,
     stream_options: Option<&'a RawValue>,
-    /// In the order in which they are believed.
+    /// By precedence.
     max_output: [Option<&'a RawValue>; 3],
     n: Option<&'a RawValue>,
     prompt: PromptMembers<'a>,
@@ -110,27 +72,20 @@ struct MemberScan<'a> {
 }
 
 impl<'a> ParsedBody<'a> {
-    /// Reads a request's JSON body. All of it is checked as JSON.
+    /// Parses a request's JSON body. All of it is checked as JSON.
     ///
-    /// *Errors*: no JSON object, in the words of the JSON reader with line, column and byte; two `model`s; a `model` or
-    /// `stream` of the wrong type. Members that only estimates need are never an error.
-    /// *Cost*: 0.5 us a KiB; no recursion, so nothing overflows however deep the body is nested.
+    /// *Errors*: the body is not a JSON object (with line, column and byte), has two `model`s, or a `model` or `stream` of
+    /// the wrong type. Members that only estimates need never cause an error.
+    /// *Cost*: 0.5 us a KiB; no recursion, so that deep nesting cannot overflow the stack.
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
-        let text = std::str::from_utf8(body).map_err(|error| {
-            let at = error.valid_up_to();
-            let (line, column) = line_and_column(body, at);
-            let place = format!("at line {line} column {column} (byte {at})");
-            BodyError::invalid_body(format!("could not parse the JSON body of your request: invalid UTF-8 {place}"))
-        })?;
+        let text = std::str::from_utf8(body).map_err(|error| invalid_utf8(body, error.valid_up_to()))?;
         let trimmed = text.trim_ascii_start();
         if trimmed.is_empty() {
-            return Err(BodyError::invalid_body(
-                "could not parse the JSON body of your request: the body is empty (byte 0)",
-            ));
+            return Err(BodyError::invalid_json("the body is empty", 0));
         }
         let mut found = MemberScan::default();
         json::for_each_member(text, |name, value| found.record(name, value))
-            .map_err(|error| json_error(text, &error))?;
+            .map_err(|error| BodyError::invalid_json(&error, byte_offset(text, &error)))?;
         Ok(Self {
             model: found.model.filter(|v| v.get() != "null").map(|v| parse_model(text, v)).transpose()?,
             stream: found.stream.map(parse_stream).transpose()?.unwrap_or(false),
@@ -143,74 +98,31 @@ impl<'a> ParsedBody<'a> {
         })
     }
 
-    /// True if the client itself asked for the usage event of a stream.
+    /// Returns whether the client itself requested the usage event of a stream.
     pub fn is_usage_requested(&self) -> bool {
-        matches!(self.stream_options, StreamOptions::Object { include_usage: Some((true, _)), .. })
+        self.stream_options.is_usage_requested()
     }
 
-    /// The edit that asks for the usage event; `None` if the client did itself, or wrote `stream_options` that the
-    /// replica will refuse.
+    /// Returns the edit that requests the usage event; `None` if the client already does, or wrote `stream_options` that
+    /// the replica will refuse.
     ///
-    /// Only for requests with `stream: true`: on others vLLM refuses `stream_options`.
+    /// Only for requests with `stream: true`: vLLM refuses `stream_options` on others.
     pub fn usage_edit(&self) -> Option<BodyEdit> {
-        match &self.stream_options {
-            StreamOptions::Absent => Some(self.object_start.insertion(r#""stream_options":{"include_usage":true}"#)),
-            StreamOptions::Null(range) => Some(BodyEdit::replace(range.clone(), r#"{"include_usage":true}"#)),
-            StreamOptions::Object { object_start: opening, include_usage: None } => {
-                Some(opening.insertion(r#""include_usage":true"#))
-            }
-            StreamOptions::Object { include_usage: Some((false, range)), .. } => {
-                Some(BodyEdit::replace(range.clone(), "true"))
-            }
-            StreamOptions::Object { include_usage: Some((true, _)), .. } | StreamOptions::Invalid => None,
-        }
+        self.stream_options.usage_edit(self.object_start)
     }
 }
 
 impl ModelField<'_> {
-    /// The edit that puts `name` in this name's place.
+    /// Returns the edit that replaces this name by `name`.
     pub fn replacement(&self, name: &str) -> BodyEdit {
         BodyEdit::replace(self.range.clone(), serde_json::Value::from(name).to_string())
     }
 }
 
-impl StreamOptions {
-    fn parse(text: &str, value: &RawValue) -> Self {
-        let range = json::range_in(text, value);
-        if value.get() == "null" {
-            return Self::Null(range);
-        }
-        let (mut include, mut empty) = (None, true);
-        let walk = json::for_each_member(value.get(), |name, member| {
-            empty = false;
-            if name == "include_usage" {
-                include = Some(member);
-            }
-            Ok(())
-        });
-        let opening = ObjectStart { offset: range.start + 1, is_empty: empty };
-        match (walk, include.map(|member| (member.get(), json::range_in(text, member)))) {
-            (Ok(()), None) => Self::Object { object_start: opening, include_usage: None },
-            (Ok(()), Some(("true", at))) => Self::Object { object_start: opening, include_usage: Some((true, at)) },
-            (Ok(()), Some(("false" | "null", at))) => {
-                Self::Object { object_start: opening, include_usage: Some((false, at)) }
-            }
-            _ => Self::Invalid,
-        }
-    }
-}
-
-impl ObjectStart {
-    fn insertion(self, member: &'static str) -> BodyEdit {
-        if self.is_empty {
-            BodyEdit::insert(self.offset, member)
-        } else {
-            BodyEdit::insert(self.offset, format!("{member},"))
-        }
-    }
-}
-
 impl<'a> MemberScan<'a> {
+    /// Records a member.
+    ///
+    /// *Errors*: a second `model`.
     fn record(&mut self, name: &str, value: &'a RawValue) -> Result<(), &'static str> {
         self.has_members = true;
         let given = (value.get() != "null").then_some(value);
@@ -223,17 +135,11 @@ impl<'a> MemberScan<'a> {
             "max_output_tokens" => self.max_output[1] = given,
             "max_tokens" => self.max_output[2] = given,
             "n" => self.n = given,
-            "messages" => self.prompt.messages = given,
-            "prompt" => self.prompt.prompt = given,
-            "input" => self.prompt.input = given,
-            "tools" => self.prompt.tools = given,
-            "system" => self.prompt.system = given,
-            "instructions" => self.prompt.instructions = given,
             "user" => self.affinity_hints.user = given.and_then(json::parse_string),
             "prompt_cache_key" => self.affinity_hints.prompt_cache_key = given.and_then(json::parse_string),
             "previous_response_id" => self.affinity_hints.previous_response_id = given.and_then(json::parse_string),
             "cache_salt" => self.affinity_hints.cache_salt = given.and_then(json::parse_string),
-            _ => {}
+            _ => self.prompt.set(name, given),
         }
         Ok(())
     }
@@ -242,7 +148,7 @@ impl<'a> MemberScan<'a> {
 fn parse_model<'a>(text: &str, value: &'a RawValue) -> Result<ModelField<'a>, BodyError> {
     match json::parse_string(value) {
         Some(name) => Ok(ModelField { name, range: json::range_in(text, value) }),
-        None => Err(wrong_type_error("model", "a string", value)),
+        None => Err(BodyError::wrong_type("model", "a string", value)),
     }
 }
 
@@ -250,7 +156,7 @@ fn parse_stream(value: &RawValue) -> Result<bool, BodyError> {
     match value.get() {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(wrong_type_error("stream", "a boolean", value)),
+        _ => Err(BodyError::wrong_type("stream", "a boolean", value)),
     }
 }
 
@@ -258,23 +164,18 @@ fn parse_number(value: Option<&RawValue>) -> Option<u64> {
     value?.get().parse().ok()
 }
 
-fn wrong_type_error(param: &'static str, expected: &str, value: &RawValue) -> BodyError {
-    let got = json::describe_type(value.get());
-    BodyError::invalid_member(param, format!("Invalid type for '{param}': expected {expected}, but got {got} instead."))
-}
-
-fn json_error(text: &str, error: &serde_json::Error) -> BodyError {
-    let lines_before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    let at = lines_before + error.column().saturating_sub(1);
-    BodyError::invalid_body(format!("could not parse the JSON body of your request: {error} (byte {at})"))
-}
-
-/// Line and column of the byte at `at`, both from 1.
-fn line_and_column(body: &[u8], at: usize) -> (usize, usize) {
-    let before = body.get(..at).unwrap_or_default();
+/// Returns the error of a body that is not UTF-8 from `byte` on, with line and column from 1.
+fn invalid_utf8(body: &[u8], byte: usize) -> BodyError {
+    let before = body.get(..byte).unwrap_or_default();
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-    (line, column)
+    BodyError::invalid_json(format_args!("invalid UTF-8 at line {line} column {column}"), byte)
+}
+
+/// Returns the offset of the line and column that `error` names.
+fn byte_offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines_before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    lines_before + error.column().saturating_sub(1)
 }
 
 #[cfg(test)]
@@ -285,6 +186,7 @@ mod tests {
 
     use super::super::splice;
     use super::*;
+    use crate::dialect::PromptPart;
 
     fn parse_body(body: &str) -> Result<ParsedBody<'_>, BodyError> {
         ParsedBody::parse(body.as_bytes())
@@ -304,8 +206,8 @@ mod tests {
         assert_eq!((model.name.as_ref(), &body[model.range]), ("ab", r#""a\u0062""#));
         assert!(request.stream);
         assert_eq!((request.max_output, request.choice_count), (Some(Tokens(5)), Some(2)));
-        assert_eq!(request.prompt.messages.unwrap().get(), r#"[{"role":"user"}]"#);
-        assert!(request.prompt.tools.is_none());
+        assert_eq!(request.prompt.find(PromptPart::Turns).unwrap().get(), r#"[{"role":"user"}]"#);
+        assert!(request.prompt.find(PromptPart::Tools).is_none());
         let keys = AffinityHints { user: Some("u".into()), cache_salt: Some("\"".into()), ..AffinityHints::default() };
         assert_eq!(request.affinity_hints, keys);
         let nulls = parse_body(r#"{"model":null,"stream":null,"max_tokens":null,"n":null}"#).unwrap();
@@ -313,18 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn newer_names_of_the_output_limit_win_and_odd_ones_are_left_to_the_replica() {
+    fn newer_names_of_the_output_limit_win_and_invalid_values_are_ignored() {
         let limit = |body: &str| parse_body(body).unwrap().max_output.map(|t| t.0);
         assert_eq!(limit(r#"{"max_tokens":1,"max_completion_tokens":2}"#), Some(2));
         assert_eq!(limit(r#"{"max_tokens":1,"max_completion_tokens":null}"#), Some(1));
         assert_eq!(limit(r#"{"max_output_tokens":3}"#), Some(3));
-        for odd in [r#""x""#, "-1", "1.5", "{}", "1e400", "99999999999999999999"] {
-            assert_eq!(limit(&format!(r#"{{"max_tokens":{odd},"n":{odd}}}"#)), None, "{odd}");
+        for invalid in [r#""x""#, "-1", "1.5", "{}", "1e400", "99999999999999999999"] {
+            assert_eq!(limit(&format!(r#"{{"max_tokens":{invalid},"n":{invalid}}}"#)), None, "{invalid}");
         }
     }
 
     #[test]
-    fn wrong_types_are_refused_in_the_words_clients_know() {
+    fn wrong_types_are_refused_in_openai_words() {
         for (body, param, message) in [
             (r#"{"model":5}"#, "model", "Invalid type for 'model': expected a string, but got an integer instead."),
             (r#"{"model":1.5}"#, "model", "Invalid type for 'model': expected a string, but got a decimal instead."),
@@ -341,8 +243,8 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_json_object_are_refused_with_the_place() {
-        for (body, said) in [
+    fn bodies_that_are_not_json_objects_are_refused_with_the_place() {
+        for (body, reason) in [
             (&b""[..], "empty (byte 0)"),
             (b" \n", "empty"),
             (b"[1,2]", "expected an object at line 1 column 0 (byte 0)"),
@@ -358,14 +260,18 @@ mod tests {
             (b"{\"model\":\"a\",\n\"model\":\"a\"}", "duplicate member `model` at line 2"),
             (b"{\"model\":null,\"model\":\"a\"}", "duplicate member `model`"),
         ] {
-            let bad = ParsedBody::parse(body).unwrap_err();
-            assert!(bad.message.contains(said) && bad.message.contains("(byte "), "{} lacks {said}", bad.message);
-            assert_eq!(bad.param, None);
+            let error = ParsedBody::parse(body).unwrap_err();
+            assert!(
+                error.message.contains(reason) && error.message.contains("(byte "),
+                "{} lacks {reason}",
+                error.message
+            );
+            assert_eq!(error.param, None);
         }
     }
 
     #[test]
-    fn depth_is_no_danger() {
+    fn deep_nesting_does_not_overflow_the_stack() {
         const DEEP: usize = 1_000_000;
         for name in ["x", "messages", "model", "user", "stream_options", "max_tokens"] {
             let open = format!("{{\"{name}\":{}", "[".repeat(DEEP));
@@ -378,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_asked_for_with_one_edit() {
+    fn usage_is_requested_with_one_edit() {
         for (before, after) in [
             (r#"{"a":1}"#, r#"{"stream_options":{"include_usage":true},"a":1}"#),
             (" { }", r#" {"stream_options":{"include_usage":true} }"#),
@@ -393,9 +299,9 @@ mod tests {
         ] {
             let request = parse_body(before).unwrap();
             assert!(!request.is_usage_requested());
-            let asked = apply_edit(before, request.usage_edit().unwrap());
-            assert_eq!(asked, after);
-            assert!(parse_body(&asked).unwrap().is_usage_requested());
+            let edited = apply_edit(before, request.usage_edit().unwrap());
+            assert_eq!(edited, after);
+            assert!(parse_body(&edited).unwrap().is_usage_requested());
         }
         for left in [r#"{"stream_options":5}"#, r#"{"stream_options":{"include_usage":1}}"#, r#"{"stream_options":[]}"#]
         {
@@ -407,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn all_bytes_but_the_name_survive_a_new_name() {
+    fn replacing_the_model_changes_no_other_byte() {
         let body = "{\"x\":1e400,\"x\":-0.0 , \"y\":\"\\ud800\\/\",\"model\" :\t\"old\"\n,\"z\":[1.000,2E+2]}";
         let renamed = apply_edit(body, parse_body(body).unwrap().model.unwrap().replacement("a\"b"));
         assert_eq!(renamed, body.replace("\"old\"", r#""a\"b""#));
@@ -471,7 +377,7 @@ mod tests {
         }
 
         #[test]
-        fn edits_leave_json_with_only_their_member_changed(
+        fn edited_json_differs_in_the_edited_member_only(
             mut members in prop::collection::btree_map("[a-z]{0,5}|stream_options", json_value(), 0..5),
             (old, new) in (".{0,9}", ".{0,9}"),
             pretty in any::<bool>(),

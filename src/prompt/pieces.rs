@@ -1,83 +1,55 @@
-//! A prompt's pieces in order, whatever way its JSON is written.
+//! A prompt's pieces in order, independent of how its JSON is written.
 
 use memchr::memchr2;
-use serde_json::value::RawValue;
 
-use super::PromptMembers;
+use super::prompt_members::PromptMembers;
+use super::unescape::unescape;
+use crate::dialect::{ContentMember, MediaKind, PromptPart, content_member};
 
-/// What holds a picture is remembered down to this depth; anything deeper is text.
+/// Objects and arrays are tracked down to this depth; strings below it are text.
 const MAX_TRACKED_DEPTH: usize = 16;
-/// Characters written as escapes are gathered up to this many bytes before they are handed on.
-const TEXT_BUFFER_BYTES: usize = 64;
-/// No name that means something here is longer, with every character written as an escape.
+/// A longer name has no meaning here, even with every character written as an escape.
 const MAX_NAME_BYTES: usize = 128;
 
 /// One piece of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PromptPiece<'a> {
-    /// A turn of the conversation begins; whose, as written.
+    /// The start of a turn, with its role as written.
     Turn(&'a str),
-    /// Text with its escapes undone. What is one string may come in several pieces.
+    /// Text with its escapes replaced. One string may come in several pieces.
     Text(&'a str),
-    /// Definitions of tools, as they are written.
+    /// Definitions of tools, as written.
     Tools(&'a str),
     /// A token, by its id as written.
     TokenId(&'a str),
-    /// What is no text: a URL or base64, as written.
+    /// An image or a sound: its URL or base64 data, as written.
     Media(MediaKind, &'a str),
 }
 
-/// What a piece that is no text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaKind {
-    /// A picture, a video or a document's pages.
-    Image,
-    /// A sound.
-    Audio,
-}
-
-/// Gives the pieces of a prompt to `each`: tools, then what the system says, then the turns.
+/// Passes the pieces of a prompt to `each`: tools, then the system prompt, then the turns.
 ///
-/// *Shape*: equal prompts give the same text whatever white space and escapes they are written with, though not always
-/// cut into the same pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation but for a name
-/// that is written with escapes. With counting, some 13 ns an escape.
-pub fn for_each_piece(text: &PromptMembers<'_>, mut each: impl FnMut(PromptPiece<'_>)) {
-    if let Some(tools) = text.tools {
-        each(PromptPiece::Tools(tools.get()));
-    }
-    let members: [Option<&RawValue>; 5] = [text.system, text.instructions, text.messages, text.input, text.prompt];
-    for member in members.into_iter().flatten() {
-        PieceWalker::default().walk_json(member.get(), &mut each);
+/// *Shape*: equal prompts give the same text for any white space and escapes, though not always cut into the same pieces.
+/// *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation except for a name with escapes. With
+/// counting, about 13 ns an escape.
+pub fn for_each_piece(prompt: &PromptMembers<'_>, mut each: impl FnMut(PromptPiece<'_>)) {
+    for (part, value) in prompt.iter() {
+        match part {
+            PromptPart::Tools => each(PromptPiece::Tools(value.get())),
+            _ => PieceWalker::default().walk_json(value.get(), &mut each),
+        }
     }
 }
 
-/// Where in a JSON value the walk stands. The value was checked when the body was read, so what cannot be is passed over.
+/// The position in a JSON value. The value was checked when the body was parsed, so invalid JSON is skipped.
 #[derive(Default)]
 struct PieceWalker {
     depth: usize,
-    /// Objects among what is open; numbers outside them are tokens.
+    /// Open objects; numbers outside objects are token ids.
     open_objects: usize,
-    /// By depth, what the open object or array is the value of.
-    containers: [PromptMember; MAX_TRACKED_DEPTH],
-    /// The member whose value comes.
-    member: PromptMember,
-}
-
-/// What a member's value is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum PromptMember {
-    #[default]
-    Text,
-    /// `role`: whose turn it is.
-    Role,
-    /// No part of the prompt: `type`, `id` and the like.
-    Ignored,
-    /// `url`, `data`: what it is depends on what holds it.
-    MediaSource,
-    /// `image_url` and the like, an object or the URL itself.
-    MediaUrl(MediaKind),
-    /// `source`, `file`, `input_audio`: an object with a [`PromptMember::MediaSource`] in it.
-    MediaObject(MediaKind),
+    /// By depth, the member whose value the open object or array is; `None` for text.
+    containers: [Option<ContentMember>; MAX_TRACKED_DEPTH],
+    /// The member whose value comes next; `None` for text.
+    member: Option<ContentMember>,
 }
 
 impl PieceWalker {
@@ -91,19 +63,24 @@ impl PieceWalker {
                     let string = json.get(at + 1..end).unwrap_or_default();
                     let rest = bytes.get(end + 1..).unwrap_or_default();
                     if self.open_objects > 0 && rest.trim_ascii_start().first() == Some(&b':') {
-                        self.member = PromptMember::from_escaped_name(string);
+                        self.member = escaped_content_member(string);
                     } else {
                         self.emit_string(string, each);
                     }
                     at = end;
                 }
-                b'{' | b'[' => self.open_container(*byte == b'{'),
+                b'{' => {
+                    self.open_objects += 1;
+                    self.open_container(self.member);
+                }
+                // The elements of an array have the meaning of the array.
+                b'[' => self.open_container(self.member.or(self.current_container())),
                 b'}' => {
                     self.open_objects = self.open_objects.saturating_sub(1);
                     self.close_container();
                 }
                 b']' => self.close_container(),
-                b',' => self.member = PromptMember::Text,
+                b',' => self.member = None,
                 b'0'..=b'9' if self.open_objects == 0 => {
                     let digits = bytes.get(at..).unwrap_or_default();
                     let length = digits.iter().take_while(|digit| digit.is_ascii_digit()).count();
@@ -116,70 +93,47 @@ impl PieceWalker {
         }
     }
 
-    fn open_container(&mut self, object: bool) {
-        self.open_objects += usize::from(object);
-        // What is in an array is what the array is.
-        let holder = if self.member == PromptMember::Text && !object { self.current_container() } else { self.member };
+    fn open_container(&mut self, member: Option<ContentMember>) {
         self.depth += 1;
         if let Some(place) = self.containers.get_mut(self.depth) {
-            *place = holder;
+            *place = member;
         }
-        self.member = PromptMember::Text;
+        self.member = None;
     }
 
     fn close_container(&mut self) {
         self.depth = self.depth.saturating_sub(1);
-        self.member = PromptMember::Text;
+        self.member = None;
     }
 
-    fn current_container(&self) -> PromptMember {
-        self.containers.get(self.depth).copied().unwrap_or_default()
+    fn current_container(&self) -> Option<ContentMember> {
+        self.containers.get(self.depth).copied().flatten()
     }
 
     fn emit_string(&self, string: &str, each: &mut impl FnMut(PromptPiece<'_>)) {
+        use ContentMember::{Ignored, MediaObject, MediaSource, MediaUrl, Role};
         match (self.member, self.current_container()) {
-            (PromptMember::MediaUrl(media), _)
-            | (PromptMember::MediaSource, PromptMember::MediaUrl(media) | PromptMember::MediaObject(media)) => {
-                each(PromptPiece::Media(media, string));
+            (Some(MediaUrl(kind)), _) | (Some(MediaSource), Some(MediaUrl(kind) | MediaObject(kind))) => {
+                each(PromptPiece::Media(kind, string));
             }
-            (PromptMember::Role, _) => each(PromptPiece::Turn(string)),
-            (PromptMember::Ignored, _) | (_, PromptMember::MediaUrl(_)) => {}
-            _ => unescape(string, each),
+            (Some(Role), _) => each(PromptPiece::Turn(string)),
+            (Some(Ignored), _) | (_, Some(MediaUrl(_))) => {}
+            _ => unescape(string, &mut |text| each(PromptPiece::Text(text))),
         }
     }
 }
 
-impl PromptMember {
-    /// The member of the name that is written so.
-    fn from_escaped_name(name: &str) -> Self {
-        if name.len() > MAX_NAME_BYTES || !name.contains('\\') {
-            return Self::from_name(name);
-        }
-        let mut plain = String::new();
-        unescape(name, &mut |piece| {
-            if let PromptPiece::Text(text) = piece {
-                plain.push_str(text);
-            }
-        });
-        Self::from_name(&plain)
+/// Returns the meaning of the member whose name is written as `name`.
+fn escaped_content_member(name: &str) -> Option<ContentMember> {
+    if name.len() > MAX_NAME_BYTES || !name.contains('\\') {
+        return content_member(name);
     }
-
-    fn from_name(name: &str) -> Self {
-        match name {
-            "role" => Self::Role,
-            "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "detail" | "format" | "media_type"
-            | "status" | "file_id" | "signature" | "encrypted_content" => Self::Ignored,
-            "url" | "data" | "file_data" => Self::MediaSource,
-            "image_url" | "video_url" | "file_url" => Self::MediaUrl(MediaKind::Image),
-            "audio_url" => Self::MediaUrl(MediaKind::Audio),
-            "source" | "file" => Self::MediaObject(MediaKind::Image),
-            "input_audio" => Self::MediaObject(MediaKind::Audio),
-            _ => Self::Text,
-        }
-    }
+    let mut plain = String::new();
+    unescape(name, &mut |text| plain.push_str(text));
+    content_member(&plain)
 }
 
-/// Where the string ends that begins at `at`: the place of its closing quote.
+/// Returns the position of the closing quote of the string that begins at `at`.
 fn find_string_end(bytes: &[u8], mut at: usize) -> usize {
     loop {
         let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) else { return bytes.len() };
@@ -190,104 +144,17 @@ fn find_string_end(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Gives out a string's text, `\n` and the like as what they stand for.
-fn unescape(mut string: &str, each: &mut impl FnMut(PromptPiece<'_>)) {
-    let mut gathered = TextBuffer::default();
-    while let Some(escape) = memchr::memchr(b'\\', string.as_bytes()) {
-        let (text, rest) = string.split_at(escape);
-        if !text.is_empty() {
-            gathered.flush(each);
-            each(PromptPiece::Text(text));
-        }
-        let length = match decode_short_escape(rest) {
-            Some(character) => {
-                gathered.flush(each);
-                each(PromptPiece::Text(character));
-                2
-            }
-            None => {
-                let (character, length) = decode_unicode_escape(rest);
-                gathered.push_char(character, each);
-                length
-            }
-        };
-        string = rest.get(length..).unwrap_or_default();
-    }
-    gathered.flush(each);
-    if !string.is_empty() {
-        each(PromptPiece::Text(string));
-    }
-}
-
-/// What `rest` begins with the escape of, if that is one of two characters.
-fn decode_short_escape(rest: &str) -> Option<&str> {
-    Some(match rest.as_bytes().get(1)? {
-        b'n' => "\n",
-        b't' => "\t",
-        b'r' => "\r",
-        b'b' => "\u{8}",
-        b'f' => "\u{c}",
-        b'u' => return None,
-        // A quote, a slash or a backslash stands for itself.
-        _ => rest.get(1..2)?,
-    })
-}
-
-/// The character that `rest` begins with the `\u` escape of, and the escape's length.
-fn decode_unicode_escape(rest: &str) -> (char, usize) {
-    let unit = |at: usize| rest.get(at..at + 4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
-    let high = unit(2).unwrap_or(0xfffd);
-    let low = if rest.as_bytes().get(6..8) == Some(b"\\u") { unit(8) } else { None };
-    let pair = low.filter(|low| (0xd800..0xdc00).contains(&high) && (0xdc00..0xe000).contains(low));
-    let Some(low) = pair else { return (char::from_u32(high.into()).unwrap_or('\u{fffd}'), 6) };
-    let decoded = char::decode_utf16([high, low]).next().and_then(Result::ok);
-    (decoded.unwrap_or('\u{fffd}'), 12)
-}
-
-/// Characters whose escapes follow each other.
-struct TextBuffer {
-    bytes: [u8; TEXT_BUFFER_BYTES],
-    used: usize,
-}
-
-impl Default for TextBuffer {
-    fn default() -> Self {
-        Self { bytes: [0; TEXT_BUFFER_BYTES], used: 0 }
-    }
-}
-
-impl TextBuffer {
-    fn push_char(&mut self, character: char, each: &mut impl FnMut(PromptPiece<'_>)) {
-        if self.used + character.len_utf8() > TEXT_BUFFER_BYTES {
-            self.flush(each);
-        }
-        if let Some(room) = self.bytes.get_mut(self.used..) {
-            self.used += character.encode_utf8(room).len();
-        }
-    }
-
-    fn flush(&mut self, each: &mut impl FnMut(PromptPiece<'_>)) {
-        if self.used == 0 {
-            return;
-        }
-        if let Some(text) = self.bytes.get(..self.used).and_then(|bytes| std::str::from_utf8(bytes).ok()) {
-            each(PromptPiece::Text(text));
-        }
-        self.used = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::ParsedBody;
     use super::*;
 
-    /// Text joined, whatever else in brackets.
+    /// Returns the text joined, other pieces in brackets.
     fn render_pieces(body: &str) -> String {
         let mut all = String::new();
         for_each_piece(&ParsedBody::parse(body.as_bytes()).unwrap().prompt, |piece| match piece {
             PromptPiece::Text(text) => all.push_str(text),
-            PromptPiece::Turn(whose) => all.push_str(&format!("[{whose}]")),
+            PromptPiece::Turn(role) => all.push_str(&format!("[{role}]")),
             PromptPiece::Tools(tools) => all.push_str(&format!("[tools {tools}]")),
             PromptPiece::TokenId(id) => all.push_str(&format!("<{id}>")),
             PromptPiece::Media(media, source) => all.push_str(&format!("[{media:?} {source}]")),
@@ -296,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_does_not_matter() {
+    fn pieces_do_not_depend_on_spelling() {
         let plain = r#"{"messages":[{"role":"user","content":"h\u00e9 \"x\"\n😀"}]}"#;
         let other = "{ \"messages\" : [ {\"content\":\n \"h\u{e9} \\u0022x\\u0022\\u000a\\ud83d\\ude00\" } ] }";
         assert_eq!(render_pieces(plain), "[user]h\u{e9} \"x\"\n😀");
@@ -310,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_told_apart_in_every_dialect() {
+    fn media_are_separate_from_text_in_every_dialect() {
         let chat = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"see"},
             {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA","detail":"high"}},
             {"type":"input_audio","input_audio":{"data":"BBBB","format":"wav"}}]},
@@ -327,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn token_ids_are_tokens_and_other_numbers_are_not() {
+    fn numbers_outside_objects_are_token_ids() {
         assert_eq!(render_pieces(r#"{"prompt":[1,22,333]}"#), "<1><22><333>");
         assert_eq!(render_pieces(r#"{"prompt":[[1],[22, 3]],"input":["a","b"]}"#), "ab<1><22><3>");
         assert_eq!(render_pieces(r#"{"messages":[{"content":"x","n":5}]}"#), "x");
     }
 
     #[test]
-    fn tools_are_given_as_written_and_first() {
+    fn tools_come_first_and_as_written() {
         assert_eq!(render_pieces(r#"{"messages":[{"content":"x"}],"tools":[{"a":1}]}"#), r#"[tools [{"a":1}]]x"#);
     }
 }

@@ -10,11 +10,11 @@ use thiserror::Error;
 pub struct BodyEdit {
     /// The bytes to replace.
     pub range: Range<usize>,
-    /// What to put in their place.
+    /// The bytes to put there.
     pub replacement: Bytes,
 }
 
-/// Edits that do not fit the body or each other. Never the client's fault.
+/// Edits that do not fit the body or overlap. A bug of the router, never the client's fault.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("edit of bytes {}..{} overlaps another or is not within the body", .range.start, .range.end)]
 pub struct EditError {
@@ -26,24 +26,24 @@ pub struct EditError {
 pub struct BodyPieces(Vec<Bytes>);
 
 impl BodyEdit {
-    /// Inserts `with` before the byte at `at`.
-    pub fn insert(at: usize, with: impl Into<Bytes>) -> Self {
-        Self::replace(at..at, with)
+    /// Returns an edit that inserts `text` before the byte at `offset`.
+    pub fn insert(offset: usize, text: impl Into<Bytes>) -> Self {
+        Self::replace(offset..offset, text)
     }
 
-    /// Puts `with` in the place of `range`.
-    pub fn replace(range: Range<usize>, with: impl Into<Bytes>) -> Self {
-        Self { range, replacement: with.into() }
+    /// Returns an edit that replaces `range` by `text`.
+    pub fn replace(range: Range<usize>, text: impl Into<Bytes>) -> Self {
+        Self { range, replacement: text.into() }
     }
 }
 
 impl BodyPieces {
-    /// The length of all pieces together, in bytes.
+    /// Returns the length of all pieces together, in bytes.
     pub fn len_bytes(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
     }
 
-    /// The pieces in order; none is empty.
+    /// Returns the pieces in order; none is empty.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         self.0.iter()
     }
@@ -66,18 +66,18 @@ impl IntoIterator for BodyPieces {
 
 /// Applies `edits` to `body`.
 ///
-/// *Shape*: edits in any order; insertions at one place keep theirs. *Errors*: a range that is reversed, overlaps
-/// another or is not within the body. *Cost*: no byte of the body is copied.
+/// *Shape*: edits in any order; insertions at one place keep their order. *Errors*: a range is reversed, overlaps another
+/// or is not within the body. *Cost*: no byte of the body is copied.
 pub fn splice(body: &Bytes, mut edits: Vec<BodyEdit>) -> Result<BodyPieces, EditError> {
     edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
     let mut pieces = BodyPieces(Vec::with_capacity(2 * edits.len() + 1));
     let mut done = 0;
-    for BodyEdit { range, replacement: with } in edits {
+    for BodyEdit { range, replacement } in edits {
         if range.start < done || range.end < range.start || range.end > body.len() {
             return Err(EditError { range });
         }
         pieces.push(body.slice(done..range.start));
-        pieces.push(with);
+        pieces.push(replacement);
         done = range.end;
     }
     pieces.push(body.slice(done..));

@@ -1,8 +1,7 @@
-//! Counting tokens with a model's own vocabulary, for those who want the prompt's length exactly.
+//! Counting tokens with a model's own vocabulary.
 //!
-//! A tokenizer is slow (3 MB/s), takes seconds for texts made to hurt it, and can panic. So text is given to it in
-//! pieces of a bounded length, cut where words end, never more than a budget of it, and never on a thread that others
-//! wait for.
+//! A tokenizer is slow (3 MB/s), takes seconds for adversarial text, and can panic. So it gets text in bounded chunks, cut
+//! where words end, up to a total limit, and never on a thread that serves other requests.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,15 +10,16 @@ use std::sync::Arc;
 
 use tiktoken_rs::CoreBPE;
 
-use super::pieces::{PromptPiece, for_each_piece};
-use super::{PromptMembers, TextStats};
+use super::super::pieces::{PromptPiece, for_each_piece};
+use super::super::prompt_members::PromptMembers;
+use super::text_stats::TextStats;
 
-/// Text is counted in pieces of at most this length.
+/// The longest chunk of text given to the tokenizer.
 const MAX_CHUNK_BYTES: usize = 4 * 1024;
-/// Of longer prompts so much is counted, in pieces spread evenly over the text, and the rest is taken to be like it.
+/// The text of a prompt that is tokenized at most. A longer prompt is sampled evenly and its count extrapolated.
 pub const MAX_TOKENIZED_BYTES: usize = 128 * 1024;
 
-/// A vocabulary that prompts can be counted by.
+/// A vocabulary to count tokens with.
 #[derive(Clone)]
 pub enum Tokenizer {
     /// OpenAI's `o200k_base`.
@@ -32,7 +32,7 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// The vocabulary that is part of the program under this name.
+    /// Returns the built-in vocabulary of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "o200k" => Some(Self::O200k),
@@ -43,22 +43,22 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json`.
     ///
-    /// *Errors*: the file cannot be read, is no tokenizer, or this build cannot read any; for people.
+    /// *Errors*: the file cannot be read or is not a tokenizer.
     #[cfg(feature = "tokenizer-json")]
-    pub fn file(path: &str) -> Result<Self, String> {
+    pub fn from_file(path: &str) -> Result<Self, String> {
         let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|error| error.to_string())?;
         Ok(Self::File(path.to_owned(), Arc::new(tokenizer)))
     }
 
     /// Reads a `tokenizer.json`.
     ///
-    /// *Errors*: the file cannot be read, is no tokenizer, or this build cannot read any; for people.
+    /// *Errors*: always, because this build lacks the feature.
     #[cfg(not(feature = "tokenizer-json"))]
     pub fn from_file(_path: &str) -> Result<Self, String> {
         Err("this build cannot read a tokenizer.json: build it with `--features tokenizer-json`".to_owned())
     }
 
-    /// What it is called in a configuration.
+    /// Returns its name in a configuration.
     pub fn name(&self) -> &str {
         match self {
             Self::O200k => "o200k",
@@ -68,34 +68,32 @@ impl Tokenizer {
         }
     }
 
-    /// Counts a prompt's text into `census`, in place of what was counted of its makeup. Leaves the census as it is if
-    /// the tokenizer fails.
+    /// Counts the tokens of a prompt's text into `stats`. Leaves `stats` unchanged if the tokenizer panics.
     ///
-    /// *Shape*: exact up to [`MAX_TOKENIZED_BYTES`] of text, but for words longer than 4 KiB; beyond that by evenly spread
-    /// samples. Turns, pictures and token ids stay counted as they are. *Cost*: what the tokenizer takes, about 3 MB/s, for
-    /// at most [`MAX_TOKENIZED_BYTES`]; the first call loads the vocabulary. Blocks: not for a thread that others wait for.
-    pub fn count_tokens(&self, text: &PromptMembers<'_>, census: &mut TextStats) {
-        let mut whole = String::new();
-        for_each_piece(text, |piece| match piece {
-            PromptPiece::Text(text) | PromptPiece::Tools(text) => whole.push_str(text),
+    /// *Shape*: exact up to [`MAX_TOKENIZED_BYTES`] of text, except for words longer than 4 KiB; beyond that by evenly
+    /// spread samples. Turns, images and token ids are counted separately. *Cost*: about 3 MB/s for at most
+    /// [`MAX_TOKENIZED_BYTES`]; the first call loads the vocabulary. It blocks its thread.
+    pub fn count_tokens(&self, prompt: &PromptMembers<'_>, stats: &mut TextStats) {
+        let mut text = String::new();
+        for_each_piece(prompt, |piece| match piece {
+            PromptPiece::Text(part) | PromptPiece::Tools(part) => text.push_str(part),
             // A turn ends a word.
-            PromptPiece::Turn(_) | PromptPiece::TokenId(_) | PromptPiece::Media(..) => whole.push('\n'),
+            PromptPiece::Turn(_) | PromptPiece::TokenId(_) | PromptPiece::Media(..) => text.push('\n'),
         });
-        let breaks = u64::from(census.turns + census.token_ids + census.images + census.audio);
-        let counted = catch_unwind(AssertUnwindSafe(|| self.count_sampled(&whole)));
+        let breaks = u64::from(stats.turns + stats.token_ids + stats.images + stats.audio);
+        let counted = catch_unwind(AssertUnwindSafe(|| self.count_sampled(&text)));
         if let Ok(tokens) = counted {
-            census.counted_tokens = Some(u32::try_from(tokens.saturating_sub(breaks)).unwrap_or(u32::MAX));
+            stats.counted_tokens = Some(u32::try_from(tokens.saturating_sub(breaks)).unwrap_or(u32::MAX));
         }
     }
 
-    /// The tokens of `text`, or as many as its samples tell.
+    /// Returns the tokens of `text`, extrapolated from samples if it is long.
     fn count_sampled(&self, text: &str) -> u64 {
-        let pieces = split_chunks(text);
-        let every = text.len().div_ceil(MAX_TOKENIZED_BYTES).max(1);
+        let stride = text.len().div_ceil(MAX_TOKENIZED_BYTES).max(1);
         let (mut bytes, mut tokens) = (0, 0);
-        for piece in pieces.step_by(every) {
-            bytes += piece.len() as u64;
-            tokens += self.count_exact(piece) as u64;
+        for chunk in split_chunks(text).step_by(stride) {
+            bytes += chunk.len() as u64;
+            tokens += self.count_exact(chunk) as u64;
         }
         if bytes == 0 { 0 } else { (tokens as u128 * text.len() as u128 / u128::from(bytes)) as u64 }
     }
@@ -125,46 +123,46 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// `text` in pieces of at most [`MAX_CHUNK_BYTES`], each ending before the blank in front of a word if there is one:
-/// vocabularies begin a token there and nowhere else for sure.
+/// Returns `text` in chunks of at most [`MAX_CHUNK_BYTES`]. Each ends before a blank between words, if there is one: only
+/// there every vocabulary begins a token.
 fn split_chunks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let most = MAX_CHUNK_BYTES.min(rest.len());
-        let most = (0..=most).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(most);
-        let at = if most == rest.len() { most } else { word_end(rest, most) };
-        let (piece, behind) = rest.split_at(at);
-        rest = behind;
-        Some(piece)
+        let limit = MAX_CHUNK_BYTES.min(rest.len());
+        let max = (0..=limit).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(limit);
+        let end = if max == rest.len() { max } else { word_end(rest, max) };
+        let (chunk, after) = rest.split_at(end);
+        rest = after;
+        Some(chunk)
     })
 }
 
-/// The last place up to `most` of a blank between two words; `most` if there is none.
-fn word_end(text: &str, most: usize) -> usize {
+/// Returns the last position up to `max` of a blank between two words; `max` if there is none.
+fn word_end(text: &str, max: usize) -> usize {
     let bytes = text.as_bytes();
-    let letter = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_alphabetic);
-    let between = |at: &usize| bytes.get(*at) == Some(&b' ') && letter(at - 1) && letter(at + 1);
-    (1..=most).rev().find(between).unwrap_or(most)
+    let is_letter = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_alphabetic);
+    let is_word_end = |at: &usize| bytes.get(*at) == Some(&b' ') && is_letter(at - 1) && is_letter(at + 1);
+    (1..=max).rev().find(is_word_end).unwrap_or(max)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ParsedBody;
+    use super::super::super::ParsedBody;
     use super::*;
 
     fn count_body(vocabulary: &Tokenizer, body: &str) -> u32 {
         let request = ParsedBody::parse(body.as_bytes()).unwrap();
-        let mut census = TextStats::from_prompt(&request.prompt);
-        vocabulary.count_tokens(&request.prompt, &mut census);
-        census.counted_tokens.unwrap()
+        let mut stats = TextStats::from_prompt(&request.prompt);
+        vocabulary.count_tokens(&request.prompt, &mut stats);
+        stats.counted_tokens.unwrap()
     }
 
     #[test]
-    fn text_in_pieces_counts_as_much_as_whole() {
-        let text = include_str!("../../tests/data/texts/code.txt");
+    fn text_in_chunks_counts_the_same_as_whole() {
+        let text = include_str!("../../../tests/data/texts/code.txt");
         let body = serde_json::json!({ "prompt": text }).to_string();
         let bpe = tiktoken_rs::o200k_base_singleton();
         assert!(text.len() > 2 * MAX_CHUNK_BYTES);
@@ -173,7 +171,7 @@ mod tests {
 
     #[test]
     fn long_texts_are_sampled() {
-        let text = include_str!("../../tests/data/texts/code.txt").repeat(100);
+        let text = include_str!("../../../tests/data/texts/code.txt").repeat(100);
         let exact = tiktoken_rs::cl100k_base_singleton().encode_ordinary(&text).len() as f64;
         let body = serde_json::json!({ "prompt": text }).to_string();
         let ratio = f64::from(count_body(&Tokenizer::Cl100k, &body)) / exact;
@@ -181,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_made_to_hurt_are_counted_in_bounded_time_and_without_a_panic() {
+    fn adversarial_texts_are_counted_in_bounded_time_without_a_panic() {
         for text in [" ".repeat(1_000_000), "a".repeat(1_000_000), "\u{1f600}".repeat(200_000), "\\n".repeat(500_000)] {
             let tokens = count_body(&Tokenizer::O200k, &format!("{{\"prompt\":\"{text}\"}}"));
             assert!(tokens > 1000, "{tokens}");
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_no_vocabulary() {
+    fn unknown_names_and_files_are_errors() {
         assert_eq!(Tokenizer::from_name("p50k"), None);
         assert!(Tokenizer::from_file("/nowhere/tokenizer.json").is_err());
     }
