@@ -1,47 +1,47 @@
-//! Floor 1: when a replica that failed is left alone, and when it is asked again. nginx's `max_fails` and `fail_timeout`,
-//! and times away that grow.
+//! Layer 1: ejection of replicas that fail, and their half-open probes. nginx's `max_fails` and `fail_timeout`, and
+//! ejection times that grow.
 
 use std::time::Duration;
 
 use crate::units::Moment;
 
-/// The longest that grown times away become.
+/// The longest ejection time that backoff reaches.
 const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 
 /// Whether a replica may be chosen now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectState {
-    /// It may.
+    /// It may be chosen.
     Admitted,
-    /// Its time away is over: it may be chosen, and the next failure ejects it again at once.
+    /// Its ejection time is over: it may be chosen, and the next failure ejects it again at once.
     Probing,
-    /// It may not, before this moment.
+    /// It may not be chosen.
     Ejected {
-        /// When it may be asked again.
+        /// The end of the ejection.
         ends_at: Moment,
-        /// What ejected it.
+        /// The cause of the ejection.
         cause: EjectCause,
     },
 }
 
-/// What a replica did that it is left alone for.
+/// Why a replica is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectCause {
-    /// It could not be connected to.
+    /// Its port refused the connection.
     Refused,
-    /// It took requests and failed them.
+    /// Its requests failed.
     Failed,
-    /// It took requests and nothing came while others answered.
+    /// Requests were pending on it and it sent no data, while other replicas responded.
     Stalled,
-    /// It fails its checks.
+    /// Its health checks failed.
     HealthCheck,
 }
 
 impl EjectCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 4] = [Self::Refused, Self::Failed, Self::Stalled, Self::HealthCheck];
 
-    /// The cause's name in metric labels and on the admin listener.
+    /// Returns the cause's name in metric labels and on the admin listener.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -51,32 +51,32 @@ impl EjectCause {
         }
     }
 
-    /// Tells whether it is concluded from what requests met: that may be wrong, or about the requests. A refused connection
-    /// is a fact, and a check is asked for.
+    /// Returns whether the cause is inferred from the outcome of requests, so that it may be wrong, or about the requests. A
+    /// refused connection is certain, and a health check is explicit.
     pub const fn is_passive(self) -> bool {
         matches!(self, Self::Failed | Self::Stalled)
     }
 }
 
-/// When failures eject: nginx's words with nginx's meaning.
+/// The limits for failures, with nginx's names and meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EjectLimits {
-    /// Failures within `fail_timeout` that eject; 0 never ejects.
+    /// The number of failures within `fail_timeout` that eject; 0 never ejects.
     pub max_fails: u32,
-    /// The time in which failures are counted, and the time an ejection lasts.
+    /// The time in which failures are counted, and the time that an ejection lasts.
     pub fail_timeout: Duration,
-    /// Whether the n-th ejection in a row lasts n times as long, up to 300 s. nginx's do not.
+    /// Whether the n-th consecutive ejection lasts n times as long, up to 300 s. In nginx it does not.
     pub backoff: bool,
 }
 
 impl Default for EjectLimits {
-    /// nginx's: one failure ejects for 10 s. Unlike nginx's, the times grow.
+    /// Returns nginx's limits, one failure ejects for 10 s, but with backoff.
     fn default() -> Self {
         Self { max_fails: 1, fail_timeout: Duration::from_secs(10), backoff: true }
     }
 }
 
-/// Counts the failures of one replica.
+/// The failures of one replica.
 ///
 /// Source: nginx `ngx_http_upstream_round_robin.c`, `fails`, `accessed` and `checked`.
 #[derive(Clone, Debug)]
@@ -84,18 +84,18 @@ pub struct Ejector {
     limits: EjectLimits,
     fails: u32,
     failed_at: Moment,
-    /// The start of the time away that counts: the last failure, or the last probe.
+    /// The start of the ejection time: the last failure or the last probe.
     checked_at: Moment,
-    /// A request was chosen to find out whether it is back.
+    /// A request was chosen as a probe.
     probing: bool,
-    /// Ejections without a served probe between them.
+    /// Ejections without a successful probe between them.
     consecutive_ejections: u32,
-    /// What the last failure was.
+    /// The cause of the ejection, or of the last failure.
     cause: EjectCause,
 }
 
 impl Ejector {
-    /// An ejector that has seen nothing yet.
+    /// Returns an ejector without failures.
     pub const fn new(limits: EjectLimits) -> Self {
         Self {
             limits,
@@ -108,51 +108,51 @@ impl Ejector {
         }
     }
 
-    /// The same history under other limits.
+    /// Returns the same history with other limits.
     #[must_use]
     pub const fn with_limits(self, limits: EjectLimits) -> Self {
         Self { limits, ..self }
     }
 
-    /// Tells whether the replica may be chosen.
+    /// Returns whether the replica may be chosen.
     pub fn state(&self, now: Moment) -> EjectState {
         if !self.is_over_limit() {
             return EjectState::Admitted;
         }
-        let until = self.checked_at + self.ejection_time();
-        if now > until { EjectState::Probing } else { EjectState::Ejected { ends_at: until, cause: self.cause } }
+        let ends_at = self.checked_at + self.ejection_time();
+        if now > ends_at { EjectState::Probing } else { EjectState::Ejected { ends_at, cause: self.cause } }
     }
 
-    /// Tells whether it has failed so often that it is ejected, or probed.
+    /// Returns whether there are enough failures for an ejection; also true while probing.
     pub const fn is_over_limit(&self) -> bool {
         self.limits.max_fails > 0 && self.fails >= self.limits.max_fails
     }
 
-    /// What the last failure was, if it is out.
+    /// Returns the cause of the ejection; `None` if the replica is admitted.
     pub fn cause(&self) -> Option<EjectCause> {
         self.is_over_limit().then_some(self.cause)
     }
 
-    /// How long it is left alone this time.
+    /// Returns the time that the current ejection lasts.
     pub fn ejection_time(&self) -> Duration {
-        let EjectLimits { fail_timeout, backoff: grows, .. } = self.limits;
-        if !grows || self.consecutive_ejections <= 1 {
+        let EjectLimits { fail_timeout, backoff, .. } = self.limits;
+        if !backoff || self.consecutive_ejections <= 1 {
             return fail_timeout;
         }
         fail_timeout.saturating_mul(self.consecutive_ejections).min(MAX_EJECTION_TIME).max(fail_timeout)
     }
 
-    /// How often the replica could have been looked at again since it was last chosen for that, or failed: whole times of
-    /// `fail_timeout` and a second. nginx believes what it knows of a replica half as much after each.
+    /// Returns the number of periods, of `fail_timeout` and a second, since the replica was last chosen or failed. nginx
+    /// halves the weight of what it knows about a replica after each.
     pub fn missed_periods(&self, now: Moment) -> u32 {
-        let away = now.since(self.checked_at);
-        if away <= self.limits.fail_timeout {
+        let elapsed = now.since(self.checked_at);
+        if elapsed <= self.limits.fail_timeout {
             return 0;
         }
-        u32::try_from(away.as_secs() / (self.limits.fail_timeout.as_secs() + 1)).unwrap_or(u32::MAX)
+        u32::try_from(elapsed.as_secs() / (self.limits.fail_timeout.as_secs() + 1)).unwrap_or(u32::MAX)
     }
 
-    /// Is told that the replica was chosen: while it is probing, the next request waits another time away.
+    /// Records that the replica was chosen. If that was a probe, the next one is due after another ejection time.
     pub fn record_chosen(&mut self, now: Moment) {
         if now.since(self.checked_at) > self.ejection_time() {
             self.checked_at = now;
@@ -160,19 +160,19 @@ impl Ejector {
         }
     }
 
-    /// Counts a failure that was the replica's fault. Returns whether it begins an ejection, the first or a further one.
+    /// Records a failure that was the replica's fault. Returns whether it begins an ejection, the first or a further one.
     pub fn record_failure(&mut self, cause: EjectCause, now: Moment) -> bool {
-        let was_away = self.is_over_limit() && !self.probing;
+        let was_ejected = self.is_over_limit() && !self.probing;
         self.fails = self.fails.saturating_add(1);
         (self.failed_at, self.checked_at, self.probing) = (now, now, false);
-        // Requests that were on it when it went do not tell why it went.
-        if !was_away {
+        // Failures of requests that were pending at the ejection do not change its cause.
+        if !was_ejected {
             self.cause = cause;
         }
-        self.begin_ejection(was_away)
+        self.begin_ejection(was_ejected)
     }
 
-    /// Ejects the replica at once, unless it is never to be. Returns whether that begins an ejection.
+    /// Ejects the replica at once, unless `max_fails` is 0. Returns whether that begins an ejection.
     pub fn eject(&mut self, cause: EjectCause, now: Moment) -> bool {
         if self.limits.max_fails == 0 {
             return false;
@@ -181,20 +181,20 @@ impl Ejector {
         self.record_failure(cause, now)
     }
 
-    fn begin_ejection(&mut self, was_away: bool) -> bool {
-        let goes = self.is_over_limit() && !was_away;
-        self.consecutive_ejections = self.consecutive_ejections.saturating_add(u32::from(goes));
-        goes
+    fn begin_ejection(&mut self, was_ejected: bool) -> bool {
+        let begins = self.is_over_limit() && !was_ejected;
+        self.consecutive_ejections = self.consecutive_ejections.saturating_add(u32::from(begins));
+        begins
     }
 
-    /// Counts an answer: it clears the failures that came before the request was sent.
+    /// Records a success: it clears the failures from before the request was sent.
     pub fn record_success(&mut self) {
         if self.failed_at < self.checked_at {
             self.reset();
         }
     }
 
-    /// Forgets every failure: whatever it was is over.
+    /// Clears all failures.
     pub const fn reset(&mut self) {
         (self.fails, self.consecutive_ejections, self.probing) = (0, 0, false);
     }
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_probe_readmits() {
+    fn successful_probe_readmits() {
         let mut ejector = new_ejector(1);
         ejector.record_failure(EjectCause::Refused, at_seconds(100));
         ejector.record_chosen(at_seconds(111));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_is_not_chosen_misses_a_round_each_fail_timeout() {
+    fn unchosen_replica_misses_a_period_each_fail_timeout() {
         let mut ejector = new_ejector(1);
         ejector.record_chosen(at_seconds(100));
         let missed = [105, 110, 111, 121, 122, 133].map(|second| ejector.missed_periods(at_seconds(second)));
@@ -277,17 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn ejections_in_a_row_grow_up_to_five_minutes_until_a_probe_is_served() {
+    fn consecutive_ejections_grow_up_to_five_minutes_until_a_probe_succeeds() {
         let mut ejector = Ejector::new(EjectLimits::default());
         let mut now = 100;
-        for away in [10, 20, 30, 40] {
+        for seconds in [10, 20, 30, 40] {
             assert!(ejector.record_failure(EjectCause::Failed, at_seconds(now)));
             assert!(
                 !ejector.record_failure(EjectCause::Failed, at_seconds(now)),
-                "others that were on it do not count twice"
+                "pending requests that fail do not count again"
             );
-            assert_eq!(ejector.ejection_time(), Duration::from_secs(away));
-            now += away + 1;
+            assert_eq!(ejector.ejection_time(), Duration::from_secs(seconds));
+            now += seconds + 1;
             assert_eq!(ejector.state(at_seconds(now)), EjectState::Probing);
             ejector.record_chosen(at_seconds(now));
             assert_ne!(ejector.state(at_seconds(now)), EjectState::Probing, "one request probes");
@@ -305,11 +305,11 @@ mod tests {
         slow.record_failure(EjectCause::Failed, at_seconds(1));
         slow.record_chosen(at_seconds(700));
         slow.record_failure(EjectCause::Failed, at_seconds(700));
-        assert_eq!(slow.ejection_time(), Duration::from_secs(600), "what was asked for is not cut short");
+        assert_eq!(slow.ejection_time(), Duration::from_secs(600), "a longer fail_timeout is not cut");
     }
 
     #[test]
-    fn what_ejected_first_is_the_cause_until_it_is_back() {
+    fn first_cause_stays_until_the_replica_is_readmitted() {
         let mut ejector = new_ejector(1);
         ejector.record_failure(EjectCause::Refused, at_seconds(100));
         ejector.record_failure(EjectCause::Failed, at_seconds(101));
@@ -324,9 +324,9 @@ mod tests {
         assert_eq!(never.state(at_seconds(5)), EjectState::Admitted);
     }
 
-    /// What can happen to a replica, by number.
-    fn apply_step(ejector: &mut Ejector, what: u8, now: Moment) {
-        match what {
+    /// Applies the event with this number.
+    fn apply_step(ejector: &mut Ejector, event: u8, now: Moment) {
+        match event {
             0 => drop(ejector.record_failure(EjectCause::Failed, now)),
             1 => drop(ejector.record_failure(EjectCause::Refused, now)),
             2 => ejector.record_success(),
@@ -338,29 +338,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_away_for_ever_and_one_request_probes(
-            (max_fails, seconds, grows) in (0u32..5, 1u64..400, any::<bool>()),
+        fn every_ejection_ends_and_one_request_probes(
+            (max_fails, seconds, backoff) in (0u32..5, 1u64..400, any::<bool>()),
             steps in prop::collection::vec((0u8..6, 0u64..60_000), 1..200),
         ) {
             let fail_timeout = Duration::from_secs(seconds);
-            let mut ejector = Ejector::new(EjectLimits { max_fails, fail_timeout, backoff: grows });
+            let mut ejector = Ejector::new(EjectLimits { max_fails, fail_timeout, backoff });
             let mut now = at_seconds(1);
-            for (what, milliseconds) in steps {
+            for (event, milliseconds) in steps {
                 now = now + Duration::from_millis(milliseconds);
-                apply_step(&mut ejector, what, now);
-                let most = if grows { fail_timeout.max(MAX_EJECTION_TIME) } else { fail_timeout };
+                apply_step(&mut ejector, event, now);
+                let max_time = if backoff { fail_timeout.max(MAX_EJECTION_TIME) } else { fail_timeout };
                 if let EjectState::Ejected { ends_at, .. } = ejector.state(now) {
-                    prop_assert!(max_fails > 0 && ends_at.since(now) <= most);
+                    prop_assert!(max_fails > 0 && ends_at.since(now) <= max_time);
                 }
-                let later = now + most + Duration::from_secs(1);
+                let later = now + max_time + Duration::from_secs(1);
                 match ejector.clone().state(later) {
-                    EjectState::Ejected { .. } => prop_assert!(false, "away for longer than {most:?}"),
+                    EjectState::Ejected { .. } => prop_assert!(false, "ejected for longer than {max_time:?}"),
                     EjectState::Admitted => {}
                     EjectState::Probing => {
                         let mut probed = ejector.clone();
                         probed.record_chosen(later);
-                        let still_out = matches!(probed.state(later), EjectState::Ejected { .. });
-                        prop_assert!(still_out);
+                        let is_ejected = matches!(probed.state(later), EjectState::Ejected { .. });
+                        prop_assert!(is_ejected);
                         probed.record_success();
                         prop_assert_eq!(probed.state(later), EjectState::Admitted);
                         prop_assert_eq!(probed.ejection_time(), fail_timeout);
@@ -370,12 +370,12 @@ mod tests {
         }
 
         #[test]
-        fn answers_alone_never_eject(steps in prop::collection::vec((any::<bool>(), 0u64..60), 1..100)) {
+        fn successes_never_eject(steps in prop::collection::vec((any::<bool>(), 0u64..60), 1..100)) {
             let mut ejector = Ejector::new(EjectLimits::default());
             let mut now = at_seconds(0);
-            for (answers, seconds) in steps {
+            for (succeeds, seconds) in steps {
                 now = now + Duration::from_secs(seconds);
-                if answers { ejector.record_success() } else { ejector.record_chosen(now) }
+                if succeeds { ejector.record_success() } else { ejector.record_chosen(now) }
                 prop_assert_eq!(ejector.state(now), EjectState::Admitted);
             }
         }

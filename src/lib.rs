@@ -1,7 +1,7 @@
 //! tokenweir: an LLM-aware, OpenAI-compatible inference router.
 //!
-//! Built in floors; a file may use its own floor and lower ones, never a higher one, and the folders of a floor never
-//! use each other in a circle (`tests/it/config/layers.rs` keeps it so). ARCHITECTURE.md has the picture.
+//! Built in layers. A module uses its own layer and lower ones, and the modules of a layer form no circle;
+//! `tests/it/config/layers` checks it. ARCHITECTURE.md has the picture.
 
 pub mod balance;
 pub mod cli;

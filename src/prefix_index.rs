@@ -1,7 +1,7 @@
-//! Floor 1: which replicas are taken to have which prompts' beginnings in their prefix caches.
+//! Layer 1: an estimate of which replicas have which prompt prefixes in their caches.
 //!
-//! Beliefs, never facts: two threads that write at once may cost an entry, and a hash may stand for another prompt (one
-//! in 2^52 a look). What is believed wrongly costs a prefill, and no answer.
+//! It may be wrong: two threads that write at once may lose an entry, and a hash may stand for another prompt (one in 2^52
+//! look-ups). A wrong entry costs a prefill, never a response.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,27 +13,26 @@ use crate::units::Tokens;
 
 /// Replicas that share an index.
 pub const REPLICAS_PER_INDEX: usize = 8;
-/// Tokens that a replica's cache is taken to have room for if nothing is known.
+/// The assumed capacity of a replica's cache if it is not known.
 const DEFAULT_CAPACITY: Tokens = Tokens(2_000_000);
-/// An epoch of a replica ends when so small a part of what it has room for was last sent in it.
+/// An epoch of a replica ends when this part of its capacity was last sent in it.
 const EPOCHS_PER_CAPACITY: u64 = 16;
-/// Epochs that are told apart.
+/// Epochs that are remembered.
 const MAX_EPOCHS: u32 = 32;
 const BUCKET_COUNT: usize = 1 << 16;
 /// Entries in a bucket: two cache lines.
 const ENTRIES_PER_BUCKET: usize = 16;
 
-/// Bits of an entry, from the lowest: its place, counted from one so that nothing is zero; the epoch; part of the hash.
+/// Bits of an entry, from the lowest: replica index plus one, so that no entry is zero; the epoch; part of the hash.
 const REPLICA_INDEX_BITS: u32 = 4;
 const EPOCH_BITS: u32 = 24;
 const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 
-/// Hashes of prompts' beginnings, with the replicas that were last sent them.
+/// Hashes of prompt prefixes, with the replicas that were last sent them.
 ///
-/// *Shape*: for [`REPLICAS_PER_INDEX`] replicas, each known by its place. What a replica was sent longest ago is forgotten first: once
-/// what it has been sent since then is more than it has room for, whatever was sent repeatedly counted once, as in a cache
-/// that forgets what was used least recently; to within a sixteenth. *Cost*: 8 MiB, taken with the first entry and never
-/// more; no lock. No text is kept.
+/// *Shape*: for [`REPLICAS_PER_INDEX`] replicas, by index. The least recently sent prefixes of a replica are forgotten once
+/// the distinct tokens sent since exceed its capacity, as in an LRU cache, to within a sixteenth. *Cost*: 8 MiB, allocated
+/// with the first entry; no lock. No text is kept.
 pub struct PrefixIndex {
     buckets: OnceLock<Box<[IndexBucket]>>,
     replicas: [CachePadded<ReplicaEpochs>; REPLICAS_PER_INDEX],
@@ -43,28 +42,28 @@ pub struct PrefixIndex {
 #[derive(Default)]
 struct IndexBucket([AtomicU64; ENTRIES_PER_BUCKET]);
 
-/// One replica's time, told in tokens.
+/// The epochs of one replica, family length is measured in tokens.
 #[derive(Default)]
 struct ReplicaEpochs {
-    /// The epoch now.
+    /// The current epoch.
     current_epoch: AtomicU32,
-    /// The oldest that is remembered.
+    /// The oldest remembered epoch.
     oldest_epoch: AtomicU32,
-    /// Tokens that were last sent in each epoch.
+    /// Tokens last sent in each epoch.
     sent_tokens: [AtomicU64; MAX_EPOCHS as usize],
-    /// Tokens there is room for; 0 if that is not known.
+    /// The capacity in tokens; 0 if it is not known.
     capacity: AtomicU64,
 }
 
-/// The epochs of a place that are remembered.
+/// The remembered epochs of a replica.
 #[derive(Clone, Copy, Default)]
 struct EpochRange {
     current: u32,
-    /// How many before it.
+    /// The number of remembered epochs before it.
     older_epochs: u32,
 }
 
-/// An entry: that a replica has a beginning.
+/// An entry: a replica was sent a prefix in an epoch.
 #[derive(Clone, Copy)]
 struct IndexEntry {
     replica_index: usize,
@@ -72,83 +71,84 @@ struct IndexEntry {
 }
 
 impl PrefixIndex {
-    /// Returns how many of a prompt's blocks each replica is taken to have, by place. *Cost*: a cache miss a block, as
-    /// long as some replica has it.
-    pub fn cached_blocks(&self, prefix: &PromptFingerprint) -> [usize; REPLICAS_PER_INDEX] {
-        let mut longest = [0; REPLICAS_PER_INDEX];
-        let Some(buckets) = self.buckets.get() else { return longest };
-        let spans = self.epoch_ranges();
-        let mut having = u8::MAX;
-        for (at, hash) in prefix.hashes().enumerate() {
-            having &= bucket_for(buckets, hash).replica_mask(hash, &spans);
-            if having == 0 {
+    /// Returns the number of a prompt's first blocks that each replica probably has, by replica index. *Cost*: a cache miss
+    /// per block, up to the first block that no replica has.
+    pub fn cached_blocks(&self, fingerprint: &PromptFingerprint) -> [usize; REPLICAS_PER_INDEX] {
+        let mut cached = [0; REPLICAS_PER_INDEX];
+        let Some(buckets) = self.buckets.get() else { return cached };
+        let ranges = self.epoch_ranges();
+        let mut mask = u8::MAX;
+        for (block, hash) in fingerprint.hashes().enumerate() {
+            mask &= bucket_for(buckets, hash).replica_mask(hash, &ranges);
+            if mask == 0 {
                 break;
             }
-            for (place, blocks) in longest.iter_mut().enumerate() {
-                if having & (1 << place) != 0 {
-                    *blocks = at + 1;
+            for (replica_index, blocks) in cached.iter_mut().enumerate() {
+                if mask & (1 << replica_index) != 0 {
+                    *blocks = block + 1;
                 }
             }
         }
-        longest
+        cached
     }
 
-    /// Takes note that the replica at `place` is sent a prompt of `prompt` tokens.
-    pub fn insert(&self, place: usize, prefix: &PromptFingerprint, prompt: Tokens) {
-        let (Some(own), true) = (self.replicas.get(place), prefix.hashes().len() > 0) else { return };
+    /// Records that a replica is sent a prompt of `prompt` tokens.
+    pub fn insert(&self, replica_index: usize, fingerprint: &PromptFingerprint, prompt: Tokens) {
+        let (Some(replica), true) = (self.replicas.get(replica_index), fingerprint.hashes().len() > 0) else { return };
         let buckets = self.buckets.get_or_init(|| (0..BUCKET_COUNT).map(|_| IndexBucket::default()).collect());
-        let spans = self.epoch_ranges();
-        let now = own.current_epoch.load(Ordering::Relaxed);
-        let entry = IndexEntry { replica_index: place, epoch: now };
-        let (mut before, mut moved) = (Tokens(0), (None, Tokens(0)));
-        for (at, hash) in prefix.hashes().enumerate() {
-            let upto = prefix.tokens_in_blocks(at + 1, prompt);
-            let from = bucket_for(buckets, hash).insert(hash, entry, &spans);
-            // Neighbours were mostly sent together.
-            if from != moved.0 {
-                own.record_sent(moved, now);
-                moved = (from, Tokens(0));
+        let ranges = self.epoch_ranges();
+        let epoch = replica.current_epoch.load(Ordering::Relaxed);
+        let entry = IndexEntry { replica_index, epoch };
+        let (mut tokens_before, mut run_epoch, mut run_tokens) = (Tokens(0), None, Tokens(0));
+        for (block, hash) in fingerprint.hashes().enumerate() {
+            let tokens_after = fingerprint.tokens_in_blocks(block + 1, prompt);
+            let previous_epoch = bucket_for(buckets, hash).insert(hash, entry, &ranges);
+            // Adjacent blocks were mostly sent in one epoch, so they are counted together.
+            if previous_epoch != run_epoch {
+                replica.record_sent(epoch, run_epoch, run_tokens);
+                (run_epoch, run_tokens) = (previous_epoch, Tokens(0));
             }
-            moved.1 += upto - before;
-            before = upto;
+            run_tokens += tokens_after - tokens_before;
+            tokens_before = tokens_after;
         }
-        own.record_sent(moved, now);
-        own.expire_and_advance(now);
+        replica.record_sent(epoch, run_epoch, run_tokens);
+        replica.expire_and_advance(epoch);
     }
 
-    /// Forgets what the replica at `place` has of a prompt beyond its first `blocks` blocks.
-    pub fn trim(&self, place: usize, prefix: &PromptFingerprint, prompt: Tokens, blocks: usize) {
-        let (Some(buckets), Some(own)) = (self.buckets.get(), self.replicas.get(place)) else { return };
-        for (at, hash) in prefix.hashes().enumerate().skip(blocks) {
-            if let Some(epoch) = bucket_for(buckets, hash).remove(hash, place) {
-                own.subtract_sent(epoch, prefix.tokens_in_blocks(at + 1, prompt) - prefix.tokens_in_blocks(at, prompt));
+    /// Forgets what a replica has of a prompt beyond its first `blocks` blocks.
+    pub fn trim(&self, replica_index: usize, fingerprint: &PromptFingerprint, prompt: Tokens, blocks: usize) {
+        let (Some(buckets), Some(replica)) = (self.buckets.get(), self.replicas.get(replica_index)) else { return };
+        for (block, hash) in fingerprint.hashes().enumerate().skip(blocks) {
+            if let Some(epoch) = bucket_for(buckets, hash).remove(hash, replica_index) {
+                let before = fingerprint.tokens_in_blocks(block, prompt);
+                replica.subtract_sent(epoch, fingerprint.tokens_in_blocks(block + 1, prompt) - before);
             }
         }
     }
 
-    /// Forgets all that the replica at `place` has.
-    pub fn clear_replica(&self, place: usize) {
-        if let Some(place) = self.replicas.get(place) {
-            let now = place.current_epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-            place.oldest_epoch.store(now, Ordering::Relaxed);
-            place.sent_tokens.iter().for_each(|sent| sent.store(0, Ordering::Relaxed));
+    /// Forgets everything that a replica has.
+    pub fn clear_replica(&self, replica_index: usize) {
+        if let Some(replica) = self.replicas.get(replica_index) {
+            let epoch = replica.current_epoch.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            replica.oldest_epoch.store(epoch, Ordering::Relaxed);
+            replica.sent_tokens.iter().for_each(|sent| sent.store(0, Ordering::Relaxed));
         }
     }
 
-    /// Takes note of how many tokens the replica at `place` has room for.
-    pub fn set_capacity(&self, place: usize, room: Tokens) {
-        if let Some(place) = self.replicas.get(place) {
-            place.capacity.store(room.0, Ordering::Relaxed);
+    /// Sets the capacity of a replica's cache.
+    pub fn set_capacity(&self, replica_index: usize, capacity: Tokens) {
+        if let Some(replica) = self.replicas.get(replica_index) {
+            replica.capacity.store(capacity.0, Ordering::Relaxed);
         }
     }
 
-    /// Bytes that it takes, for entries alone.
+    /// Returns the bytes allocated for entries; zero before the first.
     pub fn memory_bytes(&self) -> usize {
         self.buckets.get().map_or(0, |buckets| std::mem::size_of_val(&**buckets))
     }
 
     fn epoch_ranges(&self) -> [EpochRange; REPLICAS_PER_INDEX] {
-        std::array::from_fn(|at| self.replicas.get(at).map_or(EpochRange::default(), |place| place.epoch_range()))
+        std::array::from_fn(|index| self.replicas.get(index).map_or(EpochRange::default(), |r| r.epoch_range()))
     }
 }
 
@@ -161,54 +161,56 @@ impl Default for PrefixIndex {
 impl ReplicaEpochs {
     fn epoch_range(&self) -> EpochRange {
         let oldest = self.oldest_epoch.load(Ordering::Relaxed);
-        let now = self.current_epoch.load(Ordering::Relaxed);
-        EpochRange { current: now, older_epochs: now.wrapping_sub(oldest).min(MAX_EPOCHS) }
+        let current = self.current_epoch.load(Ordering::Relaxed);
+        EpochRange { current, older_epochs: current.wrapping_sub(oldest).min(MAX_EPOCHS) }
     }
 
     fn sent_in_epoch(&self, epoch: u32) -> &AtomicU64 {
         &self.sent_tokens[(epoch % MAX_EPOCHS) as usize]
     }
 
-    /// Counts tokens that were sent `now`, and were last sent at another epoch if they are remembered.
-    fn record_sent(&self, (from, tokens): (Option<u32>, Tokens), now: u32) {
-        if from == Some(now & EPOCH_MASK) {
+    /// Moves tokens that are sent in `epoch` there from the epoch in which they were last sent; `None` if that is forgotten.
+    fn record_sent(&self, epoch: u32, previous_epoch: Option<u32>, tokens: Tokens) {
+        if previous_epoch == Some(epoch & EPOCH_MASK) {
             return;
         }
-        self.sent_in_epoch(now).fetch_add(tokens.0, Ordering::Relaxed);
-        if let Some(epoch) = from {
-            self.subtract_sent(epoch, tokens);
+        self.sent_in_epoch(epoch).fetch_add(tokens.0, Ordering::Relaxed);
+        if let Some(previous) = previous_epoch {
+            self.subtract_sent(previous, tokens);
         }
     }
 
     fn subtract_sent(&self, epoch: u32, tokens: Tokens) {
-        let less = |sent: u64| Some(sent.saturating_sub(tokens.0));
-        // The closure always gives a value, so this cannot fail.
-        let _ = self.sent_in_epoch(epoch).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let subtract = |sent: u64| Some(sent.saturating_sub(tokens.0));
+        // The closure always returns a value, so this cannot fail.
+        let _ = self.sent_in_epoch(epoch).fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
     }
 
-    /// Forgets what there is no room for, and ends the epoch `now` if enough was sent in it.
-    fn expire_and_advance(&self, now: u32) {
-        let room = match self.capacity.load(Ordering::Relaxed) {
+    /// Forgets what exceeds the capacity, and ends the epoch if enough was sent in it.
+    fn expire_and_advance(&self, epoch: u32) {
+        let capacity = match self.capacity.load(Ordering::Relaxed) {
             0 => DEFAULT_CAPACITY.0,
-            room => room,
+            capacity => capacity,
         };
-        let mut all = self.sent_tokens.iter().fold(0u64, |all, sent| all.saturating_add(sent.load(Ordering::Relaxed)));
-        while all > room
+        let mut total =
+            self.sent_tokens.iter().fold(0u64, |sum, sent| sum.saturating_add(sent.load(Ordering::Relaxed)));
+        while total > capacity
             && let Some(forgotten) = self.forget_oldest()
         {
-            all = all.saturating_sub(forgotten);
+            total = total.saturating_sub(forgotten);
         }
-        if self.sent_in_epoch(now).load(Ordering::Relaxed) >= (room / EPOCHS_PER_CAPACITY).max(1) {
+        if self.sent_in_epoch(epoch).load(Ordering::Relaxed) >= (capacity / EPOCHS_PER_CAPACITY).max(1) {
             if self.epoch_range().older_epochs + 1 >= MAX_EPOCHS {
                 self.forget_oldest();
             }
-            // Of two threads that both see the epoch end one ends it.
-            let _ = self.current_epoch.compare_exchange(now, now.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+            // If two threads do this at once, one of them succeeds, which is enough.
+            let next = epoch.wrapping_add(1);
+            let _ = self.current_epoch.compare_exchange(epoch, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// Forgets the oldest epoch and returns the tokens that were last sent in it; `None` if it is the present one, or if
-    /// another thread does so.
+    /// Forgets the oldest epoch and returns the tokens last sent in it; `None` if it is the current one, or if another
+    /// thread forgets it.
     fn forget_oldest(&self) -> Option<u64> {
         let oldest = self.oldest_epoch.load(Ordering::Relaxed);
         if oldest == self.current_epoch.load(Ordering::Relaxed) {
@@ -226,30 +228,31 @@ fn bucket_for(buckets: &[IndexBucket], hash: u64) -> &IndexBucket {
 }
 
 impl IndexBucket {
-    /// The places of the replicas that have what hashes to `hash`, a bit each.
-    fn replica_mask(&self, hash: u64, spans: &[EpochRange; REPLICAS_PER_INDEX]) -> u8 {
-        let mut having = 0;
+    /// Returns the replicas that have the prefix with this hash, a bit each.
+    fn replica_mask(&self, hash: u64, ranges: &[EpochRange; REPLICAS_PER_INDEX]) -> u8 {
+        let mut mask = 0;
         for cell in &self.0 {
             let cell = cell.load(Ordering::Relaxed);
             if matches_hash(cell, hash)
                 && let Some(entry) = IndexEntry::unpack(cell)
-                && entry.age(spans).is_some()
+                && entry.age(ranges).is_some()
             {
-                having |= 1 << entry.replica_index;
+                mask |= 1 << entry.replica_index;
             }
         }
-        having
+        mask
     }
 
-    /// Puts an entry in place of the same, of none or of a forgotten one, or of the oldest. Returns the epoch that it had
-    /// if it was remembered.
-    fn insert(&self, hash: u64, entry: IndexEntry, spans: &[EpochRange; REPLICAS_PER_INDEX]) -> Option<u32> {
+    /// Stores an entry in place of the same one, else of an empty, forgotten or the oldest one. Returns the previous epoch of
+    /// the same entry if it is remembered.
+    fn insert(&self, hash: u64, entry: IndexEntry, ranges: &[EpochRange; REPLICAS_PER_INDEX]) -> Option<u32> {
         let mut oldest = (0, &self.0[0]);
         for cell in &self.0 {
-            let known = cell.load(Ordering::Relaxed);
-            let old = IndexEntry::unpack(known);
-            let age = old.and_then(|old| old.age(spans)).unwrap_or(u32::MAX);
-            if let Some(old) = old.filter(|old| old.replica_index == entry.replica_index && matches_hash(known, hash)) {
+            let packed = cell.load(Ordering::Relaxed);
+            let old = IndexEntry::unpack(packed);
+            let age = old.and_then(|old| old.age(ranges)).unwrap_or(u32::MAX);
+            if let Some(old) = old.filter(|old| old.replica_index == entry.replica_index && matches_hash(packed, hash))
+            {
                 cell.store(entry.pack(hash), Ordering::Relaxed);
                 return (age < u32::MAX).then_some(old.epoch);
             }
@@ -261,13 +264,13 @@ impl IndexBucket {
         None
     }
 
-    /// Returns the epoch that it was put in.
-    fn remove(&self, hash: u64, place: usize) -> Option<u32> {
+    /// Removes an entry and returns its epoch.
+    fn remove(&self, hash: u64, replica_index: usize) -> Option<u32> {
         let mut found = None;
         for cell in &self.0 {
-            let known = cell.load(Ordering::Relaxed);
-            if let Some(entry) =
-                IndexEntry::unpack(known).filter(|entry| entry.replica_index == place && matches_hash(known, hash))
+            let packed = cell.load(Ordering::Relaxed);
+            if let Some(entry) = IndexEntry::unpack(packed)
+                .filter(|entry| entry.replica_index == replica_index && matches_hash(packed, hash))
             {
                 cell.store(0, Ordering::Relaxed);
                 found = Some(entry.epoch);
@@ -277,15 +280,15 @@ impl IndexBucket {
     }
 }
 
-/// Tells whether an entry is of what hashes to `hash`.
+/// Returns whether an entry belongs to `hash`.
 fn matches_hash(cell: u64, hash: u64) -> bool {
     (cell ^ hash) >> (REPLICA_INDEX_BITS + EPOCH_BITS) == 0
 }
 
 impl IndexEntry {
     fn unpack(cell: u64) -> Option<Self> {
-        let place = (cell as usize & ((1 << REPLICA_INDEX_BITS) - 1)).checked_sub(1)?;
-        Some(Self { replica_index: place, epoch: (cell >> REPLICA_INDEX_BITS) as u32 & EPOCH_MASK })
+        let replica_index = (cell as usize & ((1 << REPLICA_INDEX_BITS) - 1)).checked_sub(1)?;
+        Some(Self { replica_index, epoch: (cell >> REPLICA_INDEX_BITS) as u32 & EPOCH_MASK })
     }
 
     fn pack(self, hash: u64) -> u64 {
@@ -293,11 +296,11 @@ impl IndexEntry {
         tag | u64::from(self.epoch & EPOCH_MASK) << REPLICA_INDEX_BITS | (self.replica_index as u64 + 1)
     }
 
-    /// In epochs of its replica; `None` if it is forgotten.
-    fn age(self, spans: &[EpochRange; REPLICAS_PER_INDEX]) -> Option<u32> {
-        let span = spans.get(self.replica_index)?;
-        let age = span.current.wrapping_sub(self.epoch) & EPOCH_MASK;
-        (age <= span.older_epochs).then_some(age)
+    /// Returns the age in epochs of its replica; `None` if it is forgotten.
+    fn age(self, ranges: &[EpochRange; REPLICAS_PER_INDEX]) -> Option<u32> {
+        let range = ranges.get(self.replica_index)?;
+        let age = range.current.wrapping_sub(self.epoch) & EPOCH_MASK;
+        (age <= range.older_epochs).then_some(age)
     }
 }
 
@@ -306,18 +309,18 @@ mod tests {
     use super::*;
     use crate::balance::SeededRng;
 
-    /// A prompt of so many blocks of 64 tokens, alike with others of the same `whose` as far as both go.
-    fn make_prompt(whose: u64, blocks: u64) -> (PromptFingerprint, Tokens) {
+    /// Returns a prompt of blocks of 64 tokens; prompts of one family share their prefix.
+    fn make_prompt(family: u64, blocks: u64) -> (PromptFingerprint, Tokens) {
         let tokens = Tokens(blocks * 64);
-        (PromptFingerprint::from_blocks((0..blocks).map(|at| whose << 32 | at), Tokens(64), tokens), tokens)
+        (PromptFingerprint::from_blocks((0..blocks).map(|block| family << 32 | block), Tokens(64), tokens), tokens)
     }
 
-    fn insert_prompt(index: &PrefixIndex, place: usize, (prefix, tokens): &(PromptFingerprint, Tokens)) {
-        index.insert(place, prefix, *tokens);
+    fn insert_prompt(index: &PrefixIndex, replica_index: usize, (fingerprint, tokens): &(PromptFingerprint, Tokens)) {
+        index.insert(replica_index, fingerprint, *tokens);
     }
 
     #[test]
-    fn the_longest_beginning_is_found_for_every_replica_in_one_walk() {
+    fn longest_prefix_is_found_for_every_replica_at_once() {
         let index = PrefixIndex::default();
         assert_eq!((index.cached_blocks(&make_prompt(1, 9).0), index.memory_bytes()), ([0; 8], 0));
         insert_prompt(&index, 0, &make_prompt(1, 9));
@@ -334,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_longest_ago_is_forgotten_first_and_what_is_repeated_stays() {
+    fn least_recently_sent_prefix_is_forgotten_first_and_repeated_one_stays() {
         let index = PrefixIndex::default();
         index.set_capacity(0, Tokens(64_000));
         for round in 0..30 {
@@ -348,45 +351,45 @@ mod tests {
     }
 
     #[test]
-    fn it_forgets_as_a_plain_list_of_the_latest_does_to_within_a_sixteenth() {
-        const ROOM: u64 = 64_000;
+    fn index_forgets_like_an_lru_list_to_within_a_sixteenth() {
+        const CAPACITY: u64 = 64_000;
         let index = PrefixIndex::default();
-        index.set_capacity(0, Tokens(ROOM));
-        let mut dice = SeededRng::from_seed(5);
-        // Blocks sent, the latest last.
+        index.set_capacity(0, Tokens(CAPACITY));
+        let mut rng = SeededRng::from_seed(5);
+        // The blocks sent, the latest last.
         let mut list: Vec<(u64, u64)> = Vec::new();
-        let (mut kept, mut gone) = (0, 0);
+        let (mut kept, mut forgotten) = (0, 0);
         for _ in 0..4_000 {
-            // Some prompts come again and again, some seldom.
-            let families = 1 + dice.next_below(40);
-            let (whose, blocks) = (dice.next_below(families), 1 + dice.next_below(80));
-            insert_prompt(&index, 0, &make_prompt(whose, blocks));
-            list.retain(|(of, at)| *of != whose || *at >= blocks);
-            list.extend((0..blocks).rev().map(|at| (whose, at)));
-            let (whose, blocks) = list[dice.next_below(list.len() as u64) as usize];
-            let since = list.iter().rev().take_while(|block| **block != (whose, blocks)).count() as u64 * 64;
-            let known = index.cached_blocks(&make_prompt(whose, blocks + 1).0)[0] as u64 > blocks;
-            // Neighbours of a block are forgotten a prompt at a time.
-            if since < ROOM * 14 / 16 - 80 * 64 {
+            // Some prompts are frequent, some rare.
+            let families = 1 + rng.next_below(40);
+            let (family, blocks) = (rng.next_below(families), 1 + rng.next_below(80));
+            insert_prompt(&index, 0, &make_prompt(family, blocks));
+            list.retain(|(other, block)| *other != family || *block >= blocks);
+            list.extend((0..blocks).rev().map(|block| (family, block)));
+            let (family, blocks) = list[rng.next_below(list.len() as u64) as usize];
+            let since = list.iter().rev().take_while(|block| **block != (family, blocks)).count() as u64 * 64;
+            let known = index.cached_blocks(&make_prompt(family, blocks + 1).0)[0] as u64 > blocks;
+            // Adjacent blocks are forgotten one prompt at a time.
+            if since < CAPACITY * 14 / 16 - 80 * 64 {
                 assert!(known, "forgotten {since} tokens later");
                 kept += 1;
-            } else if since > ROOM * 18 / 16 + 80 * 64 {
+            } else if since > CAPACITY * 18 / 16 + 80 * 64 {
                 assert!(!known, "known {since} tokens later");
-                gone += 1;
+                forgotten += 1;
             }
         }
-        assert!(kept > 500 && gone > 500, "{kept} {gone}");
+        assert!(kept > 500 && forgotten > 500, "{kept} {forgotten}");
     }
 
     #[test]
-    fn memory_is_the_same_after_ten_million_prompts_and_the_latest_are_known() {
+    fn memory_is_constant_over_ten_million_prompts_and_the_latest_are_known() {
         let index = PrefixIndex::default();
-        let mut dice = SeededRng::from_seed(1);
+        let mut rng = SeededRng::from_seed(1);
         for at in 0..10_000_000u64 {
             // One block each, so that the test takes seconds.
             index.insert(
                 (at % 8) as usize,
-                &PromptFingerprint::from_blocks([dice.next_u64()], Tokens(64), Tokens(64)),
+                &PromptFingerprint::from_blocks([rng.next_u64()], Tokens(64), Tokens(64)),
                 Tokens(64),
             );
             assert!(at > 0 || index.memory_bytes() == 8 << 20);
@@ -400,10 +403,10 @@ mod tests {
     fn eight_replicas_with_two_million_tokens_each_are_remembered() {
         let index = PrefixIndex::default();
         // 30,000 blocks of 64 tokens each are 1.9 M tokens.
-        for whose in 0..8 * 300u64 {
-            insert_prompt(&index, (whose % 8) as usize, &make_prompt(1_000 + whose, 100));
+        for family in 0..8 * 300u64 {
+            insert_prompt(&index, (family % 8) as usize, &make_prompt(1_000 + family, 100));
         }
-        let known = |whose: u64| index.cached_blocks(&make_prompt(1_000 + whose, 100).0)[(whose % 8) as usize];
+        let known = |family: u64| index.cached_blocks(&make_prompt(1_000 + family, 100).0)[(family % 8) as usize];
         let blocks: usize = (0..8 * 300).map(known).sum();
         assert!(blocks >= 239_000, "{blocks} of 240,000");
     }

@@ -1,4 +1,4 @@
-//! Floor 1: who may ask, by the hashes of their keys.
+//! Layer 1: the tenants that may send requests, by the hashes of their API keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,35 +10,35 @@ use thiserror::Error;
 
 use crate::units::ModelName;
 
-/// What is in front of a hash, so that nobody takes a key for one.
+/// The prefix of a written hash. It distinguishes a hash from a key in plain text.
 const DIGEST_PREFIX: &str = "sha256:";
 const DIGEST_BYTES: usize = 32;
 
-/// The SHA-256 hash of a secret; the secret itself is not kept. Never shown.
+/// The SHA-256 hash of a secret. The secret is not kept, and the hash is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest([u8; DIGEST_BYTES]);
 
-/// Why a text is no hash. Does not say what the text was.
+/// A text that is not a hash. The error does not contain the text.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("a hash is `sha256:` and 64 hexadecimal digits")]
 pub struct KeyDigestError;
 
-/// Whom a key belongs to, and what it opens.
+/// The owner of an API key, and the models that it may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
-    /// The key's name in logs, metrics and headers; unique among its like.
+    /// The tenant's name in logs, metrics and headers, unique among tenants.
     pub name: Arc<str>,
-    /// The models that may be asked for, as clients write them; `None` for all.
+    /// The models that the tenant may use, as clients write them; `None` for all.
     pub models: Option<Vec<ModelName>>,
     digest: KeyDigest,
 }
 
-/// All who may ask. Nobody in particular if there is none: everybody may then.
+/// All tenants. If it is empty, requests need no key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantTable(Vec<Arc<Tenant>>);
 
 impl KeyDigest {
-    /// Hashes a secret.
+    /// Returns the hash of a secret.
     pub fn from_secret(secret: &[u8]) -> Self {
         let mut bytes = [0; DIGEST_BYTES];
         for (to, from) in bytes.iter_mut().zip(digest(&SHA256, secret).as_ref()) {
@@ -47,7 +47,7 @@ impl KeyDigest {
         Self(bytes)
     }
 
-    /// Tells whether it is the hash of `secret`, in a time that does not depend on how much of it is right.
+    /// Returns whether it is the hash of `secret`, in constant time.
     pub fn matches_secret(&self, secret: &[u8]) -> bool {
         self.constant_time_eq(&Self::from_secret(secret))
     }
@@ -60,7 +60,9 @@ impl KeyDigest {
 impl FromStr for KeyDigest {
     type Err = KeyDigestError;
 
-    /// Reads `sha256:` and 64 hexadecimal digits.
+    /// Parses `sha256:` and 64 hexadecimal digits.
+    ///
+    /// *Errors*: the text is anything else.
     fn from_str(text: &str) -> Result<Self, KeyDigestError> {
         let digits = text.strip_prefix(DIGEST_PREFIX).ok_or(KeyDigestError)?.as_bytes();
         if digits.len() != 2 * DIGEST_BYTES {
@@ -78,47 +80,47 @@ impl FromStr for KeyDigest {
 
 impl fmt::Debug for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Digest(..)")
+        f.write_str("KeyDigest(..)")
     }
 }
 
 impl Tenant {
-    /// Whom the key with this hash belongs to.
+    /// Returns the tenant of the key with this hash.
     pub fn new(name: impl Into<Arc<str>>, digest: KeyDigest, models: Option<Vec<ModelName>>) -> Self {
         Self { name: name.into(), models, digest }
     }
 
-    /// Tells whether the model may be asked for.
+    /// Returns whether the tenant may use `model`.
     pub fn can_use_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name.as_str() == model))
     }
 
-    /// Tells whether both have one key.
+    /// Returns whether both tenants have the same key.
     pub fn has_same_key(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 }
 
 impl TenantTable {
-    /// These, in their order.
+    /// Returns a table of `tenants`, in their order.
     pub fn new(tenants: impl IntoIterator<Item = Tenant>) -> Self {
         Self(tenants.into_iter().map(Arc::new).collect())
     }
 
-    /// Tells whether nobody is known, so that nobody is asked for a key.
+    /// Returns whether there are no tenants, so that requests need no key.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whom `key` belongs to.
+    /// Returns the tenant of `key`.
     ///
-    /// *Cost*: one hash of `key` and a comparison with every tenant's, the right one or not, so that the time says
-    /// nothing of any key.
+    /// *Cost*: one hash of `key` and a comparison with the hash of every tenant, so that the time reveals nothing about a
+    /// key.
     pub fn find_by_key(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
-        let asked = KeyDigest::from_secret(key);
+        let digest = KeyDigest::from_secret(key);
         let mut found = None;
         for tenant in &self.0 {
-            if tenant.digest.constant_time_eq(&asked) {
+            if tenant.digest.constant_time_eq(&digest) {
                 found = Some(tenant);
             }
         }
@@ -130,7 +132,7 @@ impl TenantTable {
 mod tests {
     use super::*;
 
-    /// Of `abc`, from FIPS 180-2.
+    /// The hash of `abc`, from FIPS 180-2.
     const ABC_DIGEST: &str = "sha256:BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015ad";
 
     fn new_tenant(name: &str, key: &str) -> Tenant {
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_hash_is_that_of_its_key() {
+    fn written_hash_matches_its_key_only() {
         let digest: KeyDigest = ABC_DIGEST.parse().unwrap();
         assert!(digest.matches_secret(b"abc") && !digest.matches_secret(b"abd") && !digest.matches_secret(b""));
         for bad in [
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_found_and_no_other() {
+    fn each_key_finds_its_tenant_and_others_find_none() {
         let tenants = TenantTable::new([new_tenant("a", "one"), new_tenant("b", "two"), new_tenant("c", "three")]);
         for (key, name) in [("one", Some("a")), ("two", Some("b")), ("three", Some("c")), ("", None), ("onе", None)] {
             assert_eq!(tenants.find_by_key(key.as_bytes()).map(|tenant| &*tenant.name), name, "{key}");
@@ -164,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_models_may_be_used_where_there_is_a_list() {
+    fn tenant_with_a_list_may_use_listed_models_only() {
         let listed = Tenant { models: Some(vec!["m".into()]), ..new_tenant("a", "one") };
         assert!(listed.can_use_model("m") && !listed.can_use_model("M") && !listed.can_use_model(""));
         assert!(new_tenant("a", "one").can_use_model("anything"));
     }
 
     #[test]
-    fn neither_key_nor_hash_is_ever_shown() {
+    fn debug_output_has_neither_key_nor_hash() {
         let shown = format!("{:?}", TenantTable::new([Tenant::new("a", ABC_DIGEST.parse().unwrap(), None)]));
         assert!(shown.contains("\"a\"") && !shown.to_lowercase().contains("ba78"), "{shown}");
     }

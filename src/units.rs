@@ -1,4 +1,4 @@
-//! Floor 0: the words everything else is written in. Plain values: no clock, no I/O, no dependence on any other floor.
+//! Layer 0: the units and ids that all other modules use. Plain values: no clock, no I/O, no use of another layer.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,25 +8,25 @@ use std::time::Duration;
 
 /// A point in time: nanoseconds since an arbitrary start, the process's or a simulation's.
 ///
-/// Replaces `std::time::Instant` on the floors that must also run in virtual time. Arithmetic saturates.
+/// Replaces `std::time::Instant` on the layers that also run in virtual time. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// The start of time.
+    /// The start.
     pub const ZERO: Self = Self(0);
 
-    /// The moment `nanos` nanoseconds after the start.
+    /// Returns the moment `nanos` nanoseconds after the start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the start.
+    /// Returns the nanoseconds since the start.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -35,21 +35,21 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    fn add(self, after: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
 }
 
-/// When a replica reached the steps of one try to get an answer from it.
+/// The times of one attempt to get a response from a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// The try began.
+    /// The start of the attempt.
     pub started_at: Moment,
-    /// There was a connection; `None` if none came about.
+    /// The time at which a connection was ready; `None` if there was none.
     pub connected_at: Option<Moment>,
-    /// The answer's head had come.
+    /// The time at which the response head had arrived; `None` if it did not.
     pub head_received_at: Option<Moment>,
-    /// The try ended, with or without an answer.
+    /// The end of the attempt, with or without a response; `None` while it runs.
     pub ended_at: Option<Moment>,
 }
 
@@ -91,10 +91,10 @@ impl fmt::Display for Tokens {
 pub struct Weight(NonZeroU32);
 
 impl Weight {
-    /// The weight of a replica that was given none.
+    /// The default weight.
     pub const ONE: Self = Self(NonZeroU32::MIN);
 
-    /// `None` if `weight` is zero.
+    /// Returns the weight; `None` if `weight` is zero.
     pub const fn new(weight: u32) -> Option<Self> {
         match NonZeroU32::new(weight) {
             Some(weight) => Some(Self(weight)),
@@ -102,7 +102,7 @@ impl Weight {
         }
     }
 
-    /// The weight as a number, at least 1.
+    /// Returns the weight as a number, at least 1.
     pub const fn get(self) -> u32 {
         self.0.get()
     }
@@ -114,16 +114,16 @@ impl Default for Weight {
     }
 }
 
-/// A replica's identity: unique in a process, never reused, unlike its name or its place in a pool.
+/// A replica's identity, unique in a process. Unlike its name or its slot in a pool it is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u64);
 
-/// A replica's place among the members of one pool, in configuration order.
+/// A replica's index among the members of one pool, in configuration order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
 impl Slot {
-    /// The slot as an index into the pool's members.
+    /// Returns the slot as an index into the pool's members.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -134,7 +134,7 @@ impl Slot {
 pub struct ModelName(Arc<str>);
 
 impl ModelName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -152,14 +152,14 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// The token counts a replica reports at the end of an answer (`usage`), under one set of names for all dialects.
+/// The token counts that a replica reports for a response (`usage`), under the same names for all dialects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
     pub prompt: Tokens,
-    /// Prompt tokens that the replica found in its prefix cache; `None` where it does not say.
+    /// Prompt tokens found in the replica's prefix cache; `None` if it does not report them.
     pub cached: Option<Tokens>,
-    /// Tokens generated.
+    /// Generated tokens.
     pub completion: Tokens,
 }
 
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_never_go_below_zero() {
+    fn token_arithmetic_saturates() {
         assert_eq!(Tokens(3) - Tokens(5), Tokens(0));
         assert_eq!(Tokens(u64::MAX) + Tokens(5), Tokens(u64::MAX));
     }
