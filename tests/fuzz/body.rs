@@ -1,5 +1,5 @@
-//! A request's body is read or refused and never anything else; an edit changes its member and nothing besides; how a
-//! prompt is spelled does not matter.
+//! A request's body is parsed or refused; an edit changes only its member; a prompt's pieces do not depend on how its JSON
+//! is written.
 
 #![no_main]
 
@@ -7,16 +7,20 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokenweir::prompt::{conversation_hash, pieces, splice, survey, Census, Edit, Piece, Request, Text};
+use tokenweir::dialect::PromptPart;
+use tokenweir::prompt::{
+    BodyEdit, ParsedBody, PromptMembers, PromptPiece, TextStats, conversation_hash, fingerprint_and_count,
+    for_each_piece, splice,
+};
 
 fuzz_target!(|body: &[u8]| {
     spliced(body);
     let json = serde_json::from_slice::<Value>(body).ok().filter(Value::is_object);
-    match Request::parse(body) {
+    match ParsedBody::parse(body) {
         Ok(request) => {
             assert!(serde_json::from_slice::<&RawValue>(body).is_ok());
             edited(body, &request, json);
-            spelled(body, &request.text);
+            spelled(body, &request.prompt);
         }
         Err(bad) => match (json, bad.param) {
             (None, _) => {}
@@ -27,41 +31,47 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// `json`: the same body by serde_json, which knows no numbers above 1e308 and no depth above 128.
-fn edited(body: &[u8], request: &Request<'_>, json: Option<Value>) {
+/// `json` is the same body by serde_json; `None` for numbers above 1e308 or a depth above 128.
+fn edited(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
     const NAME: &str = "n\"\\\u{e9}";
     let (mut edits, mut json) = (Vec::new(), json);
     if let Some(model) = &request.model {
-        edits.push(model.rename(NAME));
+        edits.push(model.replacement(NAME));
         json.iter_mut().for_each(|json| json["model"] = NAME.into());
     }
-    if let Some(edit) = request.ask_for_usage() {
+    if let Some(edit) = request.usage_edit() {
         edits.push(edit);
         json.iter_mut().for_each(|json| match &mut json["stream_options"] {
             Value::Object(options) => drop(options.insert("include_usage".to_owned(), true.into())),
             other => *other = json!({"include_usage": true}),
         });
     }
-    let asks = edits.len() > usize::from(request.model.is_some());
+    let is_added = edits.len() > usize::from(request.model.is_some());
     let new = joined(&Bytes::copy_from_slice(body), edits).expect("edits of one body fit each other");
     if let Some(json) = json.filter(|_| !has(body, b"$serde_json::private")) {
-        assert_eq!(serde_json::from_slice::<Value>(&new).expect("it is JSON still"), json);
+        assert_eq!(serde_json::from_slice::<Value>(&new).expect("the edited body is JSON"), json);
     }
-    let again = Request::parse(&new).expect("it is a request still");
-    assert_eq!(again.wants_usage(), request.wants_usage() || asks);
+    let again = ParsedBody::parse(&new).expect("the edited body is a request");
+    assert_eq!(again.is_usage_requested(), request.is_usage_requested() || is_added);
     assert_eq!(again.model.map(|model| model.name), request.model.as_ref().map(|_| NAME.into()));
-    assert_eq!((again.stream, again.max_output, again.n), (request.stream, request.max_output, request.n));
-    assert_eq!((again.keys, pieces(&again.text)), (request.keys.clone(), pieces(&request.text)));
-    assert_eq!(opening(&again.text), opening(&request.text));
+    assert_eq!(
+        (again.stream, again.max_output, again.choice_count),
+        (request.stream, request.max_output, request.choice_count)
+    );
+    assert_eq!(
+        (again.affinity_hints, pieces(&again.prompt)),
+        (request.affinity_hints.clone(), pieces(&request.prompt))
+    );
+    assert_eq!(conversation_hash(&again.prompt), conversation_hash(&request.prompt));
 }
 
-/// Two edits at places that the bytes name, against the same done by copying.
+/// Compares two edits, at places that the bytes name, with the same edits by copying.
 fn spliced(body: &[u8]) {
     let [a, b, c, d, body @ ..] = body else { return };
     let [a, b, c, d] = [a, b, c, d].map(|at| usize::from(at % 16));
     let wanted = (a <= b && b <= c && c <= d && d <= body.len())
         .then(|| [&body[..a], b"<1>", &body[b..c], b"<2>", &body[d..]].concat());
-    let edits = vec![Edit::replace(a..b, "<1>"), Edit::replace(c..d, "<2>")];
+    let edits = vec![BodyEdit::replace(a..b, "<1>"), BodyEdit::replace(c..d, "<2>")];
     let done = joined(&Bytes::copy_from_slice(body), edits);
     // Edits in the other order fit as well.
     assert!(wanted.is_none() || done == wanted);
@@ -69,7 +79,7 @@ fn spliced(body: &[u8]) {
     assert!(done.is_none() || fits(a, b) && fits(c, d) && (b <= c || d <= a));
 }
 
-fn joined(body: &Bytes, edits: Vec<Edit>) -> Option<Vec<u8>> {
+fn joined(body: &Bytes, edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
     let pieces = splice(body, edits).ok()?;
     let bytes = pieces.len_bytes();
     let all: Vec<u8> = pieces.into_iter().flatten().collect();
@@ -77,33 +87,36 @@ fn joined(body: &Bytes, edits: Vec<Edit>) -> Option<Vec<u8>> {
     Some(all)
 }
 
-/// The same request in other words: with blanks, and with characters as escapes.
-fn spelled(body: &[u8], text: &Text<'_>) {
+/// Checks the same request with blanks, and with characters as escapes.
+fn spelled(body: &[u8], text: &PromptMembers<'_>) {
     let body = std::str::from_utf8(body).expect("it was parsed");
     let spaced = spell(body, |c| c.to_string());
-    let spaced = Request::parse(spaced.as_bytes()).expect("blanks are nothing").text;
-    let (census, prefix) = survey(text, &["m"]);
-    assert_eq!(survey(&spaced, &["m"]).1, prefix);
+    let spaced = ParsedBody::parse(spaced.as_bytes()).expect("blanks do not matter").prompt;
+    let (stats, prefix) = fingerprint_and_count(text, &["m"]);
+    assert_eq!(fingerprint_and_count(&spaced, &["m"]).1, prefix);
     let escaped = spell(body, |c| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect());
-    let escaped = Request::parse(escaped.as_bytes()).expect("escapes are nothing").text;
+    let escaped = ParsedBody::parse(escaped.as_bytes()).expect("escapes do not matter").prompt;
     for other in [spaced, escaped] {
         assert_eq!(pieces(&other), pieces(text));
-        // Tools are counted as they are written.
-        assert!(text.tools.is_some() || Census::of(&other) == census, "{census:?} {:?}", Census::of(&other));
+        // Tools are counted as written.
+        assert!(
+            text.find(PromptPart::Tools).is_some() || TextStats::from_prompt(&other) == stats,
+            "{stats:?} {:?}",
+            TextStats::from_prompt(&other)
+        );
     }
 }
 
-/// The JSON with blanks wherever they may be, and every character of its strings that is not part of an escape as `put`
-/// puts it.
+/// Returns the JSON with blanks wherever they are allowed, and every unescaped character of its strings as `put` writes it.
 fn spell(json: &str, put: impl Fn(char) -> String) -> String {
     let (mut out, mut quoted) = (String::new(), false);
     let mut chars = json.chars();
     while let Some(c) = chars.next() {
         match c {
             '\\' => {
-                let behind = if chars.as_str().starts_with('u') { 5 } else { 1 };
+                let escape_len = if chars.as_str().starts_with('u') { 5 } else { 1 };
                 out.push(c);
-                out.extend(chars.by_ref().take(behind));
+                out.extend(chars.by_ref().take(escape_len));
             }
             '"' => {
                 quoted = !quoted;
@@ -117,23 +130,23 @@ fn spell(json: &str, put: impl Fn(char) -> String) -> String {
     out
 }
 
-/// What a prompt is made of, whatever it is written like; text that comes in several pieces is one.
-fn pieces(text: &Text<'_>) -> Vec<(u8, String)> {
+/// Returns the decoded pieces of a prompt, adjacent text joined.
+fn pieces(text: &PromptMembers<'_>) -> Vec<(u8, String)> {
     let mut all: Vec<(u8, String)> = Vec::new();
-    // What has half a character in it is no text, however it is written.
-    let said = |written: &str| serde_json::from_str(&format!("\"{written}\"")).unwrap_or_else(|_| String::new());
-    walk(text, |piece| match (piece, all.last_mut()) {
-        (Piece::Text(text), Some((0, before))) => before.push_str(text),
-        (Piece::Text(text), _) => all.push((0, text.to_owned())),
-        (Piece::Turn(whose), _) => all.push((1, said(whose))),
-        (Piece::Tools(tools), _) => {
+    // A string with half a surrogate pair counts as empty, however it is written.
+    let decode = |written: &str| serde_json::from_str(&format!("\"{written}\"")).unwrap_or_else(|_| String::new());
+    for_each_piece(text, |piece| match (piece, all.last_mut()) {
+        (PromptPiece::Text(text), Some((0, before))) => before.push_str(text),
+        (PromptPiece::Text(text), _) => all.push((0, text.to_owned())),
+        (PromptPiece::Turn(role), _) => all.push((1, decode(role))),
+        (PromptPiece::Tools(tools), _) => {
             all.push((
                 2,
                 serde_json::from_str::<Value>(tools).map_or_else(|_| String::new(), |tools| tools.to_string()),
             ));
         }
-        (Piece::Token(id), _) => all.push((3, id.to_owned())),
-        (Piece::Media(media, source), _) => all.push((4, format!("{media:?} {}", said(source)))),
+        (PromptPiece::TokenId(id), _) => all.push((3, id.to_owned())),
+        (PromptPiece::Media(media, source), _) => all.push((4, format!("{media:?} {}", decode(source)))),
     });
     all
 }
