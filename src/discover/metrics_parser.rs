@@ -1,4 +1,4 @@
-//! The few values of vLLM's and SGLang's `/metrics` that matter here, read from Prometheus text as it comes.
+//! Parser of the engine metrics of vLLM and SGLang, in Prometheus text, chunk by chunk.
 //!
 //! *Source*: names of vLLM 0.32 (`v1/metrics/loggers.py`; `gpu_cache_usage_perc` up to 0.9) and of SGLang
 //! (`srt/metrics/collector.py`).
@@ -8,24 +8,24 @@ use std::collections::BTreeMap;
 use crate::fleet::EngineStats;
 use crate::units::Tokens;
 
-/// A longer line holds nothing for us; vLLM's longest is below 2 KiB.
+/// Longest line that is read; vLLM's longest is below 2 KiB.
 const MAX_LINE_BYTES: usize = 16 << 10;
-/// Engines behind one address; more are taken for one.
+/// Most engines behind one address; further ones count as one.
 const MAX_ENGINES: usize = 256;
 
-/// Reads an exposition in pieces. *Memory*: a line, and a few numbers for each engine behind the address.
+/// Parses an exposition chunk by chunk. *Memory*: one line, and a few numbers for each engine behind the address.
 #[derive(Debug, Default)]
 pub(super) struct MetricsParser {
-    /// The beginning of a line whose end has not come.
+    /// The beginning of the unfinished line.
     line: Vec<u8>,
-    /// The line is too long and its rest is passed over.
+    /// Whether the line is too long; its rest is skipped.
     is_overlong: bool,
-    /// By the label that tells the engines of one server apart.
+    /// By the label that distinguishes the engines of one server; empty for a single engine.
     engines: BTreeMap<String, EngineGauges>,
     totals: EngineTotals,
 }
 
-/// Gauges of one engine. Where several ranks of it report, they report the same: the largest counts.
+/// Gauges of one engine; `None` if not reported. Several ranks report the same values, and the largest counts.
 #[derive(Debug, Default)]
 struct EngineGauges {
     running: Option<f64>,
@@ -35,19 +35,19 @@ struct EngineGauges {
     block_size: Option<f64>,
 }
 
-/// Sums over all engines.
+/// Sums over all engines; `None` if not reported.
 #[derive(Debug, Default)]
 struct EngineTotals {
     prompt_tokens: Option<f64>,
     cached_tokens: Option<f64>,
     generated_tokens: Option<f64>,
-    /// Finished requests, by vLLM, whose prompts are counted before that.
+    /// Finished requests of vLLM, which counts prompts before.
     vllm_finished_requests: Option<f64>,
-    /// Finished requests, by SGLang, whose prompts are counted then.
+    /// Finished requests of SGLang, which counts prompts at the end.
     sglang_finished_requests: Option<f64>,
 }
 
-/// `name{labels} value`, the labels as they are written.
+/// One sample, `name{labels} value`; label values keep their escapes.
 struct MetricSample<'a> {
     name: &'a str,
     labels: Vec<(&'a str, &'a str)>,
@@ -55,50 +55,51 @@ struct MetricSample<'a> {
 }
 
 impl MetricsParser {
-    /// Reads the next piece.
-    pub(super) fn push(&mut self, mut piece: &[u8]) {
-        while let Some(end) = memchr::memchr(b'\n', piece) {
-            let (head, rest) = piece.split_at(end);
+    /// Parses the next chunk.
+    pub(super) fn push(&mut self, mut chunk: &[u8]) {
+        while let Some(end) = memchr::memchr(b'\n', chunk) {
+            let (head, rest) = chunk.split_at(end);
             self.append_to_line(head);
             self.end_line();
-            piece = rest.get(1..).unwrap_or_default();
+            chunk = rest.get(1..).unwrap_or_default();
         }
-        self.append_to_line(piece);
+        self.append_to_line(chunk);
     }
 
-    /// What all of it says; `None` if it is no engine's.
+    /// Returns the values of all engines; `None` if the exposition is no engine's.
     pub(super) fn finish(mut self) -> Option<EngineStats> {
         self.end_line();
-        let of = |value: fn(&EngineGauges) -> Option<f64>| sum_known(self.engines.values().map(value));
-        let capacity = of(|engine| engine.kv_capacity);
-        // The ratio of all is that of each by its size, which only matters where there are several.
+        let sum_of = |value: fn(&EngineGauges) -> Option<f64>| sum_known(self.engines.values().map(value));
+        let capacity = sum_of(|engine| engine.kv_capacity);
+        // The usage of several engines is their mean, weighted by capacity.
         let usage = match capacity {
-            Some(all) if self.engines.len() > 1 && all > 0.0 => {
-                of(|engine| engine.kv_usage.zip(engine.kv_capacity).map(|(usage, size)| usage * size))
-                    .map(|held| held / all)
+            Some(total) if self.engines.len() > 1 && total > 0.0 => {
+                sum_of(|engine| engine.kv_usage.zip(engine.kv_capacity).map(|(usage, size)| usage * size))
+                    .map(|used| used / total)
             }
-            _ => of(|engine| engine.kv_usage)
+            _ => sum_of(|engine| engine.kv_usage)
                 .map(|sum| sum / self.engines.values().filter(|e| e.kv_usage.is_some()).count().max(1) as f64),
         };
-        let running = of(|engine| engine.running)?;
+        let running = sum_of(|engine| engine.running)?;
         let EngineTotals {
-            prompt_tokens: prompt,
-            cached_tokens: cached,
-            generated_tokens: generated,
-            vllm_finished_requests: left,
-            sglang_finished_requests: served,
+            prompt_tokens,
+            cached_tokens,
+            generated_tokens,
+            vllm_finished_requests,
+            sglang_finished_requests,
         } = self.totals;
-        let requests = served.or(left.map(|left| left + running));
+        // vLLM has counted the prompts of running requests too.
+        let requests = sglang_finished_requests.or(vllm_finished_requests.map(|finished| finished + running));
         let block = self.engines.values().find_map(|engine| engine.block_size);
         Some(EngineStats {
             running: running as u32,
-            waiting: of(|engine| engine.waiting).unwrap_or_default() as u32,
+            waiting: sum_of(|engine| engine.waiting).unwrap_or_default() as u32,
             kv_usage: usage.map(|usage| usage.min(1.0)),
             kv_capacity: capacity.map(to_tokens),
             block_tokens: block.map(to_tokens),
-            prompt_tokens: prompt.map(to_tokens),
-            cached_tokens: cached.map(to_tokens),
-            generated_tokens: generated.map(to_tokens),
+            prompt_tokens: prompt_tokens.map(to_tokens),
+            cached_tokens: cached_tokens.map(to_tokens),
+            generated_tokens: generated_tokens.map(to_tokens),
             prompt_requests: requests.map(|requests| requests as u64),
         })
     }
@@ -124,11 +125,12 @@ impl MetricsParser {
     }
 
     fn record_sample(&mut self, sample: &MetricSample<'_>) {
-        // SGLang breaks some gauges down by priority, beside the whole.
+        // SGLang reports some gauges by priority too, in addition to the total.
         if sample.label("priority").is_some_and(|priority| !priority.is_empty()) {
             return;
         }
-        let (totals, value) = (&mut self.totals, sample.value);
+        let value = sample.value;
+        let totals = &mut self.totals;
         match sample.name {
             "vllm:prompt_tokens_total" | "sglang:prompt_tokens_total" => {
                 return add_value(&mut totals.prompt_tokens, value);
@@ -157,7 +159,7 @@ impl MetricsParser {
             "vllm:cache_config_info" => {
                 let number = |name| sample.label(name).and_then(parse_amount);
                 let (block, blocks) = (number("block_size"), number("num_gpu_blocks"));
-                // Newer ones say it in tokens, which is right for models with several kinds of blocks too.
+                // Newer versions report tokens, which also holds for models with several kinds of blocks.
                 let size = number("kv_cache_size_tokens").or(block.zip(blocks).map(|(block, blocks)| block * blocks));
                 block.into_iter().for_each(|block| update_max(&mut engine.block_size, block));
                 size.into_iter().for_each(|size| update_max(&mut engine.kv_capacity, size));
@@ -176,18 +178,18 @@ impl<'a> MetricSample<'a> {
             rest = inner;
             loop {
                 rest = rest.trim_start_matches([',', ' ']);
-                if let Some(behind) = rest.strip_prefix('}') {
-                    rest = behind;
+                if let Some(after) = rest.strip_prefix('}') {
+                    rest = after;
                     break;
                 }
-                let (key, behind) = rest.split_once('=')?;
-                let quoted = behind.trim_start().strip_prefix('"')?;
+                let (key, after) = rest.split_once('=')?;
+                let quoted = after.trim_start().strip_prefix('"')?;
                 let end = find_closing_quote(quoted)?;
                 labels.push((key.trim(), quoted.get(..end)?));
                 rest = quoted.get(end + 1..)?;
             }
         }
-        // Behind the value there may be a time.
+        // A timestamp may follow the value.
         let value = parse_amount(rest.split_ascii_whitespace().next()?)?;
         Some(Self { name, labels, value })
     }
@@ -197,12 +199,12 @@ impl<'a> MetricSample<'a> {
     }
 }
 
-/// Most lines are histograms of others.
+/// Returns whether the line may be a sample of an engine; most lines are others.
 fn is_engine_metric(line: &[u8]) -> bool {
     line.starts_with(b"vllm:") || line.starts_with(b"sglang:")
 }
 
-/// Where the quoted text ends.
+/// Returns the index of the closing quote.
 fn find_closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     text.bytes().position(|byte| {
@@ -212,7 +214,7 @@ fn find_closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// A number that can be one of requests or tokens.
+/// Parses a number of requests or tokens, which is finite and not negative.
 fn parse_amount(text: &str) -> Option<f64> {
     text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0)
 }
@@ -229,7 +231,7 @@ fn update_max(known: &mut Option<f64>, value: f64) {
     *known = Some(known.unwrap_or_default().max(value));
 }
 
-/// The sum of what is known; `None` if nothing is.
+/// Returns the sum of the known values; `None` if there are none.
 fn sum_known(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     values.flatten().fold(None, |sum, value| Some(sum.unwrap_or_default() + value))
 }
@@ -241,13 +243,13 @@ mod tests {
     const VLLM_METRICS: &[u8] = include_bytes!("../../tests/data/captures/vllm-0.32.0/metrics.cut.http");
 
     fn parse_in_chunks(text: &[u8], size: usize) -> Option<EngineStats> {
-        let mut exposition = MetricsParser::default();
-        text.chunks(size).for_each(|piece| exposition.push(piece));
-        exposition.finish()
+        let mut parser = MetricsParser::default();
+        text.chunks(size).for_each(|chunk| parser.push(chunk));
+        parser.finish()
     }
 
     #[test]
-    fn a_real_vllm_is_understood_however_its_text_is_cut() {
+    fn captured_vllm_metrics_are_parsed_at_any_cut() {
         let wanted = EngineStats {
             running: 3,
             waiting: 0,
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn several_engines_are_summed_and_their_usage_weighed() {
+    fn several_engines_are_summed_and_usage_is_weighted() {
         let text = "\
 vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 3.0
 vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 4.0
@@ -280,10 +282,10 @@ vllm:prompt_tokens_total{engine=\"0\"} 1e3
 vllm:prompt_tokens_total{engine=\"1\"} 500 1700000000000
 vllm:request_success_total{engine=\"0\",finished_reason=\"stop\"} 5
 vllm:request_success_total{engine=\"1\",finished_reason=\"abort\"} 2";
-        let vitals = parse_in_chunks(text.as_bytes(), 9).unwrap();
-        assert_eq!((vitals.running, vitals.waiting, vitals.kv_capacity), (7, 2, Some(Tokens(6_400))));
-        assert_eq!((vitals.kv_usage, vitals.kv_tokens_used()), (Some(0.3125), Some(Tokens(2_000))));
-        assert_eq!((vitals.prompt_tokens, vitals.prompt_requests), (Some(Tokens(1_500)), Some(14)));
+        let stats = parse_in_chunks(text.as_bytes(), 9).unwrap();
+        assert_eq!((stats.running, stats.waiting, stats.kv_capacity), (7, 2, Some(Tokens(6_400))));
+        assert_eq!((stats.kv_usage, stats.kv_tokens_used()), (Some(0.3125), Some(Tokens(2_000))));
+        assert_eq!((stats.prompt_tokens, stats.prompt_requests), (Some(Tokens(1_500)), Some(14)));
     }
 
     #[test]
@@ -304,25 +306,25 @@ sglang:prompt_tokens_total{model_name=\"m\"} 8.128902e+06
 sglang:generation_tokens_total{model_name=\"m\"} 7.557572e+06
 sglang:num_requests_total{model_name=\"m\"} 1000
 ";
-        let vitals = parse_in_chunks(text.as_bytes(), 11).unwrap();
-        assert_eq!((vitals.running, vitals.waiting, vitals.block_tokens), (6, 3, Some(Tokens(1))));
+        let stats = parse_in_chunks(text.as_bytes(), 11).unwrap();
+        assert_eq!((stats.running, stats.waiting, stats.block_tokens), (6, 3, Some(Tokens(1))));
         assert_eq!(
-            (vitals.kv_usage.map(|usage| (usage * 100.0).round()), vitals.kv_tokens_used()),
+            (stats.kv_usage.map(|usage| (usage * 100.0).round()), stats.kv_tokens_used()),
             (Some(28.0), Some(Tokens(560)))
         );
-        assert_eq!((vitals.generated_tokens, vitals.mean_prompt()), (Some(Tokens(7_557_572)), Tokens(8_128)));
+        assert_eq!((stats.generated_tokens, stats.mean_prompt()), (Some(Tokens(7_557_572)), Tokens(8_128)));
     }
 
     #[test]
-    fn what_is_not_said_is_not_known() {
-        let vitals =
+    fn metrics_not_reported_are_unknown() {
+        let stats =
             parse_in_chunks(b"vllm:num_requests_running 2\nvllm:cache_config_info{num_gpu_blocks=\"None\"} 1\n", 5)
                 .unwrap();
-        assert_eq!(vitals, EngineStats { running: 2, ..EngineStats::default() });
+        assert_eq!(stats, EngineStats { running: 2, ..EngineStats::default() });
     }
 
     #[test]
-    fn what_is_no_engines_is_none_and_nothing_panics() {
+    fn text_of_no_engine_is_none_without_panic() {
         let long = [b"vllm:num_requests_running".as_slice(), &vec![b' '; MAX_LINE_BYTES], b"5"].concat();
         for text in [
             b"".as_slice(),

@@ -1,47 +1,48 @@
-//! Asking engines for their metrics.
+//! Reads the metrics of engines from `/metrics`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics_parser::MetricsParser;
+use super::probe_client::ProbeClient;
 use crate::clock::Clock;
 use crate::fleet::{ApiKey, EngineStats, Fleet, Replica};
 
-/// How long one look may take.
+/// Longest duration of one scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most bytes of an exposition that are read; vLLM's has about 55 KB.
+/// Largest exposition that is read; vLLM's has about 55 KB.
 const MAX_METRICS_BYTES: usize = 4 << 20;
-/// How often a replica without an engine's metrics is asked whether it has any by now.
+/// How often a replica without engine metrics is scraped again.
 const UNSUPPORTED_INTERVAL: Duration = Duration::from_secs(60);
-/// What was said is believed for so many times the time to the next look.
+/// How long the metrics are valid, in scrape intervals.
 const STATS_VALID_INTERVALS: u32 = 3;
 
-/// A replica to ask, and how.
+/// Scrapes the engine metrics of one replica.
 pub(super) struct MetricsScraper {
     pub(super) replica: Arc<Replica>,
-    pub(super) api_key: Option<ApiKey>,
-    pub(super) interval: Duration,
+    api_key: Option<ApiKey>,
+    interval: Duration,
 }
 
-/// Why nothing was learned.
+/// Why a scrape gave no metrics.
 enum ScrapeError {
-    /// It is down, slow, or not ready.
+    /// The replica is down, slow or not ready.
     Transient,
-    /// It serves, and this is not what it serves.
+    /// The replica is up and has no engine metrics.
     Unsupported,
 }
 
 impl MetricsScraper {
-    /// Every replica that some pool wants to know about, as often as the pool that wants it most often.
+    /// Returns a scraper for each replica that a pool wants metrics of, at the shortest interval of its pools.
     pub(super) fn from_fleet(fleet: &Fleet) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         for pool in fleet.pools() {
-            let Some(every) = pool.spec().token_accounting.engine_metrics_interval else { continue };
+            let Some(interval) = pool.spec().token_accounting.engine_metrics_interval else { continue };
             for replica in pool.replicas() {
                 match all.iter_mut().find(|known| known.replica.id() == replica.id()) {
-                    Some(known) => known.interval = known.interval.min(every),
+                    Some(known) => known.interval = known.interval.min(interval),
                     None => {
-                        all.push(Self { replica: replica.clone(), api_key: pool.api_key().cloned(), interval: every });
+                        all.push(Self { replica: replica.clone(), api_key: pool.api_key().cloned(), interval });
                     }
                 }
             }
@@ -49,8 +50,8 @@ impl MetricsScraper {
         all
     }
 
-    /// Asks for ever.
-    pub(super) async fn poll(self, client: reqwest::Client, clock: Clock) {
+    /// Scrapes the replica at intervals until it is dropped.
+    pub(super) async fn poll(self, client: ProbeClient, clock: Clock) {
         loop {
             let wait = match self.scrape_once(&client, clock).await {
                 Ok(()) | Err(ScrapeError::Transient) => self.interval,
@@ -60,36 +61,35 @@ impl MetricsScraper {
         }
     }
 
-    async fn scrape_once(&self, client: &reqwest::Client, clock: Clock) -> Result<(), ScrapeError> {
+    async fn scrape_once(&self, client: &ProbeClient, clock: Clock) -> Result<(), ScrapeError> {
         let before = self.replica.in_flight();
-        let vitals = self.fetch_stats(client, clock).await?;
-        // The engine counted somewhere between: with the larger number, what has just come or gone is not foreign.
+        let stats = self.fetch_stats(client, clock).await?;
+        // The engine counted between the two. With the larger count no request of ours counts as another client's.
         let in_flight = before.max(self.replica.in_flight());
-        self.replica.set_engine_stats(vitals, in_flight, clock.now(), self.interval * STATS_VALID_INTERVALS);
+        self.replica.set_engine_stats(stats, in_flight, clock.now(), self.interval * STATS_VALID_INTERVALS);
         Ok(())
     }
 
-    async fn fetch_stats(&self, client: &reqwest::Client, clock: Clock) -> Result<EngineStats, ScrapeError> {
-        let request = super::build_get_request(client, self.replica.origin(), "/metrics", self.api_key.as_ref())
-            .timeout(SCRAPE_TIMEOUT);
-        let answer = request.send().await;
-        super::record_port_state(&self.replica, &answer, clock);
-        let mut answer = answer.map_err(|_| ScrapeError::Transient)?;
-        let status = answer.status();
+    async fn fetch_stats(&self, client: &ProbeClient, clock: Clock) -> Result<EngineStats, ScrapeError> {
+        let response = client.get("/metrics", self.api_key.as_ref()).timeout(SCRAPE_TIMEOUT).send().await;
+        client.record_port_state(&response, clock);
+        let mut response = response.map_err(|_| ScrapeError::Transient)?;
+        let status = response.status();
         if status.is_server_error() || status.as_u16() == 429 {
             return Err(ScrapeError::Transient);
         }
         if !status.is_success() {
             return Err(ScrapeError::Unsupported);
         }
-        let (mut exposition, mut size) = (MetricsParser::default(), 0);
-        while let Some(chunk) = answer.chunk().await.map_err(|_| ScrapeError::Transient)? {
-            size += chunk.len();
-            if size > MAX_METRICS_BYTES {
+        let mut parser = MetricsParser::default();
+        let mut size_bytes = 0;
+        while let Some(chunk) = response.chunk().await.map_err(|_| ScrapeError::Transient)? {
+            size_bytes += chunk.len();
+            if size_bytes > MAX_METRICS_BYTES {
                 return Err(ScrapeError::Unsupported);
             }
-            exposition.push(&chunk);
+            parser.push(&chunk);
         }
-        exposition.finish().ok_or(ScrapeError::Unsupported)
+        parser.finish().ok_or(ScrapeError::Unsupported)
     }
 }

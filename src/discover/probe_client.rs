@@ -1,0 +1,128 @@
+//! The HTTP client of a replica's probes.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::header::HOST;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{RequestBuilder, Response};
+
+use crate::clock::Clock;
+use crate::fleet::{ApiKey, Fleet, Origin, Replica};
+use crate::telemetry::{ErrorLog, LogLevel};
+use crate::tls::{self, TlsStore};
+
+/// Longest duration of one probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The HTTP client of one replica's probes. It verifies the replica's certificate as requests do.
+#[derive(Clone)]
+pub(super) struct ProbeClient {
+    client: reqwest::Client,
+    replica: Arc<Replica>,
+}
+
+/// Resolves every name to the addresses of one host, for replicas whose certificate has another name.
+struct FixedResolver(String);
+
+impl Resolve for FixedResolver {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.0.clone();
+        Box::pin(async move {
+            // reqwest replaces port 0 by the URL's.
+            let found = tokio::net::lookup_host((host, 0)).await?.collect::<Vec<_>>();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+impl ProbeClient {
+    /// *Errors*: the TLS configuration cannot be used.
+    pub(super) fn new(replica: Arc<Replica>, tls_store: &TlsStore) -> reqwest::Result<Self> {
+        Ok(Self { client: build_client(replica.origin(), tls_store)?, replica })
+    }
+
+    pub(super) const fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// Returns a GET request for `path`.
+    pub(super) fn get(&self, path: &str, key: Option<&ApiKey>) -> RequestBuilder {
+        self.request(Method::GET, path, key)
+    }
+
+    /// Returns a request for `path`. Its URL has the name in the replica's certificate, its `Host` the replica's host.
+    pub(super) fn request(&self, method: Method, path: &str, key: Option<&ApiKey>) -> RequestBuilder {
+        let origin = self.replica.origin();
+        let url = match origin.tls().and_then(|tls| tls.server_name.as_ref()) {
+            Some(name) => format!("https://{name}:{}{}{path}", origin.port(), origin.path_prefix()),
+            None => format!("{origin}{path}"),
+        };
+        let request = self.client.request(method, url).header(HOST, origin.authority());
+        match key {
+            Some(key) => request.bearer_auth(key.reveal()),
+            None => request,
+        }
+    }
+
+    /// Records whether the replica's port accepted the connection of a probe.
+    pub(super) fn record_port_state(&self, result: &reqwest::Result<Response>, clock: Clock) {
+        match result {
+            Ok(_) => self.replica.port_state().record_connected(),
+            Err(error) if is_connection_refused(error) => self.replica.port_state().record_refused(clock.now()),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Returns a client for each replica of the fleet. The log names those that cannot have one.
+pub(super) fn build_clients(fleet: &Fleet, tls_store: &TlsStore, log: &ErrorLog) -> Vec<ProbeClient> {
+    let build = |replica: &Arc<Replica>| match ProbeClient::new(replica.clone(), tls_store) {
+        Ok(client) => Some(client),
+        Err(error) => {
+            log.write(LogLevel::Error, format_args!("replica {} cannot be probed: {error}", replica.name()));
+            None
+        }
+    };
+    fleet.replicas().iter().filter_map(build).collect()
+}
+
+fn build_client(origin: &Origin, tls_store: &TlsStore) -> reqwest::Result<reqwest::Client> {
+    let config = origin.tls().and_then(|tls| tls_store.client_config(&tls.trust_roots));
+    let config = config.map_or_else(tls::empty_client_config, |config| (**config).clone());
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let has_other_name = origin.tls().is_some_and(|tls| tls.server_name.is_some());
+    if has_other_name || origin.address().is_some() {
+        let host = origin.address().map_or_else(|| origin.host().to_owned(), |address| address.to_string());
+        builder = builder.dns_resolver(Arc::new(FixedResolver(host)));
+    }
+    let builder = builder.tls_backend_preconfigured(config);
+    // Keeps no connection: it would be idle for a minute, and a server with one thread could serve no other.
+    builder.timeout(PROBE_TIMEOUT).pool_max_idle_per_host(0).build()
+}
+
+fn is_connection_refused(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// Returns the specific part of a chain of errors: "connection refused", not "error sending request".
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    if let Some(explanation) = tls::explain_handshake_error(error) {
+        return explanation;
+    }
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
