@@ -1,11 +1,11 @@
-//! What a failed handshake means, and what to do about it.
+//! Explanations of failed handshakes, with a fix.
 
 use std::error::Error;
 use std::io;
 
 use rustls::{CertificateError, Error as TlsError, InvalidMessage};
 
-/// Says what went wrong in a handshake with a replica, if that is anywhere behind `error`.
+/// Returns what failed in a handshake with a replica; `None` if `error` and its sources are no TLS error.
 pub fn explain_handshake_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -21,16 +21,16 @@ pub fn explain_handshake_error(error: &(dyn Error + 'static)) -> Option<String> 
 
 fn describe_tls_error(error: &TlsError) -> String {
     match error {
-        TlsError::InvalidCertificate(bad) => describe_certificate_error(bad),
+        TlsError::InvalidCertificate(error) => describe_certificate_error(error),
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "it does not speak TLS: write `http://` if that is meant".to_owned()
+            "it does not speak TLS: write `http://` for a plain connection".to_owned()
         }
-        error => format!("no TLS: {error}"),
+        error => format!("TLS handshake failed: {error}"),
     }
 }
 
-fn describe_certificate_error(bad: &CertificateError) -> String {
-    match bad {
+fn describe_certificate_error(error: &CertificateError) -> String {
+    match error {
         CertificateError::UnknownIssuer => "its certificate is by an issuer that is not trusted: name the issuer's \
                                             file in the pool's `tls_ca`"
             .to_owned(),
@@ -38,7 +38,7 @@ fn describe_certificate_error(bad: &CertificateError) -> String {
             let names: Vec<&str> = presented.iter().map(|name| inner_name(name)).collect();
             let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
             format!(
-                "its certificate is for {names}, not for {}: give the name in the certificate as the pool's `tls_name`",
+                "its certificate is for {names}, not for {}: set the pool's `tls_name` to the name in the certificate",
                 expected.to_str()
             )
         }
@@ -50,15 +50,15 @@ fn describe_certificate_error(bad: &CertificateError) -> String {
         }
         // webpki's own error has no variant here.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "its certificate is an issuer's own: make one for the server, openssl req -x509 takes -addext \
-             basicConstraints=critical,CA:FALSE for that"
+            "its certificate is an issuer's own: make one for the server, with openssl req -x509 by -addext \
+             basicConstraints=critical,CA:FALSE"
                 .to_owned()
         }
-        bad => format!("its certificate cannot be verified: {bad}"),
+        error => format!("its certificate cannot be verified: {error}"),
     }
 }
 
-/// `a.test` of `DnsName("a.test")`, which is how the library tells names.
+/// Returns `a.test` of `DnsName("a.test")`, the library's notation.
 fn inner_name(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
     inner.trim_end_matches(')').trim_matches('"')

@@ -35,16 +35,17 @@ impl UpstreamClient {
         Self { idle_connections: Rc::default(), clock, tls_store }
     }
 
-    /// Closes connections that have been idle for longer than `timeouts.upstream_keepalive`; call it about every second.
+    /// Closes connections that have been idle for `timeouts.upstream_keepalive`; call it about every second.
     pub fn sweep(&self, timeouts: &Timeouts) {
         self.idle_connections.sweep(self.clock.now(), timeouts.upstream_keepalive);
     }
 
     /// Sends `request` to the leased replica and waits until the response shows whether it is usable.
     ///
-    /// A stream is held until its first event or for `timeouts.first_event_hold`. A JSON response of up to 1 MiB is held
-    /// until it is complete if `buffer_json` is set. Any other is held until its first byte, or for the same time. Until
-    /// then another replica can be tried. A reused connection that turns out to be closed is replaced by a new one.
+    /// A stream is held until its first event or for `timeouts.first_event_hold`. A JSON response of up to 1 MiB is
+    /// held until it is complete if `buffer_json` is set. Any other is held until its first byte, or for the same
+    /// time. Until then another replica can be tried. A reused connection that turns out to be closed is replaced by
+    /// a new one.
     ///
     /// `timing` is set as soon as there is a connection, also for a caller that drops the future before the response.
     ///

@@ -1,7 +1,7 @@
 //! One connection to a replica, driven by the request that borrows it.
 //!
-//! It has no task of its own. Polling the response drives the connection, and dropping the response closes the socket at
-//! once, so that the engine stops for a client that has left. It also saves two task switches per event.
+//! It has no task of its own. Polling the response drives the connection, and dropping the response closes the socket
+//! at once, so that the engine stops for a client that has left. It also saves two task switches per event.
 
 use std::io;
 use std::pin::Pin;

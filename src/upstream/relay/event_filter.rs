@@ -1,7 +1,7 @@
 //! The filter of a stream's events.
 //!
-//! Whole events pass once they have been read, except the usage event that the router requested, and everything from the
-//! event by which the replica aborts its response.
+//! Whole events pass once they have been read, except the usage event that the router requested, and everything from
+//! the event by which the replica aborts its response.
 
 use std::collections::VecDeque;
 

@@ -1,0 +1,65 @@
+//! The TLS configurations in use.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ServerConfig};
+
+use super::client_config::build_client_config;
+use super::file_error::TlsFileError;
+use super::server_config::build_server_config;
+use crate::config::ServerCertificates;
+use crate::fleet::{PoolSpec, TrustRoots};
+
+/// The TLS configurations of listeners and of replicas.
+#[derive(Clone, Default)]
+pub struct TlsStore {
+    /// `None` without certificates.
+    server_config: Option<Arc<ServerConfig>>,
+    client_configs: BTreeMap<TrustRoots, Arc<ClientConfig>>,
+    /// Those of the previous store, for replicas that have just left the configuration.
+    previous_client_configs: BTreeMap<TrustRoots, Arc<ClientConfig>>,
+}
+
+impl TlsStore {
+    /// Reads the files of `certificates` and of the `pools`' trusted issuers.
+    ///
+    /// *Errors*: a file cannot be read or has other contents, or a key does not match its certificate.
+    pub fn read(certificates: &ServerCertificates, pools: &[PoolSpec]) -> Result<Self, TlsFileError> {
+        let mut store = Self { server_config: build_server_config(certificates)?, ..Self::default() };
+        for tls in pools.iter().flat_map(|pool| &pool.members).filter_map(|member| member.origin.tls()) {
+            store.add_trust(&tls.trust_roots)?;
+        }
+        Ok(store)
+    }
+
+    /// Reads the trusted issuers `trust`, unless they are known already.
+    ///
+    /// *Errors*: as [`TlsStore::read`].
+    pub fn add_trust(&mut self, trust: &TrustRoots) -> Result<(), TlsFileError> {
+        if !self.client_configs.contains_key(trust) {
+            self.client_configs.insert(trust.clone(), build_client_config(trust)?.into());
+        }
+        Ok(())
+    }
+
+    /// Keeps the configurations of the previous store that may still be needed.
+    ///
+    /// Addresses stay bound over a reload, and a request to a replica that leaves may have to connect once more.
+    #[must_use]
+    pub fn inherit_from(mut self, previous: &Self) -> Self {
+        self.server_config = self.server_config.or_else(|| previous.server_config.clone());
+        self.previous_client_configs = previous.client_configs.clone();
+        self
+    }
+
+    /// Returns the configuration of clients; `None` without certificates.
+    pub(super) const fn server_config(&self) -> Option<&Arc<ServerConfig>> {
+        self.server_config.as_ref()
+    }
+
+    /// Returns the configuration for replicas whose issuers are `trust`; `None` if they were not read.
+    pub fn client_config(&self, trust: &TrustRoots) -> Option<&Arc<ClientConfig>> {
+        self.client_configs.get(trust).or_else(|| self.previous_client_configs.get(trust))
+    }
+}
