@@ -1,26 +1,27 @@
-//! `tokenweir check`: is the configuration good?
+//! `tokenweir check`: checks a configuration.
 
-use super::print_line;
+use super::args::CheckArgs;
+use super::config_source::{check_files, load_file};
+use super::output::print_line;
 use crate::config::LoadedConfig;
-use crate::tls::TlsStore;
 
-/// Says that a configuration is good, and what is odd about it.
+/// Checks a configuration file and prints its warnings and a summary.
+///
+/// *Errors*: the configuration is wrong, or a file that it names.
+pub(super) fn run(args: &CheckArgs) -> Result<(), String> {
+    print_report(&load_file(&args.config)?)
+}
+
+/// Checks the files that a configuration names, and prints its warnings and a summary.
+///
+/// *Errors*: such a file cannot be used.
 pub(super) fn print_report(loaded: &LoadedConfig) -> Result<(), String> {
     check_files(loaded)?;
-    let mut out = std::io::stdout();
     for warning in &loaded.warnings {
-        print_line(&mut out, format_args!("{warning}\n"));
+        print_line(format_args!("{warning}\n"));
     }
     let pools = &loaded.settings.pools;
     let replicas: usize = pools.iter().map(|pool| pool.members.len()).sum();
-    print_line(&mut out, format_args!("configuration ok: {} pool(s), {replicas} replica(s)", pools.len()));
+    print_line(format_args!("configuration ok: {} pool(s), {replicas} replica(s)", pools.len()));
     Ok(())
-}
-
-/// Reads the certificates, keys and issuers that a configuration names.
-///
-/// *Errors*: the first that cannot be used, where it is named.
-pub(super) fn check_files(loaded: &LoadedConfig) -> Result<(), String> {
-    let Err(bad) = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools) else { return Ok(()) };
-    Err(loaded.file_error(&bad.path, bad.to_string(), &bad.help).to_string())
 }

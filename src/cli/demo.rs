@@ -1,35 +1,39 @@
-//! No command: a router in front of three emulated replicas, a little load, and what to try.
+//! No sub-command: a demo, with a router in front of three emulated replicas, a little load, and commands to try.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::signals::Signals;
-use super::{environment, print_line, signals};
+use super::args::DemoArgs;
+use super::config_source::load_urls;
+use super::output::print_line;
+use super::signals::{self, Signals};
 use crate::clock::{self, Clock};
-use crate::config::{self, LoadedConfig, LogSink, Settings};
+use crate::config::{LoadedConfig, LogSink, Settings};
 use crate::emulate::load::{self, LoadCounters, LoadSettings};
 use crate::emulate::{self, EmulatedReplica};
 use crate::engine::EngineModel;
 use crate::server::Server;
 
-/// The replicas: a newer card, the card the engine's constants are of, and an older one.
+/// The replicas by speed: a newer GPU, the one that the engine's model is of, and an older one.
 const REPLICA_SPEEDS: [(&str, f64); 3] = [("fast", 2.0), ("normal", 1.0), ("slow", 0.5)];
 const MODEL_NAME: &str = "emulated-8b";
-/// Requests per second of the built-in load.
 const REQUESTS_PER_SECOND: f64 = 2.0;
 
-/// Runs the demo until told to stop.
-pub(super) fn run(with_load: bool) -> Result<(), String> {
+/// Runs the demo until a signal ends the process.
+///
+/// *Errors*: a replica or the server cannot start.
+pub(super) fn run(args: &DemoArgs) -> Result<(), String> {
     let replicas = REPLICA_SPEEDS.into_iter().map(|(_, speed)| start_replica(speed)).collect::<Result<Vec<_>, _>>()?;
     let server = Server::start(build_settings(&replicas)?).map_err(|error| error.to_string())?;
     let base = server.listen_addresses().first().map(|listen| format!("http://{listen}")).unwrap_or_default();
     signals::block_on(async {
         let signals = Signals::new()?;
-        print_intro(&base, &server, &replicas, with_load);
+        print_intro(&base, &server, &replicas, args);
+        let with_load = !args.no_load;
         let load = tokio::spawn(async move {
             if with_load {
-                // Only a client that cannot be made ends it; the demo goes on without load then.
+                // It ends only if no client can be made; then the demo runs without load.
                 let _ = load::run_load(
                     build_load_settings(base),
                     Arc::new(LoadCounters::default()),
@@ -45,22 +49,21 @@ pub(super) fn run(with_load: bool) -> Result<(), String> {
 }
 
 fn start_replica(speed: f64) -> Result<EmulatedReplica, String> {
-    let why = |error| format!("an emulated replica cannot be started: {error}");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(why)?;
-    let constants = EngineModel { speed, ..EngineModel::default() };
+    let failure = |error| format!("cannot start an emulated replica: {error}");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failure)?;
+    let engine_model = EngineModel { speed, ..EngineModel::default() };
     let settings = emulate::EmulatorSettings {
         models: vec![MODEL_NAME.to_owned()],
-        engine_model: constants,
+        engine_model,
         ..emulate::EmulatorSettings::default()
     };
-    EmulatedReplica::start(listener, settings, Clock::start()).map_err(why)
+    EmulatedReplica::start(listener, settings, Clock::start()).map_err(failure)
 }
 
 fn build_settings(replicas: &[EmulatedReplica]) -> Result<Settings, String> {
-    let member = |(replica, (name, _)): (&EmulatedReplica, (&str, f64))| format!("{} name={name}", replica.url());
-    let urls: Vec<String> = replicas.iter().zip(REPLICA_SPEEDS).map(member).collect();
-    let LoadedConfig { mut settings, .. } =
-        config::from_urls(&urls, environment()).map_err(|report| report.to_string())?;
+    let url = |(replica, (name, _)): (&EmulatedReplica, (&str, f64))| format!("{} name={name}", replica.url());
+    let urls: Vec<String> = replicas.iter().zip(REPLICA_SPEEDS).map(url).collect();
+    let LoadedConfig { mut settings, .. } = load_urls(&urls)?;
     settings.log.access = LogSink::Off;
     settings.log.error = LogSink::Off;
     Ok(settings)
@@ -78,30 +81,23 @@ fn build_load_settings(base_url: String) -> LoadSettings {
     }
 }
 
-fn print_intro(base: &str, server: &Server, replicas: &[EmulatedReplica], with_load: bool) {
+fn print_intro(base: &str, server: &Server, replicas: &[EmulatedReplica], args: &DemoArgs) {
     let engines = replicas.iter().zip(REPLICA_SPEEDS).map(|(r, (name, _))| format!("{name} {}", r.addr()));
-    let load = if with_load { format!("about {REQUESTS_PER_SECOND} requests a second") } else { "none".to_owned() };
-    let mut out = std::io::stdout();
-    print_line(
-        &mut out,
-        format_args!("tokenweir demo: {base}/v1 in front of {}", engines.collect::<Vec<_>>().join(", ")),
-    );
-    print_line(&mut out, format_args!("built-in load: {load}. Ctrl-C ends it. Try:"));
+    let load = if args.no_load { "none".to_owned() } else { format!("about {REQUESTS_PER_SECOND} requests a second") };
+    print_line(format_args!("tokenweir demo: {base}/v1 in front of {}", engines.collect::<Vec<_>>().join(", ")));
+    print_line(format_args!("built-in load: {load}. Ctrl-C ends it. Try:"));
     let body = format!(
         r#"{{"model":"{MODEL_NAME}","stream":true,"max_tokens":20,"messages":[{{"role":"user","content":"hi"}}]}}"#
     );
-    print_line(
-        &mut out,
-        format_args!("  curl -Ni {base}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"),
-    );
-    print_line(&mut out, format_args!("Or with the OpenAI SDK:"));
-    print_line(&mut out, format_args!("  from openai import OpenAI"));
-    print_line(&mut out, format_args!("  client = OpenAI(base_url=\"{base}/v1\", api_key=\"none\")"));
-    let ask = format!("model=\"{MODEL_NAME}\", messages=[{{\"role\": \"user\", \"content\": \"hi\"}}]");
-    print_line(&mut out, format_args!("  answer = client.chat.completions.create({ask})"));
-    print_line(&mut out, format_args!("  print(answer.choices[0].message.content)"));
+    print_line(format_args!("  curl -Ni {base}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"));
+    print_line("Or with the OpenAI SDK:");
+    print_line("  from openai import OpenAI");
+    print_line(format_args!("  client = OpenAI(base_url=\"{base}/v1\", api_key=\"none\")"));
+    let arguments = format!("model=\"{MODEL_NAME}\", messages=[{{\"role\": \"user\", \"content\": \"hi\"}}]");
+    print_line(format_args!("  answer = client.chat.completions.create({arguments})"));
+    print_line("  print(answer.choices[0].message.content)");
     if let Some(admin) = server.admin_address() {
-        print_line(&mut out, format_args!("Metrics: http://{admin}/metrics"));
+        print_line(format_args!("Metrics: http://{admin}/metrics"));
     }
-    print_line(&mut out, format_args!("Your own replicas: tokenweir serve http://HOST:8000 http://HOST:8001"));
+    print_line(format_args!("Your own replicas: tokenweir serve http://HOST:8000 http://HOST:8001"));
 }

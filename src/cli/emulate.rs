@@ -1,14 +1,18 @@
-//! `tokenweir emulate`: replicas without engines.
+//! `tokenweir emulate`: runs emulated replicas.
 
-use super::{EmulateArgs, print_line, signals};
+use super::args::EmulateArgs;
+use super::output::print_error;
+use super::signals;
 use crate::clock::Clock;
 use crate::emulate::{self, EmulatorSettings};
 use crate::engine::EngineModel;
 
-/// Serves until told to stop.
+/// Serves until the process is ended.
+///
+/// *Errors*: an argument is wrong, or a port cannot be used.
 pub(super) fn run(args: &EmulateArgs) -> Result<(), String> {
     if !(args.speed.is_finite() && args.speed > 0.0) {
-        return Err(format!("--speed {} makes no sense: give a number above 0", args.speed));
+        return Err(format!("--speed cannot be {}: it takes a number above 0", args.speed));
     }
     let defaults = EmulatorSettings::default();
     let settings = EmulatorSettings {
@@ -18,9 +22,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), String> {
         ..defaults
     };
     let last = u32::from(args.port) + u32::from(args.count.max(1)) - 1;
-    let serving = settings.models.join(", ");
-    let message =
-        format_args!("{} emulated replica(s) of {serving} at {}:{}..{last}", args.count, args.host, args.port);
-    print_line(&mut std::io::stderr(), message);
+    let models = settings.models.join(", ");
+    print_error(format_args!("{} emulated replica(s) of {models} at {}:{}..{last}", args.count, args.host, args.port));
     signals::block_on(emulate::serve_replicas(args.host, args.port, args.count, &settings, Clock::start()))
 }

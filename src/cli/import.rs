@@ -1,20 +1,24 @@
-//! `tokenweir import`: nginx's configuration as ours.
+//! `tokenweir import`: converts nginx's configuration.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 
-use super::{ImportArgs, print_line};
+use super::args::ImportArgs;
+use super::output::print_error;
 use crate::import;
 
-/// Writes router.toml, and how much of the configuration is in it to standard error.
+/// Writes router.toml, and a summary of the converted directives to standard error.
+///
+/// *Errors*: nginx would refuse the configuration, or the file cannot be written.
 pub(super) fn run(args: &ImportArgs) -> Result<(), String> {
-    let file = args.file.display();
     let imported = import::from_nginx_file(&args.file).map_err(|report| report.to_string())?;
     match &args.out {
-        None => std::io::stdout().write_all(imported.toml.as_bytes()).map_err(|error| error.to_string())?,
-        Some(out) => std::fs::write(out, &imported.toml)
-            .map_err(|error| format!("{} cannot be written: {error}", out.display()))?,
+        None => io::stdout().write_all(imported.toml.as_bytes()).map_err(|error| error.to_string())?,
+        Some(out) => {
+            fs::write(out, &imported.toml).map_err(|error| format!("cannot write {}: {error}", out.display()))?;
+        }
     }
-    let more = if imported.remarks.is_empty() { "" } else { "; the comments at the end tell more" };
-    print_line(&mut std::io::stderr(), format_args!("{file}: {imported}{more}"));
+    let details = if imported.remarks.is_empty() { "" } else { "; details are in the comments at the end" };
+    print_error(format_args!("{}: {imported}{details}", args.file.display()));
     Ok(())
 }

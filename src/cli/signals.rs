@@ -1,5 +1,5 @@
-//! The signals of a running router: SIGHUP reloads, SIGUSR1 opens the logs anew; SIGTERM and SIGQUIT
-//! let streams finish, SIGINT and a second signal do not.
+//! The signals of a running router: SIGHUP reloads, SIGUSR1 reopens the logs, SIGTERM and SIGQUIT stop it after its streams
+//! have ended, SIGINT and a second signal at once.
 
 use std::io;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::Server;
 
-/// How often a draining router is asked whether it is empty.
+/// The interval of checks whether a draining router has no request left.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The signals that concern a router. Made before it announces itself, so that none ends the process the system's way.
+/// The signals of a router. They are registered before the router announces itself, so that none kills the process.
 pub(super) struct Signals {
     hangup: Signal,
     reopen: Signal,
@@ -20,7 +20,18 @@ pub(super) struct Signals {
     terminate: Signal,
 }
 
+/// The way a signal stops the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopMode {
+    /// After the requests in flight.
+    Graceful,
+    Immediate,
+}
+
 impl Signals {
+    /// Registers the signals with the current runtime.
+    ///
+    /// *Errors*: the system refuses one.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -31,24 +42,24 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end, and does what other signals ask for before; true if what runs may finish.
-    async fn wait_for_stop(&mut self, server: &Server) -> bool {
+    /// Waits for a signal that stops the router, and handles the others.
+    async fn wait_for_stop(&mut self, server: &Server) -> StopMode {
         loop {
             tokio::select! {
-                _ = self.interrupt.recv() => return false,
-                _ = self.quit.recv() => return true,
-                _ = self.terminate.recv() => return true,
+                _ = self.interrupt.recv() => return StopMode::Immediate,
+                _ = self.quit.recv() => return StopMode::Graceful,
+                _ = self.terminate.recv() => return StopMode::Graceful,
                 _ = self.reopen.recv() => server.reopen_logs(),
-                // What came of it is in the log.
+                // The result is in the error log.
                 _ = self.hangup.recv() => drop(server.reload().await),
             }
         }
     }
 }
 
-/// Waits for the end of the process on the current runtime, and brings it about.
+/// Waits for a signal and stops the server, at once or after at most `drain`.
 pub(super) async fn run_until_stopped(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
-    if signals.wait_for_stop(&server).await {
+    if signals.wait_for_stop(&server).await == StopMode::Graceful {
         server.drain();
         tokio::select! {
             () = wait_until_drained(&server) => {}
@@ -67,6 +78,8 @@ async fn wait_until_drained(server: &Server) {
 }
 
 /// Runs `work` on this thread.
+///
+/// *Errors*: those of `work`, or the runtime cannot start.
 pub(super) fn block_on<T>(work: impl Future<Output = io::Result<T>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.and_then(|runtime| runtime.block_on(work)).map_err(|error| error.to_string())
