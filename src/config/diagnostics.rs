@@ -21,7 +21,7 @@ pub struct Diagnostic {
     pub column: usize,
     /// The error, in one line.
     pub message: String,
-    /// How to fix it, in one line; `None` if the message says all.
+    /// The way to fix it, in one line; `None` if the message says all.
     pub help: Option<String>,
     /// The line and the number of characters to underline; `None` where the line might show a secret.
     excerpt: Option<(String, usize)>,

@@ -18,7 +18,7 @@ pub(crate) type ReadResult<T> = Result<T, Vec<Diagnostic>>;
 pub(in crate::config) struct TomlValue<'a> {
     /// The name of its key, for messages.
     pub(in crate::config) key: &'a str,
-    /// What the key takes, as the end of "`key` takes ...".
+    /// The values that the key takes, as the end of "`key` takes ...".
     pub(in crate::config) expected: &'a str,
     pub(in crate::config) raw: &'a DeValue<'a>,
     pub(in crate::config) span: Span,

@@ -50,7 +50,7 @@ pub(in crate::config) struct PoolHeadersDraft {
     pub(in crate::config) response: Option<Vec<HeaderRule>>,
 }
 
-/// How requests to the replicas are authenticated, and the replicas' certificates verified.
+/// The credentials for the replicas, and the verification of their certificates.
 #[derive(Default)]
 pub(super) struct UpstreamDraft {
     pub(super) api_key: Option<SpannedValue<ApiKey>>,
@@ -60,7 +60,7 @@ pub(super) struct UpstreamDraft {
     pub(super) tls_verify: Option<SpannedValue<bool>>,
 }
 
-/// How a pool's tokens are counted.
+/// A pool's token accounting.
 #[derive(Default)]
 pub(super) struct AccountingDraft {
     pub(super) accounting: TokenAccounting,
@@ -68,7 +68,7 @@ pub(super) struct AccountingDraft {
     pub(super) engine_metrics_interval: Option<Option<Duration>>,
 }
 
-/// How a pool reacts to failing replicas.
+/// A pool's reaction to failing replicas.
 #[derive(Default)]
 pub(super) struct FailurePolicyDraft {
     pub(super) policy: FailurePolicy,

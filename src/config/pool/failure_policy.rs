@@ -1,4 +1,4 @@
-//! How a pool reacts to failing replicas.
+//! The reaction of pools to failing replicas.
 
 use std::time::Duration;
 

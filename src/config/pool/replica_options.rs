@@ -7,7 +7,7 @@ use crate::units::Weight;
 /// One option of a replica, written after its URL or as a key of its table.
 pub(in crate::config) struct ReplicaOption {
     pub(in crate::config) name: &'static str,
-    /// What it takes, as the end of "`option` takes ..."; empty for a flag.
+    /// The accepted values, as the end of "`option` takes ..."; empty for a flag.
     pub(in crate::config) expected: &'static str,
     /// Its default; empty if there is none. A test compares it with the code's.
     pub(in crate::config) default: &'static str,

@@ -73,14 +73,14 @@ pub(in crate::config) static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
     },
     KeySpec {
         name: "learn",
-        expected: "what names a new session, such as \"$upstream_cookie_sid\"",
+        expected: "variables that name a new session, such as \"$upstream_cookie_sid\"",
         default: "",
         doc: "Learns sessions from responses: a variable `$upstream_cookie_NAME` or `$upstream_http_NAME`, or a list.",
         set: |d, v| v.map_list(parse_variable).map(|variables| d.learn = variables),
     },
     KeySpec {
         name: "lookup",
-        expected: "what names a request's session, such as \"$cookie_sid\"",
+        expected: "variables that name a request's session, such as \"$cookie_sid\"",
         default: "",
         doc: "With `learn`: where requests name their session, `$cookie_NAME` or `$http_NAME`, or a list.",
         set: |d, v| v.map_list(parse_request_variable).map(|variables| d.lookup = variables),

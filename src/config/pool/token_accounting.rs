@@ -1,4 +1,4 @@
-//! How a pool's tokens are counted.
+//! Token accounting of pools.
 
 use std::time::Duration;
 

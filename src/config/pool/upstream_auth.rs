@@ -1,4 +1,4 @@
-//! How the router and its replicas authenticate each other: API keys and certificates.
+//! Authentication between the router and its replicas: API keys and certificates.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,7 +10,7 @@ use crate::config::parse::value::{ReadResult, TomlEntry, TomlValue};
 /// One key. The row feeds the reader, the help of errors, docs/configuration.md, and the test of `config/router.toml`.
 pub(in crate::config) struct KeySpec<T: 'static> {
     pub(in crate::config) name: &'static str,
-    /// What it takes, as the end of "`key` takes ...".
+    /// The accepted values, as the end of "`key` takes ...".
     pub(in crate::config) expected: &'static str,
     /// Its default as TOML; empty if there is none. A test compares it with the code's.
     pub(in crate::config) default: &'static str,

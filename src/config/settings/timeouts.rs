@@ -20,18 +20,18 @@ pub struct Timeouts {
     pub client_header: Duration,
     /// Between two pieces of a request's body.
     pub client_body: Duration,
-    /// How long a client may accept none of the bytes it is sent.
+    /// The time in which a client accepts none of the bytes it is sent, before its connection is closed.
     pub client_send: Duration,
-    /// How long a 200 is held for the first event of its stream, so that another replica can still be tried; 0 for
-    /// not at all.
+    /// The time that a 200 is held for the first event of its stream, so that another replica can still be tried; 0 for
+    /// none.
     pub first_event_hold: Duration,
     /// Between the comments sent to a client whose stream has a head and no event yet; 0 for none.
     pub waiting_comment: Duration,
-    /// How long a client's idle connection is kept; 0 for not at all.
+    /// The time that a client's idle connection is kept; 0 for none.
     pub keepalive: Duration,
-    /// How long an idle connection to a replica is kept; 0 for not at all.
+    /// The time that an idle connection to a replica is kept; 0 for none.
     pub upstream_keepalive: Duration,
-    /// How long a stopping process waits for requests in flight.
+    /// The time that a stopping process waits for requests in flight.
     pub drain: Duration,
 }
 
