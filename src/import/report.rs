@@ -1,15 +1,15 @@
-//! What is said about directives: errors, and remarks on those that are not carried over.
+//! The report of an import: errors, and remarks on directives that are not carried over.
 
-use super::syntax::parser::Directive;
+use super::syntax::directive::{Directive, SourceLine};
 use crate::config::Diagnostic;
 
-/// The most errors that are told of one configuration.
+/// The number of errors reported for one configuration.
 const MAX_DIAGNOSTICS: usize = 50;
 
-/// One directive that is not carried over as it stands, or a suggestion.
+/// A remark on one directive: why it is not carried over as it stands, or a suggestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportRemark {
-    /// Why it is listed.
+    /// The kind of remark.
     pub kind: RemarkKind,
     /// The directive in one line, as written.
     pub subject: String,
@@ -17,41 +17,34 @@ pub struct ImportRemark {
     pub file: String,
     /// Counted from 1.
     pub line: usize,
-    /// The reason, or what there is instead.
+    /// The reason, or the replacement.
     pub reason: String,
 }
 
-/// Why a directive is listed.
+/// The kind of a remark, the most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RemarkKind {
-    /// It means something that is not done here.
+    /// The router cannot do what the directive asks for.
     Impossible,
-    /// It is not done here yet.
+    /// The router does not support it yet.
     Unsupported,
-    /// Carried; but look at it.
+    /// Carried over, but worth a check.
     Note,
-    /// It is so by itself here, or has no meaning.
+    /// The router does so without configuration, or the directive has no meaning.
     NotNeeded,
 }
 
-/// A line of a file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SourceLine {
-    pub(super) file: String,
-    pub(super) line: usize,
-}
-
-/// Everything that is said while importing.
+/// The report of an import.
 #[derive(Default)]
 pub(super) struct ImportReport {
     pub(super) diagnostics: Vec<Diagnostic>,
     pub(super) remarks: Vec<ImportRemark>,
-    /// Directives that were carried over.
+    /// The number of directives carried over.
     pub(super) carried_count: usize,
 }
 
 impl RemarkKind {
-    /// The words in front of a remark.
+    /// Returns the label of a remark.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Impossible => "cannot",
@@ -63,7 +56,7 @@ impl RemarkKind {
 }
 
 impl ImportReport {
-    /// Whether nobody would read on: finding the line of an error is not free either.
+    /// Returns whether it has the maximum of errors. Further ones are useless, and finding their lines takes time.
     pub(super) fn is_full(&self) -> bool {
         self.diagnostics.len() >= MAX_DIAGNOSTICS
     }
@@ -74,28 +67,28 @@ impl ImportReport {
         }
     }
 
-    pub(super) fn add_impossible(&mut self, directive: &Directive, why: impl Into<String>) {
-        self.add_remark(RemarkKind::Impossible, directive, why.into());
+    pub(super) fn add_impossible(&mut self, directive: &Directive, reason: impl Into<String>) {
+        self.add_remark(RemarkKind::Impossible, directive, reason.into());
     }
 
-    pub(super) fn add_unsupported(&mut self, directive: &Directive, why: impl Into<String>) {
-        self.add_remark(RemarkKind::Unsupported, directive, why.into());
+    pub(super) fn add_unsupported(&mut self, directive: &Directive, reason: impl Into<String>) {
+        self.add_remark(RemarkKind::Unsupported, directive, reason.into());
     }
 
-    pub(super) fn add_note(&mut self, directive: &Directive, why: impl Into<String>) {
-        self.add_remark(RemarkKind::Note, directive, why.into());
+    pub(super) fn add_note(&mut self, directive: &Directive, reason: impl Into<String>) {
+        self.add_remark(RemarkKind::Note, directive, reason.into());
     }
 
-    pub(super) fn add_not_needed(&mut self, directive: &Directive, why: impl Into<String>) {
-        self.add_remark(RemarkKind::NotNeeded, directive, why.into());
+    pub(super) fn add_not_needed(&mut self, directive: &Directive, reason: impl Into<String>) {
+        self.add_remark(RemarkKind::NotNeeded, directive, reason.into());
     }
 
-    pub(super) fn add_remark(&mut self, kind: RemarkKind, directive: &Directive, why: String) {
-        self.add_remark_at(kind, directive.to_one_line(), directive.source_line(), why);
+    pub(super) fn add_remark(&mut self, kind: RemarkKind, directive: &Directive, reason: String) {
+        self.add_remark_at(kind, directive.to_one_line(), directive.source_line(), reason);
     }
 
-    /// A remark on a part of a directive, `what`.
-    pub(super) fn add_remark_at(&mut self, kind: RemarkKind, what: String, at: SourceLine, why: String) {
-        self.remarks.push(ImportRemark { kind, subject: what, file: at.file, line: at.line, reason: why });
+    /// Adds a remark on `subject`, a part of a directive.
+    pub(super) fn add_remark_at(&mut self, kind: RemarkKind, subject: String, source: SourceLine, reason: String) {
+        self.remarks.push(ImportRemark { kind, subject, file: source.file, line: source.line, reason });
     }
 }

@@ -1,14 +1,15 @@
-//! router.toml as text.
+//! Writes router.toml.
 
 use std::fmt::Write as _;
 
-use super::context::{ImportContext, quote_toml};
-use super::directives::headers::TomlHeader;
-use super::pool_builder::ImportedPool;
+use super::blocks::TomlHeader;
+use super::context::ImportContext;
+use super::pools::imported_pool::ImportedPool;
 use super::report::{ImportRemark, RemarkKind};
+use super::toml_text::quote_toml;
 use crate::config::ListenAddr;
 
-/// Keys in the order they are written, with nginx's default where it is not ours.
+/// Keys in the order in which they are written, with nginx's default where it differs from the router's.
 const KEY_DEFAULTS: [(&str, &str); 22] = [
     ("workers", ""),
     ("x_upstream", "false"),
@@ -36,18 +37,23 @@ const KEY_DEFAULTS: [(&str, &str); 22] = [
 const LOG_AND_CORS_KEYS: [&str; 6] =
     ["log.access", "log.format", "log.formats", "log.error", "log.level", "cors.origins"];
 
-/// Writes all that was gathered.
-pub(super) fn write_toml(walk: &ImportContext, main: &str, pools: &[ImportedPool], listens: &[ListenAddr]) -> String {
+/// Returns router.toml; `main` is the name of the main file.
+pub(super) fn write_toml(
+    context: &ImportContext,
+    main: &str,
+    pools: &[ImportedPool],
+    listens: &[ListenAddr],
+) -> String {
     let mut out = format!("# Imported from {}. Values marked so are nginx's defaults.\n", sanitize_comment(main));
-    write_settings(&mut out, walk, listens);
+    write_settings(&mut out, context, listens);
     for pool in pools {
         write_pool(&mut out, pool);
     }
-    write_remarks(&mut out, main, &walk.report.remarks);
+    write_remarks(&mut out, main, &context.report.remarks);
     out
 }
 
-fn write_settings(out: &mut String, walk: &ImportContext, listens: &[ListenAddr]) {
+fn write_settings(out: &mut String, context: &ImportContext, listens: &[ListenAddr]) {
     let listens: Vec<String> = listens.iter().map(|listen| quote_toml(&listen.to_string())).collect();
     match listens.as_slice() {
         [] => write_line(out, "listen = \"127.0.0.1:8080\" # not from the file: see the remarks on listen"),
@@ -56,17 +62,17 @@ fn write_settings(out: &mut String, walk: &ImportContext, listens: &[ListenAddr]
     }
     let mut table = "";
     for (path, default) in KEY_DEFAULTS.into_iter().chain(LOG_AND_CORS_KEYS.map(|path| (path, ""))) {
-        // One time of nginx's is two here.
+        // `proxy_read_timeout` sets two keys.
         let source = if path == "timeouts.idle" { "timeouts.first_byte" } else { path };
-        let text = match walk.settings.get(source) {
+        let text = match context.settings.get(source) {
             Some(setting) => setting.value.clone(),
             None if default.is_empty() => continue,
             None => format!("{default} # nginx's default"),
         };
-        let (of, name) = path.split_once('.').unwrap_or(("", path));
-        if of != table {
-            write_line(out, &format!("\n[{of}]"));
-            table = of;
+        let (table_name, name) = path.split_once('.').unwrap_or(("", path));
+        if table_name != table {
+            write_line(out, &format!("\n[{table_name}]"));
+            table = table_name;
         }
         write_line(out, &format!("{name} = {text}"));
     }
@@ -80,17 +86,17 @@ fn write_pool(out: &mut String, pool: &ImportedPool) {
         ("host", &pool.host),
         ("path", &pool.path),
         ("api_key", &pool.api_key),
-        ("tls_ca", &pool.tls.ca),
-        ("tls_name", &pool.tls.name),
+        ("tls_ca", &pool.upstream.tls.ca),
+        ("tls_name", &pool.upstream.tls.name),
     ] {
         if let Some(value) = value {
             write_line(out, &format!("{key} = {}", quote_toml(value)));
         }
     }
-    if pool.tls.is_insecure {
+    if pool.upstream.tls.is_insecure {
         write_line(out, "tls_verify = false");
     }
-    if pool.any_path {
+    if pool.upstream.any_path {
         write_line(out, "paths = \"any\"");
     }
     let refused: Vec<String> =
@@ -98,20 +104,20 @@ fn write_pool(out: &mut String, pool: &ImportedPool) {
     write_inline_table(out, "block_paths", &refused);
     write_inline_table(out, "request_headers", &format_headers(&pool.request_headers));
     write_inline_table(out, "response_headers", &format_headers(&pool.response_headers));
-    write_line(out, &format!("policy = {}", quote_toml(&pool.policy)));
-    if let Some(sticky) = &pool.sticky {
+    write_line(out, &format!("policy = {}", quote_toml(&pool.upstream.policy)));
+    if let Some(sticky) = &pool.upstream.sticky {
         write_line(out, &format!("sticky = {sticky}"));
     }
     write_line(out, "eject_backoff = false # nginx's times away do not grow");
     write_line(out, "retry_budget_percent = 100 # nginx has no budget for what it sends to a next server");
     write_line(out, "replicas = [");
-    for replica in &pool.replicas {
+    for replica in &pool.upstream.replicas {
         write_line(out, &format!("  {},", quote_toml(replica)));
     }
     write_line(out, "]");
 }
 
-/// A table in one line, unless it is empty.
+/// Writes an inline table, unless it is empty.
 fn write_inline_table(out: &mut String, name: &str, entries: &[String]) {
     if !entries.is_empty() {
         write_line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
@@ -128,7 +134,7 @@ fn format_headers(headers: &[TomlHeader]) -> Vec<String> {
     headers.iter().map(entry).collect()
 }
 
-/// A name as a key of TOML.
+/// Returns a name as a TOML key.
 fn format_key(name: &str) -> String {
     let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if bare { name.to_owned() } else { quote_toml(name) }
@@ -141,13 +147,13 @@ fn write_remarks(out: &mut String, main: &str, remarks: &[ImportRemark]) {
     write_line(out, "\n# What is not as it was:");
     let mut sorted: Vec<&ImportRemark> = remarks.iter().collect();
     sorted.sort_by_key(|remark| (remark.kind, remark.file != main, &remark.file, remark.line));
-    for ImportRemark { kind, subject: what, file, line: number, reason: why } in sorted {
-        let text = format!("{}: {what} ({file}:{number}) - {why}", kind.label());
+    for ImportRemark { kind, subject, file, line, reason } in sorted {
+        let text = format!("{}: {subject} ({file}:{line}) - {reason}", kind.label());
         write_line(out, &format!("# {}", sanitize_comment(&text)));
     }
 }
 
-/// How many of each kind, for people.
+/// Returns the number of directives of each kind, in one line.
 pub(super) fn format_summary(carried: usize, remarks: &[ImportRemark]) -> String {
     let mut text = format!("{carried} carried");
     for kind in [RemarkKind::NotNeeded, RemarkKind::Unsupported, RemarkKind::Impossible, RemarkKind::Note] {
@@ -166,7 +172,7 @@ fn write_line(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-/// What may stand in a comment.
+/// Replaces control characters, which may not occur in a comment.
 fn sanitize_comment(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

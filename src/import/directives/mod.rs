@@ -1,11 +1,13 @@
-//! nginx's directives: the table of what becomes of each, and the handlers of those that need one.
+//! nginx's directives: the table of their rules, and the handlers.
 
-pub(super) mod access_rules;
+mod access_rules;
+mod global;
 pub(super) mod gzip;
-pub(super) mod headers;
+mod headers;
 pub(super) mod logs;
-pub(super) mod server;
-pub(super) mod sticky;
+mod proxy;
+mod server;
+mod sticky;
 pub(super) mod table;
 pub(super) mod tls;
 pub(super) mod upstream;

@@ -1,41 +1,43 @@
-//! `sticky`, which ties clients to servers, and `resolver`, which finds them.
+//! `sticky` and `resolver`.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::parse::units;
 use crate::fleet::StickyVariable;
-use crate::import::context::{BlockScope, ImportContext, quote_toml};
+use crate::import::blocks::BlockScope;
+use crate::import::context::ImportContext;
 use crate::import::report::RemarkKind;
-use crate::import::syntax::parser::{Directive, DirectiveWord};
+use crate::import::syntax::directive::{Directive, DirectiveWord};
+use crate::import::toml_text::quote_toml;
 
 /// `sticky cookie NAME [expires=] [domain=] [httponly] [secure] [samesite=] [path=]`, or
 /// `sticky learn create=$VARIABLE lookup=$VARIABLE [zone=] [timeout=] [header] [sync]`.
-pub(in crate::import) fn handle_sticky(walk: &mut ImportContext, directive: &Directive) {
-    if !walk.check_scope(directive, &[BlockScope::Upstream], "`upstream`") {
+pub(super) fn handle_sticky(context: &mut ImportContext, directive: &Directive) {
+    if !context.check_scope(directive, &[BlockScope::Upstream], "`upstream`") {
         return;
     }
     let Some((kind, words)) = directive.args.split_first() else {
-        return walk.reject_argument(directive, "`cookie NAME` or `learn create=... lookup=...`");
+        return context.reject_argument(directive, "`cookie NAME` or `learn create=... lookup=...`");
     };
     let table = match kind.text.as_str() {
-        "cookie" => convert_cookie(walk, directive, words),
-        "learn" => convert_learn(walk, directive, words),
+        "cookie" => convert_cookie(context, directive, words),
+        "learn" => convert_learn(context, directive, words),
         "route" => {
-            return walk
+            return context
                 .report
                 .add_unsupported(directive, "`sticky cookie` needs nothing from the replicas and does as well");
         }
-        _ => return walk.reject_argument(directive, "`cookie`, `learn` or `route`"),
+        _ => return context.reject_argument(directive, "`cookie`, `learn` or `route`"),
     };
-    if let (Some(table), Some(upstream)) = (table, &mut walk.current_upstream) {
+    if let (Some(table), Some(upstream)) = (table, &mut context.open.upstream) {
         upstream.sticky = Some(format!("{{ {} }}", table.join(", ")));
-        walk.report.carried_count += 1;
+        context.report.carried_count += 1;
     }
 }
 
-fn convert_cookie(walk: &mut ImportContext, directive: &Directive, words: &[DirectiveWord]) -> Option<Vec<String>> {
+fn convert_cookie(context: &mut ImportContext, directive: &Directive, words: &[DirectiveWord]) -> Option<Vec<String>> {
     let Some((name, attributes)) = words.split_first().filter(|(name, _)| is_cookie_safe(&name.text)) else {
-        walk.reject_argument(directive, "a cookie's name behind `cookie`");
+        context.reject_argument(directive, "a cookie's name behind `cookie`");
         return None;
     };
     let mut table = vec![format!("cookie = {}", quote_toml(&name.text))];
@@ -57,13 +59,13 @@ fn convert_cookie(walk: &mut ImportContext, directive: &Directive, words: &[Dire
         match known {
             Some(entry) if !table.contains(&entry) => table.push(entry),
             Some(_) => {}
-            None => report_left_out(walk, directive, word),
+            None => report_left_out(context, directive, word),
         }
     }
     Some(dedup_entries(table))
 }
 
-fn convert_learn(walk: &mut ImportContext, directive: &Directive, words: &[DirectiveWord]) -> Option<Vec<String>> {
+fn convert_learn(context: &mut ImportContext, directive: &Directive, words: &[DirectiveWord]) -> Option<Vec<String>> {
     let (mut create, mut lookup, mut timeout) = (Vec::new(), Vec::new(), None);
     for word in words {
         match word.text.split_once('=') {
@@ -72,14 +74,14 @@ fn convert_learn(walk: &mut ImportContext, directive: &Directive, words: &[Direc
             }
             Some(("lookup", variable)) if is_request_variable(variable) => lookup.push(quote_toml(variable)),
             Some(("timeout", time)) if is_duration(time) && time != "max" => timeout = Some(quote_toml(time)),
-            // There is one table for all, and sessions are made when the answer's head is there.
+            // The router has one session table, and creates sessions at the response headers.
             Some(("zone", _)) => {}
             None if word.text == "header" => {}
-            _ => report_left_out(walk, directive, word),
+            _ => report_left_out(context, directive, word),
         }
     }
     if create.is_empty() || lookup.is_empty() {
-        walk.report.add_impossible(directive, "sessions are known by cookies and headers only");
+        context.report.add_impossible(directive, "sessions are known by cookies and headers only");
         return None;
     }
     let mut table = vec![format!("learn = [{}]", create.join(", ")), format!("lookup = [{}]", lookup.join(", "))];
@@ -88,25 +90,27 @@ fn convert_learn(walk: &mut ImportContext, directive: &Directive, words: &[Direc
 }
 
 /// `resolver ADDRESS ... [valid=] [ipv4=] [ipv6=] [status_zone=]`.
-pub(in crate::import) fn handle_resolver(walk: &mut ImportContext, directive: &Directive) {
+pub(super) fn handle_resolver(context: &mut ImportContext, directive: &Directive) {
     let mut servers = Vec::new();
     for word in &directive.args {
         let bare = word.text.trim_start_matches('[').trim_end_matches(']');
         if word.text.parse::<SocketAddr>().is_ok() || bare.parse::<IpAddr>().is_ok() {
             servers.push(quote_toml(&word.text));
         } else {
-            report_left_out(walk, directive, word);
+            report_left_out(context, directive, word);
         }
     }
     if servers.is_empty() {
-        return walk.report.add_impossible(directive, "DNS servers are addresses: without one the system's are asked");
+        return context
+            .report
+            .add_impossible(directive, "DNS servers are addresses: without one the system's are asked");
     }
-    walk.set_key("resolver", format!("[{}]", servers.join(", ")), 0, directive);
+    context.set_key("resolver", format!("[{}]", servers.join(", ")), 0, directive);
 }
 
-fn report_left_out(walk: &mut ImportContext, directive: &Directive, word: &DirectiveWord) {
+fn report_left_out(context: &mut ImportContext, directive: &Directive, word: &DirectiveWord) {
     let what = format!("`{}` of {}", word.text, directive.to_one_line());
-    walk.report.add_remark_at(
+    context.report.add_remark_at(
         RemarkKind::Impossible,
         what,
         directive.source_line(),
@@ -118,17 +122,17 @@ fn is_duration(text: &str) -> bool {
     text == "max" || units::parse_duration(text).is_some_and(|time| !time.is_zero())
 }
 
-/// A variable that is known before there is an answer.
+/// Returns whether a variable is known before the response.
 fn is_request_variable(text: &str) -> bool {
     matches!(StickyVariable::parse(text), Some(StickyVariable::Cookie(_) | StickyVariable::Header(_)))
 }
 
-/// What may stand in a cookie.
+/// Returns whether a text is valid in a cookie.
 fn is_cookie_safe(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"=;,\"\\".contains(&b))
 }
 
-/// The first entry of each name.
+/// Returns the first entry of each name.
 fn dedup_entries(table: Vec<String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for entry in table {

@@ -1,34 +1,36 @@
-//! The table of nginx's directives: what becomes of each. A directive that gets a key moves to a row of its own.
+//! The table of nginx's directives and their rules. A directive that gets a key moves to a row of its own.
 
-use super::{access_rules, gzip, headers, logs, server, sticky, tls, upstream};
+use super::{access_rules, global, gzip, headers, logs, proxy, server, sticky, tls, upstream};
 use crate::config::closest_match;
-use crate::import::context;
+use crate::import::blocks::BlockScope;
 use crate::import::context::ImportContext;
-use crate::import::syntax::parser::Directive;
+use crate::import::syntax::directive::Directive;
 
-/// What becomes of a directive.
+/// What the import does with a directive.
 pub(in crate::import) enum DirectiveRule {
-    /// A function carries it over, or judges it by its arguments.
+    /// A function converts it.
     Handler(fn(&mut ImportContext, &Directive)),
-    /// It is a time, that of this key; the longest counts where there are several.
+    /// Its block is read. `open` returns the block's kind, or `None` if the block is not read.
+    Block { open: fn(&mut ImportContext, &Directive) -> Option<BlockScope>, close: fn(&mut ImportContext, &Directive) },
+    /// It is the duration of this key; the longest of several wins.
     Duration(&'static str),
-    /// It is so by itself here, or has no meaning.
+    /// The router does so without configuration, or the directive has no meaning.
     NotNeeded(&'static str),
-    /// It is not done here yet.
+    /// The router does not support it yet.
     Unsupported(&'static str),
-    /// It means something that is not done here.
+    /// The router cannot do what it asks for.
     Impossible(&'static str),
 }
 
-use DirectiveRule::{Duration, Handler, Impossible, NotNeeded, Unsupported};
+use DirectiveRule::{Block, Duration, Handler, Impossible, NotNeeded, Unsupported};
 
-/// Names, one `*` in front or behind for any text, and their fate. The first row that fits counts.
+/// Names and their rule. A `*` at the start or end of a name matches any text. The first matching row wins.
 static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     // Blocks.
-    (&["events", "http"], Handler(context::handle_container)),
-    (&["upstream"], Handler(upstream::handle_upstream)),
-    (&["server"], Handler(server::handle_server)),
-    (&["location"], Handler(server::handle_location)),
+    (&["events", "http"], Block { open: server::open_container, close: server::close_container }),
+    (&["upstream"], Block { open: upstream::open_upstream, close: upstream::close_upstream }),
+    (&["server"], Block { open: server::open_server, close: server::close_server }),
+    (&["location"], Block { open: server::open_location, close: server::close_location }),
     (&["if", "limit_except"], Handler(access_rules::handle_condition)),
     (&["map", "geo", "split_clients"], Impossible("there are no variables")),
     (&["types", "charset_map"], NotNeeded("replicas name the types of their answers")),
@@ -78,15 +80,15 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["client_header_timeout"], Duration("timeouts.client_header")),
     (&["client_body_timeout"], Duration("timeouts.client_body")),
     (&["worker_shutdown_timeout"], Duration("timeouts.drain")),
-    (&["keepalive_timeout"], Handler(context::handle_keepalive_timeout)),
-    (&["client_max_body_size"], Handler(context::handle_client_max_body_size)),
-    (&["large_client_header_buffers"], Handler(context::handle_large_client_header_buffers)),
+    (&["keepalive_timeout"], Handler(global::handle_keepalive_timeout)),
+    (&["client_max_body_size"], Handler(global::handle_client_max_body_size)),
+    (&["large_client_header_buffers"], Handler(global::handle_large_client_header_buffers)),
     (&["proxy_send_timeout"], NotNeeded("`timeouts.first_byte` bounds sending as well")),
     (&["send_timeout"], Duration("timeouts.client_send")),
     (&["lingering_*", "reset_timedout_connection", "keepalive_disable"], NotNeeded("connections end by themselves")),
-    (&["http2_max_concurrent_streams"], Handler(context::handle_http2_max_concurrent_streams)),
+    (&["http2_max_concurrent_streams"], Handler(global::handle_http2_max_concurrent_streams)),
     // Processes.
-    (&["worker_processes"], Handler(context::handle_worker_processes)),
+    (&["worker_processes"], Handler(global::handle_worker_processes)),
     (&["worker_connections"], NotNeeded("connections are bounded by limits.connections")),
     (
         &["user", "pid", "daemon", "master_process", "lock_file", "env", "timer_resolution"],
@@ -109,7 +111,7 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["disable_symlinks", "etag", "if_modified_since", "max_ranges", "types_hash_*"], NotNeeded(NO_FILES_REASON)),
     (&["default_type", "charset", "charset_types", "override_charset", "source_charset"], NotNeeded(TYPES_REASON)),
     (&["log_not_found", "min_delete_depth"], NotNeeded(NO_FILES_REASON)),
-    (&["expires"], Handler(headers::handle_expires)),
+    (&["expires"], Handler(proxy::handle_expires)),
     (&["tcp_nopush", "tcp_nodelay", "postpone_output"], NotNeeded("every piece of an answer is sent at once")),
     (&["server_names_hash_*", "server_name_in_redirect", "port_in_redirect"], NotNeeded("hosts need no tuning")),
     (&["absolute_redirect", "chunked_transfer_encoding", "msie_*"], NotNeeded("answers are framed as HTTP says")),
@@ -121,8 +123,8 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     ),
     // Requests to replicas.
     (&["proxy_set_header"], Handler(headers::handle_proxy_set_header)),
-    (&["proxy_http_version"], Handler(headers::handle_proxy_http_version)),
-    (&["proxy_next_upstream"], Handler(headers::handle_proxy_next_upstream)),
+    (&["proxy_http_version"], Handler(proxy::handle_proxy_http_version)),
+    (&["proxy_next_upstream"], Handler(proxy::handle_proxy_next_upstream)),
     (&["proxy_next_upstream_tries", "proxy_next_upstream_timeout"], Impossible("how often is fixed: docs/failures.md")),
     (&["proxy_buffering", "proxy_buffer_size", "proxy_buffers"], NotNeeded("answers are passed on as they come")),
     (&["proxy_busy_buffers_size", "proxy_max_temp_file_size"], NotNeeded("answers are passed on as they come")),
@@ -131,12 +133,12 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
         NotNeeded("answers are passed on as they come"),
     ),
     (&["proxy_request_buffering"], NotNeeded("a request is read whole, so that it can be sent again")),
-    (&["proxy_redirect", "proxy_cookie_*"], Handler(headers::handle_unless_off)),
-    (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], Handler(headers::handle_unless_off)),
-    (&["proxy_ignore_client_abort", "proxy_force_ranges"], Handler(headers::handle_unless_off)),
+    (&["proxy_redirect", "proxy_cookie_*"], Handler(proxy::handle_unless_off)),
+    (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], Handler(proxy::handle_unless_off)),
+    (&["proxy_ignore_client_abort", "proxy_force_ranges"], Handler(proxy::handle_unless_off)),
     (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Impossible("answers are not cached")),
     (&["proxy_pass_header"], NotNeeded("a replica's headers are passed on")),
-    (&["proxy_pass_request_body", "proxy_pass_request_headers"], Handler(headers::handle_proxy_pass_request)),
+    (&["proxy_pass_request_body", "proxy_pass_request_headers"], Handler(proxy::handle_proxy_pass_request)),
     (&["proxy_hide_header"], Handler(headers::handle_proxy_hide_header)),
     (&["add_trailer"], Unsupported("a replica's trailers are passed on, and none is added")),
     (&["proxy_method", "proxy_set_body"], Impossible("requests are passed on as they come")),
@@ -184,8 +186,8 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["ssl_password_file"], Impossible("keys are read without a passphrase")),
     (&["ssl_reject_handshake"], Impossible("a client that asks for an unknown name is shown the first certificate")),
     (&["ssl_*"], NotNeeded(TLS_DEFAULTS_REASON)),
-    (&["set_real_ip_from"], Handler(context::handle_set_real_ip_from)),
-    (&["real_ip_header"], Handler(headers::handle_real_ip_header)),
+    (&["set_real_ip_from"], Handler(global::handle_set_real_ip_from)),
+    (&["real_ip_header"], Handler(proxy::handle_real_ip_header)),
     (&["real_ip_recursive"], NotNeeded("the last address that is not a trusted proxy's is the client's")),
     (&["proxy_protocol*"], Unsupported("the peer's address is the client's")),
     // Other protocols and modules.
@@ -206,12 +208,12 @@ const BUFFERS_REASON: &str = "bodies and heads are bounded by [limits], HTTP/2 i
 const TLS_DEFAULTS_REASON: &str = "TLS has good defaults only";
 const BODIES_REASON: &str = "requests and answers are passed on as they are";
 
-/// The fate of a directive, if nginx or a well-known module has it.
+/// Returns the rule of a directive, if nginx or a well-known module has it.
 pub(in crate::import) fn find_rule(name: &str) -> Option<&'static DirectiveRule> {
     DIRECTIVE_RULES
         .iter()
         .find(|(patterns, _)| patterns.iter().any(|pattern| matches_pattern(name, pattern)))
-        .map(|(_, fate)| fate)
+        .map(|(_, rule)| rule)
 }
 
 fn matches_pattern(name: &str, pattern: &str) -> bool {
@@ -224,7 +226,7 @@ fn matches_pattern(name: &str, pattern: &str) -> bool {
     }
 }
 
-/// The directive that a name that is none was meant to be.
+/// Returns the directive with the closest name.
 pub(in crate::import) fn suggest_directive(name: &str) -> Option<&'static str> {
     closest_match(
         name,
@@ -232,7 +234,7 @@ pub(in crate::import) fn suggest_directive(name: &str) -> Option<&'static str> {
     )
 }
 
-/// All names and patterns.
+/// Returns all names and patterns.
 #[cfg(test)]
 pub(in crate::import) fn directive_names() -> impl Iterator<Item = &'static str> {
     DIRECTIVE_RULES.iter().flat_map(|(names, _)| names.iter().copied())
@@ -243,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_row_is_hidden_by_an_earlier_one() {
+    fn row_is_not_hidden_by_an_earlier_one() {
         let all: Vec<&str> = directive_names().collect();
         for (i, name) in all.iter().enumerate() {
             let plain = name.replace('*', "x");
@@ -253,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn slips_in_names_are_recognised() {
-        for (typed, wanted) in [("proxy_pas", "proxy_pass"), ("least_con", "least_conn"), ("upstreem", "upstream")] {
+    fn misspelled_name_gets_a_suggestion() {
+        for (typed, expected) in [("proxy_pas", "proxy_pass"), ("least_con", "least_conn"), ("upstreem", "upstream")] {
             assert!(find_rule(typed).is_none());
-            assert_eq!(suggest_directive(typed), Some(wanted));
+            assert_eq!(suggest_directive(typed), Some(expected));
         }
     }
 }

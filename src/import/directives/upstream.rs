@@ -1,43 +1,18 @@
-//! `upstream` blocks: their servers and how one is chosen.
+//! `upstream` blocks: their servers and their policy.
 
-use super::logs::variable_names;
 use crate::balance;
 use crate::config::{Span, SpannedValue, is_name, is_replica_option, parse_replica_words};
-use crate::fleet::MemberSpec;
-use crate::import::context::{BlockScope, ImportContext};
-use crate::import::report::{RemarkKind, SourceLine};
-use crate::import::syntax::parser::Directive;
+use crate::import::blocks::{BlockScope, NginxUpstream, NginxUpstreamServer};
+use crate::import::context::ImportContext;
+use crate::import::report::RemarkKind;
+use crate::import::syntax::directive::Directive;
 
-/// An `upstream`.
-pub(in crate::import) struct NginxUpstream {
-    pub(in crate::import) name: String,
-    pub(in crate::import) directive_text: String,
-    pub(in crate::import) source_line: SourceLine,
-    pub(in crate::import) servers: Vec<NginxUpstreamServer>,
-    /// The policy as router.toml has it.
-    pub(in crate::import) policy: Option<String>,
-    /// `sticky` as router.toml has it.
-    pub(in crate::import) sticky: Option<String>,
-    /// The directive it is from.
-    policy_directive: Option<(String, SourceLine)>,
-}
-
-/// One server.
-#[derive(Clone)]
-pub(in crate::import) struct NginxUpstreamServer {
-    /// `http://host:port`, whatever `proxy_pass` says.
-    pub(in crate::import) url: String,
-    /// The words behind it as router.toml has them.
-    pub(in crate::import) options: Vec<String>,
-    pub(in crate::import) spec: MemberSpec,
-}
-
-/// nginx's words that have no meaning here yet; once the configuration knows one it is carried.
+/// nginx's options that the router lacks; one that router.toml gets is carried over.
 const UNSUPPORTED_OPTIONS: [&str; 1] = ["route"];
 
-/// What an imported key that spreads nothing had better be.
+/// The recommended replacement of a key that spreads no load.
 const HASH_SESSION_HELP: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
-/// Variables that are the same for all requests of a kind: as a key they send all of them to one replica.
+/// Variables with one value for all requests to an endpoint; as a key they send all to one replica.
 const CONSTANT_VARIABLES: [&str; 10] = [
     "request_uri",
     "uri",
@@ -52,145 +27,174 @@ const CONSTANT_VARIABLES: [&str; 10] = [
 ];
 
 /// `upstream NAME { ... }`.
-pub(in crate::import) fn handle_upstream(walk: &mut ImportContext, directive: &Directive) {
-    if !walk.check_scope(directive, &[BlockScope::Main, BlockScope::Http], "`http`") {
-        return;
+pub(super) fn open_upstream(context: &mut ImportContext, directive: &Directive) -> Option<BlockScope> {
+    if !context.check_scope(directive, &[BlockScope::Main, BlockScope::Http], "`http`") {
+        return None;
     }
-    let ([name], Some(block)) = (directive.args.as_slice(), &directive.block) else {
+    let ([name], Some(_)) = (directive.args.as_slice(), &directive.block) else {
         let issue = directive.name.span.diagnostic("`upstream` takes a name and a block");
-        return walk.report.add_diagnostic(issue.with_help("for example upstream chat { server 10.0.0.1:8000; }"));
+        context.report.add_diagnostic(issue.with_help("for example upstream chat { server 10.0.0.1:8000; }"));
+        return None;
     };
     if !is_name(&name.text) {
         let issue = name.span.diagnostic(format!("`{}` is no name for an upstream", name.text));
-        return walk.report.add_diagnostic(issue.with_help("a name is one line without blanks around it"));
+        context.report.add_diagnostic(issue.with_help("a name is one line without blanks around it"));
+        return None;
     }
-    if let Some(known) = walk.upstreams.iter().find(|known| known.name == name.text) {
-        let issue = name
-            .span
-            .diagnostic(format!("there is an upstream `{}` already, in line {}", name.text, known.source_line.line));
-        return walk.report.add_diagnostic(issue.with_help("give this one another name"));
+    if let Some(known) = context.upstreams.iter().find(|known| known.name == name.text) {
+        let line = known.source_line.line;
+        let issue = name.span.diagnostic(format!("there is an upstream `{}` already, in line {line}", name.text));
+        context.report.add_diagnostic(issue.with_help("give this one another name"));
+        return None;
     }
-    walk.current_upstream = Some(NginxUpstream {
+    context.open.upstream = Some(NginxUpstream {
         name: name.text.clone(),
         directive_text: directive.to_one_line(),
         source_line: directive.source_line(),
         servers: Vec::new(),
         policy: None,
-        sticky: None,
         policy_directive: None,
+        sticky: None,
+        diagnostics_before: context.report.diagnostics.len(),
     });
-    let issues = walk.report.diagnostics.len();
-    walk.read_block(block, BlockScope::Upstream);
-    if let Some(upstream) = walk.current_upstream.take() {
-        let servers = block.iter().any(|directive| matches!(directive.name.text.as_str(), "server" | "state"));
-        if !servers && walk.report.diagnostics.len() == issues {
-            let issue = name.span.diagnostic(format!("the upstream `{}` has no server", name.text));
-            walk.report.add_diagnostic(issue.with_help("for example server 10.0.0.1:8000;"));
-        }
-        walk.upstreams.push(upstream);
+    Some(BlockScope::Upstream)
+}
+
+pub(super) fn close_upstream(context: &mut ImportContext, directive: &Directive) {
+    let Some(upstream) = context.open.upstream.take() else { return };
+    let is_server = |inner: &Directive| matches!(inner.name.text.as_str(), "server" | "state");
+    let has_servers = directive.block.iter().flatten().any(is_server);
+    if !has_servers && context.report.diagnostics.len() == upstream.diagnostics_before {
+        let span = directive.args.first().map_or(&directive.name.span, |name| &name.span);
+        let issue = span.diagnostic(format!("the upstream `{}` has no server", upstream.name));
+        context.report.add_diagnostic(issue.with_help("for example server 10.0.0.1:8000;"));
     }
+    context.upstreams.push(upstream);
 }
 
 /// `server ADDRESS [weight=...] ...` in an upstream.
-pub(in crate::import) fn handle_upstream_server(walk: &mut ImportContext, directive: &Directive) {
+pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Directive) {
     let Some((address, words)) = directive.args.split_first() else {
-        return walk.reject_argument(directive, "an address, such as 10.0.0.1:8000");
+        return context.reject_argument(directive, "an address, such as 10.0.0.1:8000");
     };
     if address.text.starts_with("unix:") {
-        return walk.report.add_impossible(directive, "replicas are reached over TCP");
+        return context.report.add_impossible(directive, "replicas are reached over TCP");
     }
-    let mut kept = Vec::new();
+    let mut options = Vec::new();
     for word in words {
         let name = word.text.split('=').next().unwrap_or_default();
         if UNSUPPORTED_OPTIONS.contains(&name) && !is_replica_option(name) {
             let what = format!("`{}` of {}", word.text, directive.to_one_line());
-            walk.report.add_remark_at(
+            context.report.add_remark_at(
                 RemarkKind::Unsupported,
                 what,
                 directive.source_line(),
                 "the replica is there without it".to_owned(),
             );
         } else {
-            kept.push(SpannedValue::new(word.text.clone(), word.span.clone()));
+            options.push(SpannedValue::new(word.text.clone(), word.span.clone()));
         }
     }
-    let Some(member) = parse_server(walk, ("http", 80, &address.text), &address.span, kept) else { return };
-    walk.report.carried_count += 1;
-    let Some(upstream) = &mut walk.current_upstream else { return };
+    let server = ServerAddress { scheme: "http", default_port: 80, text: &address.text, span: &address.span };
+    let Some(member) = parse_server(context, &server, options) else { return };
+    context.report.carried_count += 1;
+    let Some(upstream) = &mut context.open.upstream else { return };
     match upstream.servers.iter_mut().find(|known| known.spec.origin == member.spec.origin) {
         None => upstream.servers.push(member),
         Some(known) => {
             let weight = u64::from(known.spec.weight.get()) + u64::from(member.spec.weight.get());
             known.options.retain(|word| !word.starts_with("weight="));
             known.options.insert(0, format!("weight={}", weight.min(65_535)));
-            walk.report.add_note(directive, "a replica is in a pool once: the weights of its lines are added");
+            context.report.add_note(directive, "a replica is in a pool once: the weights of its lines are added");
         }
     }
 }
 
-/// A replica from a scheme, its port, and nginx's address, which may have a port of its own; what is wrong is noted.
+/// The address of a server, in an upstream or in a URL.
+pub(in crate::import) struct ServerAddress<'a> {
+    pub(in crate::import) scheme: &'static str,
+    /// The port of an address without one.
+    pub(in crate::import) default_port: u16,
+    /// `host` or `host:port`.
+    pub(in crate::import) text: &'a str,
+    pub(in crate::import) span: &'a Span,
+}
+
+/// Returns the replica at an address, with its options; `None` and a diagnostic if they are invalid.
 pub(in crate::import) fn parse_server(
-    walk: &mut ImportContext,
-    (scheme, port, address): (&str, u16, &str),
-    at: &Span,
-    words: Vec<SpannedValue<String>>,
+    context: &mut ImportContext,
+    address: &ServerAddress<'_>,
+    options: Vec<SpannedValue<String>>,
 ) -> Option<NginxUpstreamServer> {
-    let ported = address.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-    let service = words.iter().any(|word| word.value.starts_with("service="));
-    let bare = ported || service;
-    let url = if bare { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:{port}") };
-    let texts = words.iter().map(|word| word.value.clone()).collect();
-    let all = std::iter::once(SpannedValue::new(url.clone(), at.clone())).chain(words).collect();
-    match parse_replica_words(at, all) {
-        Ok(spec) => Some(NginxUpstreamServer { url, options: texts, spec: spec.value }),
+    let ServerAddress { scheme, default_port, text, span } = *address;
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let is_service = options.iter().any(|word| word.value.starts_with("service="));
+    let needs_no_port = has_port || is_service;
+    let url = if needs_no_port { format!("{scheme}://{text}") } else { format!("{scheme}://{text}:{default_port}") };
+    let option_texts = options.iter().map(|word| word.value.clone()).collect();
+    let words = std::iter::once(SpannedValue::new(url.clone(), span.clone())).chain(options).collect();
+    match parse_replica_words(span, words) {
+        Ok(spec) => Some(NginxUpstreamServer { url, options: option_texts, spec: spec.value }),
         Err(issues) => {
-            issues.into_iter().for_each(|issue| walk.report.add_diagnostic(issue));
+            issues.into_iter().for_each(|issue| context.report.add_diagnostic(issue));
             None
         }
     }
 }
 
-/// How a server is chosen: `least_conn`, `hash KEY [consistent]` and the like.
-pub(in crate::import) fn handle_policy(walk: &mut ImportContext, directive: &Directive) {
-    if !walk.check_scope(directive, &[BlockScope::Upstream], "`upstream`") {
+/// The policy: `least_conn`, `hash KEY [consistent]` and the like.
+pub(super) fn handle_policy(context: &mut ImportContext, directive: &Directive) {
+    if !context.check_scope(directive, &[BlockScope::Upstream], "`upstream`") {
         return;
     }
     let name = directive.name.text.as_str();
     if let ("least_conn" | "ip_hash", Some(word)) = (name, directive.args.first()) {
         let issue = word.span.diagnostic(format!("`{name}` takes no argument"));
-        return walk.report.add_diagnostic(issue.with_help(format!("is a `;` missing after `{name}`?")));
+        return context.report.add_diagnostic(issue.with_help(format!("is a `;` missing after `{name}`?")));
     }
     if name == "hash" && directive.args.is_empty() {
-        return walk.reject_argument(directive, "a key, such as $arg_user");
+        return context.reject_argument(directive, "a key, such as $arg_user");
     }
     let text = std::iter::once(name).chain(directive.arg_texts()).collect::<Vec<_>>().join(" ");
-    let one_word_each =
-        directive.arg_texts().iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace));
-    let known = one_word_each && balance::PolicySpec::parse(&text).is_ok();
-    let Some(upstream) = &mut walk.current_upstream else { return };
-    if let Some((what, at)) = upstream.policy_directive.replace((directive.to_one_line(), directive.source_line())) {
-        let why = format!("a pool has one policy: that of line {}", directive.name.line);
-        walk.report.add_remark_at(RemarkKind::Impossible, what, at, why);
+    let is_plain = |word: &&str| !word.is_empty() && !word.contains(char::is_whitespace);
+    let is_known = directive.arg_texts().iter().all(is_plain) && balance::PolicySpec::parse(&text).is_ok();
+    let Some(upstream) = &mut context.open.upstream else { return };
+    if let Some((text, line)) = upstream.policy_directive.replace((directive.to_one_line(), directive.source_line())) {
+        let reason = format!("a pool has one policy: that of line {}", directive.name.line);
+        context.report.add_remark_at(RemarkKind::Impossible, text, line, reason);
     }
-    upstream.policy = known.then_some(text);
-    if known {
-        walk.report.carried_count += 1;
+    upstream.policy = is_known.then_some(text);
+    if is_known {
+        context.report.carried_count += 1;
     } else {
-        walk.report.add_unsupported(directive, "this pool has round_robin until then");
+        context.report.add_unsupported(directive, "this pool has round_robin until then");
     }
-    let by_client = |name: &str| matches!(name, "remote_addr" | "binary_remote_addr");
-    if name == "ip_hash"
-        || name == "hash" && directive.arg(0).contains('$') && variable_names(directive.arg(0)).all(by_client)
-    {
-        let why = format!(
+    note_unbalanced_key(context, directive);
+}
+
+/// Notes a policy whose key is the same for most requests.
+fn note_unbalanced_key(context: &mut ImportContext, directive: &Directive) {
+    let (name, key) = (directive.name.text.as_str(), directive.arg(0));
+    let is_client = |name: &str| matches!(name, "remote_addr" | "binary_remote_addr");
+    let is_client_key = name == "hash" && key.contains('$') && variable_names(key).all(is_client);
+    if name == "ip_hash" || is_client_key {
+        let reason = format!(
             "behind an app server or another proxy all requests come from one address, so that one replica gets them all: {HASH_SESSION_HELP}"
         );
-        walk.report.add_note(directive, why);
-    } else if name == "hash" && variable_names(directive.arg(0)).all(|name| CONSTANT_VARIABLES.contains(&name)) {
-        let why = format!(
-            "{} is the same for every request to /v1/chat/completions, so that one replica gets them all: {HASH_SESSION_HELP}",
-            directive.arg(0)
+        context.report.add_note(directive, reason);
+    } else if name == "hash" && variable_names(key).all(|name| CONSTANT_VARIABLES.contains(&name)) {
+        let reason = format!(
+            "{key} is the same for every request to /v1/chat/completions, so that one replica gets them all: {HASH_SESSION_HELP}"
         );
-        walk.report.add_note(directive, why);
+        context.report.add_note(directive, reason);
     }
+}
+
+/// Returns the names of the variables in a text: `$name` or `${name}`.
+fn variable_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split('$').skip(1).map(|after| {
+        let after = after.strip_prefix('{').unwrap_or(after);
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+        after.get(..end).unwrap_or_default()
+    })
 }

@@ -1,16 +1,16 @@
-//! Patterns of file names in `include`: `*`, `?` and `[a-z]`, in any part of the path.
+//! File name patterns in `include`: `*`, `?` and `[a-z]`, in any part of the path.
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::import::FileAccess;
+use crate::import::file_access::FileAccess;
 
-/// Whether a path is a pattern.
-pub(in crate::import) fn is_pattern(path: &str) -> bool {
+/// Returns whether a path is a pattern.
+pub(super) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-/// The files that a pattern names, sorted; empty if none.
-pub(in crate::import) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) -> Vec<PathBuf> {
+/// Returns the files that match a pattern, sorted; empty if none.
+pub(super) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for part in pattern.components() {
         let text = part.as_os_str().to_string_lossy();
@@ -30,37 +30,38 @@ pub(in crate::import) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) 
     found
 }
 
-/// Whether a name fits a pattern; names that begin with a dot are hidden, as in a shell. O(name × pattern).
+/// Returns whether a name matches a pattern; `*` and `?` match no leading dot, as in a shell. O(name × pattern).
 fn matches_pattern(name: &str, pattern: &str) -> bool {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return false;
     }
     let (name, pattern): (Vec<char>, Vec<char>) = (name.chars().collect(), pattern.chars().collect());
-    let (mut at, mut by) = (0, 0);
+    let (mut name_pos, mut pattern_pos) = (0, 0);
+    // The positions at the last `*`, from which the match is tried again.
     let mut star: Option<(usize, usize)> = None;
-    while let Some(c) = name.get(at) {
-        if let Some(width) = pattern.get(by..).and_then(|rest| match_char(*c, rest)) {
-            (at, by) = (at + 1, by + width);
-        } else if pattern.get(by) == Some(&'*') {
-            star = Some((at, by));
-            by += 1;
-        } else if let Some((from, of)) = star {
-            star = Some((from + 1, of));
-            (at, by) = (from + 1, of + 1);
+    while let Some(c) = name.get(name_pos) {
+        if let Some(width) = pattern.get(pattern_pos..).and_then(|rest| match_char(*c, rest)) {
+            (name_pos, pattern_pos) = (name_pos + 1, pattern_pos + width);
+        } else if pattern.get(pattern_pos) == Some(&'*') {
+            star = Some((name_pos, pattern_pos));
+            pattern_pos += 1;
+        } else if let Some((name_start, star_pos)) = star {
+            star = Some((name_start + 1, star_pos));
+            (name_pos, pattern_pos) = (name_start + 1, star_pos + 1);
         } else {
             return false;
         }
     }
-    pattern.iter().skip(by).all(|c| *c == '*')
+    pattern.iter().skip(pattern_pos).all(|c| *c == '*')
 }
 
-/// How much of the pattern takes the character `c`, if it does; a `*` is not looked at.
+/// Returns the length of the pattern's first element if it matches `c`; `None` for `*`.
 fn match_char(c: char, pattern: &[char]) -> Option<usize> {
     match pattern {
         ['*', ..] | [] => None,
         ['?', ..] => Some(1),
         ['[', set @ ..] => {
-            let (set, not) = match set {
+            let (set, is_negated) = match set {
                 ['!' | '^', rest @ ..] => (rest, true),
                 rest => (rest, false),
             };
@@ -68,18 +69,18 @@ fn match_char(c: char, pattern: &[char]) -> Option<usize> {
                 return (c == '[').then_some(1);
             };
             let set = set.get(..end).unwrap_or_default();
-            let mut within = false;
+            let mut is_member = false;
             let mut rest = set;
             while let [first, after @ ..] = rest {
                 if let ['-', last, after @ ..] = after {
-                    within |= (*first..=*last).contains(&c);
+                    is_member |= (*first..=*last).contains(&c);
                     rest = after;
                 } else {
-                    within |= *first == c;
+                    is_member |= *first == c;
                     rest = after;
                 }
             }
-            (within != not).then_some(end + 2 + usize::from(not))
+            (is_member != is_negated).then_some(end + 2 + usize::from(is_negated))
         }
         [literal, ..] => (*literal == c).then_some(1),
     }
@@ -90,8 +91,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_fit_as_in_a_shell() {
-        for (name, pattern, wanted) in [
+    fn names_match_as_in_a_shell() {
+        for (name, pattern, expected) in [
             ("a.conf", "*.conf", true),
             ("a.conf.bak", "*.conf", false),
             ("a.b.conf", "*.conf", true),
@@ -104,12 +105,12 @@ mod tests {
             ("", "*", true),
             (&"a".repeat(5_000), &"a*".repeat(50), true),
         ] {
-            assert_eq!(matches_pattern(name, pattern), wanted, "{name} {pattern}");
+            assert_eq!(matches_pattern(name, pattern), expected, "{name} {pattern}");
         }
     }
 
     #[test]
-    fn patterns_may_be_in_any_part() {
+    fn pattern_may_be_in_any_part_of_the_path() {
         let list = |folder: &Path| {
             Ok(match folder.to_str() {
                 Some("/e") => vec!["b.d".to_owned(), "a.d".to_owned(), "c".to_owned()],

@@ -1,25 +1,25 @@
-//! nginx's words: what stands between white space, quotes, `;`, `{`, `}` and comments.
+//! The tokens of nginx's configuration: words, `;`, `{` and `}`.
 //!
 //! Source: nginx `ngx_conf_file.c`, `ngx_conf_read_token`.
 
 use std::ops::Range;
 
-/// One word or mark.
+/// A word or a punctuation mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::import) struct ConfigToken {
-    pub(in crate::import) kind: TokenKind,
-    /// Where it is written, quotes included.
-    pub(in crate::import) span: Range<usize>,
+pub(super) struct ConfigToken {
+    pub(super) kind: TokenKind,
+    /// The byte range in the text, quotes included.
+    pub(super) span: Range<usize>,
     /// Counted from 1.
-    pub(in crate::import) line: usize,
-    /// Whether nothing but white space stands before it in its line.
-    pub(in crate::import) starts_line: bool,
+    pub(super) line: usize,
+    /// Whether only white space precedes it in its line.
+    pub(super) starts_line: bool,
 }
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::import) enum TokenKind {
-    /// A word, quotes taken off and escapes resolved.
+pub(super) enum TokenKind {
+    /// A word without quotes, escapes resolved.
     Word(String),
     /// `{`
     OpenBrace,
@@ -29,16 +29,16 @@ pub(in crate::import) enum TokenKind {
     Semicolon,
 }
 
-/// What cannot be read, and where.
+/// An error in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::import) struct SyntaxError {
-    pub(in crate::import) span: Range<usize>,
-    pub(in crate::import) message: String,
-    pub(in crate::import) help: &'static str,
+pub(super) struct SyntaxError {
+    pub(super) span: Range<usize>,
+    pub(super) message: String,
+    pub(super) help: &'static str,
 }
 
-/// Reads one token after the other.
-pub(in crate::import) struct Lexer<'a> {
+/// Splits a text into tokens.
+pub(super) struct Lexer<'a> {
     text: &'a str,
     offset: usize,
     line: usize,
@@ -46,14 +46,16 @@ pub(in crate::import) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(in crate::import) const fn new(text: &'a str) -> Self {
+    pub(super) const fn new(text: &'a str) -> Self {
         Self { text, offset: 0, line: 1, at_line_start: true }
     }
 
-    /// The next token; `None` at the end of the text.
-    pub(in crate::import) fn next_token(&mut self) -> Result<Option<ConfigToken>, SyntaxError> {
+    /// Returns the next token; `None` at the end of the text.
+    ///
+    /// *Errors*: a quote is not closed, or a word follows it without a space.
+    pub(super) fn next_token(&mut self) -> Result<Option<ConfigToken>, SyntaxError> {
         self.skip_trivia();
-        let (start, line, leads) = (self.offset, self.line, self.at_line_start);
+        let (start, line, starts_line) = (self.offset, self.line, self.at_line_start);
         let Some(first) = self.peek() else { return Ok(None) };
         self.at_line_start = false;
         let kind = match first {
@@ -63,13 +65,13 @@ impl<'a> Lexer<'a> {
             quote @ (b'"' | b'\'') => self.lex_quoted(quote)?,
             _ => self.lex_bare(),
         };
-        Ok(Some(ConfigToken { kind, span: start..self.offset, line, starts_line: leads }))
+        Ok(Some(ConfigToken { kind, span: start..self.offset, line, starts_line }))
     }
 
-    /// Goes on behind the `}` that closes a block of another language; strings and comments in it are not understood.
+    /// Skips a block of another language up to its `}`; strings and comments in it are not recognised.
     ///
-    /// *Errors*: the block has no end.
-    pub(in crate::import) fn skip_block(&mut self) -> Result<(), SyntaxError> {
+    /// *Errors*: the block is not closed.
+    pub(super) fn skip_block(&mut self) -> Result<(), SyntaxError> {
         let start = self.offset;
         let mut depth = 1usize;
         while let Some(byte) = self.peek() {
@@ -103,7 +105,7 @@ impl<'a> Lexer<'a> {
         kind
     }
 
-    /// White space, comments, and the mark that some editors put in front of a file.
+    /// Skips white space, comments, and a byte order mark at the start.
     fn skip_trivia(&mut self) {
         if self.offset == 0 && self.text.starts_with('\u{feff}') {
             self.offset = '\u{feff}'.len_utf8();
@@ -170,7 +172,7 @@ fn syntax_error(span: Range<usize>, message: &str, help: &'static str) -> Syntax
     SyntaxError { span, message: message.to_owned(), help }
 }
 
-/// Resolves escapes; a backslash before anything else stays, as regular expressions need it.
+/// Resolves escapes. A backslash before any other character stays, for regular expressions.
 fn unescape(written: &str) -> String {
     let mut text = String::with_capacity(written.len());
     let mut chars = written.chars().peekable();
@@ -193,21 +195,21 @@ mod tests {
 
     fn lex_all(text: &str) -> Vec<String> {
         let mut lexer = Lexer::new(text);
-        let mut all = Vec::new();
+        let mut tokens = Vec::new();
         while let Some(token) = lexer.next_token().unwrap() {
-            all.push(match token.kind {
+            tokens.push(match token.kind {
                 TokenKind::Word(word) => word,
                 TokenKind::OpenBrace => "<{>".to_owned(),
                 TokenKind::CloseBrace => "<}>".to_owned(),
                 TokenKind::Semicolon => "<;>".to_owned(),
             });
         }
-        all
+        tokens
     }
 
     #[test]
     fn words_end_where_nginx_ends_them() {
-        for (text, wanted) in [
+        for (text, expected) in [
             ("a b;c{}", vec!["a", "b", "<;>", "c", "<{>", "<}>"]),
             ("a#b; # c;\nd", vec!["a#b", "<;>", "d"]),
             ("'a b' \"c;d\";", vec!["a b", "c;d", "<;>"]),
@@ -218,7 +220,7 @@ mod tests {
             ("\u{feff}a;", vec!["a", "<;>"]),
             ("\"\" é;", vec!["", "é", "<;>"]),
         ] {
-            assert_eq!(lex_all(text), wanted, "{text}");
+            assert_eq!(lex_all(text), expected, "{text}");
         }
     }
 
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn open_quotes_and_words_glued_to_quotes_are_slips() {
+    fn open_quotes_and_words_after_quotes_are_errors() {
         for text in ["a \"b;\nc", "'", "'a\\'", "'a'b;"] {
             let mut lexer = Lexer::new(text);
             assert!(std::iter::repeat_with(|| lexer.next_token()).take(8).any(|token| token.is_err()), "{text}");

@@ -1,5 +1,6 @@
 //! nginx's syntax: words, directives, blocks and included files.
 
-pub(super) mod glob;
-pub(super) mod lexer;
+pub(super) mod directive;
+mod glob;
+mod lexer;
 pub(super) mod parser;

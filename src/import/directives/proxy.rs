@@ -1,0 +1,74 @@
+//! Directives on proxying that one rule cannot decide: the router has no key for them, and the arguments say whether the
+//! router does the same without one.
+
+use crate::import::context::ImportContext;
+use crate::import::syntax::directive::Directive;
+
+/// `proxy_pass_request_body on | off` and `proxy_pass_request_headers on | off`.
+pub(super) fn handle_proxy_pass_request(context: &mut ImportContext, directive: &Directive) {
+    match directive.arg(0) {
+        "on" => context.report.add_not_needed(directive, "a request is passed on whole"),
+        _ => context.report.add_impossible(directive, "a request is passed on whole"),
+    }
+}
+
+/// `expires [modified] TIME | epoch | max | off`.
+pub(super) fn handle_expires(context: &mut ImportContext, directive: &Directive) {
+    match directive.arg(0) {
+        "off" => context.report.add_not_needed(directive, "answers are not given an age"),
+        _ => context.report.add_impossible(directive, "how long an answer may be kept is said by the replica"),
+    }
+}
+
+/// `proxy_http_version 1.0 | 1.1 | 2`.
+pub(super) fn handle_proxy_http_version(context: &mut ImportContext, directive: &Directive) {
+    match directive.arg(0) {
+        "1.1" => context.report.add_not_needed(directive, "replicas are spoken to in HTTP/1.1"),
+        "1.0" | "2" => context.report.add_impossible(directive, "replicas are spoken to in HTTP/1.1"),
+        _ => context.reject_argument(directive, "1.0 or 1.1"),
+    }
+}
+
+/// `proxy_next_upstream error | timeout | http_503 | non_idempotent | off ...`.
+pub(super) fn handle_proxy_next_upstream(context: &mut ImportContext, directive: &Directive) {
+    let words = directive.arg_texts();
+    if let Some(unknown) = directive.args.iter().find(|word| !is_retry_condition(&word.text)) {
+        let issue = unknown.span.diagnostic(format!("`proxy_next_upstream` knows no `{}`", unknown.text));
+        context.report.add_diagnostic(issue.with_help("words: error, timeout, invalid_header, http_500, http_502, http_503, http_504, http_403, http_404, http_429, non_idempotent, off"));
+    } else if words.contains(&"off") {
+        context.report.add_impossible(directive, "a request that reached no replica is always sent to the next");
+    } else if words.iter().any(|word| ["http_403", "http_404"].contains(word)) {
+        context
+            .report
+            .add_impossible(directive, "an answer of 403 or 404 is passed on; failures lead to another replica");
+    } else {
+        let reason = "a failed connection, an answer without a byte, a 429 and 5xx lead to another replica, POSTs too";
+        context.report.add_not_needed(directive, reason);
+    }
+}
+
+fn is_retry_condition(word: &str) -> bool {
+    let status =
+        word.strip_prefix("http_").is_some_and(|n| ["500", "502", "503", "504", "403", "404", "429"].contains(&n));
+    status || ["error", "timeout", "invalid_header", "non_idempotent", "updating", "off"].contains(&word)
+}
+
+/// Directives without effect when they are off.
+pub(super) fn handle_unless_off(context: &mut ImportContext, directive: &Directive) {
+    match directive.arg(0) {
+        "off" => context.report.add_not_needed(directive, "there is no such thing here"),
+        "default" => context.report.add_not_needed(directive, "replicas do not redirect"),
+        _ => context.report.add_impossible(directive, "requests and answers are passed on as they are"),
+    }
+}
+
+/// `real_ip_header NAME`.
+pub(super) fn handle_real_ip_header(context: &mut ImportContext, directive: &Directive) {
+    if directive.arg(0).eq_ignore_ascii_case("x-forwarded-for") {
+        context
+            .report
+            .add_not_needed(directive, "that is the header which trusted proxies tell the client's address in");
+    } else {
+        context.report.add_impossible(directive, "trusted proxies tell the client's address in X-Forwarded-For");
+    }
+}
