@@ -68,7 +68,7 @@ impl ImportContext {
         let source = (directive.to_one_line(), directive.source_line());
         let reason = |winner: &ImportedKey| {
             let (text, SourceLine { file, line }) = &winner.source;
-            format!("there is one for the whole router: that of {file}:{line}, {text}")
+            format!("the router has one value: that of {file}:{line}, {text}")
         };
         match self.settings.get_mut(key) {
             Some(known) if known.value == value => self.report.carried_count += 1,
@@ -111,8 +111,8 @@ impl ImportContext {
     pub(super) fn check_scope(&mut self, directive: &Directive, scopes: &[BlockScope], place: &str) -> bool {
         let fits = scopes.contains(&self.open.scope);
         if !fits {
-            let issue = directive.name.span.diagnostic(format!("`{}` has no place here", directive.name.text));
-            self.report.add_diagnostic(issue.with_help(format!("it belongs in {place}")));
+            let issue = directive.name.span.diagnostic(format!("`{}` is not allowed here", directive.name.text));
+            self.report.add_diagnostic(issue.with_help(format!("allowed in {place}")));
         }
         fits
     }

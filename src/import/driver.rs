@@ -54,9 +54,7 @@ fn read_directive(context: &mut ImportContext, directive: &Directive) {
             let issue = directive.name.span.diagnostic(format!("unknown directive `{name}`"));
             context.report.add_diagnostic(match table::suggest_directive(name) {
                 Some(near) => issue.with_help(format!("did you mean `{near}`?")),
-                None => issue.with_help(
-                    "nginx has no such directive; one of a module that is not known here is left out by hand",
-                ),
+                None => issue.with_help("if it belongs to a third-party module, remove it by hand"),
             });
         }
     }
@@ -73,7 +71,7 @@ fn set_duration_key(context: &mut ImportContext, key: &'static str, directive: &
         return context.reject_argument(directive, "a time such as 60s, 500ms or 5m");
     };
     if time.is_zero() && key != "timeouts.drain" {
-        return context.report.add_impossible(directive, "a time of 0 would end everything");
+        return context.report.add_impossible(directive, "a timeout of 0 would end every request");
     }
     context.set_key(key, quote_duration(&word.text), time.as_nanos(), directive);
 }

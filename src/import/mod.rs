@@ -73,7 +73,7 @@ pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig,
     }
     let (pools, listens) = pools::build_pools(&mut context);
     if context.report.diagnostics.is_empty() && pools.is_empty() {
-        let issue = whole.diagnostic("nothing here passes requests to a replica").without_excerpt();
+        let issue = whole.diagnostic("no request reaches a replica").without_excerpt();
         context.report.add_diagnostic(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
     }
     if !context.report.diagnostics.is_empty() {

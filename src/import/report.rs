@@ -3,7 +3,7 @@
 use super::syntax::directive::{Directive, SourceLine};
 use crate::config::Diagnostic;
 
-/// The number of errors reported for one configuration.
+/// The maximum number of errors reported for one configuration.
 const MAX_DIAGNOSTICS: usize = 50;
 
 /// A remark on one directive: why it is not carried over as it stands, or a suggestion.

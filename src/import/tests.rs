@@ -1,4 +1,4 @@
-//! Laws of importing, whatever the configuration. What particular ones give is in `tests/import`.
+//! Laws of every import. The results for particular configurations are in `tests/import`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use super::directives::table;
 use super::{FileAccess, ImportedConfig, from_nginx};
 use crate::config::{self, Diagnostics};
 
-/// Imports `main`, with other files by name.
+/// Imports `main`; `others` are further files by name.
 fn import_files(main: &str, others: &[(&str, &str)]) -> Result<ImportedConfig, Diagnostics> {
     let mut all: BTreeMap<&str, &str> = others.iter().copied().collect();
     all.insert("nginx.conf", main);
@@ -30,9 +30,9 @@ fn import_text(main: &str) -> Result<ImportedConfig, Diagnostics> {
 }
 
 #[test]
-fn no_directive_of_the_table_is_dropped_in_silence() {
-    let around = |at: usize, line: &str| {
-        let part = |here| if at == here { line } else { "" };
+fn directive_of_the_table_is_never_dropped_silently() {
+    let configuration_with = |position: usize, line: &str| {
+        let part = |here| if position == here { line } else { "" };
         format!(
             "{}\nhttp {{ {}\nupstream a {{ server h:1; {} }} server {{ {}\nlocation / {{ proxy_pass http://a; {} }} }} }}",
             part(0),
@@ -42,25 +42,25 @@ fn no_directive_of_the_table_is_dropped_in_silence() {
             part(4)
         )
     };
-    let before = import_text(&around(9, "")).unwrap();
+    let before = import_text(&configuration_with(9, "")).unwrap();
     for name in table::directive_names() {
         let name = name.replace('*', "x");
         for line in [format!("{name} 1 on;"), format!("{name} $x;"), format!("{name} 60s;"), format!("{name} /a {{ }}")]
         {
-            for at in 0..5 {
-                let Ok(imported) = import_text(&around(at, &line)) else { continue };
-                let said =
+            for position in 0..5 {
+                let Ok(imported) = import_text(&configuration_with(position, &line)) else { continue };
+                let is_reported =
                     imported.carried_count + imported.remarks.len() > before.carried_count + before.remarks.len();
-                // A block's contents are what is said of it.
-                let empty = ["http", "events", "server", "upstream"].contains(&name.as_str());
-                assert!(said || empty, "{line} at {at}");
+                // A block is reported by its contents.
+                let is_container = ["http", "events", "server", "upstream"].contains(&name.as_str());
+                assert!(is_reported || is_container, "{line} at {position}");
             }
         }
     }
 }
 
 #[test]
-fn remarks_and_errors_name_the_file_that_they_are_in() {
+fn remarks_and_errors_name_their_file() {
     let main = "include a.d/*.conf; server { location / { proxy_pass http://h:1; } }";
     let imported = import_files(main, &[("a.d/1.conf", "\nuser x;"), ("a.d/2.txt", "}")]).unwrap();
     assert!(imported.toml.contains("# not needed: user x; (a.d/1.conf:2) - "), "{}", imported.toml);
@@ -69,55 +69,55 @@ fn remarks_and_errors_name_the_file_that_they_are_in() {
 }
 
 #[test]
-fn the_key_of_replicas_is_inherited_by_blocks_without_headers_of_their_own() {
+fn api_key_is_inherited_by_blocks_without_own_headers() {
     let key = "proxy_set_header Authorization \"Bearer k1\";";
-    for (inner, wanted) in [("", true), ("proxy_set_header X-Real-IP $remote_addr;", false)] {
+    for (inner, expected) in [("", true), ("proxy_set_header X-Real-IP $remote_addr;", false)] {
         let imported =
             import_text(&format!("server {{ location / {{ proxy_pass http://h:1; {inner} }} {key} }}")).unwrap();
-        assert_eq!(imported.toml.contains("api_key = \"k1\""), wanted, "{}", imported.toml);
+        assert_eq!(imported.toml.contains("api_key = \"k1\""), expected, "{}", imported.toml);
     }
 }
 
 #[test]
-fn what_no_key_takes_fails_at_its_own_line() {
+fn path_with_control_characters_fails_at_its_line() {
     for inner in ["return 403;", "deny all;", "proxy_pass http://h:1;", ""] {
         let text = format!("server {{ location / {{ proxy_pass http://h:1; }}\nlocation /a\u{1}b {{ {inner} }} }}");
         let report = import_text(&text).unwrap_err().to_string();
-        assert!(report.starts_with("nginx.conf:2:10: this path has control characters"), "{report}");
+        assert!(report.starts_with("nginx.conf:2:10: this path contains control characters"), "{report}");
     }
 }
 
 #[test]
-fn no_url_has_blanks_or_control_characters() {
+fn url_with_spaces_or_control_characters_is_rejected() {
     for url in ["http://h:1/a\u{6}b/", "\"http://h:1/a b/\"", "\"http://a b:1\"", "http://h\u{6}:1"] {
         let report = import_text(&format!("server {{ location / {{\nproxy_pass {url}; }} }}")).unwrap_err().to_string();
-        assert!(report.starts_with("nginx.conf:2:12: this URL has blanks or control characters"), "{report}");
+        assert!(report.starts_with("nginx.conf:2:12: this URL contains spaces or control characters"), "{report}");
     }
 }
 
 #[test]
-fn what_our_keys_would_not_take_is_not_written() {
-    let around = |http: &str, inner: &str| {
+fn value_that_router_toml_rejects_is_not_written() {
+    let import_with = |http: &str, inner: &str| {
         import_text(&format!("{http} server {{ location / {{ proxy_pass http://h:1; {inner} }} }}"))
     };
     for origin in ["https://a.example/", "a://\u{e9}", "a://b*", "'a://b c'"] {
-        let toml = around("", &format!("add_header Access-Control-Allow-Origin {origin};")).unwrap().toml;
+        let toml = import_with("", &format!("add_header Access-Control-Allow-Origin {origin};")).unwrap().toml;
         assert!(!toml.contains("\norigins"), "{toml}");
     }
-    let toml = around("log_format a$b '$status'; access_log /l a$b;", "").unwrap().toml;
+    let toml = import_with("log_format a$b '$status'; access_log /l a$b;", "").unwrap().toml;
     assert!(toml.contains("format = \"nginx_a_b\""), "{toml}");
-    for (http, said) in [
-        ("log_format a escape=xml '$status'; access_log /l a;", "nginx.conf:1:14: `log_format` knows no escape `xml`"),
-        ("upstream ' a' { server h:1; }", "nginx.conf:1:10: ` a` is no name for an upstream"),
+    for (http, expected) in [
+        ("log_format a escape=xml '$status'; access_log /l a;", "nginx.conf:1:14: `log_format` has no escape `xml`"),
+        ("upstream ' a' { server h:1; }", "nginx.conf:1:10: ` a` is no valid upstream name"),
         ("ssl_certificate /a/;", "nginx.conf:1:17: `ssl_certificate` cannot be `/a/`"),
     ] {
-        let report = around(http, "").unwrap_err().to_string();
-        assert!(report.starts_with(said), "{report}");
+        let report = import_with(http, "").unwrap_err().to_string();
+        assert!(report.starts_with(expected), "{report}");
     }
 }
 
 #[test]
-fn headers_that_cannot_be_are_left_out_and_no_client_can_send_them() {
+fn invalid_header_is_left_out_and_removed_from_requests() {
     let lines = "proxy_set_header X-A \"a\nb\"; add_header X-B \"a;\r\n b\" always;";
     let toml = import_text(&format!("server {{ location / {{ proxy_pass http://h:1; {lines} }} }}")).unwrap().toml;
     assert!(toml.contains("request_headers = { X-A = \"\" }") && !toml.contains("response_headers"), "{toml}");
@@ -125,7 +125,7 @@ fn headers_that_cannot_be_are_left_out_and_no_client_can_send_them() {
 }
 
 #[test]
-fn bombs_are_refused() {
+fn bombs_are_rejected() {
     for bomb in [
         "http{".repeat(1_000_000),
         "a{".repeat(1_000_000),
@@ -145,20 +145,20 @@ fn bombs_are_refused() {
 }
 
 #[test]
-fn many_lines_do_not_take_long() {
+fn fifty_thousand_lines_are_imported() {
     let lines = "server_tokens off;\n".repeat(50_000);
     let imported = import_text(&format!("{lines} server {{ location / {{ proxy_pass http://h:1; }} }}")).unwrap();
     assert_eq!(imported.remarks.len(), 50_000);
 }
 
 #[test]
-fn other_languages_in_blocks_are_skipped() {
+fn block_in_another_language_is_skipped() {
     let lua = "access_by_lua_block { local t = { a = \"it's\" } }";
     let imported = import_text(&format!("server {{ location / {{ {lua} proxy_pass http://h:1; }} }}")).unwrap();
     assert!(imported.toml.contains("# cannot: access_by_lua_block {} (nginx.conf:1)"), "{}", imported.toml);
 }
 
-/// Words that configurations are made of, so that random ones get far.
+/// Words of real configurations, so that random sequences of them parse.
 fn arbitrary_word() -> impl Strategy<Value = String> {
     let known = "http events server upstream location listen server_name proxy_pass proxy_set_header add_header return \
         include nginx.conf least_conn hash random ip_hash if map access_log error_log log_format client_max_body_size \
@@ -181,7 +181,7 @@ proptest! {
             match import_text(&text) {
                 Ok(imported) => prop_assert!(config::load(&imported.toml, "router.toml", []).is_ok()),
                 Err(report) => {
-                    // Nothing that we wrote ourselves is to blame.
+                    // Errors are in the input, never in the generated text.
                     prop_assert!(report.diagnostics().iter().all(|issue| issue.file == "nginx.conf"), "{text}\n{report}");
                 }
             }
@@ -189,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn a_configuration_cut_anywhere_never_panics(cut in 0usize..2_300, rest in "[;}\"' a]{0,3}") {
+    fn configuration_cut_anywhere_never_panics(cut in 0usize..2_300, rest in "[;}\"' a]{0,3}") {
         let whole = include_str!("../../tests/import/article.conf");
         if let Some(start) = whole.get(..cut) {
             let _ = import_text(&format!("{start}{rest}"));

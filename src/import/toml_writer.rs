@@ -44,7 +44,7 @@ pub(super) fn write_toml(
     pools: &[ImportedPool],
     listens: &[ListenAddr],
 ) -> String {
-    let mut out = format!("# Imported from {}. Values marked so are nginx's defaults.\n", sanitize_comment(main));
+    let mut out = format!("# Imported from {}. Defaults of nginx are marked.\n", sanitize_comment(main));
     write_settings(&mut out, context, listens);
     for pool in pools {
         write_pool(&mut out, pool);
@@ -56,7 +56,7 @@ pub(super) fn write_toml(
 fn write_settings(out: &mut String, context: &ImportContext, listens: &[ListenAddr]) {
     let listens: Vec<String> = listens.iter().map(|listen| quote_toml(&listen.to_string())).collect();
     match listens.as_slice() {
-        [] => write_line(out, "listen = \"127.0.0.1:8080\" # not from the file: see the remarks on listen"),
+        [] => write_line(out, "listen = \"127.0.0.1:8080\" # no usable `listen`: see the remarks"),
         [one] => write_line(out, &format!("listen = {one}")),
         all => write_line(out, &format!("listen = [{}]", all.join(", "))),
     }
@@ -108,8 +108,8 @@ fn write_pool(out: &mut String, pool: &ImportedPool) {
     if let Some(sticky) = &pool.upstream.sticky {
         write_line(out, &format!("sticky = {sticky}"));
     }
-    write_line(out, "eject_backoff = false # nginx's times away do not grow");
-    write_line(out, "retry_budget_percent = 100 # nginx has no budget for what it sends to a next server");
+    write_line(out, "eject_backoff = false # nginx has no backoff");
+    write_line(out, "retry_budget_percent = 100 # nginx has no retry budget");
     write_line(out, "replicas = [");
     for replica in &pool.upstream.replicas {
         write_line(out, &format!("  {},", quote_toml(replica)));
@@ -144,7 +144,7 @@ fn write_remarks(out: &mut String, main: &str, remarks: &[ImportRemark]) {
     if remarks.is_empty() {
         return;
     }
-    write_line(out, "\n# What is not as it was:");
+    write_line(out, "\n# Remarks on the import:");
     let mut sorted: Vec<&ImportRemark> = remarks.iter().collect();
     sorted.sort_by_key(|remark| (remark.kind, remark.file != main, &remark.file, remark.line));
     for ImportRemark { kind, subject, file, line, reason } in sorted {
@@ -159,8 +159,8 @@ pub(super) fn format_summary(carried: usize, remarks: &[ImportRemark]) -> String
     for kind in [RemarkKind::NotNeeded, RemarkKind::Unsupported, RemarkKind::Impossible, RemarkKind::Note] {
         match remarks.iter().filter(|remark| remark.kind == kind).count() {
             0 => {}
-            1 if kind == RemarkKind::Note => text.push_str(", 1 to look at"),
-            count if kind == RemarkKind::Note => drop(write!(text, ", {count} to look at")),
+            1 if kind == RemarkKind::Note => text.push_str(", 1 to check"),
+            count if kind == RemarkKind::Note => drop(write!(text, ", {count} to check")),
             count => drop(write!(text, ", {count} {}", kind.label())),
         }
     }

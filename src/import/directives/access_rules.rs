@@ -9,14 +9,14 @@ use crate::import::syntax::directive::Directive;
 
 /// Guards by kind, and why each cannot be carried. A block with guards of a kind inherits none of that kind.
 const ACCESS_RULE_FAMILIES: [(&[&str], &str); 5] = [
-    (&["allow", "deny"], "addresses are not filtered here, so everybody would get in"),
+    (&["allow", "deny"], "the router does not filter addresses, so every client would be admitted"),
     (
         &["auth_basic", "auth_request", "auth_jwt"],
-        "clients are not asked for a password here, so everybody would get in",
+        "the router does not check passwords, so every client would be admitted",
     ),
-    (&["ssl_verify_client"], "clients are not asked for a certificate here, so everybody would get in"),
-    (&["limit_except"], "methods are not filtered here, so others would get in"),
-    (&["if"], "conditions are not evaluated here, so what it refuses would get in"),
+    (&["ssl_verify_client"], "the router does not check client certificates, so every client would be admitted"),
+    (&["limit_except"], "the router does not filter methods, so all would be admitted"),
+    (&["if"], "the router does not evaluate conditions, so refused requests would be admitted"),
 ];
 
 /// `return STATUS | URL ...`.
@@ -24,7 +24,7 @@ pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) 
     let status = directive.arg(0).parse::<u16>().ok();
     match (context.open.scope, status) {
         (BlockScope::Server, _) => {
-            let reason = "it answers every request of this server, none of which leads to a replica then";
+            let reason = "it answers every request of this server, so none reaches a replica";
             context.report.add_remark(RemarkKind::Impossible, directive, reason.to_owned());
             if let Some(server) = &mut context.open.server {
                 server.has_return = true;
@@ -32,7 +32,7 @@ pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) 
         }
         (BlockScope::Location, Some(status @ 400..=599)) => {
             if status == 444 {
-                context.report.add_note(directive, "it is an answer here; nginx closes the connection");
+                context.report.add_note(directive, "the router responds with 444; nginx closes the connection");
             }
             context.report.carried_count += 1;
             block_location(context, status);
@@ -40,7 +40,7 @@ pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) 
         (BlockScope::Location, _) => {
             context
                 .report
-                .add_impossible(directive, "answers of one's own are errors only: its path is refused with 404");
+                .add_impossible(directive, "the router returns no content of its own: the path is refused with 404");
             block_location(context, 404);
         }
         _ => {
@@ -69,7 +69,7 @@ pub(super) fn handle_access_rule(context: &mut ImportContext, directive: &Direct
         return block_location(context, 403);
     }
     // Where it does, `check_access_rules` fails the import.
-    context.report.add_not_needed(directive, "it keeps no request from a replica");
+    context.report.add_not_needed(directive, "it refuses no request to a replica");
 }
 
 /// `if (...) { ... }` and `limit_except METHOD ... { ... }`: guards if they refuse requests.
@@ -81,7 +81,7 @@ pub(super) fn handle_condition(context: &mut ImportContext, directive: &Directiv
     if refuses && let Some(level) = context.open.level() {
         level.access_rules.push(directive.clone());
     }
-    context.report.add_impossible(directive, "conditions are not evaluated; what is in the block is left out");
+    context.report.add_impossible(directive, "conditions are not evaluated; the block is left out");
 }
 
 /// `location ~ PATTERN { ... }`: one that refuses requests fails the import later.
@@ -92,9 +92,7 @@ pub(super) fn handle_regex_location(context: &mut ImportContext, directive: &Dir
     });
     match (refuses, &mut context.open.server) {
         (Some(refuses), Some(server)) => server.blocked_patterns.push(refuses.clone()),
-        _ => context
-            .report
-            .add_impossible(directive, "paths are compared from their beginning, not with regular expressions"),
+        _ => context.report.add_impossible(directive, "paths are matched by prefix, not with regular expressions"),
     }
 }
 
@@ -128,7 +126,7 @@ pub(super) fn check_access_rules(context: &mut ImportContext, location: &NginxLo
             let issue = guard.name.span.diagnostic(format!("`{name}` keeps requests from replicas, and {reason}"));
             context
                 .report
-                .add_diagnostic(issue.with_help("take it out to import the rest, and guard the router by other means"));
+                .add_diagnostic(issue.with_help("remove it to import the rest, and protect the router by other means"));
         }
     }
 }

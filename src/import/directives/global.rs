@@ -33,9 +33,7 @@ pub(super) fn handle_client_max_body_size(context: &mut ImportContext, directive
     match units::parse_size(directive.arg(0)) {
         Some(0) => {
             context.set_key("limits.body_bytes", quote_toml("1GiB"), u128::MAX, directive);
-            context
-                .report
-                .add_note(directive, "nothing is without limit here: `in_flight_bytes` bounds all bodies together");
+            context.report.add_note(directive, "bodies are always limited: `in_flight_bytes` bounds their total");
         }
         Some(bytes) => {
             let text = quote_toml(directive.arg(0));
@@ -75,7 +73,7 @@ pub(super) fn handle_set_real_ip_from(context: &mut ImportContext, directive: &D
     const TRUSTED_PROXIES_KEY: &str = "trusted_proxies";
     let text = directive.arg(0);
     if text.parse::<IpNetwork>().is_err() {
-        return context.report.add_impossible(directive, "only addresses and networks are believed");
+        return context.report.add_impossible(directive, "a trusted proxy must be an address or a network");
     }
     let value = match context.settings.get(TRUSTED_PROXIES_KEY) {
         Some(known) if known.value.contains(&quote_toml(text)) => known.value.clone(),

@@ -39,15 +39,15 @@ pub(in crate::import) fn finish_gzip(context: &mut ImportContext) {
     for directive in others {
         match directive.name.text.as_str() {
             "gzip" if directive.arg(0) == "off" => match on {
-                true => context.report.add_impossible(directive, "there is one for the whole router, and it is on"),
-                false => context.report.add_not_needed(directive, "answers are not compressed"),
+                true => context.report.add_impossible(directive, "the router has one setting, and it is on"),
+                false => context.report.add_not_needed(directive, "responses are not compressed"),
             },
             _ if on => {
                 context.set_max("gzip", quote_toml("20"), 0, directive);
                 context.report.carried_count += 1;
             }
             "gzip" => {
-                let reason = "of itself it compresses text/html only; for other types see gzip_types";
+                let reason = "by default it compresses text/html only; see gzip_types";
                 context.report.add_not_needed(directive, reason);
             }
             _ => context.report.add_not_needed(directive, "JSON is not compressed, and streams never are"),
@@ -55,6 +55,6 @@ pub(in crate::import) fn finish_gzip(context: &mut ImportContext) {
     }
     let lists_events = |directive: &&Directive| directive.arg_texts().contains(&"text/event-stream");
     if let Some(directive) = all.iter().find(lists_events) {
-        context.report.add_impossible(directive, "streams are never compressed, so that every event goes out at once");
+        context.report.add_impossible(directive, "streams are never compressed, so that events are sent without delay");
     }
 }

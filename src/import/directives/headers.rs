@@ -22,30 +22,30 @@ const BUILT_IN_REQUEST_HEADERS: [(&str, &[SentHeaderRule]); 5] = [
         "x-request-id",
         &[SentHeaderRule::SameAsDefault(
             &["$request_id", "$http_x_request_id"],
-            "it is sent, the client's own or a new one",
+            "it is sent, the client's or a new one",
         )],
     ),
     (
         "host",
         &[
-            SentHeaderRule::SameAsDefault(&["$proxy_host"], "it is the replica's"),
-            SentHeaderRule::Impossible("HTTP/1.1 asks for a Host"),
+            SentHeaderRule::SameAsDefault(&["$proxy_host"], "it is the replica's address"),
+            SentHeaderRule::Impossible("HTTP/1.1 requires a Host"),
         ],
     ),
     (
         "connection",
         &[
-            SentHeaderRule::SameAsDefault(&["", "close", "keep-alive"], "connections to replicas are kept"),
+            SentHeaderRule::SameAsDefault(&["", "close", "keep-alive"], "connections to replicas are reused"),
             SentHeaderRule::Impossible(UPGRADE_REASON),
         ],
     ),
     (
         "upgrade",
-        &[SentHeaderRule::SameAsDefault(&[""], "it is not passed on"), SentHeaderRule::Impossible(UPGRADE_REASON)],
+        &[SentHeaderRule::SameAsDefault(&[""], "it is not forwarded"), SentHeaderRule::Impossible(UPGRADE_REASON)],
     ),
 ];
 
-const UPGRADE_REASON: &str = "connections are not upgraded to WebSocket";
+const UPGRADE_REASON: &str = "WebSocket upgrades are not supported";
 
 /// `proxy_set_header NAME VALUE`.
 pub(super) fn handle_proxy_set_header(context: &mut ImportContext, directive: &Directive) {
@@ -94,11 +94,11 @@ fn convert_value(
 ) -> Option<String> {
     let reason = match LogFormat::for_header(&value, available) {
         Ok(_) if !has_control_chars(&value) => return Some(value),
-        Ok(_) => "no header can hold control characters".to_owned(),
+        Ok(_) => "a header cannot contain control characters".to_owned(),
         Err(bad @ (LogFormatError::MissingName { .. } | LogFormatError::UnclosedBrace { .. })) => {
             let span = directive.args.get(1).map_or(&directive.name.span, |word| &word.span);
             context.report.add_diagnostic(
-                span.diagnostic(bad.to_string()).with_help("nginx takes no `$` in a value but for a variable"),
+                span.diagnostic(bad.to_string()).with_help("nginx allows `$` in a value only for a variable"),
             );
             return None;
         }
@@ -127,17 +127,17 @@ pub(super) fn handle_add_header(context: &mut ImportContext, directive: &Directi
     let Some((name, value)) = parse_header_pair(context, &pair) else { return };
     let mut must_set = false;
     match (name.to_ascii_lowercase().as_str(), value.as_str()) {
-        ("x-request-id", "$request_id") => context.report.add_not_needed(directive, "every answer has it"),
-        ("x-accel-buffering", "no") => context.report.add_not_needed(directive, "streams have it"),
+        ("x-request-id", "$request_id") => context.report.add_not_needed(directive, "every response has it"),
+        ("x-accel-buffering", "no") => context.report.add_not_needed(directive, "streams have it already"),
         ("access-control-allow-origin", origin) if is_cors_origin(origin) && !origin.contains('$') => {
             context.set_key("cors.origins", format!("[{}]", quote_toml(origin)), 0, directive);
         }
         (name, _) if name.starts_with("access-control-") => {
             context
                 .report
-                .add_not_needed(directive, "what browsers ask is answered for those that `cors.origins` lists");
+                .add_not_needed(directive, "preflight requests are answered for the origins in `cors.origins`");
         }
-        (_, "") => context.report.add_not_needed(directive, "an empty header is not added"),
+        (_, "") => context.report.add_not_needed(directive, "empty headers are not added"),
         (name, _) => match forbidden_reason(name) {
             Some(reason) => context.report.add_impossible(directive, reason),
             None => must_set = true,
@@ -149,7 +149,7 @@ pub(super) fn handle_add_header(context: &mut ImportContext, directive: &Directi
     if must_set && is_always {
         context.report.carried_count += 1;
     } else if must_set {
-        context.report.add_note(directive, "it is on every answer here, errors included, as with `always`");
+        context.report.add_note(directive, "the router adds it to every response, errors included, as with `always`");
     }
     if let Some(level) = context.open.level() {
         level.response_headers.push(HeaderDirective { name, value, must_set });
@@ -163,7 +163,7 @@ pub(super) fn handle_proxy_hide_header(context: &mut ImportContext, directive: &
         return context.report.add_not_needed(directive, reason);
     }
     if name.parse::<http::HeaderName>().is_err() {
-        return context.reject_argument(directive, "a header's name, such as X-Powered-By");
+        return context.reject_argument(directive, "a header name, such as X-Powered-By");
     }
     context.report.carried_count += 1;
     if let Some(level) = context.open.level() {
@@ -205,7 +205,7 @@ fn parse_header_pair(context: &mut ImportContext, directive: &Directive) -> Opti
             None
         }
         [name, _] if name.text.parse::<http::HeaderName>().is_err() => {
-            let issue = name.span.diagnostic(format!("`{}` is no header's name", name.text));
+            let issue = name.span.diagnostic(format!("`{}` is no valid header name", name.text));
             context
                 .report
                 .add_diagnostic(issue.with_help(format!("for example {directive_name} X-Real-IP $remote_addr;")));
@@ -234,7 +234,7 @@ fn diagnose_missing_space(directive: &str, word: &DirectiveWord) -> Diagnostic {
     let issue = word.span.diagnostic(format!("`{directive}` takes a name and a value"));
     let value_start = word.text.find(['$', '"', '\'']).filter(|start| *start > 0);
     match value_start.and_then(|start| word.text.split_at_checked(start)) {
-        Some((name, value)) => issue.with_help(format!("a space is lost: write {directive} {name} {value};")),
+        Some((name, value)) => issue.with_help(format!("a space is missing: write {directive} {name} {value};")),
         None => issue.with_help(format!("for example {directive} {} \"...\";", word.text)),
     }
 }

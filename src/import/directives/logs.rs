@@ -18,21 +18,21 @@ pub(super) fn handle_access_log(context: &mut ImportContext, directive: &Directi
     for word in directive.args.iter().skip(1) {
         match word.text.split_once('=') {
             None if word.text == "gzip" => {
-                report_option(context, directive, RemarkKind::Impossible, &word.text, "logs are not compressed");
+                report_option(context, directive, RemarkKind::Impossible, &word.text, "log files are not compressed");
             }
             None => format.clone_from(&word.text),
             Some(("if", _)) => {
-                report_option(context, directive, RemarkKind::Impossible, &word.text, "every request has its line");
+                report_option(context, directive, RemarkKind::Impossible, &word.text, "every request is logged");
             }
             Some(("gzip", _)) => {
-                report_option(context, directive, RemarkKind::Impossible, &word.text, "logs are not compressed");
+                report_option(context, directive, RemarkKind::Impossible, &word.text, "log files are not compressed");
             }
             Some(_) => report_option(
                 context,
                 directive,
                 RemarkKind::NotNeeded,
                 &word.text,
-                "lines are gathered and written by a thread",
+                "lines are buffered and written by a thread",
             ),
         }
     }
@@ -53,7 +53,7 @@ pub(super) fn handle_error_log(context: &mut ImportContext, directive: &Directiv
     match directive.arg(1) {
         "" => {}
         level if ERROR_LOG_LEVELS.contains(&level) => context.set_max("log.level", quote_toml(level), rank, directive),
-        word => report_option(context, directive, RemarkKind::Impossible, word, "that is no level"),
+        word => report_option(context, directive, RemarkKind::Impossible, word, "not a log level"),
     }
     set_sink(context, directive, "log.error", rank);
 }
@@ -75,10 +75,12 @@ fn set_sink(context: &mut ImportContext, directive: &Directive, key: &'static st
         "/dev/stdout" => "stdout".to_owned(),
         "stderr" | "/dev/stderr" => "stderr".to_owned(),
         text if text.contains('$') => {
-            return context.report.add_impossible(directive, "there are no variables: one file takes all lines");
+            return context
+                .report
+                .add_impossible(directive, "variables in a path are not supported: one file gets all lines");
         }
         text if text.starts_with("syslog:") || text.starts_with("memory:") => {
-            return context.report.add_impossible(directive, "logs go to a file, stdout or stderr");
+            return context.report.add_impossible(directive, "logs can go to a file, stdout or stderr");
         }
         text if text.ends_with('/') => return context.reject_argument(directive, "the path of a file"),
         text if text.contains('/') => text.to_owned(),
@@ -96,7 +98,7 @@ pub(super) fn handle_log_format(context: &mut ImportContext, directive: &Directi
         && let Some(escape) = word.text.strip_prefix("escape=")
         && !["default", "json", "none"].contains(&escape)
     {
-        let issue = word.span.diagnostic(format!("`log_format` knows no escape `{escape}`"));
+        let issue = word.span.diagnostic(format!("`log_format` has no escape `{escape}`"));
         return context.report.add_diagnostic(issue.with_help("escapes: default, json, none"));
     }
     context.deferred.log_formats.push(directive.clone());
@@ -113,7 +115,7 @@ pub(in crate::import) fn finish_log_formats(context: &mut ImportContext) {
         if chosen.as_ref().is_some_and(|chosen| chosen.value == name) {
             convert_log_format(context, &format);
         } else if context.deferred.used_log_formats.iter().any(|named| named == name) {
-            context.report.add_not_needed(&format, "the log that uses it is not kept");
+            context.report.add_not_needed(&format, "its access_log is not carried over");
         } else {
             context.report.add_not_needed(&format, "no access_log uses it");
         }
@@ -139,7 +141,7 @@ fn convert_log_format(context: &mut ImportContext, directive: &Directive) {
     };
     let text = pieces.split_off(usize::from(word.is_some())).concat();
     if let Err(bad) = LogFormat::new(&text, escape) {
-        return context.report.add_unsupported(directive, format!("{bad}: lines have a form of their own until then"));
+        return context.report.add_unsupported(directive, format!("{bad}: the router's own format is used"));
     }
     let entry = match word {
         Some(word) => format!("{{ format = {}, escape = {} }}", quote_toml(&text), quote_toml(word)),

@@ -7,24 +7,24 @@ use crate::import::syntax::directive::Directive;
 /// `proxy_pass_request_body on | off` and `proxy_pass_request_headers on | off`.
 pub(super) fn handle_proxy_pass_request(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "on" => context.report.add_not_needed(directive, "a request is passed on whole"),
-        _ => context.report.add_impossible(directive, "a request is passed on whole"),
+        "on" => context.report.add_not_needed(directive, "requests are forwarded whole"),
+        _ => context.report.add_impossible(directive, "requests are forwarded whole"),
     }
 }
 
 /// `expires [modified] TIME | epoch | max | off`.
 pub(super) fn handle_expires(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "off" => context.report.add_not_needed(directive, "answers are not given an age"),
-        _ => context.report.add_impossible(directive, "how long an answer may be kept is said by the replica"),
+        "off" => context.report.add_not_needed(directive, "responses get no expiry"),
+        _ => context.report.add_impossible(directive, "the expiry of responses is up to the replicas"),
     }
 }
 
 /// `proxy_http_version 1.0 | 1.1 | 2`.
 pub(super) fn handle_proxy_http_version(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "1.1" => context.report.add_not_needed(directive, "replicas are spoken to in HTTP/1.1"),
-        "1.0" | "2" => context.report.add_impossible(directive, "replicas are spoken to in HTTP/1.1"),
+        "1.1" => context.report.add_not_needed(directive, "requests to replicas use HTTP/1.1"),
+        "1.0" | "2" => context.report.add_impossible(directive, "requests to replicas use HTTP/1.1"),
         _ => context.reject_argument(directive, "1.0 or 1.1"),
     }
 }
@@ -33,16 +33,15 @@ pub(super) fn handle_proxy_http_version(context: &mut ImportContext, directive: 
 pub(super) fn handle_proxy_next_upstream(context: &mut ImportContext, directive: &Directive) {
     let words = directive.arg_texts();
     if let Some(unknown) = directive.args.iter().find(|word| !is_retry_condition(&word.text)) {
-        let issue = unknown.span.diagnostic(format!("`proxy_next_upstream` knows no `{}`", unknown.text));
-        context.report.add_diagnostic(issue.with_help("words: error, timeout, invalid_header, http_500, http_502, http_503, http_504, http_403, http_404, http_429, non_idempotent, off"));
+        let issue = unknown.span.diagnostic(format!("`proxy_next_upstream` has no condition `{}`", unknown.text));
+        context.report.add_diagnostic(issue.with_help("conditions: error, timeout, invalid_header, http_500, http_502, http_503, http_504, http_403, http_404, http_429, non_idempotent, off"));
     } else if words.contains(&"off") {
-        context.report.add_impossible(directive, "a request that reached no replica is always sent to the next");
+        context.report.add_impossible(directive, "a request that reached no replica is always retried on the next");
     } else if words.iter().any(|word| ["http_403", "http_404"].contains(word)) {
-        context
-            .report
-            .add_impossible(directive, "an answer of 403 or 404 is passed on; failures lead to another replica");
+        context.report.add_impossible(directive, "a 403 or 404 is forwarded to the client, not retried");
     } else {
-        let reason = "a failed connection, an answer without a byte, a 429 and 5xx lead to another replica, POSTs too";
+        let reason =
+            "failed connections, empty responses, 429 and 5xx are retried on another replica, POST requests too";
         context.report.add_not_needed(directive, reason);
     }
 }
@@ -56,19 +55,17 @@ fn is_retry_condition(word: &str) -> bool {
 /// Directives without effect when they are off.
 pub(super) fn handle_unless_off(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "off" => context.report.add_not_needed(directive, "there is no such thing here"),
+        "off" => context.report.add_not_needed(directive, "the router has no such feature"),
         "default" => context.report.add_not_needed(directive, "replicas do not redirect"),
-        _ => context.report.add_impossible(directive, "requests and answers are passed on as they are"),
+        _ => context.report.add_impossible(directive, "requests and responses are forwarded unchanged"),
     }
 }
 
 /// `real_ip_header NAME`.
 pub(super) fn handle_real_ip_header(context: &mut ImportContext, directive: &Directive) {
     if directive.arg(0).eq_ignore_ascii_case("x-forwarded-for") {
-        context
-            .report
-            .add_not_needed(directive, "that is the header which trusted proxies tell the client's address in");
+        context.report.add_not_needed(directive, "X-Forwarded-For is the header that is read");
     } else {
-        context.report.add_impossible(directive, "trusted proxies tell the client's address in X-Forwarded-For");
+        context.report.add_impossible(directive, "the client's address is read from X-Forwarded-For only");
     }
 }

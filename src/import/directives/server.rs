@@ -27,7 +27,7 @@ pub(super) fn open_server(context: &mut ImportContext, directive: &Directive) ->
     }
     if directive.block.is_none() {
         let issue = directive.name.span.diagnostic("`server` with an address belongs in `upstream`");
-        context.report.add_diagnostic(issue.with_help("in `http` it takes a block: server { ... }"));
+        context.report.add_diagnostic(issue.with_help("in `http` write a block: server { ... }"));
         return None;
     }
     context.open.server = Some(NginxServer::default());
@@ -70,14 +70,14 @@ pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) 
         return None;
     }
     if path.starts_with('@') {
-        context.report.add_impossible(directive, "nothing leads to a named location");
+        context.report.add_impossible(directive, "named locations are not reachable");
         return None;
     }
     // It may be a guard, and no key of router.toml takes such a path.
     if path.contains(char::is_control) {
         let span = directive.args.last().map_or(&directive.name.span, |word| &word.span);
-        let issue = span.diagnostic("this path has control characters in it");
-        context.report.add_diagnostic(issue.with_help("take the location out to import the rest"));
+        let issue = span.diagnostic("this path contains control characters");
+        context.report.add_diagnostic(issue.with_help("remove the location to import the rest"));
         return None;
     }
     let mut head = directive.clone();
@@ -96,7 +96,7 @@ pub(super) fn close_location(context: &mut ImportContext, directive: &Directive)
     let Some(server) = &mut context.open.server else { return };
     let has_nested = directive.block.iter().flatten().any(|inner| inner.name.text == "location");
     if location.proxy_pass.is_none() && location.blocked_status.is_none() && !has_nested {
-        let reason = "there is no proxy_pass in it: its path is refused with 404";
+        let reason = "it has no proxy_pass: the path is refused with 404";
         context.report.add_impossible(&location.directive, reason);
     }
     server.locations.push(location);
@@ -128,7 +128,7 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
     let address = match parsed {
         Ok(address) => address,
         Err(_) if address.text.contains(|c: char| c.is_ascii_alphabetic()) && !address.text.starts_with('[') => {
-            return context.report.add_impossible(directive, "names are not listened at, only addresses");
+            return context.report.add_impossible(directive, "`listen` takes addresses, no names");
         }
         Err(_) => return context.reject_argument(directive, ADDRESS_SYNTAX),
     };
@@ -147,7 +147,7 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
     } else {
         context.report.add_unsupported(
             directive,
-            "no QUIC, no PROXY protocol and no TLS at a Unix socket yet, so this address is left out",
+            "QUIC, PROXY protocol and TLS on a Unix socket are not supported, so the address is left out",
         );
     }
     let Some(server) = &mut context.open.server else { return };
@@ -173,8 +173,8 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
 /// Notes a parameter of `listen` that needs no counterpart.
 fn report_unneeded_parameter(context: &mut ImportContext, directive: &Directive, parameter: &str) {
     let reason = match parameter {
-        "http2" => "HTTP/2 is always there",
-        _ => "connections are handed to the worker with the fewest streams",
+        "http2" => "HTTP/2 is always enabled",
+        _ => "connections go to the worker with the fewest streams",
     };
     let subject = format!("`{parameter}` of listen");
     context.report.add_remark_at(RemarkKind::NotNeeded, subject, directive.source_line(), reason.to_owned());
@@ -194,9 +194,9 @@ pub(super) fn handle_server_name(context: &mut ImportContext, directive: &Direct
     for name in directive.arg_texts() {
         let refused = match name {
             "" | "_" => continue,
-            name if name.starts_with('~') => "hosts are compared whole, not with regular expressions",
-            name if name.contains(['*', '$']) => "hosts are compared whole, without patterns",
-            name if name.starts_with('.') => "only the host itself is taken, not those below it",
+            name if name.starts_with('~') => "server names are compared exactly, not with regular expressions",
+            name if name.contains(['*', '$']) => "server names are compared exactly, without wildcards",
+            name if name.starts_with('.') => "only the name itself is matched, no subdomains",
             _ => "",
         };
         if !refused.is_empty() {
@@ -213,7 +213,7 @@ pub(super) fn handle_server_name(context: &mut ImportContext, directive: &Direct
         if is_host && !server.names.contains(&host) {
             server.names.push(host);
         } else if !is_host && refused.is_empty() {
-            let reason = "that is no host's name".to_owned();
+            let reason = "not a valid host name".to_owned();
             context.report.add_remark_at(
                 RemarkKind::Impossible,
                 format!("server_name {name};"),

@@ -23,9 +23,10 @@ pub(super) fn handle_sticky(context: &mut ImportContext, directive: &Directive) 
         "cookie" => convert_cookie(context, directive, words),
         "learn" => convert_learn(context, directive, words),
         "route" => {
-            return context
-                .report
-                .add_unsupported(directive, "`sticky cookie` needs nothing from the replicas and does as well");
+            return context.report.add_unsupported(
+                directive,
+                "not supported; `sticky cookie` has the same effect without help from the replicas",
+            );
         }
         _ => return context.reject_argument(directive, "`cookie`, `learn` or `route`"),
     };
@@ -37,7 +38,7 @@ pub(super) fn handle_sticky(context: &mut ImportContext, directive: &Directive) 
 
 fn convert_cookie(context: &mut ImportContext, directive: &Directive, words: &[DirectiveWord]) -> Option<Vec<String>> {
     let Some((name, attributes)) = words.split_first().filter(|(name, _)| is_cookie_safe(&name.text)) else {
-        context.reject_argument(directive, "a cookie's name behind `cookie`");
+        context.reject_argument(directive, "a cookie name after `cookie`");
         return None;
     };
     let mut table = vec![format!("cookie = {}", quote_toml(&name.text))];
@@ -81,7 +82,7 @@ fn convert_learn(context: &mut ImportContext, directive: &Directive, words: &[Di
         }
     }
     if create.is_empty() || lookup.is_empty() {
-        context.report.add_impossible(directive, "sessions are known by cookies and headers only");
+        context.report.add_impossible(directive, "sessions can be found by cookies and headers only");
         return None;
     }
     let mut table = vec![format!("learn = [{}]", create.join(", ")), format!("lookup = [{}]", lookup.join(", "))];
@@ -103,7 +104,7 @@ pub(super) fn handle_resolver(context: &mut ImportContext, directive: &Directive
     if servers.is_empty() {
         return context
             .report
-            .add_impossible(directive, "DNS servers are addresses: without one the system's are asked");
+            .add_impossible(directive, "DNS servers must be addresses; without one the system's resolvers are used");
     }
     context.set_key("resolver", format!("[{}]", servers.join(", ")), 0, directive);
 }
@@ -114,7 +115,7 @@ fn report_left_out(context: &mut ImportContext, directive: &Directive, word: &Di
         RemarkKind::Impossible,
         what,
         directive.source_line(),
-        "it is there without it".to_owned(),
+        "carried over without it".to_owned(),
     );
 }
 

@@ -32,20 +32,20 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["server"], Block { open: server::open_server, close: server::close_server }),
     (&["location"], Block { open: server::open_location, close: server::close_location }),
     (&["if", "limit_except"], Handler(access_rules::handle_condition)),
-    (&["map", "geo", "split_clients"], Impossible("there are no variables")),
-    (&["types", "charset_map"], NotNeeded("replicas name the types of their answers")),
-    (&["stream"], Impossible("only HTTP is routed")),
-    (&["mail"], Impossible("only HTTP is routed")),
+    (&["map", "geo", "split_clients"], Impossible("variables are not supported")),
+    (&["types", "charset_map"], NotNeeded("replicas set the content type")),
+    (&["stream"], Impossible("only HTTP is supported")),
+    (&["mail"], Impossible("only HTTP is supported")),
     // Upstreams.
     (&["ip_hash", "least_conn", "hash", "random", "least_time"], Handler(upstream::handle_policy)),
-    (&["keepalive"], NotNeeded("connections to replicas are always kept")),
-    (&["keepalive_requests", "keepalive_time"], NotNeeded("a connection is not closed for its age or use")),
-    (&["zone"], NotNeeded("workers share their pools' state")),
+    (&["keepalive"], NotNeeded("connections to replicas are always reused")),
+    (&["keepalive_requests", "keepalive_time"], NotNeeded("connections are not closed by age or request count")),
+    (&["zone"], NotNeeded("workers share the pools' state")),
     (&["sticky"], Handler(sticky::handle_sticky)),
-    (&["sticky_cookie_insert"], Impossible("nginx itself has it no more: write `sticky cookie`")),
-    (&["state"], Impossible("replicas that are added by hand last until the next reload: write them into the file")),
-    (&["queue", "ntlm"], Impossible("no such thing here")),
-    (&["health_check", "match", "check", "check_*"], Impossible("write a `health_check` into the pool by hand")),
+    (&["sticky_cookie_insert"], Impossible("removed from nginx: write `sticky cookie`")),
+    (&["state"], Impossible("replicas added at run time last until the next reload: write them into router.toml")),
+    (&["queue", "ntlm"], Impossible("not available")),
+    (&["health_check", "match", "check", "check_*"], Impossible("add `health_check` to the pool by hand")),
     (&["resolver"], Handler(sticky::handle_resolver)),
     (&["resolver_timeout"], Duration("resolver_timeout")),
     // Servers.
@@ -61,19 +61,19 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     ),
     (
         &["error_page", "recursive_error_pages"],
-        Impossible("a replica's errors are passed on, our own are OpenAI's objects"),
+        Impossible("errors of replicas are forwarded, those of the router are OpenAI error objects"),
     ),
     (&["allow", "deny", "auth_basic", "auth_request", "auth_jwt"], Handler(access_rules::handle_access_rule)),
     (&["satisfy"], Impossible("addresses are not filtered: use a firewall")),
     (
         &["auth_basic_*", "auth_request_*", "auth_jwt_*", "auth_delay"],
-        Impossible("clients show keys here, not passwords: `[[key]]`"),
+        Impossible("clients authenticate with keys, not passwords: `[[key]]`"),
     ),
     (
         &["limit_req*", "limit_conn*"],
-        Unsupported("clients are not limited one by one; `max_in_flight` limits a pool, `max_conns` a replica"),
+        Unsupported("there is no limit per address; `max_in_flight` limits a pool, `max_conns` a replica"),
     ),
-    (&["limit_rate*", "proxy_limit_rate"], Impossible("streams are not slowed down")),
+    (&["limit_rate*", "proxy_limit_rate"], Impossible("there is no bandwidth limit")),
     // Times and sizes.
     (&["proxy_connect_timeout"], Duration("timeouts.connect")),
     (&["proxy_read_timeout"], Duration("timeouts.first_byte")),
@@ -85,7 +85,10 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["large_client_header_buffers"], Handler(global::handle_large_client_header_buffers)),
     (&["proxy_send_timeout"], NotNeeded("`timeouts.first_byte` bounds sending as well")),
     (&["send_timeout"], Duration("timeouts.client_send")),
-    (&["lingering_*", "reset_timedout_connection", "keepalive_disable"], NotNeeded("connections end by themselves")),
+    (
+        &["lingering_*", "reset_timedout_connection", "keepalive_disable"],
+        NotNeeded("the router closes connections itself"),
+    ),
     (&["http2_max_concurrent_streams"], Handler(global::handle_http2_max_concurrent_streams)),
     // Processes.
     (&["worker_processes"], Handler(global::handle_worker_processes)),
@@ -112,11 +115,11 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["default_type", "charset", "charset_types", "override_charset", "source_charset"], NotNeeded(TYPES_REASON)),
     (&["log_not_found", "min_delete_depth"], NotNeeded(NO_FILES_REASON)),
     (&["expires"], Handler(proxy::handle_expires)),
-    (&["tcp_nopush", "tcp_nodelay", "postpone_output"], NotNeeded("every piece of an answer is sent at once")),
-    (&["server_names_hash_*", "server_name_in_redirect", "port_in_redirect"], NotNeeded("hosts need no tuning")),
-    (&["absolute_redirect", "chunked_transfer_encoding", "msie_*"], NotNeeded("answers are framed as HTTP says")),
-    (&["server_tokens", "ignore_invalid_headers", "merge_slashes"], NotNeeded("replicas see to it themselves")),
-    (&["underscores_in_headers"], NotNeeded("headers with `_` are passed on")),
+    (&["tcp_nopush", "tcp_nodelay", "postpone_output"], NotNeeded("responses are sent without delay")),
+    (&["server_names_hash_*", "server_name_in_redirect", "port_in_redirect"], NotNeeded("no tuning needed")),
+    (&["absolute_redirect", "chunked_transfer_encoding", "msie_*"], NotNeeded("responses are framed as HTTP requires")),
+    (&["server_tokens", "ignore_invalid_headers", "merge_slashes"], NotNeeded("this is up to the replicas")),
+    (&["underscores_in_headers"], NotNeeded("headers with `_` are forwarded")),
     (
         &["client_header_buffer_size", "client_body_*", "http2_*", "http2", "http3*", "quic_*"],
         NotNeeded(BUFFERS_REASON),
@@ -125,23 +128,23 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["proxy_set_header"], Handler(headers::handle_proxy_set_header)),
     (&["proxy_http_version"], Handler(proxy::handle_proxy_http_version)),
     (&["proxy_next_upstream"], Handler(proxy::handle_proxy_next_upstream)),
-    (&["proxy_next_upstream_tries", "proxy_next_upstream_timeout"], Impossible("how often is fixed: docs/failures.md")),
-    (&["proxy_buffering", "proxy_buffer_size", "proxy_buffers"], NotNeeded("answers are passed on as they come")),
-    (&["proxy_busy_buffers_size", "proxy_max_temp_file_size"], NotNeeded("answers are passed on as they come")),
     (
-        &["proxy_temp_*", "proxy_ignore_headers", "proxy_headers_hash_*"],
-        NotNeeded("answers are passed on as they come"),
+        &["proxy_next_upstream_tries", "proxy_next_upstream_timeout"],
+        Impossible("the number of tries is fixed: docs/failures.md"),
     ),
-    (&["proxy_request_buffering"], NotNeeded("a request is read whole, so that it can be sent again")),
+    (&["proxy_buffering", "proxy_buffer_size", "proxy_buffers"], NotNeeded("responses are streamed")),
+    (&["proxy_busy_buffers_size", "proxy_max_temp_file_size"], NotNeeded("responses are streamed")),
+    (&["proxy_temp_*", "proxy_ignore_headers", "proxy_headers_hash_*"], NotNeeded("responses are streamed")),
+    (&["proxy_request_buffering"], NotNeeded("request bodies are read whole, so that they can be retried")),
     (&["proxy_redirect", "proxy_cookie_*"], Handler(proxy::handle_unless_off)),
     (&["proxy_cache", "proxy_store", "proxy_intercept_errors", "proxy_bind"], Handler(proxy::handle_unless_off)),
     (&["proxy_ignore_client_abort", "proxy_force_ranges"], Handler(proxy::handle_unless_off)),
-    (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Impossible("answers are not cached")),
-    (&["proxy_pass_header"], NotNeeded("a replica's headers are passed on")),
+    (&["proxy_cache_*", "proxy_no_cache", "proxy_store_access"], Impossible("responses are not cached")),
+    (&["proxy_pass_header"], NotNeeded("headers of replicas are forwarded")),
     (&["proxy_pass_request_body", "proxy_pass_request_headers"], Handler(proxy::handle_proxy_pass_request)),
     (&["proxy_hide_header"], Handler(headers::handle_proxy_hide_header)),
-    (&["add_trailer"], Unsupported("a replica's trailers are passed on, and none is added")),
-    (&["proxy_method", "proxy_set_body"], Impossible("requests are passed on as they come")),
+    (&["add_trailer"], Unsupported("trailers of replicas are forwarded, none is added")),
+    (&["proxy_method", "proxy_set_body"], Impossible("requests are forwarded unchanged")),
     (&["proxy_socket_keepalive", "proxy_send_lowat"], NotNeeded("`timeouts.idle` notices a dead replica")),
     (&["proxy_ssl_trusted_certificate"], Handler(tls::handle_certificate_file)),
     (&["proxy_ssl_name"], Handler(tls::handle_proxy_ssl_name)),
@@ -149,14 +152,14 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["proxy_ssl_server_name"], NotNeeded("the name is always sent")),
     (
         &["proxy_ssl_certificate*", "proxy_ssl_password_file"],
-        Unsupported("replicas are shown no certificate of the router's"),
+        Unsupported("the router presents no client certificate to replicas"),
     ),
-    (&["proxy_ssl_crl"], Impossible("lists of revoked certificates are not read")),
+    (&["proxy_ssl_crl"], Impossible("revocation lists are not read")),
     (&["proxy_ssl_*"], NotNeeded(TLS_DEFAULTS_REASON)),
     // Answers.
     (&["add_header"], Handler(headers::handle_add_header)),
     (&["gzip", "gzip_types", "gzip_min_length"], Handler(gzip::handle_gzip)),
-    (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("for what is compressed, see gzip")),
+    (&["gzip_*", "gunzip*", "brotli*", "zstd*"], NotNeeded("see gzip")),
     (
         &["sub_filter*", "addition_types", "add_before_body", "add_after_body", "ssi*", "slice", "xslt*"],
         Impossible(BODIES_REASON),
@@ -170,9 +173,9 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["access_log"], Handler(logs::handle_access_log)),
     (&["error_log"], Handler(logs::handle_error_log)),
     (&["log_format"], Handler(logs::handle_log_format)),
-    (&["log_subrequest", "open_log_file_cache"], NotNeeded("log files stay open")),
-    (&["stub_status", "vhost_traffic_*", "status", "status_*"], NotNeeded("metrics are at the admin listener")),
-    (&["opentracing*", "otel_*", "opentelemetry*"], Unsupported("no traces")),
+    (&["log_subrequest", "open_log_file_cache"], NotNeeded("log files are kept open")),
+    (&["stub_status", "vhost_traffic_*", "status", "status_*"], NotNeeded("the admin listener serves metrics")),
+    (&["opentracing*", "otel_*", "opentelemetry*"], Unsupported("traces are not exported")),
     // TLS and where clients are.
     (&["ssl_certificate", "ssl_certificate_key"], Handler(tls::handle_certificate_file)),
     (&["ssl_protocols"], Handler(tls::handle_ssl_protocols)),
@@ -180,33 +183,30 @@ static DIRECTIVE_RULES: &[(&[&str], DirectiveRule)] = &[
     (&["ssl_verify_client"], Handler(access_rules::handle_access_rule)),
     (
         &["ssl_client_certificate", "ssl_verify_depth", "ssl_crl", "ssl_ocsp*"],
-        Unsupported("clients are not asked for certificates"),
+        Unsupported("client certificates are not requested"),
     ),
-    (&["ssl_stapling*", "ssl_trusted_certificate"], Impossible("answers of OCSP are not stapled")),
-    (&["ssl_password_file"], Impossible("keys are read without a passphrase")),
-    (&["ssl_reject_handshake"], Impossible("a client that asks for an unknown name is shown the first certificate")),
+    (&["ssl_stapling*", "ssl_trusted_certificate"], Impossible("OCSP responses are not stapled")),
+    (&["ssl_password_file"], Impossible("keys with a passphrase are not supported")),
+    (&["ssl_reject_handshake"], Impossible("a client with an unknown server name gets the first certificate")),
     (&["ssl_*"], NotNeeded(TLS_DEFAULTS_REASON)),
     (&["set_real_ip_from"], Handler(global::handle_set_real_ip_from)),
     (&["real_ip_header"], Handler(proxy::handle_real_ip_header)),
-    (&["real_ip_recursive"], NotNeeded("the last address that is not a trusted proxy's is the client's")),
-    (&["proxy_protocol*"], Unsupported("the peer's address is the client's")),
+    (&["real_ip_recursive"], NotNeeded("the last address that is no trusted proxy is the client's")),
+    (&["proxy_protocol*"], Unsupported("the client's address is that of the connection")),
     // Other protocols and modules.
-    (&["fastcgi_*", "uwsgi_*", "scgi_*", "memcached_*", "grpc_*"], Impossible("replicas speak HTTP/1.1")),
+    (&["fastcgi_*", "uwsgi_*", "scgi_*", "memcached_*", "grpc_*"], Impossible("replicas are HTTP/1.1 servers")),
     (&["dav_*", "create_full_put_path", "flv", "mp4*", "hls*", "empty_gif", "secure_link*"], Impossible(FILES_REASON)),
-    (
-        &["userid*", "geoip*", "valid_referers", "referer_hash_*", "modsecurity*", "api"],
-        Impossible("no such thing here"),
-    ),
+    (&["userid*", "geoip*", "valid_referers", "referer_hash_*", "modsecurity*", "api"], Impossible("not available")),
 ];
 
 const FILES_REASON: &str = "files are not served";
-const NO_FILES_REASON: &str = "no files are served";
-const TYPES_REASON: &str = "replicas name the types of their answers";
-const SUPERVISOR_REASON: &str = "that is for who starts the process, such as systemd";
-const TUNING_REASON: &str = "there is nothing to tune";
-const BUFFERS_REASON: &str = "bodies and heads are bounded by [limits], HTTP/2 is always there";
-const TLS_DEFAULTS_REASON: &str = "TLS has good defaults only";
-const BODIES_REASON: &str = "requests and answers are passed on as they are";
+const NO_FILES_REASON: &str = "files are not served";
+const TYPES_REASON: &str = "replicas set the content type";
+const SUPERVISOR_REASON: &str = "this is up to the service manager, such as systemd";
+const TUNING_REASON: &str = "no tuning needed";
+const BUFFERS_REASON: &str = "[limits] bounds bodies and headers, and HTTP/2 is always enabled";
+const TLS_DEFAULTS_REASON: &str = "the TLS defaults are secure and fixed";
+const BODIES_REASON: &str = "requests and responses are forwarded unchanged";
 
 /// Returns the rule of a directive, if nginx or a well-known module has it.
 pub(in crate::import) fn find_rule(name: &str) -> Option<&'static DirectiveRule> {

@@ -13,9 +13,7 @@ pub(super) fn handle_certificate_file(context: &mut ImportContext, directive: &D
     let is_unreadable = text.contains('$') || ["data:", "engine:", "store:"].iter().any(|kind| text.starts_with(kind));
     if let (true, Some(level)) = (is_unreadable, context.open.level()) {
         level.tls.has_unreadable_file |= directive.name.text.starts_with("ssl_");
-        return context
-            .report
-            .add_impossible(directive, "certificates and keys are read from files, and there are no variables");
+        return context.report.add_impossible(directive, "certificates and keys must be files without variables");
     }
     match text {
         _ if !is_file_path(text) => context.reject_argument(directive, "a file"),
@@ -34,10 +32,10 @@ pub(super) fn handle_certificate_file(context: &mut ImportContext, directive: &D
 /// `proxy_ssl_name NAME`.
 pub(super) fn handle_proxy_ssl_name(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "$proxy_host" => context.report.add_not_needed(directive, "that is the name that is looked for"),
-        text if text.contains('$') => context.report.add_impossible(directive, "there are no variables"),
+        "$proxy_host" => context.report.add_not_needed(directive, "this is the name that is verified"),
+        text if text.contains('$') => context.report.add_impossible(directive, "variables are not supported"),
         text if text.parse::<IpAddr>().is_ok() => {
-            context.report.add_impossible(directive, "a certificate's address is the URL's");
+            context.report.add_impossible(directive, "a certificate is verified for the address in the URL");
         }
         text if !is_host_name(text) => context.reject_argument(directive, "a host name"),
         _ => {
@@ -51,7 +49,7 @@ pub(super) fn handle_proxy_ssl_name(context: &mut ImportContext, directive: &Dir
 /// `proxy_ssl_verify on | off`.
 pub(super) fn handle_proxy_ssl_verify(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "on" => context.report.add_not_needed(directive, "replicas are verified"),
+        "on" => context.report.add_not_needed(directive, "certificates of replicas are verified"),
         "off" => context.deferred.tls.push(directive.clone()),
         _ => return context.reject_argument(directive, "on or off"),
     }
@@ -63,10 +61,8 @@ pub(super) fn handle_proxy_ssl_verify(context: &mut ImportContext, directive: &D
 /// `ssl on | off`, which nginx has dropped.
 pub(super) fn handle_ssl(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
-        "off" => context.report.add_not_needed(directive, "TLS is spoken where `listen` says so"),
-        _ => context
-            .report
-            .add_impossible(directive, "nginx has no such directive any more: write `ssl` behind the address"),
+        "off" => context.report.add_not_needed(directive, "the `ssl` parameter of `listen` turns TLS on"),
+        _ => context.report.add_impossible(directive, "removed from nginx: write `ssl` after the address in `listen`"),
     }
 }
 
@@ -82,9 +78,9 @@ pub(super) fn handle_ssl_protocols(context: &mut ImportContext, directive: &Dire
             "the minimum is TLS 1.2".to_owned(),
         );
     } else if words.contains(&"TLSv1.2") {
-        context.report.add_not_needed(directive, "1.2 and 1.3 are the versions of TLS there are");
+        context.report.add_not_needed(directive, "TLS 1.2 and 1.3 are the supported versions");
     } else {
-        context.report.add_impossible(directive, "TLS 1.2 is spoken as well");
+        context.report.add_impossible(directive, "TLS 1.2 stays enabled");
     }
 }
 

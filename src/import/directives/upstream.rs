@@ -11,7 +11,7 @@ use crate::import::syntax::directive::Directive;
 const UNSUPPORTED_OPTIONS: [&str; 1] = ["route"];
 
 /// The recommended replacement of a key that spreads no load.
-const HASH_SESSION_HELP: &str = "`hash $session consistent` keeps each conversation on its replica (its body is read where `paths = \"any\"` is not)";
+const HASH_SESSION_HELP: &str = "`hash $session consistent` keeps each conversation on its replica; remove `paths = \"any\"`, so that bodies are read";
 /// Variables with one value for all requests to an endpoint; as a key they send all to one replica.
 const CONSTANT_VARIABLES: [&str; 10] = [
     "request_uri",
@@ -37,14 +37,14 @@ pub(super) fn open_upstream(context: &mut ImportContext, directive: &Directive) 
         return None;
     };
     if !is_name(&name.text) {
-        let issue = name.span.diagnostic(format!("`{}` is no name for an upstream", name.text));
-        context.report.add_diagnostic(issue.with_help("a name is one line without blanks around it"));
+        let issue = name.span.diagnostic(format!("`{}` is no valid upstream name", name.text));
+        context.report.add_diagnostic(issue.with_help("a name is one line without spaces around it"));
         return None;
     }
     if let Some(known) = context.upstreams.iter().find(|known| known.name == name.text) {
         let line = known.source_line.line;
-        let issue = name.span.diagnostic(format!("there is an upstream `{}` already, in line {line}", name.text));
-        context.report.add_diagnostic(issue.with_help("give this one another name"));
+        let issue = name.span.diagnostic(format!("duplicate upstream `{}`: the first is in line {line}", name.text));
+        context.report.add_diagnostic(issue.with_help("rename this one"));
         return None;
     }
     context.open.upstream = Some(NginxUpstream {
@@ -78,7 +78,7 @@ pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Di
         return context.reject_argument(directive, "an address, such as 10.0.0.1:8000");
     };
     if address.text.starts_with("unix:") {
-        return context.report.add_impossible(directive, "replicas are reached over TCP");
+        return context.report.add_impossible(directive, "replicas must be reachable over TCP");
     }
     let mut options = Vec::new();
     for word in words {
@@ -89,7 +89,7 @@ pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Di
                 RemarkKind::Unsupported,
                 what,
                 directive.source_line(),
-                "the replica is there without it".to_owned(),
+                "the replica is carried over without it".to_owned(),
             );
         } else {
             options.push(SpannedValue::new(word.text.clone(), word.span.clone()));
@@ -105,7 +105,7 @@ pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Di
             let weight = u64::from(known.spec.weight.get()) + u64::from(member.spec.weight.get());
             known.options.retain(|word| !word.starts_with("weight="));
             known.options.insert(0, format!("weight={}", weight.min(65_535)));
-            context.report.add_note(directive, "a replica is in a pool once: the weights of its lines are added");
+            context.report.add_note(directive, "a pool contains a replica once: the weights of its lines are added");
         }
     }
 }
@@ -167,7 +167,7 @@ pub(super) fn handle_policy(context: &mut ImportContext, directive: &Directive) 
     if is_known {
         context.report.carried_count += 1;
     } else {
-        context.report.add_unsupported(directive, "this pool has round_robin until then");
+        context.report.add_unsupported(directive, "not supported: the pool uses round_robin");
     }
     note_unbalanced_key(context, directive);
 }
@@ -179,12 +179,12 @@ fn note_unbalanced_key(context: &mut ImportContext, directive: &Directive) {
     let is_client_key = name == "hash" && key.contains('$') && variable_names(key).all(is_client);
     if name == "ip_hash" || is_client_key {
         let reason = format!(
-            "behind an app server or another proxy all requests come from one address, so that one replica gets them all: {HASH_SESSION_HELP}"
+            "behind an app server or another proxy all requests have one address, so one replica gets them all: {HASH_SESSION_HELP}"
         );
         context.report.add_note(directive, reason);
     } else if name == "hash" && variable_names(key).all(|name| CONSTANT_VARIABLES.contains(&name)) {
         let reason = format!(
-            "{key} is the same for every request to /v1/chat/completions, so that one replica gets them all: {HASH_SESSION_HELP}"
+            "{key} is the same for every request to /v1/chat/completions, so one replica gets them all: {HASH_SESSION_HELP}"
         );
         context.report.add_note(directive, reason);
     }

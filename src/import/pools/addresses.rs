@@ -46,7 +46,7 @@ pub(super) fn report_exclusive_addresses(context: &mut ImportContext, serving: &
         for NginxListen { directive_text, source_line, .. } in
             server.listens.iter().filter(|l| l.is_supported && !common.contains(&l.address))
         {
-            let reason = "every address leads to every server: hosts and paths alone tell them apart".to_owned();
+            let reason = "every address serves all servers; only host and path select one".to_owned();
             context.report.add_remark_at(RemarkKind::Impossible, directive_text.clone(), source_line.clone(), reason);
         }
     }

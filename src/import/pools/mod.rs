@@ -56,8 +56,8 @@ fn report_blocked_patterns(context: &mut ImportContext, server: &NginxServer) {
     for pattern in &server.blocked_patterns {
         let name = &pattern.name.text;
         let issue =
-            pattern.name.span.diagnostic(format!("`{name}` refuses paths that fit a pattern, and would not here"));
-        let help = "write the location with the beginning of a path, or take it out";
+            pattern.name.span.diagnostic(format!("`{name}` refuses paths by a pattern, which the router cannot do"));
+        let help = "write the location with a path prefix, or remove it";
         context.report.add_diagnostic(issue.with_help(help));
     }
 }
@@ -79,7 +79,7 @@ fn build_server_pools(
     for (location, target) in server.locations.iter().zip(&targets) {
         let Some(pass) = &location.proxy_pass else { continue };
         if hosts.is_empty() {
-            let reason = "no host tells its server from the others, and addresses do not";
+            let reason = "its server has no name of its own, and the address does not select a server";
             context.report.add_impossible(pass, reason);
         }
         let Some(target) = target else { continue };
@@ -87,7 +87,7 @@ fn build_server_pools(
         let blocked = blocked_paths::collect_blocked_paths(server, &is_proxied, &location.path, location.is_exact);
         let below = format!("{}/", location.path);
         if location.is_exact && !blocked.iter().any(|(path, _)| *path == below) {
-            context.report.add_note(&location.directive, "paths below it lead there as well");
+            context.report.add_note(&location.directive, "paths below it match too");
         }
         for host in hosts {
             let pool = ImportedPool {
@@ -152,7 +152,7 @@ fn report_shared_upstreams(context: &mut ImportContext, pools: &[ImportedPool]) 
         let count = pools.iter().filter(|pool| pool.upstream.name == upstream.name).count();
         if count > 1 {
             let (text, line) = (upstream.directive_text.clone(), upstream.source_line.clone());
-            let reason = format!("it is {count} pools here: each takes its turns and counts failures by itself");
+            let reason = format!("it becomes {count} pools: each has its own rotation and failure counts");
             context.report.add_remark_at(RemarkKind::Note, text, line, reason);
         }
     }

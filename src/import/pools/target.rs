@@ -68,14 +68,13 @@ pub(super) fn resolve_target(
         }
     }
     if !mapping.any_path {
-        context.report.add_note(
-            &location.directive,
-            "the path is taken off the API's paths, and no other path reaches the replicas",
-        );
+        context
+            .report
+            .add_note(&location.directive, "the path is stripped, and only API paths below it reach the replicas");
     } else if mapping.path.is_some() && !location.is_exact && !location.path.ends_with('/') {
         context
             .report
-            .add_note(&location.directive, "here it takes whole segments: the path itself and what is below it");
+            .add_note(&location.directive, "it matches whole segments here: the path itself and paths below it");
     }
     let replicas = resolved.servers.iter().map(|server| format_replica(server, &mapping.prefix)).collect();
     let upstream = PoolUpstream {
@@ -95,12 +94,12 @@ fn parse_url<'a>(context: &mut ImportContext, pass: &'a Directive) -> Option<Pro
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (authority, uri) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if url.contains('$') {
-        context.report.add_impossible(pass, "there are no variables");
+        context.report.add_impossible(pass, "variables are not supported");
         return None;
     }
     if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        let issue = word.span.diagnostic("this URL has blanks or control characters in it");
-        context.report.add_diagnostic(issue.with_help("no request line can hold them"));
+        let issue = word.span.diagnostic("this URL contains spaces or control characters");
+        context.report.add_diagnostic(issue.with_help("a request line cannot contain them"));
         return None;
     }
     let scheme = match scheme {
@@ -109,7 +108,7 @@ fn parse_url<'a>(context: &mut ImportContext, pass: &'a Directive) -> Option<Pro
         _ => "",
     };
     if !scheme.is_empty() && rest.starts_with("unix:") {
-        context.report.add_impossible(pass, "replicas are reached over TCP");
+        context.report.add_impossible(pass, "replicas must be reachable over TCP");
         return None;
     }
     if scheme.is_empty() || authority.is_empty() {
@@ -149,14 +148,14 @@ fn resolve_servers(
             servers.iter_mut().for_each(|server| server.options.retain(|word| !word.starts_with("slow_start=")));
         }
         if servers.is_empty() {
-            context.report.add_impossible(pass, "no server of its upstream can be reached");
+            context.report.add_impossible(pass, "its upstream has no usable server");
             return None;
         }
         return Some(ResolvedServers { servers, policy, sticky, is_upstream: true });
     }
     let near = closest_match(authority, context.upstreams.iter().map(|upstream| upstream.name.as_str()));
     if let Some(near) = near.filter(|_| !authority.contains(['.', ':', '['])) {
-        let issue = word.span.diagnostic(format!("there is no upstream `{authority}`"));
+        let issue = word.span.diagnostic(format!("unknown upstream `{authority}`"));
         let issue = issue.with_help(format!("did you mean `{near}`?"));
         context.report.add_diagnostic(issue);
         return None;
@@ -172,7 +171,10 @@ fn resolve_servers(
 fn map_path(context: &mut ImportContext, location: &NginxLocation, pass: &Directive, uri: &str) -> Option<PathMapping> {
     let from = location.path.as_str();
     if !from.starts_with('/') || !from.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b)) {
-        context.report.add_impossible(&location.directive, "a path begins with `/` and is of visible ASCII characters");
+        context.report.add_impossible(
+            &location.directive,
+            "a path must start with `/` and contain visible ASCII characters only",
+        );
         return None;
     }
     let without_slash = |path: &str| Some(path.trim_end_matches('/').to_owned()).filter(|path| !path.is_empty());

@@ -34,7 +34,7 @@ pub(super) fn secure_addresses(
     for NginxListen { directive_text, source_line, .. } in
         serving.iter().flat_map(|server| &server.listens).filter(|l| l.is_supported && l.is_tls)
     {
-        let reason = "there is no ssl_certificate with its key for it, so this address is left out".to_owned();
+        let reason = "it has no ssl_certificate with its key, so the address is left out".to_owned();
         context.report.add_remark_at(RemarkKind::Impossible, directive_text.clone(), source_line.clone(), reason);
     }
     addresses.into_iter().filter(|listen| !matches!(listen, ListenAddr::Tls(_))).collect()
@@ -100,7 +100,7 @@ pub(super) fn finish_tls(context: &mut ImportContext) {
         if context.deferred.used_tls_lines.contains(&directive.source_line()) {
             context.report.carried_count += 1;
         } else {
-            context.report.add_not_needed(&directive, "no TLS that is spoken here uses it");
+            context.report.add_not_needed(&directive, "no imported TLS address or pool uses it");
         }
     }
 }

@@ -9,11 +9,11 @@ use crate::config::Span;
 use crate::import::file_access::FileAccess;
 use crate::import::report::ImportReport;
 
-/// The depth of nested blocks and included files.
+/// The maximum depth of nested blocks and included files.
 const MAX_DEPTH: usize = 32;
-/// The number of files of a configuration.
+/// The maximum number of files of a configuration.
 const MAX_FILES: usize = 1_000;
-/// The size of all files of a configuration.
+/// The maximum size of all files of a configuration together.
 const MAX_TOTAL_BYTES: usize = 32 << 20;
 
 /// Parses a file and the files that it includes.
@@ -71,7 +71,7 @@ impl<'a> NginxParser<'a> {
             let token_span = whole.with_range(span.clone());
             match kind {
                 TokenKind::Word(text) => {
-                    pending.words.push(DirectiveWord { text, span: token_span, line, starts_line })
+                    pending.words.push(DirectiveWord { text, span: token_span, line, starts_line });
                 }
                 TokenKind::Semicolon => match pending.finish(&file) {
                     Some(directive) => self.add_or_include(directive, &mut done, depth + blocks.len()),
@@ -100,7 +100,7 @@ impl<'a> NginxParser<'a> {
                 TokenKind::CloseBrace => {
                     self.report_unended(&mut pending);
                     let Some((mut directive, before)) = blocks.pop() else {
-                        let error = syntax_error(span, "this `}` closes nothing", "leave it out");
+                        let error = syntax_error(span, "this `}` closes no block", "remove it");
                         return self.report_fatal(&whole, error);
                     };
                     directive.block = Some(std::mem::replace(&mut done, before));
@@ -113,7 +113,7 @@ impl<'a> NginxParser<'a> {
     }
 
     fn report_empty_directive(&mut self, span: &Span) {
-        self.report.add_diagnostic(span.diagnostic("a `;` without a directive").with_help("leave it out"));
+        self.report.add_diagnostic(span.diagnostic("a `;` without a directive").with_help("remove it"));
     }
 
     /// Reports words before a `}` that no `;` ends, and drops them.
@@ -162,13 +162,13 @@ impl<'a> NginxParser<'a> {
         };
         // MIME types are for serving files, and the file may be missing on this machine.
         if word.text == "mime.types" || word.text.ends_with("/mime.types") {
-            self.report.add_not_needed(&directive, "replicas name the types of their answers");
+            self.report.add_not_needed(&directive, "replicas set the content type");
             return;
         }
         let path = self.folder.join(&word.text);
         let paths = if glob::is_pattern(&word.text) { glob::expand_pattern(&path, self.files) } else { vec![path] };
         if paths.is_empty() {
-            self.report.add_not_needed(&directive, "no file has such a name here");
+            self.report.add_not_needed(&directive, "no file matches");
             return;
         }
         let mut read = false;
