@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::AppState;
-use super::api::admin_listener;
+use super::api::{self, admin_listener};
 use super::runtime_thread::spawn_runtime_thread;
 use crate::discover;
 use crate::dns::DnsContext;
@@ -88,7 +88,9 @@ async fn sweep_metrics(app: &AppState) {
 
 async fn serve_admin(app: &Arc<AppState>, admin: Option<TcpListener>) {
     match admin.map(tokio::net::TcpListener::from_std) {
-        Some(Ok(listener)) => admin_listener::run(app.clone(), listener).await,
+        Some(Ok(listener)) => {
+            admin_listener::run(app.clone(), listener, api::admin_router(app.clone())).await;
+        }
         Some(Err(_)) | None => std::future::pending().await,
     }
 }

@@ -14,6 +14,7 @@ mod open_files;
 mod proxy;
 mod reload;
 mod request;
+mod request_log;
 mod response;
 mod runtime_thread;
 mod start_error;

@@ -68,7 +68,7 @@ pub(super) struct RequestLimits {
 #[derive(Default)]
 pub(super) struct AffinityTables {
     /// Stored responses and the replica that holds each.
-    pub(super) responses: ResponseTable,
+    pub(super) responses: Arc<ResponseTable>,
     /// Sticky sessions and the replica of each.
     pub(super) sessions: SessionTable,
 }

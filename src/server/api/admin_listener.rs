@@ -1,9 +1,10 @@
-//! The admin listener: health and metrics, on a port of its own.
+//! The admin listener: its connections, and who may use it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::response::IntoResponse as _;
 use http::{Method, Request, header};
 use hyper::body::Incoming;
@@ -17,12 +18,11 @@ use crate::config::AdminAccess;
 use crate::server::request::auth::bearer_token;
 use crate::server::{AppState, RequestError};
 
-/// The most connections at once; scrapers and people need few.
+/// The most connections at once.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves until dropped.
-pub(in crate::server) async fn run(app: Arc<AppState>, listener: TcpListener) {
-    let router = super::admin_router(app.clone());
+/// Serves `router` on `listener` until dropped.
+pub(in crate::server) async fn run(app: Arc<AppState>, listener: TcpListener, router: Router) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -37,12 +37,12 @@ pub(in crate::server) async fn run(app: Arc<AppState>, listener: TcpListener) {
     }
 }
 
-/// Tells whether a request may be served.
+/// Checks whether a request may be served. A web page may read but not change anything, or it could act for its visitor.
 ///
-/// *Errors*: it needs the token; or it comes from a web page, which must not act for whoever looks at it.
+/// *Errors*: the request shows no token or a wrong one, or a web page sent it.
 fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), RequestError> {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !reads && request.headers().contains_key(header::ORIGIN) {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_read && request.headers().contains_key(header::ORIGIN) {
         return Err(RequestError::CrossOriginAdmin);
     }
     let is_open = match request.uri().path() {
@@ -50,26 +50,26 @@ fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), Re
         "/metrics" => !access.metrics_need_token,
         _ => false,
     };
-    let Some(token) = access.token.as_ref().filter(|_| !is_open || !reads) else { return Ok(()) };
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer_token(v.as_bytes()));
-    match shown.next() {
-        Some(shown) if token.matches_secret(shown) => Ok(()),
+    let Some(token) = access.token.as_ref().filter(|_| !is_open || !is_read) else { return Ok(()) };
+    let mut tokens = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer_token(v.as_bytes()));
+    match tokens.next() {
+        Some(secret) if token.matches_secret(secret) => Ok(()),
         Some(_) => Err(RequestError::ApiKeyInvalid),
         None => Err(RequestError::AdminTokenMissing),
     }
 }
 
-async fn serve_connection(stream: tokio::net::TcpStream, app: Arc<AppState>, router: axum::Router) {
+async fn serve_connection(stream: tokio::net::TcpStream, app: Arc<AppState>, router: Router) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, mut router) = (app.clone(), router.clone());
         async move {
-            if let Err(refusal) = authorize(&app.settings().admin_access, &request) {
-                return Ok(refusal.into_response());
+            if let Err(error) = authorize(&app.settings().admin_access, &request) {
+                return Ok(error.into_response());
             }
             Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {}))
         }
     });
-    // A scraper that hangs up is no news.
+    // A connection that the scraper closes is not an error.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))

@@ -1,4 +1,4 @@
-//! The admin listener's view of the replicas, and what can be done to them while the router runs.
+//! `/pools`, `/replicas` and `/reload` on the admin listener: the state of the replicas, and changes to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,122 +10,66 @@ use axum::{Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::balance::{PolicyError, TokenLoad};
+use super::pool_view::PoolView;
+use crate::balance::PolicyError;
 use crate::config;
-use crate::eject::EjectCause;
-use crate::fleet::{EngineReport, MemberSpec, Pool, ReplicaModels};
+use crate::fleet::MemberSpec;
 use crate::server::AppState;
 use crate::server::reload::{ReloadReport, reload};
 use crate::tls::TlsStore;
-use crate::units::{Moment, Tokens, Weight};
+use crate::units::Weight;
 
-/// A pool as it is now.
-#[derive(Serialize)]
-struct PoolView {
-    pool: String,
-    policy: String,
-    models: Vec<String>,
-    replicas: Vec<ReplicaView>,
-}
-
-/// What a reload has changed.
+/// The changes of a reload.
 #[derive(Serialize)]
 struct ReloadView {
-    /// All of it for people, as the error log has it.
+    /// All changes as text, as the error log has them.
     changed: String,
     pools_added: Vec<String>,
     pools_changed: Vec<String>,
     pools_removed: Vec<String>,
     replicas_added: Vec<String>,
     replicas_removed: Vec<String>,
-    /// Pools that go by a key, each with the share of keys that have another replica now, from 0 to 1.
+    /// For each pool with a hash key, the share of keys that have moved to another replica, from 0 to 1.
     keys_moved: BTreeMap<String, f64>,
-    /// What takes effect after a restart, and warnings.
+    /// Warnings, and changes that take effect after a restart.
     notes: Vec<String>,
 }
 
-/// A replica as a member of a pool.
-#[derive(Serialize)]
-struct ReplicaView {
-    name: String,
-    url: String,
-    state: &'static str,
-    /// What it is left alone for: `refused`, `failed`, `stalled` or `check`.
-    reason: Option<&'static str>,
-    weight: u32,
-    in_flight: u32,
-    chosen: u64,
-    models: Vec<String>,
-    /// Of the requests in flight.
-    tokens: LoadView,
-    /// `None` where its engine has not told of itself lately.
-    engine: Option<EngineView>,
-}
-
-/// The token ledger of one replica.
-#[derive(Serialize)]
-struct LoadView {
-    /// Prompt tokens of requests without a first token yet.
-    prefill: u64,
-    /// Streams that have had theirs.
-    decoding: u32,
-    /// Prompt and generated tokens of all requests.
-    resident: u64,
-}
-
-/// What an engine says of itself, and what of it did not come through here.
-#[derive(Serialize)]
-struct EngineView {
-    age_seconds: f64,
-    running: u32,
-    waiting: u32,
-    kv_usage: Option<f64>,
-    kv_tokens: Option<u64>,
-    block_tokens: Option<u64>,
-    prompt_tokens: Option<u64>,
-    cached_prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    external_requests: u32,
-    external_waiting: u32,
-    external_tokens: LoadView,
-}
-
-/// A replica to add, in the words of the configuration: `http://10.0.0.3:8000 weight=2`.
+/// A replica to add, as the configuration writes it: `http://10.0.0.3:8000 weight=2`.
 #[derive(Deserialize)]
 struct AddReplica {
     replica: String,
 }
 
-/// What may be set of a member.
+/// The weight to set.
 #[derive(Deserialize)]
 struct SetWeight {
     weight: u32,
 }
 
-/// Why something cannot be done.
+/// The reasons for which an admin request fails.
 enum AdminError {
     NotFound(&'static str),
     Invalid(String),
 }
 
 impl From<PolicyError> for AdminError {
-    fn from(bad: PolicyError) -> Self {
-        Self::Invalid(bad.to_string())
+    fn from(error: PolicyError) -> Self {
+        Self::Invalid(error.to_string())
     }
 }
 
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let (status, message) = match self {
-            Self::NotFound(what) => (StatusCode::NOT_FOUND, format!("there is no such {what}")),
-            Self::Invalid(why) => (StatusCode::BAD_REQUEST, why),
+            Self::NotFound(kind) => (StatusCode::NOT_FOUND, format!("there is no such {kind}")),
+            Self::Invalid(reason) => (StatusCode::BAD_REQUEST, reason),
         };
         (status, Json(serde_json::json!({ "error": { "message": message } }))).into_response()
     }
 }
 
-/// The paths of this file.
-pub(in crate::server) fn routes() -> Router<Arc<AppState>> {
+pub(super) fn routes() -> Router<Arc<AppState>> {
     Router::new()
         .route("/reload", post(post_reload))
         .route("/pools", get(list_pools))
@@ -137,29 +81,30 @@ pub(in crate::server) fn routes() -> Router<Arc<AppState>> {
 
 async fn post_reload(State(app): State<Arc<AppState>>) -> Result<Json<ReloadView>, AdminError> {
     let ReloadReport { changes, notes } = reload(&app).await.map_err(AdminError::Invalid)?;
-    let text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
+    let to_text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
     Ok(Json(ReloadView {
         changed: changes.to_string(),
-        pools_added: text(&changes.pools_added),
-        pools_changed: text(&changes.pools_changed),
-        pools_removed: text(&changes.pools_removed),
-        replicas_added: text(&changes.replicas_added),
-        replicas_removed: text(&changes.replicas_removed),
+        pools_added: to_text(&changes.pools_added),
+        pools_changed: to_text(&changes.pools_changed),
+        pools_removed: to_text(&changes.pools_removed),
+        replicas_added: to_text(&changes.replicas_added),
+        replicas_removed: to_text(&changes.replicas_removed),
         keys_moved: changes.keys_moved.iter().map(|(pool, share)| (pool.to_string(), *share)).collect(),
         notes,
     }))
 }
 
 async fn list_pools(State(app): State<Arc<AppState>>) -> Json<Vec<PoolView>> {
-    Json(app.fleet.pools().iter().map(|pool| pool_view(&app, pool)).collect())
+    let now = app.clock.now();
+    Json(app.fleet.pools().iter().map(|pool| PoolView::new(pool, now)).collect())
 }
 
 async fn get_pool(State(app): State<Arc<AppState>>, Path(pool): Path<String>) -> Result<Json<PoolView>, AdminError> {
     let pool = app.fleet.pool(&pool).ok_or(AdminError::NotFound("pool"))?;
-    Ok(Json(pool_view(&app, &pool)))
+    Ok(Json(PoolView::new(&pool, app.clock.now())))
 }
 
-/// Adds a replica until the next reload, whose file then has the word.
+/// Adds a replica. The next reload removes it unless the file has it too.
 async fn add_replica(
     State(app): State<Arc<AppState>>,
     Path(pool): Path<String>,
@@ -167,18 +112,22 @@ async fn add_replica(
 ) -> Result<Json<PoolView>, AdminError> {
     let mut member = parse_replica(&addition.replica)?;
     if member.dns_lookup.is_some() {
-        return Err(AdminError::Invalid("names with `resolve` belong in the file".to_owned()));
+        return Err(AdminError::Invalid(
+            "a replica with `resolve` can only be added in the configuration file".to_owned(),
+        ));
     }
     let tls = app.fleet.pool(&pool).ok_or(AdminError::NotFound("pool"))?.spec().tls.clone();
     member.origin.set_tls(&tls);
     if member.origin.tls().is_some() {
-        let mut keyring = TlsStore::clone(&app.tls_store.load());
-        keyring.add_trust(&tls.trust_roots).map_err(|bad| AdminError::Invalid(format!("{bad}; {}", bad.help)))?;
-        app.tls_store.store(keyring.into());
+        let mut tls_store = TlsStore::clone(&app.tls_store.load());
+        tls_store
+            .add_trust(&tls.trust_roots)
+            .map_err(|error| AdminError::Invalid(format!("{error}; {}", error.help)))?;
+        app.tls_store.store(tls_store.into());
     }
     edit_pool(&app, &pool, |members| {
         if members.iter().any(|m| m.name == member.name || m.origin == member.origin) {
-            return Err(AdminError::Invalid("the pool has this replica already".to_owned()));
+            return Err(AdminError::Invalid("the pool already has this replica".to_owned()));
         }
         members.push(member);
         Ok(())
@@ -190,11 +139,13 @@ async fn remove_replica(
     Path((pool, name)): Path<(String, String)>,
 ) -> Result<Json<PoolView>, AdminError> {
     edit_pool(&app, &pool, |members| {
-        let at = members.iter().position(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
+        let index = members.iter().position(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
         if members.len() == 1 {
-            return Err(AdminError::Invalid("a pool needs a replica: drain this one instead".to_owned()));
+            return Err(AdminError::Invalid(
+                "the last replica of a pool cannot be removed; drain it instead".to_owned(),
+            ));
         }
-        members.remove(at);
+        members.remove(index);
         Ok(())
     })
 }
@@ -205,7 +156,7 @@ async fn set_weight(
     Json(setting): Json<SetWeight>,
 ) -> Result<Json<PoolView>, AdminError> {
     let weight = Weight::new(setting.weight).filter(|weight| weight.get() <= 65_535);
-    let weight = weight.ok_or_else(|| AdminError::Invalid("a weight is from 1 to 65535".to_owned()))?;
+    let weight = weight.ok_or_else(|| AdminError::Invalid("a weight must be from 1 to 65535".to_owned()))?;
     edit_pool(&app, &pool, |members| {
         let member = members.iter_mut().find(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
         member.weight = weight;
@@ -227,16 +178,19 @@ async fn undrain_replica(
     set_drained(&app, &name, false)
 }
 
-/// Keeps new requests away from a replica, in every pool that has it; answers with those pools.
+/// Starts or ends the drain of a replica in every pool that has it; returns those pools.
 fn set_drained(app: &AppState, name: &str, drained: bool) -> Result<Json<Vec<PoolView>>, AdminError> {
     let replicas = app.fleet.replicas();
     let replica = replicas.iter().find(|r| &**r.name() == name).ok_or(AdminError::NotFound("replica"))?;
     replica.set_drained(drained);
-    let pools = app.fleet.pools();
-    let having = pools.iter().filter(|pool| pool.replicas().any(|r| r.id() == replica.id()));
-    Ok(Json(having.map(|pool| pool_view(app, pool)).collect()))
+    let (pools, now) = (app.fleet.pools(), app.clock.now());
+    let members_of = pools.iter().filter(|pool| pool.replicas().any(|r| r.id() == replica.id()));
+    Ok(Json(members_of.map(|pool| PoolView::new(pool, now)).collect()))
 }
 
+/// Changes the members of a pool and returns its new state.
+///
+/// *Errors*: there is no such pool, or `change` fails.
 fn edit_pool(
     app: &AppState,
     pool: &str,
@@ -245,67 +199,14 @@ fn edit_pool(
     app.fleet.edit_pool(pool, |spec| change(&mut spec.members)).ok_or(AdminError::NotFound("pool"))??;
     app.control.replicas_changed.notify_one();
     let pool = app.fleet.pool(pool).ok_or(AdminError::NotFound("pool"))?;
-    Ok(Json(pool_view(app, &pool)))
+    Ok(Json(PoolView::new(&pool, app.clock.now())))
 }
 
-fn parse_replica(words: &str) -> Result<MemberSpec, AdminError> {
-    let loaded =
-        config::from_urls(&[words.to_owned()], []).map_err(|report| AdminError::Invalid(report.to_string()))?;
+/// Parses a replica as the configuration writes it.
+///
+/// *Errors*: the text is not a valid replica.
+fn parse_replica(text: &str) -> Result<MemberSpec, AdminError> {
+    let loaded = config::from_urls(&[text.to_owned()], []).map_err(|report| AdminError::Invalid(report.to_string()))?;
     let members = loaded.settings.pools.into_iter().flat_map(|pool| pool.members);
-    members.last().ok_or_else(|| AdminError::Invalid("no replica was named".to_owned()))
-}
-
-impl From<TokenLoad> for LoadView {
-    fn from(load: TokenLoad) -> Self {
-        Self { prefill: load.prefill.0, decoding: load.decoding_streams, resident: load.resident.0 }
-    }
-}
-
-impl EngineView {
-    fn new(truth: &EngineReport, now: Moment) -> Self {
-        let EngineReport { stats: vitals, external: foreign, received_at: at, .. } = truth;
-        let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
-        Self {
-            age_seconds: now.since(*at).as_secs_f64(),
-            running: vitals.running,
-            waiting: vitals.waiting,
-            kv_usage: vitals.kv_usage,
-            kv_tokens: count(vitals.kv_capacity),
-            block_tokens: count(vitals.block_tokens),
-            prompt_tokens: count(vitals.prompt_tokens),
-            cached_prompt_tokens: count(vitals.cached_tokens),
-            completion_tokens: count(vitals.generated_tokens),
-            external_requests: foreign.requests,
-            external_waiting: foreign.load.waiting_requests,
-            external_tokens: foreign.load.into(),
-        }
-    }
-}
-
-fn pool_view(app: &AppState, pool: &Pool) -> PoolView {
-    let now = app.clock.now();
-    let states = pool.member_states(now);
-    let one = |((replica, spec), state): ((&Arc<crate::fleet::Replica>, &MemberSpec), crate::fleet::MemberState)| {
-        ReplicaView {
-            name: replica.name().to_string(),
-            url: replica.origin().to_string(),
-            state: state.as_str(),
-            reason: state.ejection_cause().map(EjectCause::as_str),
-            weight: spec.weight.get(),
-            in_flight: replica.in_flight(),
-            chosen: replica.times_chosen(),
-            models: match &*replica.models() {
-                ReplicaModels::Listed(names) => names.iter().map(ToString::to_string).collect(),
-                ReplicaModels::Unlisted | ReplicaModels::Unknown => Vec::new(),
-            },
-            tokens: replica.load().into(),
-            engine: replica.engine_report(now).map(|truth| EngineView::new(&truth, now)),
-        }
-    };
-    PoolView {
-        pool: pool.name().to_string(),
-        policy: pool.spec().policy.to_string(),
-        models: pool.models().iter().map(ToString::to_string).collect(),
-        replicas: pool.replicas().zip(&pool.spec().members).zip(states).map(one).collect(),
-    }
+    members.last().ok_or_else(|| AdminError::Invalid("the request names no replica".to_owned()))
 }

@@ -1,37 +1,52 @@
-//! One request on its worker: from hyper's request to the response that hyper writes.
+//! The steps from a request's head to its response: validate, route, authenticate, then serve locally or proxy.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tower_service::Service;
 
-use super::state::{ActiveRequest, ConnectionState};
+use super::state::ActiveRequest;
 use super::worker_load::{RequestGuard, WorkerLoad};
 use crate::balance::SeededRng;
 use crate::clock;
+use crate::config::Settings;
 use crate::dialect::Dialect;
-use crate::fleet::VirtualHost;
-use crate::server::proxy::proxy_request;
-use crate::server::request::client::{self, ClientInfo};
-use crate::server::request::concurrency::ConcurrencyLimits;
+use crate::fleet::{Fleet, VirtualHost};
+use crate::log_format::RequestLine;
+use crate::server::api::{self, RequestScope};
+use crate::server::proxy::ProxyHandler;
+use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_id, resolve_client};
 use crate::server::request::context::RequestContext;
-use crate::server::request::route::{self, RouteTarget};
+use crate::server::request::route::{RouteError, RouteTarget, match_route};
 use crate::server::request::{auth, cors, validate};
+use crate::server::request_log::RequestLog;
 use crate::server::response::body::{BodySource, ResponseBody};
 use crate::server::response::gzip::{self, GzipEncoder};
-use crate::server::{AppState, RequestError, WorkerContext, api};
+use crate::server::response::headers::apply_response_headers;
+use crate::server::{AppState, RequestError, WorkerContext};
+use crate::tenants::Tenant;
 use crate::upstream::UpstreamClient;
 
-/// Handles the requests of one worker.
+/// Responds to the requests of one worker.
 pub(super) struct RequestHandler {
     pub(super) worker: WorkerContext,
     load: Arc<WorkerLoad>,
-    /// Routes of the paths that the router answers itself.
+    /// The paths that the router serves itself.
     local_router: axum::Router,
     rng: RefCell<SeededRng>,
+}
+
+/// The target of a request and the tenant whose key it shows.
+struct RoutedHead {
+    target: Result<RouteTarget, RouteError>,
+    /// The dialect in which errors are written.
+    dialect: Dialect,
+    tenant: Option<Arc<Tenant>>,
 }
 
 impl RequestHandler {
@@ -44,94 +59,105 @@ impl RequestHandler {
         }
     }
 
-    /// Returns the response to one request. Every failure is a response.
+    /// Responds to one request; every error becomes a response.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
-        connection: &ConnectionState,
-        active: ActiveRequest,
+        active_request: ActiveRequest,
     ) -> Response<ResponseBody> {
-        let load = RequestGuard::start(&self.load);
         let (head, body) = request.into_parts();
-        let id = client::request_id(&head.headers, &mut self.rng.borrow_mut());
-        let settings = self.worker.app.settings();
-        let client = client::resolve_client(connection.peer, &head.headers, &settings.trusted_proxies);
-        let client = ClientInfo { is_tls: connection.info.tls.is_some(), ..client };
-        let mut context = RequestContext::new(self.worker.app.clone(), &settings, load, &head, (client, id));
-        context.attach_connection(connection, active);
-        let accepts_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
-        let cors = settings.cors.as_ref();
-        let origin = cors.and_then(|cors| cors::allowed_origin(cors, &head.headers));
-        let mut response = if cors.is_some() && cors::is_preflight(&head) {
-            cors::preflight_response::<axum::body::Body>(&head.headers).map(BodySource::Local)
-        } else {
-            connection.set_body_unread(!body.is_end_stream());
-            self.dispatch(Request::from_parts(head, body), &mut context).await
+        let app = &self.worker.app;
+        let settings = app.settings();
+        let RoutedHead { target, dialect, tenant } = RoutedHead::new(&head, &settings, &app.fleet);
+        let context = Rc::new(self.new_context(&head, settings, tenant, active_request));
+        let settings = &context.settings;
+        let mut log = RequestLog::new(app.clone(), context.clone(), &head);
+        let can_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
+        let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, &head.headers));
+        if !matches!(target, Ok(RouteTarget::Preflight)) {
+            context.connection().set_body_unread(!body.is_end_stream());
+        }
+        let request = Request::from_parts(head, body);
+        let mut response = match target {
+            Ok(target) => self.respond(target, request, &context, &mut log).await,
+            Err(RouteError { error, virtual_host }) => {
+                record_single_pool(&mut log, virtual_host.as_deref());
+                BodySource::from_error(&error, dialect)
+            }
         };
-        if let Ok(id) = HeaderValue::try_from(&context.request_id) {
-            response.headers_mut().insert(client::X_REQUEST_ID, id);
+        if let Ok(id) = HeaderValue::try_from(&*context.id) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
         }
         if let Some(origin) = origin {
             cors::add_cors_headers(response.headers_mut(), origin);
         }
         let length = response.body().size_hint().exact();
-        let is_compressed =
-            settings.gzip.is_some_and(|min_bytes| gzip::negotiate(&mut response, length, min_bytes, accepts_gzip));
-        context.apply_response_headers(&mut response);
-        ResponseBody::wrap(response, context, is_compressed.then(|| Box::new(GzipEncoder::new())))
+        let is_gzip =
+            settings.gzip.is_some_and(|min_bytes| gzip::negotiate(&mut response, length, min_bytes, can_gzip));
+        apply_response_headers(&mut log, &mut response);
+        ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new())))
     }
 
-    /// Validates, routes and authenticates a request, then answers it here or by a replica.
-    async fn dispatch(&self, request: Request<Incoming>, context: &mut RequestContext) -> Response<BodySource> {
-        let (head, body) = request.into_parts();
-        let (app, settings) = (&self.worker.app, context.settings.clone());
-        if let Err(error) = validate::validate_head(&head, &settings.limits) {
-            return error_response(&error, Dialect::Other);
+    fn new_context(
+        &self,
+        head: &Parts,
+        settings: Arc<Settings>,
+        tenant: Option<Arc<Tenant>>,
+        active_request: ActiveRequest,
+    ) -> RequestContext {
+        let connection = active_request.connection();
+        let client_info = ClientInfo {
+            is_tls: connection.info.tls.is_some(),
+            authenticated: tenant.is_some(),
+            ..resolve_client(connection.peer, &head.headers, &settings.trusted_proxies)
+        };
+        RequestContext {
+            id: request_id(&head.headers, &mut self.rng.borrow_mut()),
+            client_info,
+            tenant,
+            request_line: RequestLine {
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                version: head.version,
+                request_number: connection.request_count.get(),
+                connection: connection.info,
+            },
+            received_at: self.worker.app.clock.now(),
+            settings,
+            active_request,
+            _request_guard: RequestGuard::start(&self.load),
         }
-        let target = route::match_route(&app.fleet, &head);
-        let dialect = if let Ok(RouteTarget::Proxied(route)) = &target { route.dialect } else { Dialect::Other };
-        if !matches!(&target, Ok(target) if target.is_public()) {
-            match auth::authenticate(&settings.tenants, &head.headers) {
-                Ok(tenant) => context.set_tenant(tenant),
-                Err(error) => return error_response(&error, dialect),
-            }
-        }
+    }
+
+    async fn respond(
+        &self,
+        target: RouteTarget,
+        request: Request<Incoming>,
+        context: &RequestContext,
+        log: &mut RequestLog,
+    ) -> Response<BodySource> {
         match target {
-            Err((error, virtual_host)) => {
-                record_single_pool(context, virtual_host.as_deref());
-                error_response(&error, dialect)
+            RouteTarget::Preflight => {
+                cors::preflight_response::<axum::body::Body>(request.headers()).map(BodySource::Local)
             }
-            Ok(RouteTarget::Local(path, virtual_host)) => {
-                record_single_pool(context, virtual_host.as_deref());
-                let scope = (virtual_host, context.tenant.clone());
-                self.serve_local(Request::from_parts(head, body), &path, scope).await
+            RouteTarget::Local { path, virtual_host } => {
+                record_single_pool(log, virtual_host.as_deref());
+                self.serve_local(request, &path, RequestScope { virtual_host, tenant: context.tenant.clone() }).await
             }
-            Ok(RouteTarget::Proxied(route)) => {
-                record_single_pool(context, Some(&route.virtual_host));
-                let response = match ConcurrencyLimits::acquire(app, &settings.limits) {
-                    Ok(permit) => {
-                        context.permit = Some(permit);
-                        proxy_request(&self.worker, Request::from_parts(head, body), &route, context).await
-                    }
-                    Err(error) => Err(error),
-                };
-                response.unwrap_or_else(|error| {
-                    let mut response = error_response(&error, dialect);
-                    context.set_retry_headers(&error, &mut response);
-                    response
-                })
+            RouteTarget::Proxied(route) => {
+                record_single_pool(log, Some(&route.virtual_host));
+                ProxyHandler { worker: &self.worker, route: &route, context }.respond(request, log).await
             }
         }
     }
 
-    /// Answers one of the router's own paths; `path` is without the prefix of the virtual host.
     async fn serve_local(
         &self,
         mut request: Request<Incoming>,
         path: &str,
-        scope: api::RequestScope,
+        scope: RequestScope,
     ) -> Response<BodySource> {
-        // `path` is a part of the request's path, so it always parses.
+        // `path` is a part of the request's own path, so it is a valid one.
         *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
         request.extensions_mut().insert(scope);
         let is_head = request.method() == Method::HEAD;
@@ -146,13 +172,34 @@ impl RequestHandler {
     }
 }
 
-/// Records the pool of a request whose virtual host has one pool only.
-fn record_single_pool(context: &mut RequestContext, virtual_host: Option<&VirtualHost>) {
-    if let Some([only]) = virtual_host.map(VirtualHost::pools) {
-        context.set_pool(only);
+impl RoutedHead {
+    /// Validates, routes and authenticates a request. A preflight request carries no key and is not authenticated.
+    fn new(head: &Parts, settings: &Settings, fleet: &Fleet) -> Self {
+        if settings.cors.is_some() && cors::is_preflight(head) {
+            return Self { target: Ok(RouteTarget::Preflight), dialect: Dialect::Other, tenant: None };
+        }
+        if let Err(error) = validate::validate_head(head, &settings.limits) {
+            return Self::refused(error, Dialect::Other);
+        }
+        let target = match_route(fleet, head);
+        let dialect = target.as_ref().map_or(Dialect::Other, RouteTarget::dialect);
+        if matches!(&target, Ok(target) if target.is_public()) {
+            return Self { target, dialect, tenant: None };
+        }
+        match auth::authenticate(&settings.tenants, &head.headers) {
+            Ok(tenant) => Self { target, dialect, tenant },
+            Err(error) => Self::refused(error, dialect),
+        }
+    }
+
+    const fn refused(error: RequestError, dialect: Dialect) -> Self {
+        Self { target: Err(RouteError { error, virtual_host: None }), dialect, tenant: None }
     }
 }
 
-fn error_response(error: &RequestError, dialect: Dialect) -> Response<BodySource> {
-    error.to_response(dialect).map(|text| BodySource::Local(text.into()))
+/// Records the pool of a virtual host that has only one.
+fn record_single_pool(log: &mut RequestLog, virtual_host: Option<&VirtualHost>) {
+    if let Some([pool]) = virtual_host.map(VirtualHost::pools) {
+        log.set_pool(pool);
+    }
 }

@@ -55,8 +55,8 @@ pub(super) async fn serve_connection(
     let (detection_timeout, is_detected) = timer.protocol_detection_timeout();
     let service = service_fn(|request: Request<Incoming>| {
         is_detected.set(true);
-        let (handler, state, active) = (handler.clone(), state.clone(), state.start_request(request.version()));
-        async move { Ok::<_, Infallible>(handler.handle(request, &state, active).await) }
+        let (handler, active) = (handler.clone(), state.start_request(request.version()));
+        async move { Ok::<_, Infallible>(handler.handle(request, active).await) }
     });
     let mut builder = http_builder(&settings);
     // hyper takes the times from the timer. It only needs some value here to use it.

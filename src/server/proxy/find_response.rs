@@ -1,44 +1,50 @@
-//! Finding a stored response that this router has not seen being made: each replica is asked in turn.
+//! The search for a stored response without a known owner: each replica is asked in turn.
 
-use http::Response;
+use http::{Response, StatusCode};
 
+use super::pool_request::{PinSource, PolicyKeys, PoolOptions, PoolRequest};
 use super::send::ProxyRequest;
 use crate::fleet::{NoReplica, Outcome};
 use crate::server::RequestError;
-use crate::server::request::context::RequestContext;
+use crate::server::request_log::RequestLog;
 use crate::server::response::body::BodySource;
 use crate::upstream::UpstreamRequest;
 
-/// Asks every replica of the site until one does not answer 404.
+/// Asks every replica of the virtual host until one does not respond with 404.
 ///
-/// *Errors*: none has the response; 503 if one that could have it did not answer.
-pub(in crate::server) async fn find_stored_response(
-    trip: &ProxyRequest<'_>,
-    mut out: UpstreamRequest,
-    story: &mut RequestContext,
+/// *Errors*: no replica has the response, or one that may have it is not available or has not responded.
+pub(super) async fn find_stored_response(
+    request: &ProxyRequest<'_>,
+    mut upstream_request: UpstreamRequest,
+    log: &mut RequestLog,
 ) -> Result<Response<BodySource>, RequestError> {
-    let mut unanswered = None;
-    let mut skipped = false;
-    for pool in trip.route.virtual_host.pools() {
-        let mut attempt = trip.new_acquire_request(story);
-        while let Ok(lease) = pool.acquire(&attempt, story.now()) {
-            attempt.tried.push(lease.replica().id());
-            story.start_attempt(&lease, story.now());
-            trip.prepare_for_replica(&mut out, &lease, (story, None));
-            match trip.send(&out, &lease, story).await {
-                Ok(answer) if answer.head.status == 404 => lease.settle(Outcome::Refused, story.now()),
-                Ok(answer) => return Ok(trip.client_response(answer, lease)),
-                Err(failure) => {
-                    lease.settle(failure.outcome(), story.now());
-                    unanswered = Some(failure);
+    let mut last_error = None;
+    let mut has_skipped = false;
+    let keys = PolicyKeys::default();
+    for pool in request.route.virtual_host.pools() {
+        let model = request.parsed.model.as_deref();
+        let options = PoolOptions { model, pin: PinSource::None, tried: Vec::new() };
+        let mut pool_request = PoolRequest::new(request, pool, &keys, options);
+        while let Ok(lease) = pool_request.acquire() {
+            pool_request.mark_tried(&lease);
+            log.start_attempt(&lease);
+            request.prepare_for_replica(&mut upstream_request, &lease, log, None);
+            match request.send(&upstream_request, &lease, log).await {
+                Ok(response) if response.head.status == StatusCode::NOT_FOUND => {
+                    lease.settle(Outcome::Refused, log.now());
+                }
+                Ok(response) => return Ok(request.client_response(response, lease)),
+                Err(error) => {
+                    lease.settle(error.outcome(), log.now());
+                    last_error = Some(error);
                 }
             }
         }
-        skipped |= attempt.tried.len() < pool.replicas().len();
+        has_skipped |= pool_request.into_tried().len() < pool.replicas().len();
     }
-    Err(match unanswered {
-        Some(failure) => RequestError::from_send_error(&failure),
-        None if skipped => RequestError::NoReplica(NoReplica::PinnedUnavailable),
+    Err(match last_error {
+        Some(error) => RequestError::from_send_error(&error),
+        None if has_skipped => RequestError::NoReplica(NoReplica::PinnedUnavailable),
         None => RequestError::UnknownResponse,
     })
 }

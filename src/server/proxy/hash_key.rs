@@ -1,4 +1,4 @@
-//! What a request is known by to its pool's policy.
+//! The value of a policy's hash key for one request.
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -9,22 +9,23 @@ use crate::server::connection::peer_addr::PeerAddr;
 use crate::server::request::parse::ParsedRequest;
 
 const X_SESSION_ID: &str = "x-session-id";
-/// What a token of a prompt's beginning is taken for.
+/// The assumed length of a token at a prompt's beginning.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// All that a key can be made of.
+/// The parts of a request that hash keys are made of.
 #[derive(Clone, Copy)]
-pub(in crate::server) struct KeyInputs<'a> {
-    pub(in crate::server) head: &'a Parts,
-    pub(in crate::server) parsed: &'a ParsedRequest,
-    /// Whom a trusted proxy names, else who is connected.
-    pub(in crate::server) client: PeerAddr,
+pub(super) struct KeyInputs<'a> {
+    pub(super) head: &'a Parts,
+    pub(super) parsed: &'a ParsedRequest,
+    /// The client behind trusted proxies.
+    pub(super) client: PeerAddr,
 }
 
 impl KeyInputs<'_> {
-    /// The values of a key's variables in a row; what a request does not have is empty, as in nginx. Without a key nothing
-    /// is allocated.
-    pub(in crate::server) fn evaluate(&self, key: Option<&HashKey>, pool: &Pool) -> Vec<u8> {
+    /// Returns the values of a key's variables, concatenated. A variable that the request lacks is empty, as in nginx.
+    ///
+    /// Without a key nothing is allocated.
+    pub(super) fn evaluate(&self, key: Option<&HashKey>, pool: &Pool) -> Vec<u8> {
         let mut bytes = Vec::new();
         for part in key.map_or(&[][..], HashKey::parts) {
             match part {
@@ -51,7 +52,7 @@ impl KeyInputs<'_> {
         bytes
     }
 
-    /// What the client calls its session or its cache by.
+    /// Appends the client's cache key, else its session id.
     fn push_cache_key(&self, bytes: &mut Vec<u8>) {
         let before = bytes.len();
         bytes.extend_from_slice(self.parsed.cache_key.as_deref().unwrap_or_default().as_bytes());
@@ -60,7 +61,7 @@ impl KeyInputs<'_> {
         }
     }
 
-    /// How the prompt begins.
+    /// Appends the hash of the prompt's beginning.
     fn push_prompt_prefix(&self, pool: &Pool, bytes: &mut Vec<u8>) {
         if let Some(prefix) = &self.parsed.fingerprint {
             let key = prefix.prefix_hash(pool.spec().token_accounting.prefix_length.0.saturating_mul(BYTES_PER_TOKEN));
@@ -68,7 +69,7 @@ impl KeyInputs<'_> {
         }
     }
 
-    /// The first there is of the names for a session.
+    /// Appends the first of cache key, session id, user and conversation hash that the request has.
     fn push_session(&self, bytes: &mut Vec<u8>) {
         let before = bytes.len();
         self.push_cache_key(bytes);
@@ -83,10 +84,10 @@ impl KeyInputs<'_> {
     }
 }
 
-/// All values of a header, joined by `, ` as in nginx since 1.23.
+/// Appends all values of a header, joined by `, ` as in nginx since 1.23.
 fn push_header(headers: &HeaderMap, name: &str, bytes: &mut Vec<u8>) {
-    for (at, value) in headers.get_all(name).iter().enumerate() {
-        if at > 0 {
+    for (index, value) in headers.get_all(name).iter().enumerate() {
+        if index > 0 {
             bytes.extend_from_slice(b", ");
         }
         bytes.extend_from_slice(value.as_bytes());

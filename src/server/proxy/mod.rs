@@ -1,120 +1,221 @@
-//! THE path of a proxied request: accept, identify, measure, choose and charge, forward, observe, settle.
+//! The path of a proxied request: read the body, parse it, select a pool, acquire a replica, send, retry, relay.
 
-pub(super) mod find_response;
-pub(super) mod hash_key;
+mod bounded_map;
+mod find_response;
+mod hash_key;
+mod pool_request;
 pub(super) mod response_table;
-pub(super) mod retry;
-pub(super) mod send;
+mod retry;
+mod send;
 pub(super) mod session_table;
-pub(super) mod sticky;
+mod sticky;
+
+use std::sync::Arc;
 
 use http::header;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::request::auth::select_pool;
 use super::request::body::read_body;
-use super::request::client;
+use super::request::concurrency::RequestPermit;
 use super::request::context::RequestContext;
+use super::request::forward_headers::{AcceptEncoding, forward_headers};
 use super::request::parse::{ParseOptions, parse_body};
-use super::request::route::ProxyRoute;
+use super::request::route::{PoolSelection, ProxyRoute, select_pool};
+use super::request_log::RequestLog;
 use super::response::body::BodySource;
-use super::{RequestError, WorkerContext};
-use crate::fleet::{AcquireRequest, Phase, ReplicaPin};
+use super::response::error::RetryAdvice;
+use super::{AppState, RequestError, WorkerContext};
+use crate::fleet::{NoReplica, Phase, Pool};
 use crate::telemetry::LogLevel;
 use crate::units::Moment;
 use crate::upstream::{RequestBody, ResponseExpectations, UpstreamRequest};
 use find_response::find_stored_response;
-use hash_key::KeyInputs;
+use pool_request::{PinSource, PolicyKeys, PoolOptions, PoolRequest};
 use retry::{Attempts, RetryDecision};
 use send::ProxyRequest;
 
-/// Sends a request to a replica and returns its answer as it begins.
-///
-/// *Errors*: the request is at fault, no replica can be chosen, or those that were gave no answer.
-pub(super) async fn proxy_request(
-    worker: &WorkerContext,
-    request: Request<Incoming>,
-    call: &ProxyRoute,
-    story: &mut RequestContext,
-) -> Result<Response<BodySource>, RequestError> {
-    let app = &worker.app;
-    let settings = story.settings.clone();
-    let (head, body) = request.into_parts();
-    let body = read_body(body, &head.headers, &app.limits.body_budget, &settings.limits, settings.timeouts.client_body)
-        .await?;
-    let complete = app.clock.now();
-    story.set_body_size(body.bytes.len());
-    let mut asked = parse_body(ParseOptions::new(call, app), &head.headers, &body.bytes).await?;
-    story.requested_model.clone_from(&asked.model);
-    let (pool, owner) = select_pool(app, call, &asked, story, complete)?;
-    if let Some((place, pool)) = story.permit.as_mut().zip(pool.as_ref()) {
-        place.acquire_pool(app, &settings.limits, pool)?;
-    }
-    if let Some(vocabulary) = pool.as_ref().and_then(|pool| pool.spec().token_accounting.tokenizer.as_ref()) {
-        asked.count_tokens(vocabulary, &body.bytes, &app.limits.tokenizer_slots).await;
-    }
-    let authorization = head.headers.get(header::AUTHORIZATION).filter(|_| !story.client_info.authenticated).cloned();
-    let mut out = upstream_request(&head, call, story, settings.timeouts.deadline_after(complete));
-    let plain = settings.headers.has_request_rules().then(|| out.headers.clone());
-    let trip = ProxyRequest {
-        worker,
-        settings: &settings,
-        route: call,
-        parsed: &asked,
-        body: &body.bytes,
-        authorization,
-        base_headers: plain,
-    };
-    let Some(pool) = pool else { return find_stored_response(&trip, out, story).await };
-    story.set_pool(&pool);
-    let pinned = owner.as_ref().map(|owner| ReplicaPin::Required(owner.replica));
-    let attempt = AcquireRequest { pin: pinned, ..trip.new_acquire_request(story) };
-    let facts = KeyInputs { head: &head, parsed: &asked, client: story.client_info.client };
-    let mut tries = Attempts::new(app, pool, attempt, facts);
-    let mut lease = tries.acquire_replica()?;
-    loop {
-        story.start_attempt(&lease, complete);
-        match trip.send_with_usage(&mut out, &lease, story).await {
-            Ok(mut answer) => match tries.on_response(&mut answer, lease) {
-                RetryDecision::Relay(lease) => {
-                    let cookie = tries.bind_sticky(&answer, &lease);
-                    let mut response = trip.client_response(answer, lease);
-                    if let Some(cookie) = cookie {
-                        response.headers_mut().append(header::SET_COOKIE, cookie);
-                    }
-                    return Ok(response);
+/// The most fallbacks that one request follows. The configuration refuses circles.
+const MAX_FALLBACKS: usize = 8;
+
+/// Proxies one request.
+pub(super) struct ProxyHandler<'a> {
+    pub(super) worker: &'a WorkerContext,
+    pub(super) route: &'a ProxyRoute,
+    pub(super) context: &'a RequestContext,
+}
+
+/// The result of a request at one pool.
+enum PoolResult {
+    Relay(Response<BodySource>),
+    /// The pool has no replica left, so its fallback is next.
+    Exhausted(NoReplica),
+}
+
+impl ProxyHandler<'_> {
+    /// Sends the request to a replica and returns the response for the client; an error becomes a response.
+    pub(super) async fn respond(&self, request: Request<Incoming>, log: &mut RequestLog) -> Response<BodySource> {
+        let (app, context) = (&self.worker.app, self.context);
+        let concurrency = &app.limits.concurrency;
+        let mut permit = match concurrency.acquire(&context.settings.limits, &app.fleet, context.received_at) {
+            Ok(permit) => permit,
+            Err(error) => return BodySource::from_error(&error, self.route.dialect),
+        };
+        match self.relay(request, &mut permit, log).await {
+            Ok(mut response) => {
+                if let BodySource::Upstream(relayed) = response.body_mut() {
+                    relayed.permit = Some(permit);
                 }
-                RetryDecision::Retry(next) => {
-                    story.log_upstream_error(LogLevel::Warn, Phase::FirstByte, &answer.fault_text());
-                    lease = next;
-                }
-            },
-            Err(failure) => {
-                tries.on_send_error(failure, lease)?;
-                lease = tries.acquire_replica()?;
+                response
             }
+            Err(error) => {
+                let is_over_capacity = error.is_over_capacity();
+                let retry_after_seconds = is_over_capacity.then(|| permit.retry_after_seconds(log.now())).flatten();
+                let advice = RetryAdvice { retry_after_seconds, attempt_count: log.attempt_count() };
+                let mut response = BodySource::from_error(&error, self.route.dialect);
+                advice.apply(&error, &mut response);
+                response
+            }
+        }
+    }
+
+    /// Sends the request to a replica and returns the response for the client, as it begins.
+    ///
+    /// *Errors*: the request is at fault, no replica can be chosen, or none of the chosen ones has responded.
+    async fn relay(
+        &self,
+        request: Request<Incoming>,
+        permit: &mut RequestPermit,
+        log: &mut RequestLog,
+    ) -> Result<Response<BodySource>, RequestError> {
+        let Self { worker, route, context } = *self;
+        let (app, settings) = (&worker.app, &*context.settings);
+        let (limits, timeouts) = (&settings.limits, &settings.timeouts);
+        let (head, body) = request.into_parts();
+
+        let body = read_body(body, &head.headers, &app.limits.body_budget, limits, timeouts.client_body).await?;
+        let body_complete_at = app.clock.now();
+        context.connection().set_body_unread(false);
+        log.set_body_complete(body.bytes.len(), body_complete_at);
+
+        let mut parsed = parse_body(parse_options(route, app), &head.headers, &body.bytes).await?;
+        log.set_model(parsed.model.as_ref());
+
+        let selection = select_pool(app, route, &parsed, context.tenant.as_deref(), body_complete_at)?;
+        if let Some(pool) = selection.pool() {
+            app.limits.concurrency.acquire_pool(permit, limits, pool, body_complete_at)?;
+            if let Some(tokenizer) = &pool.spec().token_accounting.tokenizer {
+                parsed.count_tokens(tokenizer, &body.bytes, &app.limits.tokenizer_slots).await;
+            }
+        }
+
+        let upstream_request = self.upstream_request(&head, timeouts.deadline_after(body_complete_at));
+        let base_headers = settings.headers.has_request_rules().then(|| upstream_request.headers.clone());
+        let (parsed, body) = (&parsed, &body.bytes);
+        let request = ProxyRequest { worker, context, route, head: &head, parsed, body, base_headers };
+        match selection {
+            PoolSelection::Search => find_stored_response(&request, upstream_request, log).await,
+            PoolSelection::Owner(pool, replica) => {
+                send_to_pools(&request, upstream_request, pool, PinSource::Owner(replica), log).await
+            }
+            PoolSelection::Pool(pool) => send_to_pools(&request, upstream_request, pool, PinSource::Sticky, log).await,
+        }
+    }
+
+    /// Returns the request as every replica gets it, without its body.
+    fn upstream_request(&self, head: &Parts, total_deadline: Option<Moment>) -> UpstreamRequest {
+        let Self { route, context, .. } = *self;
+        let accept_encoding =
+            if route.dialect.has_known_events() { AcceptEncoding::Remove } else { AcceptEncoding::Forward };
+        UpstreamRequest {
+            headers: forward_headers(head, context.client_info, &context.id, accept_encoding),
+            method: head.method.clone(),
+            path: route.path.clone(),
+            body: RequestBody::default(),
+            expectations: ResponseExpectations {
+                dialect: route.dialect,
+                buffer_json: route.inspect_response,
+                total_deadline,
+            },
         }
     }
 }
 
-/// The request as it goes to whichever replica, but for its body.
-fn upstream_request(
-    head: &Parts,
-    call: &ProxyRoute,
-    story: &RequestContext,
-    total_deadline: Option<Moment>,
-) -> UpstreamRequest {
-    UpstreamRequest {
-        headers: client::forward_headers(head, story.client_info, &story.request_id, call.dialect.has_known_events()),
-        method: head.method.clone(),
-        path: call.path.clone(),
-        body: RequestBody::default(),
-        expectations: ResponseExpectations {
-            dialect: call.dialect,
-            buffer_json: call.inspect_response,
-            total_deadline,
-        },
+fn parse_options(route: &ProxyRoute, app: &AppState) -> ParseOptions {
+    ParseOptions {
+        body_kind: route.body_kind,
+        needs_hash_key: app.fleet.needs_body(),
+        needs_fingerprint: app.fleet.needs_prefix() || app.logs.recorder.is_some(),
+        has_stream_options: route.dialect.spec().takes_stream_options,
+    }
+}
+
+/// Sends the request to replicas of `pool`, then of its fallbacks, until a response can be relayed.
+///
+/// *Errors*: no replica can be chosen, or none of the chosen ones has responded.
+async fn send_to_pools(
+    request: &ProxyRequest<'_>,
+    mut upstream_request: UpstreamRequest,
+    mut pool: Arc<Pool>,
+    pin: PinSource,
+    log: &mut RequestLog,
+) -> Result<Response<BodySource>, RequestError> {
+    let app = &request.worker.app;
+    let mut attempts = Attempts::new(app.clock, &request.head.headers);
+    let (mut model, mut tried) = (request.parsed.model.as_deref(), Vec::new());
+    let mut no_replica = NoReplica::AllDown;
+    log.set_pool(&pool);
+    for _ in 0..=MAX_FALLBACKS {
+        let keys = PolicyKeys::new(request.key_inputs(), &pool);
+        let mut pool_request = PoolRequest::new(request, &pool, &keys, PoolOptions { model, pin, tried });
+        match send_to_pool(request, &mut upstream_request, &mut pool_request, &mut attempts, log).await? {
+            PoolResult::Relay(response) => return Ok(response),
+            PoolResult::Exhausted(reason) => no_replica = reason,
+        }
+        let fallback = pool.fallback().filter(|_| !pool_request.is_pin_required());
+        let Some(fallback) = fallback.and_then(|name| app.fleet.pool(name)) else { break };
+        // A fallback has its own name for the model.
+        model = None;
+        tried = pool_request.into_tried();
+        pool = fallback;
+    }
+    Err(attempts.into_error(no_replica))
+}
+
+/// Sends the request to replicas of one pool until a response can be relayed.
+///
+/// *Errors*: a replica has failed, and the request may not be retried.
+async fn send_to_pool(
+    request: &ProxyRequest<'_>,
+    upstream_request: &mut UpstreamRequest,
+    pool_request: &mut PoolRequest<'_>,
+    attempts: &mut Attempts,
+    log: &mut RequestLog,
+) -> Result<PoolResult, RequestError> {
+    let mut retry_lease = None;
+    loop {
+        let lease = match retry_lease.take().map_or_else(|| pool_request.acquire(), Ok) {
+            Ok(lease) => lease,
+            Err(reason) => return Ok(PoolResult::Exhausted(reason)),
+        };
+        log.start_attempt(&lease);
+        match request.send_with_usage(upstream_request, &lease, log).await {
+            Err(error) => attempts.on_send_error(pool_request, error, lease)?,
+            Ok(mut response) => match attempts.on_response(pool_request, &mut response, lease) {
+                RetryDecision::Retry(next) => {
+                    log.log_upstream_error(LogLevel::Warn, Phase::FirstByte, &response.fault_text());
+                    retry_lease = Some(next);
+                }
+                RetryDecision::Relay(lease) => {
+                    let cookie = sticky::store_pin(&request.worker.app, &lease, request.head, &response);
+                    let mut response = request.client_response(response, lease);
+                    if let Some(cookie) = cookie {
+                        response.headers_mut().append(header::SET_COOKIE, cookie);
+                    }
+                    return Ok(PoolResult::Relay(response));
+                }
+            },
+        }
     }
 }

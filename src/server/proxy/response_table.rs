@@ -1,59 +1,59 @@
-//! Which replica holds which stored response, so that follow-ups go where the answer is.
+//! The replicas that hold stored responses, so that follow-up requests reach the right one.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
-
+use super::bounded_map::BoundedMap;
 use crate::units::{Moment, ReplicaId};
 
-/// The most ids remembered. At most 256 bytes of id each: about 42 MB at worst, 17 MB as engines write ids.
+/// The most ids that are kept. At most 256 bytes of id each: about 42 MB at worst, 17 MB with the ids of engines.
 const MAX_RESPONSE_IDS: usize = 100_000;
-/// How long an id is remembered.
+/// The time for which an id is kept.
 const RESPONSE_ID_LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// A replica as an owner of responses.
+/// The replica that holds a stored response.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct ResponseOwner {
-    /// The pool's name: after a reload there is another pool behind it.
+    /// By name, because a reload replaces the pool.
     pub(in crate::server) pool: Arc<str>,
     pub(in crate::server) replica: ReplicaId,
-    /// The name of the key that the response was made with.
+    /// The tenant whose request made the response; `None` without keys.
     pub(in crate::server) tenant: Option<Arc<str>>,
 }
 
-/// A bounded map from response ids to their replicas; the oldest ids go first.
-#[derive(Default)]
+/// A bounded map from response ids to their replicas. The oldest ids are evicted first.
 pub(in crate::server) struct ResponseTable {
-    by_id: DashMap<Arc<str>, (ResponseOwner, Moment)>,
-    /// Guards the order in which ids came.
-    insertion_order: Mutex<VecDeque<(Arc<str>, Moment)>>,
+    owners: BoundedMap<ResponseOwner>,
+}
+
+/// The owner of a response whose id is not known yet.
+pub(in crate::server) struct OwnerRegistration {
+    pub(in crate::server) table: Arc<ResponseTable>,
+    pub(in crate::server) owner: ResponseOwner,
+}
+
+impl OwnerRegistration {
+    /// Records the owner of the response with this id.
+    pub(in crate::server) fn record(self, id: &str, now: Moment) {
+        self.table.insert(id, self.owner, now);
+    }
+}
+
+impl Default for ResponseTable {
+    fn default() -> Self {
+        Self { owners: BoundedMap::new(MAX_RESPONSE_IDS) }
+    }
 }
 
 impl ResponseTable {
-    /// Remembers an id, and forgets what is too old or one too many.
-    pub(in crate::server) fn insert(&self, id: &str, owner: ResponseOwner, now: Moment) {
-        let id: Arc<str> = id.into();
-        let mut order = self.insertion_order.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.by_id.insert(id.clone(), (owner, now)).is_none() {
-            order.push_back((id, now));
-        }
-        while let Some((_, since)) = order.front() {
-            if order.len() <= MAX_RESPONSE_IDS && now.since(*since) <= RESPONSE_ID_LIFETIME {
-                break;
-            }
-            if let Some((oldest, _)) = order.pop_front() {
-                self.by_id.remove(&oldest);
-            }
-        }
+    /// Records the owner of a response.
+    fn insert(&self, id: &str, owner: ResponseOwner, now: Moment) {
+        self.owners.insert(id.as_bytes(), owner, RESPONSE_ID_LIFETIME, now);
     }
 
-    /// Finds the owner of an id.
+    /// Returns the owner of a response; `None` if it is unknown.
     pub(in crate::server) fn get(&self, id: &str, now: Moment) -> Option<ResponseOwner> {
-        let entry = self.by_id.get(id)?;
-        let (owner, since) = entry.value();
-        (now.since(*since) <= RESPONSE_ID_LIFETIME).then(|| owner.clone())
+        self.owners.get(id.as_bytes(), now)
     }
 }
 
@@ -66,24 +66,24 @@ mod tests {
     }
 
     #[test]
-    fn the_map_stays_bounded_and_forgets_the_oldest_first() {
-        let (owners, owner) = (ResponseTable::default(), owner());
+    fn table_is_bounded_and_evicts_the_oldest_ids() {
+        let (table, owner) = (ResponseTable::default(), owner());
         for i in 0..MAX_RESPONSE_IDS + 10 {
-            owners.insert(&i.to_string(), owner.clone(), Moment::ZERO);
+            table.insert(&i.to_string(), owner.clone(), Moment::ZERO);
         }
-        assert_eq!(owners.by_id.len(), MAX_RESPONSE_IDS);
-        assert!(owners.get("9", Moment::ZERO).is_none());
-        assert!(owners.get("10", Moment::ZERO).is_some());
+        assert_eq!(table.owners.len(), MAX_RESPONSE_IDS);
+        assert!(table.get("9", Moment::ZERO).is_none());
+        assert!(table.get("10", Moment::ZERO).is_some());
     }
 
     #[test]
-    fn an_id_is_forgotten_after_an_hour() {
-        let (owners, owner) = (ResponseTable::default(), owner());
-        owners.insert("a", owner.clone(), Moment::ZERO);
-        assert!(owners.get("a", Moment::ZERO + RESPONSE_ID_LIFETIME).is_some());
+    fn id_expires_after_an_hour() {
+        let (table, owner) = (ResponseTable::default(), owner());
+        table.insert("a", owner.clone(), Moment::ZERO);
+        assert!(table.get("a", Moment::ZERO + RESPONSE_ID_LIFETIME).is_some());
         let later = Moment::ZERO + RESPONSE_ID_LIFETIME + Duration::from_secs(1);
-        assert!(owners.get("a", later).is_none());
-        owners.insert("b", owner, later);
-        assert_eq!(owners.by_id.len(), 1);
+        assert!(table.get("a", later).is_none());
+        table.insert("b", owner, later);
+        assert_eq!(table.owners.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Keeping a client on its replica: nginx's `sticky`. It pins before the policy is asked, and moves when it must.
+//! nginx's `sticky`: pins a client to its replica before the policy is asked. The pin moves when the replica is gone.
 
 use std::fmt::Write as _;
 
@@ -6,12 +6,13 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 use super::session_table::SessionKey;
-use crate::fleet::{Lease, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
+use crate::fleet::{Lease, Outcome, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
 use crate::http::{find_cookie, find_set_cookie};
 use crate::server::AppState;
+use crate::upstream::UpstreamResponse;
 
-/// The replica that the pool ties this client to; another will do.
-pub(in crate::server) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
+/// Returns the client's replica in a pool with `sticky`; `None` if the client has none. Another replica will do.
+pub(super) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
     let replica = match pool.sticky()? {
         Sticky::Cookie(cookie) => {
             pool.find_replica_by_token(std::str::from_utf8(find_cookie(&head.headers, &cookie.name)?).ok()?)
@@ -24,13 +25,18 @@ pub(in crate::server) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -
     replica.map(ReplicaPin::Preferred)
 }
 
-/// Ties the client to the replica that answers. Returns the cookie to set, unless the client has it already.
-pub(in crate::server) fn store_pin(
+/// Pins the client to the replica that has responded. Returns the cookie to set; `None` if the client has it already.
+///
+/// A failed or busy replica is not pinned.
+pub(super) fn store_pin(
     app: &AppState,
     lease: &Lease,
     head: &Parts,
-    answer: &HeaderMap,
+    response: &UpstreamResponse,
 ) -> Option<HeaderValue> {
+    if matches!(response.outcome, Outcome::Failed { .. } | Outcome::Busy { .. }) {
+        return None;
+    }
     let (pool, replica) = (lease.pool(), lease.replica());
     match pool.sticky()? {
         Sticky::Cookie(cookie) => {
@@ -39,13 +45,13 @@ pub(in crate::server) fn store_pin(
         }
         Sticky::Learn { create, lookup, timeout } => {
             let now = app.clock.now();
-            let known = first_value(lookup, &head.headers, None).filter(|id| {
-                // Only a session that there is can move.
+            let moved = first_value(lookup, &head.headers, None).filter(|id| {
+                // Only a known session can move.
                 let owner = app.tables.sessions.get(SessionKey { pool: pool.name(), id }, *timeout, now);
                 owner.is_some_and(|owner| owner != replica.id())
             });
-            let made = first_value(create, &head.headers, Some(answer));
-            for id in known.into_iter().chain(made) {
+            let created = first_value(create, &head.headers, Some(&response.head.headers));
+            for id in moved.into_iter().chain(created) {
                 app.tables.sessions.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
             }
             None
@@ -53,22 +59,22 @@ pub(in crate::server) fn store_pin(
     }
 }
 
-/// The first of these variables that is not empty.
+/// Returns the first of these variables that is not empty.
 fn first_value<'a>(
     variables: &[StickyVariable],
-    asked: &'a HeaderMap,
-    answer: Option<&'a HeaderMap>,
+    request: &'a HeaderMap,
+    response: Option<&'a HeaderMap>,
 ) -> Option<&'a [u8]> {
     let value = |variable: &StickyVariable| match variable {
-        StickyVariable::Cookie(name) => find_cookie(asked, name),
-        StickyVariable::Header(name) => asked.get(name).map(HeaderValue::as_bytes),
-        StickyVariable::UpstreamCookie(name) => find_set_cookie(answer?, name),
-        StickyVariable::UpstreamHeader(name) => answer?.get(name).map(HeaderValue::as_bytes),
+        StickyVariable::Cookie(name) => find_cookie(request, name),
+        StickyVariable::Header(name) => request.get(name).map(HeaderValue::as_bytes),
+        StickyVariable::UpstreamCookie(name) => find_set_cookie(response?, name),
+        StickyVariable::UpstreamHeader(name) => response?.get(name).map(HeaderValue::as_bytes),
     };
     variables.iter().filter_map(value).find(|value| !value.is_empty())
 }
 
-/// A cookie as it is set.
+/// Returns the text of `Set-Cookie`.
 fn format_cookie(cookie: &StickyCookie, value: &str) -> String {
     let mut text = format!("{}={value}", cookie.name);
     // Writing to a string cannot fail.
@@ -116,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn attributes_are_written_as_configured() {
+    fn set_cookie_has_the_configured_attributes() {
         let plain = StickyCookie { name: "route".to_owned(), ..StickyCookie::default() };
         assert_eq!(format_cookie(&plain, "f00"), "route=f00");
         let full = StickyCookie {

@@ -1,4 +1,4 @@
-//! Gathering a request's body within the limits of one request and of all together.
+//! Reading a request's body within the limit of one request and the memory budget of all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,20 +16,20 @@ use crate::config::Limits;
 use crate::http::content_length;
 use crate::server::RequestError;
 
-/// The bytes of request bodies that may still be taken in, all requests together.
+/// The memory that the bodies of all requests together may take.
 #[derive(Debug)]
 pub(in crate::server) struct BodyMemoryBudget {
     free_bytes: AtomicUsize,
 }
 
-/// A part of the budget, given back when dropped.
+/// One body's part of the budget, given back on drop.
 #[derive(Debug)]
 struct BudgetShare {
     budget: Arc<BodyMemoryBudget>,
     bytes: usize,
 }
 
-/// A request's body in one piece, on the in-flight budget until it is dropped.
+/// A request's body in one piece; counted against the budget until dropped.
 #[derive(Debug)]
 pub(in crate::server) struct BufferedBody {
     pub(in crate::server) bytes: Bytes,
@@ -47,11 +47,11 @@ impl BodyMemoryBudget {
 }
 
 impl BudgetShare {
-    fn grow(&mut self, by: usize) -> Result<(), RequestError> {
-        let take = |left: usize| left.checked_sub(by);
+    fn grow(&mut self, bytes: usize) -> Result<(), RequestError> {
+        let take = |free: usize| free.checked_sub(bytes);
         match self.budget.free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(_) => {
-                self.bytes += by;
+                self.bytes += bytes;
                 Ok(())
             }
             Err(_) => Err(RequestError::BodyBudgetExhausted),
@@ -65,38 +65,37 @@ impl Drop for BudgetShare {
     }
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end. A declared length that is too large is refused before the body is read.
 ///
-/// *Errors*: it is larger than a request may be, exceeds the budget, stalls or breaks off. A body that says its length
-/// is refused before it is read.
+/// *Errors*: the body exceeds the limit or the budget, sends nothing for `read_timeout`, or breaks off.
 pub(in crate::server) async fn read_body(
     mut body: Incoming,
     headers: &HeaderMap,
     budget: &Arc<BodyMemoryBudget>,
     limits: &Limits,
-    patience: Duration,
+    read_timeout: Duration,
 ) -> Result<BufferedBody, RequestError> {
     let limit_bytes = limits.body_bytes;
     let mut share = budget.new_share();
     if body.is_end_stream() {
         return Ok(BufferedBody { bytes: Bytes::new(), _share: share });
     }
-    let known = content_length(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    if known.is_some_and(|n| n > limit_bytes) {
+    let declared = content_length(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if declared.is_some_and(|n| n > limit_bytes) {
         return Err(RequestError::BodyTooLarge { limit_bytes });
     }
-    share.grow(known.unwrap_or(0))?;
-    let mut growing = BodyBuffer::new(known, limit_bytes);
+    share.grow(declared.unwrap_or(0))?;
+    let mut buffer = BodyBuffer::new(declared, limit_bytes);
     loop {
-        let frame = timeout(patience, body.frame()).await.map_err(|_| RequestError::BodyTimeout(patience))?;
+        let frame = timeout(read_timeout, body.frame()).await.map_err(|_| RequestError::BodyTimeout(read_timeout))?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| RequestError::BodyIncomplete)?.into_data() else { continue };
-        share.grow(growing.len().saturating_add(data.len()).min(limit_bytes).saturating_sub(share.bytes))?;
-        if !growing.push(data) {
+        share.grow(buffer.len().saturating_add(data.len()).min(limit_bytes).saturating_sub(share.bytes))?;
+        if !buffer.push(data) {
             return Err(RequestError::BodyTooLarge { limit_bytes });
         }
     }
-    Ok(BufferedBody { bytes: growing.finish(), _share: share })
+    Ok(BufferedBody { bytes: buffer.finish(), _share: share })
 }
 
 #[cfg(test)]
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_given_back_and_never_exceed_the_budget() {
+    fn budget_shares_are_given_back_and_never_exceed_the_budget() {
         let budget = BodyMemoryBudget::new(100);
         let mut share = budget.new_share();
         share.grow(60).unwrap();

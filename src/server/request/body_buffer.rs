@@ -1,60 +1,59 @@
-//! A body while it comes: in one piece from the first byte on, and never there twice.
+//! The buffer of a body that is being read. It keeps the body in one piece and never holds it twice.
 //!
-//! A buffer that has to grow is copied, and while it is there are two. So where nobody says how long a body will be, and
-//! it is not a small one, there is a place for the longest: addresses, to which the system gives memory only as they are
-//! written to.
+//! Growing a buffer copies it, and during the copy both exist. A large body of unknown length therefore gets an address
+//! range for the longest body. The system backs it with memory only as it is written.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
 use memmap2::{MmapMut, MmapOptions};
 
-/// Up to this a body of unknown length is in a buffer that grows: copying it costs less than asking for a place.
+/// The size up to which a body of unknown length is in a growing buffer: copying costs less than a mapping.
 const MAX_GROWING_BYTES: usize = 256 << 10;
 
-/// What has come of a body.
+/// The part of a body that has arrived.
 pub(in crate::server) struct BodyBuffer {
-    /// The length that the client gave, else 0. It is not relied on.
+    /// The length that the client declared, at most `max_bytes`; 0 if unknown. The body may be longer or shorter.
     declared_bytes: usize,
     max_bytes: usize,
     storage: BodyStorage,
 }
 
 enum BodyStorage {
-    /// Nothing, or a frame as it came.
+    /// One frame as it arrived; empty before the first.
     Frame(Bytes),
     Buffer(BytesMut),
     Mapped(MappedBuffer),
 }
 
-/// Room for the longest body, and how much of it there is.
+/// A mapping for the longest body, and the length that is written.
 struct MappedBuffer {
     map: MmapMut,
     length: usize,
 }
 
 impl BodyBuffer {
-    /// Nothing of a body of at most `most` bytes has come; `known` is the length it is said to have.
-    pub(in crate::server) fn new(known: Option<usize>, most: usize) -> Self {
+    /// Makes an empty buffer for a body of at most `max_bytes`.
+    pub(in crate::server) fn new(declared: Option<usize>, max_bytes: usize) -> Self {
         Self {
-            declared_bytes: known.unwrap_or(0).min(most),
-            max_bytes: most,
+            declared_bytes: declared.unwrap_or(0).min(max_bytes),
+            max_bytes,
             storage: BodyStorage::Frame(Bytes::new()),
         }
     }
 
-    /// How much has come.
+    /// Returns the number of bytes that have arrived.
     pub(in crate::server) fn len(&self) -> usize {
         match &self.storage {
             BodyStorage::Frame(bytes) => bytes.len(),
             BodyStorage::Buffer(bytes) => bytes.len(),
-            BodyStorage::Mapped(place) => place.length,
+            BodyStorage::Mapped(buffer) => buffer.length,
         }
     }
 
-    /// Takes the next frame, unless the body is too long with it: then `false`.
+    /// Appends a frame. Returns `false`, and appends nothing, if the body would be too long.
     ///
-    /// *Cost*: a body of one frame is not copied, others once, and once more up to 256 KiB of those of unknown length.
+    /// *Cost*: a body of one frame is not copied; others are copied once, and those of unknown length up to 256 KiB twice.
     pub(in crate::server) fn push(&mut self, frame: Bytes) -> bool {
         let length = self.len().saturating_add(frame.len());
         if length > self.max_bytes {
@@ -69,40 +68,40 @@ impl BodyBuffer {
             buffer.extend_from_slice(first);
             self.storage = BodyStorage::Buffer(buffer);
         }
-        // Where the system has no place left, the buffer grows.
+        // If the system refuses the mapping, the buffer grows.
         if let BodyStorage::Buffer(buffer) = &self.storage
             && length > MAX_GROWING_BYTES.max(self.declared_bytes)
-            && let Ok(mut place) = MappedBuffer::with_capacity(self.max_bytes)
-            && place.push(buffer)
+            && let Ok(mut mapped) = MappedBuffer::with_capacity(self.max_bytes)
+            && mapped.push(buffer)
         {
-            self.storage = BodyStorage::Mapped(place);
+            self.storage = BodyStorage::Mapped(mapped);
         }
         match &mut self.storage {
-            BodyStorage::Mapped(place) => return place.push(&frame),
+            BodyStorage::Mapped(buffer) => return buffer.push(&frame),
             BodyStorage::Buffer(buffer) => buffer.extend_from_slice(&frame),
             BodyStorage::Frame(_) => {}
         }
         true
     }
 
-    /// The body, once all of it has come.
+    /// Returns the whole body.
     pub(in crate::server) fn finish(self) -> Bytes {
         match self.storage {
             BodyStorage::Frame(bytes) => bytes,
-            // A buffer that has grown has room that nobody needs any more.
+            // A grown buffer may hold much unused memory.
             BodyStorage::Buffer(buffer) if buffer.capacity() - buffer.len() > buffer.len() / 4 => {
                 Bytes::copy_from_slice(&buffer)
             }
             BodyStorage::Buffer(buffer) => buffer.freeze(),
-            BodyStorage::Mapped(place) => Bytes::from_owner(place),
+            BodyStorage::Mapped(buffer) => Bytes::from_owner(buffer),
         }
     }
 }
 
 impl MappedBuffer {
-    fn with_capacity(most: usize) -> io::Result<Self> {
-        let map = MmapOptions::new().len(most).no_reserve_swap().map_anon()?;
-        // Memory comes by the page, not by 2 MiB at once. Kernels that do not know the word have no such pages.
+    fn with_capacity(max_bytes: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(max_bytes).no_reserve_swap().map_anon()?;
+        // Memory is backed by pages, not by 2 MiB at once. Kernels without this advice have no such pages.
         #[cfg(target_os = "linux")]
         drop(map.advise(memmap2::Advice::NoHugePage));
         Ok(Self { map, length: 0 })
@@ -110,8 +109,8 @@ impl MappedBuffer {
 
     fn push(&mut self, bytes: &[u8]) -> bool {
         let end = self.length.saturating_add(bytes.len());
-        let Some(room) = self.map.get_mut(self.length..end) else { return false };
-        room.copy_from_slice(bytes);
+        let Some(free) = self.map.get_mut(self.length..end) else { return false };
+        free.copy_from_slice(bytes);
         self.length = end;
         true
     }
@@ -127,42 +126,44 @@ impl AsRef<[u8]> for MappedBuffer {
 mod tests {
     use super::*;
 
-    /// A body of `length` bytes that came in pieces of `piece`.
-    fn filled_buffer(length: usize, piece: usize, known: Option<usize>) -> BodyBuffer {
-        let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-        let mut growing = BodyBuffer::new(known, 1 << 20);
-        assert!(body.chunks(piece).all(|piece| growing.push(Bytes::copy_from_slice(piece))));
-        assert_eq!(growing.len(), length);
-        growing
+    /// Returns a buffer with `length` bytes that arrived in pieces of `piece`.
+    fn filled_buffer(length: usize, piece: usize, declared: Option<usize>) -> BodyBuffer {
+        let body: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+        let mut buffer = BodyBuffer::new(declared, 1 << 20);
+        assert!(body.chunks(piece).all(|piece| buffer.push(Bytes::copy_from_slice(piece))));
+        assert_eq!(buffer.len(), length);
+        buffer
     }
 
     #[test]
-    fn a_body_is_whole_however_it_comes() {
+    fn body_is_complete_for_any_piece_size_and_declared_length() {
         for length in [0, 1, 1_000, MAX_GROWING_BYTES, MAX_GROWING_BYTES + 1, 1 << 20] {
             for piece in [999, 64 << 10, 1 << 20] {
-                for known in [None, Some(length), Some(1), Some(usize::MAX)] {
-                    let bytes = filled_buffer(length, piece, known).finish();
-                    assert!(bytes.len() == length && bytes.iter().enumerate().all(|(at, b)| *b == (at % 251) as u8));
+                for declared in [None, Some(length), Some(1), Some(usize::MAX)] {
+                    let bytes = filled_buffer(length, piece, declared).finish();
+                    assert!(
+                        bytes.len() == length && bytes.iter().enumerate().all(|(index, b)| *b == (index % 251) as u8)
+                    );
                 }
             }
         }
     }
 
     #[test]
-    fn what_is_large_and_of_unknown_length_has_a_place_and_nothing_else_has() {
-        let is_placed = |growing: BodyBuffer| matches!(growing.storage, BodyStorage::Mapped(_));
-        assert!(is_placed(filled_buffer(MAX_GROWING_BYTES + 1, 1_000, None)));
-        assert!(is_placed(filled_buffer(MAX_GROWING_BYTES + 1, 1_000, Some(1_000))), "longer than it was said to be");
-        assert!(!is_placed(filled_buffer(MAX_GROWING_BYTES, 1_000, None)));
-        assert!(!is_placed(filled_buffer(1 << 20, 1_000, Some(1 << 20))));
+    fn only_large_body_of_unknown_length_is_mapped() {
+        let is_mapped = |buffer: BodyBuffer| matches!(buffer.storage, BodyStorage::Mapped(_));
+        assert!(is_mapped(filled_buffer(MAX_GROWING_BYTES + 1, 1_000, None)));
+        assert!(is_mapped(filled_buffer(MAX_GROWING_BYTES + 1, 1_000, Some(1_000))), "longer than declared");
+        assert!(!is_mapped(filled_buffer(MAX_GROWING_BYTES, 1_000, None)));
+        assert!(!is_mapped(filled_buffer(1 << 20, 1_000, Some(1 << 20))));
     }
 
     #[test]
-    fn what_would_be_too_long_is_not_taken() {
+    fn frame_beyond_the_limit_is_refused() {
         for piece in [1_000, 1 << 20] {
-            let mut growing = filled_buffer(1 << 20, piece, None);
-            assert!(!growing.push(Bytes::from_static(b"x")));
-            assert_eq!(growing.finish().len(), 1 << 20);
+            let mut buffer = filled_buffer(1 << 20, piece, None);
+            assert!(!buffer.push(Bytes::from_static(b"x")));
+            assert_eq!(buffer.finish().len(), 1 << 20);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How many requests are under way, in all and for each pool, and how soon there may be room for another.
+//! Limits on concurrent requests, of all pools together and of each, and the time until there may be room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,24 +7,24 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::config::Limits;
-use crate::fleet::{Pool, Replica};
-use crate::server::{AppState, RequestError};
+use crate::fleet::{Fleet, Pool, Replica};
+use crate::server::RequestError;
 use crate::units::{Moment, Tokens};
 
-/// Throughput is that of the present turn and the one before it.
+/// Throughput is measured over the present window and the one before it.
 const THROUGHPUT_WINDOW: Duration = Duration::from_secs(10);
-/// The longest that anybody is told to wait, in seconds.
+/// The longest `Retry-After`, in seconds.
 const MAX_RETRY_AFTER_SECONDS: u64 = 30;
 
-/// All requests for replicas.
+/// The concurrency limits of all requests to replicas.
 #[derive(Default)]
 pub(in crate::server) struct ConcurrencyLimits {
     global: Arc<RequestLimit>,
-    /// By the pool's name, so that a reload does not forget who is there.
+    /// By the pool's name, so that a reload keeps the counts.
     pools: DashMap<Arc<str>, Arc<RequestLimit>>,
 }
 
-/// A bound on requests, and how fast they go.
+/// The requests that count against one limit, and their throughput.
 #[derive(Debug, Default)]
 struct RequestLimit {
     in_flight: AtomicUsize,
@@ -34,87 +34,100 @@ struct RequestLimit {
 /// Tokens of ended requests.
 #[derive(Debug, Default)]
 struct TokenThroughput {
+    /// The number of the present window since the start.
     window: AtomicU64,
     previous_tokens: AtomicU64,
     current_tokens: AtomicU64,
 }
 
-/// One request's place, given back when dropped.
+/// One request counted against a limit; uncounted on drop.
+struct LimitGuard(Arc<RequestLimit>);
+
+/// One request counted against its pool's limit.
+struct PoolPermit {
+    guard: LimitGuard,
+    pool: Arc<Pool>,
+}
+
+/// One request's share of the limits; given back on drop.
 pub(in crate::server) struct RequestPermit {
-    global: Arc<RequestLimit>,
-    pool: Option<(Arc<RequestLimit>, Arc<Pool>)>,
+    /// `None` until the request has a pool. Given back before the global share.
+    pool: Option<PoolPermit>,
+    global: LimitGuard,
 }
 
 impl ConcurrencyLimits {
-    /// Lets a request in.
+    /// Counts a request against the global limit. Its pool is not known before its body is read.
     ///
-    /// *Errors*: there are as many as there may be.
-    pub(in crate::server) fn acquire(app: &AppState, limits: &Limits) -> Result<RequestPermit, RequestError> {
-        let all = app.limits.concurrency.global.clone();
-        if !all.try_acquire(limits.in_flight_requests) {
-            let tokens =
-                app.fleet.replicas().iter().map(|replica| resident_tokens(replica)).fold(Tokens(0), |a, b| a + b);
+    /// *Errors*: the limit is reached.
+    pub(in crate::server) fn acquire(
+        &self,
+        limits: &Limits,
+        fleet: &Fleet,
+        now: Moment,
+    ) -> Result<RequestPermit, RequestError> {
+        let Some(global) = LimitGuard::acquire(&self.global, limits.in_flight_requests) else {
+            let tokens = sum_resident_tokens(fleet.replicas().iter());
             return Err(RequestError::RequestLimitReached {
-                retry_after_seconds: all.throughput.estimate_seconds(tokens, app.clock.now()),
+                retry_after_seconds: self.global.throughput.estimate_seconds(tokens, now),
             });
-        }
-        Ok(RequestPermit { global: all, pool: None })
+        };
+        Ok(RequestPermit { pool: None, global })
+    }
+
+    /// Counts a request against its pool's limit.
+    ///
+    /// *Errors*: the limit is reached.
+    pub(in crate::server) fn acquire_pool(
+        &self,
+        permit: &mut RequestPermit,
+        limits: &Limits,
+        pool: &Arc<Pool>,
+        now: Moment,
+    ) -> Result<(), RequestError> {
+        let limit = match self.pools.get(pool.name()) {
+            Some(limit) => limit.clone(),
+            None => self.pools.entry(pool.name().clone()).or_default().clone(),
+        };
+        let max = limits.max_in_flight_by_pool.get(pool.name()).copied().unwrap_or(usize::MAX);
+        let Some(guard) = LimitGuard::acquire(&limit, max) else {
+            return Err(RequestError::PoolLimitReached { retry_after_seconds: limit.retry_after_seconds(pool, now) });
+        };
+        permit.pool = Some(PoolPermit { guard, pool: pool.clone() });
+        Ok(())
     }
 }
 
 impl RequestPermit {
-    /// Lets the request into its pool.
-    ///
-    /// *Errors*: the pool has as many as it may have.
-    pub(in crate::server) fn acquire_pool(
-        &mut self,
-        app: &AppState,
-        limits: &Limits,
-        pool: &Arc<Pool>,
-    ) -> Result<(), RequestError> {
-        let room = match app.limits.concurrency.pools.get(pool.name()) {
-            Some(room) => room.clone(),
-            None => app.limits.concurrency.pools.entry(pool.name().clone()).or_default().clone(),
-        };
-        let most = limits.max_in_flight_by_pool.get(pool.name()).copied().unwrap_or(usize::MAX);
-        let entered = room.try_acquire(most);
-        if !entered {
-            return Err(RequestError::PoolLimitReached {
-                retry_after_seconds: room.retry_after_seconds(pool, app.clock.now()),
-            });
-        }
-        // A request that is for two pools in a row leaves the first.
-        if let Some((left, _)) = self.pool.replace((room, pool.clone())) {
-            left.release();
-        }
-        Ok(())
-    }
-
-    /// Seconds until the tokens on the pool's replicas are worked off, as far as one can tell.
+    /// Returns the seconds until the pool's replicas have worked off their tokens, 1 to 30; `None` without a pool.
     pub(in crate::server) fn retry_after_seconds(&self, now: Moment) -> Option<u64> {
-        self.pool.as_ref().map(|(room, pool)| room.retry_after_seconds(pool, now))
+        self.pool.as_ref().map(|permit| permit.guard.0.retry_after_seconds(&permit.pool, now))
     }
 
-    /// Notes what the request has come to.
+    /// Records the tokens of the request at its end.
     pub(in crate::server) fn record_tokens(&self, tokens: Tokens, now: Moment) {
-        for room in self.pool.iter().map(|(room, _)| room).chain([&self.global]) {
-            room.throughput.record(tokens, now);
+        for guard in self.pool.iter().map(|permit| &permit.guard).chain([&self.global]) {
+            guard.0.throughput.record(tokens, now);
         }
     }
 }
 
-impl Drop for RequestPermit {
+impl LimitGuard {
+    /// Counts a request; `None` if `max` requests are counted already.
+    fn acquire(limit: &Arc<RequestLimit>, max: usize) -> Option<Self> {
+        limit.try_acquire(max).then(|| Self(limit.clone()))
+    }
+}
+
+impl Drop for LimitGuard {
     fn drop(&mut self) {
-        if let Some((room, _)) = &self.pool {
-            room.release();
-        }
-        self.global.release();
+        self.0.release();
     }
 }
 
 impl RequestLimit {
-    fn try_acquire(&self, most: usize) -> bool {
-        let one_more = |present: usize| (present < most).then_some(present + 1);
+    fn try_acquire(&self, max: usize) -> bool {
+        let one_more = |in_flight: usize| (in_flight < max).then_some(in_flight + 1);
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
@@ -123,13 +136,12 @@ impl RequestLimit {
     }
 
     fn retry_after_seconds(&self, pool: &Pool, now: Moment) -> u64 {
-        let tokens = pool.replicas().map(|replica| resident_tokens(replica)).fold(Tokens(0), |a, b| a + b);
-        self.throughput.estimate_seconds(tokens, now)
+        self.throughput.estimate_seconds(sum_resident_tokens(pool.replicas()), now)
     }
 }
 
-fn resident_tokens(replica: &Replica) -> Tokens {
-    replica.load().resident
+fn sum_resident_tokens<'a>(replicas: impl Iterator<Item = &'a Arc<Replica>>) -> Tokens {
+    replicas.map(|replica| replica.load().resident).fold(Tokens(0), |a, b| a + b)
 }
 
 impl TokenThroughput {
@@ -138,28 +150,27 @@ impl TokenThroughput {
         self.current_tokens.fetch_add(tokens.0, Ordering::Relaxed);
     }
 
-    /// Begins another turn when it is time. Tokens that are counted at that very moment may go to either.
+    /// Starts another window when it is time. Tokens recorded at that very moment may count for either.
     fn rotate(&self, now: Moment) {
-        let turn = window_number(now);
-        let last = self.window.swap(turn, Ordering::Relaxed);
-        if last != turn {
-            let counted = self.current_tokens.swap(0, Ordering::Relaxed);
-            self.previous_tokens.store(if last + 1 == turn { counted } else { 0 }, Ordering::Relaxed);
+        let window = window_number(now);
+        let last = self.window.swap(window, Ordering::Relaxed);
+        if last != window {
+            let tokens = self.current_tokens.swap(0, Ordering::Relaxed);
+            self.previous_tokens.store(if last + 1 == window { tokens } else { 0 }, Ordering::Relaxed);
         }
     }
 
-    /// Seconds that `tokens` take at the present throughput, 1 to 30; 1 if none is known.
+    /// Returns the seconds that `tokens` take at the present throughput, 1 to 30; 1 if none is known.
     fn estimate_seconds(&self, tokens: Tokens, now: Moment) -> u64 {
         self.rotate(now);
         let ended = self.previous_tokens.load(Ordering::Relaxed) + self.current_tokens.load(Ordering::Relaxed);
-        let begun = now.since(Moment::from_nanos(window_number(now).saturating_mul(nanos(THROUGHPUT_WINDOW))));
-        let spent = nanos(THROUGHPUT_WINDOW) + nanos(begun);
-        let waited = u128::from(tokens.0) * u128::from(spent) / u128::from(ended.max(1)) / 1_000_000_000;
         if ended == 0 {
-            1
-        } else {
-            u64::try_from(waited).unwrap_or(MAX_RETRY_AFTER_SECONDS).clamp(1, MAX_RETRY_AFTER_SECONDS)
+            return 1;
         }
+        let window_start = Moment::from_nanos(window_number(now).saturating_mul(nanos(THROUGHPUT_WINDOW)));
+        let measured = nanos(THROUGHPUT_WINDOW) + nanos(now.since(window_start));
+        let wait = u128::from(tokens.0) * u128::from(measured) / u128::from(ended) / 1_000_000_000;
+        u64::try_from(wait).unwrap_or(MAX_RETRY_AFTER_SECONDS).clamp(1, MAX_RETRY_AFTER_SECONDS)
     }
 }
 
@@ -180,23 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn a_room_takes_as_many_as_it_may_and_one_more_when_one_leaves() {
-        let room = RequestLimit::default();
-        assert!(room.try_acquire(2) && room.try_acquire(2) && !room.try_acquire(2));
-        room.release();
-        assert!(room.try_acquire(2) && !room.try_acquire(2));
+    fn limit_admits_its_maximum_and_one_more_after_a_release() {
+        let limit = RequestLimit::default();
+        assert!(limit.try_acquire(2) && limit.try_acquire(2) && !limit.try_acquire(2));
+        limit.release();
+        assert!(limit.try_acquire(2) && !limit.try_acquire(2));
     }
 
     #[test]
-    fn the_wait_is_the_time_that_the_tokens_in_flight_take() {
-        let pace = TokenThroughput::default();
-        assert_eq!(pace.estimate_seconds(Tokens(1_000_000), moment_at(100)), 1, "nothing is known");
-        pace.record(Tokens(1_000), moment_at(101));
-        pace.record(Tokens(1_000), moment_at(109));
-        // 2,000 tokens in 20 s, as far as is known.
-        assert_eq!(pace.estimate_seconds(Tokens(1_200), moment_at(110)), 6);
-        assert_eq!(pace.estimate_seconds(Tokens(5), moment_at(110)), 1);
-        assert_eq!(pace.estimate_seconds(Tokens(1 << 60), moment_at(110)), 30);
-        assert_eq!(pace.estimate_seconds(Tokens(1_200), moment_at(130)), 1, "what is long over says nothing");
+    fn retry_after_is_the_time_for_the_tokens_in_flight() {
+        let throughput = TokenThroughput::default();
+        assert_eq!(throughput.estimate_seconds(Tokens(1_000_000), moment_at(100)), 1, "no throughput is known");
+        throughput.record(Tokens(1_000), moment_at(101));
+        throughput.record(Tokens(1_000), moment_at(109));
+        // 2,000 tokens in 20 s.
+        assert_eq!(throughput.estimate_seconds(Tokens(1_200), moment_at(110)), 6);
+        assert_eq!(throughput.estimate_seconds(Tokens(5), moment_at(110)), 1);
+        assert_eq!(throughput.estimate_seconds(Tokens(1 << 60), moment_at(110)), 30);
+        assert_eq!(throughput.estimate_seconds(Tokens(1_200), moment_at(130)), 1, "old windows do not count");
     }
 }

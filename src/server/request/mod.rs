@@ -1,4 +1,4 @@
-//! The request as the client sent it: who sent it, where it leads, its body, and the limits it counts against.
+//! The request as the client sent it: its client, target and body, and the limits it counts against.
 
 pub(super) mod auth;
 pub(super) mod body;
@@ -7,6 +7,7 @@ pub(super) mod client;
 pub(super) mod concurrency;
 pub(super) mod context;
 pub(super) mod cors;
+pub(super) mod forward_headers;
 pub(super) mod parse;
 pub(super) mod route;
 pub(super) mod validate;

@@ -1,4 +1,4 @@
-//! What a request's body says that routing needs, owned, so that it outlives the look at the body.
+//! The parts of a request's body that routing needs, owned, so that they outlive the parsing of the body.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,64 +7,64 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
-use super::route::ProxyRoute;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, FormField};
 use crate::prompt::{
     BodyEdit, BodyError, ModelField, ParsedBody, PromptFingerprint, TextStats, Tokenizer, conversation_hash,
     fingerprint_and_count,
 };
-use crate::server::{AppState, RequestError};
+use crate::server::RequestError;
 use crate::units::Tokens;
 
-/// Bodies up to this size are read on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
+/// Bodies up to this size are parsed on the worker itself; at 0.5 us a KiB that takes at most 0.13 ms.
 const MAX_INLINE_PARSE_BYTES: usize = 256 * 1024;
 
-/// What a body says.
+/// The parts of a body that routing needs. Everything is empty for a path without a body.
 #[derive(Debug, Default)]
 pub(in crate::server) struct ParsedRequest {
-    pub(in crate::server) model: Option<String>,
-    /// Where the model's name lies in the body, and how it is written there.
+    /// Shared with the request's log record.
+    pub(in crate::server) model: Option<Arc<str>>,
+    /// The byte range of the model's name in the body, and how it is written there.
     model_span: Option<(Range<usize>, BodyKind)>,
-    /// What the prompt is made of, if the body says.
+    /// The size of the prompt; `None` if the body has none.
     pub(in crate::server) text_stats: Option<TextStats>,
-    /// How the prompt begins, if some policy wants to know.
+    /// The hashes of the prompt's beginning; `None` unless a policy or the traffic recorder needs them.
     pub(in crate::server) fingerprint: Option<Arc<PromptFingerprint>>,
     /// The most tokens that may be generated.
     pub(in crate::server) max_output: Option<Tokens>,
-    /// What asks for a stream's usage, if it can be asked for and the client has not.
+    /// The edit that requests a stream's usage; `None` if the client requests it or the endpoint cannot report it.
     pub(in crate::server) usage_edit: Option<BodyEdit>,
-    /// The body's `prompt_cache_key`. This and what follows only if some policy's key asks the body.
+    /// The body's `prompt_cache_key`. This, `user` and `conversation_hash` are read only if some hash key needs the body.
     pub(in crate::server) cache_key: Option<String>,
     pub(in crate::server) user: Option<String>,
-    /// A hash of how the conversation began, if neither of the two is there.
+    /// The hash of the conversation's beginning; `None` if the body has a cache key or a user.
     pub(in crate::server) conversation_hash: Option<u64>,
     pub(in crate::server) previous_response_id: Option<String>,
 }
 
 impl ParsedRequest {
-    /// Counts the prompt with a model's vocabulary, on another thread. Without a free place there the estimate has to do.
+    /// Counts the prompt with a model's tokenizer on another thread. Without a free slot the estimate is kept.
     pub(in crate::server) async fn count_tokens(
         &mut self,
-        vocabulary: &Tokenizer,
+        tokenizer: &Tokenizer,
         body: &Bytes,
-        places: &Arc<Semaphore>,
+        slots: &Arc<Semaphore>,
     ) {
-        let (Some(mut census), Ok(place)) = (self.text_stats, places.clone().try_acquire_owned()) else { return };
-        let (vocabulary, body) = (vocabulary.clone(), body.clone());
+        let (Some(mut stats), Ok(slot)) = (self.text_stats, slots.clone().try_acquire_owned()) else { return };
+        let (tokenizer, body) = (tokenizer.clone(), body.clone());
         let counting = tokio::task::spawn_blocking(move || {
             if let Ok(request) = ParsedBody::parse(&body) {
-                vocabulary.count_tokens(&request.prompt, &mut census);
+                tokenizer.count_tokens(&request.prompt, &mut stats);
             }
-            drop(place);
-            census
+            drop(slot);
+            stats
         });
-        if let Ok(census) = counting.await {
-            self.text_stats = Some(census);
+        if let Ok(stats) = counting.await {
+            self.text_stats = Some(stats);
         }
     }
 
-    /// The edit that puts a replica's own name in the place of an alias.
+    /// Returns the edit that replaces the model by a replica's own name for it; `None` if the body names no model.
     pub(in crate::server) fn model_edit(&self, name: &str) -> Option<BodyEdit> {
         let (range, kind) = self.model_span.clone()?;
         Some(match kind {
@@ -74,96 +74,84 @@ impl ParsedRequest {
     }
 }
 
-/// What of a body is read.
+/// The parts of a body to parse.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct ParseOptions {
     pub(in crate::server) body_kind: BodyKind,
-    /// Some policy's key asks the body.
+    /// Some policy's hash key needs the body.
     pub(in crate::server) needs_hash_key: bool,
-    /// Some policy wants to know how prompts begin, or traffic is written down.
+    /// Some policy or the traffic recorder needs the fingerprint.
     pub(in crate::server) needs_fingerprint: bool,
     /// The endpoint has `stream_options`.
     pub(in crate::server) has_stream_options: bool,
 }
 
-impl ParseOptions {
-    pub(in crate::server) fn new(call: &ProxyRoute, app: &AppState) -> Self {
-        let printed = app.fleet.needs_prefix() || app.logs.recorder.is_some();
-        Self {
-            body_kind: call.body_kind,
-            needs_hash_key: app.fleet.needs_body(),
-            needs_fingerprint: printed,
-            has_stream_options: call.dialect.spec().takes_stream_options,
-        }
-    }
-}
-
-/// Reads a body; a large one on another thread, so that the worker's other streams go on.
+/// Parses a body; a large one on another thread, so that the worker's other streams do not wait.
 ///
-/// *Errors*: the body is not what its endpoint takes.
+/// *Errors*: the body is not valid for its endpoint.
 pub(in crate::server) async fn parse_body(
-    reading: ParseOptions,
+    options: ParseOptions,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<ParsedRequest, RequestError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     if body.len() <= MAX_INLINE_PARSE_BYTES {
-        return Ok(parse_by_kind(reading, &content_type, body)?);
+        return Ok(parse_by_kind(options, &content_type, body)?);
     }
     let body = body.clone();
-    match tokio::task::spawn_blocking(move || parse_by_kind(reading, &content_type, &body)).await {
-        Ok(asked) => Ok(asked?),
-        // Only a runtime that is shutting down drops the work.
+    match tokio::task::spawn_blocking(move || parse_by_kind(options, &content_type, &body)).await {
+        Ok(parsed) => Ok(parsed?),
+        // Only a runtime that is shutting down drops the task.
         Err(_) => Err(RequestError::BodyIncomplete),
     }
 }
 
-fn parse_by_kind(reading: ParseOptions, content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
-    match reading.body_kind {
+fn parse_by_kind(options: ParseOptions, content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
+    match options.body_kind {
         BodyKind::None => Ok(ParsedRequest::default()),
-        BodyKind::Json => parse_json(body, reading),
+        BodyKind::Json => parse_json(body, options),
         BodyKind::Multipart => parse_multipart(content_type, body),
     }
 }
 
-fn parse_json(body: &[u8], reading: ParseOptions) -> Result<ParsedRequest, BodyError> {
+fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyError> {
     let request = ParsedBody::parse(body)?;
-    let (census, prefix) = if reading.needs_fingerprint {
+    let (text_stats, fingerprint) = if options.needs_fingerprint {
         let salt = request.affinity_hints.cache_salt.as_deref().unwrap_or_default();
         let model = request.model.as_ref().map_or("", |model| &model.name);
-        let (census, prefix) = fingerprint_and_count(&request.prompt, &[model, salt]);
-        (census, Some(Arc::new(prefix)))
+        let (stats, fingerprint) = fingerprint_and_count(&request.prompt, &[model, salt]);
+        (stats, Some(Arc::new(fingerprint)))
     } else {
         (TextStats::from_prompt(&request.prompt), None)
     };
-    let mut asked = ParsedRequest {
+    let mut parsed = ParsedRequest {
         model_span: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
-        text_stats: Some(census),
-        fingerprint: prefix,
+        text_stats: Some(text_stats),
+        fingerprint,
         max_output: request
             .max_output
-            .map(|most| Tokens(most.0.saturating_mul(request.choice_count.unwrap_or(1).into()))),
-        usage_edit: if reading.has_stream_options && request.stream { request.usage_edit() } else { None },
+            .map(|max| Tokens(max.0.saturating_mul(request.choice_count.unwrap_or(1).into()))),
+        usage_edit: if options.has_stream_options && request.stream { request.usage_edit() } else { None },
         previous_response_id: request.affinity_hints.previous_response_id.map(|id| id.into_owned()),
-        model: request.model.map(|model| model.name.into_owned()),
+        model: request.model.map(|model| Arc::from(&*model.name)),
         ..ParsedRequest::default()
     };
-    if reading.needs_hash_key {
-        asked.cache_key = request.affinity_hints.prompt_cache_key.map(|key| key.into_owned());
-        asked.user = request.affinity_hints.user.map(|user| user.into_owned());
-        let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-        if !named(&asked.cache_key) && !named(&asked.user) {
-            asked.conversation_hash = conversation_hash(&request.prompt);
+    if options.needs_hash_key {
+        parsed.cache_key = request.affinity_hints.prompt_cache_key.map(|key| key.into_owned());
+        parsed.user = request.affinity_hints.user.map(|user| user.into_owned());
+        let is_set = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+        if !is_set(&parsed.cache_key) && !is_set(&parsed.user) {
+            parsed.conversation_hash = conversation_hash(&request.prompt);
         }
     }
-    Ok(asked)
+    Ok(parsed)
 }
 
 fn parse_multipart(content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
     let model = multipart::find_field(content_type, body, "model")?;
     Ok(ParsedRequest {
         model_span: model.as_ref().map(|field| (field.range.clone(), BodyKind::Multipart)),
-        model: model.map(|field| field.value.to_owned()),
+        model: model.map(|field| Arc::from(field.value)),
         ..ParsedRequest::default()
     })
 }
@@ -173,9 +161,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replicas_name_cannot_break_out_of_the_place_it_is_written_to() {
-        let asked = |kind| ParsedRequest { model_span: Some((3..7, kind)), ..ParsedRequest::default() };
-        let written = |kind| asked(kind).model_edit("a\"b\r\n--x").unwrap().replacement;
+    fn replica_model_name_is_escaped_in_json_and_multipart_bodies() {
+        let parsed = |kind| ParsedRequest { model_span: Some((3..7, kind)), ..ParsedRequest::default() };
+        let written = |kind| parsed(kind).model_edit("a\"b\r\n--x").unwrap().replacement;
         assert_eq!(written(BodyKind::Json), &br#""a\"b\r\n--x""#[..]);
         assert_eq!(written(BodyKind::Multipart), &b"a\"b"[..], "a line break would end the part");
     }

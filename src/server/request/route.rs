@@ -1,4 +1,4 @@
-//! Where a request goes, as far as its head tells: to us, or to which of the replicas' paths.
+//! The target of a request: a local path or a replica's path, and the pool that serves it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,142 +7,186 @@ use http::Method;
 use http::request::Parts;
 
 use super::client;
+use super::parse::ParsedRequest;
 use crate::dialect::Dialect;
-use crate::fleet::{Fleet, PathPolicy, VirtualHost};
+use crate::fleet::{Fleet, NoReplica, PathPolicy, Pool, PoolLookupError, VirtualHost};
 use crate::http::{has_media_type, is_json, normalize_path};
 use crate::prompt::endpoint::{self, BodyKind, EndpointError};
-use crate::server::RequestError;
+use crate::server::proxy::response_table::ResponseOwner;
+use crate::server::{AppState, RequestError};
+use crate::tenants::Tenant;
+use crate::units::{Moment, ReplicaId};
 
-/// What a request's host, method and path come to.
+/// The longest path or model name in an error text, in characters.
+const MAX_NAME_CHARS: usize = 256;
+
+/// The target of a request by its host, method and path.
 pub(in crate::server) enum RouteTarget {
-    /// One of our own paths, without the site's prefix, and the site if there is one.
-    Local(String, Option<Arc<VirtualHost>>),
-    /// A replica's path.
+    /// A browser's preflight request, for any path.
+    Preflight,
+    /// A path that the router serves itself.
+    Local {
+        /// Without the virtual host's prefix.
+        path: String,
+        /// `None` if no pool has the host and path.
+        virtual_host: Option<Arc<VirtualHost>>,
+    },
+    /// A path that replicas serve.
     Proxied(ProxyRoute),
 }
 
+/// A request that has no target.
+pub(in crate::server) struct RouteError {
+    pub(in crate::server) error: RequestError,
+    /// `None` if no pool has the host and path.
+    pub(in crate::server) virtual_host: Option<Arc<VirtualHost>>,
+}
+
 impl RouteTarget {
-    /// Tells whether it is open to everybody: what supervisors and load balancers ask for.
+    /// Returns whether no key is needed: the paths for supervisors and load balancers.
     pub(in crate::server) fn is_public(&self) -> bool {
-        matches!(self, Self::Local(path, _) if matches!(path.as_str(), "/livez" | "/readyz" | "/health"))
+        matches!(self, Self::Local { path, .. } if matches!(path.as_str(), "/livez" | "/readyz" | "/health"))
+    }
+
+    /// Returns the dialect in which errors are written.
+    pub(in crate::server) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Proxied(route) => route.dialect,
+            Self::Preflight | Self::Local { .. } => Dialect::Other,
+        }
     }
 }
 
-/// A call of a replica's path.
+/// A path that replicas serve.
 pub(in crate::server) struct ProxyRoute {
     pub(in crate::server) virtual_host: Arc<VirtualHost>,
     /// Path and query as the replica gets them.
     pub(in crate::server) path: String,
     pub(in crate::server) dialect: Dialect,
     pub(in crate::server) body_kind: BodyKind,
-    /// It is a question of the API's: what is wrong with an answer can be told, and another replica can answer as well.
+    /// Whether the path is a known endpoint of the API: its response can be checked, and another replica can repeat it.
     pub(in crate::server) inspect_response: bool,
-    /// The stored response the path is about.
+    /// The stored response that the path names; `None` for other paths.
     pub(in crate::server) response_id: Option<String>,
 }
 
-/// Our own paths on the data listener.
+/// The replicas that a request may go to.
+pub(in crate::server) enum PoolSelection {
+    /// The replicas of this pool and of its fallbacks.
+    Pool(Arc<Pool>),
+    /// The replica of this pool that holds the response the request is about.
+    Owner(Arc<Pool>, ReplicaId),
+    /// Every replica of the virtual host in turn: the response that the path names has no known owner.
+    Search,
+}
+
+impl PoolSelection {
+    /// Returns the pool; `None` for a search.
+    pub(in crate::server) const fn pool(&self) -> Option<&Arc<Pool>> {
+        match self {
+            Self::Pool(pool) | Self::Owner(pool, _) => Some(pool),
+            Self::Search => None,
+        }
+    }
+}
+
+/// Returns whether the data listener serves `path` itself.
 fn is_local_path(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/health" | "/v1/models")
         || path.strip_prefix("/v1/models/").is_some_and(|name| !name.is_empty())
 }
 
-/// Finds a request's target.
+/// Returns a request's target.
 ///
-/// *Errors*: no pool takes the host and path, or the path is none that may reach a replica; the site where there is one.
-pub(in crate::server) fn match_route(
-    fleet: &Fleet,
-    head: &Parts,
-) -> Result<RouteTarget, (RequestError, Option<Arc<VirtualHost>>)> {
+/// *Errors*: no pool has the host and path, or the path may not reach a replica.
+pub(in crate::server) fn match_route(fleet: &Fleet, head: &Parts) -> Result<RouteTarget, RouteError> {
     let path = head.uri.path();
     let host = client::request_host(head);
-    let Some(site) = fleet.virtual_host(&host, path) else {
+    let Some(virtual_host) = fleet.virtual_host(&host, path) else {
         return if is_local_path(path) {
-            Ok(RouteTarget::Local(path.to_owned(), None))
+            Ok(RouteTarget::Local { path: path.to_owned(), virtual_host: None })
         } else {
-            Err((unknown_path_error(path), None))
+            Err(RouteError { error: unknown_path_error(path), virtual_host: None })
         };
     };
-    if let Some(status) = blocked_status(fleet, &site, &host, path) {
-        return Err((RequestError::BlockedPath(status), Some(site)));
-    }
-    match_in_host(site.clone(), head).map_err(|refusal| (refusal, Some(site)))
+    let target = match blocked_status(fleet, &virtual_host, &host, path) {
+        Some(status) => Err(RequestError::BlockedPath(status)),
+        None => match_in_host(virtual_host.clone(), head),
+    };
+    target.map_err(|error| RouteError { error, virtual_host: Some(virtual_host) })
 }
 
 fn unknown_path_error(path: &str) -> RequestError {
-    RequestError::UnknownPath(path.chars().take(256).collect())
+    RequestError::UnknownPath(path.chars().take(MAX_NAME_CHARS).collect())
 }
 
-/// The status that a path is refused with, if it is, however it is spelt.
-fn blocked_status(fleet: &Fleet, site: &VirtualHost, host: &str, path: &str) -> Option<u16> {
-    let refuses = |site: &VirtualHost, path: &[u8]| site.pools().iter().find_map(|pool| pool.blocked_status(path));
+/// Returns the status with which a path is refused, in any spelling; `None` if it is not blocked.
+fn blocked_status(fleet: &Fleet, virtual_host: &VirtualHost, host: &str, path: &str) -> Option<u16> {
+    let blocked = |virtual_host: &VirtualHost, path: &[u8]| {
+        virtual_host.pools().iter().find_map(|pool| pool.blocked_status(path))
+    };
     let normal = match normalize_path(path) {
-        Cow::Borrowed(path) => return refuses(site, path),
+        Cow::Borrowed(path) => return blocked(virtual_host, path),
         Cow::Owned(normal) => normal,
     };
-    refuses(site, path.as_bytes()).or_else(|| refuses(site, &normal)).or_else(|| {
-        // `/open/../closed` is found at one pool and means another.
-        let meant = fleet.virtual_host(host, &String::from_utf8_lossy(&normal))?;
-        refuses(&meant, &normal)
+    blocked(virtual_host, path.as_bytes()).or_else(|| blocked(virtual_host, &normal)).or_else(|| {
+        // `/open/../closed` matches one pool as it is written and another once it is normalized.
+        let normal_host = fleet.virtual_host(host, &String::from_utf8_lossy(&normal))?;
+        blocked(&normal_host, &normal)
     })
 }
 
-/// Finds the target among the paths of a site.
-fn match_in_host(site: Arc<VirtualHost>, head: &Parts) -> Result<RouteTarget, RequestError> {
+/// Returns the target among the paths of a virtual host.
+fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTarget, RequestError> {
     let path = head.uri.path();
-    // A pool's prefix is taken off where an API path is left behind it; `/v1/embeddings` as a prefix stays whole.
-    let behind = path.strip_prefix(site.path_prefix()).unwrap_or(path);
-    let open = site.pools().iter().any(|pool| *pool.path_policy() == PathPolicy::Any);
-    let only_open = site.pools().iter().all(|pool| *pool.path_policy() == PathPolicy::Any);
-    if !only_open && (is_local_path(behind) || is_local_path(path)) {
-        let own = if is_local_path(behind) { behind } else { path };
-        return Ok(RouteTarget::Local(own.to_owned(), Some(site)));
+    // A pool's prefix is removed where an API path follows it; `/v1/embeddings` as a prefix stays whole.
+    let stripped = path.strip_prefix(virtual_host.path_prefix()).unwrap_or(path);
+    let has_any_path = virtual_host.pools().iter().any(|pool| *pool.path_policy() == PathPolicy::Any);
+    let only_any_path = virtual_host.pools().iter().all(|pool| *pool.path_policy() == PathPolicy::Any);
+    if !only_any_path && (is_local_path(stripped) || is_local_path(path)) {
+        let local = if is_local_path(stripped) { stripped } else { path };
+        return Ok(RouteTarget::Local { path: local.to_owned(), virtual_host: Some(virtual_host) });
     }
-    let mut wrong_method = None;
-    for path in [behind, path] {
+    let mut allowed_methods = None;
+    for path in [stripped, path] {
         match endpoint::match_endpoint(&head.method, path) {
             Ok(found) => {
                 return Ok(RouteTarget::Proxied(ProxyRoute {
-                    path: with_query(if only_open { head.uri.path() } else { path }, head),
+                    path: with_query(if only_any_path { head.uri.path() } else { path }, head),
                     dialect: found.endpoint.dialect,
                     inspect_response: head.method == Method::POST,
-                    body_kind: if only_open { BodyKind::None } else { found.endpoint.body },
-                    response_id: found.response_id.filter(|_| !only_open).map(str::to_owned),
-                    virtual_host: site,
+                    body_kind: if only_any_path { BodyKind::None } else { found.endpoint.body },
+                    response_id: found.response_id.filter(|_| !only_any_path).map(str::to_owned),
+                    virtual_host,
                 }));
             }
-            Err(EndpointError::MethodNotAllowed { allow }) => wrong_method = Some(allow),
+            Err(EndpointError::MethodNotAllowed { allow }) => allowed_methods = Some(allow),
             Err(EndpointError::UnknownPath) => {}
         }
-        let opened = site
+        let is_listed = virtual_host
             .pools()
             .iter()
             .any(|p| matches!(p.path_policy(), PathPolicy::Listed(extra) if extra.iter().any(|e| e == path)));
-        if opened {
-            return Ok(RouteTarget::Proxied(unlisted_route(site, with_query(path, head), body_kind(head))));
+        if is_listed {
+            let path = with_query(path, head);
+            return Ok(RouteTarget::Proxied(unlisted_route(virtual_host, path, body_kind(head))));
         }
     }
-    if open && head.method != Method::CONNECT {
-        return Ok(RouteTarget::Proxied(unlisted_route(site, with_query(path, head), BodyKind::None)));
+    if has_any_path && head.method != Method::CONNECT {
+        let path = with_query(path, head);
+        return Ok(RouteTarget::Proxied(unlisted_route(virtual_host, path, BodyKind::None)));
     }
-    Err(match wrong_method {
+    Err(match allowed_methods {
         Some(allow) => RequestError::MethodNotAllowed { method: head.method.to_string(), allow },
         None => unknown_path_error(path),
     })
 }
 
-const fn unlisted_route(site: Arc<VirtualHost>, path: String, body: BodyKind) -> ProxyRoute {
-    ProxyRoute {
-        virtual_host: site,
-        path,
-        dialect: Dialect::Other,
-        body_kind: body,
-        inspect_response: false,
-        response_id: None,
-    }
+const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind: BodyKind) -> ProxyRoute {
+    ProxyRoute { virtual_host, path, dialect: Dialect::Other, body_kind, inspect_response: false, response_id: None }
 }
 
-/// How the body of a path that we know nothing of names its model.
+/// Returns how the body of an unknown endpoint names its model.
 fn body_kind(head: &Parts) -> BodyKind {
     match head.method {
         Method::POST if has_media_type(&head.headers, "multipart/form-data") => BodyKind::Multipart,
@@ -156,4 +200,59 @@ fn with_query(path: &str, head: &Parts) -> String {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
+}
+
+/// Returns the replicas that a parsed request may go to.
+///
+/// Models and responses that the tenant's key may not use are reported as unknown.
+///
+/// *Errors*: the model or the response is unknown, or several pools match a request that names no model.
+pub(in crate::server) fn select_pool(
+    app: &AppState,
+    route: &ProxyRoute,
+    parsed: &ParsedRequest,
+    tenant: Option<&Tenant>,
+    now: Moment,
+) -> Result<PoolSelection, RequestError> {
+    let model = parsed.model.as_deref();
+    if let (Some(tenant), Some(name)) = (tenant, model)
+        && !tenant.can_use_model(name)
+    {
+        return Err(RequestError::from_lookup(PoolLookupError::UnknownModel, model));
+    }
+    let response_id = route.response_id.as_ref().or(parsed.previous_response_id.as_ref());
+    let owner = response_id.and_then(|id| app.tables.responses.get(id, now));
+    if owner.as_ref().is_some_and(|owner| owner.tenant.as_deref() != tenant.map(|tenant| &*tenant.name)) {
+        return Err(RequestError::UnknownResponse);
+    }
+    let selection = match owner {
+        Some(ResponseOwner { pool, replica, .. }) => {
+            PoolSelection::Owner(app.fleet.pool(&pool).ok_or(NoReplica::PinnedUnavailable)?, replica)
+        }
+        None if route.response_id.is_some() => PoolSelection::Search,
+        None => {
+            let pool = route.virtual_host.find_pool(model).map_err(|e| RequestError::from_lookup(e, model))?;
+            PoolSelection::Pool(pool.clone())
+        }
+    };
+    if let Some(tenant) = tenant.filter(|tenant| tenant.models.is_some() && model.is_none()) {
+        check_unnamed_model(tenant, route, &selection)?;
+    }
+    Ok(selection)
+}
+
+/// Checks a request that names no model for a tenant whose key is limited to some models.
+///
+/// *Errors*: the pool has other models too, or the response has no known owner.
+fn check_unnamed_model(tenant: &Tenant, route: &ProxyRoute, selection: &PoolSelection) -> Result<(), RequestError> {
+    let Some(pool) = selection.pool() else { return Err(RequestError::UnknownResponse) };
+    // The owner's tenant is this one, so the response was made with this key.
+    if route.response_id.is_some() {
+        return Ok(());
+    }
+    let models = pool.models();
+    if models.is_empty() || !models.iter().all(|name| tenant.can_use_model(name.as_str())) {
+        return Err(RequestError::ModelRequiredByKey);
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a request's head whatever it is for.
+//! Checks of a request's head that do not depend on its target.
 
 use http::request::Parts;
 use http::{Method, Version, header};
@@ -6,9 +6,11 @@ use http::{Method, Version, header};
 use crate::config::Limits;
 use crate::server::RequestError;
 
-/// Refuses what is too large, what could be for two hosts or end in two places, and methods that no replica has.
+/// Checks the size of a head, its `Host`, its transfer coding and its method.
 ///
-/// hyper has looked at HTTP/1 heads before; of HTTP/2 it bounds only the sum.
+/// hyper has already limited the head of an HTTP/1 request; of HTTP/2 it limits only the total size.
+///
+/// *Errors*: the head is too large or ambiguous, or its method is one that no replica supports.
 pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<(), RequestError> {
     let Parts { method, uri, version, headers, .. } = head;
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > limits.uri_bytes) {
@@ -22,7 +24,7 @@ pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<
     if hosts > 1 || hosts == 0 && *version == Version::HTTP_11 {
         return Err(RequestError::InvalidHostHeader(hosts));
     }
-    // A body in another coding than chunks would reach the replica as what it is not.
+    // A body with a coding other than `chunked` would reach the replica without that coding named.
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(first) = codings.next()
         && !(first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())

@@ -1,7 +1,8 @@
-//! Every reason for an answer of our own that is an error, and the one place where errors become status codes.
+//! Every error response of the router, and the one place where errors become status codes.
 
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use thiserror::Error;
 
@@ -11,58 +12,58 @@ use crate::fleet::{NoReplica, Phase, PoolLookupError};
 use crate::prompt::BodyError;
 use crate::upstream::SendError;
 
-/// OpenAI's clients retry by it, and not by the status, where it is there.
-pub(in crate::server) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-/// To have the same done once more would be as vain and cost the replicas as much.
-pub(in crate::server) const SHOULD_NOT_RETRY: HeaderValue = HeaderValue::from_static("false");
+/// Overrides the status in the decision of OpenAI's clients whether to retry.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// For requests that would fail again and cost the replicas as much.
+const SHOULD_NOT_RETRY: HeaderValue = HeaderValue::from_static("false");
 
-/// Why a request is not answered by a replica.
+/// The reasons for which a request gets an error instead of a replica's response.
 #[derive(Debug, Error)]
 pub(in crate::server) enum RequestError {
     #[error("{0}")]
     InvalidBody(#[from] BodyError),
     #[error("the request body is larger than {limit_bytes} bytes (`limits.body_bytes` in the router's configuration)")]
     BodyTooLarge { limit_bytes: usize },
-    #[error("the request body did not arrive: nothing came for {0:?}")]
+    #[error("the request body did not arrive: no data for {0:?}")]
     BodyTimeout(Duration),
-    #[error("the request body broke off")]
+    #[error("the request body ended early")]
     BodyIncomplete,
     #[error("the request target is longer than {limit_bytes} bytes (`limits.uri_bytes` in the router's configuration)")]
     UriTooLong { limit_bytes: usize },
     #[error(
-        "the request's head is larger than {limit_bytes} bytes or has more than {limit_lines} header lines \
+        "the request head is larger than {limit_bytes} bytes or has more than {limit_lines} header lines \
          (`limits.header_bytes` and `limits.headers` in the router's configuration)"
     )]
     HeadTooLarge { limit_bytes: usize, limit_lines: usize },
-    #[error("the request cannot be read as HTTP/1.1, or could be read in two ways")]
+    #[error("the request is malformed or ambiguous HTTP/1.1")]
     Malformed,
-    #[error("the request has {0} `Host` headers and needs one")]
+    #[error("the request has {0} `Host` headers; it needs exactly one")]
     InvalidHostHeader(usize),
-    #[error("this router asks for a key: send it as `Authorization: Bearer KEY` (or as `x-api-key`)")]
+    #[error("an API key is required: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
     ApiKeyMissing,
-    #[error("the admin listener asks for its token: send it as `Authorization: Bearer TOKEN`")]
+    #[error("the admin token is required: send it as `Authorization: Bearer TOKEN`")]
     AdminTokenMissing,
-    #[error("web pages cannot change anything here")]
+    #[error("web pages may not change anything on the admin listener")]
     CrossOriginAdmin,
     #[error("Incorrect API key provided.")]
     ApiKeyInvalid,
-    #[error("this key is for some models only: name one of them as `model`")]
+    #[error("this key is limited to some models: name one of them as `model`")]
     ModelRequiredByKey,
-    #[error("unknown path {0}: this router serves the OpenAI API's paths below /v1")]
+    #[error("unknown path {0}: this router serves the paths of the OpenAI API under /v1")]
     UnknownPath(String),
-    #[error("this path is not open to clients")]
+    #[error("this path is blocked")]
     BlockedPath(u16),
     #[error("{method} is not allowed on this path; allowed: {}", join_methods(allow))]
     MethodNotAllowed { method: String, allow: Vec<Method> },
-    #[error("The model `{0}` does not exist. GET /v1/models lists those that do.")]
+    #[error("The model `{0}` does not exist. GET /v1/models lists the models that do.")]
     UnknownModel(String),
-    #[error("you must provide a `model`: this router serves several")]
+    #[error("you must provide a `model`: this router serves several models")]
     ModelMissing,
     #[error("{0}")]
     ModelsUnknown(PoolLookupError),
     #[error("{0}")]
     NoReplica(#[from] NoReplica),
-    #[error("no response with this id is known to any replica")]
+    #[error("no replica has a response with this id")]
     UnknownResponse,
     #[error("too many request bodies are in flight (`limits.in_flight_bytes` in the router's configuration)")]
     BodyBudgetExhausted,
@@ -72,30 +73,46 @@ pub(in crate::server) enum RequestError {
         "too many requests for this model are in flight (`max_in_flight` of its pool in the router's configuration)"
     )]
     PoolLimitReached { retry_after_seconds: u64 },
-    #[error("no replica could be connected to")]
+    #[error("no replica accepts connections")]
     UpstreamUnreachable,
-    #[error("the replica closed the connection before it answered")]
+    #[error("the replica closed the connection before it responded")]
     UpstreamClosed,
-    #[error("the replica did not begin its answer in time")]
+    #[error("the replica did not respond in time")]
     UpstreamTimeout,
 }
 
+/// Advice about a retry that depends on the request's attempts and its pool.
+pub(in crate::server) struct RetryAdvice {
+    /// The seconds until the pool's tokens are worked off; `None` if capacity is not the reason.
+    pub(in crate::server) retry_after_seconds: Option<u64>,
+    pub(in crate::server) attempt_count: usize,
+}
+
 impl RequestError {
-    /// Why a lost attempt cannot be made good.
-    pub(in crate::server) const fn from_send_error(failure: &SendError) -> Self {
-        match failure {
+    /// Returns the error for a failed attempt that is not retried.
+    pub(in crate::server) const fn from_send_error(error: &SendError) -> Self {
+        match error {
             SendError { phase: Phase::Connect, .. } => Self::UpstreamUnreachable,
             SendError { timed_out: true, .. } => Self::UpstreamTimeout,
             SendError { .. } => Self::UpstreamClosed,
         }
     }
 
-    /// A head that is beyond the limits.
+    /// Returns the error for a request whose pool was not found by its model.
+    pub(in crate::server) fn from_lookup(error: PoolLookupError, model: Option<&str>) -> Self {
+        match error {
+            PoolLookupError::UnknownModel => Self::UnknownModel(model.unwrap_or_default().chars().take(256).collect()),
+            PoolLookupError::ModelMissing => Self::ModelMissing,
+            PoolLookupError::ModelsPending => Self::ModelsUnknown(error),
+        }
+    }
+
+    /// Returns the error for a head that exceeds the limits.
     pub(in crate::server) const fn head_too_large(limits: &Limits) -> Self {
         Self::HeadTooLarge { limit_bytes: limits.header_bytes, limit_lines: limits.headers }
     }
 
-    /// Tells whether it is for want of room, so that the ledger may know when to ask again.
+    /// Returns whether capacity is exhausted, so that the token throughput says when to retry.
     pub(in crate::server) const fn is_over_capacity(&self) -> bool {
         matches!(self, Self::NoReplica(NoReplica::AllFull) | Self::BodyBudgetExhausted)
     }
@@ -126,6 +143,7 @@ impl RequestError {
         }
     }
 
+    /// Returns OpenAI's error code; `None` where it has none.
     const fn code(&self) -> Option<&'static str> {
         match self {
             Self::UnknownModel(_) => Some("model_not_found"),
@@ -139,15 +157,16 @@ impl RequestError {
         }
     }
 
+    /// Returns OpenAI's name of the request member at fault; `None` if there is none.
     const fn param(&self) -> Option<&'static str> {
         match self {
-            Self::InvalidBody(bad) => bad.param,
+            Self::InvalidBody(error) => error.param,
             Self::UnknownModel(_) | Self::ModelMissing | Self::ModelRequiredByKey => Some("model"),
             _ => None,
         }
     }
 
-    /// Seconds after which asking again may help, 1 to 30.
+    /// Returns the seconds after which a retry may succeed, 1 to 30; `None` if none will.
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             Self::NoReplica(NoReplica::AllEjected { retry_after }) => {
@@ -167,9 +186,9 @@ impl RequestError {
         let message = self.to_string();
         let details =
             ErrorDetails { status: status.as_u16(), message: &message, param: self.param(), code: self.code() };
-        let mut answer = Response::new((dialect.spec().error_body)(&details));
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
+        let mut response = Response::new((dialect.spec().error_body)(&details));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -179,7 +198,7 @@ impl RequestError {
             headers.insert(X_SHOULD_RETRY, SHOULD_NOT_RETRY);
         }
         if matches!(self, Self::Malformed | Self::InvalidHostHeader(_)) {
-            // Nobody can tell where its body ends.
+            // The end of the body is unknown.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -190,7 +209,26 @@ impl RequestError {
         {
             headers.insert(header::ALLOW, allow);
         }
-        answer
+        response
+    }
+}
+
+impl RetryAdvice {
+    /// Sets the headers about a retry: when it may succeed, or that it will not.
+    pub(in crate::server) fn apply<B>(&self, error: &RequestError, response: &mut Response<B>) {
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // Two replicas have died of the request, or of something that both have in common.
+        if matches!(error, RequestError::UpstreamClosed) && self.attempt_count > 1 {
+            response.headers_mut().insert(X_SHOULD_RETRY, SHOULD_NOT_RETRY);
+        }
+    }
+}
+
+impl IntoResponse for RequestError {
+    fn into_response(self) -> axum::response::Response {
+        self.to_response(Dialect::Other).map(Into::into)
     }
 }
 
@@ -198,37 +236,27 @@ fn join_methods(methods: &[Method]) -> String {
     methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 
-impl From<(PoolLookupError, Option<&str>)> for RequestError {
-    fn from((why, model): (PoolLookupError, Option<&str>)) -> Self {
-        match why {
-            PoolLookupError::UnknownModel => Self::UnknownModel(model.unwrap_or_default().chars().take(256).collect()),
-            PoolLookupError::ModelMissing => Self::ModelMissing,
-            PoolLookupError::ModelsPending => Self::ModelsUnknown(why),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_model_is_told_in_openai_words() {
-        let answer = RequestError::UnknownModel("gpt-9".to_owned()).to_response(Dialect::Chat);
-        assert_eq!(answer.status(), 404);
-        let body: serde_json::Value = serde_json::from_str(answer.body()).unwrap();
+    fn unknown_model_has_openai_code_and_param() {
+        let response = RequestError::UnknownModel("gpt-9".to_owned()).to_response(Dialect::Chat);
+        assert_eq!(response.status(), 404);
+        let body: serde_json::Value = serde_json::from_str(response.body()).unwrap();
         assert_eq!(body["error"]["code"], "model_not_found");
         assert_eq!(body["error"]["param"], "model");
         assert!(body.get("type").is_none());
     }
 
     #[test]
-    fn what_may_pass_says_when_to_ask_again() {
+    fn temporary_error_has_retry_after_of_at_most_30_seconds() {
         let none = NoReplica::AllEjected { retry_after: Duration::from_secs(300) };
-        let answer = RequestError::NoReplica(none).to_response(Dialect::Messages);
-        assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "30"));
-        assert_eq!(answer.headers()[X_SHOULD_RETRY], "true");
-        let body: serde_json::Value = serde_json::from_str(answer.body()).unwrap();
+        let response = RequestError::NoReplica(none).to_response(Dialect::Messages);
+        assert_eq!((response.status().as_u16(), response.headers()["retry-after"].to_str().unwrap()), (503, "30"));
+        assert_eq!(response.headers()[X_SHOULD_RETRY], "true");
+        let body: serde_json::Value = serde_json::from_str(response.body()).unwrap();
         assert_eq!(body["type"], "error");
     }
 }

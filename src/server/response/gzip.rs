@@ -1,4 +1,4 @@
-//! Compressing JSON answers for clients that take gzip. Streams of events are never touched.
+//! Compression of JSON responses for clients that accept gzip. Event streams are never compressed.
 
 use std::io::Write as _;
 
@@ -12,26 +12,26 @@ use crate::http::{content_length, is_json};
 
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 
-/// A body on its way through the encoder. Errors cannot happen: it writes to memory.
+/// Compresses one body. It writes to memory, so it cannot fail.
 pub(in crate::server) struct GzipEncoder {
-    /// `None` once the end has been taken.
+    /// `None` once the body has ended.
     encoder: Option<GzEncoder<Vec<u8>>>,
 }
 
 impl GzipEncoder {
     pub(in crate::server) fn new() -> Self {
-        // nginx's own level: JSON shrinks about as well as with higher ones, for less time.
+        // nginx's default level: JSON shrinks about as well as with higher ones, in less time.
         Self { encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) }
     }
 
-    /// Takes a piece of the body; returns what has come out of the encoder, if anything.
+    /// Compresses a piece of the body. Returns the output so far; `None` while the encoder has none.
     pub(in crate::server) fn encode(&mut self, piece: &[u8]) -> Option<Bytes> {
         let encoder = self.encoder.as_mut()?;
         encoder.write_all(piece).ok()?;
-        Some(std::mem::take(encoder.get_mut())).filter(|out| !out.is_empty()).map(Bytes::from)
+        Some(std::mem::take(encoder.get_mut())).filter(|output| !output.is_empty()).map(Bytes::from)
     }
 
-    /// Returns the rest at the body's end; `None` the second time.
+    /// Ends the body and returns the rest of the output; `None` the second time.
     pub(in crate::server) fn finish(&mut self) -> Option<Bytes> {
         self.encoder.take()?.finish().ok().map(Bytes::from)
     }
@@ -41,9 +41,9 @@ impl GzipEncoder {
     }
 }
 
-/// Tells whether a request's client takes gzip. Source: RFC 9110, section 12.5.3.
-pub(in crate::server) fn accepts_gzip(asked: &HeaderMap) -> bool {
-    let lines = asked.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+/// Returns whether a client accepts gzip. Source: RFC 9110, section 12.5.3.
+pub(in crate::server) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut any = false;
     for coding in lines.flat_map(|line| line.split(',')) {
         let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
@@ -57,34 +57,35 @@ pub(in crate::server) fn accepts_gzip(asked: &HeaderMap) -> bool {
     any
 }
 
-/// Makes an answer's head that of a compressed one, if it is worth it and the client takes it. `length` is the body's,
-/// where it is known.
+/// Sets the head of a compressed response if the response is worth it and the client accepts gzip; returns whether it is.
+///
+/// `length` is that of the body; `None` if it is unknown.
 pub(in crate::server) fn negotiate<B>(
-    answer: &mut Response<B>,
+    response: &mut Response<B>,
     length: Option<u64>,
     min_bytes: usize,
-    accepted: bool,
+    client_accepts: bool,
 ) -> bool {
-    let headers = answer.headers();
+    let headers = response.headers();
     let is_small = length.or_else(|| content_length(headers)).is_some_and(|length| length < min_bytes as u64);
-    let barred = headers.contains_key(header::CONTENT_ENCODING)
+    let is_excluded = headers.contains_key(header::CONTENT_ENCODING)
         || headers.contains_key(header::CONTENT_RANGE)
         || headers
             .get_all(header::CACHE_CONTROL)
             .iter()
             .any(|v| v.as_bytes().windows(12).any(|w| w == b"no-transform"));
-    if !is_json(headers) || is_small || barred || answer.status() != StatusCode::OK {
+    if !is_json(headers) || is_small || is_excluded || response.status() != StatusCode::OK {
         return false;
     }
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     add_vary(headers, header::ACCEPT_ENCODING);
-    if !accepted {
+    if !client_accepts {
         return false;
     }
     headers.insert(header::CONTENT_ENCODING, GZIP);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::ACCEPT_RANGES);
-    // The bytes are not those that a strong tag stands for.
+    // A strong tag stands for the uncompressed bytes.
     let weak = headers
         .get(header::ETAG)
         .filter(|tag| !tag.as_bytes().starts_with(b"W/"))
@@ -95,11 +96,12 @@ pub(in crate::server) fn negotiate<B>(
     true
 }
 
-fn add_vary(headers: &mut HeaderMap, on: HeaderName) {
+/// Adds `name` to `Vary` unless it is there already.
+fn add_vary(headers: &mut HeaderMap, name: HeaderName) {
     let lines = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
-    let known = |name: &str| name.trim() == "*" || name.trim().eq_ignore_ascii_case(on.as_str());
-    if !lines.flat_map(|line| line.split(',')).any(known) {
-        headers.append(header::VARY, on.into());
+    let covers = |item: &str| item.trim() == "*" || item.trim().eq_ignore_ascii_case(name.as_str());
+    if !lines.flat_map(|line| line.split(',')).any(covers) {
+        headers.append(header::VARY, name.into());
     }
 }
 
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_say_whether_they_take_it() {
+    fn accept_encoding_decides_about_gzip() {
         for (line, wanted) in [
             ("gzip", true),
             ("br, GZIP;q=0.5", true),

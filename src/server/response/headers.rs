@@ -1,46 +1,74 @@
-//! Setting the headers that the configuration wants, on requests and on answers.
+//! The configured headers: set on requests to replicas and added to responses, with `X-Upstream` and `X-Decision`.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::config::{HeaderRule, HeaderTemplate};
 use crate::log_format::RequestRecord;
+use crate::server::request_log::RequestLog;
 
-/// Puts headers in the place of those that are there; one that comes to nothing is gone.
-pub(in crate::server) fn set_request_headers(lines: &[HeaderRule], headers: &mut HeaderMap, facts: &RequestRecord<'_>) {
-    for line in lines {
-        headers.remove(&line.name);
-        for value in line.values.iter().filter_map(|text| render_value(text, facts)) {
-            headers.append(&line.name, value);
+const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
+const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
+
+/// Sets the configured headers on a request to the last attempt's replica.
+pub(in crate::server) fn apply_request_headers(log: &RequestLog, headers: &mut HeaderMap) {
+    let rules = &log.context().settings.headers.for_pool(log.pool_name()).request;
+    if !rules.is_empty() {
+        log.with_record(None, |record| set_request_headers(rules, headers, record));
+    }
+}
+
+/// Sets the configured headers on a response, a replica's or the router's own.
+pub(in crate::server) fn apply_response_headers<B>(log: &mut RequestLog, response: &mut Response<B>) {
+    let settings = log.context().settings.clone();
+    let rules = &settings.headers.for_pool(log.pool_name()).response;
+    if settings.x_upstream
+        && !rules.iter().any(|rule| rule.name == X_UPSTREAM)
+        && let Some(name) = log.last_replica_name().and_then(|name| HeaderValue::try_from(name).ok())
+    {
+        response.headers_mut().insert(X_UPSTREAM, name);
+    }
+    if let Some(decision) = log.decision_line().and_then(|line| HeaderValue::try_from(line).ok()) {
+        response.headers_mut().insert(X_DECISION, decision);
+    }
+    if !rules.is_empty() {
+        log.capture_response_headers(response.headers());
+        let status = response.status().as_u16();
+        log.with_record(Some(status), |record| add_response_headers(rules, response.headers_mut(), record));
+    }
+}
+
+/// Replaces headers by the configured ones; a header whose value is empty is removed.
+fn set_request_headers(rules: &[HeaderRule], headers: &mut HeaderMap, record: &RequestRecord<'_>) {
+    for rule in rules {
+        headers.remove(&rule.name);
+        for value in rule.values.iter().filter_map(|template| render_value(template, record)) {
+            headers.append(&rule.name, value);
         }
     }
 }
 
-/// Adds headers to those that are there; one that is always empty takes away what was there before.
-pub(in crate::server) fn add_response_headers(
-    lines: &[HeaderRule],
-    headers: &mut HeaderMap,
-    facts: &RequestRecord<'_>,
-) {
-    for line in lines {
-        for text in &line.values {
-            if *text == HeaderTemplate::Empty {
-                headers.remove(&line.name);
-            } else if let Some(value) = render_value(text, facts) {
-                headers.append(&line.name, value);
+/// Appends the configured headers; a template that is always empty removes the header.
+fn add_response_headers(rules: &[HeaderRule], headers: &mut HeaderMap, record: &RequestRecord<'_>) {
+    for rule in rules {
+        for template in &rule.values {
+            if *template == HeaderTemplate::Empty {
+                headers.remove(&rule.name);
+            } else if let Some(value) = render_value(template, record) {
+                headers.append(&rule.name, value);
             }
         }
     }
 }
 
-/// What a text comes to. Nothing that could end the line, or the head, goes into a header.
-fn render_value(text: &HeaderTemplate, facts: &RequestRecord<'_>) -> Option<HeaderValue> {
-    match text {
+/// Returns the value of a template; `None` if it is empty or would end the header line.
+fn render_value(template: &HeaderTemplate, record: &RequestRecord<'_>) -> Option<HeaderValue> {
+    match template {
         HeaderTemplate::Empty => None,
         HeaderTemplate::Constant(value) => Some(value.clone()),
         HeaderTemplate::Format(format) => {
-            let mut made = Vec::new();
-            format.render(facts, &mut made);
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(made)).ok().filter(|value| !value.is_empty())
+            let mut text = Vec::new();
+            format.render(record, &mut text);
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok().filter(|value| !value.is_empty())
         }
     }
 }

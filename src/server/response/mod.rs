@@ -1,4 +1,4 @@
-//! What the client gets back: errors, bodies, their framing, compression and headers.
+//! The response to the client: errors, bodies, framing, compression and headers.
 
 pub(super) mod body;
 pub(super) mod error;

@@ -140,7 +140,7 @@ fn hot_key_is_reported_once() {
         client.send(crate::harness::client::build_request("POST", "/v1/chat/completions", "", &body));
         assert_eq!(client.read_response().status, 200);
     }
-    let said = || fs::read_to_string(&log).unwrap_or_default().matches("had one key").count();
+    let said = || fs::read_to_string(&log).unwrap_or_default().matches("had one hash key").count();
     wait_until("it is reported", || said() > 0);
     server.stop();
     assert_eq!(said(), 1);

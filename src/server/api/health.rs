@@ -1,0 +1,32 @@
+//! `/livez`, `/readyz` and `/health`, for supervisors and load balancers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::server::AppState;
+
+pub(super) fn routes() -> Router<Arc<AppState>> {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/health", get(readyz))
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Returns 200 if some pool has an eligible replica and the process is not draining, else 503.
+async fn readyz(State(app): State<Arc<AppState>>) -> Response {
+    if app.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    let now = app.clock.now();
+    if app.fleet.pools().iter().any(|pool| pool.has_eligible(now)) {
+        return "ok\n".into_response();
+    }
+    let reason = "no replica is ready: none has answered /v1/models, or all have failed\n";
+    (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+}

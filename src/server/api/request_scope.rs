@@ -1,0 +1,15 @@
+//! The part of the router that a local request may see.
+
+use std::sync::Arc;
+
+use crate::fleet::VirtualHost;
+use crate::tenants::Tenant;
+
+/// The virtual host that a local request came for, and the tenant whose key it shows.
+#[derive(Clone)]
+pub(in crate::server) struct RequestScope {
+    /// `None` if no pool has the host and path.
+    pub(in crate::server) virtual_host: Option<Arc<VirtualHost>>,
+    /// `None` if no keys are configured.
+    pub(in crate::server) tenant: Option<Arc<Tenant>>,
+}
