@@ -1,4 +1,4 @@
-//! `GET /explain/{request-id}` on the admin listener: why a request went where it went.
+//! `GET /explain/{request-id}` on the admin listener: the candidates of each attempt and the reason for the choice.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::log_format::format_rfc3339;
 use crate::server::AppState;
 use crate::units::Moment;
 
-/// What is remembered of a request's decisions, a try each.
+/// The decisions of one request, one per attempt.
 #[derive(Serialize)]
 struct ExplanationView {
     request: String,
@@ -30,14 +30,14 @@ struct AttemptView {
     prompt_tokens: u64,
     candidates: Vec<CandidateView>,
     passed_over: Vec<SkippedView>,
-    /// Replicas that are in neither list.
+    /// The number of replicas that are in neither list.
     left_out: usize,
     chosen: Option<String>,
-    /// Why that one, or why none.
+    /// The reason for the choice, or for there being none.
     why: String,
-    /// What of the prompt was taken to be cached there.
+    /// The estimated tokens of the prompt in the replica's cache; `None` if the policy does not use it.
     cached_believed: Option<u64>,
-    /// `None` as long as it runs, and where nobody was chosen.
+    /// `None` while the attempt runs, and if no replica was chosen.
     end: Option<ResultView>,
 }
 
@@ -64,56 +64,57 @@ struct ResultView {
     completion_tokens: Option<u64>,
 }
 
-/// The path of this file.
-pub(in crate::server) fn routes() -> Router<Arc<AppState>> {
+pub(super) fn routes() -> Router<Arc<AppState>> {
     Router::new().route("/explain/{*id}", get(explain))
 }
 
 async fn explain(State(app): State<Arc<AppState>>, Path(id): Path<String>, headers: HeaderMap) -> Response {
-    let told = app.logs.decisions.find_by_request_id(&id);
-    let as_text = headers.get(header::ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/plain"));
-    if told.is_empty() {
-        let message =
-            format!("no decision for this request is remembered: `explain` keeps {}", app.logs.decisions.capacity());
+    let decisions = app.logs.decisions.find_by_request_id(&id);
+    let wants_text = headers.get(header::ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/plain"));
+    if decisions.is_empty() {
+        let message = format!(
+            "no decision found for this request; the latest {} are kept (`explain`)",
+            app.logs.decisions.capacity()
+        );
         let status = StatusCode::NOT_FOUND;
-        return match as_text {
+        return match wants_text {
             true => (status, message + "\n").into_response(),
             false => (status, Json(serde_json::json!({ "error": { "message": message } }))).into_response(),
         };
     }
-    let explained =
-        ExplanationView { request: id, tries: told.iter().map(|told| AttemptView::new(&app, told)).collect() };
-    if as_text { explained.to_text().into_response() } else { Json(explained).into_response() }
+    let explanation =
+        ExplanationView { request: id, tries: decisions.iter().map(|record| AttemptView::new(&app, record)).collect() };
+    if wants_text { explanation.to_text().into_response() } else { Json(explanation).into_response() }
 }
 
-/// Terms as an object, in the policy's order.
-fn serialize_terms<S: Serializer>(terms: &[(&'static str, f64)], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_map(terms.iter().copied())
+/// Serializes terms as an object, in the policy's order.
+fn serialize_terms<S: Serializer>(terms: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(terms.iter().copied())
 }
 
 impl AttemptView {
-    fn new(app: &AppState, told: &DecisionRecord) -> Self {
-        let (chosen, why) = match &told.chosen {
-            Ok(name) => (Some(name.to_string()), told.reason.to_owned()),
+    fn new(app: &AppState, record: &DecisionRecord) -> Self {
+        let (chosen, why) = match &record.chosen {
+            Ok(name) => (Some(name.to_string()), record.reason.to_owned()),
             Err(none) => (None, none.to_string()),
         };
         let candidate = |CandidateTerms { name, terms }: &CandidateTerms| CandidateView {
             name: name.to_string(),
             terms: terms.clone(),
         };
-        let passed = |(name, why): &(Arc<str>, &'static str)| SkippedView { name: name.to_string(), why };
+        let skipped = |(name, why): &(Arc<str>, &'static str)| SkippedView { name: name.to_string(), why };
         Self {
-            at: format_time(app, told.chosen_at),
-            pool: told.pool.to_string(),
-            policy: told.policy.clone(),
-            prompt_tokens: told.prompt.0,
-            candidates: told.candidates.iter().map(candidate).collect(),
-            passed_over: told.skipped.iter().map(passed).collect(),
-            left_out: told.omitted_replicas,
+            at: format_time(app, record.chosen_at),
+            pool: record.pool.to_string(),
+            policy: record.policy.clone(),
+            prompt_tokens: record.prompt.0,
+            candidates: record.candidates.iter().map(candidate).collect(),
+            passed_over: record.skipped.iter().map(skipped).collect(),
+            left_out: record.omitted_replicas,
             chosen,
             why,
-            cached_believed: told.cached.map(|cached| cached.0),
-            end: told.result.as_ref().map(ResultView::new),
+            cached_believed: record.cached.map(|cached| cached.0),
+            end: record.result.as_ref().map(ResultView::new),
         }
     }
 
@@ -125,22 +126,22 @@ impl AttemptView {
         )?;
         self.write_table(out)?;
         for SkippedView { name, why } in &self.passed_over {
-            writeln!(out, "    passed over: {name}, {why}")?;
+            writeln!(out, "    skipped: {name}, {why}")?;
         }
         if self.left_out > 0 {
             writeln!(out, "    and {} more", self.left_out)?;
         }
         match (&self.chosen, &*self.why) {
-            (Some(name), "pinned") => writeln!(out, "  chosen: {name}, to which the request belonged")?,
-            (Some(name), "only one") => writeln!(out, "  chosen: {name}, the only one")?,
+            (Some(name), "pinned") => writeln!(out, "  chosen: {name}, by its pin")?,
+            (Some(name), "only one") => writeln!(out, "  chosen: {name}, the only candidate")?,
             (Some(name), "first free") => {
-                writeln!(out, "  chosen: {name}, the first to be free of those that are busy")?;
+                writeln!(out, "  chosen: {name}, the first of the busy replicas to be free")?;
             }
             (Some(name), _) => writeln!(out, "  chosen: {name}, by the policy")?,
-            (None, why) => writeln!(out, "  nobody chosen: {why}")?,
+            (None, why) => writeln!(out, "  none chosen: {why}")?,
         }
         if let Some(cached) = self.cached_believed {
-            writeln!(out, "  taken to be cached there: {cached} tokens")?;
+            writeln!(out, "  estimated in its cache: {cached} tokens")?;
         }
         match &self.end {
             Some(end) => end.write_text(out),
@@ -149,7 +150,7 @@ impl AttemptView {
         }
     }
 
-    /// A line a candidate, under the names of the terms.
+    /// Writes one line per candidate, under the names of the terms.
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
         let Some(first) = self.candidates.first() else { return Ok(()) };
         let width = self.candidates.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
@@ -193,9 +194,9 @@ impl ResultView {
             (self.cached_tokens, "of them cached"),
             (self.completion_tokens, "generated"),
         ];
-        for (count, what) in counts {
+        for (count, label) in counts {
             if let Some(count) = count {
-                write!(out, "; {count} {what}")?;
+                write!(out, "; {count} {label}")?;
             }
         }
         writeln!(out)
@@ -205,20 +206,20 @@ impl ResultView {
 impl ExplanationView {
     fn to_text(&self) -> String {
         let mut out = String::new();
-        for (at, one) in (1..).zip(&self.tries) {
+        for (number, attempt) in (1..).zip(&self.tries) {
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "{} try {at}", self.request);
-            let _ = one.write_text(&mut out);
+            let _ = writeln!(out, "{} attempt {number}", self.request);
+            let _ = attempt.write_text(&mut out);
         }
         out
     }
 }
 
-/// Without digits that nobody reads.
+/// Returns a number with at most three decimals.
 fn format_number(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }
 
-fn format_time(app: &AppState, at: Moment) -> String {
-    format_rfc3339(app.clock.unix_time().saturating_sub(app.clock.now().since(at)))
+fn format_time(app: &AppState, moment: Moment) -> String {
+    format_rfc3339(app.clock.unix_time().saturating_sub(app.clock.now().since(moment)))
 }

@@ -110,7 +110,7 @@ fn forgotten_decision_is_reported_as_unknown() {
     let reply = off.send_request("POST", CHAT_PATH, "x-request-id: a\r\n", chat_body("m", 1, false));
     assert_eq!((reply.status, reply.header("x-decision")), (200, None));
     let missing = send_request(off.admin_addr, "GET", "/explain/a", "", "");
-    assert_eq!((missing.status, missing.text().contains("`explain` keeps 0")), (404, true));
+    assert_eq!((missing.status, missing.text().contains("the latest 0 are kept")), (404, true));
     assert_eq!(off.get("/explain/a").status, 404, "not on the clients' listener");
 }
 
@@ -147,11 +147,13 @@ fn explain_command_queries_a_running_router() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    let (code, told, _) = run("a/b=1");
+    let (code, text, _) = run("a/b=1");
     assert_eq!(code, Some(0));
-    for part in ["a/b=1 try 1\n", "policy least_conn", "in_flight", "  * ", "by the policy", "ended: completed after"] {
-        assert!(told.contains(part), "{part:?} in\n{told}");
+    for part in
+        ["a/b=1 attempt 1\n", "policy least_conn", "in_flight", "  * ", "by the policy", "ended: completed after"]
+    {
+        assert!(text.contains(part), "{part:?} in\n{text}");
     }
     let (code, _, why) = run("unknown");
-    assert!(code == Some(1) && why.contains("no decision for this request is remembered"), "{why}");
+    assert!(code == Some(1) && why.contains("no decision found for this request"), "{why}");
 }
