@@ -104,13 +104,13 @@ impl FleetBuilder {
         Some(replica)
     }
 
-    /// Drops the oldest prepared replicas beyond [`MAX_PREPARED_REPLICAS`].
+    /// Removes the oldest prepared replicas beyond [`MAX_PREPARED_REPLICAS`].
     pub(super) fn limit_prepared(&mut self) {
         let surplus = self.prepared.len().saturating_sub(MAX_PREPARED_REPLICAS);
         self.prepared.drain(..surplus);
     }
 
-    /// Drops the prepared replicas that are part of `next`; others may still be in preparation elsewhere.
+    /// Removes the prepared replicas that are part of `next`; others may still be in preparation elsewhere.
     pub(super) fn release_prepared(&mut self, next: &FleetSnapshot) {
         self.prepared.retain(|replica| !next.replicas.iter().any(|known| known.id() == replica.id()));
     }

@@ -27,7 +27,7 @@ pub struct ReloadDiff {
 }
 
 impl ReloadDiff {
-    /// Compares two generations.
+    /// Returns the changes from one generation to the next.
     pub(super) fn new(before: &FleetSnapshot, after: &FleetSnapshot) -> Self {
         let pool_names = |from: &FleetSnapshot, matches: &dyn Fn(&Arc<Pool>) -> bool| {
             from.pools.iter().filter(|pool| matches(pool)).map(|pool| pool.name().clone()).collect()
@@ -49,7 +49,7 @@ impl ReloadDiff {
         }
     }
 
-    /// Computes `keys_moved`.
+    /// Sets `keys_moved`.
     pub(super) fn record_moved_keys(&mut self, before: &FleetSnapshot, after: &FleetSnapshot) {
         for name in &self.pools_changed {
             let (Some(old), Some(new)) = (before.pool(name), after.pool(name)) else { continue };

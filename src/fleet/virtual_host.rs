@@ -28,12 +28,12 @@ pub struct VirtualHost {
 }
 
 impl VirtualHost {
-    /// The path prefix; empty for every path.
+    /// Returns the path prefix; empty for every path.
     pub fn path_prefix(&self) -> &str {
         self.route.path.as_deref().unwrap_or_default()
     }
 
-    /// The pools, in configuration order.
+    /// Returns the pools, in configuration order.
     pub fn pools(&self) -> &[Arc<Pool>] {
         &self.pools
     }
@@ -65,7 +65,7 @@ impl VirtualHost {
     }
 }
 
-/// Groups pools by route; longer paths first, so that the first match is the right one.
+/// Returns the pools grouped by route; longer paths first, so that the first match is the right one.
 pub(super) fn build_virtual_hosts(pools: &[Arc<Pool>]) -> Vec<Arc<VirtualHost>> {
     let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
     for pool in pools {

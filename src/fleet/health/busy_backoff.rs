@@ -39,7 +39,7 @@ impl BusyBackoff {
         now < self.deadline
     }
 
-    /// The end of the backoff.
+    /// Returns the end of the backoff.
     pub(in crate::fleet) const fn deadline(&self) -> Moment {
         self.deadline
     }

@@ -129,7 +129,7 @@ impl MemberHealth {
         }
     }
 
-    /// The number of ejections so far, by [`EjectCause::ALL`].
+    /// Returns the number of ejections so far, by [`EjectCause::ALL`].
     pub(in crate::fleet) const fn ejections(&self) -> [u64; EjectCause::ALL.len()] {
         self.ejections
     }

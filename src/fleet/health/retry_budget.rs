@@ -76,7 +76,7 @@ impl RetryBudget {
         self.stats.made = self.stats.made.saturating_sub(1);
     }
 
-    /// The retries since the start.
+    /// Returns the retries since the start.
     pub(in crate::fleet) const fn stats(&self) -> RetryStats {
         self.stats
     }

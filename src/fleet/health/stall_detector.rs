@@ -67,7 +67,7 @@ impl StallDetector {
             (now, sample.silent_since, sample.unanswered > 0);
     }
 
-    /// The longest silence that ended without an ejection.
+    /// Returns the longest silence that ended without an ejection.
     pub(in crate::fleet) const fn longest_recovered(&self) -> Duration {
         self.longest_recovered
     }

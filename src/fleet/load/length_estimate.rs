@@ -62,7 +62,7 @@ pub(in crate::fleet) struct LengthEstimators {
 }
 
 impl LengthEstimate {
-    /// The requested model, if the pool has it: never a name that a client made up.
+    /// Returns the requested model, if the pool has it: never a name that a client made up.
     pub fn model(&self) -> Option<&ModelName> {
         self.estimator.model.as_ref()
     }

@@ -216,3 +216,38 @@ impl RejectionSummary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EJECTED: Ineligible =
+        Ineligible::Ejected { cause: EjectCause::Failed, until: Moment::from_nanos(9_000_000_000) };
+
+    fn no_replica(reasons: &[Ineligible]) -> NoReplica {
+        let mut summary = RejectionSummary::default();
+        reasons.iter().for_each(|reason| summary.record(*reason));
+        summary.no_replica(Moment::from_nanos(2_000_000_000))
+    }
+
+    #[test]
+    fn error_names_the_first_reason_by_precedence() {
+        use Ineligible::{Down, Drained, Full, ModelNotListed, NotReady, Tried};
+        let ejected = NoReplica::AllEjected { retry_after: Duration::from_secs(7) };
+        assert_eq!(no_replica(&[NotReady, EJECTED, Full, Tried]), NoReplica::AllTried);
+        assert_eq!(no_replica(&[NotReady, EJECTED, Full]), NoReplica::AllFull);
+        let later = Ineligible::Ejected { cause: EjectCause::Refused, until: Moment::from_nanos(20_000_000_000) };
+        assert_eq!(no_replica(&[later, NotReady, EJECTED]), ejected, "the earliest return counts");
+        assert_eq!(no_replica(&[NotReady, Down]), NoReplica::NotReady);
+        assert_eq!(no_replica(&[Down, Drained, ModelNotListed]), NoReplica::AllDown);
+    }
+
+    #[test]
+    fn explanations_begin_with_the_name_of_the_state() {
+        use Ineligible::{Backup, Busy, Down, Drained, Draining, Full, NotReady, Tried};
+        for reason in [Drained, Down, NotReady, Full, EJECTED, Draining, Busy] {
+            assert!(reason.as_str().starts_with(reason.member_state().as_str()), "{reason:?}");
+        }
+        assert_eq!([Tried, Backup].map(Ineligible::member_state), [MemberState::Admitted; 2]);
+    }
+}

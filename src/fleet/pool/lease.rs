@@ -76,12 +76,12 @@ impl Lease {
         }
     }
 
-    /// The chosen replica.
+    /// Returns the chosen replica.
     pub const fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
 
-    /// The pool that chose it.
+    /// Returns the pool that chose it.
     pub const fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
@@ -106,17 +106,17 @@ impl Lease {
         self.observers.as_ref()?.decision_line()
     }
 
-    /// The time of the first generated content.
+    /// Returns the time of the first generated content.
     pub const fn first_token(&self) -> Option<Moment> {
         self.timeline.first_token
     }
 
-    /// The last token counts that the replica reported.
+    /// Returns the last token counts that the replica reported.
     pub const fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// The prompt tokens reserved.
+    /// Returns the prompt tokens reserved.
     pub const fn prompt(&self) -> Tokens {
         self.prompt.tokens
     }

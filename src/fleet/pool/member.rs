@@ -54,7 +54,7 @@ impl PoolMember {
         !self.spec.drain
     }
 
-    /// The one eligibility test: whether the member may be chosen, for `request` if there is one.
+    /// Returns whether the member may be chosen, for `request` if there is one: the only eligibility test.
     ///
     /// A request not pinned to the member needs [`PoolMember::accepts_unpinned`] as well. Busy members and backups are
     /// eligible; the choice ranks them last. *Errors*: why it may not be chosen.

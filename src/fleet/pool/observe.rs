@@ -22,7 +22,7 @@ pub(super) struct ObservedChoice<'a> {
 }
 
 impl Pool {
-    /// The shadow policy's hash key, if it has one.
+    /// Returns the shadow policy's hash key, if it has one.
     pub fn shadow_key(&self) -> Option<&HashKey> {
         self.spec.shadow.as_ref()?.key()
     }
@@ -46,7 +46,7 @@ impl Pool {
         self.shadow.as_ref().map(|shadow| shadow.loads()).unwrap_or_default()
     }
 
-    /// Copies the candidates, under the lock; `None` without observers.
+    /// Returns a copy of the candidates, made under the lock; `None` without observers.
     pub(super) fn snapshot_candidates(
         &self,
         state: &PoolState,

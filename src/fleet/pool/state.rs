@@ -122,27 +122,27 @@ impl Pool {
         }
     }
 
-    /// The pool's description.
+    /// Returns the pool's description.
     pub const fn spec(&self) -> &PoolSpec {
         &self.spec
     }
 
-    /// The pool's name.
+    /// Returns the pool's name.
     pub const fn name(&self) -> &Arc<str> {
         &self.spec.name
     }
 
-    /// The host whose requests it takes; `None` for any.
+    /// Returns the host whose requests it takes; `None` for any.
     pub fn host(&self) -> Option<&str> {
         self.spec.route.host.as_deref()
     }
 
-    /// The policy's name in the table.
+    /// Returns the policy's name in the table.
     pub fn policy_name(&self) -> &'static str {
         self.spec.policy.name()
     }
 
-    /// The policy's hash key, if it has one.
+    /// Returns the policy's hash key, if it has one.
     pub const fn hash_key(&self) -> Option<&HashKey> {
         self.spec.policy.key()
     }
@@ -152,7 +152,7 @@ impl Pool {
         self.hot_key_warning.load(Ordering::Relaxed) && self.hot_key_warning.swap(false, Ordering::Relaxed)
     }
 
-    /// The configured model names; empty if they are learned.
+    /// Returns the configured model names; empty if they are learned.
     pub fn configured_models(&self) -> &[ModelName] {
         &self.spec.models
     }
@@ -164,22 +164,22 @@ impl Pool {
         blocked.max_by_key(|blocked| (blocked.exact, blocked.path.len())).map(|blocked| blocked.status)
     }
 
-    /// The paths of its replicas that clients can reach.
+    /// Returns the paths of its replicas that clients can reach.
     pub const fn path_policy(&self) -> &PathPolicy {
         &self.spec.path_policy
     }
 
-    /// The pool that serves a request when this one has no replica for it.
+    /// Returns the pool that serves a request when this one has no replica for it.
     pub const fn fallback(&self) -> Option<&Arc<str>> {
         self.spec.fallback.as_ref()
     }
 
-    /// The key that its replicas require.
+    /// Returns the key that its replicas require.
     pub const fn api_key(&self) -> Option<&ApiKey> {
         self.spec.api_key.as_ref()
     }
 
-    /// The session affinity.
+    /// Returns the session affinity.
     pub const fn sticky(&self) -> Option<&Sticky> {
         self.spec.sticky.as_ref()
     }

@@ -63,22 +63,22 @@ impl Replica {
         self.origin == spec.origin && self.name == spec.name
     }
 
-    /// Its identity, never reused.
+    /// Returns its identity, never reused.
     pub const fn id(&self) -> ReplicaId {
         self.id
     }
 
-    /// Its name in logs, metrics and `X-Upstream`.
+    /// Returns its name in logs, metrics and `X-Upstream`.
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Its address.
+    /// Returns its address.
     pub const fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// Its token in cookies: derived from its name, the same in every process, revealing no address.
+    /// Returns its token in cookies: derived from its name, the same in every process, revealing no address.
     pub fn cookie_token(&self) -> &str {
         &self.cookie_token
     }
@@ -101,7 +101,7 @@ impl Replica {
         self.models.is_known()
     }
 
-    /// Drains it, or ends that: a drained replica gets no new requests, running ones complete.
+    /// Sets whether it is drained: a drained replica gets no new requests, running ones complete.
     pub fn set_drained(&self, drained: bool) {
         self.drain.set(drained);
     }
@@ -130,7 +130,7 @@ impl Replica {
         self.usage_support.set(supported);
     }
 
-    /// The state of its port.
+    /// Returns the state of its port.
     pub const fn port_state(&self) -> &PortState {
         &self.port_state
     }

@@ -39,22 +39,22 @@ pub enum OriginError {
 }
 
 impl Origin {
-    /// The host as a resolver takes it: an IPv6 address without brackets.
+    /// Returns the host as a resolver takes it: an IPv6 address without brackets.
     pub fn host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port; 80 or 443 where the URL has none.
+    /// Returns the port; 80 or 443 where the URL has none.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The path before `/v1`: empty, or with a leading and no trailing slash.
+    /// Returns the path before `/v1`: empty, or with a leading and no trailing slash.
     pub fn path_prefix(&self) -> &str {
         &self.path_prefix
     }
 
-    /// The address to connect to; `None` where the host is resolved on connect.
+    /// Returns the address to connect to; `None` where the host is resolved on connect.
     pub const fn address(&self) -> Option<IpAddr> {
         self.address
     }
@@ -75,12 +75,12 @@ impl Origin {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// `http` or `https`.
+    /// Returns `http` or `https`.
     pub const fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// The certificate verification; `None` for `http`.
+    /// Returns the certificate verification; `None` for `http`.
     pub const fn tls(&self) -> Option<&UpstreamTls> {
         self.tls.as_ref()
     }

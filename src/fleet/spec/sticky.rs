@@ -70,7 +70,7 @@ impl Sticky {
 }
 
 impl SameSite {
-    /// The attribute's value.
+    /// Returns the attribute's value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Strict => "Strict",
