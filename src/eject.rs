@@ -8,7 +8,7 @@ use crate::units::Moment;
 /// The longest ejection time that backoff reaches.
 const MAX_EJECTION_TIME: Duration = Duration::from_secs(300);
 
-/// Whether a replica may be chosen now.
+/// The state of a replica, as far as failures are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectState {
     /// It may be chosen.

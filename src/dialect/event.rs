@@ -15,7 +15,7 @@ pub struct RawEvent<'a> {
     pub tail: &'a [u8],
 }
 
-/// What one event says.
+/// The fields read from one event.
 #[derive(Debug, Default)]
 pub struct EventContent<'a> {
     /// It carries a piece of the response.

@@ -1,6 +1,6 @@
 //! Layer 1: API dialects, the families of request and response shapes that endpoints speak, as rows of one table.
 //!
-//! Code outside this module does not ask which dialect it has. It asks the row: [`Dialect::spec`].
+//! Code outside this module never compares dialects. It asks the row: [`Dialect::spec`].
 //!
 //! To add a dialect, for example `gemini`:
 //!
@@ -87,7 +87,7 @@ impl Dialect {
         self.spec().error_event.is_some()
     }
 
-    /// Returns the event that tells a client why its stream ends; `None` for [`Dialect::Other`].
+    /// Returns the error event that ends a stream, with the reason as its message; `None` for [`Dialect::Other`].
     ///
     /// `sequence` is the number of events before it. No `[DONE]` belongs after it.
     pub fn error_event(self, message: &str, sequence: u64) -> Option<String> {

@@ -1,4 +1,4 @@
-//! What a dialect's row of the table says.
+//! A row of the table of dialects.
 
 use super::error_body::ErrorDetails;
 use super::event::{EventContent, RawEvent, WantedFields};

@@ -1,4 +1,4 @@
-//! What a simulated replica reports about itself.
+//! The statistics of a simulated replica.
 
 use crate::units::Tokens;
 

@@ -9,7 +9,7 @@ use super::json;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct BodyError {
-    /// What is wrong, for the client; in OpenAI's words where they exist.
+    /// The message for the client; in OpenAI's words where they exist.
     pub message: String,
     /// The member that is wrong; `None` if the body as a whole is.
     pub param: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! What a JSON request says that a router must know, borrowed from its body.
+//! The members of a JSON request that a router must know, borrowed from its body.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,11 +1,11 @@
-//! What a response has said so far; events and JSON documents fill the same state.
+//! The state of a response so far, filled from events or from a JSON document.
 
 use crate::dialect::UsageCounts;
 
 /// A longer response id is ignored.
 const MAX_ID_BYTES: usize = 256;
 
-/// What a response has said so far.
+/// The state of a response so far.
 #[derive(Debug, Default)]
 pub(super) struct AnswerState {
     pub(super) has_content: bool,

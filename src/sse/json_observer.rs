@@ -90,9 +90,9 @@ impl JsonObserver {
                 }
             }
         }
-        if let Some(kept) = &mut self.captured {
-            append_bounded(&mut self.value, chunk.get(kept.start..).unwrap_or_default());
-            kept.start = 0;
+        if let Some(captured) = &mut self.captured {
+            append_bounded(&mut self.value, chunk.get(captured.start..).unwrap_or_default());
+            captured.start = 0;
         }
         answer.done = self.is_over;
     }
@@ -158,10 +158,10 @@ impl JsonObserver {
 
     /// Handles the end, before `chunk[at]`, of a value at the current depth.
     fn end_value(&mut self, chunk: &[u8], at: usize, answer: &mut AnswerState) {
-        let Some(kept) = self.captured.take_if(|kept| kept.depth == self.depth) else { return };
-        append_bounded(&mut self.value, chunk.get(kept.start..at).unwrap_or_default());
+        let Some(captured) = self.captured.take_if(|captured| captured.depth == self.depth) else { return };
+        append_bounded(&mut self.value, chunk.get(captured.start..at).unwrap_or_default());
         let value = self.value.trim_ascii();
-        match kept.member {
+        match captured.member {
             CapturedMember::Id => answer.set_id(serde_json::from_slice::<String>(value).ok().as_deref()),
             CapturedMember::Error => answer.has_error |= value != b"null",
             CapturedMember::FinishReason => answer.aborted |= value == b"\"abort\"",
