@@ -18,6 +18,18 @@ The admin listener (`127.0.0.1:9464` by default) serves `/metrics` in the Promet
   disappear at once.
 ";
 
+const DASHBOARD: &str = "
+## Prometheus and Grafana
+
+1. Scrape the routers: [config/prometheus/prometheus.yml](../config/prometheus/prometheus.yml) has one; add yours to its
+   targets.
+2. Import [config/grafana/tokenweir.json](../config/grafana/tokenweir.json) into Grafana 10 or later (*Dashboards*, *New*,
+   *Import*). It shows tokens/s and tokens in flight, latency and speed of streams, requests by outcome, the cached share of
+   prompts, and the error of estimates, by pool, model and replica.
+
+`.ci/prometheus` runs Prometheus with both files against two replicas under load and evaluates every panel.
+";
+
 /// Returns the text of `docs/metrics.md`.
 pub fn metrics_markdown() -> String {
     let mut text = INTRODUCTION.to_owned();
@@ -31,6 +43,7 @@ pub fn metrics_markdown() -> String {
             let _ = writeln!(text, "\n{}", section.note);
         }
     }
+    text.push_str(DASHBOARD);
     text
 }
 
