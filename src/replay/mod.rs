@@ -13,6 +13,7 @@ mod stats;
 mod synthetic;
 mod trace;
 mod trace_reader;
+mod traffic_profile;
 
 pub use capacity::{CapacityResult, GOODPUT_GOAL_PCT, find_capacity};
 pub use output::{format_csv, format_json, format_text};
