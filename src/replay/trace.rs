@@ -147,10 +147,10 @@ mod tests {
         }
     }
 
-    fn request_in_session(session: u64, turn: u32, at: u64, think: Option<u64>) -> TraceRequest {
+    fn request_in_session(session: u64, turn: u32, sent_at_seconds: u64, think: Option<u64>) -> TraceRequest {
         let think = think.map(Duration::from_millis);
         TraceRequest {
-            sent_at: Duration::from_secs(at),
+            sent_at: Duration::from_secs(sent_at_seconds),
             session: Some(session),
             turn,
             think_time: think,
@@ -160,17 +160,17 @@ mod tests {
 
     #[test]
     fn engine_blocks_are_shared_like_those_of_the_trace() {
-        let shared = |a: &TraceRequest, b: &TraceRequest, size| {
+        let shared_blocks = |a: &TraceRequest, b: &TraceRequest, size| {
             let (a, b) = (a.engine_block_hashes(Tokens(size)), b.engine_block_hashes(Tokens(size)));
             a.iter().zip(&b).take_while(|(a, b)| a == b).count()
         };
         let (one, other) =
             (request_with_blocks(&[(5, 3), (90, 1)], 512, 2_100), request_with_blocks(&[(5, 3), (80, 1)], 512, 2_048));
         assert_eq!(one.engine_block_hashes(Tokens(16)).len(), 128);
-        assert_eq!(shared(&one, &other, 16), 96);
+        assert_eq!(shared_blocks(&one, &other, 16), 96);
         // A block across two blocks of the trace depends on the second.
-        assert_eq!((shared(&one, &other, 1_000), one.engine_block_hashes(Tokens(1_000)).len()), (1, 2));
-        assert_eq!(shared(&one, &request_with_blocks(&[(6, 2)], 512, 1_024), 16), 0);
+        assert_eq!((shared_blocks(&one, &other, 1_000), one.engine_block_hashes(Tokens(1_000)).len()), (1, 2));
+        assert_eq!(shared_blocks(&one, &request_with_blocks(&[(6, 2)], 512, 1_024), 16), 0);
         let mut all = one.engine_block_hashes(Tokens(16));
         all.sort_unstable();
         all.dedup();

@@ -11,19 +11,19 @@ const FILLER_WORDS: [&str; 24] = [
 ];
 
 /// Returns the text of a choice's token.
-pub(in crate::emulate) fn token_text(choice: usize, at: u64) -> String {
-    let word = FILLER_WORDS[(at as usize).wrapping_add(choice * 7) % FILLER_WORDS.len()];
-    if at == 0 { word.to_owned() } else { format!(" {word}") }
+pub(in crate::emulate) fn token_text(choice: usize, index: u64) -> String {
+    let word = FILLER_WORDS[(index as usize).wrapping_add(choice * 7) % FILLER_WORDS.len()];
+    if index == 0 { word.to_owned() } else { format!(" {word}") }
 }
 
 /// Returns the text of a choice's tokens.
 pub(in crate::emulate) fn choice_text(choice: usize, tokens: Range<u64>) -> String {
-    tokens.map(|at| token_text(choice, at)).collect()
+    tokens.map(|index| token_text(choice, index)).collect()
 }
 
 /// Returns the log probability of a token, or of its alternative of this rank.
-pub(in crate::emulate) fn token_logprob(at: u64, rank: u64) -> f64 {
-    -0.25 - (at % 7) as f64 / 8.0 - rank as f64
+pub(in crate::emulate) fn token_logprob(index: u64, rank: u64) -> f64 {
+    -0.25 - (index % 7) as f64 / 8.0 - rank as f64
 }
 
 /// An answer in progress.
@@ -80,11 +80,11 @@ pub(in crate::emulate) trait DialectWriter: Send {
 
 /// Returns the part of a tool call's arguments for these tokens; all parts together are a JSON object.
 pub(in crate::emulate) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
-    let fragment = |at: u64| match (at, output) {
+    let fragment = |index: u64| match (index, output) {
         (0, 1) => "{}".to_owned(),
         (0, _) => r#"{"text":""#.to_owned(),
-        (at, _) if at + 1 == output => r#""}"#.to_owned(),
-        (at, _) => token_text(choice, at),
+        (index, _) if index + 1 == output => r#""}"#.to_owned(),
+        (index, _) => token_text(choice, index),
     };
     tokens.map(fragment).collect()
 }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn argument_parts_form_a_json_object() {
         for output in 1..6 {
-            let joined: String = (0..output).map(|at| tool_arguments(1, at..at + 1, output)).collect();
+            let joined: String = (0..output).map(|index| tool_arguments(1, index..index + 1, output)).collect();
             assert!(serde_json::from_str::<serde_json::Value>(&joined).unwrap().is_object(), "{joined}");
         }
     }

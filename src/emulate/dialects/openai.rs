@@ -229,19 +229,19 @@ fn tool_arguments_delta(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
 
 fn chat_logprobs(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
     let Some(top) = answer.request.top_logprobs.filter(|_| !chunk.tokens.is_empty()) else { return "null".to_owned() };
-    let entry = |at: u64, rank: u64| {
-        let token = token_text(chunk.choice, at + rank);
+    let entry = |index: u64, rank: u64| {
+        let token = token_text(chunk.choice, index + rank);
         let bytes: Vec<String> = token.bytes().map(|b| b.to_string()).collect();
         format!(
             r#""token":{},"logprob":{:?},"bytes":[{}]"#,
             quote_json(&token),
-            token_logprob(at, rank),
+            token_logprob(index, rank),
             bytes.join(",")
         )
     };
-    let token = |at: u64| {
-        let alternatives: Vec<String> = (0..top).map(|rank| format!("{{{}}}", entry(at, rank))).collect();
-        format!(r#"{{{},"top_logprobs":[{}]}}"#, entry(at, 0), alternatives.join(","))
+    let token = |index: u64| {
+        let alternatives: Vec<String> = (0..top).map(|rank| format!("{{{}}}", entry(index, rank))).collect();
+        format!(r#"{{{},"top_logprobs":[{}]}}"#, entry(index, 0), alternatives.join(","))
     };
     let tokens: Vec<String> = chunk.tokens.clone().map(token).collect();
     format!(r#"{{"content":[{}]}}"#, tokens.join(","))
@@ -251,13 +251,13 @@ fn completion_logprobs(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
     let Some(top) = answer.request.top_logprobs else { return "null".to_owned() };
     let mut offset = choice_text(chunk.choice, 0..chunk.tokens.start).len();
     let (mut offsets, mut probabilities, mut tokens, mut tops) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for at in chunk.tokens.clone() {
-        let token = token_text(chunk.choice, at);
+    for index in chunk.tokens.clone() {
+        let token = token_text(chunk.choice, index);
         offsets.push(offset.to_string());
         offset += token.len();
-        probabilities.push(format!("{:?}", token_logprob(at, 0)));
+        probabilities.push(format!("{:?}", token_logprob(index, 0)));
         let alternative =
-            |rank| format!("{}:{:?}", quote_json(&token_text(chunk.choice, at + rank)), token_logprob(at, rank));
+            |rank| format!("{}:{:?}", quote_json(&token_text(chunk.choice, index + rank)), token_logprob(index, rank));
         tops.push(format!("{{{}}}", (0..top).map(alternative).collect::<Vec<_>>().join(",")));
         tokens.push(quote_json(&token));
     }

@@ -73,8 +73,8 @@ fn recorded_traffic_can_be_replayed() {
         )
     );
     let trace = replay::parse_trace(text.as_bytes(), "trace").unwrap();
-    let shared = |at: usize| trace.requests()[at].engine_block_hashes(Tokens(16));
-    let same = shared(0).iter().zip(&shared(1)).take_while(|(a, b)| a == b).count();
+    let blocks = |index: usize| trace.requests()[index].engine_block_hashes(Tokens(16));
+    let same = blocks(0).iter().zip(&blocks(1)).take_while(|(a, b)| a == b).count();
     assert_eq!((trace.requests().len(), same), (2, 40));
 }
 
@@ -96,9 +96,9 @@ fn long_prompts_share_common_blocks_and_never_exceed_the_prompt() {
 fn block_ids_are_bounded_and_recently_seen_blocks_stay_known() {
     let mut block_ids = BlockIds::default();
     let first = block_ids.assign_ids(7, 1);
-    for at in 0..3 * MAX_KNOWN_BLOCKS as u64 {
-        block_ids.assign_ids(1_000 + at, 1);
-        if at % 10_000 == 0 {
+    for id in 0..3 * MAX_KNOWN_BLOCKS as u64 {
+        block_ids.assign_ids(1_000 + id, 1);
+        if id % 10_000 == 0 {
             assert_eq!(block_ids.assign_ids(7, 1), first);
         }
     }
