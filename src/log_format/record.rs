@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Uri, Version};
 
 use crate::units::{Moment, Timing, Usage};
 
-/// What is known of a request: at its end, or so far.
+/// A request as known at its end, or so far.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestRecord<'a> {
     /// The request's id, sent to the replica and to the client as `X-Request-Id`.

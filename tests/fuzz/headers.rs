@@ -19,10 +19,11 @@ use serde_json::Value;
 use tokenweir::balance::{self, Dice};
 use tokenweir::config::{self, Network};
 use tokenweir::http::normalize_path;
-use tokenweir::prompt::{endpoint, multipart, splice};
-use tokenweir::telemetry::{
-    Asked, BUILT_IN, Escape, Facts, Format, Generated, Kept, Known, Sent, Spent, Tries, Wire,
+use tokenweir::log_format::{
+    AttemptRecords, BUILT_IN_FORMATS, CapturedFields, ConnectionInfo, LogEscape, LogFormat, RequestLine, RequestRecord,
+    RequestTimes, ResponseInfo, TokenInfo, ValueAvailability,
 };
+use tokenweir::prompt::{endpoint, multipart, splice};
 
 /// What identify.rs asks its neighbour for.
 mod admission {
@@ -101,13 +102,14 @@ fn targeted(path: &str) {
 
 /// No client forges a line of a log, nor a field.
 fn logged(head: &Parts) {
-    let kept = Kept { asked: head.headers.clone(), ..Kept::default() };
-    let (request, tries) = (asked(head.uri.clone()), Tries::default());
-    let facts = facts(&request, &tries, &kept);
-    let (plain, none) = (asked(Uri::from_static("/")), Kept::default());
-    for name in BUILT_IN {
-        let format = Format::built_in(name).expect("it is built in");
-        let (line, other) = (written(&format, &facts), written(&format, &self::facts(&plain, &tries, &none)));
+    let captured = CapturedFields { request_headers: head.headers.clone(), ..CapturedFields::default() };
+    let (request_line, attempts) = (request_line(head.uri.clone()), AttemptRecords::default());
+    let record = record(&request_line, &attempts, &captured);
+    let (plain_line, nothing) = (self::request_line(Uri::from_static("/")), CapturedFields::default());
+    let plain_record = self::record(&plain_line, &attempts, &nothing);
+    for name in BUILT_IN_FORMATS {
+        let format = LogFormat::built_in(name).expect("it is built in");
+        let (line, other) = (render_line(&format, &record), render_line(&format, &plain_record));
         assert!(!line.chars().any(char::is_control), "{line:?}");
         match name {
             "json" => assert!(serde_json::from_str::<Value>(&line).is_ok_and(|line| line["path"] == head.uri.path())),
@@ -118,42 +120,48 @@ fn logged(head: &Parts) {
     let Some(text) = head.headers.get("x-format").and_then(|value| std::str::from_utf8(value.as_bytes()).ok()) else {
         return;
     };
-    for escape in [Escape::Default, Escape::Json, Escape::None, Escape::Word, Escape::JsonValue] {
-        if let Ok(format) = Format::new(text, escape) {
-            let line = written(&format, &facts);
+    for escape in [LogEscape::Default, LogEscape::Json, LogEscape::None, LogEscape::Word, LogEscape::JsonValue] {
+        if let Ok(format) = LogFormat::new(text, escape) {
+            let line = render_line(&format, &record);
             assert!(
-                escape == Escape::None || text.contains(char::is_control) || !line.contains(char::is_control),
+                escape == LogEscape::None || text.contains(char::is_control) || !line.contains(char::is_control),
                 "{line:?}"
             );
             assert!(!format.is_constant() || line == text);
         }
     }
-    let header = Format::header(text, Known::Asked);
-    assert!(header.is_err() || Format::new(text, Escape::None).is_ok());
+    let header = LogFormat::for_header(text, ValueAvailability::AtRequest);
+    assert!(header.is_err() || LogFormat::new(text, LogEscape::None).is_ok());
 }
 
-fn asked(uri: Uri) -> Asked {
-    Asked { method: Method::POST, uri, version: Version::HTTP_11, nth: 1, wire: Wire::default() }
+fn request_line(uri: Uri) -> RequestLine {
+    let connection = ConnectionInfo::default();
+    RequestLine { method: Method::POST, uri, version: Version::HTTP_11, request_number: 1, connection }
 }
 
-fn facts<'a>(request: &'a Asked, tries: &'a Tries, kept: &'a Kept) -> Facts<'a> {
-    Facts {
+fn record<'a>(
+    request_line: &'a RequestLine,
+    attempts: &'a AttemptRecords,
+    captured: &'a CapturedFields,
+) -> RequestRecord<'a> {
+    RequestRecord {
         id: "r1",
-        client: "10.0.0.9",
-        request,
-        sent: Sent { status: 200, body_bytes: 5 },
-        tries,
-        generated: Generated::default(),
-        spent: Spent { time_of_day: Duration::from_secs(1_795_355_508), ..Spent::default() },
+        client_addr: "10.0.0.9",
+        request_line,
+        response: ResponseInfo { status: 200, body_bytes: 5 },
+        attempts,
+        tokens: TokenInfo::default(),
+        times: RequestTimes { time_of_day: Duration::from_secs(1_795_355_508), ..RequestTimes::default() },
+        utc_offset: |_| 0,
         tenant: None,
         outcome: "completed",
-        kept: Some(kept),
+        captured: Some(captured),
     }
 }
 
-fn written(format: &Format, facts: &Facts<'_>) -> String {
+fn render_line(format: &LogFormat, record: &RequestRecord<'_>) -> String {
     let mut line = Vec::new();
-    format.write(facts, &mut line);
+    format.write_line(record, &mut line);
     assert_eq!(line.pop(), Some(b'\n'));
     String::from_utf8_lossy(&line).into_owned()
 }
