@@ -34,29 +34,29 @@ macro_rules! policies {
 
 policies! {
     token_cost Load "[routers=N]" ["", "routers=2"],
-        "the least cost in tokens per weight: those waiting there, this prompt's that are not cached there, memory; the default";
+        "the least cost in tokens per weight: tokens to prefill, uncached tokens of this prompt, resident tokens; the default";
     round_robin Load "" [""],
-        "every replica in its turn, by weight: nginx's smooth weighted round robin, pick for pick";
+        "nginx's smooth weighted round robin, pick for pick";
     least_conn Load "" [""],
         "the fewest requests in flight per weight, ties by round robin";
     least_time Load "first_byte|last_byte" ["first_byte", "last_byte"],
         "the least average time to the first or last byte, times requests in flight, per weight";
     least_tokens Load "" [""],
-        "the fewest tokens per weight, those on the replica and those still to prefill; ties by round robin";
+        "the fewest tokens per weight, resident and to prefill; ties by round robin";
     least_prefill Load "" [""],
-        "the fewest prompt tokens per weight that wait to be prefilled, then the fewest on the replica";
+        "the fewest prompt tokens to prefill per weight, then the fewest resident tokens";
     prefix_hash Key "[KEY] [bound=1]" ["", "$prefix bound=1.5"],
-        "by what the prompt begins with, on a ring, with a bound on the tokens at one replica";
+        "a hash ring over the prompt's prefix, with a bound on the tokens at one replica";
     lmetric Load "" [""],
-        "the least of prompt tokens to compute times requests, per weight";
+        "the least product of prompt tokens to compute and requests, per weight";
     cache_aware Load "" [""],
-        "the longest cached beginning, the fewest requests while those are out of balance: SGLang's rule";
+        "the longest cached prefix, or the fewest requests while those are out of balance: SGLang's rule";
     random Random "[two [least_conn|least_time=...]]" ["", "two", "two least_time=last_byte"],
-        "at random, by weight; `two`: the better of two";
+        "at random by weight; `two`: the better of two random replicas";
     ip_hash Key "" [""],
-        "by the client's address, so that a client stays on its replica";
+        "a hash of the client's address, so that a client keeps its replica";
     hash Key "KEY [consistent]" ["$session consistent", "$request_uri"],
-        "by a key such as `$session`; `consistent`: on a ketama ring, where few keys move with the replicas";
+        "a hash of a key such as `$session`; `consistent`: on a ketama ring, so that few keys move when replicas change";
 }
 
 /// Returns every policy, in the order of the documentation; the first is the default.
