@@ -9,3 +9,4 @@ mod licences;
 mod nginx_import;
 mod nginx_log;
 mod reload;
+mod troubleshooting_doc;
