@@ -1,4 +1,4 @@
-//! The program: its commands, its exit codes, its logs and its end.
+//! The program: commands, exit codes, logs and shutdown.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -27,7 +27,7 @@ fn run_tokenweir(args: &[&str]) -> (i32, String, String) {
     (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-/// A folder of this test's own, emptied.
+/// Creates an empty folder for one test.
 fn create_test_dir(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("tokenweir-{}-{name}", std::process::id()));
     drop(fs::remove_dir_all(&folder));
@@ -35,33 +35,33 @@ fn create_test_dir(name: &str) -> PathBuf {
     folder
 }
 
-/// A process that serves; killed when dropped.
+/// A serving process; killed on drop.
 struct CliProcess {
     child: Child,
-    /// The line it announced itself with.
+    /// The line that announces its addresses.
     announcement: String,
 }
 
 impl CliProcess {
     fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let mut said = String::new();
+        let mut line = String::new();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        while !said.contains(" at ") {
-            said.clear();
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended at once");
+        while !line.contains(" at ") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "the process ended at once");
         }
-        // What comes later must not fill the pipe.
+        // Later output must not fill the pipe.
         std::thread::spawn(move || drop(stderr.read_to_end(&mut Vec::new())));
-        Self { child, announcement: said }
+        Self { child, announcement: line }
     }
 
-    /// The `at`th address it said.
-    fn nth_addr(&self, at: usize) -> SocketAddr {
+    /// Returns an announced address by its position.
+    fn nth_addr(&self, index: usize) -> SocketAddr {
         let words = self.announcement.split([' ', ',', '/', '\n']);
         words
             .filter_map(|word| word.parse().ok())
-            .nth(at)
+            .nth(index)
             .unwrap_or_else(|| panic!("no address in {}", self.announcement))
     }
 
@@ -87,10 +87,10 @@ impl Drop for CliProcess {
     }
 }
 
-/// Serves these, with more of the environment, and waits until it is ready.
+/// Serves these replicas with additional environment variables; waits until the router is ready.
 fn serve_until_ready(url: &str, env: &[(&str, &str)]) -> CliProcess {
     let process = CliProcess::spawn(tokenweir_command(&["serve", url]).envs(env.iter().copied()));
-    wait_until("it is ready", || send_request(process.nth_addr(1), "GET", "/readyz", "", "").status == 200);
+    wait_until("the router is ready", || send_request(process.nth_addr(1), "GET", "/readyz", "", "").status == 200);
     process
 }
 
@@ -134,15 +134,15 @@ fn taken_port_is_reported_with_key_and_help() {
 fn demo_prints_few_lines_and_its_curl_command_streams_tokens() {
     let mut child = tokenweir_command(&["--no-load"]).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut said = Vec::new();
-    while !said.last().is_some_and(|line: &String| line.starts_with("Your own replicas")) {
+    let mut lines = Vec::new();
+    while !lines.last().is_some_and(|line: &String| line.starts_with("Your own replicas")) {
         let mut line = String::new();
-        assert!(out.read_line(&mut line).unwrap() > 0, "it ended: {said:?}");
-        said.push(line);
+        assert!(out.read_line(&mut line).unwrap() > 0, "the process ended: {lines:?}");
+        lines.push(line);
     }
     let process = CliProcess { child, announcement: String::new() };
-    assert!(said.len() <= 12, "{} lines", said.len());
-    let command = said.iter().find(|line| line.contains("curl")).unwrap();
+    assert!(lines.len() <= 12, "{} lines", lines.len());
+    let command = lines.iter().find(|line| line.contains("curl")).unwrap();
     let url = command.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
     let (addr, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let body = command.split('\'').find(|part| part.starts_with('{')).unwrap();
@@ -151,7 +151,7 @@ fn demo_prints_few_lines_and_its_curl_command_streams_tokens() {
         let reply = send_request(addr, "POST", &format!("/{path}"), "", body);
         reply.status == 200 && reply.text().contains("\"content\":\"water\"") && reply.text().contains("[DONE]")
     });
-    let metrics = said.iter().find_map(|line| line.strip_prefix("Metrics: http://")).unwrap();
+    let metrics = lines.iter().find_map(|line| line.strip_prefix("Metrics: http://")).unwrap();
     let admin = metrics.split('/').next().unwrap().parse().unwrap();
     assert!(send_request(admin, "GET", "/metrics", "", "").text().contains("tokenweir_requests_total"));
     process.send_signal("INT");
@@ -159,10 +159,10 @@ fn demo_prints_few_lines_and_its_curl_command_streams_tokens() {
     assert_eq!(process.wait_for_exit(), Some(0));
     let mut rest = String::new();
     out.read_to_string(&mut rest).unwrap();
-    assert_eq!(rest, "", "nothing is said afterwards");
+    assert_eq!(rest, "", "no output follows");
 }
 
-/// A stream in lock-step, its head read.
+/// Starts a stream in lock-step and reads its head.
 fn start_lockstep_stream(addr: SocketAddr, id: &str) -> TestClient<TcpStream> {
     let mut client = TestClient::connect(addr);
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
@@ -179,7 +179,7 @@ fn sigterm_waits_for_a_stream_and_exits_with_0() {
     let addr = process.nth_addr(0);
     let mut client = start_lockstep_stream(addr, "slow");
     process.send_signal("TERM");
-    wait_until("nothing new is accepted", || TcpStream::connect(addr).is_err());
+    wait_until("new connections are refused", || TcpStream::connect(addr).is_err());
     assert_eq!(send_request(process.nth_addr(1), "GET", "/readyz", "", "").text(), "draining\n");
     let next = || send_request(replica.addr(), "POST", "/emulate/next/slow", "", "").status;
     assert!(!process.has_exited());
@@ -216,9 +216,9 @@ fn connection_without_a_request_in_time_is_logged() {
     let mut clients = [TestClient::connect(process.nth_addr(0)), TestClient::connect(process.nth_addr(0))];
     clients[1].send("GET /v1/models HTTP/1.1\r\nhost: router.te");
     assert!(clients.iter_mut().all(TestClient::wait_for_close));
-    wait_until("both are told of", || {
-        let told = fs::read_to_string(&log).unwrap();
-        told.matches("connection from 127.0.0.1 closed: no complete request within 300ms").count() == 2
+    wait_until("both closes are logged", || {
+        let text = fs::read_to_string(&log).unwrap();
+        text.matches("connection from 127.0.0.1 closed: no complete request within 300ms").count() == 2
     });
 }
 
@@ -233,12 +233,12 @@ fn sigint_second_signal_and_drain_timeout_end_at_once() {
         let mut client = start_lockstep_stream(addr, "endless");
         for signal in signals {
             process.send_signal(signal);
-            wait_until("nothing new is accepted", || TcpStream::connect(addr).is_err());
+            wait_until("new connections are refused", || TcpStream::connect(addr).is_err());
         }
         assert_eq!(process.wait_for_exit(), Some(0), "{signals:?}");
         client.read_remaining_body();
-        assert!(client.is_broken(), "{signals:?}: the client sees that its answer is not whole");
-        wait_until("the replica is let go", || replica.counters().open_requests() == 0);
+        assert!(client.is_broken(), "{signals:?}: the client sees an incomplete response");
+        wait_until("the replica is released", || replica.counters().open_requests() == 0);
     }
 }
 
@@ -257,7 +257,7 @@ fn request_has_one_access_log_line() {
         let (mut client, seen) = (TestClient::connect(addr), replica.counters().request_count(CHAT_PATH));
         let headers = format!("{}x-emulate-fault: slow-headers=60000\r\n", id("aborted"));
         client.send(build_request("POST", CHAT_PATH, &headers, chat_body("m", 4, true)));
-        wait_until("the replica has it", || replica.counters().request_count(CHAT_PATH) > seen);
+        wait_until("the replica has the request", || replica.counters().request_count(CHAT_PATH) > seen);
         client.reset_connection();
         let lines = || fs::read_to_string(&path).unwrap();
         wait_until("three lines are written", || lines().lines().count() >= 3);
@@ -306,7 +306,8 @@ fn sigusr1_reopens_both_logs_and_keeps_the_old_file_on_failure() {
     let lines = |path: &PathBuf, lines: &str| {
         wait_until(lines, || fs::read_to_string(path).is_ok_and(|text| text == lines));
     };
-    let told = |what: &str| wait_until(what, || fs::read_to_string(&error).is_ok_and(|text| text.contains(what)));
+    let wait_for_log =
+        |what: &str| wait_until(what, || fs::read_to_string(&error).is_ok_and(|text| text.contains(what)));
     assert_eq!(ask("first"), 200);
     lines(&access, "first 200\n");
     let (moved, moved_error) = (folder.join("a/access.log.1"), folder.join("error.log.1"));
@@ -315,14 +316,14 @@ fn sigusr1_reopens_both_logs_and_keeps_the_old_file_on_failure() {
     assert_eq!(ask("second"), 200);
     lines(&moved, "first 200\nsecond 200\n");
     process.send_signal("USR1");
-    told("info reopened the access log");
+    wait_for_log("info reopened the access log");
     assert_eq!(ask("third"), 200);
     lines(&access, "third 200\n");
     lines(&moved, "first 200\nsecond 200\n");
-    // No folder, no file: the log goes on in the one it has.
+    // Without its folder the file cannot be created, and the log keeps the open file.
     fs::rename(folder.join("a"), folder.join("b")).unwrap();
     process.send_signal("USR1");
-    told("error cannot reopen the access log");
+    wait_for_log("error cannot reopen the access log");
     assert_eq!(ask("fourth"), 200);
     lines(&folder.join("b/access.log"), "third 200\nfourth 200\n");
 }
@@ -331,13 +332,13 @@ fn sigusr1_reopens_both_logs_and_keeps_the_old_file_on_failure() {
 fn unix_socket_is_served_and_removed_at_exit() {
     let replica = start_replica(&["m"]);
     let path = create_test_dir("unix").join("router.sock");
-    // One that a dead process has left is replaced.
+    // A socket left by a dead process is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let listen = format!("unix:{}", path.display());
     let mut process =
         CliProcess::spawn(tokenweir_command(&["serve", &replica.url()]).env("TOKENWEIR__LISTEN", &listen));
     assert!(process.announcement.contains(&listen), "{}", process.announcement);
-    wait_until("it is ready", || send_request(process.nth_addr(0), "GET", "/readyz", "", "").status == 200);
+    wait_until("the router is ready", || send_request(process.nth_addr(0), "GET", "/readyz", "", "").status == 200);
     let mut client = TestClient::from_stream(UnixStream::connect(&path).unwrap());
     for _ in 0..3 {
         client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 4, true)));
@@ -357,7 +358,7 @@ fn emulated_replica_works_behind_a_router() {
     let process =
         CliProcess::spawn(&mut tokenweir_command(&["emulate", "--port", &port, "--model", "m", "--speed", "1000"]));
     let addr: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
-    wait_until("it listens", || TcpStream::connect(addr).is_ok());
+    wait_until("the router listens", || TcpStream::connect(addr).is_ok());
     let router = serve_until_ready(&format!("http://{addr}"), &[]);
     assert_eq!(send_request(router.nth_addr(0), "POST", CHAT_PATH, "", chat_body("m", 4, false)).json()["model"], "m");
     drop(process);
@@ -372,15 +373,15 @@ fn sighup_reloads_and_keeps_the_configuration_on_errors() {
     write(&format!("{:?}", replicas[0].url()));
     let mut command = tokenweir_command(&["serve", "-c", file.to_str().unwrap()]);
     let process = CliProcess::spawn(command.env("TOKENWEIR__LOG__ERROR", &log));
-    let said = |words: &str| fs::read_to_string(&log).unwrap_or_default().contains(words);
+    let logged = |words: &str| fs::read_to_string(&log).unwrap_or_default().contains(words);
 
     write(&format!("{:?}, {:?}", replicas[0].url(), replicas[1].url()));
     process.send_signal("HUP");
     let added = format!("replicas added: {}", replicas[1].addr());
-    wait_until("the log tells of the new replica", || said(&added));
+    wait_until("the new replica is logged", || logged(&added));
     write("1");
     process.send_signal("HUP");
-    wait_until("the log tells what is wrong", || said("nothing changed") && said("router.toml:1:13"));
+    wait_until("the configuration error is logged", || logged("nothing changed") && logged("router.toml:1:13"));
     let known =
         || send_request(process.nth_addr(1), "GET", "/pools", "", "").json()[0]["replicas"][1]["state"] == "admitted";
     wait_until("both serve", known);

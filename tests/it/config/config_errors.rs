@@ -1,5 +1,5 @@
-//! Wrong configurations and their errors: `tests/config/*.toml`, each with the `.txt` that it must give.
-//! `UPDATE=1 cargo test --test it config_errors` writes the texts again.
+//! Errors for invalid configurations: each `tests/config/*.toml` has its expected output in a `.txt`. `UPDATE=1 cargo
+//! test --test it config_errors` rewrites the texts.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! nginx configurations and what becomes of them: `tests/import/*.conf`, each beside the `.toml` it must give, or the
-//! `.txt` of its errors. `UPDATE=1 cargo test --test it config::import` writes them anew.
+//! Imports of nginx configurations: each `tests/import/*.conf` has the expected `.toml`, or the `.txt` of its errors.
+//! `UPDATE=1 cargo test --test it config::import` rewrites them.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ fn fixture_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import")
 }
 
-/// Paths are relative to the folder; outside of it there is nothing, whatever this machine has.
+/// Imports a fixture. Paths are relative to the folder, and no file outside of it is visible.
 fn import_fixture(name: &str) -> Result<ImportedConfig, config::Diagnostics> {
     let inside =
         |path: &Path| if path.is_absolute() { Err(io::ErrorKind::NotFound) } else { Ok(fixture_dir().join(path)) };
@@ -38,16 +38,16 @@ fn fixture_names() -> Vec<String> {
 fn nginx_configuration_gives_its_golden_file() {
     let mut differing = Vec::new();
     for name in fixture_names() {
-        let (said, wanted, other) = match import_fixture(&name) {
+        let (output, wanted, other) = match import_fixture(&name) {
             Ok(imported) => (format!("{}# {imported}\n", imported.toml), "toml", "txt"),
             Err(report) => (report.to_string(), "txt", "toml"),
         };
         let recorded = fixture_dir().join(&name).with_extension(wanted);
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(&recorded, said).expect("tests/import is writable");
+            fs::write(&recorded, output).expect("tests/import is writable");
             let _ = fs::remove_file(recorded.with_extension(other));
-        } else if fs::read_to_string(&recorded).unwrap_or_default() != said {
-            differing.push(format!("{name}:\n{said}"));
+        } else if fs::read_to_string(&recorded).unwrap_or_default() != output {
+            differing.push(format!("{name}:\n{output}"));
         }
     }
     assert!(differing.is_empty(), "not as recorded (UPDATE=1 records):\n{}", differing.join("\n"));
@@ -58,15 +58,15 @@ fn imported_configuration_loads() {
     for name in fixture_names() {
         let Ok(imported) = import_fixture(&name) else { continue };
         let loaded = config::load(&imported.toml, "router.toml", []);
-        assert!(loaded.is_ok(), "{name}: {}", loaded.expect_err("it does not load"));
+        assert!(loaded.is_ok(), "{name}: {}", loaded.expect_err("the configuration does not load"));
     }
 }
 
-/// What the articles on load balancing show needs nothing that is not here.
+/// The examples of published load-balancing articles import without a missing feature.
 #[test]
 fn configuration_of_articles_is_carried_over() {
     for name in fixture_names().iter().filter(|name| name.starts_with("article")) {
-        let imported = import_fixture(name).expect("it imports");
+        let imported = import_fixture(name).expect("the fixture imports");
         for remark in imported.remarks {
             let fine = match remark.kind {
                 RemarkKind::NotNeeded | RemarkKind::Note => true,
@@ -78,7 +78,7 @@ fn configuration_of_articles_is_carried_over() {
     }
 }
 
-/// Debian's nginx 1.22 takes what we take. It is only asked for its opinion, never started.
+/// Debian's nginx 1.22 accepts the same configurations. The test runs `nginx -t` only and starts no server.
 #[test]
 #[ignore = "needs nginx, as root"]
 fn nginx_accepts_the_tested_configurations() {
@@ -89,7 +89,7 @@ fn nginx_accepts_the_tested_configurations() {
             continue;
         }
         let done = Command::new("/usr/sbin/nginx").arg("-t").arg("-c").arg(&path).output().expect("nginx runs");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.success(), import_fixture(&name).is_ok(), "{name}: {said}");
+        let output = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.success(), import_fixture(&name).is_ok(), "{name}: {output}");
     }
 }

@@ -1,13 +1,14 @@
-//! Every crate that is built has a licence that deny.toml allows.
+//! Licences of dependencies: deny.toml allows the licence of every crate.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Tells whether what is `allowed` fulfils an SPDX expression: `AND` binds closer than `OR`; `/` is an old way to say `OR`.
+/// Returns whether the `allowed` licences satisfy an SPDX expression. `AND` binds closer than `OR`; `/` is an old form
+/// of `OR`.
 fn is_satisfied(expression: &str, allowed: &[String]) -> bool {
     let mut tokens = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
-    // From the innermost parentheses out.
+    // From the innermost parentheses outward.
     while let Some(close) = tokens.find(')') {
         let open = tokens[..close].rfind('(').unwrap();
         let word = if is_flat_satisfied(&tokens[open + 1..close], allowed) { "yes" } else { "no" };
@@ -31,11 +32,11 @@ fn every_crate_has_an_allowed_licence() {
         Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())).arg("-vV").output().unwrap();
     let rustc = String::from_utf8(rustc.stdout).unwrap();
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
-    // What this machine builds is there already, so nothing is downloaded.
+    // The crates are already on this machine, so nothing is downloaded.
     let args = ["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", host];
-    let told = Command::new(cargo).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    let metadata: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let output = Command::new(cargo).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
     let crates = metadata["packages"].as_array().unwrap();
     let built = crates.iter().filter(|package| nodes.iter().any(|node| node["id"] == package["id"]));

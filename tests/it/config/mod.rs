@@ -1,4 +1,4 @@
-//! The program itself: configuration, imports, reloads, logs, and the rules of the source tree.
+//! The program: configuration, imports, reloads, logs, and rules of the source tree.
 
 mod cli;
 mod config_errors;

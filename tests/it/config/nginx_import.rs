@@ -1,6 +1,7 @@
-//! nginx configurations of different shape, and what `tokenweir import` makes of them: the same requests through a real
-//! nginx with the original and through the router with the import, over the same replicas. Each request must reach the
-//! same replicas with the same headers and bring the same status. Needs nginx: `.ci/nginx-import`.
+//! Comparison of nginx with the router on an imported configuration.
+//! Both get the same requests over the same replicas, nginx with the original file and the router with the import.
+//! Each request must reach the same replicas with the same headers and return the same status. Needs nginx:
+//! `.ci/nginx-import`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,11 +23,11 @@ use tokenweir::server::Server;
 const REQUEST_COUNT: usize = 200;
 const SEED: u64 = 20_261_123;
 
-/// What came of a request.
+/// The outcome of a request on one side.
 struct SideOutcome {
-    /// 0 if the connection ended without an answer.
+    /// 0 if the connection ended without a response.
     status: u16,
-    /// The replicas that heard it, by their port in the configuration, and what they heard.
+    /// The requests that reached replicas, each with the replica's port in the configuration.
     received: Vec<(u16, ReceivedRequest)>,
 }
 
@@ -35,7 +36,7 @@ impl SideOutcome {
         self.received.iter().map(|(port, _)| *port).collect()
     }
 
-    /// The replicas that were chosen one after the other.
+    /// Returns the ports of the chosen replicas, in order.
     fn picked_ports(&self) -> Vec<u16> {
         let mut ports = self.received_ports();
         ports.dedup();
@@ -43,7 +44,7 @@ impl SideOutcome {
     }
 }
 
-/// A request and what came of it on both sides.
+/// A request and its outcome on both sides.
 struct ComparedRequest<'a> {
     method: &'static str,
     target: &'a str,
@@ -52,23 +53,23 @@ struct ComparedRequest<'a> {
     router: &'a SideOutcome,
 }
 
-/// A difference that is meant.
+/// An intended difference.
 struct IntendedDifference {
     name: &'static str,
     reason: &'static str,
-    /// Whether it explains that picks or status differ.
+    /// Returns whether it explains different picks or a different status.
     explains_course: fn(&ComparedRequest<'_>) -> bool,
-    /// Whether it explains that a header differs: the request, the name, and both values.
+    /// Returns whether it explains a different header: the request, the name, and both values.
     explains_header: fn(&ComparedRequest<'_>, &str, &[String], &[String]) -> bool,
 }
 
 const EXPLAINS_NO_COURSE: fn(&ComparedRequest<'_>) -> bool = |_| false;
 const EXPLAINS_NO_HEADER: fn(&ComparedRequest<'_>, &str, &[String], &[String]) -> bool = |_, _, _, _| false;
 
-/// All differences that are meant; whatever else differs is a fault.
+/// All intended differences; any other difference fails the test.
 const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
     IntendedDifference {
-        name: "sent anew on a fresh connection",
+        name: "re-sent on a fresh connection",
         reason: "a kept connection that closes without a byte is replaced, at the same replica; nginx goes to the next",
         explains_course: |case| {
             case.nginx.status == case.router.status && case.nginx.picked_ports() == case.router.picked_ports()
@@ -76,8 +77,8 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
         explains_header: EXPLAINS_NO_HEADER,
     },
     IntendedDifference {
-        name: "turns of pools",
-        reason: "locations and names that share an upstream are pools of their own, each with its own turns (import says so)",
+        name: "a rotation per pool",
+        reason: "locations and names that share an upstream become separate pools, each with its own rotation (import reports it)",
         explains_course: |case| {
             let shared = ["inheritance", "locations"].contains(&case.conf_name);
             shared && case.nginx.status == case.router.status && case.nginx.received.len() == case.router.received.len()
@@ -86,7 +87,7 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
     },
     IntendedDifference {
         name: "POST passed on",
-        reason: "a request that brought no byte of an answer is tried once more, POSTs too: every LLM call is one",
+        reason: "a request without a response byte is retried once, POSTs too: every LLM call is a POST",
         explains_course: |case| case.method == "POST" && case.target.starts_with("/close") && case.nginx.status == 502,
         explains_header: EXPLAINS_NO_HEADER,
     },
@@ -99,8 +100,8 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
         explains_header: EXPLAINS_NO_HEADER,
     },
     IntendedDifference {
-        name: "two tries after the request was sent",
-        reason: "a request that has been sent twice and failed twice is to blame; nginx asks every server",
+        name: "two attempts after the request was sent",
+        reason: "a request that fails twice is at fault; nginx tries every server",
         explains_course: |case| {
             let sent = case.target.starts_with("/500") || case.target.starts_with("/close");
             sent && case.router.picked_ports().len() == 2 && case.nginx.picked_ports().len() != 2
@@ -108,8 +109,8 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
         explains_header: EXPLAINS_NO_HEADER,
     },
     IntendedDifference {
-        name: "503 where nothing listens",
-        reason: "no replica could be connected to: 503 with Retry-After, where nginx says 502",
+        name: "503 without a listener",
+        reason: "no connection to any replica: 503 with Retry-After, where nginx says 502",
         explains_course: |case| {
             (case.nginx.status, case.router.status) == (502, 503) && case.router.received.is_empty()
         },
@@ -117,13 +118,13 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
     },
     IntendedDifference {
         name: "connections to replicas are kept",
-        reason: "nginx sends Connection: close unless told otherwise",
+        reason: "nginx sends Connection: close by default",
         explains_course: EXPLAINS_NO_COURSE,
         explains_header: |_, name, nginx, ours| name == "connection" && nginx == ["close"] && ours.is_empty(),
     },
     IntendedDifference {
         name: "Host of replicas",
-        reason: "without proxy_set_header Host a replica is called by its own address, not by its upstream's name",
+        reason: "without proxy_set_header Host the header names the replica's address, not the upstream",
         explains_course: EXPLAINS_NO_COURSE,
         explains_header: |_, name, nginx, ours| {
             let ours = ours.first().is_some_and(|host| host.parse::<SocketAddr>().is_ok());
@@ -131,8 +132,8 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
         },
     },
     IntendedDifference {
-        name: "who asks is always told",
-        reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not told to",
+        name: "the client's address is always sent",
+        reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not configured to",
         explains_course: EXPLAINS_NO_COURSE,
         explains_header: |case, name, nginx, _| {
             let ours = ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
@@ -141,7 +142,7 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
         },
     },
     IntendedDifference {
-        name: "answers of the API are asked for uncompressed",
+        name: "API responses are requested uncompressed",
         reason: "so that their token counts can be read",
         explains_course: EXPLAINS_NO_COURSE,
         explains_header: |case, name, _, ours| {
@@ -150,7 +151,7 @@ const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
     },
     IntendedDifference {
         name: "headers with _",
-        reason: "underscores_in_headers is off in nginx, and such headers are dropped there",
+        reason: "underscores_in_headers is off in nginx, which drops such headers",
         explains_course: EXPLAINS_NO_COURSE,
         explains_header: |_, name, nginx, _| name.contains('_') && nginx.is_empty(),
     },
@@ -164,18 +165,18 @@ fn read_fixture(conf: &str) -> String {
     fs::read_to_string(fixture_dir().join(conf).with_extension("conf")).unwrap()
 }
 
-/// Whether a configuration sets a header of requests.
+/// Returns whether a configuration sets a request header.
 fn sets_header(conf: &str, name: &str) -> bool {
     read_fixture(conf).to_ascii_lowercase().contains(&format!("proxy_set_header {name} "))
 }
 
-/// The words of a comment `# KEY: WORD ...`.
+/// Returns the words of a comment `# KEY: WORD ...`.
 fn comment_words<'a>(conf: &'a str, key: &str) -> Vec<&'a str> {
     let start = format!("# {key}: ");
     conf.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap_or_default().split(' ').collect()
 }
 
-/// The replicas of all configurations, by the ports that are written there; nothing listens at 9008 and 9009.
+/// The replicas of all configurations, by their port in the configuration. Ports 9008 and 9009 have no listener.
 struct FixtureReplicas(BTreeMap<u16, ScriptedReplica>, BTreeMap<u16, SocketAddr>);
 
 impl FixtureReplicas {
@@ -187,30 +188,30 @@ impl FixtureReplicas {
         Self(live, all)
     }
 
-    /// Puts the ports that there are in the place of those that are written.
+    /// Replaces the ports of a configuration with the real ones.
     fn replace_ports(&self, conf: &str) -> String {
         let conf = conf.replace("[::1]:9003", "127.0.0.1:9003");
         self.1.iter().fold(conf, |conf, (port, addr)| conf.replace(&format!("127.0.0.1:{port}"), &addr.to_string()))
     }
 
-    /// How many requests each has heard so far.
+    /// Returns the number of requests that each replica has received.
     fn received_counts(&self) -> BTreeMap<u16, usize> {
         self.0.iter().map(|(port, replica)| (*port, replica.received_requests().len())).collect()
     }
 
     fn received_since(&self, marks: &BTreeMap<u16, usize>) -> Vec<(u16, ReceivedRequest)> {
         let new = |(port, replica): (&u16, &ScriptedReplica)| {
-            let heard = replica.received_requests().split_off(marks[port]);
-            heard.into_iter().map(|heard| (*port, heard)).collect::<Vec<_>>()
+            let received = replica.received_requests().split_off(marks[port]);
+            received.into_iter().map(|received| (*port, received)).collect::<Vec<_>>()
         };
         self.0.iter().flat_map(new).collect()
     }
 }
 
-/// A replica that fails as it is asked to: all close `/close`, but the last one; all answer 500 to `/500`.
+/// Starts a replica that fails on request: all but the last close on `/close`; all answer 500 to `/500`.
 fn start_fixture_replica(port: u16) -> ScriptedReplica {
-    ScriptedReplica::start(&["m"], move |heard, to| {
-        let target = heard.target();
+    ScriptedReplica::start(&["m"], move |received, to| {
+        let target = received.target();
         if target.starts_with("/close") && port != 9007 {
             return false;
         }
@@ -221,17 +222,17 @@ fn start_fixture_replica(port: u16) -> ScriptedReplica {
         } else {
             200
         };
-        // nginx speaks HTTP/1.0 and closes unless told otherwise.
-        let keep = heard.head.contains("HTTP/1.1") && heard.header("connection") != Some("close");
+        // nginx speaks HTTP/1.0 and closes by default.
+        let keep = received.head.contains("HTTP/1.1") && received.header("connection") != Some("close");
         to.write_all(&build_response(status, "application/json", "{}")).is_ok() && keep
     })
 }
 
-/// A connection of any kind.
+/// A connection over TCP or TLS.
 trait ByteStream: Read + Write {}
 impl<T: Read + Write> ByteStream for T {}
 
-/// Where one of the two listens.
+/// An address of one of the two servers.
 #[derive(Clone, Debug)]
 enum ServerAddress {
     Tcp(SocketAddr),
@@ -256,8 +257,8 @@ impl ServerAddress {
     }
 }
 
-/// Gives a configuration addresses of its own to listen at.
-fn assign_addresses(conf: &str, folder: &Path, who: &str) -> (String, Vec<ServerAddress>) {
+/// Replaces the listen addresses of a configuration with free ones.
+fn assign_addresses(conf: &str, folder: &Path, side: &str) -> (String, Vec<ServerAddress>) {
     let mut conf = conf.to_owned();
     let mut all = Vec::new();
     if conf.contains("listen 127.0.0.1:8080") {
@@ -271,14 +272,14 @@ fn assign_addresses(conf: &str, folder: &Path, who: &str) -> (String, Vec<Server
         all.push(ServerAddress::Tcp(addr));
     }
     if conf.contains("unix:/tmp/tokenweir-8082.sock") {
-        let path = folder.join(format!("{who}.sock"));
+        let path = folder.join(format!("{side}.sock"));
         conf = conf.replace("/tmp/tokenweir-8082.sock", &path.display().to_string());
         all.push(ServerAddress::Unix(path));
     }
     (conf, all)
 }
 
-/// One process, stopped when dropped.
+/// An nginx process, stopped on drop.
 struct ImportedNginx(Child);
 
 impl ImportedNginx {
@@ -299,13 +300,13 @@ impl ImportedNginx {
 
 impl Drop for ImportedNginx {
     fn drop(&mut self) {
-        // One that could not start has ended already.
+        // A process that failed to start has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What `tokenweir import` makes of a configuration, started.
+/// Starts a router on an imported configuration.
 fn start_imported_router(conf: &str, folder: &Path) -> (Server, import::ImportedConfig) {
     let file = folder.join("ours.conf");
     fs::write(&file, conf).unwrap();
@@ -316,7 +317,7 @@ fn start_imported_router(conf: &str, folder: &Path) -> (Server, import::Imported
     (Server::start(loaded.settings).unwrap(), imported)
 }
 
-/// A request as bytes; its method and target.
+/// Returns a random request as bytes, with its method and target.
 fn random_request(conf: &str, dice: &mut SeededRng) -> (Vec<u8>, &'static str, String) {
     let (hosts, paths) = (comment_words(conf, "hosts"), comment_words(conf, "paths"));
     let mut any = |n: usize| dice.next_below(n as u64) as usize;
@@ -345,7 +346,7 @@ fn random_request(conf: &str, dice: &mut SeededRng) -> (Vec<u8>, &'static str, S
     (build_request(method, target, &headers, body), method, target.to_owned())
 }
 
-/// Sends all requests, the addresses in turn.
+/// Sends all requests to the addresses in turn.
 fn send_requests(
     at: &[ServerAddress],
     requests: &[(Vec<u8>, &'static str, String)],
@@ -370,16 +371,16 @@ fn send_requests(
     all
 }
 
-/// Header lines by name, values in order.
-fn header_lines(heard: &ReceivedRequest) -> BTreeMap<String, Vec<String>> {
+/// Returns header values by name, values in order.
+fn header_lines(received: &ReceivedRequest) -> BTreeMap<String, Vec<String>> {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, value) in heard.head.lines().skip(1).filter_map(|line| line.split_once(':')) {
+    for (name, value) in received.head.lines().skip(1).filter_map(|line| line.split_once(':')) {
         all.entry(name.to_ascii_lowercase()).or_default().push(value.trim().to_owned());
     }
     all
 }
 
-/// Compares one request; notes which meant differences there are, and what else differs.
+/// Compares one request. Counts its intended differences and returns all others.
 fn compare_request(case: &ComparedRequest<'_>, meant: &mut BTreeMap<&'static str, usize>) -> Vec<String> {
     let mut other = Vec::new();
     let mut used = Vec::new();
@@ -470,7 +471,7 @@ fn imported_configuration_behaves_as_nginx() {
     }
     let shown = faults.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "{} differ:\n{shown}", faults.len());
-    // Whether a kept connection is there is up to which worker has the request.
+    // A kept connection exists only on the worker that used it.
     let never: Vec<&str> =
         INTENDED_DIFFERENCES.iter().skip(1).map(|row| row.name).filter(|what| !meant.contains_key(what)).collect();
     assert!(never.is_empty(), "listed and never seen: {never:?}");

@@ -1,5 +1,6 @@
-//! The access log beside nginx's: the same requests through both, in front of the same origins, must give the same
-//! lines, times, ports and ids masked. Needs nginx: `.ci/nginx-log`.
+//! Comparison of the access log with nginx's.
+//! Both get the same requests over the same replicas and must write the same lines, with times, ports and ids masked.
+//! Needs nginx: `.ci/nginx-log`.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +13,7 @@ use crate::harness::client::{TestClient, build_request};
 use crate::harness::scripted::{ScriptedReplica, build_response};
 use crate::harness::{TestRouter, unused_addr, wait_until};
 
-/// Both of the formats that people paste, and what else nginx and we both know.
+/// Both common log formats and the other variables that nginx and the router share.
 const LOG_FORMAT: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" to: $upstream_addr | rt=$request_time uct="$upstream_connect_time" uht="$upstream_header_time" urt="$upstream_response_time" us=$upstream_status | uri=$uri args=$args a=$arg_a c=$cookie_sid h=$host hh=$http_host ru=$request_uri m=$request_method p=$server_protocol s=$scheme rl=$request_length xff=$proxy_add_x_forwarded_for ct=$sent_http_content_type ux=$upstream_http_x_origin e=$http_x_empty req=$connection_requests $pipe"#;
 const REQUEST_COUNT: usize = 300;
 
@@ -31,7 +32,7 @@ impl Drop for LoggingNginx {
 }
 
 fn start_origin() -> ScriptedReplica {
-    ScriptedReplica::start(&["m"], |heard, to| match heard.target().split('?').next().unwrap_or_default() {
+    ScriptedReplica::start(&["m"], |received, to| match received.target().split('?').next().unwrap_or_default() {
         "/slow" => {
             std::thread::sleep(Duration::from_secs(2));
             false
@@ -71,11 +72,11 @@ fn start_nginx(folder: &Path, servers: &[SocketAddr]) -> LoggingNginx {
     nginx
 }
 
-/// The `i`th request: target and headers.
+/// Returns the target and the headers of the `i`th request.
 fn nth_request(i: usize) -> (&'static str, String, String) {
     let target = match i % 9 {
         0 => format!("/v1/models-{i}?a={i}&b=%20"),
-        // A raw quote in the query is refused by our HTTP library, before there is anything to log.
+        // Hyper refuses a raw quote in the query before a request exists to be logged.
         1 => "/q\"uote?A=%22x".to_owned(),
         2 => "/caf\u{e9}/%C3%A9//x/../y".to_owned(),
         3 => "/missing".to_owned(),
@@ -97,7 +98,7 @@ fn nth_request(i: usize) -> (&'static str, String, String) {
     (if i.is_multiple_of(2) { "GET" } else { "POST" }, target, headers)
 }
 
-/// Sends them all, a connection for every ten; the last one is given up by its client.
+/// Sends all requests, ten on each connection; the client aborts the last one.
 fn send_requests(addr: SocketAddr) {
     let mut client = TestClient::connect(addr);
     for i in 0..REQUEST_COUNT - 1 {
@@ -117,7 +118,7 @@ fn send_requests(addr: SocketAddr) {
     client.reset_connection();
 }
 
-/// A line without what differs by nature: times of day, durations, ports of listeners.
+/// Masks the parts of a line that always differ: times of day, durations, ports of listeners.
 fn mask_line(line: &str) -> String {
     let chars: Vec<char> = line.chars().collect();
     let mut out = String::new();
@@ -130,7 +131,7 @@ fn mask_line(line: &str) -> String {
             out.push('T');
             at += digits + 4;
         } else if chars[at] == '[' && !out.contains('[') {
-            // The time of day, which is the first in brackets; its zone stays.
+            // The time of day is the first value in brackets; its zone stays.
             let length = chars[at..].iter().take_while(|c| **c != ']').count();
             out.push_str("[now");
             out.extend(&chars[at + length - 5..at + length]);
@@ -145,7 +146,7 @@ fn mask_line(line: &str) -> String {
 
 fn read_masked_lines(path: &Path) -> Vec<String> {
     let text = || String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-    wait_until("every request has its line", || text().lines().count() >= REQUEST_COUNT);
+    wait_until("every request is logged", || text().lines().count() >= REQUEST_COUNT);
     text().lines().map(mask_line).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Changing the configuration and the replicas while requests run.
+//! Configuration reloads and replica changes under load.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use tokenweir::units::Moment;
 const CHAT_PATH: &str = "/v1/chat/completions";
 const JSON_HEADER: &str = "content-type: application/json\r\n";
 
-/// A router whose configuration is read again from the text in the mutex.
+/// Starts a router that reloads its configuration from the text in the mutex.
 fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
     let file = Arc::new(Mutex::new(text.to_owned()));
     let router = TestRouter::start(text).wait_until_ready();
@@ -44,7 +44,7 @@ fn reload_reports_changes_and_bad_file_changes_nothing() {
     assert_eq!((reply.status, &report["changed"]), (200, &serde_json::json!(added)));
     assert_eq!(report["replicas_added"], serde_json::json!([replicas[1].addr().to_string()]));
     assert_eq!(report["keys_moved"], serde_json::json!({}), "least_conn has no keys");
-    wait_until("the new replica has been asked", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
+    wait_until("the new replica is admitted", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
 
     *file.lock().unwrap() = "replicas = [1]\npolcy = 2".to_owned();
     let reply = reload();
@@ -80,7 +80,7 @@ fn reload_opens_and_closes_ports_without_cutting_connections() {
     assert_eq!(reload(&[second]).status, 200);
     wait_until("the old port is closed", || is_closed(first));
     client.send(build_request("GET", "/livez", "", ""));
-    assert_eq!(client.read_response().status, 200, "its connections go on");
+    assert_eq!(client.read_response().status, 200, "its connections stay open");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let refused = reload(&[second, taken.local_addr().unwrap()]);
@@ -110,14 +110,14 @@ fn reload_moves_logs() {
     let reply = reload(text("two.log", "b", "info"));
     assert_eq!(reply.status, 200, "{}", reply.text());
     router.get("/livez?2");
-    wait_until("both are written", || read("one.log").contains("?1") && read("two.log").contains("?2"));
+    wait_until("both log files are written", || read("one.log").contains("?1") && read("two.log").contains("?2"));
     assert_eq!((read("one.log").as_str(), read("two.log").as_str()), ("a /livez?1\n", "b /livez?2\n"));
-    wait_until("the new level counts", || read("errors.log").contains("reloaded"));
+    wait_until("the new level applies", || read("errors.log").contains("reloaded"));
 
     let refused = reload(text("no/such/folder.log", "a", "info"));
     assert_eq!(refused.status, 400, "{}", refused.text());
     router.get("/livez?3");
-    wait_until("the log that was goes on", || read("two.log").contains("?3"));
+    wait_until("the previous log stays in use", || read("two.log").contains("?3"));
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -133,8 +133,8 @@ fn admin_api_adds_weighs_drains_and_removes_replicas() {
     let words = format!("{{\"replica\":\"{} weight=2\"}}", replicas[1].url());
     let added = admin("POST", "/pools/default/replicas", words.clone());
     assert_eq!(added.json()["replicas"][1]["weight"], 2, "{}", added.text());
-    assert_eq!(admin("POST", "/pools/default/replicas", words).status, 400, "twice makes no sense");
-    wait_until("it is asked", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
+    assert_eq!(admin("POST", "/pools/default/replicas", words).status, 400, "a replica cannot be added twice");
+    wait_until("the added replica is admitted", || list_pools(&router)[0]["replicas"][1]["state"] == "admitted");
     let picks = |n| {
         let to = |_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned();
         (0..n).map(to).filter(|upstream| *upstream == name).count()
@@ -150,7 +150,7 @@ fn admin_api_adds_weighs_drains_and_removes_replicas() {
     assert_eq!(admin("DELETE", &format!("/pools/default/replicas/{name}"), String::new()).status, 200);
     assert_eq!(picks(4), 0);
     let last = format!("/pools/default/replicas/{}", replicas[0].addr());
-    assert_eq!(admin("DELETE", &last, String::new()).status, 400, "a pool without replicas is none");
+    assert_eq!(admin("DELETE", &last, String::new()).status, 400, "a pool keeps its last replica");
     for path in ["/pools/x/replicas/y", "/pools/default/replicas/y"] {
         assert_eq!(admin("DELETE", path, String::new()).status, 404);
     }
@@ -179,7 +179,7 @@ fn reloads_lose_no_request_and_no_stream() {
         format!("[[pool]]\nmodel = \"m\"\nreplicas = [{a:?}, \"{c} weight=3\"]"),
     ];
     let (router, file) = start_reloadable_router(&texts[0]);
-    wait_until("all are known", || router.get("/readyz").status == 200);
+    wait_until("all replicas are known", || router.get("/readyz").status == 200);
     let mut streams: Vec<_> = (0..STREAMS).map(|_| router.connect()).collect();
     for (i, stream) in streams.iter_mut().enumerate() {
         let headers = format!("x-request-id: s{i}\r\nx-emulate-lockstep: 1\r\n");
@@ -203,28 +203,28 @@ fn reloads_lose_no_request_and_no_stream() {
             *file.lock().unwrap() = texts[round % 3].clone();
             let reply = send_request(router.admin_addr, "POST", "/reload", "", "");
             assert_eq!(reply.status, 200, "{}", reply.text());
-            wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 10);
+            wait_until("requests continue", || answered.load(Ordering::Relaxed) >= before + 10);
         }
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
     for (i, stream) in streams.iter_mut().enumerate() {
-        // The emulated replica that has the stream lets it go on; the others know nothing of it.
+        // The stream continues on its replica; the other replicas have no such stream.
         let mut body = Vec::new();
         while !String::from_utf8_lossy(&body).contains("[DONE]") {
             replicas.iter().for_each(|r| drop(send_request(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
-            body.extend(stream.read_piece().expect("the stream goes on"));
+            body.extend(stream.read_piece().expect("the stream continues"));
         }
     }
     drop(streams);
-    wait_until("nothing is charged any more", || router.in_flight() == 0);
+    wait_until("no lease is left", || router.in_flight() == 0);
 }
 
-/// Sends requests at a steady rate, whatever becomes of them; returns how many were not answered with 200.
-fn send_steadily(router: &TestRouter, clock: Clock, every: Duration, count: u32) -> u32 {
+/// Sends requests at a steady rate; returns how many did not get a 200.
+fn send_steadily(router: &TestRouter, clock: Clock, interval: Duration, count: u32) -> u32 {
     let mut failed = 0;
     for at in 0..count {
-        thread::sleep((Moment::ZERO + every * at).since(clock.now()));
+        thread::sleep((Moment::ZERO + interval * at).since(clock.now()));
         let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
         failed += u32::from(reply.status != 200 || !reply.complete);
     }
@@ -255,7 +255,7 @@ fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
     };
     let clock = Clock::start();
     let failed: u32 = thread::scope(|scope| {
-        // 4 x 50 a second, for 10 s.
+        // 4 x 50 requests per second for 10 s.
         let load: Vec<_> =
             (0..4).map(|_| scope.spawn(|| send_steadily(&router, clock, Duration::from_millis(20), 500))).collect();
         let added = replicas[3].addr().to_string();
@@ -263,7 +263,9 @@ fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
             *file.lock().unwrap() = texts[round % 3].clone();
             admin("POST", "/reload", "");
             admin("POST", "/pools/default/replicas", &format!("{{\"replica\":{d:?}}}"));
-            wait_until("it serves", || list_pools(&router)[0]["replicas"].to_string().matches("admitted").count() > 2);
+            wait_until("the router serves", || {
+                list_pools(&router)[0]["replicas"].to_string().matches("admitted").count() > 2
+            });
             admin("POST", &format!("/replicas/{added}/drain"), "");
             admin("DELETE", &format!("/pools/default/replicas/{added}"), "");
             let b = replicas[1].addr();
@@ -279,12 +281,12 @@ fn ten_seconds_of_reloads_and_drains_under_load_lose_nothing() {
         let mut body = Vec::new();
         while !String::from_utf8_lossy(&body).contains("[DONE]") {
             replicas.iter().for_each(|r| drop(send_request(r.addr(), "POST", &format!("/emulate/next/s{i}"), "", "")));
-            body.extend(stream.read_piece().expect("the stream goes on"));
+            body.extend(stream.read_piece().expect("the stream continues"));
         }
     }
     drop(streams);
-    wait_until("nothing is charged any more", || router.in_flight() == 0);
-    wait_until("no replica works", || replicas.iter().all(|r| r.counters().open_requests() == 0));
+    wait_until("no lease is left", || router.in_flight() == 0);
+    wait_until("no replica has a request", || replicas.iter().all(|r| r.counters().open_requests() == 0));
     assert_eq!(router.sum_metric("tokenweir_in_flight", &[]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"completed\""]), 2_050.0);

@@ -1,4 +1,4 @@
-//! Who is left alone, for what and for how long; and how often a request is sent twice.
+//! Ejection: its causes and its duration, and the limit on retries.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -22,23 +22,23 @@ fn start_router(replicas: &[String], more: &str) -> TestRouter {
     TestRouter::start(&format!("replicas = {replicas:?}\n{more}")).wait_until_ready()
 }
 
-/// State and reason of a replica of the first pool.
-fn replica_state(router: &TestRouter, at: usize) -> (String, String) {
+/// Returns state and reason of a replica of the first pool.
+fn replica_state(router: &TestRouter, index: usize) -> (String, String) {
     let pools = send_request(router.admin_addr, "GET", "/pools", "", "").json();
-    let replica = &pools[0]["replicas"][at];
+    let replica = &pools[0]["replicas"][index];
     let word = |name: &str| replica[name].as_str().unwrap_or_default().to_owned();
     (word("state"), word("reason"))
 }
 
-fn has_state(router: &TestRouter, at: usize, wanted: (&str, &str)) -> bool {
-    let (state, reason) = replica_state(router, at);
+fn has_state(router: &TestRouter, index: usize, wanted: (&str, &str)) -> bool {
+    let (state, reason) = replica_state(router, index);
     (&*state, &*reason) == wanted
 }
 
-/// vLLM with `--shutdown-timeout` after SIGTERM: well by its own account, and a 500 in no time for whoever comes.
+/// Starts a replica like vLLM with `--shutdown-timeout` after SIGTERM: healthy, and an immediate 500 for every request.
 fn start_draining_replica() -> ScriptedReplica {
-    ScriptedReplica::start(&["m"], |heard, to| {
-        let status = if heard.target() == "/health" { 200 } else { 500 };
+    ScriptedReplica::start(&["m"], |received, to| {
+        let status = if received.target() == "/health" { 200 } else { 500 };
         to.write_all(&build_response(status, JSON_CONTENT_TYPE, r#"{"error":{"message":"engine is stopping"}}"#))
             .is_ok()
     })
@@ -49,7 +49,7 @@ fn fast_failing_replica_attracts_no_load() {
     for policy in ["least_conn", "least_tokens", "least_time last_byte", "round_robin"] {
         let (hole, good) = (start_draining_replica(), start_replica(&["m"]));
         let replicas = [hole.url(), good.url()];
-        // Eight may be there before anything is known of it.
+        // Eight requests may be in flight before the replica is known to fail.
         let keys = format!("policy = \"{policy}\"\nretry_budget_min = 8\nhealth_check = {{ interval = \"100ms\" }}");
         let router = start_router(&replicas, &keys);
         std::thread::scope(|scope| {
@@ -63,12 +63,12 @@ fn fast_failing_replica_attracts_no_load() {
                 });
             }
         });
-        let fell = hole.received_requests().iter().filter(|heard| heard.method() == "POST").count();
-        // Those of the eight clients that were chosen for it before the first of them was told.
+        let fell = hole.received_requests().iter().filter(|received| received.method() == "POST").count();
+        // The eight clients may all choose it before the first response arrives.
         assert!((1..=8).contains(&fell), "{policy}: {fell} of 200");
-        assert!(has_state(&router, 0, ("ejected", "failed")), "{policy}: however green its health");
-        wait_until("its health is asked for", || {
-            hole.received_requests().iter().any(|heard| heard.target() == "/health")
+        assert!(has_state(&router, 0, ("ejected", "failed")), "{policy}: ejected despite its health");
+        wait_until("its health is checked", || {
+            hole.received_requests().iter().any(|received| received.target() == "/health")
         });
         assert_eq!(router.sum_metric("tokenweir_ejected", &["replica="]), 1.0);
         assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"failed\""]), 1.0);
@@ -96,7 +96,7 @@ fn exhausted_retry_budget_relays_the_replicas_answer() {
     let router = start_router(&replicas, "policy = \"round_robin\"\nretry_budget_percent = 0\nretry_budget_min = 3");
     let replies: Vec<HttpResponse> = (0..20).map(|_| post_chat(&router)).collect();
     let failed: Vec<&HttpResponse> = replies.iter().filter(|reply| reply.status != 200).collect();
-    assert_eq!(failed.len(), 10 - 3, "every second request meets it, three of them are saved");
+    assert_eq!(failed.len(), 10 - 3, "every second request reaches it, three of them are retried");
     assert!(failed.iter().all(|reply| reply.status == 500 && reply.text().contains("engine is stopping")));
     assert_eq!(router.sum_metric("tokenweir_retries_total", &["made"]), 3.0);
     assert_eq!(router.sum_metric("tokenweir_retries_total", &["denied"]), 7.0);
@@ -140,7 +140,7 @@ fn request_with_idempotency_key_reaches_one_replica() {
     let (good, config) = (start_replica(&["m"]), "policy = \"round_robin\"\npaths = \"any\"");
     let router = TestRouter::start(&format!("{config}\nreplicas = [{gone:?}, {:?}]", good.url()));
     let refused = router.send_request("POST", CHAT_PATH, "Idempotency-Key: 7\r\n", chat_body("m", 2, false));
-    assert_eq!(refused.status, 200, "the one that refused has seen nothing");
+    assert_eq!(refused.status, 200, "the refusing replica received nothing");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn busy_replica_returns_after_retry_after_and_is_never_ejected() {
     assert_eq!((busy.received_requests().len(), good.received_requests().len()), (1, 20));
     assert_eq!(replica_state(&router, 0).0, "busy");
     assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
-    assert_eq!(router.sum_metric("tokenweir_retries_total", &[]), 0.0, "it has done nothing for the request");
+    assert_eq!(router.sum_metric("tokenweir_retries_total", &[]), 0.0, "a busy response uses no retry");
 }
 
 #[test]
@@ -165,9 +165,9 @@ fn if_all_are_busy_one_answers_the_client() {
     let router =
         TestRouter::start_with_replicas(replicas.each_ref().map(ScriptedReplica::url).iter().map(String::as_str));
     let seen = || replicas.iter().map(|replica| replica.received_requests().len()).sum::<usize>();
-    assert_eq!((post_chat(&router).status, seen()), (429, 3), "each is asked");
+    assert_eq!((post_chat(&router).status, seen()), (429, 3), "each replica is tried");
     let reply = post_chat(&router);
-    assert_eq!((reply.status, &*reply.text(), seen()), (429, "full", 4), "the one that is free first");
+    assert_eq!((reply.status, &*reply.text(), seen()), (429, "full", 4), "the replica that is free first");
     assert_eq!(router.get("/readyz").status, 200);
 }
 
@@ -187,15 +187,15 @@ fn all_replicas_down_is_answered_at_once_and_recovers() {
     assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"refused\""]), 2.0);
     let _back =
         EmulatedReplica::start(TcpListener::bind(addr).unwrap(), fast_settings(&["m"]), Clock::start()).unwrap();
-    wait_until("it serves again", || post_chat(&router).status == 200);
+    wait_until("the router serves again", || post_chat(&router).status == 200);
 }
 
-/// A replica whose `/health` a test turns sick; everything else is well.
+/// Starts a replica whose `/health` the test can switch to 503; all other paths are healthy.
 fn start_sickly_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
     let sick = Arc::new(AtomicBool::new(false));
     let turned = sick.clone();
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        let status = if heard.target() == "/health" && turned.load(Ordering::SeqCst) { 503 } else { 200 };
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        let status = if received.target() == "/health" && turned.load(Ordering::SeqCst) { 503 } else { 200 };
         to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
     (replica, sick)
@@ -208,22 +208,22 @@ fn health_checks_eject_and_readmit_all_replicas() {
     let router = start_router(&urls, "health_check = { interval = \"100ms\", rise = 2, fall = 2 }");
     assert_eq!(post_chat(&router).status, 200);
     replicas.iter().for_each(|(_, sick)| sick.store(true, Ordering::SeqCst));
-    wait_until("both are out", || (0..2).all(|at| has_state(&router, at, ("ejected", "check"))));
+    wait_until("both are ejected", || (0..2).all(|at| has_state(&router, at, ("ejected", "check"))));
     let reply = post_chat(&router);
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
     assert_eq!(router.sum_metric("tokenweir_ejections_total", &["reason=\"check\""]), 2.0);
     replicas.iter().for_each(|(_, sick)| sick.store(false, Ordering::SeqCst));
-    wait_until("both are back", || (0..2).all(|at| replica_state(&router, at).0 == "admitted"));
+    wait_until("both have recovered", || (0..2).all(|at| replica_state(&router, at).0 == "admitted"));
     assert_eq!(post_chat(&router).status, 200);
 }
 
 #[test]
 fn streaming_replica_is_healthy_despite_a_late_health_page() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
-    // Never answers /health; streams an event every 20 ms until the client leaves.
-    let busy = ScriptedReplica::start(&["m"], move |heard, to| {
-        if heard.target() == "/health" {
+    let checks = Arc::new(AtomicUsize::new(0));
+    let count = checks.clone();
+    // The replica never answers /health. It streams an event every 20 ms until the client leaves.
+    let busy = ScriptedReplica::start(&["m"], move |received, to| {
+        if received.target() == "/health" {
             count.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(crate::harness::TEST_TIMEOUT);
             return false;
@@ -244,14 +244,14 @@ fn streaming_replica_is_healthy_despite_a_late_health_page() {
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
     assert_eq!(client.read_head().header("x-upstream"), Some(&*busy.addr.to_string()));
     let mut states = Vec::new();
-    wait_until("it was asked in vain", || {
+    wait_until("health checks fail", || {
         drop(client.read_piece());
         states.push(replica_state(&router, 0).0);
-        asked.load(Ordering::SeqCst) >= 4
+        checks.load(Ordering::SeqCst) >= 4
     });
     assert!(states.iter().all(|state| state == "admitted"), "{states:?}");
     drop(client);
-    wait_until("nothing comes any more", || has_state(&router, 0, ("ejected", "check")));
+    wait_until("the replica is ejected once its stream ends", || has_state(&router, 0, ("ejected", "check")));
 }
 
 #[test]
@@ -263,22 +263,22 @@ fn health_check_may_request_a_token() {
         to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
     });
     let _router = start_router(&[engine.url()], "health_check = { model = \"m\", interval = \"100ms\" }");
-    wait_until("it was asked", || !engine.received_requests().is_empty());
-    let heard = engine.last_request();
-    assert_eq!((heard.method(), heard.target()), ("POST", "/v1/completions"));
-    let body: serde_json::Value = serde_json::from_slice(&heard.body).unwrap();
+    wait_until("the engine receives a probe", || !engine.received_requests().is_empty());
+    let received = engine.last_request();
+    assert_eq!((received.method(), received.target()), ("POST", "/v1/completions"));
+    let body: serde_json::Value = serde_json::from_slice(&received.body).unwrap();
     assert_eq!((&body["model"], &body["max_tokens"]), (&"m".into(), &1.into()));
     well.store(false, Ordering::SeqCst);
-    wait_until("it is out", || has_state(&_router, 0, ("ejected", "check")));
+    wait_until("the replica is ejected", || has_state(&_router, 0, ("ejected", "check")));
 }
 
 #[test]
 fn engine_without_progress_is_ejected_as_stalled() {
-    let wedged = ScriptedReplica::start(&["m"], |heard, to| {
-        if heard.target() == "/health" {
+    let wedged = ScriptedReplica::start(&["m"], |received, to| {
+        if received.target() == "/health" {
             return to.write_all(&build_response(200, JSON_CONTENT_TYPE, "{}")).is_ok();
         }
-        // As vLLM does before its engine has begun.
+        // As vLLM does before its engine has started.
         let head = "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         drop(to.write_all(head.as_bytes()));
         std::thread::sleep(crate::harness::TEST_TIMEOUT);
@@ -289,15 +289,17 @@ fn engine_without_progress_is_ejected_as_stalled() {
     let router = start_router(&[wedged.url(), good.url()], keys);
     let mut held = router.connect();
     held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
-    wait_until("the wedged one has work", || wedged.received_requests().iter().any(|heard| heard.method() == "POST"));
+    wait_until("the wedged replica has a request", || {
+        wedged.received_requests().iter().any(|received| received.method() == "POST")
+    });
     let id = router.server.fleet().replicas()[0].clone();
-    wait_until("it is found out", || {
-        // Only the other one's: the wedged one would keep them.
+    wait_until("the wedged replica is ejected", || {
+        // While drained, the wedged replica gets no further request, which it would keep.
         id.set_drained(true);
         assert_eq!(post_chat(&router).status, 200);
         id.set_drained(false);
         has_state(&router, 0, ("ejected", "stalled"))
     });
-    assert!((0..6).all(|_| post_chat(&router).status == 200), "nobody else has to wait");
-    assert_eq!(wedged.received_requests().iter().filter(|heard| heard.method() == "POST").count(), 1);
+    assert!((0..6).all(|_| post_chat(&router).status == 200), "other requests are not delayed");
+    assert_eq!(wedged.received_requests().iter().filter(|received| received.method() == "POST").count(), 1);
 }

@@ -1,4 +1,4 @@
-//! A replica that hangs on its way out: its port refuses connections, its streams stay open and silent.
+//! A replica that hangs while it stops: its port refuses connections, its streams stay open and silent.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -22,16 +22,16 @@ fn encode_chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A replica that begins a stream with `begun`, and then says nothing, or an event for each number in `path?N`, a second
-/// apart.
+/// Starts a replica that begins a stream with `begun` and then sends no data. For `path?N` it first sends N events, one
+/// per second.
 fn start_hanging_replica(begun: &'static str) -> ScriptedReplica {
-    ScriptedReplica::start_with_metrics(&["m"], move |heard, to: &mut TcpStream| {
-        if heard.target() == "/metrics" {
-            // Not now: it is asked again soon.
+    ScriptedReplica::start_with_metrics(&["m"], move |received, to: &mut TcpStream| {
+        if received.target() == "/metrics" {
+            // A 503 keeps the scrape interval short.
             return to.write_all(&build_response(503, "text/plain", "")).is_ok();
         }
         to.write_all(format!("{STREAM_HEAD}{begun}").as_bytes()).unwrap();
-        if let Some((_, events)) = heard.target().split_once('?') {
+        if let Some((_, events)) = received.target().split_once('?') {
             for _ in 0..events.parse().unwrap() {
                 thread::sleep(Duration::from_secs(1));
                 to.write_all(encode_chunk(CONTENT_EVENT).as_bytes()).unwrap();
@@ -58,12 +58,12 @@ fn silent_stream_of_a_hung_replica_is_ended() {
     assert_eq!(client.read_head().status, 200);
     assert_eq!(client.read_piece().unwrap(), CONTENT_EVENT.as_bytes());
     let clock = Clock::start();
-    // Nobody listens any more; the questions for its metrics find out.
+    // The port is closed now; the next scrape finds that out.
     drop(hung);
     let rest = String::from_utf8(client.read_remaining_body()).unwrap();
     assert!(client.is_broken() && rest.starts_with("data: {\"error\":"), "{rest}");
     assert!(clock.now().since(Moment::ZERO) >= HUNG_AFTER);
-    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &["failed"]) == 1.0);
+    wait_until("the outcome is counted", || router.sum_metric("tokenweir_attempts_total", &["failed"]) == 1.0);
     assert_eq!(router.in_flight(), 0);
 }
 
@@ -78,19 +78,20 @@ fn stream_without_events_of_a_hung_replica_is_retried() {
     let router = start_router(&[&hung, &spare]);
     thread::scope(|scope| {
         scope.spawn(|| *good.lock().unwrap() = Some(router.post(CHAT_PATH, chat_body("m", 9, true))));
-        wait_until("it is asked", || hung.received_requests().len() == 1);
+        wait_until("the replica has the request", || hung.received_requests().len() == 1);
         drop(hung);
     });
     let reply = good.lock().unwrap().take().unwrap();
     assert_eq!((reply.status, reply.complete, reply.text()), (200, true, answer));
 }
 
-/// Of a plain answer nothing is expected until it is done: it takes `stalled`, and somebody else who can answer.
+/// A plain response sends no data until it is complete, so silence alone is no hang. A retry takes `stall_timeout` and
+/// another replica.
 #[test]
 fn json_answer_of_a_hung_replica_is_retried_if_another_exists() {
     let says_nothing = || {
-        ScriptedReplica::start_with_metrics(&["m"], |heard, to: &mut TcpStream| {
-            if heard.target() == "/metrics" {
+        ScriptedReplica::start_with_metrics(&["m"], |received, to: &mut TcpStream| {
+            if received.target() == "/metrics" {
                 return to.write_all(&build_response(503, "text/plain", "")).is_ok();
             }
             while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
@@ -103,7 +104,7 @@ fn json_answer_of_a_hung_replica_is_retried_if_another_exists() {
     let router = TestRouter::start(&format!("{keys}\nreplicas = {urls:?}")).wait_until_ready();
     thread::scope(|scope| {
         scope.spawn(|| *reply.lock().unwrap() = Some(router.post(CHAT_PATH, chat_body("m", 9, false))));
-        wait_until("it is asked", || hung.received_requests().len() == 1);
+        wait_until("the replica has the request", || hung.received_requests().len() == 1);
         drop(hung);
     });
     let reply = reply.lock().unwrap().take().unwrap();
@@ -114,37 +115,39 @@ fn json_answer_of_a_hung_replica_is_retried_if_another_exists() {
         .wait_until_ready();
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, false)));
-    wait_until("it is asked", || alone.received_requests().len() == 1);
+    wait_until("the replica has the request", || alone.received_requests().len() == 1);
     drop(alone);
-    assert_eq!(client.read_response().status, 504, "nobody else can: it is waited for as long as it may take");
+    assert_eq!(client.read_response().status, 504, "without another replica the full timeout applies");
 }
 
 #[test]
 fn replica_that_drains_with_a_closed_port_is_not_hung() {
     let drains = start_hanging_replica(encode_chunk(CONTENT_EVENT).leak());
     let router = start_router(&[&drains]);
-    let (tell, told) = channel();
+    let (signal, signals) = channel();
     thread::scope(|scope| {
         let busy = scope.spawn(|| router.post(&format!("{CHAT_PATH}?7"), chat_body("m", 9, true)));
-        let (quiet, tell) = (&router, tell);
+        let (quiet, signal) = (&router, signal);
         let quiet = scope.spawn(move || {
             let mut client = quiet.connect();
             client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
             client.read_head();
             assert_eq!(client.read_piece().unwrap(), CONTENT_EVENT.as_bytes());
-            tell.send(()).unwrap();
-            // It is ended only when the other has ended, too.
+            signal.send(()).unwrap();
+            // This stream ends only when the other one has ended, too.
             client.read_remaining_body()
         });
-        told.recv().unwrap();
-        wait_until("both run", || drains.received_requests().iter().filter(|h| h.target() != "/metrics").count() == 2);
+        signals.recv().unwrap();
+        wait_until("both streams run", || {
+            drains.received_requests().iter().filter(|h| h.target() != "/metrics").count() == 2
+        });
         let clock = Clock::start();
         drop(drains);
         let reply = busy.join().unwrap();
         assert_eq!((reply.complete, reply.text()), (true, CONTENT_EVENT.repeat(8)));
         let ended = clock.now().since(Moment::ZERO);
         assert!(ended > HUNG_AFTER + Duration::from_secs(1), "{ended:?}");
-        assert!(!quiet.is_finished(), "one of them shows that the replica lives");
+        assert!(!quiet.is_finished(), "one active stream shows that the replica is alive");
         assert!(String::from_utf8(quiet.join().unwrap()).unwrap().starts_with("data: {\"error\":"));
     });
 }

@@ -1,4 +1,4 @@
-//! Replicas that fail: retries, ejection, recovery.
+//! Replica failures: retries, ejection and recovery.
 
 mod ejection;
 mod fault_storms;

@@ -1,4 +1,4 @@
-//! Replicas fail: what is tried again, what is told, and who is left alone.
+//! Replica failures: retries, errors to clients, and ejection.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use tokenweir::emulate::EmulatedReplica;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// Two replicas under round robin, which would send every second request to a broken one.
+/// Starts two replicas under round robin, so that every second request would reach a broken one.
 fn start_two(options: &str) -> (TestRouter, [EmulatedReplica; 2]) {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let urls = replicas.each_ref().map(|r| format!("\"{} {options}\"", r.url())).join(",");
@@ -42,7 +42,7 @@ fn refusing_replica_fails_no_request_and_is_ejected() {
         let reply = client.read_response();
         assert_eq!((reply.status, reply.header("x-upstream")), (200, Some(&*alive.addr().to_string())));
     }
-    assert_eq!(failed_attempts(&router), 1.0, "it was asked once and then left alone");
+    assert_eq!(failed_attempts(&router), 1.0, "the replica was tried once and then ejected");
     assert_eq!(alive.counters().request_count(CHAT_PATH), 100);
 }
 
@@ -56,7 +56,7 @@ fn returned_replica_is_probed_after_fail_timeout() {
     }
     assert_eq!(failed_attempts(&router), 1.0);
     let back = EmulatedReplica::start(TcpListener::bind(addr).unwrap(), fast_settings(&["m"]), Clock::start()).unwrap();
-    wait_until("it is asked again", || {
+    wait_until("the replica is tried again", || {
         assert_eq!(post_chat(&router, false).status, 200);
         back.counters().request_count(CHAT_PATH) > 2
     });
@@ -104,7 +104,7 @@ fn failure_of_all_replicas_is_a_json_error() {
         (reply.status, reply.header("retry-after"), &reply.openai_error()["code"]),
         (503, Some("1"), &"no_replica".into())
     );
-    // Now both are ejected.
+    // Both replicas are now ejected.
     let reply = post_chat(&router, true);
     let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
     assert!(reply.status == 503 && (1..=10).contains(&seconds), "{}", reply.head);
@@ -116,7 +116,7 @@ fn failure_of_all_replicas_is_a_json_error() {
     let late =
         router.send_request("POST", CHAT_PATH, "x-emulate-fault: slow-headers=5000\r\n", chat_body("m", 2, false));
     assert_eq!((late.status, &late.openai_error()["type"]), (504, &"api_error".into()), "{}", late.text());
-    assert_eq!(slow.counters().request_count(CHAT_PATH), 1, "a replica that is late has the request");
+    assert_eq!(slow.counters().request_count(CHAT_PATH), 1, "the slow replica has the request");
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn dying_stream_is_cut_and_never_retried() {
         let (router, replicas) = start_two("");
         let headers = format!("x-emulate-fault: {fault}\r\n");
         let reply = router.send_request("POST", CHAT_PATH, &headers, chat_body("m", 40, true));
-        assert_eq!((reply.status, reply.complete), (200, false), "{fault}: the client must see that it is not whole");
+        assert_eq!((reply.status, reply.complete), (200, false), "{fault}: the client must see an incomplete response");
         assert!(reply.text().starts_with("data: {") && !reply.text().contains("[DONE]"), "{fault}");
         assert_eq!(replicas.iter().map(|r| r.counters().request_count(CHAT_PATH)).sum::<u64>(), 1, "{fault}");
-        wait_until("it is counted", || failed_attempts(&router) == 1.0);
+        wait_until("the outcome is counted", || failed_attempts(&router) == 1.0);
         assert_eq!(router.in_flight(), 0);
     }
     let (router, replicas) = start_two("");
     let half = router.send_request("POST", CHAT_PATH, "x-emulate-fault: die-midstream\r\n", chat_body("m", 4, false));
-    assert_eq!((half.status, half.complete), (502, true), "of a plain answer the client has nothing yet");
+    assert_eq!((half.status, half.complete), (502, true), "the client has no byte of a plain response yet");
     assert_eq!(replicas.iter().map(|r| r.counters().request_count(CHAT_PATH)).sum::<u64>(), 2);
 }
 
@@ -146,9 +146,9 @@ fn engine_that_ends_cleanly_after_an_error_counts_as_failed() {
         assert!(reply.status == 200 && reply.text().contains("\"error\""), "{fault}: {}", reply.text());
         assert_eq!((reply.complete, reply.text().contains("abort")), (whole, false), "{fault}");
         assert_eq!(replicas.iter().map(|r| r.counters().request_count(CHAT_PATH)).sum::<u64>(), 1, "{fault}");
-        wait_until("it is counted", || failed_attempts(&router) == 1.0);
+        wait_until("the outcome is counted", || failed_attempts(&router) == 1.0);
         let next: Vec<_> = (0..4).map(|_| post_chat(&router, false).header("x-upstream").map(str::to_owned)).collect();
-        assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: it is left alone");
+        assert!(next.iter().all(|upstream| *upstream == next[0]), "{fault}: the replica is ejected");
     }
 }
 
@@ -162,14 +162,14 @@ fn aborted_message_counts_as_failed() {
             "x-emulate-fault: abort-event=4\r\n",
             chat_body("m", 40, stream),
         );
-        wait_until("it is counted", || failed_attempts(&router) > 0.0);
+        wait_until("the outcome is counted", || failed_attempts(&router) > 0.0);
         (reply, replicas.iter().map(|r| r.counters().request_count("/v1/messages")).sum::<u64>())
     };
-    let (cut, asked) = ask(true);
-    assert_eq!((cut.status, cut.complete, asked), (200, false, 1), "{}", cut.text());
+    let (cut, attempts) = ask(true);
+    assert_eq!((cut.status, cut.complete, attempts), (200, false, 1), "{}", cut.text());
     assert!(cut.text().contains("event: error") && !cut.text().contains("message_stop"), "{}", cut.text());
-    let (short, asked) = ask(false);
-    assert_eq!((short.status, asked), (200, 2), "another one was asked, and gave it up as well");
+    let (short, attempts) = ask(false);
+    assert_eq!((short.status, attempts), (200, 2), "the retry was aborted as well");
     assert!(short.json()["stop_reason"].is_null(), "{}", short.text());
 }
 
@@ -180,7 +180,7 @@ fn silent_stream_is_cut_at_the_idle_timeout() {
         .wait_until_ready();
     let reply = router.send_request("POST", CHAT_PATH, "x-emulate-fault: stall=2\r\n", chat_body("m", 9, true));
     assert_eq!((reply.status, reply.complete), (200, false));
-    wait_until("the replica is let go", || replica.counters().open_requests() == 0);
+    wait_until("the replica is released", || replica.counters().open_requests() == 0);
     assert_eq!((failed_attempts(&router), router.in_flight()), (1.0, 0));
 }
 
@@ -200,10 +200,10 @@ fn closed_idle_connections_fail_no_request() {
 
 #[test]
 fn stale_connection_is_detected_with_a_request_on_it() {
-    // Answers the first request of a connection, and closes without a byte when there is a second.
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        let again = heard.header("x-forwarded-for").is_some() && mark_used(to);
-        !again && respond_ok(heard, to)
+    // The replica answers the first request of a connection, and closes without a byte at the second.
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        let again = received.header("x-forwarded-for").is_some() && mark_used(to);
+        !again && respond_ok(received, to)
     });
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     for _ in 0..20 {
@@ -212,7 +212,7 @@ fn stale_connection_is_detected_with_a_request_on_it() {
     assert_eq!(failed_attempts(&router), 0.0);
 }
 
-/// Whether a connection has carried a request before; a socket option is as good a mark as any.
+/// Returns whether a connection has carried a request before; a socket option marks it.
 fn mark_used(stream: &std::net::TcpStream) -> bool {
     let seen = stream.write_timeout().unwrap().is_some();
     stream.set_write_timeout(Some(crate::harness::TEST_TIMEOUT)).unwrap();
@@ -234,7 +234,7 @@ fn errors_of_all_replicas_are_relayed_unchanged() {
         assert_eq!((reply.status, &*reply.text(), reply.header("content-type")), (status, body, Some("text/x-own")));
         let tries = if matches!(status, 429 | 500 | 503) { 2 } else { 1 };
         assert_eq!(replicas.iter().map(|r| r.received_requests().len()).sum::<usize>(), tries, "{status}");
-        assert_eq!(failed_attempts(&router), 0.0, "{status}: both say so, so it is no fault of theirs");
+        assert_eq!(failed_attempts(&router), 0.0, "{status}: both answer alike, so neither failed");
         assert_eq!(router.get("/readyz").status, 200, "{status}");
     }
 }
@@ -250,7 +250,7 @@ fn loading_replica_becomes_ready() {
     assert_eq!(early.openai_error()["code"], "no_replica");
     let _replica =
         EmulatedReplica::start(TcpListener::bind(addr).unwrap(), fast_settings(&["m"]), Clock::start()).unwrap();
-    wait_until("it is ready", || router.get("/readyz").status == 200);
+    wait_until("the router is ready", || router.get("/readyz").status == 200);
     assert_eq!(post_chat(&router, false).status, 200);
 }
 
@@ -282,7 +282,7 @@ fn down_backup_and_full_replicas_are_chosen_as_in_nginx() {
         (429, Some("1"), &"rate_limit_error".into())
     );
     drop(first);
-    wait_until("the main one is free", || post_chat(&router, false).status == 200);
+    wait_until("the primary replica is free", || post_chat(&router, false).status == 200);
     assert_eq!(down.counters().request_count(CHAT_PATH), 0);
 }
 
@@ -301,7 +301,7 @@ fn death_of_two_of_three_replicas_fails_none_of_300_requests() {
         let reply = client.read_response();
         assert_eq!(reply.status, 200, "request {at}, {:?} after the start: {}", clock.now(), reply.text());
     }
-    assert_eq!(failed_attempts(&router), 2.0, "each was asked once more, and the next replica at once");
+    assert_eq!(failed_attempts(&router), 2.0, "each was tried once more, and the next replica at once");
     assert!(replicas[2].counters().request_count(CHAT_PATH) >= 200 + 33);
 }
 
@@ -320,7 +320,7 @@ fn backup_serves_from_the_first_failed_request() {
     assert_eq!(backup.counters().request_count(CHAT_PATH), 0);
     first.stop();
     assert!((0..10).all(|_| post_chat(&router, false).status == 200));
-    assert_eq!(backup.counters().request_count(CHAT_PATH), 0, "there is another that is none");
+    assert_eq!(backup.counters().request_count(CHAT_PATH), 0, "a replica that is no backup is available");
     second.stop();
     assert!((0..10).all(|_| post_chat(&router, false).status == 200));
     assert_eq!(backup.counters().request_count(CHAT_PATH), 10);
@@ -331,7 +331,7 @@ fn max_conns_holds_when_other_replicas_are_dead() {
     let (router, [mut first, limited, mut second]) = start_three(["", " max_conns=1", ""]);
     first.stop();
     second.stop();
-    assert!((0..10).all(|_| post_chat(&router, false).status == 200), "one after the other");
+    assert!((0..10).all(|_| post_chat(&router, false).status == 200), "sequential requests succeed");
     let mut held = router.connect();
     held.send(build_request(
         "POST",
@@ -340,13 +340,13 @@ fn max_conns_holds_when_other_replicas_are_dead() {
         chat_body("m", 2, true),
     ));
     assert_eq!(held.read_head().status, 200);
-    assert_eq!(post_chat(&router, false).status, 429, "it has all that it may have");
+    assert_eq!(post_chat(&router, false).status, 429, "the replica is at its limit");
     assert_eq!(limited.counters().request_count(CHAT_PATH), 11);
     drop(held);
-    wait_until("it is free again", || post_chat(&router, false).status == 200);
+    wait_until("the replica is free again", || post_chat(&router, false).status == 200);
 }
 
-/// Three replicas under round robin, each with words of its own.
+/// Starts three replicas under round robin, each with its own options.
 fn start_three(words: [&str; 3]) -> (TestRouter, [EmulatedReplica; 3]) {
     let replicas = [(); 3].map(|()| start_replica(&["m"]));
     let urls: Vec<String> = replicas.iter().zip(words).map(|(r, words)| format!("{}{words}", r.url())).collect();

@@ -1,4 +1,4 @@
-//! An answer is judged before the client has any of it, and another replica answers in place of one that fails.
+//! Faulty responses: the router checks a response before the client has any byte, and retries on another replica.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,14 +17,14 @@ const ABORT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finis
 const GOOD_BODY: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"}]}";
 const ABORTED_BODY: &str = "{\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"finish_reason\":\"abort\"}]}";
 
-/// What a replica does.
+/// The behaviour of a replica.
 #[derive(Clone, Copy, Debug)]
 enum PlayedAnswer {
-    /// A stream that ends properly.
+    /// A complete stream.
     Stream(&'static str),
-    /// The beginning of a stream, and then FIN.
+    /// The beginning of a stream, then FIN.
     Cut(&'static str),
-    /// These bytes, and then FIN.
+    /// These bytes, then FIN.
     Bytes(&'static str),
     Json(&'static str),
 }
@@ -39,7 +39,7 @@ fn play_answer(play: PlayedAnswer, to: &mut TcpStream) -> KeepConnection {
     }
 }
 
-/// A router before a replica that is asked first and fails, and one that does not.
+/// Starts a router over a failing replica, which is tried first, and a healthy one.
 fn start_two(bad: PlayedAnswer, good: PlayedAnswer) -> (TestRouter, [ScriptedReplica; 2]) {
     let replicas = [bad, good].map(|which| {
         ScriptedReplica::start(&["m"], move |_: &ReceivedRequest, to: &mut TcpStream| play_answer(which, to))
@@ -116,7 +116,7 @@ fn failing_answer_without_alternative_is_relayed_and_counted() {
         let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
         let (PlayedAnswer::Stream(text) | PlayedAnswer::Json(text)) = bad else { unreachable!() };
         assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, text), "{bad:?}");
-        assert_eq!(request_counts(&replicas), [1, 1], "{bad:?}: asked for elsewhere once");
+        assert_eq!(request_counts(&replicas), [1, 1], "{bad:?}: retried once");
         wait_until("both are counted", || attempt_count(&router, "failed") == 2.0);
         assert_eq!(router.in_flight(), 0);
     }
@@ -138,7 +138,7 @@ fn client_error_event_is_not_retried() {
     let (router, replicas) = start_two(PlayedAnswer::Stream(refusal), PlayedAnswer::Stream(DONE_EVENT));
     let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
     assert_eq!((reply.text().as_str(), request_counts(&replicas)), (refusal, [1, 0]));
-    wait_until("it is counted", || attempt_count(&router, "refused") == 1.0);
+    wait_until("the outcome is counted", || attempt_count(&router, "refused") == 1.0);
     assert_eq!(attempt_count(&router, "failed"), 0.0);
 }
 
@@ -147,7 +147,7 @@ fn role_event_counts_as_first_event() {
     let (router, replicas) = start_two(PlayedAnswer::Cut(ROLE_EVENT), PlayedAnswer::Stream(DONE_EVENT));
     let reply = router.post(CHAT_PATH, chat_body("m", 4, true));
     assert!(reply.status == 200 && !reply.complete && reply.text().starts_with(ROLE_EVENT), "{}", reply.text());
-    assert_eq!(request_counts(&replicas), [1, 0], "the client has it, so nothing is sent twice");
+    assert_eq!(request_counts(&replicas), [1, 0], "the client has a byte, so there is no retry");
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn large_json_answer_is_relayed_without_holding() {
             };
             let begun = "{\"data\":\"".to_owned() + &"x".repeat(2 << 20);
             to.write_all((head + &chunk + &begun).as_bytes()).unwrap();
-            // Until the router, whose client has had enough, closes.
+            // Until the router closes, because its client has left.
             while to.read(&mut [0; 8]).is_ok_and(|read| read > 0) {}
             false
         });
@@ -211,14 +211,14 @@ fn large_json_answer_is_relayed_without_holding() {
         }
         assert_eq!(router.in_flight(), 1);
         drop(client);
-        wait_until("the replica is let go", || router.in_flight() == 0);
+        wait_until("the replica is released", || router.in_flight() == 0);
     }
 }
 
 #[test]
 fn answers_of_other_paths_are_relayed_without_holding() {
     let error = "data: {\"error\":{\"message\":\"of another protocol\"}}\n\n";
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| match heard.target() {
+    let replica = ScriptedReplica::start(&["m"], move |received, to| match received.target() {
         "/stream" => to.write_all(&build_response(200, "text/event-stream", error)).is_ok(),
         _ => {
             to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{\"a\"")

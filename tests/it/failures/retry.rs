@@ -1,4 +1,4 @@
-//! Answers that another replica may better: faults and busy replicas, before the client has seen a byte.
+//! Retries on another replica before the first byte: faults and busy replicas.
 
 use crate::harness::{TestRouter, chat_body, send_request, start_replica};
 
@@ -41,7 +41,7 @@ fn request_failing_everywhere_blames_the_request() {
     assert_eq!(reply.status, 500);
     assert!(reply.header("x-upstream").is_some(), "the replica's own answer");
     assert_eq!(attempt_count(&router, "failed"), 0.0);
-    assert_eq!(attempt_count(&router, "refused"), 2.0, "one replay and no more");
+    assert_eq!(attempt_count(&router, "refused"), 2.0, "one retry and no more");
     assert_eq!(router.get("/readyz").status, 200);
 }
 
@@ -54,8 +54,8 @@ fn busy_replica_is_skipped_while_another_is_free() {
         assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, true)).status, 200);
     }
     assert!(attempt_count(&router, "busy") > 0.0);
-    assert_eq!(attempt_count(&router, "failed"), 0.0, "being busy is no failure");
+    assert_eq!(attempt_count(&router, "failed"), 0.0, "busy is no failure");
     order_fault(&replicas[2], "503", 1);
     let reply = router.post(CHAT_PATH, chat_body("m", 2, true));
-    assert!([429, 503].contains(&reply.status), "the last busy one's own answer: {}", reply.status);
+    assert!([429, 503].contains(&reply.status), "the last busy replica's own response: {}", reply.status);
 }

@@ -1,4 +1,4 @@
-//! The captured streams of real servers, played as a test wants them.
+//! Captured streams of real servers, and a replica handler that plays them.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::scripted::ReceivedRequest;
 
-/// The head that streams are played behind.
+/// The response head in front of a played stream.
 pub const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// The streams of real servers, each as the bytes behind the head: chunk framing and all.
+/// Returns the captured streams by name. Each holds the bytes after the head, with its chunk framing.
 pub fn load_captures() -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for folder in ["vllm-0.32.0", "transformers-serve-5.19.0"] {
@@ -33,7 +33,7 @@ pub fn load_captures() -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// A stream whose middle was taken out, as chunks of one event again.
+/// Returns a stream whose middle was cut out as chunks of one event each.
 fn rejoin_events(body: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(body);
     let events = text.lines().filter(|line| line.starts_with("data: ")).map(|line| format!("{line}\n\n"));
@@ -41,7 +41,7 @@ fn rejoin_events(body: &[u8]) -> Vec<u8> {
     events.map(chunk).chain(["0\r\n\r\n".to_owned()]).collect::<String>().into_bytes()
 }
 
-/// A body without its chunk framing.
+/// Returns a body without its chunk framing.
 pub fn decode_chunks(mut wire: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
@@ -55,7 +55,8 @@ pub fn decode_chunks(mut wire: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What may reach a client of a stream: all of it, or what comes before the event by which the replica gives it up.
+/// Returns the part of a stream that may reach a client, and whether that is all of it. The part ends before the
+/// replica's abort event.
 pub fn deliverable_part(stream: &[u8]) -> (&[u8], bool) {
     let end = stream
         .windows(23)
@@ -66,8 +67,8 @@ pub fn deliverable_part(stream: &[u8]) -> (&[u8], bool) {
 
 /// Plays stream N cut at byte M for the path's query `N-M`.
 pub fn capture_player(streams: Arc<Vec<(String, Vec<u8>)>>) -> impl Fn(&ReceivedRequest, &mut TcpStream) -> bool {
-    move |heard, to| {
-        let (stream, cut) = heard.target().split_once('?').unwrap().1.split_once('-').unwrap();
+    move |received, to| {
+        let (stream, cut) = received.target().split_once('?').unwrap().1.split_once('-').unwrap();
         let (first, second) = streams[stream.parse::<usize>().unwrap()].1.split_at(cut.parse().unwrap());
         to.write_all(&[STREAM_HEAD.as_bytes(), first].concat()).and_then(|()| to.write_all(second)).is_ok()
     }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that shows what came, and sends whatever it is told.
+//! An HTTP/1.1 client that sends arbitrary bytes and returns responses unchanged.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,36 +7,36 @@ use serde_json::Value;
 
 use super::TEST_TIMEOUT;
 
-/// A connection.
+/// A client connection.
 pub struct TestClient<S> {
     reader: BufReader<S>,
     framing: ReplyFraming,
 }
 
-/// How the end of the present body is told.
+/// The framing of the current body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplyFraming {
     Length(usize),
     Chunked,
     UntilClose,
     Done,
-    /// The connection ended first.
+    /// The connection ended before the body did.
     Broken,
 }
 
-/// An answer, or its head.
+/// A response, or its head.
 #[derive(Debug)]
 pub struct HttpResponse {
     pub status: u16,
-    /// Status line and header lines as they came.
+    /// Status line and header lines, unchanged.
     pub head: String,
-    /// Without chunk framing.
+    /// The body without chunk framing.
     pub body: Vec<u8>,
-    /// Whether the body came to its end.
+    /// Whether the body is complete.
     pub complete: bool,
 }
 
-/// A request as bytes; `headers` are whole lines.
+/// Returns a request as bytes; `headers` are whole lines.
 pub fn build_request(method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
@@ -62,13 +62,13 @@ impl TestClient<TcpStream> {
         Self::from_stream(stream)
     }
 
-    /// Ends the connection as a killed process does: by RST.
+    /// Closes the connection by RST, as a killed process does.
     pub fn reset_connection(self) {
         let stream = self.reader.into_inner();
         socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 
-    /// Ends the sending side only: by FIN, whatever has not been read.
+    /// Closes the write half by FIN; unread data stays readable.
     pub fn shutdown_write(&self) {
         self.reader.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
     }
@@ -83,12 +83,12 @@ impl<S: Read + Write> TestClient<S> {
         self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Sends unless the other side has closed already.
+    /// Sends bytes. Errors if the peer has closed.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.reader.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Reads one head; `None` if the connection ends or fails before a whole one.
+    /// Reads one head; `None` if the connection ends or fails before it is complete.
     pub fn try_read_head(&mut self) -> Option<HttpResponse> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -110,17 +110,18 @@ impl<S: Read + Write> TestClient<S> {
     }
 
     pub fn read_head(&mut self) -> HttpResponse {
-        self.try_read_head().expect("an answer's head")
+        self.try_read_head().expect("a complete response head")
     }
 
-    /// Reads the answer to a HEAD request.
+    /// Reads the response to a HEAD request.
     pub fn read_response_to_head(&mut self) -> HttpResponse {
         let reply = self.read_head();
         self.framing = ReplyFraming::Done;
         reply
     }
 
-    /// The next piece of the body: a chunk, or what can be read. `None` at its end, or where the connection breaks.
+    /// Reads the next piece of the body: a chunk, or the bytes available. `None` at its end or after a broken
+    /// connection.
     pub fn read_piece(&mut self) -> Option<Vec<u8>> {
         let read = match self.framing {
             ReplyFraming::Done | ReplyFraming::Broken | ReplyFraming::Length(0) => Ok(None),
@@ -134,13 +135,13 @@ impl<S: Read + Write> TestClient<S> {
             }
         };
         read.unwrap_or_else(|error| {
-            assert!(error.kind() != io::ErrorKind::WouldBlock, "nothing came for {TEST_TIMEOUT:?}");
+            assert!(error.kind() != io::ErrorKind::WouldBlock, "no data within {TEST_TIMEOUT:?}");
             self.framing = ReplyFraming::Broken;
             None
         })
     }
 
-    /// Reads one answer to its end.
+    /// Reads one response to its end.
     pub fn read_response(&mut self) -> HttpResponse {
         let mut reply = self.read_head();
         reply.body = self.read_remaining_body();
@@ -148,7 +149,7 @@ impl<S: Read + Write> TestClient<S> {
         reply
     }
 
-    /// Reads the rest of the present body.
+    /// Reads the rest of the current body.
     pub fn read_remaining_body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         while let Some(piece) = self.read_piece() {
@@ -157,12 +158,12 @@ impl<S: Read + Write> TestClient<S> {
         body
     }
 
-    /// Whether the last body was cut.
+    /// Returns whether the last body was cut.
     pub fn is_broken(&self) -> bool {
         self.framing == ReplyFraming::Broken
     }
 
-    /// Waits for the other side to close without another byte.
+    /// Waits for the peer to close; returns whether it sent no further byte.
     pub fn wait_for_close(&mut self) -> bool {
         match self.reader.fill_buf() {
             Ok(bytes) => bytes.is_empty(),
@@ -170,9 +171,9 @@ impl<S: Read + Write> TestClient<S> {
         }
     }
 
-    fn read_available(&mut self, most: usize) -> io::Result<Vec<u8>> {
+    fn read_available(&mut self, limit: usize) -> io::Result<Vec<u8>> {
         let bytes = self.reader.fill_buf()?;
-        let piece = bytes[..bytes.len().min(most)].to_vec();
+        let piece = bytes[..bytes.len().min(limit)].to_vec();
         self.reader.consume(piece.len());
         Ok(piece)
     }
@@ -183,7 +184,7 @@ impl<S: Read + Write> TestClient<S> {
         let size = usize::from_str_radix(line.trim_end(), 16).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let mut piece = vec![0; size + 2];
         self.reader.read_exact(&mut piece)?;
-        assert!(piece.ends_with(b"\r\n"), "a chunk ends where it said");
+        assert!(piece.ends_with(b"\r\n"), "the chunk has the announced size");
         piece.truncate(size);
         if size == 0 {
             self.framing = ReplyFraming::Done;
@@ -193,7 +194,7 @@ impl<S: Read + Write> TestClient<S> {
 }
 
 impl HttpResponse {
-    /// The value of the first header line of this name.
+    /// Returns the value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
@@ -207,7 +208,7 @@ impl HttpResponse {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}\n{}", self.head, self.text()))
     }
 
-    /// The `error` of OpenAI's error object, its shape checked.
+    /// Returns the `error` member of OpenAI's error object; checks its shape.
     pub fn openai_error(&self) -> Value {
         assert_eq!(self.header("content-type"), Some("application/json"), "{}", self.head);
         let error = self.json()["error"].clone();

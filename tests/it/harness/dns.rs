@@ -1,4 +1,4 @@
-//! A DNS server over UDP that answers what a test tells it.
+//! A DNS server over UDP with records set by the test.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -16,11 +16,11 @@ const TYPE_SRV: u16 = 33;
 #[derive(Default)]
 struct DnsZone {
     ttl: u32,
-    /// Data of records by name and type.
+    /// Record data by name and type.
     records: BTreeMap<(String, u16), Vec<Vec<u8>>>,
-    /// Every question fails.
+    /// Whether every query fails.
     fails: bool,
-    /// When A records of a name were asked for.
+    /// Names and times of the A queries so far.
     address_queries: Vec<(String, Moment)>,
 }
 
@@ -30,7 +30,7 @@ pub struct TestDnsServer {
 }
 
 impl TestDnsServer {
-    /// Answers until the test process ends.
+    /// Starts a server that runs until the test process ends.
     pub fn start(ttl: u32) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let addr = socket.local_addr().unwrap();
@@ -47,12 +47,12 @@ impl TestDnsServer {
         Self { addr, zone }
     }
 
-    /// The `resolver` key.
+    /// Returns the `resolver` configuration lines.
     pub fn resolver_config(&self) -> String {
         format!("resolver = \"{}\"\nresolver_timeout = \"5s\"\n", self.addr)
     }
 
-    /// The addresses of a name from now on.
+    /// Sets the addresses of a name.
     pub fn set_addresses(&self, name: &str, addresses: &[&str]) {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let mut zone = self.zone.lock().unwrap();
@@ -67,7 +67,7 @@ impl TestDnsServer {
         zone.records.insert((name.to_owned(), TYPE_AAAA), data(IpAddr::is_ipv6));
     }
 
-    /// The services at a name from now on: priority, weight, port and host of each.
+    /// Sets the services of a name: priority, weight, port and host of each.
     pub fn set_services(&self, name: &str, services: &[(u16, u16, u16, &str)]) {
         let record = |(priority, weight, port, host): &(u16, u16, u16, &str)| {
             let numbers = [priority, weight, port].into_iter().flat_map(|n| n.to_be_bytes());
@@ -85,12 +85,12 @@ impl TestDnsServer {
         self.zone.lock().unwrap().fails = broken;
     }
 
-    /// The times between the questions for a name's addresses so far.
+    /// Returns the intervals between the address queries for a name.
     pub fn query_intervals(&self, name: &str) -> Vec<Duration> {
         let zone = self.zone.lock().unwrap();
-        let asked: Vec<Moment> =
-            zone.address_queries.iter().filter(|(asked, _)| asked == name).map(|(_, at)| *at).collect();
-        asked.windows(2).map(|pair| pair[1].since(pair[0])).collect()
+        let queries: Vec<Moment> =
+            zone.address_queries.iter().filter(|(queried, _)| queried == name).map(|(_, at)| *at).collect();
+        queries.windows(2).map(|pair| pair[1].since(pair[0])).collect()
     }
 }
 
@@ -104,19 +104,19 @@ fn build_answer(question: &[u8], zone: &mut DnsZone, now: Moment) -> Vec<u8> {
     }
     let name = labels.join(".").to_ascii_lowercase();
     let kind = u16::from_be_bytes([question[at + 1], question[at + 2]]);
-    let asked = &question[12..at + 5];
+    let query = &question[12..at + 5];
     if kind == TYPE_A {
         zone.address_queries.push((name.clone(), now));
     }
     let records = zone.records.get(&(name, kind)).cloned().unwrap_or_default();
     let records = if zone.fails { Vec::new() } else { records };
-    // A response, recursion available; SERVFAIL where it is broken.
+    // A response with recursion available, or SERVFAIL.
     let mut out = [&question[..2], &[0x81, if zone.fails { 0x82 } else { 0x80 }, 0, 1]].concat();
     out.extend((records.len() as u16).to_be_bytes());
     out.extend([0; 4]);
-    out.extend(asked);
+    out.extend(query);
     for data in records {
-        // The name of the question.
+        // A compression pointer to the query's name.
         out.extend([0xc0, 12]);
         out.extend(kind.to_be_bytes());
         out.extend([0, 1]);

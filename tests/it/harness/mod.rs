@@ -1,4 +1,4 @@
-//! What the integration tests share: replicas, a router in front of them, and a client that sees every byte.
+//! The integration tests' harness: replicas, a router in front of them, and a client.
 
 pub mod captures;
 pub mod client;
@@ -19,10 +19,10 @@ use tokenweir::units::Moment;
 
 use client::{HttpResponse, TestClient, build_request};
 
-/// The longest that anything may take before a test fails.
+/// The time limit for any wait of a test.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A thousand times faster than an H100.
+/// Returns emulator settings that run a thousand times faster than an H100.
 pub fn fast_settings(models: &[&str]) -> EmulatorSettings {
     let constants = EngineModel { speed: 1000.0, ..EngineModel::default() };
     EmulatorSettings {
@@ -32,7 +32,7 @@ pub fn fast_settings(models: &[&str]) -> EmulatorSettings {
     }
 }
 
-/// An emulated replica on a port of its own.
+/// Starts an emulated replica on a free port.
 pub fn start_replica(models: &[&str]) -> EmulatedReplica {
     start_replica_with(fast_settings(models))
 }
@@ -41,7 +41,7 @@ pub fn start_replica_with(settings: EmulatorSettings) -> EmulatedReplica {
     EmulatedReplica::start(TcpListener::bind("127.0.0.1:0").unwrap(), settings, Clock::start()).unwrap()
 }
 
-/// What a router of a test has that its configuration does not say.
+/// Returns the test router's environment; it supplies what the configuration leaves out.
 pub fn router_env(text: &str) -> Vec<(String, String)> {
     let env = [
         ("listen =", "LISTEN", "127.0.0.1:0"),
@@ -54,7 +54,7 @@ pub fn router_env(text: &str) -> Vec<(String, String)> {
     unsaid.map(|(_, name, value)| (format!("TOKENWEIR__{name}"), value.to_owned())).collect()
 }
 
-/// A router in this process, on ports of its own, without logs.
+/// A router in this process, on free ports, without logs.
 pub struct TestRouter {
     pub server: Server,
     pub addr: SocketAddr,
@@ -62,24 +62,26 @@ pub struct TestRouter {
 }
 
 impl TestRouter {
-    /// Starts with a configuration as text; does not wait for anything.
+    /// Starts a router with this configuration text; does not wait until it is ready.
     pub fn start(text: &str) -> Self {
         let loaded = config::load(text, "router.toml", router_env(text)).unwrap_or_else(|report| panic!("{report}"));
         let server = Server::start(loaded.settings).unwrap();
-        let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else { panic!("it listens at a TCP port") };
+        let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else {
+            panic!("the router has no TCP listener")
+        };
         Self { addr: *addr, admin_addr: server.admin_address().unwrap(), server }
     }
 
-    /// One pool over these, ready. Idle replicas take turns.
+    /// Starts a router with one pool over these replicas and waits until it is ready. Idle replicas take turns.
     pub fn start_with_replicas<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
         let urls: Vec<String> = urls.into_iter().map(|url| format!("{url:?}")).collect();
         Self::start(&format!("policy = \"least_conn\"\nreplicas = [{}]", urls.join(", "))).wait_until_ready()
     }
 
-    /// Waits until every replica has said which models it serves.
+    /// Waits until every replica has listed its models.
     pub fn wait_until_ready(self) -> Self {
         let unknown = |replica: &std::sync::Arc<tokenweir::fleet::Replica>| *replica.models() == ReplicaModels::Unknown;
-        wait_until("every replica is known", || !self.server.fleet().replicas().iter().any(unknown));
+        wait_until("every replica has listed its models", || !self.server.fleet().replicas().iter().any(unknown));
         self
     }
 
@@ -87,7 +89,7 @@ impl TestRouter {
         TestClient::connect(self.addr)
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on its own connection and returns the response.
     pub fn send_request(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
         send_request(self.addr, method, path, headers, body)
     }
@@ -100,7 +102,7 @@ impl TestRouter {
         self.send_request("POST", path, "", body)
     }
 
-    /// The sum of a metric's series whose labels contain all of `labels`.
+    /// Returns the sum of a metric's series whose labels contain all of `labels`.
     pub fn sum_metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = send_request(self.admin_addr, "GET", "/metrics", "", "").text();
         let chosen = text.lines().filter(|line| {
@@ -110,31 +112,31 @@ impl TestRouter {
         chosen.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Requests that are chosen and not settled, all replicas together.
+    /// Returns the number of requests that hold a lease on a replica.
     pub fn in_flight(&self) -> u32 {
         self.server.fleet().replicas().iter().map(|replica| replica.in_flight()).sum()
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on its own connection and returns the response.
 pub fn send_request(addr: SocketAddr, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
     let mut client = TestClient::connect(addr);
     client.send(build_request(method, path, &format!("connection: close\r\n{headers}"), body));
     if method == "HEAD" { client.read_response_to_head() } else { client.read_response() }
 }
 
-/// A chat request of `tokens` tokens.
+/// Returns a chat request body for `tokens` tokens.
 pub fn chat_body(model: &str, tokens: u32, stream: bool) -> String {
     let wish = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
     format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hello"}}],"max_tokens":{tokens}{wish}}}"#)
 }
 
-/// Waits for a fact, polling; fails if it does not come true.
+/// Waits until a condition holds; fails after [`TEST_TIMEOUT`].
 pub fn wait_until(what: &str, fact: impl FnMut() -> bool) {
     wait_at_most(TEST_TIMEOUT, what, fact);
 }
 
-/// Waits for a fact for at most `limit`.
+/// Waits until a condition holds; fails after `limit`.
 pub fn wait_at_most(limit: Duration, what: &str, mut fact: impl FnMut() -> bool) {
     let clock = Clock::start();
     while !fact() {
@@ -143,7 +145,7 @@ pub fn wait_at_most(limit: Duration, what: &str, mut fact: impl FnMut() -> bool)
     }
 }
 
-/// An address at which nothing listens.
+/// Returns an address without a listener.
 pub fn unused_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! A replica that does to its socket what a test tells it, and remembers what it heard.
+//! A replica scripted by the test that records the requests it receives.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest {
     /// Request line and header lines.
@@ -14,14 +14,15 @@ pub struct ReceivedRequest {
     pub body: Vec<u8>,
 }
 
-/// A raw replica; it answers `/v1/models` and, unless told otherwise, `/metrics` by itself and does not remember that.
+/// A replica driven by a handler. It answers `/v1/models` itself and, by default, `/metrics`; it does not record these
+/// requests.
 pub struct ScriptedReplica {
     pub addr: SocketAddr,
     received: Arc<Mutex<Vec<ReceivedRequest>>>,
     stopped: Arc<AtomicBool>,
 }
 
-/// Whether the connection is kept after an answer.
+/// Whether the connection is kept after the response.
 pub type KeepConnection = bool;
 
 type RequestPlayer = dyn Fn(&ReceivedRequest, &mut TcpStream) -> KeepConnection + Send + Sync;
@@ -39,7 +40,7 @@ impl ReceivedRequest {
         self.method() == "GET" && self.target().ends_with("/metrics")
     }
 
-    /// All values of a header, in order.
+    /// Returns all values of a header, in order.
     pub fn header_values(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
         lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
@@ -51,60 +52,60 @@ impl ReceivedRequest {
 }
 
 impl ScriptedReplica {
-    /// Serves `models` and has no metrics; every other request is `play`ed.
+    /// Starts a replica that serves `models` and has no metrics. `play` handles every other request.
     pub fn start(
         models: &[&str],
         play: impl Fn(&ReceivedRequest, &mut TcpStream) -> KeepConnection + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with_metrics(models, move |heard, to| match heard.is_scrape() {
+        Self::start_with_metrics(models, move |received, to| match received.is_scrape() {
             true => to.write_all(&build_response(404, "application/json", "{}")).is_ok(),
-            false => play(heard, to),
+            false => play(received, to),
         })
     }
 
-    /// Serves `models`; every other request is `play`ed, those for its metrics included.
+    /// Starts a replica that serves `models`. `play` handles every other request, including those for metrics.
     pub fn start_with_metrics(
         models: &[&str],
         play: impl Fn(&ReceivedRequest, &mut TcpStream) -> KeepConnection + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let (heard, stopped) = (Arc::<Mutex<Vec<ReceivedRequest>>>::default(), Arc::<AtomicBool>::default());
+        let (received, stopped) = (Arc::<Mutex<Vec<ReceivedRequest>>>::default(), Arc::<AtomicBool>::default());
         let cards: Vec<String> = models.iter().map(|m| format!(r#"{{"id":"{m}","object":"model"}}"#)).collect();
         let list =
             build_response(200, "application/json", &format!(r#"{{"object":"list","data":[{}]}}"#, cards.join(",")));
         let play: Arc<RequestPlayer> = Arc::new(play);
-        let (hearing, ending) = (heard.clone(), stopped.clone());
-        // Ends with the drop of `ScriptedReplica`; its connections' threads end when the router closes them.
+        let (recording, stopping) = (received.clone(), stopped.clone());
+        // The thread ends when `ScriptedReplica` is dropped; connection threads end when the router closes them.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if ending.load(Ordering::Relaxed) {
+                if stopping.load(Ordering::Relaxed) {
                     return;
                 }
-                let (list, play, heard) = (list.clone(), play.clone(), hearing.clone());
-                thread::spawn(move || serve_connection(stream, &list, &heard, &*play));
+                let (list, play, received) = (list.clone(), play.clone(), recording.clone());
+                thread::spawn(move || serve_connection(stream, &list, &received, &*play));
             }
         });
-        Self { addr, received: heard, stopped }
+        Self { addr, received, stopped }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// All requests so far, `/v1/models` and `/metrics` aside.
+    /// Returns all requests so far, except those for `/v1/models` and `/metrics`.
     pub fn received_requests(&self) -> Vec<ReceivedRequest> {
-        self.received.lock().unwrap().iter().filter(|heard| !heard.is_scrape()).cloned().collect()
+        self.received.lock().unwrap().iter().filter(|received| !received.is_scrape()).cloned().collect()
     }
 
-    /// How often its metrics were asked for.
+    /// Returns the number of requests for its metrics.
     pub fn scrape_count(&self) -> usize {
-        self.received.lock().unwrap().iter().filter(|heard| heard.is_scrape()).count()
+        self.received.lock().unwrap().iter().filter(|received| received.is_scrape()).count()
     }
 
-    /// The last request.
+    /// Returns the last request.
     pub fn last_request(&self) -> ReceivedRequest {
-        self.received_requests().pop().expect("the replica has heard a request")
+        self.received_requests().pop().expect("the replica has received a request")
     }
 }
 
@@ -115,18 +116,18 @@ impl Drop for ScriptedReplica {
     }
 }
 
-/// A whole answer as bytes.
+/// Returns a complete response as bytes.
 pub fn build_response(status: u16, kind: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-/// Answers every request with the same small JSON.
+/// Answers every request with an empty JSON object.
 pub fn respond_ok(_: &ReceivedRequest, to: &mut TcpStream) -> KeepConnection {
     to.write_all(&build_response(200, "application/json", "{}")).is_ok()
 }
 
-fn serve_connection(stream: TcpStream, list: &[u8], heard: &Mutex<Vec<ReceivedRequest>>, play: &RequestPlayer) {
+fn serve_connection(stream: TcpStream, list: &[u8], received: &Mutex<Vec<ReceivedRequest>>, play: &RequestPlayer) {
     stream.set_nodelay(true).unwrap();
     let mut input = BufReader::new(stream.try_clone().unwrap());
     let mut output = stream;
@@ -137,7 +138,7 @@ fn serve_connection(stream: TcpStream, list: &[u8], heard: &Mutex<Vec<ReceivedRe
             }
             continue;
         }
-        heard.lock().unwrap().push(request.clone());
+        received.lock().unwrap().push(request.clone());
         if !play(&request, &mut output) {
             return;
         }

@@ -1,4 +1,4 @@
-//! An issuer of certificates, clients that trust it, and replicas behind TLS.
+//! A certificate authority, TLS clients that trust it, and a TLS terminator for replicas.
 
 use std::fs;
 use std::io::Write;
@@ -20,32 +20,32 @@ use tokio_rustls::TlsAcceptor;
 use super::TEST_TIMEOUT;
 use super::client::TestClient;
 
-/// A client's connection.
+/// A client's TLS connection.
 pub type TlsClientStream = StreamOwned<ClientConnection, TcpStream>;
 
-/// An issuer with a folder of its own.
+/// A certificate authority with its own folder.
 pub struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: PathBuf,
 }
 
-/// A certificate and its key, as files.
+/// Files of a certificate chain and its key.
 #[derive(Clone, Debug)]
 pub struct CertificateFiles {
     pub chain_path: PathBuf,
     pub key_path: PathBuf,
 }
 
-/// Something that speaks TLS in front of a plain server, and closes without TLS's farewell, as many servers do.
+/// A TLS terminator in front of a plain server. Like many servers, it closes without a `close_notify` alert.
 pub struct TlsTerminator {
     pub addr: SocketAddr,
-    /// Handshakes that have come to their end.
+    /// The number of completed handshakes.
     pub handshakes: Arc<AtomicU32>,
     _stop: oneshot::Sender<()>,
 }
 
 impl CertificateAuthority {
-    /// `name` is that of its folder; a test uses one of its own.
+    /// Creates an authority whose folder is called `name`; each test uses a different name.
     pub fn new(name: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -57,17 +57,17 @@ impl CertificateAuthority {
         Self { issuer, folder }
     }
 
-    /// A file in the folder, which goes with this.
+    /// Returns the path of a file in the folder. The folder is removed on drop.
     pub fn file_path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// The issuer's own certificate.
+    /// Returns the path of the authority's certificate.
     pub fn ca_path(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
-    /// A certificate for `names`, in files called `file`; what they held is replaced.
+    /// Writes a certificate for `names` to files called `file`; replaces existing files.
     pub fn issue_certificate(&self, file: &str, names: &[&str]) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
@@ -81,7 +81,7 @@ impl CertificateAuthority {
         pair
     }
 
-    /// A certificate that nobody else has signed, in files called `file`; an issuer's if `is_ca`.
+    /// Writes a self-signed certificate to files called `file`; an authority's certificate if `is_ca`.
     pub fn issue_self_signed(&self, file: &str, name: &str, is_ca: bool) -> CertificateFiles {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -97,7 +97,7 @@ impl CertificateAuthority {
         pair
     }
 
-    /// A client that trusts this issuer and speaks `versions`.
+    /// Returns a client configuration that trusts this authority and speaks `versions`.
     pub fn client_config(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&str]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
@@ -108,17 +108,17 @@ impl CertificateAuthority {
         config
     }
 
-    /// A connection whose handshake is over.
+    /// Connects and completes the handshake.
     pub fn connect(&self, addr: SocketAddr, name: &str, alpn: &[&str]) -> TlsClientStream {
         tls_handshake(self.client_config(rustls::ALL_VERSIONS, alpn), addr, name).unwrap()
     }
 
-    /// Tells whether a handshake succeeds.
+    /// Returns whether a handshake succeeds.
     pub fn can_handshake(&self, addr: SocketAddr) -> bool {
         tls_handshake(self.client_config(rustls::ALL_VERSIONS, &[]), addr, "localhost").is_ok()
     }
 
-    /// As [`TestClient::connect`], by TLS.
+    /// Connects like [`TestClient::connect`], over TLS.
     pub fn connect_client(&self, addr: SocketAddr) -> TestClient<TlsClientStream> {
         TestClient::from_stream(self.connect(addr, "localhost", &["http/1.1"]))
     }
@@ -130,7 +130,7 @@ impl Drop for CertificateAuthority {
     }
 }
 
-/// Shakes hands; the error is the handshake's.
+/// Connects and completes the handshake. Errors: those of the handshake.
 pub fn tls_handshake(config: ClientConfig, addr: SocketAddr, name: &str) -> std::io::Result<TlsClientStream> {
     let socket = TcpStream::connect(addr).unwrap();
     socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
@@ -144,23 +144,23 @@ pub fn tls_handshake(config: ClientConfig, addr: SocketAddr, name: &str) -> std:
     Ok(stream)
 }
 
-/// The first certificate that the other side has shown.
+/// Returns the peer's first certificate.
 pub fn peer_certificate(stream: &TlsClientStream) -> Vec<u8> {
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// The first certificate in a file.
+/// Returns the first certificate in a file.
 pub fn certificate_der(pair: &CertificateFiles) -> Vec<u8> {
     CertificateDer::from_pem_file(&pair.chain_path).unwrap().to_vec()
 }
 
-/// What was agreed on.
+/// Returns the negotiated protocol version.
 pub fn protocol_version(stream: &TlsClientStream) -> ProtocolVersion {
     stream.conn.protocol_version().unwrap()
 }
 
 impl TlsTerminator {
-    /// Speaks TLS with this certificate in front of `to`.
+    /// Starts a terminator that forwards to `to` with this certificate.
     pub fn start(pair: &CertificateFiles, to: SocketAddr) -> Self {
         let chain = CertificateDer::pem_file_iter(&pair.chain_path).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&pair.key_path).unwrap();
@@ -182,10 +182,11 @@ impl TlsTerminator {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::Relaxed);
                     let behind = tokio::net::TcpStream::connect(to).await.unwrap();
-                    let ((mut asks, mut gets), (mut answers, mut takes)) = (split(stream), split(behind));
+                    let ((mut client_read, mut client_write), (mut server_read, mut server_write)) =
+                        (split(stream), split(behind));
                     tokio::select! {
-                        _ = copy(&mut asks, &mut takes) => {}
-                        _ = copy(&mut answers, &mut gets) => {}
+                        _ = copy(&mut client_read, &mut server_write) => {}
+                        _ = copy(&mut server_read, &mut client_write) => {}
                     }
                 });
             }

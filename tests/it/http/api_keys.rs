@@ -1,4 +1,4 @@
-//! Keys of clients and the admin listener's token: who may ask for what, and that there is no way around.
+//! API keys of clients, the admin token, and the models each key may use.
 
 use std::io::Write as _;
 
@@ -7,12 +7,12 @@ use crate::harness::scripted::{ScriptedReplica, respond_ok};
 use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_until};
 
 const CHAT_PATH: &str = "/v1/chat/completions";
-/// What clients show.
+/// The keys that clients send.
 const WIDE_KEY: &str = "key-of-all-models";
 const NARROW_KEY: &str = "key-of-some-models";
 const ADMIN_TOKEN: &str = "token-of-the-admin-listener";
 
-/// Two keys, one of all models and one of `m` alone.
+/// Returns a configuration of two keys: one for all models and one for `m` alone.
 fn keys_config() -> String {
     let hash = |key: &str| {
         let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
@@ -98,7 +98,7 @@ fn body_is_not_read_for_a_wrong_key() {
         format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 30000000\r\n\r\n");
     client.send(head);
     let reply = client.read_response();
-    assert_eq!(reply.status, 401, "it is not told to continue");
+    assert_eq!(reply.status, 401, "no 100 Continue without a key");
     assert!(client.wait_for_close());
 }
 
@@ -113,21 +113,21 @@ fn keys_are_accepted_in_both_headers_and_not_forwarded() {
     ] {
         let headers = format!("{headers}x-kept: 1\r\n");
         assert_eq!(router.send_request("POST", CHAT_PATH, &headers, chat_body("m", 1, false)).status, 200, "{headers}");
-        let heard = replica.last_request();
+        let received = replica.last_request();
         assert_eq!(
-            (heard.header("authorization"), heard.header("x-api-key"), heard.header("x-kept")),
+            (received.header("authorization"), received.header("x-api-key"), received.header("x-kept")),
             (None, None, Some("1"))
         );
-        assert!(!heard.head.contains(WIDE_KEY));
+        assert!(!received.head.contains(WIDE_KEY));
     }
-    let both = format!("{}x-api-key: {WIDE_KEY}\r\n", bearer_header("somebody-elses"));
+    let both = format!("{}x-api-key: {WIDE_KEY}\r\n", bearer_header("unknown-key"));
     assert_eq!(router.send_request("POST", CHAT_PATH, &both, chat_body("m", 1, false)).status, 200);
-    assert_eq!(replica.last_request().header("authorization"), None, "with keys of ours no other is passed on");
-    // The pool's own key takes its place.
+    assert_eq!(replica.last_request().header("authorization"), None, "with configured keys no client key is passed on");
+    // The pool's own key replaces the client's.
     let router = start_guarded_router("api_key = 'of-the-engine'", &replica.url());
     assert_eq!(router.send_request("POST", CHAT_PATH, &bearer_header(WIDE_KEY), chat_body("m", 1, false)).status, 200);
     assert_eq!(replica.last_request().header("authorization"), Some("Bearer of-the-engine"));
-    // Without keys of ours the client's goes on, as ever.
+    // Without configured keys the client's key is passed on.
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     assert_eq!(router.send_request("POST", CHAT_PATH, &bearer_header("theirs"), chat_body("m", 1, false)).status, 200);
     assert_eq!(replica.last_request().header("authorization"), Some("Bearer theirs"));
@@ -137,14 +137,14 @@ fn keys_are_accepted_in_both_headers_and_not_forwarded() {
 fn model_closed_to_a_key_is_404() {
     let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
     let router = start_guarded_router("", &replica.url());
-    let told = |key: &str, model: &str| {
+    let answer = |key: &str, model: &str| {
         let reply = router.send_request("POST", CHAT_PATH, &bearer_header(key), chat_body(model, 1, false));
         (reply.status, reply.text().replace(&format!("`{model}`"), "``"))
     };
-    assert_eq!((told(WIDE_KEY, "m").0, told(WIDE_KEY, "n").0, told(NARROW_KEY, "m").0), (200, 200, 200));
-    let (closed, absent) = (told(NARROW_KEY, "n"), told(NARROW_KEY, "x"));
+    assert_eq!((answer(WIDE_KEY, "m").0, answer(WIDE_KEY, "n").0, answer(NARROW_KEY, "m").0), (200, 200, 200));
+    let (closed, absent) = (answer(NARROW_KEY, "n"), answer(NARROW_KEY, "x"));
     assert_eq!((closed.0, &closed), (404, &absent));
-    assert_eq!(closed, told(WIDE_KEY, "x"));
+    assert_eq!(closed, answer(WIDE_KEY, "x"));
     for body in [
         r#"{"model":"\u006e"}"#,
         r#"{"model":"m","model":"n"}"#,
@@ -168,9 +168,9 @@ fn model_closed_to_a_key_is_404() {
         router.send_request("POST", "/v1/audio/transcriptions", &headers, form).status
     };
     assert_eq!([form(&["m"]), form(&["n"]), form(&["m", "n"]), form(&[])].map(audio), [200, 404, 400, 400]);
-    let asked: Vec<_> =
+    let received: Vec<_> =
         replica.received_requests().iter().map(|h| String::from_utf8_lossy(&h.body).into_owned()).collect();
-    assert_eq!(asked.len(), 4, "{asked:?}");
+    assert_eq!(received.len(), 4, "{received:?}");
     let listed = |key: &str| {
         let data = router.send_request("GET", "/v1/models", &bearer_header(key), "").json()["data"].clone();
         data.as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -186,7 +186,7 @@ fn key_with_models_needs_a_named_model() {
     let router = TestRouter::start(&format!("paths = 'any'\nreplicas = [{:?}]\n{}", replica.url(), keys_config()));
     let status = |key: &str| router.send_request("POST", "/anything", &bearer_header(key), "{\"model\":\"m\"}").status;
     assert_eq!((status(NARROW_KEY), status(WIDE_KEY)), (400, 200));
-    // Health is the replica's there, and asks for a key like the rest.
+    // With `paths = 'any'` the health path is the replica's and requires a key like any other path.
     assert_eq!((router.get("/livez").status, replica.received_requests().len()), (401, 1));
 }
 
@@ -264,7 +264,7 @@ fn reload_changes_the_keys() {
     assert_eq!(status(""), 200);
     write(&(plain.clone() + &keys_config()));
     assert_eq!((reload(), status(""), status(&bearer_header(WIDE_KEY))), (200, 401, 200));
-    // One that is wrong opens nothing.
+    // An invalid key configuration is refused.
     write(&(plain.clone() + &keys_config() + "[[key]]\nname = 'third'\n"));
     assert_eq!((reload(), status(""), status(&bearer_header(WIDE_KEY))), (400, 401, 200));
     write(&plain);

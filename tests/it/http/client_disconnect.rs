@@ -1,4 +1,4 @@
-//! A client leaves: its replica is told at once, nothing stays charged, and nobody is ejected.
+//! Client disconnects: the replica's connection is closed at once, the lease is released, and no replica is ejected.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,9 +13,9 @@ use tokenweir::balance::SeededRng;
 use tokenweir::clock::{self, Clock};
 use tokenweir::units::Moment;
 
-/// The longest a replica may work for nobody.
+/// The time limit for a replica to be released after its client has left.
 const MAX_RELEASE_TIME: Duration = Duration::from_millis(100);
-/// The machine may be busy: the fastest of so many must keep to it.
+/// Number of rounds; the fastest must keep the limit, because the machine may be busy.
 const ROUND_COUNT: usize = 4;
 
 const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -24,41 +24,41 @@ const HALF_JSON: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n
 const HALF_LARGE_JSON: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1048577\r\n\r\n{\"half\":";
 
-/// What the replica does once it has the request.
+/// The replica's behaviour after it has received the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplicaScript {
     Silent,
     HeadThenSilent,
     EventThenSilent,
     EndlessEvents,
-    /// Held until it is complete.
+    /// Buffered until it is complete.
     HalfJson,
-    /// Too large to be held.
+    /// Too large to be buffered.
     HalfLargeJson,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum LeaveMethod {
-    /// FIN: the client's side is shut down.
+    /// FIN: the client shuts down its write half.
     Fin,
-    /// RST.
+    /// The client resets the connection.
     Rst,
 }
 
-/// What the replica tells the test.
+/// A signal from the replica to the test.
 #[derive(Debug, PartialEq, Eq)]
 enum ReplicaSignal {
     Started,
-    /// Its connection was closed then.
+    /// The time at which its connection was closed.
     Closed(Moment),
 }
 
-/// A replica that plays a script, and a second one that is there to be chosen should the first be ejected.
+/// Starts a scripted replica and a second one that would be chosen if the first were ejected.
 fn start_stage(script: ReplicaScript, clock: Clock) -> (TestRouter, ScriptedReplica, Receiver<ReplicaSignal>) {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (signal, signals) = channel();
+    let signal = Mutex::new(signal);
     let replica = ScriptedReplica::start(&["m"], move |_, to| {
-        let tell = tell.lock().unwrap().clone();
+        let signal = signal.lock().unwrap().clone();
         match script {
             ReplicaScript::Silent => {}
             ReplicaScript::HeadThenSilent => to.write_all(STREAM_HEAD).unwrap(),
@@ -68,33 +68,33 @@ fn start_stage(script: ReplicaScript, clock: Clock) -> (TestRouter, ScriptedRepl
             ReplicaScript::HalfJson => to.write_all(HALF_JSON).unwrap(),
             ReplicaScript::HalfLargeJson => to.write_all(HALF_LARGE_JSON).unwrap(),
         }
-        tell.send(ReplicaSignal::Started).unwrap();
+        signal.send(ReplicaSignal::Started).unwrap();
         match script {
             ReplicaScript::EndlessEvents => while to.write_all(EVENT_CHUNK).is_ok() {},
             _ => read_until_closed(to),
         }
-        // The test may be over.
-        drop(tell.send(ReplicaSignal::Closed(clock.now())));
+        // The test may have ended already.
+        drop(signal.send(ReplicaSignal::Closed(clock.now())));
         false
     });
-    (TestRouter::start_with_replicas([&*replica.url()]), replica, told)
+    (TestRouter::start_with_replicas([&*replica.url()]), replica, signals)
 }
 
 fn read_until_closed(to: &mut TcpStream) {
     while to.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
 }
 
-/// Lets clients leave in the midst of a script, by FIN and by RST.
+/// Disconnects clients in the midst of a script, by FIN and by RST.
 fn check_leaving_clients(script: ReplicaScript, stream: bool, until: impl Fn(&mut TestClient<TcpStream>)) {
     let clock = Clock::start();
-    let (router, replica, told) = start_stage(script, clock);
+    let (router, replica, signals) = start_stage(script, clock);
     let mut count = 0.0;
     for how in [LeaveMethod::Fin, LeaveMethod::Rst] {
         let mut fastest = Duration::MAX;
         for _ in 0..ROUND_COUNT {
             let mut client = router.connect();
             client.send(build_request("POST", "/v1/chat/completions", "", chat_body("m", 9, stream)));
-            assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
+            assert_eq!(signals.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
             until(&mut client);
             assert_eq!(router.in_flight(), 1);
             let left = clock.now();
@@ -108,23 +108,23 @@ fn check_leaving_clients(script: ReplicaScript, stream: bool, until: impl Fn(&mu
                     Some(client)
                 }
             };
-            let ReplicaSignal::Closed(closed) = told.recv_timeout(TEST_TIMEOUT).unwrap() else {
-                panic!("one request at a time")
+            let ReplicaSignal::Closed(closed) = signals.recv_timeout(TEST_TIMEOUT).unwrap() else {
+                panic!("a second request before the first was closed")
             };
             fastest = fastest.min(closed.since(left));
             drop(kept);
             count += 1.0;
-            wait_until("nothing is charged any more", || router.in_flight() == 0);
+            wait_until("no lease is left", || router.in_flight() == 0);
         }
-        assert!(fastest < MAX_RELEASE_TIME, "{script:?} {how:?}: the replica worked on for {fastest:?}");
+        assert!(fastest < MAX_RELEASE_TIME, "{script:?} {how:?}: the replica was released after {fastest:?}");
     }
-    wait_until("each is counted as gone", || {
+    wait_until("each disconnect is counted", || {
         router.sum_metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]) == count
     });
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &[]), count);
-    assert_eq!(router.get("/readyz").status, 200, "no ejection");
-    assert_eq!(replica.received_requests().len() as f64, count, "nothing was replayed");
+    assert_eq!(router.get("/readyz").status, 200, "no replica is ejected");
+    assert_eq!(replica.received_requests().len() as f64, count, "no request was retried");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn disconnect_while_sending_the_body_reaches_no_replica() {
             wait_until("the request is counted", || router.sum_metric("tokenweir_requests_total", &[]) == count);
         }
     }
-    // As nginx has it: the request is a bad one, and 499 is for answers that nobody waits for.
+    // As in nginx: the request is invalid, and 499 is for a client that left before the response.
     assert_eq!(router.sum_metric("tokenweir_requests_total", &["4xx"]), count);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &[]), 0.0);
     assert!(replica.received_requests().is_empty());
@@ -196,20 +196,20 @@ fn stopping_router_cuts_endless_streams() {
     for script in
         [ReplicaScript::Silent, ReplicaScript::HeadThenSilent, ReplicaScript::EventThenSilent, ReplicaScript::HalfJson]
     {
-        let (mut router, _replica, told) = start_stage(script, Clock::start());
+        let (mut router, _replica, signals) = start_stage(script, Clock::start());
         let mut client = router.connect();
         client.send(build_request("POST", "/v1/chat/completions", "", chat_body("m", 9, true)));
-        assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
+        assert_eq!(signals.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
         let mut idle = [router.connect(), router.connect()];
         for client in &mut idle {
             client.send(build_request("GET", "/livez", "", ""));
             assert_eq!(client.read_response().status, 200);
         }
         router.server.drain();
-        assert!(idle.iter_mut().all(TestClient::wait_for_close), "draining has come to every worker");
+        assert!(idle.iter_mut().all(TestClient::wait_for_close), "every worker drains");
         assert!(TcpStream::connect(router.addr).is_err() && !router.server.is_drained());
         router.server.stop();
-        assert!(matches!(told.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Closed(_)));
+        assert!(matches!(signals.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Closed(_)));
         client.try_read_head();
         client.read_remaining_body();
         assert!(client.wait_for_close());
@@ -220,15 +220,15 @@ fn stopping_router_cuts_endless_streams() {
 fn disconnect_with_pipelined_requests_stops_the_replica() {
     for extra in [&b"\r\n"[..], b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"] {
         for script in [ReplicaScript::Silent, ReplicaScript::EventThenSilent] {
-            let (router, _replica, told) = start_stage(script, Clock::start());
+            let (router, _replica, signals) = start_stage(script, Clock::start());
             let mut client = router.connect();
             let sent = build_request("POST", "/v1/chat/completions", "", chat_body("m", 9, true));
             client.send([&sent[..], extra].concat());
-            assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
+            assert_eq!(signals.recv_timeout(TEST_TIMEOUT).unwrap(), ReplicaSignal::Started);
             drop(client);
-            let closed = told.recv_timeout(Duration::from_secs(3));
+            let closed = signals.recv_timeout(Duration::from_secs(3));
             assert!(matches!(closed, Ok(ReplicaSignal::Closed(_))), "{script:?}, {extra:?}: {closed:?}");
-            wait_until("nothing is charged any more", || router.in_flight() == 0);
+            wait_until("no lease is left", || router.in_flight() == 0);
         }
     }
 }
@@ -250,7 +250,7 @@ const FAULT_NAMES: [&str; 14] = [
     "close-keepalive",
 ];
 
-/// One request with a fault, from which the client leaves or not.
+/// Sends one request with a fault; the client may disconnect.
 fn send_faulty_request(router: &TestRouter, dice: &mut SeededRng) {
     let fault = FAULT_NAMES[(dice.next_u64() % FAULT_NAMES.len() as u64) as usize];
     let mut client = router.connect();
@@ -286,9 +286,9 @@ fn no_reservation_is_left_after_faults_and_disconnects() {
             scope.spawn(move || (0..60).for_each(|_| send_faulty_request(router, &mut dice)));
         }
     });
-    wait_until("nothing is charged", || router.in_flight() == 0);
-    wait_until("no replica works", || replicas.iter().all(|r| r.counters().open_requests() == 0));
-    // Clients that reset at once may never have been heard.
+    wait_until("no lease is left", || router.in_flight() == 0);
+    wait_until("no replica has a request", || replicas.iter().all(|r| r.counters().open_requests() == 0));
+    // A request reset at once may never have reached the router.
     wait_until("each choice is settled once", || {
         let chosen: u64 = router.server.fleet().replicas().iter().map(|r| r.times_chosen()).sum();
         chosen > 200 && router.sum_metric("tokenweir_attempts_total", &[]) == chosen as f64

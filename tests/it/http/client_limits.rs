@@ -1,5 +1,5 @@
-//! What clients can take of the router: heads, requests at once, time, connections, descriptors. Refusals are told in
-//! OpenAI's words, and what was accepted finishes.
+//! Client limits: heads, concurrent requests, time, connections and descriptors. Refusals are OpenAI error objects, and
+//! accepted requests finish.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
@@ -19,7 +19,7 @@ use tokenweir::units::Moment;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// A router with an error log of its own.
+/// A router with its own error log.
 struct LoggedRouter {
     router: TestRouter,
     log_path: PathBuf,
@@ -44,7 +44,7 @@ impl Drop for LoggedRouter {
     }
 }
 
-/// An answer of the router's own: the client is told why, and the connection is closed.
+/// Reads the router's own error response; checks that the connection is closed after it.
 fn read_refusal(client: &mut TestClient<TcpStream>) -> (u16, String) {
     let reply = client.read_response();
     assert_eq!(reply.header("connection"), Some("close"), "{}", reply.head);
@@ -58,7 +58,7 @@ fn read_refusal(client: &mut TestClient<TcpStream>) -> (u16, String) {
 #[test]
 fn large_head_is_refused_with_an_openai_error_and_logged() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let told = LoggedRouter::start(
+    let logged = LoggedRouter::start(
         "heads",
         &replica.url(),
         "[limits]\nheader_bytes = \"8KiB\"\nheaders = 20\nuri_bytes = 100",
@@ -67,7 +67,7 @@ fn large_head_is_refused_with_an_openai_error_and_logged() {
     let long = "h".repeat(9000);
     for (bytes, status) in [
         (format!("{head}x-long: {long}\r\ncontent-length: 0\r\n\r\n"), 431),
-        // Not even finished: nobody waits for the rest.
+        // The router answers before the head is complete.
         (format!("{head}x-long: {long}"), 431),
         (format!("POST /{long}"), 431),
         (format!("{head}{}\r\n", "x-many: 1\r\n".repeat(20)), 431),
@@ -75,26 +75,26 @@ fn large_head_is_refused_with_an_openai_error_and_logged() {
         ("\0\0\0\0 nonsense that is no HTTP\r\n\r\n".to_owned(), 400),
         (format!("{head}x\u{0}: a\r\n\r\n"), 400),
     ] {
-        let mut client = told.router.connect();
+        let mut client = logged.router.connect();
         client.send(&bytes);
         let (got, message) = read_refusal(&mut client);
         let shown = bytes.get(..60).unwrap_or(&bytes);
         assert_eq!(got, status, "{shown}: {message}");
         assert!(status != 431 || message.contains("8192") && message.contains("limits.headers"), "{message}");
         if status != 414 {
-            told.wait_for_log(&format!("info request from 127.0.0.1 refused with {status} "));
+            logged.wait_for_log(&format!("info request from 127.0.0.1 refused with {status} "));
         }
     }
-    wait_until("all are counted", || told.router.sum_metric("tokenweir_requests_total", &["4xx"]) == 7.0);
+    wait_until("all refusals are counted", || logged.router.sum_metric("tokenweir_requests_total", &["4xx"]) == 7.0);
     assert!(replica.received_requests().is_empty());
 }
 
 #[test]
 fn pipelined_bad_request_is_answered_after_the_good_ones() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let told = LoggedRouter::start("behind", &replica.url(), "");
+    let logged = LoggedRouter::start("behind", &replica.url(), "");
     for stream in [false, true] {
-        let mut client = told.router.connect();
+        let mut client = logged.router.connect();
         let good = build_request("POST", CHAT_PATH, "", chat_body("m", 1, stream));
         client.send([&*good, b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", &good, b"\x01\r\n\r\n"].concat());
         assert_eq!(client.read_response().text(), "{}");
@@ -102,7 +102,7 @@ fn pipelined_bad_request_is_answered_after_the_good_ones() {
         assert_eq!(client.read_response().text(), "{}");
         assert_eq!(read_refusal(&mut client).0, 400);
     }
-    // An answer that looks like one of hyper's own is the replica's.
+    // A replica's response that looks like one of hyper's own is passed on.
     let bare = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     let fake = ScriptedReplica::start(&["m"], move |_, to| {
         to.write_all(&build_response(200, "application/json", bare)).is_ok()
@@ -118,16 +118,16 @@ fn pipelined_bad_request_is_answered_after_the_good_ones() {
 #[test]
 fn refused_client_that_keeps_sending_reads_the_error() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let told = LoggedRouter::start("sending", &replica.url(), "[limits]\nbody_bytes = 1000");
+    let logged = LoggedRouter::start("sending", &replica.url(), "[limits]\nbody_bytes = 1000");
     let cases = [
         (format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nx-long: "), 431),
         (format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n"), 413),
         ("POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n".to_owned(), 404),
     ];
     for (head, status) in cases {
-        let mut client = told.router.connect();
+        let mut client = logged.router.connect();
         client.send(&head);
-        // More than all buffers on the way hold: whoever stops reading, or resets, is noticed here.
+        // The body exceeds all buffers on the way, so a stalled or reset reader is noticed.
         client.send(vec![b'x'; 8_000_000]);
         assert_eq!(client.read_response().status, status, "{head}");
     }
@@ -196,15 +196,15 @@ fn absolute_target_connect_and_upgrade_are_not_proxied() {
         assert_eq!(status("GET", path, host), 403, "{path}");
     }
     assert!(open.received_requests().is_empty(), "{:?}", open.received_requests());
-    // An absolute target names a pool by its host, and never where the request goes.
+    // An absolute target selects a pool by its host, never the destination.
     let reply = router.send_request("POST", "http://open.test/generate?x=1", "host: elsewhere.test\r\n", "{}");
     assert_eq!((reply.status, open.last_request().target()), (200, "/generate?x=1"));
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13\r\n";
     let mut client = router.connect();
     client.send(build_request("GET", "/socket", &format!("{host}{upgrade}"), ""));
     assert_eq!(client.read_response().status, 200);
-    let heard = open.last_request();
-    assert_eq!((heard.header("upgrade"), heard.header("connection")), (None, None), "{}", heard.head);
+    let received = open.last_request();
+    assert_eq!((received.header("upgrade"), received.header("connection")), (None, None), "{}", received.head);
     let h2c = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n";
     client.send(build_request("GET", "/v1/models", h2c, ""));
     assert_eq!(client.read_response().status, 200, "no 101");
@@ -248,16 +248,16 @@ fn invalid_chunks_and_header_values_reach_no_replica() {
         assert!(client.wait_for_close(), "{headers:?} {body:?}");
     }
     assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
-    // Two lengths that agree are one, and a line that ends in a bare LF ends.
-    let heard = |headers: &str| {
+    // Two equal lengths count as one, and a bare LF ends a line.
+    let forward = |headers: &str| {
         let mut client = router.connect();
         client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}"));
         let reply = client.try_read_head();
         (reply.map(|r| r.status), replica.received_requests().len())
     };
-    let (status, _) = heard("content-length: 13\r\ncontent-length: 13");
+    let (status, _) = forward("content-length: 13\r\ncontent-length: 13");
     assert!(matches!(status, Some(200 | 400)), "{status:?}");
-    heard("content-length: 13\r\nx-a: b\nx-smuggled: 1");
+    forward("content-length: 13\r\nx-a: b\nx-smuggled: 1");
     assert!(
         replica
             .received_requests()
@@ -266,7 +266,7 @@ fn invalid_chunks_and_header_values_reach_no_replica() {
     );
 }
 
-/// What a client that was turned away for want of room is told.
+/// Checks the response to a shed request; returns its `Retry-After`.
 fn check_shed(reply: &HttpResponse, status: u16, code: &str) -> u64 {
     let error = reply.openai_error();
     assert_eq!((reply.status, error["code"].as_str()), (status, Some(code)), "{}", reply.text());
@@ -276,7 +276,7 @@ fn check_shed(reply: &HttpResponse, status: u16, code: &str) -> u64 {
     seconds
 }
 
-/// A stream in lock-step, its head read.
+/// Starts a stream in lock-step and reads its head.
 fn start_lockstep_stream(router: &TestRouter, id: &str) -> TestClient<TcpStream> {
     let mut client = router.connect();
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
@@ -285,7 +285,7 @@ fn start_lockstep_stream(router: &TestRouter, id: &str) -> TestClient<TcpStream>
     client
 }
 
-/// Lets a stream in lock-step finish.
+/// Finishes a stream in lock-step.
 fn finish_lockstep_stream(client: &mut TestClient<TcpStream>, replica: SocketAddr, id: &str) {
     while send_request(replica, "POST", &format!("/emulate/next/{id}"), "", "").status == 200 {}
     let text = String::from_utf8(client.read_remaining_body()).unwrap();
@@ -303,8 +303,8 @@ fn request_limit_refuses_at_once_and_accepted_ones_finish() {
     let router = TestRouter::start(&format!("{pool}{other}[limits]{limits}")).wait_until_ready();
     let mut streams: Vec<_> = ["a", "b"].map(|id| (id, start_lockstep_stream(&router, id))).into();
     check_shed(&router.post(CHAT_PATH, chat_body("m", 1, false)), 429, "rate_limit_exceeded");
-    assert_eq!(router.in_flight(), 2, "nothing was charged for it");
-    // Another pool has room, until all together have none.
+    assert_eq!(router.in_flight(), 2, "the shed request holds no lease");
+    // Another pool still has capacity, until the limit of all pools is reached.
     let mut third = router.connect();
     third.send(build_request(
         "POST",
@@ -320,14 +320,14 @@ fn request_limit_refuses_at_once_and_accepted_ones_finish() {
     for (id, client) in &mut streams {
         finish_lockstep_stream(client, replica.addr(), id);
     }
-    wait_until("there is room again", || router.post(CHAT_PATH, chat_body("m", 1, false)).status == 200);
+    wait_until("a request is accepted again", || router.post(CHAT_PATH, chat_body("m", 1, false)).status == 200);
     drop(start_lockstep_stream(&router, "left"));
-    wait_until("a client that leaves makes room", || {
+    wait_until("a disconnect frees capacity", || {
         let all: Vec<_> = (0..2).map(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).status).collect();
         router.in_flight() == 0 && all == [200, 200]
     });
     let ejected = router.sum_metric("tokenweir_attempts_total", &["failed"]);
-    assert_eq!(ejected, 0.0, "nobody is blamed");
+    assert_eq!(ejected, 0.0, "no replica is ejected");
 }
 
 #[test]
@@ -336,12 +336,12 @@ fn retry_after_is_tokens_in_flight_over_throughput() {
     let text = format!("max_in_flight = 1\nreplicas = [{:?}]", replica.url());
     let router = TestRouter::start(&text).wait_until_ready();
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 30, false)).status, 200);
-    wait_until("it has settled", || router.in_flight() == 0);
+    wait_until("the lease has settled", || router.in_flight() == 0);
     let long = chat_body("m", 5, true).replace("hello", &"a long prompt ".repeat(4000));
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "x-emulate-lockstep: 1\r\nx-request-id: long\r\n", long));
     assert_eq!(client.read_head().status, 200);
-    // Tens of tokens have ended in the last seconds, and thousands are on the replica.
+    // Few tokens have finished in the last seconds, and thousands are in flight.
     assert_eq!(check_shed(&router.post(CHAT_PATH, chat_body("m", 1, false)), 429, "rate_limit_exceeded"), 30);
     finish_lockstep_stream(&mut client, replica.addr(), "long");
 }
@@ -361,17 +361,17 @@ fn client_that_reads_nothing_is_closed() {
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
     assert_eq!(client.read_head().status, 200);
     assert_eq!(router.in_flight(), 1);
-    wait_until("the replica is let go", || router.in_flight() == 0);
-    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &["client_gone"]) == 1.0);
+    wait_until("the replica is released", || router.in_flight() == 0);
+    wait_until("the outcome is counted", || router.sum_metric("tokenweir_attempts_total", &["client_gone"]) == 1.0);
     client.read_remaining_body();
     assert!(client.is_broken());
-    // One that reads slowly, and goes on reading, is not.
+    // A slow reader that keeps reading is not closed.
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
     assert_eq!(client.read_head().status, 200);
     let clock = Clock::start();
     while clock.now().since(Moment::ZERO).as_millis() < 900 {
-        client.read_piece().expect("it goes on");
+        client.read_piece().expect("the stream continues");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert_eq!(router.in_flight(), 1);
@@ -398,7 +398,7 @@ fn rapidly_reset_requests_leave_no_load() {
             if sender.ready().await.is_err() {
                 return Some(at);
             }
-            // Sent, and dropped at once: HEADERS and RST_STREAM.
+            // Sent and dropped at once: HEADERS and RST_STREAM.
             drop(sender.send_request(request));
             if at % 16 == 0 {
                 tokio::task::yield_now().await;
@@ -406,7 +406,7 @@ fn rapidly_reset_requests_leave_no_load() {
         }
         None
     });
-    wait_until("nothing stays", || router.in_flight() == 0 && replica.counters().open_requests() == 0);
+    wait_until("no request is left", || router.in_flight() == 0 && replica.counters().open_requests() == 0);
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200, "{ended:?}");
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["failed"]), 0.0);
 }
@@ -432,31 +432,31 @@ fn http2_header_lines_are_limited() {
         assert_eq!(status, 431);
         assert!(String::from_utf8_lossy(&text).contains("limits.headers"), "{text:?}");
         assert_eq!(ask(40, 1_800).await.0, 431);
-        assert_eq!(ask(1, 1).await.0, 200, "the connection goes on");
+        assert_eq!(ask(1, 1).await.0, 200, "the connection stays open");
     });
 }
 
 #[test]
 fn connection_limit_closes_excess_and_frees_slots() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let told = LoggedRouter::start("connections", &replica.url(), "[limits]\nconnections = 2");
+    let logged = LoggedRouter::start("connections", &replica.url(), "[limits]\nconnections = 2");
     let served = |client: &mut TestClient<TcpStream>| {
         client.try_send(build_request("GET", "/livez", "", "")).is_ok()
             && client.try_read_head().is_some_and(|r| r.status == 200)
     };
-    let mut first = told.router.connect();
-    let mut second = told.router.connect();
+    let mut first = logged.router.connect();
+    let mut second = logged.router.connect();
     assert!(served(&mut first) && served(&mut second));
-    let mut third = told.router.connect();
+    let mut third = logged.router.connect();
     assert!(third.wait_for_close());
-    told.wait_for_log("connection closed: 2 are open (`limits.connections`)");
+    logged.wait_for_log("connection closed: 2 are open (`limits.connections`)");
     first.read_remaining_body();
-    assert!(served(&mut first), "those that are in stay");
+    assert!(served(&mut first), "open connections stay open");
     drop(second);
-    wait_until("there is room again", || served(&mut told.router.connect()));
+    wait_until("a connection is accepted again", || served(&mut logged.router.connect()));
 }
 
-/// A router that may open this many files, as a process of its own; killed when dropped.
+/// A router process with a limit on open files; killed on drop.
 struct FileLimitedRouter {
     child: Child,
     addrs: Vec<SocketAddr>,
@@ -478,17 +478,17 @@ impl FileLimitedRouter {
         }
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut said = String::new();
-        while !said.contains(" at ") {
-            said.clear();
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended at once");
+        let mut line = String::new();
+        while !line.contains(" at ") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "the process ended at once");
         }
         std::thread::spawn(move || drop(stderr.read_to_end(&mut Vec::new())));
-        let addrs = said.split([' ', ',', '/', '\n']).filter_map(|word| word.parse().ok()).collect();
+        let addrs = line.split([' ', ',', '/', '\n']).filter_map(|word| word.parse().ok()).collect();
         Self { child, addrs }
     }
 
-    /// Clock ticks of CPU so far, 10 ms each.
+    /// Returns the CPU time so far in clock ticks of 10 ms.
     fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -509,11 +509,11 @@ fn exhausted_file_descriptors_neither_end_nor_spin() {
     let log = std::env::temp_dir().join(format!("tokenweir-poor-{}.log", std::process::id()));
     let mut poor = FileLimitedRouter::start(64, &replica.url(), log.to_str().unwrap());
     let addr = poor.addrs[0];
-    wait_until("it is ready", || send_request(addr, "GET", "/readyz", "", "").status == 200);
-    // The replica's idle connection is closed, so that the next request needs a descriptor.
+    wait_until("the router is ready", || send_request(addr, "GET", "/readyz", "", "").status == 200);
+    // The replica's idle connection is closed, so the next request needs a descriptor.
     wait_until("no connection is left", || replica.counters().open_requests() == 0);
     let waiting: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(addr).unwrap()).collect();
-    wait_until("it has none left", || {
+    wait_until("no descriptor is left", || {
         fs::read_to_string(&log).is_ok_and(|text| text.contains("no connection can be accepted"))
     });
     let (before, clock) = (poor.cpu_ticks(), Clock::start());
@@ -522,13 +522,13 @@ fn exhausted_file_descriptors_neither_end_nor_spin() {
     }
     let spent = poor.cpu_ticks() - before;
     assert!(spent < 30, "{spent} ticks of 10 ms in a second");
-    // Those that were let in ask, and there is none left for the replica.
+    // Accepted clients send requests, and no descriptor is left for the replica.
     let mut client = TestClient::from_stream(waiting[0].try_clone().unwrap());
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, false)));
     let reply = client.read_response();
     check_shed(&reply, 503, "no_replica");
     drop((waiting, client));
-    wait_at_most(crate::harness::TEST_TIMEOUT, "it serves again", || {
+    wait_at_most(crate::harness::TEST_TIMEOUT, "the router serves again", || {
         TcpStream::connect(addr).is_ok_and(|stream| {
             let mut client = TestClient::from_stream(stream);
             client.try_send(build_request("POST", CHAT_PATH, "connection: close\r\n", chat_body("m", 2, false))).is_ok()
@@ -538,6 +538,6 @@ fn exhausted_file_descriptors_neither_end_nor_spin() {
     assert!(poor.child.try_wait().unwrap().is_none());
     let page = send_request(poor.addrs[1], "GET", "/metrics", "", "").text();
     let failed = page.lines().find(|line| line.contains("attempts_total") && line.contains("\"failed\"")).unwrap();
-    assert!(failed.ends_with(" 0"), "the replica is not blamed: {failed}");
+    assert!(failed.ends_with(" 0"), "the replica has no failures: {failed}");
     drop(fs::remove_file(log));
 }

@@ -1,4 +1,4 @@
-//! Which paths reach a replica, which are ours, and which are closed.
+//! Paths that reach a replica, paths that the router answers itself, and closed paths.
 
 use crate::harness::client::{HttpResponse, TestClient};
 use crate::harness::scripted::{ScriptedReplica, respond_ok};
@@ -9,7 +9,7 @@ const JSON_HEADERS: &str = "";
 const FORM_HEADERS: &str = "content-type: multipart/form-data; boundary=xx\r\n";
 const AUDIO_FORM: &str = "--xx\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--xx\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n--xx--\r\n";
 
-/// Path, header lines, body, and how its stream ends if it streams.
+/// Path, header lines, body, and the end of its stream if it streams.
 type EndpointCase = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 const ENDPOINT_CASES: &[EndpointCase] = &[
@@ -52,7 +52,7 @@ const ENDPOINT_CASES: &[EndpointCase] = &[
     ("/v1/audio/speech", JSON_HEADERS, r#"{"model":"MODEL","input":"hi"}"#, None),
 ];
 
-/// Two pools, a replica and a model each.
+/// Starts a router over two pools with one replica and one model each.
 fn start_two_pools() -> (TestRouter, EmulatedReplica, EmulatedReplica) {
     let (alpha, beta) = (start_replica(&["alpha"]), start_replica(&["beta"]));
     let text = format!(
@@ -143,7 +143,7 @@ fn valid_request_id_is_kept_and_invalid_replaced() {
         let reply =
             router.send_request("POST", "/v1/chat/completions", lines, crate::harness::chat_body("m", 2, false));
         let id = reply.header("x-request-id").unwrap().to_owned();
-        assert_eq!(reply.json()["id"], format!("chatcmpl-{id}"), "the replica got the same id");
+        assert_eq!(reply.json()["id"], format!("chatcmpl-{id}"), "the replica received the same id");
         id
     };
     assert_eq!(id("x-request-id: a.B-3_x:/+=~\r\n"), "a.B-3_x:/+=~");
@@ -154,14 +154,14 @@ fn valid_request_id_is_kept_and_invalid_replaced() {
     assert!(made[0] != made[1] && made[1] != made[2]);
 }
 
-/// What vLLM opens beside its API; most of it stops or changes the engine.
+/// vLLM's control paths outside its API; most of them stop or change the engine.
 const CONTROL_PATHS: &str = "/sleep /wake_up /is_sleeping /pause /resume /is_paused /reset_prefix_cache /reset_mm_cache \
      /reset_encoder_cache /update_weights /init_weight_transfer_engine /get_world_size /load /collective_rpc \
      /scale_elastic_ep /is_scaling_elastic_ep /start_profile /stop_profile /server_info /v1/load_lora_adapter \
      /v1/unload_lora_adapter /metrics /docs /redoc /docs/oauth2-redirect /openapi.json /ping /version /invocations \
      /inference/v1/generate /generate /abort_requests /finish_weight_update /start_weight_update /emulate/faults /v1/files";
 
-/// Other ways to write a path that sloppy readers take for it.
+/// Returns other spellings of a path that lenient parsers normalize to it.
 fn path_spellings(path: &str, addr: &str) -> Vec<String> {
     let first = path.as_bytes()[1];
     vec![
@@ -199,7 +199,7 @@ fn control_path_reaches_no_replica_in_any_spelling() {
             for (method, body) in [("GET", ""), ("POST", r#"{"model":"m"}"#)] {
                 client.send(crate::harness::client::build_request(method, &target, "", body));
                 let reply = client.read_response();
-                // `/v1/models/...` is ours, below it everything is a model's name.
+                // The router answers `/v1/models/...` itself; the rest of the path is a model's name.
                 let wanted: &[u16] = if target.starts_with("/v1/models/") { &[404, 405] } else { &[404] };
                 assert!(wanted.contains(&reply.status), "{method} {target}: {}", reply.head);
                 if reply.header("connection") == Some("close") {
@@ -208,8 +208,8 @@ fn control_path_reaches_no_replica_in_any_spelling() {
             }
         }
     }
-    let heard: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
-    assert!(heard.is_empty(), "{heard:?}");
+    let received: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
+    assert!(received.is_empty(), "{received:?}");
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn odd_request_targets_are_refused() {
         assert!((400..500).contains(&reply.status), "{line}: {}", reply.head);
     }
     assert!(replica.received_requests().is_empty());
-    // The absolute form of an open path is that path.
+    // The absolute form of an allowed path is that path.
     let reply = router.post("http://router.test/v1/chat/completions?a=b", crate::harness::chat_body("m", 1, false));
     assert_eq!(
         (reply.status, replica.last_request().target().to_owned()),
@@ -250,7 +250,7 @@ fn paths_any_opens_all_and_a_list_its_own() {
     let before = replica.received_requests().len();
     let reply = listed.post("/v1/images/generations", r#"{"model":"m","prompt":"a weir"}"#);
     assert_eq!((reply.status, replica.last_request().target().to_owned()), (200, "/v1/images/generations".to_owned()));
-    assert_eq!(listed.post("/v1/images/generations", r#"{"model":"x"}"#).status, 404, "its model is looked at");
+    assert_eq!(listed.post("/v1/images/generations", r#"{"model":"x"}"#).status, 404, "the request's model is checked");
     for path in ["/v1/images/edits", "/v1/images/generations/", "//v1/images/generations", "/v1/images", "/sleep"] {
         assert_eq!(listed.post(path, r#"{"model":"m"}"#).status, 404, "{path}");
     }
@@ -267,13 +267,13 @@ fn health_answers_get_and_head_on_both_ports() {
             client.send(crate::harness::client::build_request("HEAD", path, "", ""));
             let reply = client.read_response_to_head();
             assert_eq!((reply.status, reply.header("content-length")), (200, Some("3")), "{path}: {}", reply.head);
-            // The connection is still in step.
+            // The connection is still in sync.
             client.send(crate::harness::client::build_request("GET", path, "", ""));
             let reply = client.read_response();
             assert_eq!((reply.status, &*reply.text()), (200, "ok\n"), "{path}");
         }
     }
-    assert_eq!(router.get("/metrics").status, 404, "metrics are for the admin port");
+    assert_eq!(router.get("/metrics").status, 404, "metrics are served on the admin port only");
     assert_eq!(send_request(router.admin_addr, "GET", "/v1/models", "", "").status, 404);
     assert_eq!(send_request(router.admin_addr, "POST", "/v1/chat/completions", "", "{}").status, 404);
 }

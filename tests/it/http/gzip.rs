@@ -1,4 +1,4 @@
-//! Compressed answers.
+//! Compression of responses.
 
 use std::io::{Read, Write};
 
@@ -15,7 +15,7 @@ fn decompress_body(reply: &HttpResponse) -> String {
     text
 }
 
-/// A router over a replica that answers with `more` header lines and this body, framed by its length.
+/// Starts a router over a replica that answers with `more` header lines and this body, framed by its length.
 fn start_answering(more: &'static str, kind: &'static str, body: String) -> (ScriptedReplica, TestRouter) {
     let replica = ScriptedReplica::start(&["m"], move |_, to| {
         let answer = String::from_utf8(build_response(200, kind, &body)).unwrap();
@@ -81,7 +81,7 @@ fn streams_are_never_compressed() {
 #[test]
 fn truncated_answer_stays_truncated_when_compressed() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {
-        // Too large to be held until it is complete.
+        // Too large to be buffered until it is complete.
         let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 3000000\r\n\r\n";
         let _ = to.write_all(format!("{head}{}", "x".repeat(2_000_000)).as_bytes());
         false
@@ -89,7 +89,7 @@ fn truncated_answer_stays_truncated_when_compressed() {
     let router = TestRouter::start(&format!("gzip = '1KiB'\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let mut client = router.connect();
     client.send(build_request("POST", "/v1/chat/completions", ACCEPT_GZIP, chat_body("m", 1, false)));
-    // The head may not have gone out yet.
+    // The head may not have been sent yet.
     if client.try_read_head().is_some() {
         client.read_remaining_body();
         assert!(client.is_broken());

@@ -1,4 +1,4 @@
-//! Headers that the configuration sets, on requests and on answers, and paths that it refuses.
+//! Headers that the configuration sets on requests and responses, and paths that it refuses.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use crate::harness::client::HttpResponse;
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TestRouter, chat_body, fast_settings, start_replica_with, unused_addr, wait_until};
 
-/// A router over `replica` with these lines in front.
+/// Starts a router over `replica`; `lines` come first in its configuration.
 fn start_router(replica: &ScriptedReplica, lines: &str) -> TestRouter {
     TestRouter::start(&format!("{lines}\nreplicas = [{:?}]", replica.url())).wait_until_ready()
 }
@@ -26,7 +26,7 @@ fn request_headers_are_set_on_requests() {
     );
     let headers = "Host: LLM.Example:81\r\nX-Forwarded-For: 1.1.1.1\r\nX-Gone: here\r\nx-two: c\r\nX-None: mine\r\n";
     assert_eq!(router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 1, false)).status, 200);
-    let heard = replica.last_request();
+    let received = replica.last_request();
     for (name, wanted) in [
         ("host", vec!["llm.example"]),
         ("x-real-ip", vec!["127.0.0.1"]),
@@ -36,7 +36,7 @@ fn request_headers_are_set_on_requests() {
         ("x-none", vec![]),
         ("x-to", vec![&*replica.addr.to_string()]),
     ] {
-        assert_eq!(heard.header_values(name), wanted, "{name}");
+        assert_eq!(received.header_values(name), wanted, "{name}");
     }
 }
 
@@ -62,11 +62,11 @@ fn client_values_cannot_end_a_header_line() {
         "{}",
         reply.head
     );
-    let heard = replica.last_request();
+    let received = replica.last_request();
     assert!(
-        heard.header_values("x-evil").is_empty()
-            && heard.header_values("x-path").is_empty()
-            && heard.header_values("x-own").is_empty()
+        received.header_values("x-evil").is_empty()
+            && received.header_values("x-path").is_empty()
+            && received.header_values("x-own").is_empty()
     );
     router.get("/plain");
     assert_eq!(
@@ -158,7 +158,9 @@ fn fallback_pool_sets_its_own_headers_only() {
          [[pool]]\nname = 'b'\nmodel = 'n'\nreplicas = [{:?}]\nrequest_headers = {{ X-B = 'b' }}",
         alive.url()
     ));
-    wait_until("it takes over", || router.post("/v1/chat/completions", chat_body("m", 1, false)).status == 200);
+    wait_until("the fallback pool serves", || {
+        router.post("/v1/chat/completions", chat_body("m", 1, false)).status == 200
+    });
     assert_eq!((alive.last_request().header("x-a"), alive.last_request().header("x-b")), (None, Some("b")));
 }
 

@@ -1,5 +1,4 @@
-//! HTTP/1.0 on either side: replicas such as Python's `http.server`, one request at a time and a connection for each,
-//! and clients such as `ab`.
+//! HTTP/1.0 on both sides: single-threaded replicas such as Python's `http.server`, and clients such as `ab`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,37 +17,38 @@ const CLOSE_DELIMITED_RESPONSE: &[u8] = b"HTTP/1.0 200 OK\r\ncontent-type: text/
 const SIZED_RESPONSE: &[u8] = b"HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\nfrom here";
 const CHUNKED_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nfrom here\r\n0\r\n\r\n";
 
-/// A server with a single thread: whoever holds a connection without a request on it keeps all others waiting.
+/// A single-threaded server; an idle connection blocks all others.
 struct SingleThreadServer {
     addr: SocketAddr,
-    /// For each connection the heads of its requests.
+    /// The heads of the requests of each connection.
     received_heads: Arc<Mutex<Vec<Vec<String>>>>,
     stopped: Arc<AtomicBool>,
 }
 
 impl SingleThreadServer {
-    /// Answers every request with these bytes; `keeps` a connection until the other side closes it, else closes it.
+    /// Starts a server that sends these bytes for every request. If `keeps`, the client closes the connection, else the
+    /// server does.
     fn start(answer: impl Into<Vec<u8>>, keeps: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let (heard, stopped) = (Arc::<Mutex<Vec<Vec<String>>>>::default(), Arc::<AtomicBool>::default());
-        let (hearing, ending, answer) = (heard.clone(), stopped.clone(), answer.into());
+        let (received, stopped) = (Arc::<Mutex<Vec<Vec<String>>>>::default(), Arc::<AtomicBool>::default());
+        let (recording, stopping, answer) = (received.clone(), stopped.clone(), answer.into());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if ending.load(Ordering::Relaxed) {
+                if stopping.load(Ordering::Relaxed) {
                     return;
                 }
-                hearing.lock().unwrap().push(Vec::new());
+                recording.lock().unwrap().push(Vec::new());
                 let mut input = BufReader::new(stream);
                 while let Some(head) = read_request_head(&mut input) {
-                    hearing.lock().unwrap().last_mut().unwrap().push(head);
+                    recording.lock().unwrap().last_mut().unwrap().push(head);
                     if input.get_mut().write_all(&answer).is_err() || !keeps {
                         break;
                     }
                 }
             }
         });
-        Self { addr, received_heads: heard, stopped }
+        Self { addr, received_heads: received, stopped }
     }
 
     fn url(&self) -> String {
@@ -67,7 +67,7 @@ impl Drop for SingleThreadServer {
     }
 }
 
-/// Reads a request as an old server does, which knows of `BodyContent-Length` only; returns its head.
+/// Reads a request as an old server does, by `Content-Length` only; returns its head.
 fn read_request_head(input: &mut BufReader<TcpStream>) -> Option<String> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -86,21 +86,21 @@ fn header_value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     lines.filter(|(this, _)| this.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }
 
-/// A router that passes every path on, as an imported nginx.conf has it.
+/// Starts a router that passes every path on, like an imported nginx.conf.
 fn start_open_router(urls: &[String]) -> TestRouter {
     TestRouter::start(&format!("paths = \"any\"\npolicy = \"round_robin\"\nreplicas = {urls:?}"))
 }
 
-/// A replica that gives every request these bytes on a connection of its own.
+/// Starts a replica that sends these bytes for every request and then closes.
 fn start_closing_replica(answer: &'static [u8]) -> ScriptedReplica {
     ScriptedReplica::start(&[], move |_, to| {
-        // Whether they arrive is seen on the other side.
+        // The client's side checks whether they arrive.
         drop(to.write_all(answer));
         false
     })
 }
 
-/// A request as `ab` and other old clients send it.
+/// Returns a request as `ab` and other old clients send it.
 fn http10_request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     String::from_utf8(build_request(method, path, headers, body)).unwrap().replace("HTTP/1.1", "HTTP/1.0").into_bytes()
 }
@@ -112,7 +112,7 @@ fn upstream_connection_carries_a_request_at_once() {
         SingleThreadServer::start(CLOSE_DELIMITED_RESPONSE, false),
     ];
     let router = start_open_router(&replicas.each_ref().map(SingleThreadServer::url));
-    assert_eq!(send_request(router.admin_addr, "GET", "/pools", "", "").status, 200, "it is up");
+    assert_eq!(send_request(router.admin_addr, "GET", "/pools", "", "").status, 200, "the router is up");
     thread::scope(|scope| {
         for _ in 0..10 {
             scope.spawn(|| {
@@ -126,7 +126,7 @@ fn upstream_connection_carries_a_request_at_once() {
     });
     for replica in &replicas {
         let requests: Vec<usize> = replica.received_heads().iter().map(Vec::len).collect();
-        assert_eq!(requests, [1; 50], "none without a request, none with a second one");
+        assert_eq!(requests, [1; 50], "one request on each connection");
     }
 }
 
@@ -134,7 +134,7 @@ fn upstream_connection_carries_a_request_at_once() {
 fn pool_with_any_path_is_not_asked_for_models() {
     let replica = SingleThreadServer::start(CLOSE_DELIMITED_RESPONSE, true);
     let router = start_open_router(&[replica.url()]);
-    // The server does not close by itself: a connection that asked for models would keep this one out.
+    // The server does not close by itself: a connection kept after the models request would block this one.
     let mut client = router.connect();
     client.send(build_request("GET", "/v1/models", "", ""));
     assert_eq!(client.read_head().status, 200);
@@ -147,12 +147,15 @@ fn pool_with_any_path_is_not_asked_for_models() {
 fn model_discovery_leaves_no_connection_open() {
     let list = build_response(200, "application/json", r#"{"object":"list","data":[{"id":"m"}]}"#);
     let replica = SingleThreadServer::start(list, true);
-    // Ready once the answer has been read; the server goes on to the next connection when this one is closed.
+    // Ready once the models response has been read; the server continues when this connection is closed.
     let router =
         TestRouter::start(&format!("engine_metrics = \"off\"\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let clock = Clock::start();
     assert_eq!(router.post("/v1/chat/completions", chat_body("m", 1, false)).status, 200);
-    assert!(clock.now().since(Moment::ZERO) < Duration::from_secs(1), "it did not wait for a connection to grow old");
+    assert!(
+        clock.now().since(Moment::ZERO) < Duration::from_secs(1),
+        "the server was not blocked by an idle connection"
+    );
     let requests: Vec<usize> = replica.received_heads().iter().map(Vec::len).collect();
     assert_eq!(requests, [1, 1]);
 }
@@ -166,9 +169,9 @@ fn chunked_body_is_sent_with_its_length() {
         let mut client = router.connect();
         client.send(format!("POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{chunks}"));
         assert_eq!(client.read_response().status, 200);
-        let heard = replica.last_request();
-        assert_eq!(heard.header_values("content-length"), [body.len().to_string()], "{}", heard.head);
-        assert_eq!((heard.header_values("transfer-encoding").len(), &*heard.body), (0, body.as_bytes()));
+        let received = replica.last_request();
+        assert_eq!(received.header_values("content-length"), [body.len().to_string()], "{}", received.head);
+        assert_eq!((received.header_values("transfer-encoding").len(), &*received.body), (0, body.as_bytes()));
     }
 }
 
@@ -182,8 +185,8 @@ fn empty_body_of_a_post_has_content_length_0() {
         let mut client = router.connect();
         client.send(format!("{method} / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
         assert_eq!(client.read_response().status, 200);
-        let heard = replica.last_request();
-        assert_eq!((heard.method(), heard.header("content-length")), (method, length), "{}", heard.head);
+        let received = replica.last_request();
+        assert_eq!((received.method(), received.header("content-length")), (method, length), "{}", received.head);
     }
 }
 
@@ -199,8 +202,8 @@ fn http10_client_keeps_its_connection_with_known_length() {
         assert_eq!((reply.header("content-length"), reply.header("transfer-encoding")), (Some("9"), None));
     }
     client.send("GET / HTTP/1.0\r\n\r\n");
-    assert_eq!(client.read_response().text(), "from here", "and needs no host");
-    assert!(client.wait_for_close(), "unless it does not ask for it");
+    assert_eq!(client.read_response().text(), "from here", "no Host header is needed");
+    assert!(client.wait_for_close(), "without keep-alive the connection is closed");
 }
 
 #[test]

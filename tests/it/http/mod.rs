@@ -1,4 +1,4 @@
-//! What clients may send and what they get back, byte for byte.
+//! Requests from clients and responses to them, byte for byte.
 
 mod api_keys;
 mod client_disconnect;

@@ -1,4 +1,4 @@
-//! What clients may send, in HTTP/1.0, 1.1 and 2, and what is refused before a replica hears of it.
+//! Requests over HTTP/1.0, 1.1 and 2, and refusals before a replica is reached.
 
 use crate::harness::client::build_request;
 use crate::harness::scripted::{ScriptedReplica, respond_ok};
@@ -23,14 +23,14 @@ fn oversized_requests_have_their_own_status() {
     let long = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(1000));
     let reply = router.post(CHAT_PATH, &long);
     assert_eq!((reply.status, reply.openai_error()["message"].as_str().unwrap().contains("1000 bytes")), (413, true));
-    // By its length alone, before the body is sent.
+    // Refused by its length, before the body is sent.
     let mut client = router.connect();
     client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n"));
     assert_eq!(client.read_response().status, 413);
     let mut client = router.connect();
     client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
     for _ in 0..11 {
-        // It may be refused before the last one.
+        // The router may refuse before the last chunk.
         drop(client.try_send(format!("64\r\n{}\r\n", "z".repeat(100))));
     }
     assert_eq!(client.read_response().status, 413);
@@ -53,16 +53,16 @@ fn in_flight_bodies_share_a_budget() {
     let (router, _replica) = start_limited();
     let mut holding = router.connect();
     let body = format!(r#"{{"model":"m","x":"{}"}}"#, "y".repeat(800));
-    // It is told to continue once it is counted.
+    // The router sends 100 Continue once the body is counted.
     let bytes = build_request("POST", CHAT_PATH, "expect: 100-continue\r\n", &body);
     holding.send(&bytes[..bytes.len() - 1]);
     assert_eq!(holding.read_head().status, 100);
     let refused = router.post(CHAT_PATH, &body);
-    assert_eq!(refused.status, 503, "the second one is one too many");
+    assert_eq!(refused.status, 503, "the second body exceeds the budget");
     assert_eq!((refused.header("retry-after"), &refused.openai_error()["type"]), (Some("1"), &"api_error".into()));
     holding.send(&bytes[bytes.len() - 1..]);
     assert_eq!(holding.read_response().status, 200);
-    assert_eq!(router.post(CHAT_PATH, &body).status, 200, "what was held is given back");
+    assert_eq!(router.post(CHAT_PATH, &body).status, 200, "the budget is released");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn wrong_body_for_the_endpoint_is_400() {
         assert!(reply.status == 400 || reply.status == 200, "{kind}: {} {}", reply.status, reply.text());
     }
     let nested = format!(r#"{{"model":"m","messages":[],"x":{}1{}}}"#, "[".repeat(100), "]".repeat(100));
-    assert_eq!(router.post(CHAT_PATH, nested).status, 200, "what is deep but sane passes");
+    assert_eq!(router.post(CHAT_PATH, nested).status, 200, "moderate nesting passes");
 }
 
 #[test]
@@ -143,9 +143,9 @@ fn pipelined_requests_are_answered_in_order() {
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();
-    let one = |at: usize| match at % 4 {
+    let one = |index: usize| match index % 4 {
         3 => build_request("GET", "/livez", "", ""),
-        kind => build_request("POST", CHAT_PATH, &format!("x-request-id: p{at}\r\n"), chat_body("m", 3, kind == 1)),
+        kind => build_request("POST", CHAT_PATH, &format!("x-request-id: p{index}\r\n"), chat_body("m", 3, kind == 1)),
     };
     client.send((0..20).flat_map(one).collect::<Vec<u8>>());
     for at in 0..20 {
@@ -183,22 +183,22 @@ fn ambiguous_requests_are_refused_or_closed() {
         client.read_remaining_body();
         assert!(client.wait_for_close(), "{headers:?}");
     }
-    // By transfer-encoding alone, and then closed: RFC 9112, section 6.1.
+    // Framed by transfer-encoding alone, and then closed: RFC 9112, section 6.1.
     let both =
         format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
     let mut client = router.connect();
     client.send(format!("{both}d\r\n{{\"model\":\"m\"}}\r\n0\r\n\r\n{smuggled}"));
     client.try_read_head();
     client.read_remaining_body();
-    assert!(client.wait_for_close(), "nothing behind it is read");
-    let heard: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
-    assert!(heard.iter().all(|target| target == CHAT_PATH) && heard.len() <= 1, "{heard:?}");
+    assert!(client.wait_for_close(), "the bytes after it are not read");
+    let received: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
+    assert!(received.iter().all(|target| target == CHAT_PATH) && received.len() <= 1, "{received:?}");
     let mut client = router.connect();
     client.send("POST /v1/chat/completions HTTP/1.1\r\n\r\n");
     assert_eq!(client.read_response().status, 400, "HTTP/1.1 without a host");
 }
 
-/// A runtime and a connection that speaks HTTP/2 from its first byte.
+/// Connects by HTTP/2 with prior knowledge.
 async fn connect_h2(router: &TestRouter) -> http2::SendRequest<Full<Bytes>> {
     let stream = tokio::net::TcpStream::connect(router.addr).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -263,7 +263,7 @@ fn http2_reset_ends_its_own_request_only() {
         kept.frame().await.unwrap().unwrap();
     });
     drop(runtime);
-    wait_until("the rest went with the connection", || {
+    wait_until("the other streams end with the connection", || {
         router.in_flight() == 0 && replica.counters().open_requests() == 0
     });
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]), 2.0);

@@ -1,4 +1,4 @@
-//! Odd replicas and slow clients: what is passed on, and how much is held.
+//! Relay of unusual responses and to slow clients, and the memory it takes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::harness::{TEST_TIMEOUT, TestRouter, chat_body};
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// A router before a replica that gives every request these bytes, and closes if it is told to.
+/// Starts a router over a replica that sends these bytes for every request; it closes unless `keep`.
 fn start_answering(bytes: &'static [u8], keep: bool) -> (TestRouter, ScriptedReplica) {
     let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(bytes).is_ok() && keep);
     (TestRouter::start_with_replicas([&*replica.url()]), replica)
@@ -78,7 +78,7 @@ fn invalid_http_head_counts_against_the_replica() {
 
 #[test]
 fn early_refusal_of_a_large_body_is_relayed() {
-    // It reads the head only, answers, and closes once the router has stopped sending.
+    // The server reads the head only, answers, and closes once the router has stopped sending.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -119,8 +119,8 @@ fn client_that_sends_a_large_body_whole_reads_the_error() {
 
 #[test]
 fn slow_client_applies_back_pressure_to_its_replica() {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (signal, signals) = channel();
+    let signal = Mutex::new(signal);
     let replica = ScriptedReplica::start(&["m"], move |_, to: &mut TcpStream| {
         to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").unwrap();
         to.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -131,17 +131,17 @@ fn slow_client_applies_back_pressure_to_its_replica() {
                 break;
             }
         }
-        tell.lock().unwrap().send(written).unwrap();
+        signal.lock().unwrap().send(written).unwrap();
         false
     });
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, true)));
-    let written = told.recv_timeout(TEST_TIMEOUT).unwrap();
-    // What the kernel keeps for two connections, and a little of ours.
-    assert!(written < 32 << 20, "{} MiB were taken from the replica", written >> 20);
+    let written = signals.recv_timeout(TEST_TIMEOUT).unwrap();
+    // The kernel's buffers of two connections, and a little of the router's.
+    assert!(written < 32 << 20, "{} MiB were read from the replica", written >> 20);
     assert_eq!(client.read_head().status, 200);
-    assert_eq!(client.read_remaining_body().len(), written, "nothing of it is lost");
+    assert_eq!(client.read_remaining_body().len(), written, "no byte is lost");
 }
 
 #[test]

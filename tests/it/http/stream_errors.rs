@@ -1,4 +1,4 @@
-//! Streams that break off: what came is delivered, and then the client is told in its endpoint's words.
+//! Broken streams: received events are delivered, then an error event in the endpoint's dialect.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ const ABORT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finis
 const USAGE_EVENT: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
 const DONE_EVENT: &str = "data: [DONE]\n\n";
 
-/// How the connection goes on after what came.
+/// The end of the connection after the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionEnding {
     Fin,
@@ -41,14 +41,14 @@ fn read_until_closed(to: &mut TcpStream) -> KeepConnection {
     false
 }
 
-/// A router before a replica that plays these bytes behind the head of a stream.
+/// Starts a router over a replica that sends these bytes after a stream's head.
 fn start_playing(bytes: String, options: &str) -> (TestRouter, ScriptedReplica) {
     let replica =
         ScriptedReplica::start(&["m"], move |_, to| to.write_all(format!("{STREAM_HEAD}{bytes}").as_bytes()).is_err());
     (TestRouter::start(&format!("replicas = [{:?}]\n{options}", replica.url())).wait_until_ready(), replica)
 }
 
-/// Reads a stream that must break off, and returns what is behind `before`.
+/// Returns the part after `before` of a stream that must be broken.
 fn broken_ending(reply: &HttpResponse, before: &str) -> String {
     assert!(reply.status == 200 && !reply.complete, "{} {}", reply.head, reply.text());
     let text = reply.text();
@@ -63,7 +63,7 @@ fn parse_event_data(event: &str) -> Value {
 
 fn wait_until_counted(router: &TestRouter, outcome: &str) {
     let label = format!("outcome=\"{outcome}\"");
-    wait_until("it is counted", || router.sum_metric("tokenweir_attempts_total", &[&label]) == 1.0);
+    wait_until("the outcome is counted", || router.sum_metric("tokenweir_attempts_total", &[&label]) == 1.0);
     assert_eq!((router.sum_metric("tokenweir_attempts_total", &[]), router.in_flight()), (1.0, 0));
 }
 
@@ -82,13 +82,13 @@ fn broken_stream_ends_in_the_endpoints_dialect() {
         for then in
             [ConnectionEnding::Fin, ConnectionEnding::Rst, ConnectionEnding::BadChunk, ConnectionEnding::Silence]
         {
-            let (tell, told) = channel::<()>();
-            let told = Mutex::new(told);
+            let (signal, signals) = channel::<()>();
+            let signals = Mutex::new(signals);
             let replica = ScriptedReplica::start(&["m"], move |_, to| {
                 to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(&format!("{event}: half an ev"))).as_bytes())
                     .unwrap();
-                // What a RST overtakes is lost.
-                told.lock().unwrap().recv().unwrap();
+                // A RST can discard data in flight.
+                signals.lock().unwrap().recv().unwrap();
                 match then {
                     ConnectionEnding::Rst => {
                         socket2::SockRef::from(&*to).set_linger(Some(Duration::ZERO)).unwrap();
@@ -105,7 +105,7 @@ fn broken_stream_ends_in_the_endpoints_dialect() {
             client.send(build_request("POST", path, "", prompt));
             let mut reply = client.read_head();
             reply.body = client.read_piece().unwrap();
-            tell.send(()).unwrap();
+            signal.send(()).unwrap();
             reply.body.extend(client.read_remaining_body());
             reply.complete = !client.is_broken();
             let ending = broken_ending(&reply, event);
@@ -114,7 +114,7 @@ fn broken_stream_ends_in_the_endpoints_dialect() {
                 "/v1/responses" => {
                     assert!(ending.starts_with("event: error\n") && data["type"] == "error", "{ending}");
                     assert!(data["message"].is_string() && data["code"].is_string() && data["param"].is_null());
-                    assert_eq!(data["sequence_number"], 1, "behind the one event that came");
+                    assert_eq!(data["sequence_number"], 1, "the number after the one event");
                 }
                 "/v1/messages" => {
                     assert!(ending.starts_with("event: error\n") && data["type"] == "error", "{ending}");
@@ -124,7 +124,7 @@ fn broken_stream_ends_in_the_endpoints_dialect() {
                     assert!(ending.starts_with("data: {\"error\":"), "{ending}");
                     let error = &data["error"];
                     assert!(error["type"] == "api_error" && error["message"].is_string() && error["param"].is_null());
-                    assert!(!error["message"].as_str().unwrap().contains("127.0.0.1"), "no addresses for clients");
+                    assert!(!error["message"].as_str().unwrap().contains("127.0.0.1"), "clients see no addresses");
                 }
             }
             wait_until_counted(&router, "failed");
@@ -154,7 +154,7 @@ fn abort_and_following_bytes_become_the_error_ending() {
     }
 }
 
-/// What a client gets of streams that are asked for at once on an HTTP/2 connection, and whether each was broken off.
+/// Reads concurrent streams of one HTTP/2 connection; returns each body and whether it was broken.
 async fn read_h2_streams(router: SocketAddr, streams: usize, fault: &str) -> Vec<(String, bool)> {
     let stream = tokio::net::TcpStream::connect(router).await.unwrap();
     let (sender, connection) =
@@ -245,7 +245,7 @@ fn stream_without_done_ends_cleanly() {
         assert_eq!((reply.complete, reply.text()), (true, text));
         wait_until_counted(&router, "completed");
     }
-    // A server of HTTP/1.0 has no other end than that of its connection.
+    // An HTTP/1.0 body ends with its connection.
     let replica = ScriptedReplica::start(&["m"], |_, to| {
         to.write_all(format!("HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{CONTENT_EVENT}").as_bytes())
             .is_err()
@@ -314,7 +314,7 @@ fn waiting_comments_are_sent_before_the_first_event() {
     let comments = text.matches(": waiting\n\n").count();
     assert!((3..=9).contains(&comments), "{comments}");
     assert_eq!(ask("0"), answer, "none");
-    assert_eq!(ask("60s"), answer, "not yet");
+    assert_eq!(ask("60s"), answer, "the timeout has not passed");
 }
 
 #[test]
@@ -345,13 +345,13 @@ fn long_prompt_extends_the_first_byte_timeout() {
     let router = TestRouter::start(&config).wait_until_ready();
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 4, false)).status, 504);
     let long = chat_body("m", 4, false).replace("hello", &"word ".repeat(5_000));
-    assert_eq!(router.post(CHAT_PATH, long).status, 200, "5 s more for 5,000 tokens");
+    assert_eq!(router.post(CHAT_PATH, long).status, 200, "5,000 tokens add 5 s to the timeout");
 }
 
 #[test]
 fn total_timeout_ends_a_request_without_blame() {
-    let replica = ScriptedReplica::start(&["m"], |heard, to| {
-        if heard.target().contains("silent") {
+    let replica = ScriptedReplica::start(&["m"], |received, to| {
+        if received.target().contains("silent") {
             return read_until_closed(to);
         }
         to.write_all(STREAM_HEAD.as_bytes()).unwrap();

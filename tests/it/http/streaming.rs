@@ -1,4 +1,4 @@
-//! Streams come through at once, whole, and each to its own client.
+//! Streaming: events arrive at once, whole, and at the right client.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_un
 use tokenweir::balance::SeededRng;
 use tokenweir::clock;
 
-/// Reads one event, and not a byte more.
+/// Reads exactly one event.
 fn read_event(client: &mut TestClient<TcpStream>) -> Option<String> {
     let mut event = Vec::new();
     while !event.ends_with(b"\n\n") {
@@ -47,7 +47,7 @@ fn event_arrives_before_the_replica_sends_the_next() {
         while let Some(event) = read_event(&mut client) {
             assert_eq!(event.matches("\n\n").count(), 1, "{path}: one event at a time: {event}");
             events += 1;
-            // 404 once the stream is over.
+            // 404 once the stream has ended.
             send_request(replica.addr(), "POST", &format!("/emulate/next/{id}"), "", "");
         }
         assert!(!client.is_broken() && events >= 12, "{path}: {events} events");
@@ -61,7 +61,7 @@ fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
     let replica = ScriptedReplica::start(&["m"], capture_player(streams.clone()));
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let wanted: Vec<Vec<u8>> = streams.iter().map(|(_, wire)| decode_chunks(wire)).collect();
-    // Every byte of the wire, chunk framing included.
+    // Every byte on the wire, chunk framing included.
     let cuts: Vec<(usize, usize)> =
         streams.iter().enumerate().flat_map(|(at, (_, wire))| (0..=wire.len()).map(move |cut| (at, cut))).collect();
     assert!(cuts.len() > 30_000, "{}", cuts.len());
@@ -80,7 +80,7 @@ fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
                     let rest = reply.body.strip_prefix(passed).unwrap_or_else(|| panic!("{name} cut at {cut} differs"));
                     assert!(rest.is_empty() == whole, "{name} cut at {cut} has more");
                     if !whole {
-                        assert!(rest.starts_with(b"data: {\"error\":"), "{name} cut at {cut} ends otherwise");
+                        assert!(rest.starts_with(b"data: {\"error\":"), "{name} cut at {cut} has no error event");
                         client = router.connect();
                     }
                 }
@@ -90,7 +90,7 @@ fn streams_of_real_servers_cut_at_every_byte_arrive_unchanged_up_to_an_abort() {
     assert_eq!(router.in_flight(), 0);
 }
 
-/// The events that a seed stands for: lengths and bytes that no other seed has.
+/// Returns the events of a seed; lengths and bytes differ from those of other seeds.
 fn seeded_events(seed: u64) -> Vec<String> {
     let mut dice = SeededRng::from_seed(seed);
     let piece = |_| {
@@ -108,8 +108,8 @@ fn two_hundred_concurrent_streams_do_not_mix() {
     println!("seed {base}");
     let begun = Arc::new(AtomicUsize::new(0));
     let counting = begun.clone();
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        let pieces = seeded_events(heard.header("x-request-id").unwrap().parse().unwrap());
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        let pieces = seeded_events(received.header("x-request-id").unwrap().parse().unwrap());
         to.write_all(STREAM_HEAD.as_bytes()).unwrap();
         for (at, piece) in pieces.iter().enumerate() {
             if at == 1 {
@@ -159,13 +159,13 @@ fn reported_usage_is_summed_in_the_metrics() {
             completion += f64::from(tokens);
         }
     }
-    // A stream whose client did not ask for its usage counts as well, and does not show it.
+    // The router counts usage the client did not request, and does not pass it on.
     let silent = chat_body("m", 5, true).replace(r#","stream_options":{"include_usage":true}"#, "");
     let reply = router.post("/v1/chat/completions", silent);
     assert!(reply.status == 200 && !reply.text().contains("\"usage\":{"), "{}", reply.text());
     prompt += prompt / 4.0;
     completion += 5.0;
-    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 5.0);
+    wait_until("all leases have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 5.0);
     let labels = format!("replica=\"{}\"", replica.addr());
     assert_eq!(router.sum_metric("tokenweir_prompt_tokens_total", &[&labels]), prompt);
     assert_eq!(router.sum_metric("tokenweir_completion_tokens_total", &[&labels]), completion);

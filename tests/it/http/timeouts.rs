@@ -1,8 +1,8 @@
-//! How long the router waits for clients and replicas.
+//! Timeouts for clients and replicas.
 
 use crate::harness::{TestRouter, chat_body, client::build_request, start_replica, unused_addr};
 
-/// A router that is impatient with heads and patient with idle connections.
+/// Starts a router with a short head timeout and a long idle timeout.
 fn start_router(url: &str) -> TestRouter {
     let text = format!(
         "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nreplicas = [\"{url}\"]\n\
@@ -21,12 +21,12 @@ fn slow_head_is_closed_and_idle_connection_is_not() {
     let mut silent = router.connect();
     let mut slow = router.connect();
     slow.send("GET /v1/models HTTP/1.1\r\nHo");
-    assert!(slow.wait_for_close(), "half a head is not waited for");
-    assert!(silent.wait_for_close(), "nor is a head that does not begin");
+    assert!(slow.wait_for_close(), "a partial head times out");
+    assert!(silent.wait_for_close(), "a missing head times out");
     idle.send(build_request("GET", "/v1/models", "", ""));
     assert_eq!(idle.read_response().status, 200);
     idle.send("GET /v1/mod");
-    assert!(idle.wait_for_close(), "half a later head is not waited for either");
+    assert!(idle.wait_for_close(), "a partial second head times out");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn silent_stream_is_aborted() {
     let reply =
         router.send_request("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", chat_body("m", 9, true));
     assert_eq!((reply.status, reply.complete), (200, false));
-    assert_eq!(reply.text().matches("data: ").count(), 3, "two events and why there are no more: {}", reply.text());
+    assert_eq!(reply.text().matches("data: ").count(), 3, "two events and an error event: {}", reply.text());
     assert!(!reply.text().contains("[DONE]"));
     assert_eq!(router.in_flight(), 0);
 }

@@ -1,4 +1,4 @@
-//! TLS on both sides: clients that come by https, and replicas that are reached by it.
+//! TLS from clients and TLS to replicas.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ use tokenweir::config::{self, ListenAddr};
 const CHAT_PATH: &str = "/v1/chat/completions";
 const LOCKSTEP_HEADER: &str = "x-emulate-lockstep: 1\r\n";
 
-/// A configuration with a plain and a TLS listener.
+/// Returns a configuration with a plain and a TLS listener.
 fn listener_config(pair: &CertificateFiles, replicas: &str) -> String {
     format!(
         "listen = ['127.0.0.1:0', '127.0.0.1:0 ssl']\n{replicas}\n[tls]\ncertificate = {:?}\nkey = {:?}\n",
@@ -33,13 +33,13 @@ fn listener_config(pair: &CertificateFiles, replicas: &str) -> String {
     )
 }
 
-/// Where a router speaks TLS.
+/// Returns the address of a router's TLS listener.
 fn tls_addr(router: &TestRouter) -> SocketAddr {
     let found = router.server.listen_addresses().iter().find(|listen| matches!(listen, ListenAddr::Tls(_)));
-    found.and_then(ListenAddr::socket_addr).expect("it listens with TLS")
+    found.and_then(ListenAddr::socket_addr).expect("the router has a TLS listener")
 }
 
-/// A router whose configuration is read again from the text in the mutex.
+/// Starts a router that reloads its configuration from the text in the mutex.
 fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
     let (router, file) = (TestRouter::start(text).wait_until_ready(), Arc::new(Mutex::new(text.to_owned())));
     let source = file.clone();
@@ -51,8 +51,8 @@ fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
 }
 
 fn wait_for_log(path: &Path, what: &str) {
-    let said = || fs::read_to_string(path).unwrap_or_default();
-    wait_until(&format!("the log says {what:?}"), || said().contains(what));
+    let text = || fs::read_to_string(path).unwrap_or_default();
+    wait_until(&format!("the log says {what:?}"), || text().contains(what));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn tls_stream_is_complete_and_forwarded_proto_is_https() {
     let port = tls_addr(&router).port();
     wait_for_log(&access, &format!("https on TLSv1.3 TLS_AES_256_GCM_SHA384 {port}\n"));
 
-    assert_eq!(router.post(CHAT_PATH, chat_body("s", 2, false)).status, 200, "the plain listener serves beside it");
+    assert_eq!(router.post(CHAT_PATH, chat_body("s", 2, false)).status, 200, "the plain listener still serves");
     assert_eq!(scripted.last_request().header_values("x-forwarded-proto"), ["http"]);
     wait_for_log(&access, &format!("http  - - {}\n", router.addr.port()));
 }
@@ -106,7 +106,7 @@ fn tls_1_2_and_1_3_negotiate_alpn() {
     unwilling.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "a client without ALPN is served: {answer}");
     let spoken = tls_handshake(authority.client_config(&[&TLS13], &["smtp"]), tls_addr(&router), "localhost");
-    assert!(spoken.is_err(), "a client that wants neither HTTP is not");
+    assert!(spoken.is_err(), "a client without a common ALPN protocol is refused");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn reloaded_certificate_serves_new_connections_only() {
     let mut body = Vec::new();
     while !String::from_utf8_lossy(&body).contains("[DONE]") {
         drop(send_request(emulated.addr(), "POST", "/emulate/next/s", "", ""));
-        body.extend(stream.read_piece().expect("the stream goes on"));
+        body.extend(stream.read_piece().expect("the stream continues"));
     }
 }
 
@@ -178,20 +178,20 @@ fn bad_certificate_at_reload_changes_nothing_and_is_explained() {
         "x_upstream = false\n{}",
         listener_config(&CertificateFiles { key_path: other.key_path, ..pair.clone() }, &replicas)
     );
-    let said = reload(mixed.clone());
-    assert!(said.contains("router.toml:6:7: cannot use") && said.contains("it is not the key of"), "{said}");
-    let said = reload(mixed.replace("other.key", "missing.key"));
-    assert!(said.contains("router.toml:6:7: cannot use") && said.contains("No such file"), "{said}");
+    let error = reload(mixed.clone());
+    assert!(error.contains("router.toml:6:7: cannot use") && error.contains("it is not the key of"), "{error}");
+    let error = reload(mixed.replace("other.key", "missing.key"));
+    assert!(error.contains("router.toml:6:7: cannot use") && error.contains("No such file"), "{error}");
     let used = certificate_der(&pair);
     fs::write(&pair.chain_path, "nonsense").unwrap();
-    let said = reload(listener_config(&pair, &replicas));
-    assert!(said.contains("router.toml:4:15") && said.contains("there is no certificate in it"), "{said}");
+    let error = reload(listener_config(&pair, &replicas));
+    assert!(error.contains("router.toml:4:15") && error.contains("there is no certificate in it"), "{error}");
 
     let stream = authority.connect(tls_addr(&router), "localhost", &[]);
     assert_eq!(peer_certificate(&stream), used);
     assert!(
         router.post(CHAT_PATH, chat_body("m", 2, false)).header("x-upstream").is_some(),
-        "nothing else has changed"
+        "the rest of the configuration is unchanged"
     );
 }
 
@@ -217,7 +217,7 @@ fn certificate_is_selected_by_sni() {
     for (name, pair) in [("a.test", 0), ("b.test", 1), ("x.b.test", 1)] {
         assert_eq!(peer_certificate(&authority.connect(addr, name, &[])), certificate_der(&pairs[pair]), "{name}");
     }
-    // The first is for everybody else; a client that looks for another name in it refuses it.
+    // The first certificate is the default; a client that expects another name refuses it.
     let error = tls_handshake(authority.client_config(&[&TLS13], &[]), addr, "c.test").unwrap_err();
     assert!(error.to_string().contains("a.test"), "{error}");
 }
@@ -255,14 +255,14 @@ fn many_streams_share_one_http2_connection() {
                 let addr = emulated.addr();
                 let next = move || drop(send_request(addr, "POST", &format!("/emulate/next/h{i}"), "", ""));
                 tokio::task::spawn_blocking(next).await.unwrap();
-                body.extend(answer.frame().await.expect("the stream goes on").unwrap().into_data().unwrap());
+                body.extend(answer.frame().await.expect("the stream continues").unwrap().into_data().unwrap());
             }
         }
     });
-    wait_until("nothing is charged any more", || router.in_flight() == 0);
+    wait_until("no lease is left", || router.in_flight() == 0);
 }
 
-/// A frame of HTTP/2.
+/// Returns an HTTP/2 frame.
 fn encode_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
@@ -288,7 +288,7 @@ fn rapid_resets_end_the_http2_connection() {
     }
     stream.write_all(&flood).unwrap();
     let mut came = Vec::new();
-    // The end may be an abrupt one: what was sent behind the last frame that was read is not.
+    // The connection may end abruptly, and then data after the last frame read is lost.
     drop(stream.read_to_end(&mut came));
     let mut rest = &came[..];
     let mut farewell = None;
@@ -300,7 +300,7 @@ fn rapid_resets_end_the_http2_connection() {
         rest = &after[length.min(after.len())..];
     }
     assert_eq!(farewell, Some(11u32.to_be_bytes().to_vec()), "GOAWAY, ENHANCE_YOUR_CALM");
-    assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "others are served");
+    assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "other clients are served");
 }
 
 impl crate::harness::client::TestClient<crate::harness::tls::TlsClientStream> {
@@ -322,13 +322,13 @@ fn client_without_handshake_is_closed_by_the_header_timeout() {
     let mut silent = crate::harness::client::TestClient::connect(tls_addr(&router));
     let mut plain = crate::harness::client::TestClient::connect(tls_addr(&router));
     plain.send(build_request("GET", "/livez", "", ""));
-    assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "nobody waits for them");
-    assert!(silent.wait_for_close(), "a client that says nothing");
+    assert_eq!(authority.connect_client(tls_addr(&router)).get_status("/livez"), 200, "other clients are not delayed");
+    assert!(silent.wait_for_close(), "a silent client is closed");
     wait_for_log(&errors, "failed: not finished within 300ms (`timeouts.client_header`)");
     wait_for_log(&errors, "TLS handshake with 127.0.0.1 failed: received corrupt message of type InvalidContentType");
     assert_eq!(router.sum_metric("tokenweir_tls_handshakes_failed_total", &[]), 2.0);
     let mut idle = authority.connect_client(tls_addr(&router));
-    assert!(idle.wait_for_close(), "a head is waited for no longer behind a handshake");
+    assert!(idle.wait_for_close(), "the head timeout holds after a handshake");
 }
 
 #[test]
@@ -342,12 +342,12 @@ fn tls_upstream_connections_are_reused() {
         front.url("127.0.0.1")
     ));
     let router = router.wait_until_ready();
-    wait_until("its engine has told of itself", || router.sum_metric("tokenweir_engine_kv_tokens", &[]) > 0.0);
+    wait_until("the engine's metrics are scraped", || router.sum_metric("tokenweir_engine_kv_tokens", &[]) > 0.0);
     for i in 0..5 {
         let reply = router.post(CHAT_PATH, chat_body("m", 5, i % 2 == 0));
         assert!(reply.status == 200 && reply.complete, "{}", reply.text());
     }
-    // One for the list of models, one for the engine's metrics, one for the five requests.
+    // One connection for the list of models, one for the engine's metrics, one for the five requests.
     assert_eq!(front.handshakes.load(Ordering::Relaxed), 3);
     let state = send_request(router.admin_addr, "GET", "/pools", "", "").json()[0]["replicas"][0]["url"].clone();
     assert_eq!(state, front.url("127.0.0.1"));
@@ -356,9 +356,9 @@ fn tls_upstream_connections_are_reused() {
 #[test]
 fn unclean_close_of_an_idle_tls_connection_is_no_failure() {
     let authority = CertificateAuthority::new("cut");
-    let asked = AtomicU32::new(0);
-    let scripted = ScriptedReplica::start(&["m"], move |heard, to| {
-        asked.fetch_add(1, Ordering::Relaxed) != 1 && respond_ok(heard, to)
+    let request_count = AtomicU32::new(0);
+    let scripted = ScriptedReplica::start(&["m"], move |received, to| {
+        request_count.fetch_add(1, Ordering::Relaxed) != 1 && respond_ok(received, to)
     });
     let front = TlsTerminator::start(&authority.issue_certificate("replica", &["localhost"]), scripted.addr);
     let text = format!("workers = 1\ntls_ca = {:?}\nreplicas = [{:?}]", authority.ca_path(), front.url("localhost"));
@@ -366,7 +366,7 @@ fn unclean_close_of_an_idle_tls_connection_is_no_failure() {
     for _ in 0..2 {
         assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200);
     }
-    assert_eq!(scripted.received_requests().len(), 3, "the second one was sent twice");
+    assert_eq!(scripted.received_requests().len(), 3, "the second request is re-sent once");
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["failed"]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["completed"]), 2.0);
 }
@@ -396,7 +396,7 @@ fn unverified_replica_gets_no_request_and_is_logged() {
             TestRouter::start(&format!("{tls}paths = 'any'\nreplicas = [{url:?}]\n[log]\nerror = {errors:?}\n"));
         let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
         assert_eq!((reply.status, reply.openai_error()["code"].as_str()), (503, Some("no_replica")), "{test}");
-        assert!(!reply.text().contains("certificate"), "that is the operator's business");
+        assert!(!reply.text().contains("certificate"), "clients see no certificate details");
         wait_for_log(&errors, why);
         wait_for_log(&errors, "failed at connect");
     }
@@ -406,7 +406,7 @@ fn unverified_replica_gets_no_request_and_is_logged() {
         let reply = TestRouter::start(&text).wait_until_ready().post(CHAT_PATH, chat_body("m", 2, false));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    assert_eq!(scripted.received_requests().len(), 2, "the others have seen nothing");
+    assert_eq!(scripted.received_requests().len(), 2, "the other replicas received nothing");
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn replica_added_by_the_admin_api_is_verified() {
         send_request(router.admin_addr, "POST", "/pools/default/replicas", "content-type: application/json\r\n", words);
     assert_eq!(added.status, 200, "{}", added.text());
     let states = || send_request(router.admin_addr, "GET", "/pools", "", "").json();
-    wait_until("it is asked", || states()[0]["replicas"][1]["state"] == "admitted");
+    wait_until("the second replica is admitted", || states()[0]["replicas"][1]["state"] == "admitted");
     let used: Vec<_> = (0..2)
         .map(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned())
         .collect();
@@ -481,7 +481,7 @@ fn reload_to_tls_replicas_loses_no_request() {
     }
     *file.lock().unwrap() = after.replace("ca.pem", "none.pem");
     let reply = send_request(router.admin_addr, "POST", "/reload", "", "");
-    let said = reply.json()["error"]["message"].as_str().unwrap().to_owned();
-    assert!(reply.status == 400 && said.contains("router.toml:1:10: cannot use"), "{said}");
+    let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(reply.status == 400 && message.contains("router.toml:1:10: cannot use"), "{message}");
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 1, false)).status, 200);
 }

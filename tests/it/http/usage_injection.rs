@@ -1,4 +1,4 @@
-//! Usage that the client did not ask for: asked for by the router, counted, and kept from the client.
+//! Usage that the router requests from replicas: counted, and removed from the client's stream.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -16,15 +16,15 @@ const CHAT_PATH: &str = "/v1/chat/completions";
 const CONTENT_EVENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
 const USAGE_EVENT: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
 
-fn requests_usage(heard: &ReceivedRequest) -> bool {
-    heard.body.windows(13).any(|bytes| bytes == b"include_usage")
+fn requests_usage(received: &ReceivedRequest) -> bool {
+    received.body.windows(13).any(|bytes| bytes == b"include_usage")
 }
 
 fn write_stream(to: &mut TcpStream, body: &str) -> KeepConnection {
     to.write_all(&build_response(200, "text/event-stream", body)).is_ok()
 }
 
-/// A stream without its usage event; `None` if other events carry usage too, so that it cannot be taken out.
+/// Returns a stream without its usage event; `None` if other events carry usage too.
 fn remove_usage_events(body: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(body).unwrap();
     let carries = |event: &&str| event.contains("\"usage\":{");
@@ -93,13 +93,13 @@ fn requested_usage_is_delivered() {
     assert_eq!(router.post(CHAT_PATH, BODY_WITH_USAGE).text(), body);
     assert_eq!(replica.last_request().body, BODY_WITH_USAGE.as_bytes());
     assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).text(), format!("{CONTENT_EVENT}data: [DONE]\n\n"));
-    assert_eq!(replica.last_request().body, BODY_WITH_USAGE.as_bytes(), "the question goes in front");
+    assert_eq!(replica.last_request().body, BODY_WITH_USAGE.as_bytes(), "the usage option is inserted in front");
     assert_eq!(router.sum_metric("tokenweir_completion_tokens_total", &[]), 4.0);
 }
 
 #[test]
 fn replica_that_rejects_stream_options_is_retried_without() {
-    let replica = ScriptedReplica::start(&["m"], |heard, to| match requests_usage(heard) {
+    let replica = ScriptedReplica::start(&["m"], |received, to| match requests_usage(received) {
         true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
         false => write_stream(to, CONTENT_EVENT),
     });
@@ -115,19 +115,19 @@ fn replica_that_rejects_stream_options_is_retried_without() {
 
 #[test]
 fn a_400_after_accepted_stream_options_is_relayed() {
-    let replica = ScriptedReplica::start(&["m"], |heard, to| match heard.target().contains("bad") {
+    let replica = ScriptedReplica::start(&["m"], |received, to| match received.target().contains("bad") {
         true => to.write_all(&build_response(400, "application/json", "{}")).is_ok(),
         false => write_stream(to, CONTENT_EVENT),
     });
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let bad = format!("{CHAT_PATH}?bad");
     assert_eq!(router.post(&bad, BODY_WITHOUT_USAGE).status, 400);
-    assert_eq!(replica.received_requests().len(), 2, "it may have been the question");
+    assert_eq!(replica.received_requests().len(), 2, "retried without the usage option");
     assert!(!requests_usage(&replica.last_request()));
     assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).status, 200);
     assert!(
         requests_usage(&replica.last_request()),
-        "a request that is refused either way says nothing about the question"
+        "a request refused with and without the usage option does not turn it off"
     );
     assert_eq!(router.post(&bad, BODY_WITHOUT_USAGE).status, 400);
     assert_eq!(replica.received_requests().len(), 4);
@@ -137,8 +137,8 @@ fn a_400_after_accepted_stream_options_is_relayed() {
 fn replica_with_mixed_usage_events_is_not_asked_again() {
     let leaking = CONTENT_EVENT.replace("]}\n", "],\"usage\":{\"prompt_tokens\":3}}\n");
     let played = leaking.clone();
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        write_stream(to, if requests_usage(heard) { &played } else { CONTENT_EVENT })
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        write_stream(to, if requests_usage(received) { &played } else { CONTENT_EVENT })
     });
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     assert_eq!(router.post(CHAT_PATH, BODY_WITHOUT_USAGE).text(), leaking);
@@ -158,6 +158,6 @@ fn events_before_a_cut_are_delivered() {
     let reply = router.post(CHAT_PATH, BODY_WITHOUT_USAGE);
     assert!(!reply.complete);
     let ending = reply.text().strip_prefix(CONTENT_EVENT).map(str::to_owned).unwrap();
-    assert!(ending.starts_with("data: {\"error\":"), "whole events, and why there are no more: {ending}");
+    assert!(ending.starts_with("data: {\"error\":"), "whole events, then an error event: {ending}");
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["failed"]), 1.0);
 }

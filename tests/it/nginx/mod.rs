@@ -1,6 +1,6 @@
-//! The same requests through nginx and through our router, over the same replicas: every pick must be the same.
+//! Comparison of nginx with the router over the same replicas: every pick must be the same.
 //!
-//! `.ci/nginx` installs nginx if need be and runs this. Random choices print their seed.
+//! `.ci/nginx` installs nginx if needed and runs these tests. Random choices print their seed.
 
 mod origin;
 mod pair;
@@ -20,17 +20,17 @@ use tokenweir::units::{Moment, Tokens};
 
 const SEED: u64 = 20_261_122;
 
-fn random_weights(dice: &mut SeededRng, n: usize, most: u64) -> Vec<u32> {
-    (0..n).map(|_| dice.next_below(most) as u32 + 1).collect()
+fn random_weights(dice: &mut SeededRng, n: usize, max: u64) -> Vec<u32> {
+    (0..n).map(|_| dice.next_below(max) as u32 + 1).collect()
 }
 
-/// Replicas to mark, at least one of them not.
+/// Returns a random set of replicas to mark, never all of them.
 fn random_subset(dice: &mut SeededRng, n: usize) -> Vec<usize> {
     let spared = dice.next_below(n as u64) as usize;
     (0..n).filter(|at| *at != spared && dice.next_below(3) == 0).collect()
 }
 
-/// The same requests through both, one after the other.
+/// Sends the same requests through both, one after the other.
 fn replay_through_both(what: &str, pair: &ProxyPair, requests: impl Iterator<Item = (String, String)>) {
     let (mut nginx, mut ours) = (ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr));
     let (mut theirs, mut mine) = (Vec::new(), Vec::new());
@@ -67,7 +67,7 @@ fn round_robin_picks_are_nginx_picks() {
 
 const POLICIES: [&str; 4] = ["round_robin", "least_conn", "hash $request_uri", "hash $request_uri consistent"];
 
-/// Picks so far, nginx's and ours.
+/// The picks so far: nginx's and the router's.
 type PicksPerSide = [Vec<u32>; 2];
 
 fn send_to_both(sides: &mut [ProxySide; 2], n: usize, dice: &mut SeededRng, picks: &mut PicksPerSide) {
@@ -78,7 +78,7 @@ fn send_to_both(sides: &mut [ProxySide; 2], n: usize, dice: &mut SeededRng, pick
     }
 }
 
-/// The first `flapping` ports close and open by a random script, with 8 requests after each step.
+/// Closes and opens the first `flapping` ports in random order, with 8 requests after each step.
 fn flap_ports(setup: &PairSetup, flapping: u64, dice: &mut SeededRng, picks: &mut PicksPerSide) {
     let mut pair = setup.start();
     let mut sides = [ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr)];
@@ -104,7 +104,7 @@ fn failing_replicas_are_ejected_as_in_nginx() {
             for _ in 0..8 {
                 let mut setup = PairSetup::new(policy, &random_weights(&mut dice, 7, 6));
                 setup = setup.with_options(&[0, 1, 2, 3, 4, 5, 6], &format!("max_fails={max_fails} fail_timeout=600s"));
-                // With connections kept, nginx would find closed ones among them and count those as failures.
+                // With kept connections nginx would count each one to a closed port as a failure.
                 setup.keepalive = false;
                 flap_ports(&setup, 5, &mut dice, &mut picks);
             }
@@ -113,7 +113,7 @@ fn failing_replicas_are_ejected_as_in_nginx() {
     }
 }
 
-/// Requests that come back from a closed port after many misses, and end in the rotation.
+/// A retry from a closed port after many misses ends in the round-robin fallback.
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn retries_after_many_misses_are_nginx_retries() {
@@ -134,7 +134,7 @@ fn retries_after_many_misses_are_nginx_retries() {
     }
 }
 
-/// `false` if the machine was too busy for what is asked to be clear of the border between two seconds.
+/// Returns `false` if the machine was too busy to stay clear of the boundary between two seconds.
 fn run_leave_and_return(policy: &'static str) -> bool {
     let mut dice = SeededRng::from_seed(SEED + 7);
     let mut setup = PairSetup::new(policy, &[4, 2, 1, 3]).with_options(&[0, 1, 2, 3], "max_fails=2 fail_timeout=2s");
@@ -143,7 +143,7 @@ fn run_leave_and_return(policy: &'static str) -> bool {
     let mut sides = [ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr)];
     let mut picks = PicksPerSide::default();
     let clock = Clock::start();
-    // nginx counts whole seconds, so what is asked is clear of the border by more than one.
+    // nginx counts whole seconds, so the requests stay more than a second clear of the boundary.
     for round in 0..5 {
         match round {
             0 => pair.origins[0].close(),
@@ -199,7 +199,7 @@ fn hashes_skip_down_replicas_as_nginx() {
     for n in [2, 3, 10, 50] {
         for policy in ["hash $request_uri", "hash $request_uri consistent"] {
             let set = random_weights(&mut dice, n, 20);
-            // All but one: nearly every request ends in the fallback, the rotation.
+            // With all but two marked, nearly every request ends in the round-robin fallback.
             let all_but_two: Vec<usize> = (2..n).collect();
             for down in [random_subset(&mut dice, n), all_but_two] {
                 let pair = PairSetup::new(policy, &set).with_options(&down, "down").start();
@@ -214,14 +214,14 @@ fn hashes_skip_down_replicas_as_nginx() {
 #[ignore = "needs nginx: .ci/nginx"]
 fn keys_are_nginx_keys() {
     let mut dice = SeededRng::from_seed(SEED + 4);
-    let mut asked = Vec::new();
+    let mut requests = Vec::new();
     for at in 0..1_000 {
         let team = ["", "x-team: a\r\n", "X-Team: \r\n", "x-team: b c\r\n"][dice.next_below(4) as usize];
-        asked.push((format!("/a%20b/{}//c?{at}&x=%2F", dice.next_below(50)), team.to_owned()));
+        requests.push((format!("/a%20b/{}//c?{at}&x=%2F", dice.next_below(50)), team.to_owned()));
     }
     for policy in ["hash $http_x_team", "hash $http_x_team consistent", "hash a${http_x_team}-$request_uri"] {
         let pair = PairSetup::new(policy, &[3, 2, 4]).start();
-        replay_through_both(policy, &pair, asked.clone().into_iter());
+        replay_through_both(policy, &pair, requests.clone().into_iter());
     }
 }
 
@@ -265,7 +265,7 @@ impl LeaseObserver for DiscardingObserver {
     fn on_settled(&self, _: &LeaseReport<'_>) {}
 }
 
-/// Our picks for clients that no socket here can come from.
+/// Returns the router's picks for client addresses that no local socket can use.
 fn pick_for_clients(setup: &PairSetup, origins: &[PortOrigin], clients: &[IpAddr]) -> Vec<u32> {
     let settings = config::load(&setup.router_config(origins), "router.toml", []).unwrap().settings;
     let observer: Arc<dyn LeaseObserver> = Arc::new(DiscardingObserver);

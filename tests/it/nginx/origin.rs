@@ -1,4 +1,4 @@
-//! Replicas that answer with their port, can be closed and opened again, and hold what they are told to hold.
+//! Replicas that answer with their port, can be closed and reopened, and can hold requests.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +22,7 @@ struct OriginListener {
     accept_thread: thread::JoinHandle<()>,
 }
 
-/// Requests for `/hold/NAME`: where they arrived, until they are released.
+/// Requests for `/hold/NAME`: the ports they reached, until they are released.
 #[derive(Default)]
 pub(crate) struct HeldRequests {
     port_by_name: Mutex<BTreeMap<String, u16>>,
@@ -36,17 +36,17 @@ impl PortOrigin {
         Self { port, listener: Some(OriginListener::start(listener, port, held)), held_requests: held.clone() }
     }
 
-    /// Refuses connections from now on; those that are open end.
+    /// Refuses connections from now on and closes open ones.
     pub(crate) fn close(&mut self) {
         let Some(open) = self.listener.take() else { return };
         open.closing.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         open.accept_thread.join().unwrap();
         for link in open.connections.lock().unwrap().drain(..) {
-            // One that has ended already cannot be ended again.
+            // A closed connection cannot be shut down again.
             let _ = link.shutdown(Shutdown::Both);
         }
-        assert!(TcpStream::connect(("127.0.0.1", self.port)).is_err(), "the port refuses");
+        assert!(TcpStream::connect(("127.0.0.1", self.port)).is_err(), "the port refuses connections");
     }
 
     /// Accepts connections again.
@@ -80,7 +80,7 @@ impl OriginListener {
                 stream.set_nodelay(true).unwrap();
                 kept.lock().unwrap().push(stream.try_clone().unwrap());
                 let held = held.clone();
-                // Ends when the proxy or `close` ends its connection.
+                // The thread ends when the proxy or `close` ends its connection.
                 thread::spawn(move || serve_connection(stream, port, &held));
             }
         });
@@ -89,13 +89,13 @@ impl OriginListener {
 }
 
 impl HeldRequests {
-    /// Where the request called `name` has arrived.
+    /// Waits for the request called `name`; returns the port it reached.
     pub(crate) fn wait_for_arrival(&self, name: &str) -> u16 {
         wait_until("a held request arrives", || self.port_by_name.lock().unwrap().contains_key(name));
         self.port_by_name.lock().unwrap()[name]
     }
 
-    /// Lets the request called `name` be answered.
+    /// Answers the request called `name`.
     pub(crate) fn release_request(&self, name: &str) {
         self.port_by_name.lock().unwrap().remove(name);
         self.released.notify_all();

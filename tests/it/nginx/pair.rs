@@ -1,4 +1,4 @@
-//! nginx and our router with one configuration in front of the same replicas.
+//! nginx and the router with the same configuration over the same replicas.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,17 +12,17 @@ use super::origin::{HeldRequests, PortOrigin};
 use crate::harness::client::{TestClient, build_request};
 use crate::harness::{TestRouter, unused_addr, wait_until};
 
-/// How the two are set up.
+/// The configuration of both.
 pub(crate) struct PairSetup {
-    /// The policy in our words; nginx's line is the same but for `round_robin`, which is none.
+    /// The policy in the router's syntax. nginx's line is the same, except that `round_robin` has none.
     pub(crate) policy: &'static str,
-    /// For each replica the words behind its address: `weight=2 down`.
+    /// The options of each replica: `weight=2 down`.
     pub(crate) server_options: Vec<String>,
     /// Whether nginx keeps connections to the replicas.
     pub(crate) keepalive: bool,
 }
 
-/// The two and their replicas.
+/// nginx, the router and their replicas.
 pub(crate) struct ProxyPair {
     pub(crate) origins: Vec<PortOrigin>,
     pub(crate) held_requests: Arc<HeldRequests>,
@@ -30,7 +30,7 @@ pub(crate) struct ProxyPair {
     pub(crate) router: TestRouter,
 }
 
-/// An nginx with one process, stopped when dropped.
+/// A single-process nginx, stopped on drop.
 pub(crate) struct PairedNginx {
     pub(crate) addr: SocketAddr,
     child: Child,
@@ -43,7 +43,7 @@ impl PairSetup {
         Self { policy, server_options: servers, keepalive: true }
     }
 
-    /// Adds words to the replicas at these places.
+    /// Adds options to the replicas at these positions.
     pub(crate) fn with_options(mut self, at: &[usize], words: &str) -> Self {
         for at in at {
             let _ = write!(self.server_options[*at], " {words}");
@@ -51,7 +51,7 @@ impl PairSetup {
         self
     }
 
-    /// Starts everything.
+    /// Starts the replicas, nginx and the router.
     pub(crate) fn start(&self) -> ProxyPair {
         let held = Arc::<HeldRequests>::default();
         let origins: Vec<PortOrigin> = self.server_options.iter().map(|_| PortOrigin::start(&held)).collect();
@@ -60,7 +60,7 @@ impl PairSetup {
         ProxyPair { origins, held_requests: held, nginx, router: ours }
     }
 
-    /// Our configuration.
+    /// Returns the router's configuration.
     pub(crate) fn router_config(&self, origins: &[PortOrigin]) -> String {
         let replica = |(words, origin): (&String, &PortOrigin)| format!("\"http://127.0.0.1:{} {words}\"", origin.port);
         let replicas: Vec<String> = self.server_options.iter().zip(origins).map(replica).collect();
@@ -109,20 +109,20 @@ impl PairedNginx {
 
 impl Drop for PairedNginx {
     fn drop(&mut self) {
-        // One that could not start has ended already.
+        // A process that failed to start has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// The nginx on the PATH, or where Debian puts it.
+/// Returns the nginx on the PATH, or Debian's.
 fn find_nginx() -> &'static str {
     let runs = |path: &&str| Command::new(path).arg("-v").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     ["nginx", "/usr/sbin/nginx"].into_iter().find(runs).expect("nginx is installed: .ci/nginx does that")
 }
 
-/// One of the two as a client sees it, over one kept connection.
+/// A client of one of the two, over one kept connection.
 pub(crate) struct ProxySide(TestClient<TcpStream>, SocketAddr);
 
 impl ProxySide {
@@ -130,7 +130,8 @@ impl ProxySide {
         Self(TestClient::connect(addr), addr)
     }
 
-    /// The port of the replica that answered; 0 if none did, whatever the status (nginx says 502 where we say 503).
+    /// Sends a request; returns the port of the replica that answered, or 0 if none did. The status is ignored: nginx
+    /// says 502 where the router says 503.
     pub(crate) fn pick_port(&mut self, path: &str, headers: &str) -> u32 {
         self.0.send(build_request("GET", path, headers, ""));
         let reply = self.0.read_response();
@@ -144,7 +145,7 @@ impl ProxySide {
     }
 }
 
-/// Counts the picks that differ, and fails if there are any.
+/// Fails if any pick differs, with the number of differences.
 pub(crate) fn assert_same_picks(what: &str, theirs: &[u32], ours: &[u32]) {
     assert_eq!(theirs.len(), ours.len());
     let differing: Vec<usize> = (0..ours.len()).filter(|at| theirs[*at] != ours[*at]).collect();

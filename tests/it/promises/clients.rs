@@ -1,4 +1,4 @@
-//! Hostile or clumsy clients.
+//! Promises about hostile and faulty clients.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -31,7 +31,7 @@ fn stalled_head_or_body_is_closed_after_ten_seconds() {
     let mut stalled = [router.connect(), router.connect()];
     stalled[0].send(&whole[..20]);
     stalled[1].send(&whole[..whole.len() - 1]);
-    // One that sends a byte now and then has no more time.
+    // A client that sends a byte now and then has the same deadline.
     let mut drip = router.connect();
     let dripping = std::thread::spawn(move || {
         let sent =
@@ -52,7 +52,7 @@ fn stalled_head_or_body_is_closed_after_ten_seconds() {
     assert!(replica.received_requests().is_empty());
 }
 
-/// "Reader stalled 60 s: connection closed" (here after 1 s: `send`), and the replica is let go.
+/// "Reader stalled 60 s: connection closed" (here after 1 s: `send`), and the replica is released.
 #[test]
 fn stalled_reader_is_closed() {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
@@ -62,7 +62,7 @@ fn stalled_reader_is_closed() {
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
     assert_eq!(client.read_head().status, 200);
     let watch = Stopwatch::start();
-    wait_until("the replica is let go", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("the replica is released", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
     assert!(watch.elapsed() >= Duration::from_millis(900));
     assert_eq!((attempt_count(&router, "client_gone"), attempt_count(&router, "failed")), (1.0, 0.0));
     client.read_remaining_body();
@@ -79,7 +79,7 @@ fn stalled_reader_is_closed_after_sixty_seconds() {
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 1, true)));
     assert_eq!(client.read_head().status, 200);
     let watch = Stopwatch::start();
-    wait_at_most(5 * TEST_TIMEOUT, "the replica is let go", || {
+    wait_at_most(5 * TEST_TIMEOUT, "the replica is released", || {
         sleep_millis(100);
         router.sum_metric("tokenweir_in_flight", &[]) == 0.0
     });
@@ -87,40 +87,41 @@ fn stalled_reader_is_closed_after_sixty_seconds() {
     assert!((59.0..70.0).contains(&after), "{after} s");
 }
 
-/// How long a replica works on for a client that has left, at best.
+/// Returns the best time in which a replica is released after its client has left.
 fn measure_release_time(says: &'static str, stream: bool, reset: bool) -> Duration {
-    let (tell, told) = channel();
-    let tell = Mutex::new(tell);
+    let (signal, signals) = channel();
+    let signal = Mutex::new(signal);
     let replica = ScriptedReplica::start(&["m"], move |_, to| {
-        let tell = tell.lock().unwrap().clone();
+        let signal = signal.lock().unwrap().clone();
         to.write_all(says.as_bytes()).unwrap();
-        tell.send(()).unwrap();
+        signal.send(()).unwrap();
         read_until_closed(to);
-        tell.send(()).is_ok_and(|()| false)
+        signal.send(()).is_ok_and(|()| false)
     });
     let router = start_router([&replica], "");
     let mut best = Duration::MAX;
     for _ in 0..4 {
         let mut client = router.connect();
         client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, stream)));
-        told.recv_timeout(TEST_TIMEOUT).unwrap();
+        signals.recv_timeout(TEST_TIMEOUT).unwrap();
         let watch = Stopwatch::start();
         if reset {
             client.reset_connection();
         } else {
             client.shutdown_write();
         }
-        told.recv_timeout(TEST_TIMEOUT).unwrap();
+        signals.recv_timeout(TEST_TIMEOUT).unwrap();
         best = best.min(watch.elapsed());
     }
-    wait_until("nothing stays", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("no request is left", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
     assert_eq!((attempt_count(&router, "client_gone"), attempt_count(&router, "failed")), (4.0, 0.0));
     assert_eq!((replica.received_requests().len(), router.get("/readyz").status), (4, 200));
     best
 }
 
 /// "A client that leaves (before the first token, mid-stream while the replica is silent, non-streaming) releases the
-/// replica's connection within 100 ms. A client's FIN counts as leaving." The machine may be busy: the best of four.
+/// replica's connection within 100 ms. A client's FIN counts as leaving." The machine may be busy, so the best of four
+/// rounds counts.
 #[test]
 fn disconnect_releases_the_replica_within_100_ms() {
     let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).leak();
@@ -136,9 +137,9 @@ fn disconnect_releases_the_replica_within_100_ms() {
 /// "`half_close = true` trades the 100 ms for serving half-closed clients."
 #[test]
 fn half_closed_client_is_served_if_configured() {
-    let replica = ScriptedReplica::start(&["m"], |heard, to| {
+    let replica = ScriptedReplica::start(&["m"], |received, to| {
         sleep_millis(300);
-        respond_ok(heard, to)
+        respond_ok(received, to)
     });
     let router = StageRouter::start(&format!("half_close = true\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let mut client = router.connect();
@@ -150,16 +151,16 @@ fn half_closed_client_is_served_if_configured() {
 /// "Pipelined answers keep order."
 #[test]
 fn pipelined_responses_keep_their_order() {
-    let replica = ScriptedReplica::start(&["m"], |heard, to| {
-        // The earlier, the slower.
-        let at: u64 = heard.header("x-at").unwrap().parse().unwrap();
+    let replica = ScriptedReplica::start(&["m"], |received, to| {
+        // Earlier requests take longer.
+        let at: u64 = received.header("x-at").unwrap().parse().unwrap();
         sleep_millis(20 * (5 - at));
         let answer = format!("HTTP/1.1 200 OK\r\nx-at: {at}\r\ncontent-length: 2\r\n\r\n{{}}");
         to.write_all(answer.as_bytes()).is_ok()
     });
     let router = start_router([&replica], "");
     let mut client = router.connect();
-    // Small ones, and such as are more than anybody keeps at once.
+    // Small responses, and responses that exceed all buffers.
     for filling in ["", &"x".repeat(30_000)] {
         let body = chat_body("m", 1, false).replace("hello", &format!("hello{filling}"));
         let one = |at: u64| build_request("POST", CHAT_PATH, &format!("x-at: {at}\r\n"), &body);
@@ -201,7 +202,7 @@ fn forwarded_address_of_untrusted_peer_is_ignored() {
         );
         let mut chosen: Vec<String> = Vec::new();
         for client in 0..24 {
-            // What comes before the proxy's own word is anybody's.
+            // Addresses before the proxy's own entry may be forged.
             let headers = format!("x-forwarded-for: 6.6.6.6, 100.{client}.7.1\r\n");
             let reply = send_request(process.data_addr, "POST", CHAT_PATH, &headers, chat_body("m", 1, false));
             chosen.push(reply.header("x-upstream").unwrap().to_owned());
@@ -209,7 +210,7 @@ fn forwarded_address_of_untrusted_peer_is_ignored() {
         chosen.sort();
         chosen.dedup();
         assert_eq!(chosen.len() > 1, believed, "ip_hash: {proxies} {chosen:?}");
-        wait_until("it is logged", || process.read_log("access.log").lines().count() == 24);
+        wait_until("the request is logged", || process.read_log("access.log").lines().count() == 24);
         let log = process.read_log("access.log");
         assert_eq!(log.contains("100.3.7.1"), believed, "{log}");
         assert!(!log.contains("6.6.6.6"), "{log}");
@@ -229,12 +230,12 @@ fn hop_by_hop_headers_stay_on_their_hop() {
                    proxy-authorization: Basic eDp5\r\nproxy-connection: keep-alive\r\nupgrade: h2c\r\ntrailer: x\r\nx-end: 1\r\n";
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, headers, chat_body("m", 1, false)));
-    let (reply, heard) = (client.read_response(), replica.last_request());
-    assert_eq!((heard.header("x-end"), reply.header("x-kept")), (Some("1"), Some("1")));
+    let (reply, received) = (client.read_response(), replica.last_request());
+    assert_eq!((received.header("x-end"), reply.header("x-kept")), (Some("1"), Some("1")));
     for name in ["x-mine", "te", "keep-alive", "proxy-authorization", "proxy-connection", "upgrade", "trailer"] {
-        assert_eq!(heard.header(name), None, "{name}");
+        assert_eq!(received.header(name), None, "{name}");
     }
-    assert!(heard.header("connection").is_none_or(|value| !value.contains("x-mine")), "{}", heard.head);
+    assert!(received.header("connection").is_none_or(|value| !value.contains("x-mine")), "{}", received.head);
     for name in ["x-theirs", "keep-alive", "upgrade", "proxy-authenticate"] {
         assert_eq!(reply.header(name), None, "{name}");
     }
@@ -257,14 +258,14 @@ fn rapid_resets_leave_no_state() {
             if sender.ready().await.is_err() {
                 return;
             }
-            // Sent, and dropped at once: HEADERS and RST_STREAM.
+            // Sent and dropped at once: HEADERS and RST_STREAM.
             drop(sender.send_request(request.body(Full::from(chat_body("m", 100, true))).unwrap()));
             if at % 16 == 0 {
                 tokio::task::yield_now().await;
             }
         }
     });
-    wait_until("nothing stays", || {
+    wait_until("no request is left", || {
         router.sum_metric("tokenweir_in_flight", &[]) == 0.0 && replica.counters().open_requests() == 0
     });
     assert_eq!((post_chat(&router).status, attempt_count(&router, "failed")), (200, 0.0));

@@ -1,7 +1,7 @@
-//! The control: with `PROMISES_NGINX=1` an nginx takes the router's place, configured as near to the same as it can be
-//! written. A suite that nginx passes whole would be too weak. `.ci/promises-nginx` runs it and counts.
+//! The control group: with `PROMISES_NGINX=1` an nginx replaces the router, with the closest possible configuration.
+//! A suite that nginx passes entirely would be too weak. `.ci/promises-nginx` runs it and counts.
 //!
-//! What nginx has no words for, or no place to show, cannot be compared: such a test ends with [`BEYOND_NGINX`].
+//! Some tests need features that nginx lacks and cannot be compared; such a test ends with [`BEYOND_NGINX`].
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,21 +16,21 @@ use tokenweir::fleet::{MemberSpec, PathPolicy, PoolSpec, TrustRoots};
 
 use crate::harness::{router_env, unused_addr, wait_until};
 
-/// What a test says that asks for more than nginx has.
+/// The prefix of the panic message of a test that nginx cannot run.
 pub const BEYOND_NGINX: &str = "beyond nginx:";
 
-/// Keys whose meaning nginx does not have.
+/// Keys without an equivalent in nginx.
 const UNSUPPORTED_KEYS: [&str; 7] =
     ["[[key]]", "in_flight_bytes", "connections =", "slow_start", "health_check =", "tokens =", "stall_timeout ="];
 
-/// The API's paths; the rest of a replica's is closed.
+/// The API's paths; all other paths of a replica are closed.
 const API_LOCATION: &str = "~ ^/v1/(chat/completions|completions|embeddings|messages|models(/.*)?|responses(/.*)?)$";
 
-/// An nginx; stopped when dropped.
+/// An nginx process; stopped on drop.
 pub struct ControlNginx {
-    /// Where it speaks HTTP/1, or TLS.
+    /// Its address for HTTP/1, or for TLS.
     pub addr: SocketAddr,
-    /// Where it speaks HTTP/2: this nginx cannot do both at one port without TLS.
+    /// Its address for HTTP/2: this nginx cannot speak both on one plain port.
     pub h2_addr: SocketAddr,
     pub child: Child,
     folder: PathBuf,
@@ -40,13 +40,13 @@ pub fn is_enabled() -> bool {
     std::env::var_os("PROMISES_NGINX").is_some()
 }
 
-/// Ends a test that nginx cannot be asked for.
+/// Ends a test that nginx cannot run.
 pub fn panic_beyond_nginx(what: &str) -> ! {
     panic!("{BEYOND_NGINX} {what}")
 }
 
 impl ControlNginx {
-    /// Serves what a router.toml of this text would serve, as far as nginx has words for it.
+    /// Starts an nginx with the equivalent of this router.toml.
     pub fn start(text: &str) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -61,17 +61,17 @@ impl ControlNginx {
         nginx
     }
 
-    /// Puts another configuration in its file.
+    /// Replaces its configuration file.
     pub fn write_config(&self, text: &str) {
         write_config(text, &self.folder, self.addr, self.h2_addr);
     }
 
-    /// What it has written to a log.
+    /// Reads one of its logs.
     pub fn read_log(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).unwrap_or_default()
     }
 
-    /// Its worker processes.
+    /// Returns its worker processes.
     pub fn worker_pids(&self) -> Vec<u32> {
         let id = self.child.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
@@ -81,7 +81,7 @@ impl ControlNginx {
 
 impl Drop for ControlNginx {
     fn drop(&mut self) {
-        // Killed, its workers would go on.
+        // SIGKILL would leave its workers running.
         drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.folder));
@@ -125,7 +125,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
     for (chain, key) in settings.tls.chains.iter().zip(&settings.tls.keys) {
         let _ = writeln!(conf, "ssl_certificate {};\nssl_certificate_key {};", chain.display(), key.display());
     }
-    let most =
+    let max =
         limits.max_in_flight_by_pool.values().copied().chain([limits.in_flight_requests]).min().unwrap_or(usize::MAX);
     let _ = writeln!(
         conf,
@@ -137,7 +137,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
         render_millis(timeouts.client_body),
         render_millis(timeouts.client_send),
         render_millis(timeouts.keepalive),
-        most.min(60_000)
+        max.min(60_000)
     );
     for line in debug_texts(&settings.trusted_proxies) {
         let _ = writeln!(conf, "set_real_ip_from {line};\nreal_ip_header X-Forwarded-For;\nreal_ip_recursive on;");
@@ -155,7 +155,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
     conf + &render_error_pages() + "}\n}\n"
 }
 
-/// nginx's own answers in OpenAI's words.
+/// Renders nginx's own error pages as OpenAI error objects.
 fn render_error_pages() -> String {
     let mut lines = String::new();
     for status in [400, 404, 408, 413, 414, 429, 431, 500, 501, 502, 503, 504] {
@@ -183,7 +183,7 @@ fn render_server(member: &MemberSpec) -> String {
     line + ";"
 }
 
-/// What is said of the way to the replicas.
+/// Renders the settings of the connections to replicas.
 fn render_proxy_settings(settings: &Settings, pool: &PoolSpec) -> String {
     let timeouts = &settings.timeouts;
     let tls = pool.members.iter().any(|member| member.origin.tls().is_some());
@@ -192,7 +192,7 @@ fn render_proxy_settings(settings: &Settings, pool: &PoolSpec) -> String {
               proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_set_header X-Real-IP $remote_addr;\n\
               proxy_next_upstream error timeout http_500 http_502 http_503 http_504 http_429 non_idempotent;\n";
     let _ = writeln!(lines, "proxy_connect_timeout {};", render_millis(timeouts.connect));
-    // One time for the first byte and for each after it.
+    // nginx has one timeout for the first byte and for each later one.
     let _ = writeln!(lines, "proxy_read_timeout {};", render_millis(timeouts.first_byte.min(timeouts.idle)));
     if settings.half_close {
         lines += "proxy_ignore_client_abort on;\n";

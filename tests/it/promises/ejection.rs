@@ -1,4 +1,4 @@
-//! Failing replicas: who is left alone, for how long, and who never is.
+//! Promises about ejection: causes, durations, and replicas that are never ejected.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,27 +14,27 @@ use crate::harness::client::build_request;
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TEST_TIMEOUT, chat_body, unused_addr, wait_until};
 
-/// A router over one with words behind its URL and one without.
+/// Starts a router over two replicas; `words` are the first one's options.
 fn start_two(first: &ScriptedReplica, words: &str, second: &ScriptedReplica, more: &str) -> StageRouter {
     let replicas = [format!("{} {words}", first.url()), second.url()];
     StageRouter::start(&format!("policy = \"round_robin\"\nretry_budget_min = 1000\nreplicas = {replicas:?}\n{more}"))
         .wait_until_ready()
 }
 
-/// When a replica is asked, with requests for the pool every 20 ms, each of which must succeed.
+/// Returns the times at which a replica receives requests. The pool gets one every 20 ms, and each must succeed.
 fn record_request_times(router: &StageRouter, replica: &ScriptedReplica, count: usize, limit: Duration) -> Vec<f64> {
     let (watch, mut times) = (Stopwatch::start(), Vec::new());
     while times.len() < count && watch.elapsed() < limit {
         assert_eq!(post_chat(router).status, 200);
-        let heard = replica.received_requests().len();
-        times.resize(heard.max(times.len()), watch.elapsed().as_secs_f64());
+        let request_count = replica.received_requests().len();
+        times.resize(request_count.max(times.len()), watch.elapsed().as_secs_f64());
         sleep_millis(20);
     }
     times
 }
 
 /// "`max_fails` failures within `fail_timeout` (nginx's meaning; ...) eject for `fail_timeout`"; "unless configured by
-/// nginx words alone": then each time is as long.
+/// nginx words alone": then each ejection has the same length.
 #[test]
 fn max_fails_failures_eject_for_fail_timeout() {
     let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
@@ -42,12 +42,12 @@ fn max_fails_failures_eject_for_fail_timeout() {
     let times = record_request_times(&router, &bad, 6, TEST_TIMEOUT);
     assert!(times[2] < 0.9, "three failures at first: {times:?}");
     let gaps: Vec<f64> = times.windows(2).skip(2).map(|two| two[1] - two[0]).collect();
-    // nginx counts whole seconds, and so takes up to one more. If they grew, the third would take three.
+    // nginx counts whole seconds, so an ejection takes up to one second more. If they grew, the third would take three.
     assert!(gaps[0] > 0.9, "{times:?}");
-    assert!(gaps.iter().all(|gap| *gap < 2.2), "none is longer than it says: {times:?}");
+    assert!(gaps.iter().all(|gap| *gap < 2.2), "no ejection exceeds `fail_timeout`: {times:?}");
 }
 
-/// "Unless configured ... by `import`": then each time is as long as nginx's.
+/// "Unless configured ... by `import`": then each ejection has nginx's length.
 #[test]
 fn imported_pool_ejects_as_nginx() {
     let (bad, alive) = (start_fixed_replica(500, "{}"), start_good_replica());
@@ -87,7 +87,7 @@ fn ejection_time_grows_until_a_probe_is_served() {
     let first = record_request_times(&router, &replica, 3, TEST_TIMEOUT);
     let gaps: Vec<f64> = first.windows(2).map(|two| two[1] - two[0]).collect();
     assert!((0.9..1.8).contains(&gaps[0]) && (1.9..2.9).contains(&gaps[1]), "{first:?}");
-    // A served probe, and the next time is as long as the first.
+    // After a served probe the next ejection is as long as the first.
     sick.store(false, Ordering::SeqCst);
     let probed = replica.received_requests().len();
     wait_until("a probe is served", || post_chat(&router).status == 200 && replica.received_requests().len() > probed);
@@ -101,14 +101,14 @@ fn ejection_time_grows_until_a_probe_is_served() {
 /// "Passive ejection stops at max(1, 50 %) of a pool (panic mode beyond)."
 #[test]
 fn failed_requests_eject_at_most_half_of_a_pool() {
-    for (size, most) in [(1, 1.0), (2, 1.0), (4, 2.0), (5, 2.0)] {
-        // Alternately, so that no two failures look alike and blame the request.
+    for (size, limit) in [(1, 1.0), (2, 1.0), (4, 2.0), (5, 2.0)] {
+        // Alternating statuses, so that no request fails twice in the same way and is at fault.
         let replicas: Vec<_> = (0..size).map(|at| start_fixed_replica([500, 502][at % 2], "{}")).collect();
         let router = start_router(&replicas, "retry_budget_min = 1000");
         for _ in 0..12 {
-            assert!([500, 502].contains(&post_chat(&router).status), "asked all the same");
+            assert!([500, 502].contains(&post_chat(&router).status), "a replica still gets the request");
         }
-        assert!(ejected_count(&router) <= most, "{} of {size}", ejected_count(&router));
+        assert!(ejected_count(&router) <= limit, "{} of {size}", ejected_count(&router));
         let before: usize = replicas.iter().map(|replica| replica.received_requests().len()).sum();
         post_chat(&router);
         assert!(replicas.iter().map(|replica| replica.received_requests().len()).sum::<usize>() > before);
@@ -124,18 +124,18 @@ fn health_checks_and_refused_connections_may_eject_all() {
     let well = Arc::new(AtomicBool::new(true));
     let replicas = [(); 2].map(|()| {
         let well = well.clone();
-        ScriptedReplica::start(&["m"], move |heard, to| {
-            let well = heard.target() != "/health" || well.load(Ordering::SeqCst);
+        ScriptedReplica::start(&["m"], move |received, to| {
+            let well = received.target() != "/health" || well.load(Ordering::SeqCst);
             to.write_all(&build_response(if well { 200 } else { 503 }, JSON_CONTENT_TYPE, "{}")).is_ok()
         })
     });
     let router = start_router(&replicas, "health_check = { interval = \"100ms\", rise = 1, fall = 2 }");
     assert_eq!(post_chat(&router).status, 200);
     well.store(false, Ordering::SeqCst);
-    wait_until("all are out", || ejected_count(&router) == 2.0);
+    wait_until("all are ejected", || ejected_count(&router) == 2.0);
     assert_eq!(post_chat(&router).status, 503);
     well.store(true, Ordering::SeqCst);
-    wait_until("all are back", || ejected_count(&router) == 0.0);
+    wait_until("all have recovered", || ejected_count(&router) == 0.0);
     assert_eq!(post_chat(&router).status, 200);
 }
 
@@ -148,10 +148,10 @@ fn stalled_engine_is_ejected() {
     let router = start_router([&wedged, &alive], "stall_timeout = \"500ms\"");
     let mut held = router.connect();
     held.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, true)));
-    wait_until("the wedged one has it", || wedged.received_requests().len() == 1);
+    wait_until("the wedged replica has the request", || wedged.received_requests().len() == 1);
     let mut more = Vec::new();
-    wait_until("it is found out", || {
-        // Every second one goes to the wedged one, until it is known; nobody waits for those.
+    wait_until("the wedged replica is ejected", || {
+        // Every second request goes to the wedged replica until it is ejected; the test does not wait for those.
         let mut client = router.connect();
         client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 2, false)));
         more.push(client);
@@ -160,10 +160,10 @@ fn stalled_engine_is_ejected() {
     });
     let before = wedged.received_requests().len();
     assert!((0..6).all(|_| post_chat(&router).status == 200));
-    assert_eq!(wedged.received_requests().len(), before, "it gets no more");
+    assert_eq!(wedged.received_requests().len(), before, "the ejected replica gets no request");
 }
 
-/// "One request probes": of many that come at once when the time is over, one.
+/// "One request probes": one of many that arrive when the ejection ends.
 #[test]
 fn one_request_probes_an_ejected_replica() {
     let probes = Arc::new(AtomicU32::new(0));
@@ -176,7 +176,7 @@ fn one_request_probes_an_ejected_replica() {
     });
     let alive = start_good_replica();
     let router = start_two(&bad, "fail_timeout=1s", &alive, "");
-    wait_until("it is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
+    wait_until("the replica is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
     sleep_millis(1_100);
     std::thread::scope(|scope| {
         for _ in 0..12 {
@@ -191,9 +191,9 @@ fn one_request_probes_an_ejected_replica() {
 fn slow_start_ramps_the_weight() {
     let ((replica, sick), alive) = (start_sick_replica(), start_good_replica());
     let router = start_two(&replica, "fail_timeout=1s slow_start=4s", &alive, "");
-    wait_until("it is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
+    wait_until("the replica is ejected", || post_chat(&router).status == 200 && ejected_count(&router) == 1.0);
     sick.store(false, Ordering::SeqCst);
-    wait_until("it is back", || post_chat(&router).status == 200 && ejected_count(&router) == 0.0);
+    wait_until("the replica has recovered", || post_chat(&router).status == 200 && ejected_count(&router) == 0.0);
     let share = || {
         let before = replica.received_requests().len();
         assert!((0..40).all(|_| post_chat(&router).status == 200));
@@ -231,18 +231,18 @@ fn client_faults_never_eject() {
         assert_eq!(client.read_head().status, 200);
         client.reset_connection();
     }
-    wait_until("all have left", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("all clients have left", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
     assert_eq!(router.sum_metric("tokenweir_ejections_total", &[]), 0.0);
 }
 
-/// "Our own slowness never ejects": a client that does not take what comes keeps us from reading, for longer than the time
-/// between events, and the replica is not blamed for it.
+/// "Our own slowness never ejects": a client that stops reading keeps the router from reading for longer than the idle
+/// timeout, and the replica is not ejected.
 #[test]
 fn slow_reader_never_ejects_its_replica() {
     let piece = encode_chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(60_000)));
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        if !heard.body.windows(13).any(|bytes| bytes == b"include_usage") {
-            return respond_ok(heard, to);
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        if !received.body.windows(13).any(|bytes| bytes == b"include_usage") {
+            return respond_ok(received, to);
         }
         let begun = to.write_all(STREAM_HEAD.as_bytes()).is_ok();
         let sent = (0..400).all(|_| to.write_all(piece.as_bytes()).is_ok());

@@ -1,4 +1,4 @@
-//! HTTP/2 by the frame: what a library would not send, and what it makes of leaving.
+//! Promises about HTTP/2 frames that a client library would not send, and stream resets.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -21,13 +21,13 @@ use crate::harness::{TEST_TIMEOUT, chat_body, wait_until};
 
 const BODY: &str = "{\"model\":\"m\"}";
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-// Kinds of frames, and flags.
+// Frame types and flags.
 const FRAME_DATA: u8 = 0;
 const FRAME_HEADERS: u8 = 1;
 const FRAME_RST_STREAM: u8 = 3;
 const FRAME_SETTINGS: u8 = 4;
 const FRAME_GOAWAY: u8 = 7;
-/// An answer whose first header is `:status: 200`, which HPACK's table has.
+/// A response whose first header is `:status: 200`, from HPACK's static table.
 const STATUS_200_FRAME: (u8, u8) = (FRAME_HEADERS, 0x88);
 const FLAG_END_STREAM: u8 = 1;
 const FLAG_END_HEADERS: u8 = 4;
@@ -37,23 +37,23 @@ fn encode_frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
-/// A header that is in no table: RFC 7541, section 6.2.2.
+/// Returns a literal header that is in no table: RFC 7541, section 6.2.2.
 fn encode_literal_header((name, value): (&str, &str)) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }
 
-/// The kind of the frame by which the router answers a request of these headers, and the first byte of what is in it.
+/// Sends a request with these headers; returns the type of the router's frame and the first byte of its payload.
 fn read_answer_frame(router: &StageRouter, headers: &[(&str, &str)]) -> (u8, u8) {
     let mut stream = TcpStream::connect(router.h2_addr).unwrap();
     stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let block: Vec<u8> = headers.iter().copied().flat_map(encode_literal_header).collect();
-    let asked = [
+    let request = [
         encode_frame(FRAME_HEADERS, FLAG_END_HEADERS, 1, &block),
         encode_frame(FRAME_DATA, FLAG_END_STREAM, 1, BODY.as_bytes()),
     ]
     .concat();
-    stream.write_all(&[H2_PREFACE, &encode_frame(FRAME_SETTINGS, 0, 0, &[]), &asked].concat()).unwrap();
+    stream.write_all(&[H2_PREFACE, &encode_frame(FRAME_SETTINGS, 0, 0, &[]), &request].concat()).unwrap();
     loop {
         let mut head = [0; 9];
         if stream.read_exact(&mut head).is_err() {
@@ -67,7 +67,7 @@ fn read_answer_frame(router: &StageRouter, headers: &[(&str, &str)]) -> (u8, u8)
     }
 }
 
-/// "Smuggling, NUL/CR/LF in header values: refused": by HTTP/2, whose values may be anything, too.
+/// "Smuggling, NUL/CR/LF in header values: refused": also by HTTP/2, whose values may hold any byte.
 #[test]
 fn http2_header_injection_is_refused() {
     let replica = start_good_replica();
@@ -90,8 +90,8 @@ fn http2_header_injection_is_refused() {
         (":path", "/sleep"),
         (":other", "x"),
     ] {
-        let told = read_answer_frame(&router, &[&usual[..], &[bad]].concat());
-        assert_ne!(told, STATUS_200_FRAME, "{bad:?}");
+        let answer = read_answer_frame(&router, &[&usual[..], &[bad]].concat());
+        assert_ne!(answer, STATUS_200_FRAME, "{bad:?}");
         assert!(replica.received_requests().is_empty(), "{bad:?}: {:?}", replica.received_requests());
     }
     for (at, bad) in
@@ -102,24 +102,24 @@ fn http2_header_injection_is_refused() {
         assert_ne!(read_answer_frame(&router, &headers), STATUS_200_FRAME, "{bad:?}");
         assert!(replica.received_requests().is_empty(), "{bad:?}: {:?}", replica.received_requests());
     }
-    assert_eq!(read_answer_frame(&router, &usual), STATUS_200_FRAME, "what is right passes");
+    assert_eq!(read_answer_frame(&router, &usual), STATUS_200_FRAME, "a valid request passes");
     assert_eq!(replica.last_request().body, BODY.as_bytes());
 }
 
 /// "A client that leaves (before the first token, mid-stream while the replica is silent, non-streaming) releases the
-/// replica's connection within 100 ms": one that resets its HTTP/2 stream and stays connected, too.
+/// replica's connection within 100 ms": also a client that resets its HTTP/2 stream and stays connected.
 #[test]
 fn http2_reset_releases_the_replica_within_100_ms() {
     let begun = format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).leak();
     for (says, stream) in [("", true), (begun, true), ("", false)] {
-        let (tell, told) = channel();
-        let tell = Mutex::new(tell);
+        let (signal, signals) = channel();
+        let signal = Mutex::new(signal);
         let replica = ScriptedReplica::start(&["m"], move |_, to| {
-            let tell = tell.lock().unwrap().clone();
+            let signal = signal.lock().unwrap().clone();
             to.write_all(says.as_bytes()).unwrap();
-            tell.send(()).unwrap();
+            signal.send(()).unwrap();
             read_until_closed(to);
-            tell.send(()).is_ok_and(|()| false)
+            signal.send(()).is_ok_and(|()| false)
         });
         let router = start_router([&replica], "");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -135,19 +135,19 @@ fn http2_reset_releases_the_replica_within_100_ms() {
             let request =
                 http::Request::post(format!("http://x{CHAT_PATH}")).header("content-type", "application/json");
             let request = request.body(Full::from(chat_body("m", 9, stream))).unwrap();
-            let asked = runtime.spawn(sender.send_request(request));
-            told.recv_timeout(TEST_TIMEOUT).unwrap();
+            let response = runtime.spawn(sender.send_request(request));
+            signals.recv_timeout(TEST_TIMEOUT).unwrap();
             if !says.is_empty() {
-                wait_until("its head has come", || asked.is_finished());
+                wait_until("the head has arrived", || response.is_finished());
             }
             let watch = Stopwatch::start();
-            asked.abort();
-            drop(runtime.block_on(asked));
-            told.recv_timeout(TEST_TIMEOUT).unwrap();
+            response.abort();
+            drop(runtime.block_on(response));
+            signals.recv_timeout(TEST_TIMEOUT).unwrap();
             best = best.min(watch.elapsed());
         }
         assert!(best < Duration::from_millis(100), "{says:?}: {best:?}");
-        wait_until("each is counted", || attempt_count(&router, "client_gone") == 4.0);
+        wait_until("each disconnect is counted", || attempt_count(&router, "client_gone") == 4.0);
         assert_eq!((attempt_count(&router, "failed"), sender.is_closed()), (0.0, false));
     }
 }

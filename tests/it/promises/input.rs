@@ -1,4 +1,4 @@
-//! Bad input.
+//! Promises about invalid input.
 
 use std::io::Write;
 
@@ -12,7 +12,8 @@ use crate::harness::scripted::{ScriptedReplica, build_response};
 const BODY: &str = "{\"model\":\"m\"}";
 const SMUGGLED_REQUEST: &str = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
 
-/// Sends this behind a request line, with another request as its tail; nothing may be served but what has one meaning.
+/// Sends this after a request line, with another request as its tail; asserts that only unambiguous requests are
+/// served.
 fn assert_refused_or_closed(router: &StageRouter, headers: &str, body: &str) {
     let mut client = router.connect();
     client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n{body}{SMUGGLED_REQUEST}"));
@@ -66,14 +67,14 @@ fn request_with_both_lengths_is_read_by_chunks_and_closed() {
     let status = client.try_read_head().map(|reply| reply.status);
     client.read_remaining_body();
     assert!(client.wait_for_close() && matches!(status, None | Some(200 | 400)), "{status:?}");
-    let heard = replica.received_requests();
+    let received = replica.received_requests();
     assert!(
-        heard.len() <= 1 && heard.iter().all(|h| h.target() == CHAT_PATH && h.body == BODY.as_bytes()),
-        "{heard:?}"
+        received.len() <= 1 && received.iter().all(|h| h.target() == CHAT_PATH && h.body == BODY.as_bytes()),
+        "{received:?}"
     );
 }
 
-/// "Every message is re-framed": one length said twice has one meaning, and is said once.
+/// "Every message is re-framed": two equal lengths have one meaning and are sent once.
 #[test]
 fn duplicate_content_length_is_refused_or_merged() {
     let replica = start_good_replica();
@@ -114,9 +115,9 @@ fn messages_are_reframed() {
     client.send(format!("{head}6;a=b\r\n{}\r\n7\r\n{}\r\n0\r\nx-evil: 1\r\n\r\n", &BODY[..6], &BODY[6..]));
     let reply = client.read_response();
     assert_eq!((reply.status, reply.complete, &*reply.text()), (200, true, "abcde"));
-    let heard = replica.last_request();
-    assert_eq!((heard.header("content-length"), heard.header("transfer-encoding")), (Some("13"), None));
-    assert_eq!((heard.body.as_slice(), heard.header("x-evil")), (BODY.as_bytes(), None));
+    let received = replica.last_request();
+    assert_eq!((received.header("content-length"), received.header("transfer-encoding")), (Some("13"), None));
+    assert_eq!((received.body.as_slice(), received.header("x-evil")), (BODY.as_bytes(), None));
 }
 
 /// "Head > 64 KiB, > 100 headers, URI > 8 KiB: refused with 431/414 at once."
@@ -126,7 +127,7 @@ fn head_over_the_limits_is_refused_at_once() {
     let router = start_router([&replica], "");
     let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
     for (bytes, statuses) in [
-        // Neither of the first two is ever finished: nobody waits for the rest.
+        // The first two requests stay incomplete; the router answers without waiting.
         (format!("{head}x-long: {}", "h".repeat(66_000)), [431, 431]),
         (format!("POST /{}", "u".repeat(66_000)), [414, 431]),
         (format!("{head}{}\r\n", "x-many: 1\r\n".repeat(101)), [431, 431]),
@@ -142,7 +143,11 @@ fn head_over_the_limits_is_refused_at_once() {
     }
     assert!(replica.received_requests().is_empty());
     let headers = format!("x-long: {}\r\n{}", "h".repeat(60_000), "x-many: 1\r\n".repeat(90));
-    assert_eq!(router.send_request("POST", CHAT_PATH, &headers, BODY).status, 200, "what is within them passes");
+    assert_eq!(
+        router.send_request("POST", CHAT_PATH, &headers, BODY).status,
+        200,
+        "a request within the limits passes"
+    );
 }
 
 /// "Body > limit (32 MiB): 413, counted on the stream; no replica ever gets the whole of it."
@@ -152,11 +157,11 @@ fn body_over_the_limit_is_413_in_any_framing() {
     let router = start_router([&replica], "");
     let mut client = router.connect();
     client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", (32 << 20) + 1));
-    assert_eq!(client.read_response().status, 413, "by its length");
+    assert_eq!(client.read_response().status, 413, "refused by its length");
     let mut client = router.connect();
     client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"));
     let mebibyte = format!("100000\r\n{}\r\n", "z".repeat(1 << 20));
-    // The answer may come before the last of them.
+    // The response may come before the last chunk.
     let sent = (0..33).take_while(|_| client.try_send(&mebibyte).is_ok()).count();
     let reply = client.read_response();
     assert_eq!(
@@ -200,11 +205,11 @@ fn invalid_body_is_4xx_with_an_openai_error() {
     assert!(replica.received_requests().is_empty());
 }
 
-/// "Wrong types: 4xx with an OpenAI error object": whether the router reads them or the engine.
+/// "Wrong types: 4xx with an OpenAI error object": from the router or from the engine.
 #[test]
 fn wrong_type_is_400_from_router_or_replica() {
-    let said = r#"{"error":{"message":"bad","type":"BadRequestError","param":"messages","code":400}}"#;
-    let replica = start_fixed_replica(400, said);
+    let error = r#"{"error":{"message":"bad","type":"BadRequestError","param":"messages","code":400}}"#;
+    let replica = start_fixed_replica(400, error);
     let router = start_router([&replica], "");
     for more in [
         r#""messages":7"#,
@@ -231,7 +236,7 @@ fn unknown_members_reach_the_replica_unchanged() {
     let body = format!("{{ {inside} \n}}");
     assert_eq!(router.post(CHAT_PATH, &body).status, 200);
     assert_eq!(String::from_utf8(replica.last_request().body).unwrap(), body);
-    // The question for usage is put in, and the rest stays as it is.
+    // The usage option is inserted, and the rest stays unchanged.
     assert_eq!(router.post(CHAT_PATH, format!("{{\"stream\":true, {inside} \n}}")).status, 200);
     assert!(
         String::from_utf8(replica.last_request().body).unwrap().ends_with(&format!("\"stream\":true, {inside} \n}}"))
@@ -252,7 +257,7 @@ fn expect_100_continue_is_answered() {
     assert_eq!(client.read_response().status, 200);
 }
 
-/// "`Expect: 100-continue` works": who would send too much is told so before it does.
+/// "`Expect: 100-continue` works": a body that is too large is refused before it is sent.
 #[test]
 fn expect_100_continue_with_a_large_body_is_refused_at_once() {
     let replica = start_good_replica();
@@ -297,7 +302,7 @@ fn no_spelling_reaches_an_unlisted_path() {
     let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n";
     assert_ne!(router.send_request("GET", "/v1/realtime", upgrade, "").status, 101);
     assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
-    // An absolute target says where the request came to, and never where it goes.
+    // An absolute target names the router's host, never the destination.
     assert_eq!(router.send_request("POST", &format!("http://{}{CHAT_PATH}", elsewhere.addr), "", BODY).status, 200);
     assert_eq!(
         (replica.last_request().target().to_owned(), elsewhere.received_requests().len()),
@@ -305,7 +310,7 @@ fn no_spelling_reaches_an_unlisted_path() {
     );
 }
 
-/// "Never 5xx": not even where an engine answers bad JSON with its own fault.
+/// "Never 5xx": even where an engine answers bad JSON with a 500.
 #[test]
 fn replica_4xx_is_relayed_unchanged() {
     let replica = ScriptedReplica::start(&["m"], |_, to| {

@@ -1,6 +1,6 @@
-//! What the router promises under bad input, hostile clients, failing replicas, overload and operations, from outside:
-//! over HTTP, by `/metrics`, signals and the process's own words. A module per section, a test per promise, each with the
-//! promise in its own words. `.ci/promises-nginx` counts them, and asks the same of an nginx.
+//! Tests of the router's promises, over HTTP, metrics, signals and logs, under bad input, failures and overload.
+//! There is a module per section and a test per promise, which quotes the promise.
+//! `.ci/promises-nginx` counts them and runs them against nginx.
 
 mod clients;
 mod control;

@@ -1,4 +1,4 @@
-//! Operations.
+//! Promises about operations.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::harness::client::{TestClient, build_request};
 use crate::harness::scripted::{ScriptedReplica, build_response};
 use crate::harness::{chat_body, send_request, start_replica, unused_addr, wait_until};
 
-/// A stream in lock-step, its head read.
+/// Starts a stream in lock-step and reads its head.
 fn start_lockstep_stream(process: &ServerProcess, id: &str) -> TestClient<TcpStream> {
     let mut client = TestClient::connect(process.data_addr);
     let headers = format!("x-emulate-lockstep: 1\r\nx-request-id: {id}\r\n");
@@ -55,11 +55,11 @@ fn drain_deadline_and_second_signal_end_streams() {
         let watch = Stopwatch::start();
         for _ in 0..signals {
             process.send_signal("TERM");
-            wait_until("it stops", || TcpStream::connect(process.data_addr).is_err());
+            wait_until("the listener is closed", || TcpStream::connect(process.data_addr).is_err());
         }
         assert!(process.wait_for_exit().is_some() && watch.elapsed() < Duration::from_secs(10));
         client.read_remaining_body();
-        assert!(client.is_broken(), "the client sees that its answer is not whole");
+        assert!(client.is_broken(), "the client sees an incomplete response");
     }
 }
 
@@ -69,17 +69,17 @@ fn drain_deadline_and_second_signal_end_streams() {
 fn bad_file_changes_nothing_and_is_explained() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let process = ServerProcess::start("bad-file", &format!("replicas = [{:?}]\n", replicas[0].url()), 1024);
-    // The first line would do; the last one does not.
+    // The first line is valid; the last one is not.
     process.write_config(&format!("replicas = [{:?}]\n[limits]\nbody_byte = 1\n", replicas[1].url()));
     process.send_signal("HUP");
-    let said = |words: &str| process.read_log("error.log").contains(words);
-    wait_until("it says where and what was meant", || said("router.toml:3:1") && said("body_bytes"));
+    let logged = |words: &str| process.read_log("error.log").contains(words);
+    wait_until("the error names the place and the key", || logged("router.toml:3:1") && logged("body_bytes"));
     let reply = send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false));
     assert_eq!(reply.header("x-upstream"), Some(&*replicas[0].addr().to_string()));
     process.write_config(&format!("replicas = [{:?}]\n", replicas[1].url()));
     process.send_signal("HUP");
     let second = replicas[1].addr().to_string();
-    wait_until("a good one is taken", || {
+    wait_until("a valid file is applied", || {
         send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false)).header("x-upstream")
             == Some(&*second)
     });
@@ -108,7 +108,7 @@ fn reloads_lose_no_request() {
             let before = answered.load(Ordering::Relaxed);
             process.write_config(&texts[round % 2]);
             process.send_signal("HUP");
-            wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 15);
+            wait_until("requests continue", || answered.load(Ordering::Relaxed) >= before + 15);
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -131,16 +131,16 @@ fn unusable_configuration_exits_with_1_and_is_explained() {
     ] {
         fs::write(&bad, &text).unwrap();
         let output = tokenweir_command(&["serve", "-c", bad.to_str().unwrap()]).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{words:?}: {stderr}");
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let output = tokenweir_command(&["serve", &url]).env("TOKENWEIR__LISTEN", &addr).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!([&*addr, "in use", "choose another"].iter().all(|word| said.contains(word)), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!([&*addr, "in use", "choose another"].iter().all(|word| stderr.contains(word)), "{stderr}");
     fs::remove_dir_all(folder).unwrap();
 }
 
@@ -154,7 +154,7 @@ fn livez_and_readyz_follow_the_state() {
     assert_eq!((router.get("/livez").status, router.get("/readyz").status), (200, 503));
 }
 
-/// The series of a page, each line checked against Prometheus' text format.
+/// Returns the series of a page; checks each line against Prometheus' text format.
 fn parse_series(page: &str) -> BTreeSet<String> {
     let mut typed = BTreeSet::new();
     let mut found = BTreeSet::new();
@@ -196,7 +196,7 @@ fn invented_names_add_no_metric_series() {
         (ask_for("m", CHAT_PATH, "POST"), ask_for("none", CHAT_PATH, "POST"), ask_for("m", "/none", "POST")),
         (200, 404, 404)
     );
-    wait_until("it has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
+    wait_until("the lease has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
     let before = parse_series(&page());
     assert!(before.len() > 20);
     for at in 0..200 {
@@ -209,7 +209,7 @@ fn invented_names_add_no_metric_series() {
     assert!(new.is_empty(), "{new:?}");
 }
 
-/// "Invented model names add no series": nor where nobody says which models there are.
+/// "Invented model names add no series": also without a configured list of models.
 #[test]
 fn invented_models_add_no_series_without_model_lists() {
     let event = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
@@ -222,13 +222,13 @@ fn invented_models_add_no_series_without_model_lists() {
     ));
     let page = || send_request(router.admin_addr(), "GET", "/metrics", "", "").text();
     assert_eq!(router.post(CHAT_PATH, chat_body("one", 2, true)).status, 200);
-    wait_until("it has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
+    wait_until("the lease has settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 1.0);
     let before = parse_series(&page());
     for at in 0..50 {
         assert_eq!(router.post(CHAT_PATH, chat_body(&format!("invented-{at}"), 2, true)).status, 200);
         assert_eq!(router.get(&format!("/invented/{at}")).status, 200);
     }
-    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 101.0);
+    wait_until("all leases have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 101.0);
     let after = parse_series(&page());
     let new: Vec<_> = after.difference(&before).collect();
     assert!(new.is_empty(), "{new:?}");

@@ -1,4 +1,4 @@
-//! Overload.
+//! Promises about overload.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use crate::harness::client::{HttpResponse, TestClient, build_request};
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TEST_TIMEOUT, chat_body, send_request, start_replica, wait_at_most, wait_until};
 
-/// A replica that holds each answer until the test lets it go, and what lets it go.
+/// Starts a replica that holds each response until the test sends on the channel.
 fn start_holding_replica() -> (ScriptedReplica, Sender<()>) {
     let (go, going) = channel::<()>();
     let going = Arc::new(Mutex::new(going));
@@ -30,7 +30,7 @@ fn start_holding_replica() -> (ScriptedReplica, Sender<()>) {
 
 fn assert_shed(reply: &HttpResponse) {
     assert!([429, 503].contains(&reply.status), "{}", reply.status);
-    let seconds: u32 = reply.header("retry-after").expect("when to come again").parse().unwrap();
+    let seconds: u32 = reply.header("retry-after").expect("a Retry-After header").parse().unwrap();
     assert!((1..=30).contains(&seconds), "{seconds}");
     assert!(reply.openai_error()["message"].is_string());
 }
@@ -59,20 +59,20 @@ fn excess_requests_are_shed_at_once_and_accepted_work_finishes() {
     }
 }
 
-/// "`Retry-After` (1-30 s, from the ledger when known)": longer where more tokens are to be generated.
+/// "`Retry-After` (1-30 s, from the ledger when known)": longer while more tokens are in flight.
 #[test]
 fn retry_after_comes_from_tokens_in_flight() {
     let replica = start_replica(&["m"]);
     let router = StageRouter::start(&format!("max_in_flight = 1\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 30, false)).status, 200);
-    wait_until("it has settled", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
+    wait_until("the lease has settled", || router.sum_metric("tokenweir_in_flight", &[]) == 0.0);
     let mut held = router.connect();
     let long = chat_body("m", 5, true).replace("hello", &"a long prompt ".repeat(4_000));
     held.send(build_request("POST", CHAT_PATH, "x-emulate-lockstep: 1\r\nx-request-id: long\r\n", long));
     assert_eq!(held.read_head().status, 200);
     let reply = post_chat(&router);
     assert_shed(&reply);
-    assert_eq!(reply.header("retry-after"), Some("30"), "thousands of tokens are there, and tens have ended lately");
+    assert_eq!(reply.header("retry-after"), Some("30"), "thousands of tokens in flight, few completed");
 }
 
 /// "Limits shed": bodies in flight, connections.
@@ -96,7 +96,7 @@ fn excess_bodies_and_connections_are_shed() {
     let served = open.iter_mut().filter_map(|client| served(client).then_some(())).count();
     assert!((19..=20).contains(&served), "{served}");
     drop(open);
-    wait_until("others are served when they have gone", || {
+    wait_until("other clients are served after they leave", || {
         TcpStream::connect(router.addr).is_ok_and(|stream| {
             let mut client = TestClient::from_stream(stream);
             client.try_send(build_request("POST", CHAT_PATH, "", &body)).is_ok()
@@ -105,8 +105,8 @@ fn excess_bodies_and_connections_are_shed() {
     });
 }
 
-/// By what the peak of a process's memory grows with four more bodies at a replica, in bytes per body byte. What there is
-/// once, however many bodies there are, has come with two before them.
+/// Returns the growth of a process's peak memory with four more bodies, in bytes per body byte. Two bodies before them
+/// absorb the fixed cost.
 fn measure_body_cost(name: &str, body: &str, framed: impl Fn(&str) -> Vec<u8>) -> f64 {
     let replica = ScriptedReplica::start(&["m"], |_, to| read_until_closed(to));
     let process = ServerProcess::start(name, &format!("replicas = [{:?}]", replica.url()), 1024);
@@ -117,7 +117,7 @@ fn measure_body_cost(name: &str, body: &str, framed: impl Fn(&str) -> Vec<u8>) -
             client.send(&bytes);
             clients.push(client);
         }
-        wait_at_most(2 * TEST_TIMEOUT, "the replica has all of them", || replica.received_requests().len() == count);
+        wait_at_most(2 * TEST_TIMEOUT, "the replica has all bodies", || replica.received_requests().len() == count);
         process.read_proc_status("VmHWM")
     };
     let (two, six) = (peak(2), peak(6));
@@ -126,7 +126,7 @@ fn measure_body_cost(name: &str, body: &str, framed: impl Fn(&str) -> Vec<u8>) -
     each
 }
 
-/// A picture of some 12 MB.
+/// Returns a body with an image of about 12 MB.
 fn image_body() -> String {
     let data = "IVBORw0KGgo+/AAB".repeat(12_000_000 / 16);
     let part = format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#);
@@ -143,7 +143,7 @@ fn bodies_in_flight_cost_at_most_1_5_bytes_per_byte() {
     }
 }
 
-/// "Memory in flight <= 1.5 bytes per body byte": of a body whose length is not known before its end too.
+/// "Memory in flight <= 1.5 bytes per body byte": also for a body of unknown length.
 #[test]
 fn chunked_bodies_cost_at_most_1_5_bytes_per_byte() {
     let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
@@ -171,7 +171,7 @@ fn tokenizer_bomb_delays_no_other_request() {
             client
         })
         .collect();
-    // The machine may be busy; whoever had to wait for the bombs would wait for longer.
+    // The machine may be busy; a request that had to wait for the bombs would take longer.
     for _ in 0..10 {
         let watch = Stopwatch::start();
         assert_eq!(send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false)).status, 200);
@@ -188,13 +188,13 @@ fn exhausted_descriptors_neither_crash_nor_spin() {
         ScriptedReplica::start(&["m"], |_, to| to.write_all(&build_response(200, JSON_CONTENT_TYPE, "{}")).is_err());
     let mut process = ServerProcess::start("files", &format!("replicas = [{:?}]", replica.url()), 64);
     let waiting: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(process.data_addr).unwrap()).collect();
-    wait_until("it has none left", || process.read_log("error.log").contains("no connection can be accepted"));
+    wait_until("no descriptor is left", || process.read_log("error.log").contains("no connection can be accepted"));
     let (ticks, watch) = (process.cpu_ticks(), Stopwatch::start());
-    wait_until("a second is over", || watch.elapsed() >= Duration::from_secs(1));
+    wait_until("a second has passed", || watch.elapsed() >= Duration::from_secs(1));
     let spent = process.cpu_ticks() - ticks;
     assert!(spent < 30, "{spent} ticks of 10 ms in a second");
     drop(waiting);
-    wait_until("it serves again", || {
+    wait_until("the router serves again", || {
         TcpStream::connect(process.data_addr).is_ok_and(|stream| {
             let mut client = TestClient::from_stream(stream);
             client.try_send(build_request("POST", CHAT_PATH, "connection: close\r\n", chat_body("m", 2, false))).is_ok()
@@ -215,17 +215,17 @@ fn three_hundred_aborted_requests_leave_no_state() {
         let mut client = TestClient::connect(process.data_addr);
         let headers = "x-emulate-lockstep: 1\r\n";
         let bytes = build_request("POST", CHAT_PATH, headers, chat_body("m", 100, at % 2 == 0));
-        // In the body, before the answer, in the midst of it.
+        // The client leaves during its body, before the response, or during it.
         client.send(&bytes[..if at % 3 == 0 { bytes.len() - 5 } else { bytes.len() }]);
         if at % 3 == 1 && at % 2 == 0 {
             client.read_head();
         }
         client.reset_connection();
     }
-    wait_until("nothing is charged", || process.sum_metric("tokenweir_in_flight", "") == 0.0);
-    // One idle connection to the replica for each worker may be kept, and the question for metrics is one itself.
-    wait_until("every descriptor is given back", || process.open_file_count() <= files + 2);
+    wait_until("no lease is left", || process.sum_metric("tokenweir_in_flight", "") == 0.0);
+    // Each worker may keep one idle connection to the replica, and the metrics request is itself one.
+    wait_until("every descriptor is closed", || process.open_file_count() <= files + 2);
     assert_eq!(send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 2, false)).status, 200);
     assert_eq!(process.sum_metric("tokenweir_attempts_total", "outcome=\"failed\""), 0.0);
-    wait_until("the replica has nothing open", || replica.counters().open_requests() <= 1);
+    wait_until("the replica has no open request", || replica.counters().open_requests() <= 1);
 }

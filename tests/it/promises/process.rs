@@ -1,4 +1,4 @@
-//! The program as a process, as its operator has it.
+//! The program as a process.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use super::control::{self, ControlNginx};
 use crate::harness::{send_request, wait_until};
 
-/// A process that serves; killed when dropped.
+/// A serving process; killed on drop.
 pub struct ServerProcess {
     pub data_addr: SocketAddr,
-    /// Where it speaks HTTP/2 without TLS.
+    /// Its address for HTTP/2 without TLS.
     pub h2_addr: SocketAddr,
     backend: ProcessBackend,
 }
@@ -22,7 +22,7 @@ enum ProcessBackend {
     Nginx(ControlNginx),
 }
 
-/// A folder of its own, emptied.
+/// Creates an empty folder for one test.
 pub fn create_test_dir(name: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("promises-{name}-{}", std::process::id()));
     drop(fs::remove_dir_all(&folder));
@@ -30,7 +30,7 @@ pub fn create_test_dir(name: &str) -> PathBuf {
     folder
 }
 
-/// The program with ports of its own choice, unless its arguments or `env` say otherwise.
+/// Returns a command of the program; it uses free ports unless its arguments or `env` name others.
 pub fn tokenweir_command(args: &[&str]) -> Command {
     if control::is_enabled() {
         control::panic_beyond_nginx("our command line");
@@ -43,7 +43,7 @@ pub fn tokenweir_command(args: &[&str]) -> Command {
 }
 
 impl ServerProcess {
-    /// Serves a file of this text and waits until it is ready; its logs are beside the file.
+    /// Starts the program with this configuration and waits until it is ready. Its logs are in the same folder.
     pub fn start(name: &str, text: &str, files: u32) -> Self {
         if control::is_enabled() {
             let nginx = ControlNginx::start(text);
@@ -63,20 +63,20 @@ impl ServerProcess {
         command.env("TOKENWEIR__LOG__ACCESS", folder.join("access.log"));
         command.env("TOKENWEIR__LOG__ERROR", folder.join("error.log"));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let (mut said, mut stderr) = (String::new(), BufReader::new(child.stderr.take().unwrap()));
-        while !said.contains(" at ") {
-            said.clear();
-            assert!(stderr.read_line(&mut said).unwrap() > 0, "it ended at once");
+        let (mut line, mut stderr) = (String::new(), BufReader::new(child.stderr.take().unwrap()));
+        while !line.contains(" at ") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0, "the process ended at once");
         }
-        // What comes later must not fill the pipe.
+        // Later output must not fill the pipe.
         std::thread::spawn(move || drop(stderr.read_to_end(&mut Vec::new())));
-        let addrs: Vec<SocketAddr> = said.split([' ', ',', '/', '\n']).filter_map(|word| word.parse().ok()).collect();
+        let addrs: Vec<SocketAddr> = line.split([' ', ',', '/', '\n']).filter_map(|word| word.parse().ok()).collect();
         let [data, admin] = [addrs[0], addrs[1]];
-        wait_until("it is ready", || send_request(admin, "GET", "/readyz", "", "").status == 200);
+        wait_until("the router is ready", || send_request(admin, "GET", "/readyz", "", "").status == 200);
         Self { data_addr: data, h2_addr: data, backend: ProcessBackend::Router { child, admin_addr: admin, folder } }
     }
 
-    /// Where it is administered.
+    /// Returns the admin listener's address.
     pub fn admin_addr(&self) -> SocketAddr {
         match &self.backend {
             ProcessBackend::Router { admin_addr: admin, .. } => *admin,
@@ -84,7 +84,7 @@ impl ServerProcess {
         }
     }
 
-    /// Puts another text in its file.
+    /// Replaces its configuration file.
     pub fn write_config(&self, text: &str) {
         match &self.backend {
             ProcessBackend::Router { folder, .. } => fs::write(folder.join("router.toml"), text).unwrap(),
@@ -118,7 +118,7 @@ impl ServerProcess {
         self.child_mut().wait().unwrap().code()
     }
 
-    /// What it has written to `access.log` or `error.log`.
+    /// Reads its `access.log` or `error.log`.
     pub fn read_log(&self, name: &str) -> String {
         match &self.backend {
             ProcessBackend::Router { folder, .. } => fs::read_to_string(folder.join(name)).unwrap_or_default(),
@@ -129,7 +129,7 @@ impl ServerProcess {
         }
     }
 
-    /// The processes that serve.
+    /// Returns the process ids that serve.
     fn pids(&self) -> Vec<u32> {
         match &self.backend {
             ProcessBackend::Router { child, .. } => vec![child.id()],
@@ -137,7 +137,7 @@ impl ServerProcess {
         }
     }
 
-    /// The sum of a metric's series that contain `label`.
+    /// Returns the sum of a metric's series that contain `label`.
     pub fn sum_metric(&self, name: &str, label: &str) -> f64 {
         if matches!(self.backend, ProcessBackend::Nginx(_)) {
             control::panic_beyond_nginx("metrics");
@@ -148,7 +148,7 @@ impl ServerProcess {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// A number of `/proc`'s status, in KiB where it is one of memory.
+    /// Returns a number from `/proc/PID/status`; memory is in KiB.
     pub fn read_proc_status(&self, field: &str) -> u64 {
         let number = |id: u32| {
             let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -158,12 +158,12 @@ impl ServerProcess {
         self.pids().into_iter().map(number).sum()
     }
 
-    /// How many descriptors it has open.
+    /// Returns the number of its open descriptors.
     pub fn open_file_count(&self) -> usize {
         self.pids().into_iter().map(|id| fs::read_dir(format!("/proc/{id}/fd")).unwrap().count()).sum()
     }
 
-    /// Clock ticks of CPU so far, 10 ms each.
+    /// Returns the CPU time so far in clock ticks of 10 ms.
     pub fn cpu_ticks(&self) -> u64 {
         let ticks = |id: u32| {
             let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
@@ -176,7 +176,7 @@ impl ServerProcess {
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // nginx sees to that itself.
+        // nginx stops on its own drop.
         if let ProcessBackend::Router { child, folder, .. } = &mut self.backend {
             drop(child.kill());
             drop(child.wait());

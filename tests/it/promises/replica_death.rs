@@ -1,4 +1,4 @@
-//! Failing replicas: answers that break off, stand still or fail politely.
+//! Promises about responses that break, stall or end in an error event.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ use crate::harness::client::build_request;
 use crate::harness::scripted::{ScriptedReplica, respond_ok};
 use crate::harness::{chat_body, wait_until};
 
-/// How an answer breaks off.
+/// The way in which a response breaks.
 #[derive(Clone, Copy, Debug)]
 enum StreamBreak {
     Fin,
@@ -23,14 +23,15 @@ enum StreamBreak {
     Stall,
 }
 
-/// What a client gets of an answer that begins with `event` and half a one, and breaks off; and whether it seems whole.
+/// Returns the client's text of a response that breaks after `event` and half an event, and whether it seems complete.
 fn read_broken_stream(path: &str, event: &str, death: StreamBreak) -> (String, bool, StageRouter) {
-    let (tell, told) = channel::<()>();
-    let (told, begun) = (Mutex::new(told), format!("{STREAM_HEAD}{}", encode_chunk(&format!("{event}data: {{\"hal"))));
+    let (signal, signals) = channel::<()>();
+    let (signals, begun) =
+        (Mutex::new(signals), format!("{STREAM_HEAD}{}", encode_chunk(&format!("{event}data: {{\"hal"))));
     let replica = ScriptedReplica::start(&["m"], move |_, to| {
         to.write_all(begun.as_bytes()).unwrap();
-        // What a RST overtakes is lost.
-        told.lock().unwrap().recv().unwrap();
+        // A RST can discard data in flight.
+        signals.lock().unwrap().recv().unwrap();
         match death {
             StreamBreak::Fin => false,
             StreamBreak::BadChunk => to.write_all(b"zz\r\n").is_err(),
@@ -48,7 +49,7 @@ fn read_broken_stream(path: &str, event: &str, death: StreamBreak) -> (String, b
     ));
     assert_eq!(client.read_head().status, 200);
     let mut body = client.read_piece().unwrap();
-    tell.send(()).unwrap();
+    signal.send(()).unwrap();
     body.extend(client.read_remaining_body());
     (String::from_utf8(body).unwrap(), !client.is_broken(), router)
 }
@@ -59,11 +60,11 @@ fn read_broken_stream(path: &str, event: &str, death: StreamBreak) -> (String, b
 fn dying_stream_ends_with_an_error_event_and_abort() {
     for death in [StreamBreak::Fin, StreamBreak::Rst, StreamBreak::BadChunk, StreamBreak::Stall] {
         let (text, whole, router) = read_broken_stream(CHAT_PATH, CONTENT_EVENT, death);
-        let told = text.strip_prefix(CONTENT_EVENT).unwrap_or_else(|| panic!("{death:?}: {text}"));
-        let error = told.strip_prefix("data: ").and_then(|event| event.strip_suffix("\n\n")).unwrap();
+        let ending = text.strip_prefix(CONTENT_EVENT).unwrap_or_else(|| panic!("{death:?}: {text}"));
+        let error = ending.strip_prefix("data: ").and_then(|event| event.strip_suffix("\n\n")).unwrap();
         let error: serde_json::Value = serde_json::from_str(error).unwrap_or_else(|_| panic!("{death:?}: {text}"));
         assert!(error["error"]["message"].is_string() && !whole && !text.contains("[DONE]"), "{death:?}: {text}");
-        wait_until("it is counted", || attempt_count(&router, "failed") == 1.0);
+        wait_until("the outcome is counted", || attempt_count(&router, "failed") == 1.0);
     }
 }
 
@@ -76,8 +77,8 @@ fn dying_stream_ends_in_the_endpoints_dialect() {
         ("/v1/messages", "event: message_start\ndata: {\"type\":\"message_start\"}\n\n", "event: error\ndata: "),
     ] {
         let (text, whole, _) = read_broken_stream(path, event, StreamBreak::Fin);
-        let told = text.strip_prefix(event).unwrap_or_else(|| panic!("{path}: {text}"));
-        assert!(told.starts_with(wanted) && !whole && !text.contains("[DONE]"), "{path}: {text}");
+        let ending = text.strip_prefix(event).unwrap_or_else(|| panic!("{path}: {text}"));
+        assert!(ending.starts_with(wanted) && !whole && !text.contains("[DONE]"), "{path}: {text}");
     }
 }
 
@@ -92,15 +93,15 @@ fn stream_without_done_ends_promptly_without_one() {
     let reply = router.post(CHAT_PATH, chat_body("m", 2, true));
     assert_eq!((reply.complete, reply.text()), (true, format!("{CONTENT_EVENT}{end}")));
     assert!(watch.elapsed() < Duration::from_secs(2), "promptly");
-    wait_until("it is counted", || attempt_count(&router, "completed") == 1.0);
+    wait_until("the outcome is counted", || attempt_count(&router, "completed") == 1.0);
 }
 
-/// "First byte (300 s, grows with the prompt)": here 200 ms and a second for each 1,000 tokens.
+/// "First byte (300 s, grows with the prompt)": here 200 ms plus a second per 1,000 tokens.
 #[test]
 fn first_byte_timeout_grows_with_the_prompt() {
-    let slow = ScriptedReplica::start(&["m"], |heard, to| {
+    let slow = ScriptedReplica::start(&["m"], |received, to| {
         sleep_millis(1_200);
-        respond_ok(heard, to)
+        respond_ok(received, to)
     });
     let router = start_router([&slow], "[timeouts]\nfirst_byte = \"200ms\"");
     let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
@@ -109,7 +110,7 @@ fn first_byte_timeout_grows_with_the_prompt() {
     assert_eq!(router.post(CHAT_PATH, long).status, 200);
 }
 
-/// A stream of so many events, so many milliseconds apart.
+/// Starts a replica whose stream has `count` events, `millis` apart.
 fn start_steady_replica(event: &'static str, count: u32, millis: u64) -> ScriptedReplica {
     ScriptedReplica::start(&["m"], move |_, to| {
         let mut alive = to.write_all(format!("{STREAM_HEAD}{}", encode_chunk(CONTENT_EVENT)).as_bytes()).is_ok();
@@ -121,7 +122,7 @@ fn start_steady_replica(event: &'static str, count: u32, millis: u64) -> Scripte
     })
 }
 
-/// "Slow but alive is never cut": neither by the time to the first byte nor by that between events; comments are life too.
+/// "Slow but alive is never cut": neither by the first-byte nor by the idle timeout; comments count as data.
 #[test]
 fn slow_but_alive_is_never_cut() {
     for event in [CONTENT_EVENT, ": still here\n\n"] {
@@ -132,7 +133,7 @@ fn slow_but_alive_is_never_cut() {
     }
 }
 
-/// "Idle between events (120 s), total (none)": both can be set, and then they cut.
+/// "Idle between events (120 s), total (none)": both can be set and then cut the stream.
 #[test]
 fn idle_and_total_timeouts_cut_a_stream() {
     for (timer, millis) in [("idle = \"300ms\"", 5_000), ("total = \"500ms\"", 100)] {
@@ -157,6 +158,6 @@ fn error_event_after_200_is_relayed_and_counted_as_failure() {
         let router = start_router([&replica], "");
         let reply = router.post(CHAT_PATH, chat_body("m", 2, true));
         assert_eq!((reply.status, reply.complete, reply.text()), (200, true, text));
-        wait_until("it is counted", || attempt_count(&router, "failed") == 1.0);
+        wait_until("the outcome is counted", || attempt_count(&router, "failed") == 1.0);
     }
 }

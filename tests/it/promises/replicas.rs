@@ -1,4 +1,4 @@
-//! Failing replicas: what is tried again, where, and how often.
+//! Promises about failing replicas: retries, their targets and their limits.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ fn retry_count(router: &StageRouter, result: &str) -> f64 {
     router.sum_metric("tokenweir_retries_total", &[&format!("result=\"{result}\"")])
 }
 
-/// How many requests each of them has had.
+/// Returns the number of requests that each replica has received.
 fn request_counts<const N: usize>(replicas: &[ScriptedReplica; N]) -> [usize; N] {
     replicas.each_ref().map(|replica| replica.received_requests().len())
 }
@@ -53,24 +53,24 @@ fn timed_out_connection_is_no_retry() {
     ));
     assert!((0..4).all(|_| post_chat(&router).status == 200));
     assert_eq!((retry_count(&router, "made"), alive.received_requests().len()), (0.0, 4));
-    assert!(attempt_count(&router, "failed") >= 2.0, "it was tried");
+    assert!(attempt_count(&router, "failed") >= 2.0, "the full port was tried");
 }
 
 /// "A reused connection closed with 0 bytes is re-sent on a fresh one and is no attempt."
 #[test]
 fn stale_connection_is_no_attempt() {
     let seen = Mutex::new(Vec::new());
-    // Answers the first request of each connection and closes when there is a second one.
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
+    // The replica answers the first request of each connection and closes at the second.
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
         let from = to.peer_addr().unwrap();
         let again = seen.lock().unwrap().contains(&from);
         seen.lock().unwrap().push(from);
-        !again && respond_ok(heard, to)
+        !again && respond_ok(received, to)
     });
     let router = start_router([&replica], "workers = 1\nretry_budget_percent = 0\nretry_budget_min = 0");
     assert!((0..10).all(|_| post_chat(&router).status == 200));
-    assert!(replica.received_requests().len() > 10, "connections were used again");
-    wait_until("all are counted", || attempt_count(&router, "completed") == 10.0);
+    assert!(replica.received_requests().len() > 10, "connections were reused");
+    wait_until("all attempts are counted", || attempt_count(&router, "completed") == 10.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &[]), 10.0);
     assert_eq!(retry_count(&router, "made"), 0.0);
 }
@@ -85,7 +85,7 @@ fn failure_before_the_first_byte_is_retried_once() {
         let replicas = [ScriptedReplica::start(&["m"], bad), ScriptedReplica::start(&["m"], bad), start_good_replica()];
         let router = start_router(&replicas, "");
         let reply = post_chat(&router);
-        // Round robin: the first is chosen, the second has the replay, and there is no third.
+        // Round robin: the first is chosen, the second gets the retry, and there is no third attempt.
         assert_eq!(
             (request_counts(&replicas), reply.status),
             ([1, 1, 0], if status > 0 { status } else { 502 }),
@@ -107,7 +107,7 @@ fn retries_are_at_most_a_fifth_of_the_requests_and_three() {
     let watch = Stopwatch::start();
     let lost = (0..60).filter(|_| post_chat(&router).status != 200).count();
     let (made, denied) = (retry_count(&router, "made"), retry_count(&router, "denied"));
-    assert!(watch.elapsed() < Duration::from_secs(10), "all within the time that counts");
+    assert!(watch.elapsed() < Duration::from_secs(10), "all requests fall within the budget's window");
     assert!((12.0..=15.0).contains(&made), "{made} of 60 requests: 20 % and 3");
     assert_eq!(lost as f64, denied);
 }
@@ -133,9 +133,9 @@ fn busy_replica_is_skipped_until_its_retry_after() {
             [busy, start_fixed_replica(status, "{}"), start_fixed_replica(status, "{}"), start_good_replica()];
         let router = start_router(&replicas, "");
         let watch = Stopwatch::start();
-        assert!((0..12).all(|_| post_chat(&router).status == 200), "{status}: however many are busy");
+        assert!((0..12).all(|_| post_chat(&router).status == 200), "{status}: busy replicas cause no failure");
         assert_eq!(replicas[0].received_requests().len(), 1);
-        wait_until("it is asked again", || {
+        wait_until("the busy replica is tried again", || {
             post_chat(&router).status == 200 && replicas[0].received_requests().len() == 2
         });
         assert!(watch.elapsed() >= Duration::from_millis(1_900), "{:?}", watch.elapsed());
@@ -143,7 +143,7 @@ fn busy_replica_is_skipped_until_its_retry_after() {
     }
 }
 
-/// "Until its `Retry-After`": a date is one too.
+/// "Until its `Retry-After`": a date is valid too.
 #[test]
 fn retry_after_may_be_a_date() {
     let busy = ScriptedReplica::start(&["m"], |_, to| {
@@ -174,13 +174,13 @@ fn busy_replica_without_retry_after_backs_off_longer_each_time() {
         sleep_millis(10);
     }
     let gaps: Vec<f64> = times.windows(2).map(|two| (two[1] - two[0]).as_secs_f64()).collect();
-    // 1, 2, 4 and 5 s; a request comes some 10 ms later.
+    // 1, 2, 4 and 5 s; a request follows within about 10 ms.
     for (gap, wanted) in gaps.iter().zip([1.0, 2.0, 4.0, 5.0]) {
         assert!((wanted - 0.05..wanted + 0.9).contains(gap), "{gaps:?}");
     }
 }
 
-/// "Unless all are busy": then one of them is asked all the same.
+/// "Unless all are busy": then one of them still gets the request.
 #[test]
 fn if_all_are_busy_a_replicas_own_answer_is_relayed() {
     let replicas = [start_fixed_replica(429, "\"full\""), start_fixed_replica(429, "\"full\"")];
@@ -244,7 +244,7 @@ fn all_replicas_down_is_503_at_once_and_recovers() {
     let back = std::net::TcpListener::bind(addr).unwrap();
     let settings = crate::harness::fast_settings(&["m"]);
     let _back = tokenweir::emulate::EmulatedReplica::start(back, settings, tokenweir::clock::Clock::start()).unwrap();
-    wait_until("it serves again", || post_chat(&router).status == 200);
+    wait_until("the router serves again", || post_chat(&router).status == 200);
 }
 
 /// "Usage is delivered when asked, never leaked when not."
@@ -252,9 +252,9 @@ fn all_replicas_down_is_503_at_once_and_recovers() {
 fn usage_is_delivered_only_if_requested() {
     let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
     let done = "data: [DONE]\n\n";
-    let replica = ScriptedReplica::start(&["m"], move |heard, to| {
-        let asks = heard.body.windows(13).any(|bytes| bytes == b"include_usage");
-        let body = format!("{CONTENT_EVENT}{}{done}", if asks { usage } else { "" });
+    let replica = ScriptedReplica::start(&["m"], move |received, to| {
+        let has_usage = received.body.windows(13).any(|bytes| bytes == b"include_usage");
+        let body = format!("{CONTENT_EVENT}{}{done}", if has_usage { usage } else { "" });
         to.write_all(&build_response(200, "text/event-stream", &body)).is_ok()
     });
     let router = start_router([&replica], "");
@@ -266,7 +266,7 @@ fn usage_is_delivered_only_if_requested() {
     }
 }
 
-/// "Connect (3.5 s ...)": at the default, a port that says nothing is given up in that time, without a fault of ours.
+/// "Connect (3.5 s ...)": at the default, an unresponsive port is given up in that time, without a fault of the router.
 #[test]
 fn silent_port_times_out_after_3500_ms() {
     let full = FullPort::start();
@@ -278,19 +278,19 @@ fn silent_port_times_out_after_3500_ms() {
     assert!((502..=504).contains(&reply.status) && reply.openai_error()["message"].is_string(), "{}", reply.status);
 }
 
-/// "(... survives one lost SYN)": the first one is dropped, the second is sent a second later.
+/// "(... survives one lost SYN)": the first SYN is dropped, the second is sent a second later.
 #[test]
 fn lost_syn_costs_a_second_and_no_request() {
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static CONNECTS: AtomicUsize = AtomicUsize::new(0);
     let full = FullPort::start();
     let router = StageRouter::start(&format!("paths = \"any\"\nmodel = \"m\"\nreplicas = [\"http://{}\"]", full.addr));
     std::thread::scope(|scope| {
         let reply = scope.spawn(|| {
             let watch = Stopwatch::start();
-            ASKED.fetch_add(1, Ordering::SeqCst);
+            CONNECTS.fetch_add(1, Ordering::SeqCst);
             (router.get("/x").status, watch.elapsed())
         });
-        wait_until("it is on its way", || ASKED.load(Ordering::SeqCst) == 1);
+        wait_until("the connection attempt has started", || CONNECTS.load(Ordering::SeqCst) == 1);
         sleep_millis(400);
         full.start_accepting(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
         let (status, took) = reply.join().unwrap();

@@ -1,4 +1,4 @@
-//! Secrets, and who may do what.
+//! Promises about secrets and access.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::harness::scripted::{ScriptedReplica, build_response};
 use crate::harness::tls::{CertificateAuthority, TlsTerminator};
 use crate::harness::{chat_body, send_request, unused_addr, wait_until};
 
-/// Keys of three clients.
+/// The keys of three clients.
 const CLIENT_KEYS: [&str; 3] = ["first-secret-key", "second-secret-key", "third-secret-key"];
 const SECRET_PROMPT: &str = "my-secret-prompt-text";
 
@@ -28,7 +28,7 @@ fn bearer_header(key: &str) -> String {
     format!("authorization: Bearer {key}\r\n")
 }
 
-/// "API keys (hashes), all keys tried." That they are compared in constant time cannot be seen over a socket.
+/// "API keys (hashes), all keys tried." A constant-time comparison cannot be seen over a socket.
 #[test]
 fn valid_keys_open_and_similar_ones_do_not() {
     let replica = start_good_replica();
@@ -36,12 +36,12 @@ fn valid_keys_open_and_similar_ones_do_not() {
     let status =
         |key: &str| router.send_request("POST", CHAT_PATH, &bearer_header(key), chat_body("m", 1, false)).status;
     assert_eq!(CLIENT_KEYS.map(status), [200; 3]);
-    let heard = replica.received_requests().len();
+    let before = replica.received_requests().len();
     let hash = hashed_keys_config().split('"').find(|word| word.starts_with("sha256:")).unwrap().to_owned();
     for wrong in ["", "first-secret-ke", "first-secret-key1", "FIRST-SECRET-KEY", "client-0", &hash, &hash[7..]] {
         assert_eq!(status(wrong), 401, "{wrong}");
     }
-    assert_eq!(replica.received_requests().len(), heard);
+    assert_eq!(replica.received_requests().len(), before);
 }
 
 /// "No path around them, refusals are OpenAI error objects."
@@ -80,13 +80,13 @@ fn no_path_bypasses_the_keys() {
 #[test]
 fn admin_listener_is_on_loopback_by_default() {
     let taken = std::net::TcpListener::bind("127.0.0.1:9464");
-    // Whether somebody else has the port or we do: the message about it says which one it is.
+    // The port may be free or in use; the error about it names it in both cases.
     let output = tokenweir_command(&["serve", &format!("http://{}", unused_addr())])
         .env_remove("TOKENWEIR__ADMIN")
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("127.0.0.1:9464 (admin)"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("127.0.0.1:9464 (admin)"), "{stderr}");
     drop(taken);
 }
 
@@ -112,7 +112,7 @@ fn data_port_has_no_admin_endpoints() {
     assert_eq!((replica.received_requests().len(), other.received_requests().len()), (4, 0));
 }
 
-/// A router as a process over a replica that answers, one that fails and one that is gone, with keys.
+/// Starts a router process with keys, over a healthy replica, a failing one and a closed port.
 fn start_guarded_router(name: &str, more: &str) -> (ServerProcess, Vec<ScriptedReplica>, [String; 3]) {
     let replicas = vec![start_fixed_replica(500, "{}"), start_good_replica()];
     let gone = unused_addr().to_string();
@@ -127,7 +127,7 @@ fn start_guarded_router(name: &str, more: &str) -> (ServerProcess, Vec<ScriptedR
 fn keys_and_prompts_appear_nowhere() {
     for format in ["text", "json"] {
         let (process, _replicas, _) =
-            start_guarded_router(&format!("told-{format}"), &format!("[log]\nformat = \"{format}\""));
+            start_guarded_router(&format!("logs-{format}"), &format!("[log]\nformat = \"{format}\""));
         let body = |model: &str| chat_body(model, 2, false).replace("hello", SECRET_PROMPT);
         let mut replies = Vec::new();
         for key in [CLIENT_KEYS[0], CLIENT_KEYS[1], "wrong-secret-key"] {
@@ -139,8 +139,8 @@ fn keys_and_prompts_appear_nowhere() {
         wait_until("all are logged", || process.read_log("access.log").lines().count() == replies.len());
         let page = send_request(process.admin_addr(), "GET", "/metrics", "", "").text();
         let pools = send_request(process.admin_addr(), "GET", "/pools", "", "").text();
-        let told = replies.iter().map(|reply| format!("{}{}", reply.head, reply.text()));
-        for text in told.chain([page, pools, process.read_log("access.log"), process.read_log("error.log")]) {
+        let texts = replies.iter().map(|reply| format!("{}{}", reply.head, reply.text()));
+        for text in texts.chain([page, pools, process.read_log("access.log"), process.read_log("error.log")]) {
             assert!(!text.contains("secret"), "{text}");
         }
     }
@@ -180,7 +180,7 @@ fn error_bodies_contain_no_replica_address() {
 fn replica_name_is_shown_only_in_promised_places() {
     let replica = start_good_replica();
     let addr = replica.addr.to_string();
-    for (at, (words, more, name, told)) in
+    for (at, (words, more, name, shown)) in
         [("", "", &*addr, true), (" name=gpu1", "", "gpu1", true), (" name=gpu2", "x_upstream = false", "gpu2", false)]
             .into_iter()
             .enumerate()
@@ -188,8 +188,8 @@ fn replica_name_is_shown_only_in_promised_places() {
         let text = format!("replicas = [\"{}{words}\"]\n{more}", replica.url());
         let process = ServerProcess::start(&format!("names-{at}"), &text, 1024);
         let reply: HttpResponse = send_request(process.data_addr, "POST", CHAT_PATH, "", chat_body("m", 1, false));
-        assert_eq!((reply.status, reply.header("x-upstream")), (200, told.then_some(name)));
-        wait_until("it is logged", || process.read_log("access.log").contains(&format!(" {name} ")));
+        assert_eq!((reply.status, reply.header("x-upstream")), (200, shown.then_some(name)));
+        wait_until("the request is logged", || process.read_log("access.log").contains(&format!(" {name} ")));
         let page = send_request(process.admin_addr(), "GET", "/metrics", "", "").text();
         assert!(page.contains(&format!("replica=\"{name}\"")));
         if name != addr {
@@ -220,7 +220,7 @@ fn control_characters_never_reach_a_log_raw() {
     }
 }
 
-/// "Control characters never reach a log raw": those of Unicode, by which a terminal is commanded as by ESC, no less.
+/// "Control characters never reach a log raw": also those of Unicode, which control a terminal like ESC.
 #[test]
 fn control_characters_beyond_ascii_never_reach_a_log_raw() {
     let replica = start_good_replica();
@@ -229,18 +229,18 @@ fn control_characters_beyond_ascii_never_reach_a_log_raw() {
         let process = ServerProcess::start(&format!("c1-{format}"), &text, 1024);
         let headers = "user-agent: a\u{9b}31m\r\nx-request-id: r\u{85}2\r\n";
         send_request(process.data_addr, "POST", CHAT_PATH, headers, r#"{"model":"evil\u009b31m\u0085","messages":[]}"#);
-        wait_until("it is logged", || process.read_log("access.log").lines().count() == 1);
+        wait_until("the request is logged", || process.read_log("access.log").lines().count() == 1);
         let log = process.read_log("access.log");
         assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{format}: {log:?}");
     }
 }
 
-/// "Control characters never reach a log raw": a replica is not believed either.
+/// "Control characters never reach a log raw": also those that a replica sends.
 #[test]
 fn model_names_of_replicas_reach_no_log_raw() {
     let replica = ScriptedReplica::start(&["m", "evil\\n2026 \\u001b[31m\\r"], crate::harness::scripted::respond_ok);
     let process = ServerProcess::start("names-raw", &format!("replicas = [{:?}]", replica.url()), 1024);
-    wait_until("it is told", || process.read_log("error.log").contains("evil"));
+    wait_until("the error is logged", || process.read_log("error.log").contains("evil"));
     let log = process.read_log("error.log");
     assert!(!log.contains(|c: char| c.is_control() && c != '\n'), "{log:?}");
     assert!(log.lines().all(|line| !line.starts_with("2026 ")), "{log:?}");
@@ -258,7 +258,7 @@ fn replicas_are_verified_by_default() {
             front.url("localhost")
         ))
     };
-    assert_eq!(post_chat(&start("")).status, 503, "nobody has said that its issuer is to be trusted");
+    assert_eq!(post_chat(&start("")).status, 503, "its issuer is not trusted");
     assert!(behind.received_requests().is_empty());
     assert_eq!(post_chat(&start(&format!("tls_ca = {:?}", authority.ca_path()))).status, 200);
     let other = TlsTerminator::start(&authority.issue_certificate("other", &["elsewhere.test"]), behind.addr);
@@ -267,5 +267,5 @@ fn replicas_are_verified_by_default() {
         authority.ca_path(),
         other.url("localhost")
     );
-    assert_eq!(post_chat(&StageRouter::start(&wrong)).status, 503, "a certificate of another name");
+    assert_eq!(post_chat(&StageRouter::start(&wrong)).status, 503, "its certificate has another name");
 }

@@ -1,4 +1,4 @@
-//! Replicas of few words, and routers before them.
+//! Test replicas, and routers in front of them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,15 +20,15 @@ pub const JSON_CONTENT_TYPE: &str = "application/json";
 pub const CONTENT_EVENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}]}\n\n";
 pub const DONE_EVENT: &str = "data: [DONE]\n\n";
 
-/// A body or a piece of one, framed.
+/// Returns a chunk of a chunked body.
 pub fn encode_chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A router, or what stands in its place, on ports of its own.
+/// A router, or the nginx that replaces it, on free ports.
 pub struct StageRouter {
     pub addr: SocketAddr,
-    /// Where it speaks HTTP/2 without TLS.
+    /// Its address for HTTP/2 without TLS.
     pub h2_addr: SocketAddr,
     backend: StageBackend,
 }
@@ -42,7 +42,7 @@ enum StageBackend {
 }
 
 impl StageRouter {
-    /// Starts with a configuration as text; does not wait for anything.
+    /// Starts a router with this configuration text; does not wait until it is ready.
     pub fn start(text: &str) -> Self {
         if control::is_enabled() {
             let nginx = ControlNginx::start(text);
@@ -52,7 +52,7 @@ impl StageRouter {
         Self { addr: router.addr, h2_addr: router.addr, backend: StageBackend::Router(Box::new(router)) }
     }
 
-    /// Waits until every replica has said which models it serves.
+    /// Waits until every replica has listed its models.
     pub fn wait_until_ready(self) -> Self {
         let served = match self.backend {
             StageBackend::Router(router) => StageBackend::Router(Box::new(router.wait_until_ready())),
@@ -61,7 +61,7 @@ impl StageRouter {
         Self { backend: served, ..self }
     }
 
-    /// Where it is administered.
+    /// Returns the admin listener's address.
     pub fn admin_addr(&self) -> SocketAddr {
         match &self.backend {
             StageBackend::Router(router) => router.admin_addr,
@@ -73,7 +73,7 @@ impl StageRouter {
         TestClient::connect(self.addr)
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on its own connection and returns the response.
     pub fn send_request(&self, method: &str, path: &str, headers: &str, body: impl AsRef<[u8]>) -> HttpResponse {
         send_request(self.addr, method, path, headers, body)
     }
@@ -86,7 +86,7 @@ impl StageRouter {
         self.send_request("POST", path, "", body)
     }
 
-    /// The sum of a metric's series whose labels contain all of `labels`.
+    /// Returns the sum of a metric's series whose labels contain all of `labels`.
     pub fn sum_metric(&self, name: &str, labels: &[&str]) -> f64 {
         match &self.backend {
             StageBackend::Router(router) => router.sum_metric(name, labels),
@@ -95,7 +95,7 @@ impl StageRouter {
     }
 }
 
-/// A router over these replicas, in turn, and with more keys.
+/// Starts a router over these replicas under round robin, with additional keys.
 pub fn start_router<'a>(replicas: impl IntoIterator<Item = &'a ScriptedReplica>, more: &str) -> StageRouter {
     let urls: Vec<String> = replicas.into_iter().map(ScriptedReplica::url).collect();
     StageRouter::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).wait_until_ready()
@@ -105,12 +105,12 @@ pub fn start_good_replica() -> ScriptedReplica {
     ScriptedReplica::start(&["m"], respond_ok)
 }
 
-/// A replica that says the same to whoever comes.
+/// Starts a replica that answers every request alike.
 pub fn start_fixed_replica(status: u16, body: &'static str) -> ScriptedReplica {
     ScriptedReplica::start(&["m"], move |_, to| to.write_all(&build_response(status, JSON_CONTENT_TYPE, body)).is_ok())
 }
 
-/// A replica that is well until it is made sick, when it answers 500.
+/// Starts a replica that is healthy until the flag is set, and then answers 500.
 pub fn start_sick_replica() -> (ScriptedReplica, Arc<AtomicBool>) {
     let sick = Arc::new(AtomicBool::new(true));
     let mood = sick.clone();
@@ -129,12 +129,12 @@ pub fn attempt_count(router: &StageRouter, outcome: &str) -> f64 {
     router.sum_metric("tokenweir_attempts_total", &[&format!("outcome=\"{outcome}\"")])
 }
 
-/// Replicas that are ejected now.
+/// Returns the number of ejected replicas.
 pub fn ejected_count(router: &StageRouter) -> f64 {
     router.sum_metric("tokenweir_ejected", &[])
 }
 
-/// Reads until the router lets go.
+/// Reads until the router closes.
 pub fn read_until_closed(to: &mut TcpStream) -> KeepConnection {
     while to.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
     false
@@ -157,7 +157,7 @@ pub fn sleep_millis(millis: u64) {
     sleep(Duration::from_millis(millis));
 }
 
-/// A port that takes no more connections: what comes is dropped, not refused, until somebody accepts.
+/// A port that drops new connections instead of refusing them, until `start_accepting`.
 pub struct FullPort {
     pub listener: TcpListener,
     pub addr: SocketAddr,
@@ -183,14 +183,14 @@ impl FullPort {
         Self { listener, addr, queued_sockets: waiting }
     }
 
-    /// Lets in whoever waits, and from now on everybody; each is told `answer`.
+    /// Accepts the waiting and all later connections; sends `answer` on each.
     pub fn start_accepting(self, answer: &'static [u8]) {
         drop(self.queued_sockets);
         std::thread::spawn(move || {
             for stream in self.listener.incoming() {
                 let Ok(mut stream) = stream else { return };
                 std::thread::spawn(move || {
-                    // What filled the queue has closed, and says nothing.
+                    // The sockets that filled the queue are closed and send nothing.
                     if stream.read(&mut [0; 64 * 1024]).is_ok_and(|read| read > 0) {
                         drop(stream.write_all(answer));
                     }

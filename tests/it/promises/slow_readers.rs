@@ -1,4 +1,4 @@
-//! Clients that stop reading, and what that costs.
+//! Promises about clients that stop reading, and their memory cost.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -18,14 +18,14 @@ use crate::harness::scripted::ScriptedReplica;
 use crate::harness::tls::CertificateAuthority;
 use crate::harness::{TEST_TIMEOUT, chat_body, wait_at_most, wait_until};
 
-/// So many that what the allocator keeps in hand is little to each of them.
+/// Number of readers; large enough to make the allocator's spare memory negligible.
 const READER_COUNT: usize = 64;
-/// What each may cost.
+/// Maximum cost of a reader, in KiB.
 const MAX_KIB_PER_READER: u64 = 256;
-/// What the kernel holds is no part of the promise, and takes time to fill.
+/// Size of the kernel's buffers. They are no part of the promise and take time to fill.
 const KERNEL_BUFFER_BYTES: usize = 64 << 10;
 
-/// A stream without an end.
+/// Starts a replica with an endless stream.
 pub fn start_endless_replica(count: &'static AtomicU64) -> ScriptedReplica {
     let piece = encode_chunk(&format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(16_000)));
     ScriptedReplica::start(&["m"], move |_, to| {
@@ -42,15 +42,15 @@ fn stream_request() -> Vec<u8> {
     build_request("POST", CHAT_PATH, "", chat_body("m", 1, true))
 }
 
-/// Connects and has little room for what comes.
+/// Connects with a small receive buffer.
 fn connect_with_small_buffer(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
     socket2::SockRef::from(&stream).set_recv_buffer_size(KERNEL_BUFFER_BYTES).unwrap();
     stream
 }
 
-/// What the process's memory grows with each reader that stops, in KiB; fails if replicas can go on writing. `open` gives
-/// connections of `each` readers.
+/// Returns the growth of the process's memory per stopped reader, in KiB; fails if replicas can keep writing. `open`
+/// opens connections of `each` readers.
 fn measure_reader_cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&ServerProcess) -> R) -> u64 {
     let written: &AtomicU64 = Box::leak(Box::default());
     let replica = start_endless_replica(written);
@@ -62,14 +62,14 @@ fn measure_reader_cost<R>(name: &str, more: &str, each: usize, open: impl Fn(&Se
         }
         wait_until("each has a stream", || process.sum_metric("tokenweir_in_flight", "") == count as f64);
         let mut before = 0;
-        wait_at_most(2 * TEST_TIMEOUT, "nothing more is read from the replicas", || {
+        wait_at_most(2 * TEST_TIMEOUT, "reading from the replicas stops", || {
             sleep_millis(300);
             let written = written.load(Ordering::Relaxed);
             std::mem::replace(&mut before, written) == written
         });
         process.read_proc_status("VmRSS")
     };
-    // Whatever is there once comes with these.
+    // These absorb the fixed cost.
     let before = stopped(READER_COUNT / 2);
     let each = stopped(READER_COUNT / 2 + READER_COUNT).saturating_sub(before) / READER_COUNT as u64;
     println!("{name}: {each} KiB for a reader that has stopped");
@@ -87,7 +87,7 @@ fn stopped_reader_stops_the_replica_and_costs_little_memory() {
     assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
-/// "A reader that stops costs at most 256 KiB of buffer": by TLS, which has a buffer of its own, too.
+/// "A reader that stops costs at most 256 KiB of buffer": also by TLS, which has its own buffer.
 #[test]
 fn stopped_tls_reader_costs_little_memory() {
     let authority = CertificateAuthority::new("readers");
@@ -103,7 +103,7 @@ fn stopped_tls_reader_costs_little_memory() {
     assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
-/// A connection of so many streams. Each may be sent `window` bytes that nobody reads.
+/// Opens a connection of `count` streams, each with a window of `window` bytes, and reads none.
 fn open_h2_streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u32) -> impl Sized {
     runtime.block_on(async {
         let stream = connect_with_small_buffer(addr);
@@ -124,7 +124,7 @@ fn open_h2_streams(runtime: &Runtime, addr: SocketAddr, count: usize, window: u3
     })
 }
 
-/// "A reader that stops costs at most 256 KiB of buffer": in HTTP/2, where a stream's window stops it,
+/// "A reader that stops costs at most 256 KiB of buffer": by HTTP/2, where the stream's window is exhausted.
 #[test]
 fn unread_http2_stream_costs_little_memory() {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -133,10 +133,10 @@ fn unread_http2_stream_costs_little_memory() {
     assert!(each <= MAX_KIB_PER_READER, "{each} KiB each");
 }
 
-/// or where nobody reads the whole connection.
+/// "A reader that stops costs at most 256 KiB of buffer": by HTTP/2, where the connection is not read at all.
 #[test]
 fn unread_http2_connection_costs_little_memory() {
-    // It is driven only while the streams begin.
+    // The connection is driven only while the streams begin.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let each = measure_reader_cost("readers-h2-all", "", 16, |process| {
         open_h2_streams(&runtime, process.h2_addr, 16, 1 << 30)

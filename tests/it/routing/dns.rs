@@ -1,4 +1,4 @@
-//! Names that stand for replicas: nginx's `resolve` and `service`, against a DNS server of the test's own.
+//! Replicas found by DNS names: nginx's `resolve` and `service`, against a test DNS server.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,12 +12,12 @@ use tokenweir::emulate::EmulatedReplica;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// Replicas at these addresses, all at one port.
+/// Starts replicas at these addresses, all on one port.
 fn start_at_one_port<const N: usize>(addresses: [&str; N]) -> (u16, [EmulatedReplica; N]) {
     loop {
         let port = TcpListener::bind((addresses[0], 0)).unwrap().local_addr().unwrap().port();
         let listeners: Vec<_> = addresses.iter().filter_map(|ip| TcpListener::bind((*ip, port)).ok()).collect();
-        // Another test may have the port at one of them.
+        // Another test may use the port at one of the addresses.
         if let Ok(listeners) = <[TcpListener; N]>::try_from(listeners) {
             return (
                 port,
@@ -28,7 +28,7 @@ fn start_at_one_port<const N: usize>(addresses: [&str; N]) -> (u16, [EmulatedRep
     }
 }
 
-/// The names of the pool's replicas that can be chosen.
+/// Returns the names of the pool's admitted replicas.
 fn admitted_replicas(router: &TestRouter) -> Vec<String> {
     let pools = crate::harness::send_request(router.admin_addr, "GET", "/pools", "", "").json();
     let replicas = pools[0]["replicas"].as_array().unwrap().clone();
@@ -37,10 +37,10 @@ fn admitted_replicas(router: &TestRouter) -> Vec<String> {
 }
 
 fn wait_for_members(router: &TestRouter, wanted: &[String]) {
-    wait_until("the members are those that DNS names", || admitted_replicas(router) == wanted);
+    wait_until("the members match DNS", || admitted_replicas(router) == wanted);
 }
 
-/// Runs `change` while four clients send requests one after the other; none may fail.
+/// Runs `change` while four clients send sequential requests; none may fail. Returns the number of requests.
 fn run_under_load(router: &TestRouter, change: impl FnOnce()) -> u32 {
     let (done, failed, answered) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     thread::scope(|scope| {
@@ -55,7 +55,7 @@ fn run_under_load(router: &TestRouter, change: impl FnOnce()) -> u32 {
         }
         change();
         let before = answered.load(Ordering::Relaxed);
-        wait_until("requests go on", || answered.load(Ordering::Relaxed) >= before + 50);
+        wait_until("requests continue", || answered.load(Ordering::Relaxed) >= before + 50);
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
@@ -78,15 +78,18 @@ fn changing_addresses_lose_no_request() {
         wait_until("its requests have ended", || replicas[0].counters().open_requests() == 0);
         replicas[0].stop();
     });
-    assert!(replicas.iter().all(|replica| replica.counters().request_count(CHAT_PATH) > 0), "each has had requests");
+    assert!(
+        replicas.iter().all(|replica| replica.counters().request_count(CHAT_PATH) > 0),
+        "each replica has received requests"
+    );
     let kept = router.server.fleet().replicas()[0].times_chosen();
     assert!(kept > 0, "a replica that stays keeps its state");
-    wait_until("nothing is charged any more", || router.in_flight() == 0);
+    wait_until("no lease is left", || router.in_flight() == 0);
 
-    // A server that answers no more changes nothing.
+    // A failing DNS server changes nothing.
     dns.set_failing(true);
-    let asked = dns.query_intervals("gpu.test").len();
-    wait_until("it was asked in vain", || dns.query_intervals("gpu.test").len() >= asked + 3);
+    let queries = dns.query_intervals("gpu.test").len();
+    wait_until("DNS queries fail", || dns.query_intervals("gpu.test").len() >= queries + 3);
     assert_eq!(admitted_replicas(&router), [name(2), name(3)]);
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200);
 }
@@ -112,7 +115,7 @@ fn service_is_resolved_by_srv_records() {
     let dns = TestDnsServer::start(0);
     let replicas = [(); 3].map(|()| crate::harness::start_replica(&["m"]));
     let ports = replicas.each_ref().map(|replica| replica.addr().port());
-    let name = |at: usize| format!("127.0.0.1:{}", ports[at]);
+    let name = |index: usize| format!("127.0.0.1:{}", ports[index]);
     dns.set_addresses("a.test", &["127.0.0.1"]);
     dns.set_services("_llm._tcp.gpu.test", &[(1, 3, ports[0], "a.test"), (1, 1, ports[1], "a.test")]);
     let policy = "policy = \"round_robin\"\n";
@@ -123,12 +126,12 @@ fn service_is_resolved_by_srv_records() {
     wait_for_members(&router, &wanted);
     let picks =
         (0..40).map(|_| router.post(CHAT_PATH, chat_body("m", 1, false)).header("x-upstream").unwrap().to_owned());
-    assert_eq!(picks.filter(|pick| *pick == name(0)).count(), 30, "the records' weights count");
+    assert_eq!(picks.filter(|pick| *pick == name(0)).count(), 30, "the SRV weights apply");
 
     run_under_load(&router, || {
-        // The second is for when the first is gone; the third is the best there is now.
+        // The second priority is a backup for the first. Of the remaining replicas the third has the best priority.
         dns.set_services("_llm._tcp.gpu.test", &[(1, 1, ports[2], "a.test"), (2, 1, ports[1], "a.test")]);
-        wait_until("the members are those that DNS names", || {
+        wait_until("the members match DNS", || {
             let mut names = admitted_replicas(&router);
             names.sort();
             let mut wanted = [name(1), name(2)];
@@ -147,7 +150,7 @@ fn ttl_is_respected_and_at_least_a_second() {
     dns.set_addresses("gpu.test", &["127.0.0.1"]);
     let _router = TestRouter::start(&format!("{}replicas = [\"http://gpu.test:1 resolve\"]", dns.resolver_config()));
     let nearly = |seconds: u64| Duration::from_millis(seconds * 1_000 - 20);
-    wait_until("it was asked for three times", || dns.query_intervals("gpu.test").len() >= 2);
+    wait_until("three queries are sent", || dns.query_intervals("gpu.test").len() >= 2);
     assert!(
         dns.query_intervals("gpu.test").iter().all(|gap| *gap >= nearly(1)),
         "{:?}",
@@ -155,7 +158,7 @@ fn ttl_is_respected_and_at_least_a_second() {
     );
     dns.set_ttl(3);
     let before = dns.query_intervals("gpu.test").len();
-    wait_until("it was asked for twice more", || dns.query_intervals("gpu.test").len() >= before + 2);
+    wait_until("two more queries are sent", || dns.query_intervals("gpu.test").len() >= before + 2);
     let last = *dns.query_intervals("gpu.test").last().unwrap();
     assert!(last >= nearly(3) && last < nearly(6), "{last:?}");
 }

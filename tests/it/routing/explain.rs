@@ -1,4 +1,4 @@
-//! Why a request went where it went: asked on the admin listener, by the program, and told in a header.
+//! Explanations of routing decisions: the admin listener, the `explain` command and the response header.
 
 use std::process::Command;
 
@@ -23,15 +23,17 @@ fn request_is_explained_in_its_policys_terms() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let urls = [format!("{} name=one weight=2", replicas[0].url()), format!("{} name=two down", replicas[1].url())];
     let router = TestRouter::start(&format!("explain_header = true\nreplicas = {urls:?}"));
-    wait_until("one is ready", || send_request(router.admin_addr, "GET", "/readyz", "", "").status == 200);
+    wait_until("the first replica is ready", || {
+        send_request(router.admin_addr, "GET", "/readyz", "", "").status == 200
+    });
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: job/1\r\n", chat_body("m", 5, true));
     assert_eq!(reply.status, 200);
     let header = reply.header("x-decision").unwrap();
     assert!(header.starts_with("pool=default policy=token_cost replica=one of=1 why=only_one prompt="), "{header}");
-    wait_until("it has settled", || router.in_flight() == 0);
-    let told = explain_request(&router, "job/1");
-    let tries = told["tries"].as_array().unwrap();
-    assert_eq!((told["request"].as_str(), tries.len()), (Some("job/1"), 1));
+    wait_until("the lease has settled", || router.in_flight() == 0);
+    let explained = explain_request(&router, "job/1");
+    let tries = explained["tries"].as_array().unwrap();
+    assert_eq!((explained["request"].as_str(), tries.len()), (Some("job/1"), 1));
     let one = &tries[0];
     assert_eq!(
         (&one["pool"], &one["policy"], &one["chosen"]),
@@ -49,7 +51,7 @@ fn request_is_explained_in_its_policys_terms() {
     let end = &one["end"];
     assert_eq!((&end["outcome"], &end["completion_tokens"]), (&"completed".into(), &5.into()));
     assert!(end["ttft_seconds"].as_f64().unwrap() <= end["seconds"].as_f64().unwrap(), "{end}");
-    assert!(!told.to_string().contains("hello"), "no text of a prompt: {told}");
+    assert!(!explained.to_string().contains("hello"), "no text of a prompt: {explained}");
 }
 
 #[test]
@@ -59,13 +61,13 @@ fn explanation_lists_attempts_and_skipped_replicas() {
     let router = TestRouter::start(&format!("paths = \"any\"\npolicy = \"least_conn\"\nreplicas = {urls:?}"));
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: twice\r\n", chat_body("m", 3, false));
     assert_eq!((reply.status, reply.header("x-decision")), (200, None));
-    wait_until("it has settled", || router.in_flight() == 0);
-    let told = explain_request(&router, "twice");
-    let tries = told["tries"].as_array().unwrap();
-    let words = |at: usize| -> (&str, &str, &str) {
-        let passed = &tries[at]["passed_over"][0];
-        let end = tries[at]["end"]["outcome"].as_str().unwrap();
-        (tries[at]["chosen"].as_str().unwrap(), end, passed["why"].as_str().unwrap())
+    wait_until("the lease has settled", || router.in_flight() == 0);
+    let explained = explain_request(&router, "twice");
+    let tries = explained["tries"].as_array().unwrap();
+    let words = |index: usize| -> (&str, &str, &str) {
+        let passed = &tries[index]["passed_over"][0];
+        let end = tries[index]["end"]["outcome"].as_str().unwrap();
+        (tries[index]["chosen"].as_str().unwrap(), end, passed["why"].as_str().unwrap())
     };
     assert_eq!([words(0), words(1)], [("gone", "failed", "backup"), ("there", "completed", "has failed this request")]);
     assert!(object_keys(&tries[0]["candidates"][0]["terms"]).contains(&"in_flight"));
@@ -84,10 +86,10 @@ fn unserved_and_running_requests_are_explained() {
     client.send(build_request("POST", CHAT_PATH, "x-request-id: runs\r\n", body));
     assert_eq!(client.read_head().status, 200);
     assert!(client.read_piece().is_some());
-    let told = explain_request(&router, "runs");
-    assert_eq!(told["tries"][0]["end"], Value::Null);
+    let explained = explain_request(&router, "runs");
+    assert_eq!(explained["tries"][0]["end"], Value::Null);
     drop(client);
-    wait_until("the client's leaving is told", || {
+    wait_until("the disconnect is recorded", || {
         explain_request(&router, "runs")["tries"][0]["end"]["outcome"] == "client_gone"
     });
 }
@@ -130,9 +132,9 @@ fn explain_command_sends_the_admin_token() {
         (output.status.code(), output.stdout.len() + output.stderr.len())
     };
     assert_eq!(run(&["--token-env", "ITS_TOKEN"]).0, Some(0));
-    let (code, said) = run(&[]);
-    assert!(code == Some(1) && said > 0);
-    assert_eq!(run(&["--token-env", "NOBODYS"]).0, Some(1));
+    let (code, length) = run(&[]);
+    assert!(code == Some(1) && length > 0);
+    assert_eq!(run(&["--token-env", "UNSET_TOKEN"]).0, Some(1));
 }
 
 #[test]
@@ -140,7 +142,7 @@ fn explain_command_queries_a_running_router() {
     let replicas = [start_replica(&["m"]), start_replica(&["m"])];
     let router = TestRouter::start_with_replicas([&*replicas[0].url(), &*replicas[1].url()]);
     assert_eq!(router.send_request("POST", CHAT_PATH, "x-request-id: a/b=1\r\n", chat_body("m", 4, true)).status, 200);
-    wait_until("it has settled", || router.in_flight() == 0);
+    wait_until("the lease has settled", || router.in_flight() == 0);
     let run = |id: &str| {
         let args = ["explain", id, "--admin", &router.admin_addr.to_string()];
         let output = Command::new(env!("CARGO_BIN_EXE_tokenweir")).args(args).output().unwrap();

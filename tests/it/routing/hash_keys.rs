@@ -1,4 +1,4 @@
-//! Policies that know a request by a key, over real sockets.
+//! Hash policies and their keys, over real sockets.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ fn start_router(policy: &str, replicas: &[ScriptedReplica]) -> TestRouter {
     TestRouter::start(&format!("policy = \"{policy}\"\nreplicas = {urls:?}")).wait_until_ready()
 }
 
-/// The replica that a chat goes to; `more` are members of its body.
+/// Returns the replica that answers a chat; `more` are further members of its body.
 fn chosen_replica(router: &TestRouter, headers: &str, more: &str, messages: &str) -> String {
     let body = format!(r#"{{"model":"m"{more},"messages":{messages}}}"#);
     let reply = router.send_request("POST", "/v1/chat/completions", headers, body);
@@ -27,16 +27,16 @@ fn chosen_replica(router: &TestRouter, headers: &str, more: &str, messages: &str
 
 const HELLO_MESSAGES: &str = r#"[{"role":"user","content":"hello"}]"#;
 
-/// A chat whose messages no other has.
-fn fresh_messages(at: usize) -> String {
-    format!(r#"[{{"role":"system","content":"be kind"}},{{"role":"user","content":"question {at}"}}]"#)
+/// Returns messages of a chat that no other request shares.
+fn fresh_messages(index: usize) -> String {
+    format!(r#"[{{"role":"system","content":"be kind"}},{{"role":"user","content":"question {index}"}}]"#)
 }
 
 #[test]
 fn session_key_is_the_first_available_identifier() {
     let replicas = start_four_replicas();
     let router = start_router("hash $session consistent", &replicas);
-    let go = |headers: &str, more: &str| {
+    let pick = |headers: &str, more: &str| {
         let picks = (0..6).map(|at| chosen_replica(&router, headers, more, &fresh_messages(at)));
         picks.collect::<BTreeSet<String>>()
     };
@@ -44,11 +44,11 @@ fn session_key_is_the_first_available_identifier() {
     let user = r#","user":"u1""#;
     let header = "x-session-id: s1\r\n";
     for (headers, more) in [("", cache), (header, cache), (header, user), (header, ""), ("", user)] {
-        assert_eq!(go(headers, more).len(), 1, "{headers:?} {more:?}");
+        assert_eq!(pick(headers, more).len(), 1, "{headers:?} {more:?}");
     }
-    assert_eq!(go("", cache), go(header, cache), "prompt_cache_key comes before the header");
-    assert_eq!(go(header, user), go(header, ""), "the header comes before user");
-    assert!(go("", "").len() > 1, "different conversations are spread");
+    assert_eq!(pick("", cache), pick(header, cache), "prompt_cache_key comes before the header");
+    assert_eq!(pick(header, user), pick(header, ""), "the header comes before user");
+    assert!(pick("", "").len() > 1, "different conversations are spread");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn least_time_prefers_the_faster_replica() {
         let router = TestRouter::start(&format!("policy = \"{policy}\"\nreplicas = {urls:?}")).wait_until_ready();
         let picks: Vec<String> = (0..20).map(|_| chosen_replica(&router, "", "", HELLO_MESSAGES)).collect();
         let to_slow = picks.iter().filter(|pick| slow.url().ends_with(pick.as_str())).count();
-        // Both are unknown at first, so the slow one is tried.
+        // Both replicas are unknown at first, so the slow one is tried.
         assert!((1..=2).contains(&to_slow), "{policy}: {to_slow} of 20");
     }
 }
@@ -132,7 +132,9 @@ fn hot_key_is_reported_once() {
     settings.log.access = LogSink::Off;
     settings.log.error = LogSink::File(log.clone());
     let server = Server::start(settings).unwrap();
-    let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else { panic!("it listens at a TCP port") };
+    let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else {
+        panic!("the router has no TCP listener")
+    };
     wait_until("the replicas are known", || !server.fleet().pools()[0].is_waiting_for_models());
     let mut client = crate::harness::client::TestClient::connect(*addr);
     let body = format!(r#"{{"model":"m","user":"u","messages":{HELLO_MESSAGES}}}"#);
@@ -140,9 +142,9 @@ fn hot_key_is_reported_once() {
         client.send(crate::harness::client::build_request("POST", "/v1/chat/completions", "", &body));
         assert_eq!(client.read_response().status, 200);
     }
-    let said = || fs::read_to_string(&log).unwrap_or_default().matches("had one hash key").count();
-    wait_until("it is reported", || said() > 0);
+    let log_count = || fs::read_to_string(&log).unwrap_or_default().matches("had one hash key").count();
+    wait_until("the shared key is logged", || log_count() > 0);
     server.stop();
-    assert_eq!(said(), 1);
+    assert_eq!(log_count(), 1);
     fs::remove_file(&log).unwrap();
 }

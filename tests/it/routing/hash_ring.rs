@@ -1,4 +1,4 @@
-//! The ring of `hash KEY consistent` beside another port of nginx's, the one Pingora uses.
+//! The ring of `hash KEY consistent` compared with Pingora's port of nginx's ring.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! From a request to its replica: stored responses, models, aliases, hosts, paths, fallbacks, and the headers on the way.
+//! Routing by stored response, model, alias, host and path; fallbacks, and the headers sent to the replica.
 
 use crate::harness::scripted::{ScriptedReplica, respond_ok};
 use crate::harness::{TestRouter, chat_body, send_request, start_replica};
@@ -15,7 +15,7 @@ fn start_three() -> (TestRouter, [EmulatedReplica; 3]) {
     (TestRouter::start(&format!("policy = \"round_robin\"\nreplicas = [{urls}]")).wait_until_ready(), replicas)
 }
 
-/// The id in a whole response or in a stream's first event.
+/// Returns the id of a complete response or of a stream's first event.
 fn response_id(text: &str) -> String {
     let from = text.find("resp_").unwrap();
     text[from..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
@@ -57,17 +57,17 @@ fn unknown_response_is_searched_at_each_replica_and_remembered() {
         let reply = router.get(&path);
         assert_eq!((reply.status, &reply.json()["id"]), (200, &Value::from(&*id)));
         assert_eq!(reply.header("x-upstream").unwrap(), replica.addr().to_string());
-        let asked: u64 = replicas.iter().map(|r| r.counters().request_count(&path)).sum();
+        let request_count: u64 = replicas.iter().map(|r| r.counters().request_count(&path)).sum();
         assert_eq!(router.get(&path).status, 200);
         assert_eq!(
             replicas.iter().map(|r| r.counters().request_count(&path)).sum::<u64>(),
-            asked + 1,
-            "it is known now"
+            request_count + 1,
+            "the owner is known now"
         );
     }
-    let missing = router.get("/v1/responses/resp_nobody");
+    let missing = router.get("/v1/responses/resp_unknown");
     assert_eq!((missing.status, &missing.openai_error()["type"]), (404, &"not_found_error".into()));
-    assert!(replicas.iter().all(|r| r.counters().request_count("/v1/responses/resp_nobody") == 1));
+    assert!(replicas.iter().all(|r| r.counters().request_count("/v1/responses/resp_unknown") == 1));
     assert_eq!(router.in_flight(), 0);
 }
 
@@ -83,8 +83,8 @@ fn response_of_a_gone_replica_is_unavailable_not_unknown() {
         assert_eq!((reply.status, reply.header("retry-after").is_some()), (503, true), "{}", reply.text());
         assert!(reply.openai_error()["code"] == "no_replica");
     }
-    // One that nobody knows could be on the replica that is away.
-    assert_eq!(router.get("/v1/responses/resp_nobody").status, 503);
+    // An unknown id may belong to the replica that is unavailable.
+    assert_eq!(router.get("/v1/responses/resp_unknown").status, 503);
     let next =
         RESPONSE_REQUEST.replace("\"hi\"", &format!("\"hi\",\"previous_response_id\":{:?}", response_id(&made.text())));
     assert_eq!(router.post("/v1/responses", next).status, 503);
@@ -126,10 +126,10 @@ fn alias_is_replaced_and_other_bytes_are_unchanged() {
     for written in ["\"alias\"", "\"al\\u0069as\""] {
         let reply = router.post("/v1/chat/completions", odd.replace("MODEL", written));
         assert_eq!(reply.status, 200, "{}", reply.text());
-        let heard = replica.last_request();
+        let received = replica.last_request();
         let wanted = odd.replace("MODEL", "\"real \\\"name\\\"\"");
-        assert_eq!(String::from_utf8(heard.body).unwrap(), wanted);
-        assert_eq!(heard.head.matches("content-length: ").count(), 1);
+        assert_eq!(String::from_utf8(received.body).unwrap(), wanted);
+        assert_eq!(received.head.matches("content-length: ").count(), 1);
     }
     let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"alias\"\r\n\r\n\u{0}alias\r\n\r\n--b\r\n\
                 content-disposition: form-data; name=model\r\n\r\nMODEL\r\n--b\r\ncontent-disposition: form-data; name=\"p\"\r\n\r\nalias\r\n--b--\r\n";
@@ -180,7 +180,7 @@ fn host_and_path_prefix_select_the_pool() {
     for replica in &replicas {
         assert!(
             replica.received_requests().iter().all(|h| h.target() == "/v1/chat/completions"),
-            "the prefix stays with us"
+            "the replica does not see the prefix"
         );
     }
     assert_eq!(router.get("/team/v1/models").json()["data"][0]["owned_by"], "team");
@@ -228,8 +228,8 @@ fn proxy_headers_are_passed_removed_and_added() {
         chat_body("m", 1, false),
     ));
     let reply = client.read_response();
-    let heard = replica.last_request();
-    assert_eq!(heard.target(), "/v1/chat/completions?beta=1");
+    let received = replica.last_request();
+    assert_eq!(received.target(), "/v1/chat/completions?beta=1");
     for (name, wanted) in [
         ("host", &*replica.addr.to_string()),
         ("x-forwarded-host", "llm.example:99"),
@@ -242,18 +242,18 @@ fn proxy_headers_are_passed_removed_and_added() {
         ("anthropic-version", "2023-06-01"),
         ("content-type", "application/json"),
     ] {
-        assert_eq!(heard.header_values(name), [wanted], "{name} in {}", heard.head);
+        assert_eq!(received.header_values(name), [wanted], "{name} in {}", received.head);
     }
-    assert_eq!(heard.header("x-mixed-case"), Some("Kept"));
+    assert_eq!(received.header("x-mixed-case"), Some("Kept"));
     for name in ["te", "proxy-authorization", "connection", "x-secret", "upgrade", "transfer-encoding"] {
-        assert_eq!(heard.header(name), None, "{name} in {}", heard.head);
+        assert_eq!(received.header(name), None, "{name} in {}", received.head);
     }
     assert_eq!((reply.status, &*reply.text()), (201, "ok"));
     assert_eq!((reply.header("x-own"), reply.head.matches("set-cookie: ").count()), (Some("1"), 2));
     for name in ["x-hop", "keep-alive", "proxy-authenticate"] {
         assert_eq!(reply.header(name), None, "{name} in {}", reply.head);
     }
-    assert_eq!(reply.header("connection"), Some("close"), "the client asked for it");
+    assert_eq!(reply.header("connection"), Some("close"), "the client requested close");
 }
 
 #[test]
@@ -264,7 +264,9 @@ fn pool_api_key_replaces_the_clients_and_replica_url_prefix_is_kept() {
         replica.url()
     );
     let router = TestRouter::start(&text);
-    crate::harness::wait_until("the prefixed list was asked for", || !replica.received_requests().is_empty());
+    crate::harness::wait_until("the model list is requested under the prefix", || {
+        !replica.received_requests().is_empty()
+    });
     let discovery = replica.last_request();
     assert_eq!(
         (discovery.target(), discovery.header("authorization")),

@@ -1,4 +1,4 @@
-//! Clients that stay on their replica: nginx's `sticky`, and what happens when they cannot.
+//! Sticky clients: nginx's `sticky`, and the fallback when their replica is unavailable.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_un
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 
-/// A router over three replicas that go by turns, with more keys.
+/// Starts a router over three replicas under round robin, with additional keys.
 fn start_router(replicas: &[ScriptedReplica], more: &str) -> TestRouter {
     let urls: Vec<String> = replicas.iter().map(ScriptedReplica::url).collect();
     TestRouter::start(&format!("policy = \"round_robin\"\nreplicas = {urls:?}\n{more}")).wait_until_ready()
@@ -29,7 +29,7 @@ fn chosen_replica(router: &TestRouter, headers: &str) -> String {
     post_chat(router, headers).header("x-upstream").unwrap().to_owned()
 }
 
-/// Where many requests with these headers go.
+/// Returns the replicas that many requests with these headers reach.
 fn chosen_replicas(router: &TestRouter, headers: &str) -> BTreeSet<String> {
     (0..6).map(|_| chosen_replica(router, headers)).collect()
 }
@@ -51,17 +51,17 @@ fn sticky_cookie_binds_until_the_replica_is_ineligible() {
     assert!(!pair.contains("127.0.0") && !pair.contains(port), "the cookie shows no address: {pair}");
     let mine = format!("cookie: other=1; {pair}\r\n");
     assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([home.to_owned()]));
-    assert_eq!(post_chat(&router, &mine).header("set-cookie"), None, "the client has it");
-    assert_eq!(chosen_replicas(&router, "").len(), 3, "others take turns");
+    assert_eq!(post_chat(&router, &mine).header("set-cookie"), None, "no cookie for a client that has one");
+    assert_eq!(chosen_replicas(&router, "").len(), 3, "clients without a cookie are spread");
     assert_eq!(chosen_replicas(&router, "cookie: route=nonsense\r\n").len(), 3);
 
-    // Another router, started anew, knows whom the cookie means.
+    // A restarted router maps the cookie to the same replica.
     let urls: Vec<String> = replicas.iter().rev().map(ScriptedReplica::url).collect();
     let again =
         TestRouter::start(&format!("sticky = {{ cookie = \"route\" }}\nreplicas = {urls:?}")).wait_until_ready();
     assert_eq!(chosen_replicas(&again, &mine), BTreeSet::from([home.to_owned()]));
 
-    // Where the replica cannot be chosen the client moves, and stays where it has moved to.
+    // When its replica is unavailable, the client moves and then stays on the new replica.
     set_drained(&router, home, "POST");
     let moved = post_chat(&router, &mine);
     let (new, cookie) = (moved.header("x-upstream").unwrap(), moved.header("set-cookie").unwrap());
@@ -73,11 +73,11 @@ fn sticky_cookie_binds_until_the_replica_is_ineligible() {
 
 #[test]
 fn learned_session_moves_when_its_replica_is_ineligible() {
-    // Each replica makes sessions of its own, for whoever has none.
+    // Each replica creates its own sessions for clients without one.
     let replicas: Vec<ScriptedReplica> = (0..3)
         .map(|at| {
-            ScriptedReplica::start(&["m"], move |heard, to| {
-                let known = heard.header("cookie").is_some_and(|cookie| cookie.contains("sid="));
+            ScriptedReplica::start(&["m"], move |received, to| {
+                let known = received.header("cookie").is_some_and(|cookie| cookie.contains("sid="));
                 let cookie = if known { String::new() } else { format!("set-cookie: sid=s{at}; Path=/\r\n") };
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{cookie}");
                 to.write_all(format!("{head}content-length: 2\r\n\r\n{{}}").as_bytes()).is_ok()
@@ -92,9 +92,9 @@ fn learned_session_moves_when_its_replica_is_ineligible() {
         let home = home.header("x-upstream").unwrap().to_owned();
         assert_eq!(chosen_replicas(&router, &format!("cookie: {sid}\r\n")), BTreeSet::from([home]), "{at}");
     }
-    assert_eq!(chosen_replicas(&router, "cookie: sid=unknown\r\n").len(), 3, "what no replica has made is no session");
+    assert_eq!(chosen_replicas(&router, "cookie: sid=unknown\r\n").len(), 3, "an unknown session is ignored");
 
-    // The session moves with its replica gone.
+    // The session moves when its replica is gone.
     let home = chosen_replica(&router, "cookie: sid=s1\r\n");
     set_drained(&router, &home, "POST");
     let new = chosen_replica(&router, "cookie: sid=s1\r\n");
@@ -107,14 +107,14 @@ fn learned_session_moves_when_its_replica_is_ineligible() {
 fn sticky_header_binds_its_session() {
     let replicas = start_three_replicas();
     let router = start_router(&replicas, "sticky = { header = \"X-Session-Id\", timeout = \"1h\" }");
-    let session = |at: usize| format!("x-session-id: s{at}\r\n");
+    let session = |index: usize| format!("x-session-id: s{index}\r\n");
     let homes: Vec<String> = (0..6).map(|at| chosen_replica(&router, &session(at))).collect();
     assert_eq!(homes.iter().collect::<BTreeSet<_>>().len(), 3, "the policy spreads sessions");
     for (at, home) in homes.iter().enumerate() {
         assert_eq!(chosen_replicas(&router, &session(at)), BTreeSet::from([home.clone()]), "session {at}");
     }
     assert_eq!(post_chat(&router, &session(0)).header("set-cookie"), None);
-    assert_eq!(chosen_replicas(&router, "").len(), 3, "without a session it is as it was");
+    assert_eq!(chosen_replicas(&router, "").len(), 3, "requests without a session are spread");
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn session_of_a_dead_or_full_replica_moves_without_failures() {
     busy.send(crate::harness::client::build_request("POST", CHAT_PATH, &locked, chat_body("m", 2, true)));
     assert_eq!(busy.read_head().header("x-upstream"), Some(&*home));
     let new = chosen_replica(&router, session);
-    assert_ne!(new, home, "it is full");
-    assert_eq!(chosen_replicas(&router, session), BTreeSet::from([new.clone()]), "and the session has moved");
+    assert_ne!(new, home, "its replica is full");
+    assert_eq!(chosen_replicas(&router, session), BTreeSet::from([new.clone()]), "the session has moved");
     drop(busy);
     wait_until("the stream has ended", || router.in_flight() == 0);
     replicas.iter_mut().find(|replica| replica.addr().to_string() == new).unwrap().stop();
@@ -153,8 +153,8 @@ fn draining_replica_serves_bound_clients_only() {
 
     let router = TestRouter::start(&words(" drain")).wait_until_ready();
     let mine = format!("cookie: {cookie}\r\n");
-    assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([name.clone()]), "who belongs to it still gets there");
-    assert!(!chosen_replicas(&router, "").contains(&name), "nobody else does");
+    assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([name.clone()]), "its sticky client still reaches it");
+    assert!(!chosen_replicas(&router, "").contains(&name), "other clients do not");
     let pools = send_request(router.admin_addr, "GET", "/pools", "", "").json();
     let states: Vec<_> = (0..3).map(|at| pools[0]["replicas"][at]["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["draining", "admitted", "admitted"]);
@@ -173,7 +173,9 @@ fn forged_forwarding_header_moves_no_client() {
     });
     let chosen: BTreeSet<String> = claims.collect();
     assert_eq!(chosen.len(), 1, "{chosen:?}");
-    wait_until("all is logged", || std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 20));
+    wait_until("every request is logged", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.lines().count() == 20)
+    });
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(text.lines().all(|line| line.starts_with("127.0.0.1 ")), "{text}");
     std::fs::remove_file(&log).unwrap();

@@ -1,4 +1,4 @@
-//! Emulated replicas over real sockets, against captured answers of the real thing.
+//! Emulated replicas over real sockets, compared with captured responses of real engines.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use tokenweir::emulate::load::{self, LoadCounters, LoadSettings};
 use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
 use tokenweir::engine::EngineModel;
 
-/// A thousand times faster than an H100, and served under the names of the captures.
+/// Returns settings a thousand times faster than an H100, with the model names of the captures.
 fn fast_settings() -> EmulatorSettings {
     let constants = EngineModel { speed: 1000.0, ..EngineModel::default() };
     EmulatorSettings {
@@ -26,7 +26,7 @@ fn fast_settings() -> EmulatorSettings {
     }
 }
 
-/// A step takes 100 ms.
+/// Returns settings with steps of 100 ms.
 fn slow_settings() -> EmulatorSettings {
     let constants = EngineModel { step_time: Duration::from_millis(100), ..EngineModel::default() };
     EmulatorSettings { engine_model: constants, ..fast_settings() }
@@ -43,7 +43,7 @@ fn connect(replica: &EmulatedReplica) -> TcpStream {
     stream
 }
 
-/// An answer as it came from the socket.
+/// A response as raw bytes.
 struct RawResponse {
     head: String,
     body: Vec<u8>,
@@ -65,7 +65,7 @@ impl RawResponse {
         self.head.lines().find_map(|l| l.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v))
     }
 
-    /// The body without chunk framing, and whether it came to its end.
+    /// Returns the body without chunk framing, and whether it is complete.
     fn text(&self) -> (String, bool) {
         if self.header("transfer-encoding") != Some("chunked") {
             let length: usize = self.header("content-length").unwrap_or("0").parse().unwrap();
@@ -100,7 +100,7 @@ fn format_request(method: &str, path: &str, headers: &str, body: &str) -> String
     format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n{kind}{headers}\r\n{body}")
 }
 
-/// Sends one request on a connection of its own and reads until it is closed.
+/// Sends one request on its own connection and reads until the connection is closed.
 fn send_request(replica: &EmulatedReplica, method: &str, path: &str, headers: &str, body: &str) -> RawResponse {
     let mut stream = connect(replica);
     let headers = format!("connection: close\r\n{headers}");
@@ -132,7 +132,7 @@ fn post_with_fault(replica: &EmulatedReplica, fault: &str, stream: bool) -> RawR
     send_request(replica, "POST", "/v1/chat/completions", &headers, &chat_body(4, stream).to_string())
 }
 
-/// Waits for a fact, for at most `limit`.
+/// Waits until a condition holds; fails after `limit`.
 fn wait_at_most(limit: Duration, what: &str, fact: impl Fn() -> bool) {
     let clock = Clock::start();
     while !fact() {
@@ -141,7 +141,7 @@ fn wait_at_most(limit: Duration, what: &str, fact: impl Fn() -> bool) {
     }
 }
 
-/// The keys of a JSON text in their order, each with its path; of a list only the first item counts.
+/// Returns the keys of a JSON text in order, each with its path; only a list's first item counts.
 fn collect_json_keys(json: &str) -> Vec<String> {
     struct JsonKeyCollector<'a>(&'a str, &'a mut Vec<String>);
     impl<'de> serde::de::DeserializeSeed<'de> for JsonKeyCollector<'_> {
@@ -194,7 +194,7 @@ fn collect_json_keys(json: &str) -> Vec<String> {
     found
 }
 
-/// The kinds of events in a stream: their names and keys.
+/// Returns the names and keys of a stream's events.
 fn event_shapes(raw: &RawResponse) -> BTreeSet<String> {
     let kind = |event: String| {
         let (name, data) = event.split_once("data: ").unwrap_or((&event, ""));
@@ -206,7 +206,7 @@ fn event_shapes(raw: &RawResponse) -> BTreeSet<String> {
 
 #[test]
 fn answers_have_the_shape_of_captured_ones() {
-    // Cut in the capture, or about vocabularies, schemas and models that are not emulated.
+    // Truncated captures, and features that are not emulated.
     let other = [
         "chat-long",
         "echo-logprobs",
@@ -227,8 +227,8 @@ fn answers_have_the_shape_of_captured_ones() {
         if path.extension().is_none_or(|e| e != "req") || other.iter().any(|o| name.contains(o)) {
             continue;
         }
-        let asked = std::fs::read_to_string(&path).unwrap();
-        let (line, body) = asked.split_once('\n').unwrap_or((&asked, ""));
+        let request = std::fs::read_to_string(&path).unwrap();
+        let (line, body) = request.split_once('\n').unwrap_or((&request, ""));
         let [method, target, kind] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{name}: {line}") };
         let theirs = RawResponse::parse(&std::fs::read(path.with_extension("http")).unwrap());
         let headers = format!("content-type: {kind}\r\nx-request-id: cap-{name}\r\n");
@@ -416,12 +416,12 @@ fn disconnect_frees_the_engine() {
         let mut client = connect(&replica);
         let body = chat_body(1000, stream).to_string();
         client.write_all(format_request("POST", "/v1/chat/completions", "", &body).as_bytes()).unwrap();
-        wait_at_most(Duration::from_secs(2), "running", || replica.stats().running == 1);
+        wait_at_most(Duration::from_secs(2), "the request runs", || replica.stats().running == 1);
         assert_eq!(replica.counters().open_requests(), 1);
         drop(client);
         let limit = Duration::from_millis(100);
-        wait_at_most(limit, "engine free", || replica.stats().running == 0 && replica.stats().kv_usage == 0.0);
-        wait_at_most(limit, "request closed", || replica.counters().open_requests() == 0);
+        wait_at_most(limit, "the engine is idle", || replica.stats().running == 0 && replica.stats().kv_usage == 0.0);
+        wait_at_most(limit, "the request is closed", || replica.counters().open_requests() == 0);
     }
     assert_eq!(replica.counters().aborted_requests(), 2);
 }
@@ -465,8 +465,8 @@ fn faults_in_mid_stream() {
         assert_eq!((cut.events().len(), cut.text().1), (n, true));
         let error = post_with_fault(&replica, &format!("error-event={n}"), true);
         assert_eq!((error.events().len(), error.text().1), (n + 2, true));
-        let told: Value = serde_json::from_str(error.events()[n].strip_prefix("data: ").unwrap()).unwrap();
-        assert_eq!(told["error"]["code"], 500);
+        let sent: Value = serde_json::from_str(error.events()[n].strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(sent["error"]["code"], 500);
         let bad = post_with_fault(&replica, &format!("bad-chunk={n}"), true);
         assert_eq!((bad.events().len(), bad.text().1), (n, false));
         assert!(bad.body.windows(1).any(|w| w == b"?"));
@@ -479,7 +479,7 @@ fn faults_in_mid_stream() {
     assert!(halved.status() == 200 && !halved.body.is_empty() && !halved.text().1);
     assert_eq!(post_with_fault(&replica, "error-event", false).status(), 500);
     assert_eq!(post_with_fault(&replica, "abort-event", false).json()["choices"][0]["finish_reason"], "abort");
-    wait_at_most(Duration::from_secs(1), "engine free", || replica.stats().running == 0);
+    wait_at_most(Duration::from_secs(1), "the engine is idle", || replica.stats().running == 0);
 }
 
 #[test]
@@ -499,9 +499,9 @@ fn faults_of_time() {
     for (fault, early) in [("slow-headers=60", false), ("slow-first=60", true)] {
         let mut client = connect(&replica);
         let headers = format!("connection: close\r\nx-emulate-fault: {fault}\r\n");
-        let asked = format_request("POST", "/v1/chat/completions", &headers, &chat_body(2, true).to_string());
+        let request = format_request("POST", "/v1/chat/completions", &headers, &chat_body(2, true).to_string());
         let clock = Clock::start();
-        client.write_all(asked.as_bytes()).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
         let mut bytes = [0; 4096];
         let read = client.read(&mut bytes).unwrap();
         let passed = || clock.now().since(Default::default()) >= Duration::from_millis(60);
@@ -512,9 +512,9 @@ fn faults_of_time() {
     }
     let mut client = connect(&replica);
     client.set_read_timeout(Some(Duration::from_millis(80))).unwrap();
-    let asked =
+    let request =
         format_request("POST", "/v1/chat/completions", "x-emulate-fault: stall=2\r\n", &chat_body(9, true).to_string());
-    client.write_all(asked.as_bytes()).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
     let silence = client.read_to_end(&mut bytes).unwrap_err();
     assert!(matches!(silence.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut));
@@ -555,8 +555,8 @@ fn idle_connections_are_closed_and_one_may_be_closed_unannounced() {
     let replica = start_replica(EmulatorSettings { keepalive_timeout: Duration::from_secs(60), ..fast_settings() });
     for stream in [false, true] {
         let mut client = connect(&replica);
-        let asked = |fault| format_request("POST", "/v1/chat/completions", fault, &chat_body(1, stream).to_string());
-        let (keeps, closes) = (asked(""), asked("x-emulate-fault: close-keepalive\r\n"));
+        let request = |fault| format_request("POST", "/v1/chat/completions", fault, &chat_body(1, stream).to_string());
+        let (keeps, closes) = (request(""), request("x-emulate-fault: close-keepalive\r\n"));
         client.write_all((keeps + &closes).as_bytes()).unwrap();
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).unwrap();
@@ -598,7 +598,7 @@ fn stopped_replica_cuts_its_connections_and_refuses_new_ones() {
     client
         .write_all(format_request("POST", "/v1/chat/completions", "", &chat_body(1000, true).to_string()).as_bytes())
         .unwrap();
-    wait_at_most(Duration::from_secs(2), "running", || replica.stats().running == 1);
+    wait_at_most(Duration::from_secs(2), "the request runs", || replica.stats().running == 1);
     replica.stop();
     let mut bytes = Vec::new();
     let _ = client.read_to_end(&mut bytes);
@@ -655,12 +655,12 @@ async fn replicas_are_served_on_consecutive_ports_or_not_at_all() {
     let health = async {
         let client = load::build_client().unwrap();
         let url = format!("http://{addr}/health");
-        // The replica listens once its future was polled for the first time.
+        // The replica listens after the first poll of its future.
         while client.get(&url).send().await.is_err() {}
         client.get(&url).send().await.unwrap().status()
     };
     tokio::select! {
-        ended = serve(addr.port(), 1) => panic!("served no longer: {ended:?}"),
+        ended = serve(addr.port(), 1) => panic!("the emulator stopped: {ended:?}"),
         status = health => assert_eq!(status, 200),
     }
 }

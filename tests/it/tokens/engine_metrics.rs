@@ -1,4 +1,4 @@
-//! What engines say of themselves: asked for, shown, used for load that did not come through this router.
+//! Engine metrics: scraped, exported, and used for load from outside this router.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
 use tokenweir::engine::EngineModel;
 
-/// Slow enough that a long answer outlasts a test.
+/// Starts a replica slow enough that a long response outlasts a test.
 fn start_slow_replica() -> EmulatedReplica {
     let settings = fast_settings(&["m"]);
     start_replica_with(EmulatorSettings {
@@ -30,19 +30,19 @@ fn start_router(replicas: &[&str]) -> TestRouter {
         .wait_until_ready()
 }
 
-/// The lines of the metrics that are about an engine, without their comments.
+/// Returns the exported engine metrics, without comment lines.
 fn engine_metric_lines(router: &TestRouter) -> Vec<String> {
     let text = send_request(router.admin_addr, "GET", "/metrics", "", "").text();
     let ours = |line: &&str| line.starts_with("tokenweir_engine_") || line.starts_with("tokenweir_external_");
     text.lines().filter(ours).map(str::to_owned).collect()
 }
 
-/// The replicas of the one pool, as the admin listener lists them.
+/// Returns the replicas of the only pool from the admin listener.
 fn list_replicas(router: &TestRouter) -> Vec<Value> {
     send_request(router.admin_addr, "GET", "/pools/default", "", "").json()["replicas"].as_array().unwrap().clone()
 }
 
-/// An answer that goes on until it is dropped, after its first event.
+/// Starts a response that continues until it is dropped; reads its first event.
 fn start_endless_answer(at: SocketAddr) -> TestClient<std::net::TcpStream> {
     let mut client = TestClient::connect(at);
     client.send(build_request("POST", "/v1/chat/completions", "", chat_body("m", 50_000, true)));
@@ -51,10 +51,10 @@ fn start_endless_answer(at: SocketAddr) -> TestClient<std::net::TcpStream> {
     client
 }
 
-/// Waits until the replica has been asked `times` more.
+/// Waits until the replica has been scraped `times` more.
 fn wait_for_scrapes(replica: &EmulatedReplica, times: u64) {
     let before = replica.counters().request_count("/metrics");
-    wait_until("it is asked again", || replica.counters().request_count("/metrics") >= before + times);
+    wait_until("the replica is scraped again", || replica.counters().request_count("/metrics") >= before + times);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn engine_metrics_are_shown_next_to_own_counts() {
         assert_eq!(router.post("/v1/chat/completions", chat_body("m", 7, true)).status, 200);
     }
     let counts = |of: &str| router.sum_metric(&format!("tokenweir_{of}_tokens_total"), &["pool=\"default\""]);
-    wait_until("its totals have come", || counts("engine_completion") == 21.0);
+    wait_until("the engine's totals are scraped", || counts("engine_completion") == 21.0);
     assert_eq!(counts("completion"), 21.0);
     assert!(counts("engine_prompt") > 0.0 && counts("engine_prompt") == counts("prompt"));
     assert_eq!(router.sum_metric("tokenweir_engine_kv_tokens", &[]), 430_000.0);
@@ -83,7 +83,7 @@ fn external_load_moves_requests_until_it_ends() {
     let router = start_router(&[&replicas[0].url(), &replicas[1].url()]);
     let direct = [(); 3].map(|()| start_endless_answer(replicas[0].addr()));
     let foreign = || router.sum_metric("tokenweir_external_requests", &[]);
-    wait_until("the direct clients are seen", || foreign() == 3.0);
+    wait_until("the direct clients' load is scraped", || foreign() == 3.0);
     assert!(router.sum_metric("tokenweir_external_tokens", &[&replicas[0].addr().to_string()]) >= 3.0);
     let picks = |count| -> Vec<String> {
         let pick =
@@ -92,9 +92,9 @@ fn external_load_moves_requests_until_it_ends() {
     };
     assert_eq!(picks(4), vec![replicas[1].addr().to_string(); 4]);
     let in_flight: Vec<u32> = router.server.fleet().replicas().iter().map(|replica| replica.in_flight()).collect();
-    assert_eq!(in_flight, [0, 0], "requests from elsewhere are not ours");
+    assert_eq!(in_flight, [0, 0], "external requests are not counted as the router's");
     drop(direct);
-    wait_until("their end is seen", || foreign() == 0.0);
+    wait_until("the end of their load is scraped", || foreign() == 0.0);
     assert!(picks(4).contains(&replicas[0].addr().to_string()));
 }
 
@@ -104,13 +104,13 @@ fn own_requests_are_not_external() {
     let router = start_router(&[&replica.url()]);
     let streams = [(); 4].map(|()| start_endless_answer(router.addr));
     let running = || router.sum_metric("tokenweir_engine_requests_running", &[]);
-    wait_until("they are running", || running() == 4.0);
+    wait_until("the streams run", || running() == 4.0);
     wait_for_scrapes(&replica, 4);
     assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_external_tokens", &[]), 0.0);
     assert_eq!(list_replicas(&router)[0]["tokens"]["decoding"], 4);
     drop(streams);
-    wait_until("they are gone", || running() == 0.0);
+    wait_until("the streams have ended", || running() == 0.0);
     assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);
 }
 
@@ -120,9 +120,9 @@ fn metrics_of_a_dead_engine_disappear() {
     let name = dying.addr().to_string();
     let router = start_router(&[&dying.url(), &living.url()]);
     let about = |name: &str| engine_metric_lines(&router).iter().filter(|line| line.contains(name)).count();
-    wait_until("both are known", || engine_metric_lines(&router).len() == 16);
+    wait_until("both replicas are known", || engine_metric_lines(&router).len() == 16);
     dying.stop();
-    wait_until("one is not any more", || about(&name) == 0);
+    wait_until("one replica's metrics are gone", || about(&name) == 0);
     assert_eq!(about(&living.addr().to_string()), 8);
     let listed = list_replicas(&router);
     assert!(listed[0]["engine"].is_null() && listed[1]["engine"].is_object(), "{listed:?}");
@@ -138,22 +138,22 @@ fn replica_without_metrics_is_not_polled() {
     let router = start_router(&[&without.url(), &others.url(), &engine.url()]);
     wait_for_scrapes(&engine, 8);
     assert_eq!((without.scrape_count(), others.scrape_count()), (1, 1));
-    assert_eq!(engine_metric_lines(&router).len(), 8, "of the engine alone");
+    assert_eq!(engine_metric_lines(&router).len(), 8, "only the engine's metrics");
 }
 
 #[test]
 fn engine_metrics_off_or_any_path_polls_no_replica() {
     let replicas = [(); 3].map(|()| start_replica(&["m"]));
-    let pool = |at: usize, more: &str| {
-        let (name, url) = (["a", "b", "c"][at], replicas[at].url());
+    let pool = |index: usize, more: &str| {
+        let (name, url) = (["a", "b", "c"][index], replicas[index].url());
         format!("[[pool]]\nname = \"{name}\"\nhost = \"{name}\"\nreplicas = [\"{url}\"]\n{more}\n")
     };
     let pools =
         [pool(0, "engine_metrics = \"off\""), pool(1, "paths = \"any\""), pool(2, "engine_metrics = 0.1")].concat();
     let _router = TestRouter::start(&pools);
     wait_for_scrapes(&replicas[2], 5);
-    let asked = replicas.each_ref().map(|replica| replica.counters().request_count("/metrics") > 0);
-    assert_eq!(asked, [false, false, true]);
+    let scraped = replicas.each_ref().map(|replica| replica.counters().request_count("/metrics") > 0);
+    assert_eq!(scraped, [false, false, true]);
 }
 
 #[test]
@@ -173,14 +173,14 @@ fn large_metrics_are_refused_and_silent_replica_delays_no_other() {
     });
     let engine = start_replica(&["m"]);
     let router = start_router(&[&huge.url(), &silent.url(), &engine.url()]);
-    wait_until("both have been asked", || huge.scrape_count() == 1 && silent.scrape_count() == 1);
+    wait_until("both are scraped", || huge.scrape_count() == 1 && silent.scrape_count() == 1);
     let before = engine.counters().request_count("/metrics");
-    crate::harness::wait_at_most(Duration::from_secs(2), "the engine is asked while one is silent", || {
+    crate::harness::wait_at_most(Duration::from_secs(2), "the engine is scraped while a replica is silent", || {
         engine.counters().request_count("/metrics") >= before + 5
     });
     assert_eq!((silent.scrape_count(), huge.scrape_count()), (1, 1));
-    wait_until("the silent one is asked again", || silent.scrape_count() == 2);
-    assert_eq!(engine_metric_lines(&router).len(), 8, "of the engine alone");
-    assert_eq!(huge.scrape_count(), 1, "what is too large is no engine's");
+    wait_until("the silent replica is scraped again", || silent.scrape_count() == 2);
+    assert_eq!(engine_metric_lines(&router).len(), 8, "only the engine's metrics");
+    assert_eq!(huge.scrape_count(), 1, "an oversized page is not scraped again");
     drop(hold);
 }

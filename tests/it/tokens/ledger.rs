@@ -1,4 +1,4 @@
-//! The token ledger through storms of requests in virtual time: never negative, and nothing left at the end.
+//! The token ledger under random load in virtual time: never negative, and empty at the end.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokenweir::units::{ModelName, Moment, Tokens};
 
 const REQUEST_COUNT: u64 = 10_000;
 const MAX_CONCURRENT: usize = 60;
-/// More than all requests at once can weigh: a counter above it has gone below zero.
+/// An upper bound of all reserved tokens; a counter above it has underflowed.
 const MAX_TOTAL_TOKENS: u64 = 100_000_000;
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ impl LeaseObserver for SettlementCounter {
     }
 }
 
-/// A request on its way: what is still to come of its answer, and who follows it.
+/// A request in flight: the rest of its response, and its observers.
 struct RunningRequest {
     lease: Lease,
     observer: sse::BodyObserver,
@@ -45,7 +45,7 @@ fn build_specs(ports: &[u64], policy: &str, shadow: &str) -> Vec<PoolSpec> {
     config::load(&text, "router.toml", []).unwrap_or_else(|report| panic!("{report}")).settings.pools
 }
 
-/// What a replica sends, in the dialect's shape; `usage`: at its end, as it should.
+/// Returns a response's events in the dialect's format; with `usage` they end in a usage event.
 fn answer_events(dialect: Dialect, events: u64, prompt: u64, usage: bool) -> Vec<String> {
     let (prompt, completion) = (prompt + 3, events * 2);
     let count = match dialect {
@@ -94,7 +94,7 @@ fn assert_loads_sound(replicas: &[Arc<Replica>]) {
     }
 }
 
-/// What shadow policies imagine is as sound.
+/// Asserts that the ledgers of shadow policies are sound.
 fn assert_shadow_loads_sound(pools: &[Arc<Pool>]) {
     for (in_flight, load) in pools.iter().flat_map(|pool| pool.shadow_loads()) {
         assert!(load.prefill.0 < MAX_TOTAL_TOKENS && load.resident.0 < MAX_TOTAL_TOKENS, "{load:?}");
@@ -107,9 +107,9 @@ struct LedgerStorm {
     rng: SeededRng,
     now: Moment,
     running: Vec<RunningRequest>,
-    /// Every replica there ever was.
+    /// Every replica so far.
     all_replicas: Vec<Arc<Replica>>,
-    /// Every pool.
+    /// Every pool so far.
     all_pools: Vec<Arc<Pool>>,
     started_count: u64,
 }
@@ -134,9 +134,9 @@ impl LedgerStorm {
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let job =
             PolicyRequest { prompt: Tokens(0), output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
-        // A few prompts that begin alike, as policies for caches are told.
-        let whose = self.rng.next_below(5) << 32;
-        let prefix = PromptFingerprint::from_blocks((0..prompt / 64).map(|at| whose | at), Tokens(64), Tokens(prompt));
+        // A few prompts share a prefix, for policies that use the prefix cache.
+        let family = self.rng.next_below(5) << 32;
+        let prefix = PromptFingerprint::from_blocks((0..prompt / 64).map(|at| family | at), Tokens(64), Tokens(prompt));
         let mut attempt = AcquireRequest {
             policy_request: job,
             model: Some("m"),
@@ -146,7 +146,7 @@ impl LedgerStorm {
             tried: Vec::new(),
             observers: ChoiceObservers::default(),
         };
-        // Some requests fail before they begin and are tried elsewhere.
+        // Some requests fail before they begin and are retried.
         while let Ok(lease) = pool.acquire(&attempt, self.now) {
             self.started_count += 1;
             if self.rng.next_below(8) > 0 {
@@ -165,7 +165,7 @@ impl LedgerStorm {
         }
     }
 
-    /// A chunk of some request, or its end, whatever that is.
+    /// Delivers a chunk of a random request, or ends it.
     fn advance_request(&mut self) {
         if self.running.is_empty() {
             return;
@@ -236,8 +236,8 @@ fn no_load_is_left_on_any_replica_after_storms() {
         busiest = busiest.max(storm.fleet.replicas().iter().map(|replica| replica.load().resident.0).sum());
     }
     storm.running.clear();
-    assert!(busiest > 5_000, "the storm was one: {busiest} tokens at once");
-    assert!(storm.all_replicas.len() > 4, "replicas came and went");
+    assert!(busiest > 5_000, "too little load: {busiest} tokens at once");
+    assert!(storm.all_replicas.len() > 4, "replicas were added and removed");
     for replica in &storm.all_replicas {
         let load = replica.load();
         assert_eq!(

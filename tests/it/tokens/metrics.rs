@@ -1,5 +1,5 @@
-//! `docs/metrics.md` and `/metrics` agree: every name, its labels and its unit.
-//! `UPDATE=1 cargo test --test it tokens::metrics` writes the document.
+//! Consistency of `docs/metrics.md` with `/metrics`: names, labels and units. `UPDATE=1 cargo test --test it
+//! tokens::metrics` writes the document.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::harness::{TestRouter, chat_body, send_request, start_replica, wait_un
 /// Labels and kind of every metric, by name.
 type MetricTable = BTreeMap<String, (Vec<String>, String)>;
 
-/// Units of the document and the suffixes they need in names.
+/// Units in the document and the name suffixes they require.
 const UNIT_SUFFIXES: &[(&str, &str)] = &[
     ("seconds", "_seconds"),
     ("share", "_ratio"),
@@ -82,7 +82,7 @@ fn docs_have_every_metric_with_its_labels_and_no_other() {
         assert_eq!(router.send_request("POST", "/v1/chat/completions", headers, chat_body("m", 5, stream)).status, 200);
     }
     wait_until("both requests have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 2.0);
-    // External load is the last to appear: it needs a scrape of the engine.
+    // External load appears last, because it needs a scrape of the engine.
     wait_until("the engine has been scraped", || {
         send_request(router.admin_addr, "GET", "/metrics", "", "").text().contains("\ntokenweir_external_tokens{")
     });

@@ -1,4 +1,4 @@
-//! Replays: what goes in comes out, the same each time, and engines and queues behave as theory says.
+//! Trace replays: deterministic, complete, and in line with queueing theory.
 
 use std::io::Write;
 use std::process::{Command, Output};
@@ -25,7 +25,7 @@ fn replay_with(trace: &Trace, text: &str, scenario: &Scenario) -> ReplayResult {
     replay::replay_trace(trace, &parse_policy(text), scenario, &mut |_| ()).unwrap()
 }
 
-/// All policies of the table, each with the words of its first sample.
+/// Returns every policy of the table, each with its first sample's arguments.
 fn all_policies() -> impl Iterator<Item = String> {
     policy_table().iter().map(|row| format!("{} {}", row.name, row.samples[0]).trim().to_owned())
 }
@@ -47,7 +47,7 @@ fn mooncake_trace_is_read_without_partial_blocks() {
 fn azure_csv_times_start_at_zero() {
     let trace = replay::parse_trace(AZURE_TRACE.as_bytes(), "a").unwrap();
     let got: Vec<_> = trace.requests().iter().map(|r| (r.sent_at, r.prompt.0, r.output.0)).collect();
-    // From 2023-11-17 to 2024-03-01 there are 105 days: a leap year's February among them.
+    // 2023-11-17 to 2024-03-01 is 105 days, with a leap February.
     let last = Duration::from_millis(500) + Duration::from_secs(105 * 86_400);
     assert_eq!(got, [(Duration::ZERO, 4_808, 10), (Duration::from_millis(2_250), 3_180, 8), (last, 1, 2)]);
 }
@@ -83,8 +83,8 @@ fn bad_trace_line_is_refused_with_its_place() {
         ("\"input_length\": 99999999999", "99999999999 tokens are more than"),
         ("\"input_length\": 5, \"think_ms\": -1", "think_ms is not a time: -1"),
     ] {
-        let said = line(rest);
-        assert!(said.starts_with("some.trace:3: ") && said.contains(why), "{said}");
+        let error = line(rest);
+        assert!(error.starts_with("some.trace:3: ") && error.contains(why), "{error}");
     }
     assert_eq!(parse_error("\n{\"timestamp\": 1"), "some.trace:2: EOF while parsing an object");
     for (row, why) in [
@@ -131,7 +131,7 @@ fn hits_of_one_replica_equal_an_lru_list() {
     let mut dice = SeededRng::from_seed(11);
     let mut requests = Vec::new();
     for at in 0..2_000 {
-        // One of six families; so far apart that no two meet.
+        // One of six prefix families, so far apart in time that no two requests overlap.
         let (family, prompt) = (dice.next_below(6), 1 + dice.next_below(16 * 120));
         let blocks = vec![BlockRun { first_id: family * 1_000, count: prompt / 16 }];
         let at = Duration::from_secs(at);
@@ -145,7 +145,7 @@ fn hits_of_one_replica_equal_an_lru_list() {
         });
     }
     let trace = Trace::new(requests);
-    // Most recently used last; a prompt's end is older than its beginning.
+    // A model of an LRU cache, most recently used last; a prompt's end is older than its beginning.
     let (mut list, mut hits): (Vec<u64>, u64) = (Vec::new(), 0);
     for request in trace.requests() {
         let ids: Vec<u64> = request.block_ids().collect();
@@ -166,7 +166,8 @@ fn hits_of_one_replica_equal_an_lru_list() {
     assert_eq!(replay_with(&trace, "round_robin", &scenario).counts.cached, Tokens(hits));
 }
 
-/// One server, Poisson arrivals, constant service time: the mean wait is `rho s / (2 (1 - rho))` (Pollaczek-Khinchine).
+/// With one server, Poisson arrivals and constant service time the mean wait is `rho s / (2 (1 - rho))`
+/// (Pollaczek-Khinchine).
 #[test]
 fn one_sequence_at_a_time_waits_as_an_m_d_1_queue() {
     let constants = EngineModel { max_sequences: 1, ..EngineModel::default() };
@@ -199,7 +200,7 @@ fn closed_loop_waits_for_the_answer_and_think_time() {
         think_time: Some(Duration::from_secs(5)),
         ..TraceRequest::default()
     };
-    // Sent all at once they would wait for each other.
+    // Turns sent at once would queue behind each other.
     let trace = Trace::new((0..10).map(|at| turn(at, 10_000)).collect());
     let scenario = Scenario { replicas: 1, ..Scenario::default() };
     let figures = replay_with(&trace, "least_conn", &scenario);
@@ -262,8 +263,8 @@ fn run_replay_command(args: &[&str]) -> (bool, String, String) {
 #[test]
 fn replay_command_prints_a_row_per_policy() {
     let common = ["--synthetic", "chat", "--requests", "200", "--policy", "round_robin,hash $session consistent"];
-    let (ok, table, said) = run_replay_command(&common);
-    assert!(ok && said.is_empty(), "{said}");
+    let (ok, table, error) = run_replay_command(&common);
+    assert!(ok && error.is_empty(), "{error}");
     assert!(table.contains("200 requests, 8 replicas, speed 1, seed 1"), "{table}");
     assert_eq!(
         table
@@ -284,9 +285,9 @@ fn replay_command_prints_a_row_per_policy() {
 #[test]
 fn replay_command_explains_errors() {
     let fails = |args: &[&str]| {
-        let (ok, _, said) = run_replay_command(args);
+        let (ok, _, error) = run_replay_command(args);
         assert!(!ok);
-        said
+        error
     };
     assert!(fails(&["nowhere.jsonl"]).starts_with("cannot read nowhere.jsonl: "));
     assert!(fails(&["--synthetic", "chat", "--policy", "least_con"]).contains("least_con"));
@@ -297,7 +298,7 @@ fn replay_command_explains_errors() {
 
 #[test]
 fn half_speed_replica_gets_about_half_the_work() {
-    // What the last one computes beside the mean of the others.
+    // Returns the last replica's work relative to the mean of the others.
     let slow = |load: f64, speeds: &[f64]| {
         let scenario = Scenario { replicas: 4, speed: load, engine_speeds: speeds.to_vec(), ..Scenario::default() };
         let work =
@@ -307,7 +308,7 @@ fn half_speed_replica_gets_about_half_the_work() {
     for load in [0.7, 1.0] {
         let (equal, half) = (slow(load, &[1.0]), slow(load, &[1.0, 1.0, 1.0, 0.5]));
         println!("load {load}: {half:.2} of the others' work, {equal:.2} at the same speed");
-        // Conversations stay where they are cached, so that even equals differ.
+        // Conversations stay where they are cached, so even equal replicas differ.
         assert!((0.35..=0.65).contains(&(half / equal)), "{half} at half the speed, {equal} at the same");
     }
 }

@@ -1,4 +1,4 @@
-//! The router's token counts beside the truth of the engines: totals, and what is on a replica at a moment.
+//! The accuracy of the router's token counts against the engines': totals, and tokens in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,21 +15,21 @@ const SAMPLE_COUNT: usize = 100;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 fn start_replicas() -> [EmulatedReplica; 2] {
-    // 30 streams take about 2 ms a token, so that at every moment many are on their way.
+    // 30 streams take about 2 ms per token, so several are always in flight.
     let constants = EngineModel { speed: 3.0, ..EngineModel::default() };
     [(); 2].map(|()| {
         start_replica_with(tokenweir::emulate::EmulatorSettings { engine_model: constants, ..fast_settings(&["m"]) })
     })
 }
 
-/// A prompt of some length that no other begins like, and a wish for some tokens.
+/// Returns a body with a prompt of random length and a unique prefix, and a random `max_tokens`.
 fn random_body(dice: &mut SeededRng, more: &str) -> String {
     let text = "the water is level ".repeat(1 + dice.next_below(120) as usize);
     let (own, tokens) = (dice.next_u64(), 40 + dice.next_below(160));
     format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{own} {text}"}}],"max_tokens":{tokens}{more}}}"#)
 }
 
-/// Prompt and generated tokens by the engines' own account.
+/// Returns prompt and generated tokens as counted by the engines.
 fn engine_tokens(replicas: &[EmulatedReplica]) -> [f64; 2] {
     let sum = |part: fn(&EmulatedReplica) -> u64| replicas.iter().map(part).sum::<u64>() as f64;
     [sum(|replica| replica.stats().prompt.0), sum(|replica| replica.stats().generated.0)]
@@ -59,13 +59,12 @@ fn totals_equal_the_engines() {
             });
         }
     });
-    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 90.0);
+    wait_until("all leases have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 90.0);
     assert_eq!(router_tokens(&router), engine_tokens(&replicas));
     assert!(engine_tokens(&replicas)[1] > 3_600.0);
 }
 
-/// Runs streams, one event for `per_event` tokens, and returns how far the ledger is off on average, as a share of
-/// what the engines hold.
+/// Runs streams of one event per `per_event` tokens. Returns the ledger's mean error as a share of the engines' tokens.
 fn measure_mean_error(per_event: u32) -> f64 {
     let replicas = start_replicas();
     let router = TestRouter::start_with_replicas([&*replicas[0].url(), &*replicas[1].url()]);
@@ -85,7 +84,7 @@ fn measure_mean_error(per_event: u32) -> f64 {
                 }
             });
         }
-        // What an event stands for, and how many bytes a token has, is learned from streams that ended.
+        // The router learns tokens per event and bytes per token from completed streams.
         wait_until("streams have ended", || router.sum_metric("tokenweir_attempts_total", &["completed"]) >= 40.0);
         for _ in 0..SAMPLE_COUNT {
             thread::sleep(SAMPLE_INTERVAL);
@@ -108,10 +107,10 @@ fn resident_tokens_are_known_within_a_tenth() {
     for per_event in [1, 4] {
         let mut error = measure_mean_error(per_event);
         for _ in 0..2 {
-            // Where others have the CPU events are late on their way; that is not what is measured.
+            // On a busy machine events are delayed, which is not what this test measures.
             error = if error > 0.1 { measure_mean_error(per_event) } else { error };
         }
         println!("{per_event:>16} {:>10.1} %", error * 100.0);
-        assert!(error <= 0.1, "off by {:.1} % with {per_event} tokens an event", error * 100.0);
+        assert!(error <= 0.1, "off by {:.1} % with {per_event} tokens per event", error * 100.0);
     }
 }

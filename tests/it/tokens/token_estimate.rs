@@ -1,4 +1,4 @@
-//! The estimate of a prompt's tokens against real vocabularies: prose, code, Chinese and JSON.
+//! The estimate of a prompt's tokens compared with real vocabularies: prose, code, Chinese and JSON.
 
 use serde_json::{Value, json};
 use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
@@ -6,11 +6,11 @@ use tokenweir::balance::SeededRng;
 use tokenweir::prompt::{MediaTokens, ParsedBody, TextStats, TokenEstimator};
 use tokenweir::units::Tokens;
 
-/// What chat templates add to a turn, and to a prompt.
+/// Tokens that chat templates add per turn, and per prompt.
 const TOKENS_PER_TURN: usize = 4;
 const TOKENS_PER_PROMPT: usize = 3;
 
-/// One kind of text, in pieces that requests are made of.
+/// A kind of text, in pieces for requests.
 struct TextKind {
     name: &'static str,
     pieces: Vec<String>,
@@ -45,7 +45,7 @@ fn load_text_kinds(dice: &mut SeededRng) -> Vec<TextKind> {
     ]
 }
 
-/// A conversation of one to seven turns, and its length in tokens.
+/// Returns a conversation of one to seven turns, and its length in tokens.
 fn random_conversation(kind: &TextKind, bpe: &CoreBPE, dice: &mut SeededRng) -> (TextStats, Tokens) {
     let mut tokens = TOKENS_PER_PROMPT;
     let turns: Vec<Value> = (0..1 + random_below(dice, 7))
@@ -67,7 +67,7 @@ fn median(mut errors: Vec<f64>) -> f64 {
     errors[errors.len() / 2]
 }
 
-/// Median relative errors of 100 prompts, in percent.
+/// Returns the median relative error of 100 prompts, in percent.
 fn median_error(estimator: &TokenEstimator, kind: &TextKind, bpe: &CoreBPE, dice: &mut SeededRng) -> f64 {
     let error = |_| {
         let (census, tokens) = random_conversation(kind, bpe, dice);

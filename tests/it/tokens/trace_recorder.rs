@@ -1,4 +1,4 @@
-//! Live traffic written down without its text, and replayed under other policies.
+//! Traces recorded from live traffic, without prompt text, and replayed under other policies.
 
 use std::fs;
 use std::process::Command;
@@ -19,14 +19,14 @@ fn recorded_traffic_replays() {
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("trace.jsonl");
     let replica = start_replica(&["m"]);
-    // A policy that asks for no fingerprints itself.
+    // A policy that needs no fingerprints.
     let text = format!("policy = \"round_robin\"\nreplicas = [{:?}]\n[record]\npath = {path:?}", replica.url());
     let router = TestRouter::start(&text).wait_until_ready();
     let secret = "the secret of the house is kept ".repeat(40);
     for texts in [&[&*secret][..], &[&secret, "and then?"], &["something else altogether"]] {
         assert_eq!(router.post("/v1/chat/completions", chat_body(texts)).status, 200);
     }
-    wait_until("all have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 3.0);
+    wait_until("all leases have settled", || router.sum_metric("tokenweir_attempts_total", &["completed"]) == 3.0);
     assert!(
         send_request(router.admin_addr, "GET", "/metrics", "", "")
             .text()
@@ -45,7 +45,7 @@ fn recorded_traffic_replays() {
         .args(["replay", path, "--policy", "least_conn,token_cost"])
         .output()
         .unwrap();
-    let (told, why) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert!(output.status.success() && told.contains("token_cost"), "{told}{why}");
+    let (table, why) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && table.contains("token_cost"), "{table}{why}");
     fs::remove_dir_all(folder).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Rules of the source tree that the compiler does not check: layers, circles, folders, and where each crate is used.
+//! Rules of the source tree that the compiler does not check: layers, circles, folder sizes, and uses of each crate.
 
 mod source;
 
@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 6] = [
     &["cli", "lib", "main"],
 ];
 
-/// Where each fenced crate may be used outside tests, and whether it must be.
+/// The modules that may use each fenced crate outside tests, and whether they must use it.
 const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["server", "emulate"]),
     ("clap", &["cli"]),
@@ -49,11 +49,11 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tz", &["telemetry"]),
 ];
 
-/// Files of a folder at most.
+/// Maximum number of files in a folder.
 const MAX_FOLDER_FILES: usize = 15;
-/// Lines of a file at most, tests not counted.
+/// Maximum number of lines in a file, without tests.
 const MAX_FILE_LINES: usize = 400;
-/// Rooms whose files still use each other in a circle. The list only shrinks.
+/// Modules whose files still form a circle. The list only shrinks.
 const ROOMS_WITH_CIRCLES: &[&str] = &[];
 /// Files that are still too long. The list only shrinks.
 const LONG_FILES: &[&str] = &[];
@@ -62,7 +62,7 @@ fn layer_of(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Removes what uses nothing that is left, again and again; what remains is a circle, or leads into one.
+/// Repeatedly removes nodes without outgoing edges; the rest is a circle or leads into one.
 fn remove_leaves<T: Ord + Clone>(edges: &mut BTreeMap<T, BTreeSet<T>>) {
     while let Some(free) = edges.iter().find(|(_, used)| used.is_empty()).map(|(name, _)| name.clone()) {
         edges.remove(&free);

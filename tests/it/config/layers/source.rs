@@ -1,4 +1,4 @@
-//! The files under `src` and which of them use which, read as text: imports, paths, definitions and re-exports.
+//! The dependencies between the files under `src`, from their text: imports, paths, definitions and re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ pub(super) struct SourceFile {
     /// The path from the crate's root; empty for `lib.rs`.
     module: Vec<String>,
     pub(super) code: String,
-    /// The names in scope that `use` brings in, with the absolute path of each.
+    /// The names that `use` imports, each with its absolute path.
     imports: Vec<(String, Vec<String>)>,
 }
 
@@ -33,12 +33,12 @@ impl SourceFile {
         Self { path, module, code, imports: Vec::new() }
     }
 
-    /// The top-level module that the file belongs to.
+    /// Returns the top-level module of the file.
     pub(super) fn room(&self) -> &str {
         self.module.first().map_or("lib", String::as_str)
     }
 
-    /// The path seen from the crate's root; `None` if it leads to another crate or is local.
+    /// Returns the path from the crate's root; `None` if it is local or leads to another crate.
     fn absolute(&self, path: &[String], children: &BTreeSet<Vec<String>>) -> Option<Vec<String>> {
         let first = path.first()?;
         if first == "crate" {
@@ -68,7 +68,7 @@ impl SourceFile {
 }
 
 impl SourceTree {
-    /// Reads every file under `src` but those of tests.
+    /// Reads every file under `src` except test files.
     pub(super) fn read() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut paths = Vec::new();
@@ -99,7 +99,7 @@ impl SourceTree {
         self.files.iter().map(|file| file.module.clone()).collect()
     }
 
-    /// Returns the file in which the item at `path` is defined; re-exports are followed.
+    /// Returns the file that defines the item at `path`; follows re-exports.
     fn defining_file(&self, path: &[String], depth: usize) -> Option<usize> {
         let longest = (0..=path.len())
             .rev()
@@ -116,7 +116,7 @@ impl SourceTree {
         }
     }
 
-    /// Returns the groups of files that reach each other within a room, each sorted, with the room's name.
+    /// Returns groups of files of one module that use each other, each sorted, with the module's name.
     pub(super) fn circles(&self) -> Vec<(String, Vec<String>)> {
         let modules = self.modules();
         let mut reach: Vec<BTreeSet<usize>> = Vec::new();
@@ -155,7 +155,7 @@ impl SourceTree {
     }
 }
 
-/// Returns the text before the inline tests. A line `mod tests;` hides nothing behind it.
+/// Returns the text before the inline tests. A line `mod tests;` does not end it.
 fn without_inline_tests(text: &str) -> &str {
     let inline = text
         .match_indices("\n#[cfg(test)]\nmod ")
@@ -174,7 +174,7 @@ fn collect_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Returns every path that `use` declarations name, `{}` groups taken apart; `x as y` ends in `as`, `y`.
+/// Returns every path that `use` declarations name, with `{}` groups expanded; `x as y` ends in `as`, `y`.
 fn use_paths(code: &str) -> Vec<Vec<String>> {
     declarations(code).into_iter().flat_map(|(_, tree)| expand(&tree)).collect()
 }
@@ -191,7 +191,7 @@ fn re_exported(code: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Returns whether each `use` is public, and what stands behind the word.
+/// Returns the text of each `use` declaration, and whether it is public.
 fn declarations(code: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     for (start, _) in code.match_indices("use ") {
@@ -235,7 +235,7 @@ fn expand(tree: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Returns the paths of two and more names outside `use`.
+/// Returns the paths of two or more names outside `use`.
 fn inline_paths(code: &str) -> Vec<Vec<String>> {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut found = Vec::new();
