@@ -13,7 +13,7 @@ use super::event_json::{
 };
 use super::json_object::JsonObject;
 
-static KEY_FINDERS: LazyLock<KeyFinders> = LazyLock::new(|| KeyFinders {
+static CHOICE_KEY_FINDERS: LazyLock<ChoiceKeyFinders> = LazyLock::new(|| ChoiceKeyFinders {
     choices: Finder::new(b"\"choices\""),
     usage: Finder::new(b"\"usage\""),
     error: Finder::new(b"\"error\""),
@@ -21,7 +21,7 @@ static KEY_FINDERS: LazyLock<KeyFinders> = LazyLock::new(|| KeyFinders {
     finish_reason: Finder::new(b"\"finish_reason\""),
 });
 
-struct KeyFinders {
+struct ChoiceKeyFinders {
     choices: Finder<'static>,
     usage: Finder<'static>,
     error: Finder<'static>,
@@ -61,7 +61,7 @@ type Choices<'a> = Vec<JsonObject<ChoiceObject<'a>>>;
 
 /// Reads an event with choices, or one of an unknown type.
 pub(super) fn read_event<'a>(event: &RawEvent<'a>, wanted: WantedFields) -> EventContent<'a> {
-    let keys = &*KEY_FINDERS;
+    let keys = &*CHOICE_KEY_FINDERS;
     if event.data.trim_ascii() == b"[DONE]" {
         return EventContent { done: true, ..EventContent::default() };
     }
@@ -96,7 +96,7 @@ pub(super) fn error_event(message: &str, _sequence: u64) -> String {
 }
 
 /// Returns whether an event with choices has nothing else to read.
-fn is_plain_content(keys: &KeyFinders, event: &RawEvent<'_>) -> bool {
+fn is_plain_content(keys: &ChoiceKeyFinders, event: &RawEvent<'_>) -> bool {
     event.tail.is_empty()
         && keys.abort.find(event.data).is_none()
         && keys.error.find(event.data).is_none()
@@ -105,7 +105,7 @@ fn is_plain_content(keys: &KeyFinders, event: &RawEvent<'_>) -> bool {
 
 /// Reads an event that is cut or is not JSON.
 fn read_unparsed<'a>(event: &RawEvent<'a>, has_choices: bool, wanted: WantedFields) -> EventContent<'a> {
-    let keys = &*KEY_FINDERS;
+    let keys = &*CHOICE_KEY_FINDERS;
     let is_error = starts_with_error(keys, event.data);
     // Choices that are cut, or cannot be parsed, count as content.
     let is_content = || {
@@ -121,7 +121,7 @@ fn read_unparsed<'a>(event: &RawEvent<'a>, has_choices: bool, wanted: WantedFiel
 }
 
 /// Returns whether the first member is `error` and is not null.
-fn starts_with_error(keys: &KeyFinders, data: &[u8]) -> bool {
+fn starts_with_error(keys: &ChoiceKeyFinders, data: &[u8]) -> bool {
     let inner = data.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
     let error = inner.filter(|inner| inner.starts_with(b"\"error\""));
     error.and_then(|inner| find_values(&keys.error, inner).next()).is_some_and(|value| !value.starts_with(b"null"))
@@ -131,7 +131,7 @@ fn is_choice_array(value: &[u8]) -> bool {
     value.strip_prefix(b"[").is_some_and(|inner| inner.trim_ascii_start().starts_with(b"{"))
 }
 
-fn has_abort(keys: &KeyFinders, text: &[u8]) -> bool {
+fn has_abort(keys: &ChoiceKeyFinders, text: &[u8]) -> bool {
     find_values(&keys.finish_reason, text).any(|value| value.starts_with(b"\"abort\""))
 }
 
