@@ -1,8 +1,7 @@
-"""faults.py TOKENWEIR FOLDER: nginx and tokenweir in front of the same replicas, and what fails on either side.
+"""faults.py TOKENWEIR FOLDER: compares the faults of nginx and tokenweir over the same replicas.
 
-Every nginx.conf here is the usual one of articles, and kind where that costs nothing: answers are not buffered, and 502
-and 503 are to be passed on. tokenweir runs what `tokenweir import` makes of it, without the lines that the import marks
-as nginx's defaults.
+Every nginx.conf here is the usual one of articles with two improvements: responses are not buffered, and 502 and 503
+are retried. tokenweir runs its import by `tokenweir import`, without the lines marked as nginx's defaults.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ http {{
 
 
 class Replica:
-    """An engine as far as its HTTP goes, with one fault."""
+    """An engine's HTTP interface with one fault."""
 
     def __init__(self, fault=None):
         self.fault, self.connections, self.sessions = fault, 0, []
@@ -84,7 +83,7 @@ async def reply(writer, status, body):
 
 
 async def read_message(reader):
-    """A first line, headers by lower-case name, and a body of whichever framing; none for what ends early."""
+    """Reads a first line, headers by lower-case name, and a body; None if the message is incomplete."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
     if headers.get("transfer-encoding") == "chunked":
@@ -100,13 +99,13 @@ async def read_message(reader):
 
 
 class Client:
-    """A connection that is opened anew when it was closed."""
+    """A connection that reconnects after it was closed."""
 
     def __init__(self, port):
         self.port, self.link = port, None
 
     async def post(self, body, headers=""):
-        """Status and body; status 0 if the connection broke."""
+        """Returns status and body; status 0 if the connection broke."""
         try:
             if not self.link:
                 self.link = await asyncio.open_connection("127.0.0.1", self.port)
@@ -133,7 +132,7 @@ def chat(session="s", padding=0):
 
 
 async def many(port, bodies, at_once=10):
-    """The statuses of one POST per body."""
+    """Returns the statuses of one POST per body."""
     queue, statuses = list(bodies), []
 
     async def work():
@@ -147,7 +146,7 @@ async def many(port, bodies, at_once=10):
 
 
 class Pair:
-    """Both, each in front of replicas of its own kind; ended when left."""
+    """Both proxies, each in front of its own replicas; stopped on exit."""
 
     numbers = iter(range(1000))
 
@@ -197,7 +196,7 @@ class Pair:
         for replica in sum(self.replicas.values(), []):
             replica.server.close()
 
-    def said(self):
+    def log_text(self):
         return (self.dir / "tokenweir.log").read_text()
 
 
@@ -244,27 +243,27 @@ def share(replicas):
 
 
 async def constant_key(policy):
-    """The largest share of a replica; ours must say at every step that this is what will happen."""
-    asked = [chat(f"s{at % 700}") for at in range(2100)]
+    """Returns the largest share of a replica; import, check and the log must warn about it."""
+    bodies = [chat(f"s{at % 700}") for at in range(2100)]
     async with Pair([None] * 3, f"{policy};") as pair:
-        await both(pair, lambda _, port: many(port, asked))
+        await both(pair, lambda _, port: many(port, bodies))
         shares = [share(pair.replicas[side]) for side in SIDES]
         expect("import names a better key", "hash $session consistent" in pair.imported)
-        expect("the error log tells of one key", "more than 80 %" in pair.said())
+        expect("the error log names the single key", "more than 80 %" in pair.log_text())
         checked = pair.dir / "checked.toml"
         checked.write_text(f'policy = "{policy}"\nreplicas = ["http://a:1", "http://b:1"]\n')
-        said = subprocess.run([TOKENWEIR, "check", "-c", checked], capture_output=True, text=True).stdout
-        expect("check names a better key", "warning" in said and "hash $session consistent" in said)
+        output = subprocess.run([TOKENWEIR, "check", "-c", checked], capture_output=True, text=True).stdout
+        expect("check names a better key", "warning" in output and "hash $session consistent" in output)
     return shares
 
 
 async def session_key():
-    asked = [chat(f"s{at % 700}") for at in range(2100)]
+    bodies = [chat(f"s{at % 700}") for at in range(2100)]
     edit = lambda toml: toml.replace('paths = "any"\n', "").replace("ip_hash", "hash $session consistent")
     async with Pair([None] * 3, "ip_hash;", edit) as pair:
         while (await Client(pair.ports["tokenweir"]).post(chat()))[0] != 200:
-            await asyncio.sleep(0.05)  # until the replicas have said what they serve
-        await many(pair.ports["tokenweir"], asked)
+            await asyncio.sleep(0.05)  # until the replicas have listed their models
+        await many(pair.ports["tokenweir"], bodies)
         mine = pair.replicas["tokenweir"]
         homes = [session for replica in mine for session in set(replica.sessions)]
         expect("every conversation stays on its replica", len(homes) == len(set(homes)))
@@ -280,7 +279,7 @@ def expect(fact, holds):
 
 
 FAILING = {
-    # How many at least nginx fails.
+    # The minimum number of nginx's failures.
     "refuses": ("refuses connections", 0),
     "dies": ("dies with the request", 1),
     "502": ("answers 502", 10),
@@ -289,7 +288,7 @@ FAILING = {
 
 
 async def rows():
-    """What is measured, both figures, and what they must be: nginx's a range, ours at most."""
+    """Yields each measurement with both figures, nginx's expected range and tokenweir's maximum."""
     prefill = asyncio.create_task(silent_prefill())
     yield "a prompt of 2 MiB: status", await large_prompt(), range(413, 414), 200
     what = "1,000 requests, 10 at once: connections to 3 replicas"
@@ -313,7 +312,7 @@ async def main():
     async for what, (theirs, mine), fault, most in rows():
         print(f"| {what} | {theirs} | {mine} |", flush=True)
         expect(f"nginx has the fault: {what}", fault is None or theirs in fault)
-        expect(f"tokenweir has it not: {what}", mine <= most)
+        expect(f"tokenweir does not have the fault: {what}", mine <= most)
     for fact in MISSED:
         print("FAIL", fact)
     sys.exit(bool(MISSED))

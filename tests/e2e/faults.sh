@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# A real nginx beside tokenweir, one configuration, the same replicas: prints a table of what fails on either side and
-# exits with 1 if anything does here. About 70 s, of which 61 are one silent prefill. Installs nginx by apt if missing.
+# Runs a real nginx and tokenweir with one configuration over the same replicas; prints a table of the faults on each
+# side.
+# Exits with 1 if tokenweir has any. Takes about 70 s, of which 61 s are one silent prefill. Installs nginx by apt if
+# missing.
 #
 #   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
 set -euo pipefail

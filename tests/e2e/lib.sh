@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the end-to-end scripts share: free ports, waiting, and ending by process id what they started.
-# Source it; it sets `root`, `scratch` and a trap on EXIT.
+# Common functions of the end-to-end scripts: free ports, waiting, and stopping started processes by their ids.
+# Source it: it sets `root`, `scratch` and a trap on EXIT.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 scratch=$(mktemp -d)
-started=() # process ids, ended by the trap in reverse order
+started=() # process ids; the trap stops them in reverse order
 
 finish() {
   local pid index
@@ -18,7 +18,7 @@ finish() {
 }
 trap finish EXIT
 
-# free_ports N: prints N different TCP ports that nobody listens on now.
+# free_ports N: prints N different free TCP ports.
 free_ports() {
   python3 - "$1" <<'PY'
 import socket, sys
@@ -52,11 +52,11 @@ wait_for() {
     if curl -sf -o /dev/null -m 2 "$2"; then return 0; fi
     sleep 0.2
   done
-  echo "no answer from $2 within $1 s" >&2
+  echo "no response from $2 within $1 s" >&2
   return 1
 }
 
-# start LOG COMMAND...: runs a command in the background, its output to a file in the scratch directory; the id is in $pid.
+# start LOG COMMAND...: runs a command in the background with its output in the scratch directory; sets $pid.
 start() {
   local log=$1
   shift
@@ -65,14 +65,14 @@ start() {
   started+=("$pid")
 }
 
-# binary: prints the path of tokenweir: $TOKENWEIR, else the release build, made if there is none.
+# binary: prints the path of tokenweir: $TOKENWEIR, else the release build, built if missing.
 binary() {
   if [ -n "${TOKENWEIR:-}" ]; then echo "$TOKENWEIR"; return; fi
   if [ ! -x "$root/target/release/tokenweir" ]; then cargo build --release --quiet --manifest-path "$root/Cargo.toml" >&2; fi
   echo "$root/target/release/tokenweir"
 }
 
-# sdk_home: makes a directory with both openai packages, once, and prints it.
+# sdk_home: installs both openai packages once and prints their directory.
 sdk_home() {
   local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e} python=3.54.0 node=6.49.0
   if [ ! -e "$home/.have-$python-$node" ]; then

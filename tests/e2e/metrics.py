@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks that a page is Prometheus text as a scraper reads it: usage: metrics.py URL [PREFIX]
 
-Every sample has a type, no series comes twice, histograms grow with `le` and end in `+Inf` = count. With PREFIX at least
-one name begins so. Prints the number of samples.
+Every sample has a type, no series appears twice, histograms grow with `le` and end in `+Inf` = count. With PREFIX at
+least one name must have it. Prints the number of samples.
 """
 
 import re
@@ -16,7 +16,7 @@ SAMPLE = re.compile(rf"^({NAME})(?:\{{({LABEL}(?:,{LABEL})*)?,?\}})? (\S+)(?: -?
 
 
 def family(name, types):
-    """The declared name a sample belongs to."""
+    """Returns the declared name of a sample."""
     for end in ("_bucket", "_sum", "_count", ""):
         base = name.removesuffix(end)
         if name.endswith(end) and base in types:
@@ -37,11 +37,11 @@ def check(text, prefix):
             continue
         match = SAMPLE.match(line)
         if not match:
-            raise SystemExit(f"line {number} is no sample: {line}")
+            raise SystemExit(f"line {number} is not a sample: {line}")
         name, labels, value = match[1], match[2] or "", float(match[3])
         base = family(name, types)
         if (name, labels) in seen:
-            raise SystemExit(f"line {number}: {name}{{{labels}}} comes twice")
+            raise SystemExit(f"line {number}: {name}{{{labels}}} appears twice")
         seen.add((name, labels))
         if types[base] == "histogram" and name.endswith("_bucket"):
             le = re.search(r'(?:^|,)le="([^"]*)"', labels)[1]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Evaluates a dashboard's panels: usage: panels.py DASHBOARD.json PROMETHEUS ROUTER REPLICA REPLICA
 
-Runs some load first, so that there is something to see. Then every expression must have a number under every label of
-its legend, the variables must have values, and the tokens/s that the panels show, added up, must be what the replicas
-counted themselves. Prints a table and ends with `ok` or `FAIL` lines.
+Runs some load first. Then every expression must have a number under every label of its legend, and the variables must
+have values. The sum of the panels' tokens/s must match the replicas' counts. Prints a table and ends with `ok` or
+`FAIL` lines.
 """
 
 import http.client
@@ -28,32 +28,32 @@ TOTALS = {
 
 
 class Prometheus:
-    """A Prometheus over HTTP."""
+    """A Prometheus server, queried over HTTP."""
 
     def __init__(self, url):
         self.url = url
 
     def get(self, path, **query):
-        """An answer's data."""
+        """Returns a response's data."""
         return json.loads(page(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"))["data"]
 
     def now(self, expression):
-        """The series of an expression now."""
+        """Returns the current series of an expression."""
         return self.get("query", query=expression)["result"]
 
     def integral(self, expression, start, end):
-        """The integral over time of an expression, second by second."""
+        """Returns the integral of an expression over time, in steps of a second."""
         data = self.get("query_range", query=f"sum({expression})", start=start, end=end, step=1)
         return sum(float(value) for series in data["result"] for _, value in series["values"])
 
     def values(self, query):
-        """What Grafana's label_values(METRIC, LABEL) gives."""
+        """Returns the result of Grafana's label_values(METRIC, LABEL)."""
         metric, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
         return self.get(f"label/{label}/values", **{"match[]": metric})
 
 
 def put_in(expression, chosen):
-    """An expression with Grafana's variables replaced."""
+    """Returns an expression with Grafana's variables replaced."""
     expression = expression.replace("$__rate_interval", f"{WINDOW}s")
     for name, value in chosen.items():
         expression = re.sub(rf"\${name}\b", value, expression)
@@ -63,7 +63,7 @@ def put_in(expression, chosen):
 
 
 def look(series, legend):
-    """What is wrong with an expression's series; None if nothing is."""
+    """Returns the fault of an expression's series, or None."""
     numbers = [each for each in series if math.isfinite(float(each["value"][1]))]
     wanted = set(re.findall(r"{{(\w+)}}", legend))
     if not numbers:
@@ -73,7 +73,7 @@ def look(series, legend):
 
 
 def variables(board, prometheus):
-    """Prints the variables' values; returns what All stands for, what the first value does, and the faults."""
+    """Prints the variables' values; returns the values for All, those for the first value, and the faults."""
     faults, one = [], {}
     rows = {each["name"]: each for each in board["templating"]["list"] if each["type"] == "query"}
     everything = {name: row["allValue"] for name, row in rows.items()}
@@ -87,7 +87,7 @@ def variables(board, prometheus):
 
 
 def evaluate(board, prometheus):
-    """Prints a row for every expression; returns the faults."""
+    """Prints a row for every expression and returns the faults."""
     everything, one, faults = variables(board, prometheus)
     print(f"\n{'panel':<32} {'legend':<34} {'series':>6} {'of one':>6}  first value")
     for panel in board["panels"]:
@@ -105,7 +105,7 @@ def evaluate(board, prometheus):
 
 
 def warm_up(router, traffic, replicas):
-    """A request for each model on each replica, so that every series is there before its rate is asked for."""
+    """Sends a request for each model to each replica, so that every series exists before its rate is queried."""
     dice, seen = random.Random(99), set()
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(router).netloc, timeout=20)
     for _ in range(200):
@@ -117,19 +117,19 @@ def warm_up(router, traffic, replicas):
 
 
 def beginning(prometheus, series):
-    """Waits until Prometheus, which takes 5 s to find its targets, has the series; returns the totals they begin with."""
+    """Waits until Prometheus has the series, up to 5 s after its start; returns their initial totals."""
     counted = {}
     while not all(len(counted.get(title, [])) == series for title in TOTALS):
         time.sleep(0.5)
         counted = {title: prometheus.now(ours) for title, (ours, _) in TOTALS.items()}
-    # In silence nothing is missed between windows. Still half a second of the run gets lost, about 1 %: a rate is not
-    # extrapolated to before a counter was zero, and these begin there.
+    # An idle period avoids gaps between windows. About 1 % of the run is still lost: a rate is not extrapolated to
+    # before a counter was zero, and these counters start there.
     time.sleep(2 * WINDOW)
     return {title: float(prometheus.now(f"sum({ours})")[0]["value"][1]) for title, (ours, _) in TOTALS.items()}
 
 
 def main():
-    """Runs the load, evaluates while it runs, adds up when it is over."""
+    """Runs the load, evaluates the panels meanwhile, and compares totals afterwards."""
     board = json.load(open(sys.argv[1], encoding="utf-8"))
     prometheus, router, replicas = Prometheus(sys.argv[2]), sys.argv[3], sys.argv[4:]
     traffic = Traffic(router, MODELS, 16, (20, 120))
@@ -157,7 +157,7 @@ def main():
     for fault in faults:
         print(f"FAIL {fault}")
     if not faults:
-        print("ok every panel shows what it says, and tokens/s add up")
+        print("ok every panel has its series, and tokens/s match the replicas' totals")
     sys.exit(bool(faults))
 
 

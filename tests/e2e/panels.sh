@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The shipped dashboard and prometheus.yml, tried: two emulated replicas, a router, a Prometheus that scrapes it, and 40 s
-# of load. Every panel must show something under the labels of its legend, and the tokens/s that Prometheus adds up must
-# be what the replicas have counted themselves. About 70 s. Installs prometheus by apt if missing.
+# Checks the shipped dashboard and prometheus.yml with two emulated replicas, a router, a Prometheus and 40 s of load.
+# Every panel must have values under its legend's labels. The sum of Prometheus's tokens/s must match the replicas'
+# counts.
+# Takes about 70 s. Installs prometheus by apt if missing.
 #
 #   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
 set -euo pipefail
@@ -25,7 +26,7 @@ TOKENWEIR__LISTEN=127.0.0.1:$port TOKENWEIR__ADMIN=127.0.0.1:$admin TOKENWEIR__L
   start serve.log "$tokenweir" serve "${replicas[@]}"
 wait_for 20 "http://127.0.0.1:$port/readyz" || { cat "$scratch"/*.log >&2; exit 1; }
 
-# The shipped file, but for the port and how often it scrapes.
+# The shipped file with another port and a shorter scrape interval.
 sed -e "s/127\.0\.0\.1:9464/127.0.0.1:$admin/" -e 's/scrape_interval: .*/scrape_interval: 1s/' \
   "$root/config/prometheus/prometheus.yml" > "$scratch/prometheus.yml"
 grep -q "127.0.0.1:$admin" "$scratch/prometheus.yml"

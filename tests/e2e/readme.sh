@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # readme.sh [FILE]
-# Runs the commands that README.md and docs/*.md (or FILE) show, so that they stay true. A fenced block counts if the line
+# Runs the commands in README.md and docs/*.md (or FILE), so that they stay correct. A fenced block counts if the line
 # before it is one of these HTML comments, which are not rendered:
 #
 #   <!-- run -->               runs a ```sh block to its end; a failing line fails the script
@@ -8,7 +8,7 @@
 #                              http://127.0.0.1:8080/readyz); it runs until the next heading
 #   <!-- file: NAME -->        writes the block, of any language, to NAME, for the commands below it
 #
-# All of it happens in an empty scratch directory with tokenweir on the PATH. Blocks without a comment are not run.
+# All blocks run in an empty scratch directory with tokenweir on the PATH. Blocks without a comment are not run.
 #
 #   TOKENWEIR   the binary   (default target/release/tokenweir, built if missing)
 set -euo pipefail
@@ -22,7 +22,7 @@ if [ $# = 0 ]; then
   exit 0
 fi
 file=$1
-[ -e "$file" ] || { echo "there is no $file" >&2; exit 1; }
+[ -e "$file" ] || { echo "$file does not exist" >&2; exit 1; }
 mkdir -p "$scratch/bin" "$scratch/work"
 ln -s "$(realpath "$(binary)")" "$scratch/bin/tokenweir"
 export PATH="$scratch/bin:$PATH"
@@ -39,7 +39,7 @@ stop_servers() {
 }
 trap 'stop_servers; finish' EXIT
 
-# handle LINE ACTION BLOCK: does what the comment above a block says.
+# handle LINE ACTION BLOCK: performs the action of the comment above a block.
 handle() {
   local at="${file##*/}:$1" action=$2 block=$3 url log="$scratch/serve-$1.log"
   cd "$scratch/work"
@@ -62,7 +62,7 @@ handle() {
   echo "ok $at ($action)"
 }
 
-action="" # what the line above says
+action="" # the action of the previous line
 inside="" # the fence of the block being read
 doing=""
 count=0
@@ -85,7 +85,7 @@ while IFS= read -r line || [ -n "$line" ]; do
     doing=$action
     : > "$block"
     if [[ $doing == run* && $line != '```sh' ]]; then
-      echo "FAIL ${file##*/}:$number: <!-- $doing --> stands above a block that is not sh"
+      echo "FAIL ${file##*/}:$number: <!-- $doing --> precedes a block that is not sh"
       exit 1
     fi
   elif [[ $line == '#'* ]]; then
@@ -94,4 +94,4 @@ while IFS= read -r line || [ -n "$line" ]; do
   if [[ $line =~ ^'<!-- '((run|file).*)' -->'$ ]]; then action=${BASH_REMATCH[1]}; else action=""; fi
 done < "$file"
 ((count > 0)) || { echo "FAIL no block of ${file##*/} is marked to be run"; exit 1; }
-echo "$count blocks of ${file##*/} hold"
+echo "$count blocks of ${file##*/} pass"

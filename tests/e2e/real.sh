@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # real.sh [URL URL]
-# Two real vLLM replicas behind the router: token counts beside the engines' own, the SDK scenarios, then trouble (idle
-# connections, callers that leave, replicas that are killed and come back). Without URLs the replicas are installed
-# (6 GB) and started by real-vllm/; replicas given by URL must serve a model called `tiny`, are not killed and must have
-# no other users. About 10 minutes on two cores once installed.
+# Tests the router with two real vLLM replicas: token counts, the SDK scenarios, then faults (idle connections,
+# disconnects, killed and restarted replicas). Without URLs real-vllm/ installs (6 GB) and starts the replicas.
+# Replicas given by URL must serve a model called `tiny` and have no other users; they are not killed.
+# Takes about 10 minutes on two cores after installation.
 #
 #   TOKENWEIR           the binary                 (default target/release/tokenweir, built if missing)
-#   TOKENWEIR_E2E_HOME  where packages lie         (default ~/.cache/tokenweir-e2e)
+#   TOKENWEIR_E2E_HOME  package directory          (default ~/.cache/tokenweir-e2e)
 #   REAL_VLLM_HOME      where vLLM is installed    (default ~/.cache/real-vllm)
-#   VLLM_ARGS           more arguments for vLLM    (default none; `--shutdown-timeout 20` lets it finish what it has)
+#   VLLM_ARGS           more arguments for vLLM    (default none; `--shutdown-timeout 20` lets it finish its requests)
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -35,17 +35,17 @@ router=http://127.0.0.1:$port
 TOKENWEIR__LISTEN=127.0.0.1:$port TOKENWEIR__ADMIN=127.0.0.1:$admin start serve.log "$tokenweir" serve "$@"
 wait_for 20 "$router/readyz" || { cat "$scratch/serve.log" >&2; exit 1; }
 
-# The first logprobs, tools and responses of each replica compile for up to 90 s; that is no one's fault.
+# The first logprobs, tools and responses of each replica compile for up to 90 s, which is no fault.
 echo "# warming up each replica"
 for url in "$@"; do
   "$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$url/v1" tiny --engine vllm --skip model_by_name > "$scratch/warm.log" ||
-    { echo "a bare replica fails:"; cat "$scratch/warm.log"; }
+    { echo "a replica without the router fails:"; cat "$scratch/warm.log"; }
 done
 
 failed=0
 echo "# tokens"
 python3 "$root/tests/e2e/truth.py" "$router" "http://127.0.0.1:$admin" tiny "$@" || failed=1
-echo "# conversations of several turns: what could come from a cache and does"
+echo "# conversations of several turns: possible and actual cached tokens"
 block=$(curl -sf "$1/metrics" | sed -n 's/^vllm:cache_config_info{.*[{,]block_size="\([0-9]*\)".*/\1/p' | head -1)
 for policy in round_robin token_cost; do
   read -r port2 admin2 <<< "$(free_ports 2)"

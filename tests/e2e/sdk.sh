@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the SDK scenarios and both examples against the router in front of three emulated replicas.
-# Needs python3 (with venv) and npm; the packages are installed by name, once.
+# Needs python3 (with venv) and npm; installs the packages once.
 #
 #   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
-#   TOKENWEIR_E2E_HOME  where packages lie    (default ~/.cache/tokenweir-e2e)
+#   TOKENWEIR_E2E_HOME  package directory     (default ~/.cache/tokenweir-e2e)
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -34,7 +34,7 @@ echo "# openai for JavaScript"
 (cd "$home/node" && node "$here/scenarios.mjs" "$base/v1" "$model" --engine emulated) || failed=1
 
 echo "# the examples"
-# They say port 8080, as a reader would; here the router is elsewhere.
+# The examples use port 8080; this router uses another one.
 sed "s/127.0.0.1:8080/127.0.0.1:$port/" "$root/examples/openai_sdk.py" > "$scratch/example.py"
 sed "s/127.0.0.1:8080/127.0.0.1:$port/" "$root/examples/openai_sdk.mjs" > "$home/node/example.mjs"
 for run in "$home/venv/bin/python $scratch/example.py" "node $home/node/example.mjs"; do
@@ -42,6 +42,6 @@ for run in "$home/venv/bin/python $scratch/example.py" "node $home/node/example.
   if text=$($run) && [ -n "$text" ]; then echo "ok example ${run##*/}"; else echo "FAIL example ${run##*/}"; failed=1; fi
 done
 
-# Lines of a panic would otherwise go unseen.
+# Panics would otherwise go unnoticed.
 if grep -n "panicked" "$scratch"/*.log; then echo "FAIL no panic in the logs"; failed=1; else echo "ok no panic in the logs"; fi
 exit "$failed"

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # soak.sh [MINUTES]
-# A router under mixed load for MINUTES (default 30) at about 70 % of the machine's CPU, while its four emulated
-# replicas are killed, stopped and given faults, its file is changed and broken, its logs are moved, and clients hang
-# up. Fails if any request has an end that nothing explains, if anything is left over, or if memory grows by 1 MiB in
-# 10 minutes (judged from the fifth minute, in runs of 10 minutes and more). Needs curl with HTTP/2 and openssl.
+# Runs a router under mixed load for MINUTES (default 30) at about 70 % of the machine's CPU.
+# Meanwhile its four emulated replicas are killed, stopped and made faulty, its configuration changes and breaks, its
+# logs are rotated, and clients disconnect. The test fails if a request ends without an explanation, if anything is left
+# over, or if memory grows by 1 MiB in 10 minutes. Memory is judged from the fifth minute, in runs of at least 10
+# minutes. Needs curl with HTTP/2 and openssl.
 #
 #   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
-#   SOAK_SEED           of what is done to it (default 1)
-#   SOAK_LOGS           where logs are kept   (default: a new directory, if it fails)
+#   SOAK_SEED           the seed of the faults (default 1)
+#   SOAK_LOGS           the logs' directory   (default: a new directory, if it fails)
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # tls.sh
-# TLS as others speak it: `openssl s_client` with every version, a stream of openai-python with an issuer of its own while
-# the router's certificate is replaced, and a second router that reaches the first one by https://. Needs openssl.
+# Tests TLS with other implementations: `openssl s_client` with every version, and a stream of openai-python with a
+# custom
+# issuer during a certificate change. A second router connects to the first one by https://. Needs openssl.
 #
 #   TOKENWEIR           the binary            (default target/release/tokenweir, built if missing)
-#   TOKENWEIR_E2E_HOME  where packages lie    (default ~/.cache/tokenweir-e2e)
+#   TOKENWEIR_E2E_HOME  package directory     (default ~/.cache/tokenweir-e2e)
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,7 +16,7 @@ model=emulated-8b
 read -r engine plain secure admin other other_admin <<< "$(free_ports 6)"
 cd "$scratch"
 
-# issue NAME SUBJECT: a certificate for localhost by the issuer ca.pem.
+# issue NAME SUBJECT: issues a certificate for localhost by ca.pem.
 issue() {
   openssl req -newkey rsa:2048 -nodes -keyout "$1.key" -subj "/CN=$2" -out "$1.csr" 2> openssl.log
   printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' > "$1.ext"
@@ -43,13 +44,13 @@ router=$pid
 wait_for 20 "http://127.0.0.1:$plain/readyz" || { cat serve.log >&2; exit 1; }
 
 failed=0
-# holds WHAT COMMAND...: tells whether the command succeeds.
+# holds WHAT COMMAND...: runs a check; prints ok if the command succeeds.
 holds() {
   local what=$1
   shift
   if "$@" > holds.log 2>&1; then echo "ok $what"; else echo "FAIL $what"; tail -20 holds.log; failed=1; fi
 }
-# s_client OPTIONS...: shakes hands and prints what was agreed on.
+# s_client OPTIONS...: completes a handshake and prints its result.
 s_client() { timeout 10 openssl s_client -connect "127.0.0.1:$secure" -CAfile ca.pem -verify_return_error "$@" < /dev/null 2>&1; }
 speaks() { s_client "${@:2}" | grep -q "$1"; }
 refuses() { ! s_client "$@" | grep -q "Cipher is [A-Z]*[-_]"; }
@@ -68,11 +69,11 @@ resumes() {
   speaks "Reused, TLSv1.3" -sess_in session
 }
 holds "a session is resumed" resumes
-holds "curl is answered" curl -sf --cacert ca.pem "https://localhost:$secure/v1/models"
+holds "curl gets a response" curl -sf --cacert ca.pem "https://localhost:$secure/v1/models"
 if curl --version | grep -q HTTP2; then
-  holds "curl is answered by HTTP/2" bash -c "curl -sf --http2 --cacert ca.pem -o /dev/null -w '%{http_version}' https://localhost:$secure/v1/models | grep -qx 2"
+  holds "curl gets a response by HTTP/2" bash -c "curl -sf --http2 --cacert ca.pem -o /dev/null -w '%{http_version}' https://localhost:$secure/v1/models | grep -qx 2"
 fi
-holds "curl without the issuer refuses us" bash -c "! curl -sf https://localhost:$secure/v1/models"
+holds "curl without the issuer refuses the router" bash -c "! curl -sf https://localhost:$secure/v1/models"
 
 echo "# openai for Python, and a new certificate"
 SSL_CERT_FILE=$scratch/ca.pem "$home/venv/bin/python" "$root/tests/e2e/sdk/tls.py" \
@@ -81,11 +82,11 @@ SSL_CERT_FILE=$scratch/ca.pem "$home/venv/bin/python" "$root/tests/e2e/sdk/tls.p
 echo "# a bad certificate"
 cp new.key kept.key
 openssl genrsa -out router.key 2048 2> openssl.log
-holds "check refuses it and says where" bash -c "! '$tokenweir' check -c router.toml 2> said && grep -q 'router.toml:6:7: cannot use router.key' said"
+holds "check refuses it and prints the position" bash -c "! '$tokenweir' check -c router.toml 2> errors && grep -q 'router.toml:6:7: cannot use router.key' errors"
 kill -HUP "$router"
 for _ in $(seq 50); do grep -q "not reloaded" serve.log && break; sleep 0.1; done
 holds "the reload changes nothing" grep -q "not reloaded, nothing changed: router.toml:6:7" serve.log
-holds "the new certificate is still shown" speaks "CN = second" -showcerts
+holds "the new certificate is still in use" speaks "CN = second" -showcerts
 cp kept.key router.key
 
 echo "# a router in front of a router"
@@ -98,13 +99,13 @@ TOML
 start other.log "$tokenweir" serve -c other.toml
 wait_for 20 "http://127.0.0.1:$other/readyz" || { cat other.log >&2; failed=1; }
 body='{"model":"'$model'","stream":true,"max_tokens":20,"messages":[{"role":"user","content":"hi"}]}'
-holds "a stream comes through both" bash -c \
+holds "a stream passes through both" bash -c \
   "curl -sfN http://127.0.0.1:$other/v1/chat/completions -H 'content-type: application/json' -d '$body' | grep -q 'data: \[DONE\]'"
 read -r distrusting distrusting_admin <<< "$(free_ports 2)"
 TOKENWEIR__LISTEN=127.0.0.1:$distrusting TOKENWEIR__ADMIN=127.0.0.1:$distrusting_admin \
   start distrusting.log "$tokenweir" serve "https://localhost:$secure"
 for _ in $(seq 50); do grep -q "is not ready" distrusting.log && break; sleep 0.2; done
-holds "an issuer that the system does not trust is not trusted" grep -q "issuer that is not trusted: name the issuer's file" distrusting.log
+holds "an issuer unknown to the system is not trusted" grep -q "issuer that is not trusted: name the issuer's file" distrusting.log
 
 if grep -n "panicked" ./*.log; then echo "FAIL no panic in the logs"; failed=1; else echo "ok no panic in the logs"; fi
 exit "$failed"

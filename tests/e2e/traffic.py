@@ -1,4 +1,4 @@
-"""Chats of all kinds, for the scripts here: streams that ask for usage, streams that do not, and plain answers."""
+"""A chat load for the scripts: streams with and without requested usage, and plain responses."""
 
 import http.client
 import json
@@ -14,24 +14,24 @@ SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$")
 
 
 def page(url):
-    """The body of a GET."""
+    """Returns the body of a GET."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
 
 
 def samples(text, name):
-    """The labels, as text, and values of a metric's series."""
+    """Returns the labels, as text, and values of a metric's series."""
     found = (SAMPLE.match(line) for line in text.splitlines())
     return [(match[2] or "", float(match[3])) for match in found if match and match[1] == name]
 
 
 def total(text, name):
-    """The sum of a metric's series."""
+    """Returns the sum of a metric's series."""
     return sum(value for _, value in samples(text, name))
 
 
 def chat(dice, model, kind, tokens):
-    """A request, one of a few conversations with a beginning of its own, for a number of tokens in a range."""
+    """Returns a request of one of a few conversations, each with its own prefix, for a number of tokens in a range."""
     beginning = f"conversation {dice.randrange(12)}. " + "a weir holds water back. " * dice.choice((4, 20, 60))
     question = f"question {dice.random()}: " + "over the weir " * dice.randrange(1, 40)
     body = {
@@ -47,7 +47,7 @@ def chat(dice, model, kind, tokens):
 
 
 class Traffic:
-    """Clients that send one request after another until stopped. Every answer must come to its end."""
+    """Clients that send sequential requests until stopped. Every response must be complete."""
 
     def __init__(self, router, models, clients, tokens):
         self.router, self.models, self.tokens = urllib.parse.urlsplit(router).netloc, models, tokens
@@ -55,17 +55,17 @@ class Traffic:
         self.threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(clients)]
 
     def start(self):
-        """Lets all clients begin."""
+        """Starts all clients."""
         for thread in self.threads:
             thread.start()
 
     def stop(self):
-        """Lets the requests under way end; returns how many were sent. Raises if any failed."""
+        """Waits for the running requests; returns the number sent. Raises if any failed."""
         self.over.set()
         for thread in self.threads:
             thread.join(120)
         if self.faults or any(thread.is_alive() for thread in self.threads):
-            raise SystemExit(f"FAIL requests: {self.faults[:3] or 'some never ended'}")
+            raise SystemExit(f"FAIL requests: {self.faults[:3] or 'some did not end'}")
         return self.sent
 
     def _client(self, seed):
@@ -79,7 +79,7 @@ class Traffic:
             self.faults.append(f"{type(error).__name__}: {error}")
 
     def ask(self, connection, body):
-        """Sends a request and reads its answer; returns the replica that gave it."""
+        """Sends a request and reads its response; returns the replica that answered."""
         path, head = "/v1/chat/completions", {"content-type": "application/json"}
         connection.request("POST", path, json.dumps(body), head)
         answer = connection.getresponse()

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The router's token counts beside the engines' own: usage: truth.py ROUTER ADMIN MODEL REPLICA...
+"""The router's token counts compared with the engines': usage: truth.py ROUTER ADMIN MODEL REPLICA...
 
-Runs streams that ask for usage, streams that do not, and plain answers, all to their ends, and compares totals: they must
-be equal. Meanwhile, of streams alone, it compares the tokens that the router takes to be resident with what the engines
-hold, at some moments; on average they may differ by a tenth. Prints a table and ends with `ok` or `FAIL` lines.
+Runs streams with and without requested usage, and plain responses, all to their ends. The totals must be equal. Then
+it runs streams only and samples the router's estimate of resident tokens. On average it may differ from the engines'
+tokens by a tenth. Prints a table and ends with `ok` or `FAIL` lines.
 
-An emulated engine tells what it holds, and only its account is judged. Of vLLM one knows the KV blocks in use: rounded up
-for each request (half a block is taken off), shared by requests that begin alike (so here none do), and told late where
-CPU is short, so that the number of requests does not match either. That is printed beside it.
+An emulated engine reports its tokens exactly, and only its samples can fail the test. vLLM reports used KV blocks.
+They are rounded up per request, so half a block is subtracted. Requests with a common prefix share them, so here all
+prefixes differ. Without enough CPU they are reported late, and then the number of requests differs, too; it is printed.
 """
 
 import re
@@ -19,7 +19,7 @@ import traffic
 from traffic import Traffic, page, samples, total
 
 MOMENTS = 100
-PROMPT_S = 0.05  # pages that took longer are not of one moment
+PROMPT_S = 0.05  # slower pages do not describe one moment
 TOTALS = {
     "prompt tokens": ("tokenweir_prompt_tokens_total", "vllm:prompt_tokens_total"),
     "completion tokens": ("tokenweir_completion_tokens_total", "vllm:generation_tokens_total"),
@@ -27,7 +27,7 @@ TOTALS = {
 
 
 class Fresh(Traffic):
-    """Streams that do not ask for usage and begin like no other."""
+    """Streams without requested usage and with unique prefixes."""
 
     def ask(self, connection, body):
         body.pop("stream_options", None)
@@ -37,7 +37,7 @@ class Fresh(Traffic):
 
 
 def counts(admin, replicas):
-    """Totals by name and side."""
+    """Returns the totals by name and side."""
     ours, theirs = page(f"{admin}/metrics"), [page(f"{replica}/metrics") for replica in replicas]
     return {
         name: (total(ours, mine), sum(total(text, other) for text in theirs)) for name, (mine, other) in TOTALS.items()
@@ -45,18 +45,18 @@ def counts(admin, replicas):
 
 
 def held(text):
-    """Tokens that an engine holds, by its metrics, and whether that is exact."""
+    """Returns the tokens that an engine holds by its metrics, and whether that is exact."""
     exact = samples(text, "emulated:resident_tokens")
     if exact:
         return exact[0][1], True
     config = samples(text, "vllm:cache_config_info")[0][0]
     size, blocks = (int(re.search(rf'{name}="(\d+)"', config)[1]) for name in ("block_size", "num_gpu_blocks"))
-    taken = total(text, "vllm:kv_cache_usage_perc") * (blocks - 1)  # one block is never given away
+    taken = total(text, "vllm:kv_cache_usage_perc") * (blocks - 1)  # one block is reserved
     return max(0.0, (taken - total(text, "vllm:num_requests_running") / 2) * size), False
 
 
 def fetch(urls):
-    """All pages at once, as nearly as can be."""
+    """Fetches all pages concurrently."""
     texts = [None] * len(urls)
 
     def get(at):
@@ -71,8 +71,7 @@ def fetch(urls):
 
 
 def moments(admin, replicas):
-    """What the router takes to be resident and what the engines hold, where they hold anything, and the requests that
-    either side has."""
+    """Returns samples of the resident tokens and the requests of both sides, where the engines hold tokens."""
     seen = []
     until = time.monotonic() + 60
     while len(seen) < MOMENTS and time.monotonic() < until:
@@ -80,7 +79,7 @@ def moments(admin, replicas):
         began = time.monotonic()
         ours, *theirs = fetch([f"{each}/metrics" for each in (admin, *replicas)])
         if time.monotonic() - began > PROMPT_S:
-            continue  # an engine short of CPU lets its page wait, for seconds at times
+            continue  # without enough CPU an engine delays its page, sometimes by seconds
         truth = sum(held(text)[0] for text in theirs)
         if truth > 0:
             running = sum(total(text, "vllm:num_requests_running") for text in theirs)
@@ -90,18 +89,18 @@ def moments(admin, replicas):
 
 
 def settled(admin, replicas):
-    """Waits until nothing runs, so that both sides have counted."""
+    """Waits until no request runs, so that both sides have counted all."""
     for _ in range(100):
         running = sum(total(page(f"{replica}/metrics"), "vllm:num_requests_running") for replica in replicas)
         if total(page(f"{admin}/metrics"), "tokenweir_in_flight") == running == 0:
-            time.sleep(1)  # engines tell their totals a little later
+            time.sleep(1)  # engines publish their totals a little later
             return
         time.sleep(0.1)
-    raise SystemExit("FAIL something runs on")
+    raise SystemExit("FAIL a request still runs")
 
 
 def main():
-    """Mixed answers for the totals, streams for the moments."""
+    """Runs mixed requests for the totals, and streams for the samples."""
     router, admin, model, *replicas = sys.argv[1:]
     settled(admin, replicas)
     before = counts(admin, replicas)
@@ -111,7 +110,7 @@ def main():
     sent = mixed.stop()
     streams = Fresh(router, [model], 4, (600, 1800))
     streams.start()
-    time.sleep(8)  # what an event stands for is learned from streams that ended
+    time.sleep(8)  # the router learns tokens per event from completed streams
     seen = moments(admin, replicas)
     sent += streams.stop()
     settled(admin, replicas)
@@ -126,14 +125,14 @@ def main():
     error = sum(abs(ours - theirs) / theirs for ours, theirs, *_ in seen) / max(1, len(seen))
     print(f"{'resident tokens, mean':<22} {resident:>10.0f} {truth:>10.0f}")
     print(f"{'requests, mean':<22} {in_flight:>10.1f} {running:>10.1f}")
-    print(f"mean error of resident tokens at {len(seen)} moments: {error:.1%}")
+    print(f"mean error of resident tokens in {len(seen)} samples: {error:.1%}")
     exact = all(held(page(f"{replica}/metrics"))[1] for replica in replicas)
     if exact and (len(seen) < MOMENTS / 2 or error > 0.1):
         faults.append(f"resident tokens are off by {error:.1%} on average")
     for fault in faults:
         print(f"FAIL {fault}")
     if not faults:
-        print("ok tokens are what the engines count")
+        print("ok token counts match the engines'")
     sys.exit(bool(faults))
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """turns.py ROUTER MODEL BLOCK NAME [LEAST]
 
-Conversations of several turns through a router: the share of the tokens that could come from a prefix cache and did, by
-the replicas' own `cached_tokens`. Could: of each later turn the whole blocks of BLOCK tokens of the prompt before it.
-NAME makes the conversations unlike those of another run. Fails below LEAST percent.
+Sends conversations of several turns through a router. Measures the replicas' `cached_tokens` as a
+share of the possible ones. Possible are all whole blocks of BLOCK tokens of the previous turn's prompt. NAME makes the
+conversations differ from those of other runs. Fails below LEAST percent.
 """
 
 import json
@@ -36,7 +36,7 @@ def converse(router, model, block, name, sums, lock):
             sums["cached"] += cached if turn else 0
             sums["prompt"] += usage["prompt_tokens"]
         before = usage["prompt_tokens"]
-        # What a random model says is no text that reads back as the same tokens, so it stays out.
+        # A random model's output does not tokenize back to the same tokens, so it is left out.
         messages.append({"role": "assistant", "content": "Go on."})
 
 

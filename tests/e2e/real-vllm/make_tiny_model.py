@@ -114,9 +114,9 @@ cfg = LlamaConfig(
 )
 model = LlamaForCausalLM(cfg)
 with torch.no_grad():
-    # Sharper logits (std ~4) give varied text with a clear winner per step;
-    # rows of padding and special ids are zeroed so that they are hardly ever
-    # sampled, except the end-of-turn token, which stays as likely as any word.
+    # Sharper logits (std ~4) give varied text with a clear winner per step.
+    # Rows of padding and special ids are zeroed, so they are rarely sampled.
+    # The end-of-turn token stays as likely as any word.
     w = model.lm_head.weight
     w.mul_(20.0)
     for i in list(range(vocab)):

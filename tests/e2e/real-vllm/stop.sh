@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # stop.sh BASE_PORT N
-# Ends the replicas that start.sh started: a polite TERM, and after 20 s a KILL for the process group that is left.
+# Stops the replicas that start.sh started: TERM, and after 20 s KILL for the rest of the process group.
 set -euo pipefail
 
 base=${1:?usage: stop.sh BASE_PORT N}

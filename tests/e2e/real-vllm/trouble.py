@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What goes wrong with real replicas, done to two of them behind the router.
+"""Faults of real replicas: two vLLM replicas behind the router fail in several ways.
 
 usage: trouble.py ROUTER_URL ADMIN_URL REPLICA_URL REPLICA_URL [--no-kill] [--only NAME]...
 
-Prints `ok NAME` or `FAIL NAME: why`, with `#` lines that record what was seen, and ends with `N passed, N failed`.
-Replicas are killed by the process ids that start.sh wrote down, and started again with it; `--no-kill` leaves them alone.
+Prints `ok NAME` or `FAIL NAME: why`, with `#` lines of observations, and ends with `N passed, N failed`.
+Replicas are killed by the process ids that start.sh recorded, and restarted with it; `--no-kill` does not kill them.
 """
 
 import argparse
@@ -31,14 +31,14 @@ LONG = 3500  # tokens: some seconds, so that a kill falls in the middle
 
 
 def total(url, beginning):
-    """The sum of the series of `/metrics` that begin so."""
+    """Returns the sum of the series of `/metrics` with this prefix."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(beginning))
 
 
 class Replica:
-    """One vLLM that start.sh started."""
+    """A vLLM started by start.sh."""
 
     def __init__(self, url):
         self.url = url.rstrip("/")
@@ -46,11 +46,11 @@ class Replica:
         self.port = int(self.address.rsplit(":", 1)[1])
 
     def pid(self):
-        """The API server, leader of its process group."""
+        """Returns the API server's id; it leads its process group."""
         return int((HOME / f"{self.port}.pid").read_text())
 
     def engine_pid(self):
-        """The engine process under the API server."""
+        """Returns the id of the API server's engine process."""
         for entry in pathlib.Path("/proc").glob("[0-9]*"):
             try:
                 if "EngineCore" in (entry / "cmdline").read_text() and os.getpgid(int(entry.name)) == self.pid():
@@ -60,16 +60,16 @@ class Replica:
         raise AssertionError("no engine process")
 
     def start(self):
-        """Starts it again and returns when it serves."""
+        """Restarts it and waits until it serves."""
         try:
-            os.killpg(self.pid(), signal.SIGKILL)  # what a partial kill left
+            os.killpg(self.pid(), signal.SIGKILL)  # processes left by a partial kill
             time.sleep(1)
         except OSError:
             pass
         subprocess.run([HERE / "start.sh", "1", str(self.port)], check=True, stdout=subprocess.DEVNULL)
 
     def running(self):
-        """How many requests it works on, by its own account."""
+        """Returns the number of running requests from its metrics."""
         return total(self.url, "vllm:num_requests_running")
 
 
@@ -81,16 +81,16 @@ class Scene:
         self.replicas = [Replica(url) for url in args.replica]
 
     def denied(self):
-        """How many replays the router's budget has not allowed."""
+        """Returns the number of retries that the router's budget refused."""
         return total(self.admin, 'tokenweir_retries_total{pool="default",result="denied"}')
 
     def client(self):
-        """A client that does not retry: what it sees is what the router did."""
+        """Returns a client that does not retry, so its results are the router's."""
         return AsyncOpenAI(base_url=f"{self.router}/v1", api_key="unused", timeout=240, max_retries=0)
 
     async def quick(self, client):
-        """A short request; returns the replica that answered."""
-        raw = await client.chat.completions.with_raw_response.create(**asked("hello", 4))
+        """Sends a short request; returns the replica that answered."""
+        raw = await client.chat.completions.with_raw_response.create(**chat_request("hello", 4))
         assert raw.parse().choices, "no answer"
         return raw.headers.get("x-upstream", "?")
 
@@ -103,8 +103,8 @@ class Scene:
         return seen
 
 
-def asked(text, tokens, **more):
-    """A request for exactly `tokens` tokens."""
+def chat_request(text, tokens, **more):
+    """Returns a request for exactly `tokens` tokens."""
     messages = [{"role": "user", "content": text}]
     return {"model": "tiny", "messages": messages, "max_tokens": tokens, "extra_body": {"ignore_eos": True}} | more
 
@@ -112,30 +112,30 @@ def asked(text, tokens, **more):
 Seen = collections.namedtuple("Seen", "kind state events upstream detail")
 
 
-def told(error, began):
-    """What an error says, what it comes from, and when it came."""
+def describe(error, began):
+    """Returns an error's message, cause and time."""
     cause = f" ({error.__cause__!r})" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"[:160] + f" after {time.monotonic() - began:.0f} s"
 
 
 async def whole(client, number, begun):
-    """A long request without a stream: `whole`, `short` or `error`."""
+    """Sends a long request without a stream; returns `whole`, `short` or `error`."""
     began = time.monotonic()
     try:
-        raw = await client.chat.completions.with_raw_response.create(**asked(f"whole {number}", LONG))
+        raw = await client.chat.completions.with_raw_response.create(**chat_request(f"whole {number}", LONG))
         answer = raw.parse()
     except Exception as error:  # every class of failure is recorded
-        return Seen("whole", "error", 0, "?", told(error, began))
+        return Seen("whole", "error", 0, "?", describe(error, began))
     reason = answer.choices[0].finish_reason
     full = answer.usage.completion_tokens == LONG and reason == "length"
     return Seen("whole", "whole" if full else "short", 1, raw.headers.get("x-upstream"), reason)
 
 
 async def stream(client, number, begun):
-    """A long stream: `whole`, `short` (a clean end before the last token), or `error`. Once it flows it joins `begun`."""
+    """Reads a long stream and adds it to `begun`: `whole`, `short` (a clean end before the last token), or `error`."""
     events, tokens, reason, upstream, began = 0, None, None, "?", time.monotonic()
     try:
-        wish = asked(f"stream {number}", LONG, stream=True, stream_options={"include_usage": True})
+        wish = chat_request(f"stream {number}", LONG, stream=True, stream_options={"include_usage": True})
         raw = await client.chat.completions.with_raw_response.create(**wish)
         upstream = raw.headers.get("x-upstream")
         async for chunk in raw.parse():
@@ -145,7 +145,7 @@ async def stream(client, number, begun):
             tokens = chunk.usage.completion_tokens if chunk.usage else tokens
             reason = (chunk.choices[0].finish_reason if chunk.choices else None) or reason
     except Exception as error:  # every class of failure is recorded
-        return Seen("stream", "error", events, upstream, told(error, began))
+        return Seen("stream", "error", events, upstream, describe(error, began))
     full = tokens == LONG and reason == "length"
     return Seen("stream", "whole" if full else "short", events, upstream, f"{reason}, {tokens} tokens")
 
@@ -171,44 +171,44 @@ async def client_abort(scene):
         return sum(replica.running() for replica in scene.replicas)
 
     for streaming in (True, False):
-        body = asked("hello", 3000, stream=streaming)
+        body = chat_request("hello", 3000, stream=streaming)
         body |= body.pop("extra_body")
         body = json.dumps(body).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-        for attempt in range(3):  # an engine with a hiccup may be done before we look
+        for attempt in range(3):  # after a delay the engine may be done before the check
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
                 try:
-                    await until(lambda: working() == 1, 3, "an engine works on it")
+                    await until(lambda: working() == 1, 3, "an engine runs the request")
                     break
                 except AssertionError:
                     assert attempt < 2, "no engine was seen working on a long answer in three attempts"
-        took = await until(lambda: working() == 0, 1, "the engine is free")
-        print(f"# stream={streaming}: the engine was free {took * 1000:.0f} ms after the client left")
+        took = await until(lambda: working() == 0, 1, "the engine is idle")
+        print(f"# stream={streaming}: the engine was idle {took * 1000:.0f} ms after the client left")
 
 
 async def until(holds, seconds, what):
     """Waits for a condition and returns how long it took."""
     began = time.monotonic()
     while not await asyncio.to_thread(holds):
-        assert time.monotonic() - began < seconds, f"not so within {seconds} s: {what}"
+        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
         await asyncio.sleep(0.02)
     return time.monotonic() - began
 
 
 async def strike(scene, kill):
-    """Runs 20 long requests, kills amid them, and checks how each ended."""
-    for replica in scene.replicas:  # past what a replica compiles on first use, which would hold one of them back
+    """Runs 20 long requests, applies a fault in the middle, and checks the end of each."""
+    for replica in scene.replicas:  # compilation on first use would delay one of the replicas
         async with AsyncOpenAI(base_url=f"{replica.url}/v1", api_key="unused", timeout=240) as client:
             for size in (1, 4, 8):
-                await asyncio.gather(*(client.chat.completions.create(**asked(f"{n}", 60)) for n in range(size)))
-    await scene.spread(24)  # so that the budget of retries is that of a used router
+                await asyncio.gather(*(client.chat.completions.create(**chat_request(f"{n}", 60)) for n in range(size)))
+    await scene.spread(24)  # fills the retry budget
     async with scene.client() as client:
         begun = {}
-        # Shuffled: any regular order is one that some policy's rotation turns into streams here and wholes there.
+        # Shuffled, because some policy's rotation could send all streams to one replica in any regular order.
         early = random.Random(5).sample([(run, n) for n in range(7) for run in (whole, stream)], 14)
         tasks = [asyncio.create_task(run(client, n, begun)) for run, n in early]
-        await until(lambda: len(begun) == 7, 90, "seven streams flow")  # a replica just started compiles first
+        await until(lambda: len(begun) == 7, 90, "seven streams have begun")  # a replica just started compiles first
         tasks += [asyncio.create_task(run(client, n, begun)) for n in range(7, 10) for run in (whole, stream)]
         await asyncio.sleep(0.02)
         flowed = collections.Counter(begun.values())
@@ -217,7 +217,7 @@ async def strike(scene, kill):
         kill()
         seen = await asyncio.gather(*tasks)
         denied = scene.denied() - denied
-        print(f"# {unfinished} of 20 requests ran when it was killed; streams that flowed: {dict(flowed)}")
+        print(f"# {unfinished} of 20 requests ran when it was killed; streams that had begun: {dict(flowed)}")
         counts = collections.Counter(s[:2] + (s.upstream,) for s in seen)
         for (kind, state, upstream), n in sorted(counts.items()):
             print(f"# {n} {kind} ended {state} ({upstream})")
@@ -226,16 +226,16 @@ async def strike(scene, kill):
         after = collections.Counter([await scene.quick(client) for _ in range(10)])
         print(f"# ten requests after it: {dict(after)}")
     if all(s.state == "whole" for s in seen):
-        print("# nothing was cut: on a machine short of CPU, vLLM sends a stream in one lump when it is done")
+        print("# nothing was cut: without enough CPU, vLLM sends a stream in one piece at its end")
     short = [s for s in seen if s.state == "short"]
-    assert not short, f"{len(short)} answers look whole and are not: {short[0]}"
+    assert not short, f"{len(short)} incomplete responses look complete: {short[0]}"
     lost = [s for s in seen if s.state == "error" and s.events == 0]
-    print(f"# {len(lost)} requests failed that had brought nothing, {denied:.0f} were not allowed a second replica")
-    assert len(lost) <= denied, f"{len(lost)} requests failed that had brought nothing: {lost[0]}"
+    print(f"# {len(lost)} requests failed before the first byte, {denied:.0f} retries were refused by the budget")
+    assert len(lost) <= denied, f"{len(lost)} requests failed before the first byte: {lost[0]}"
 
 
 async def comes_back(scene, replica):
-    """Starts the replica again and waits until the router gives it requests."""
+    """Restarts the replica and waits until the router sends it requests."""
     await asyncio.to_thread(replica.start)
     began = time.monotonic()
     while replica.address not in (seen := await scene.spread(8)):
@@ -254,7 +254,7 @@ async def killed_replica_comes_back(scene):
 
 
 async def killed_engine(scene):
-    """Only the engine dies: the API server in front of it answers 500, or ends streams with an error and [DONE]."""
+    """Kills only the engine: the API server answers 500, or ends streams with an error and [DONE]."""
     replica = scene.replicas[0]
     await strike(scene, lambda: os.kill(replica.engine_pid(), signal.SIGKILL))
 
@@ -264,7 +264,7 @@ async def killed_engine_comes_back(scene):
 
 
 async def terminated_replica(scene):
-    """A polite end: vLLM ends what runs with 200 and `finish_reason: "abort"`."""
+    """Sends SIGTERM: vLLM ends running requests with 200 and `finish_reason: "abort"`."""
     replica = scene.replicas[1]
     await strike(scene, lambda: os.kill(replica.pid(), signal.SIGTERM))
 
@@ -285,12 +285,12 @@ ROUGH = [
 
 
 def main():
-    """Reads the arguments, runs, prints the closing line."""
+    """Reads the arguments, runs the cases, prints the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("router", help="http://HOST:PORT")
     parser.add_argument("admin", help="http://HOST:PORT of its admin listener")
     parser.add_argument("replica", nargs=2, help="http://HOST:PORT")
-    parser.add_argument("--no-kill", action="store_true", help="leave the replicas alive")
+    parser.add_argument("--no-kill", action="store_true", help="do not kill the replicas")
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     args = parser.parse_args()
     scene = Scene(args)
@@ -302,7 +302,7 @@ def main():
             asyncio.run(run(scene))
             passed += 1
             print(f"ok {run.__name__}", flush=True)
-        except Exception as error:  # whatever it is, the next one runs
+        except Exception as error:  # any failure; the next case runs
             failed += 1
             why = f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
             print(f"FAIL {run.__name__}: {why}", flush=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// What people do with the openai package for JavaScript, done to one server and checked.
+// Scenarios of the openai package for JavaScript, run against one server and checked.
 //
 // usage: scenarios.mjs BASE_URL MODEL --engine emulated|vllm [--skip NAME]...
 //
@@ -11,7 +11,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { join } from "node:path";
 
-// The package is looked up from the working directory, so that this file may lie elsewhere than node_modules.
+// The package is resolved from the working directory, because this file may be outside of node_modules' parent.
 const { default: OpenAI } = await import(
   pathToFileURL(createRequire(join(process.cwd(), "scenarios.mjs")).resolve("openai"))
 );
@@ -52,13 +52,13 @@ async function collect(stream) {
 
 function checkChunks(chunks) {
   assert.ok(chunks.length >= 2, `only ${chunks.length} chunks`);
-  assert.equal(new Set(chunks.map((c) => c.id)).size, 1, "chunks of several answers in one stream");
+  assert.equal(new Set(chunks.map((c) => c.id)).size, 1, "chunks of several responses in one stream");
   assert.ok(chunks.map((c) => c.choices[0]?.delta.content ?? "").join(""), "no text");
   const ends = chunks.map((c) => c.choices[0]?.finish_reason).filter(Boolean);
   assert.equal(ends.length, 1, "no proper end");
 }
 
-// A tool's arguments came over whole; an emulated engine fills in what it likes.
+// Checks that a tool's arguments are complete; an emulated engine generates arbitrary values.
 function checkArguments(text) {
   const made = JSON.parse(text);
   assert.ok(options.engine === "emulated" ? Object.keys(made).length : ["Paris", "Rome"].includes(made.city), text);
@@ -80,12 +80,12 @@ const scenarios = {
   async stream() {
     const chunks = await collect(await client.chat.completions.create(ask({ stream: true })));
     checkChunks(chunks);
-    assert.ok(chunks.every((c) => !c.usage && c.choices.length === 1), "usage came unasked");
+    assert.ok(chunks.every((c) => !c.usage && c.choices.length === 1), "unrequested usage");
   },
 
   async stream_with_usage() {
-    const asked = ask({ stream: true, stream_options: { include_usage: true } });
-    const chunks = await collect(await client.chat.completions.create(asked));
+    const params = ask({ stream: true, stream_options: { include_usage: true } });
+    const chunks = await collect(await client.chat.completions.create(params));
     checkChunks(chunks);
     assert.ok(chunks.at(-1).usage.completion_tokens > 0);
     assert.deepEqual(chunks.at(-1).choices, []);
@@ -105,7 +105,7 @@ const scenarios = {
     for await (const chunk of stream) {
       assert.equal(chunk.object, "chat.completion.chunk");
       if (++seen === 3) stream.controller.abort();
-      assert.ok(seen < 1000, "the stream went on after the abort");
+      assert.ok(seen < 1000, "the stream continued after the abort");
     }
     assert.ok((await client.chat.completions.create(ask())).choices[0].message.content);
   },
@@ -121,16 +121,16 @@ const scenarios = {
   },
 
   async tool() {
-    const asked = ask({ tools: [weather], tool_choice: pick, max_tokens: 200, temperature: 0 });
-    const answer = await client.chat.completions.create(asked);
+    const params = ask({ tools: [weather], tool_choice: pick, max_tokens: 200, temperature: 0 });
+    const answer = await client.chat.completions.create(params);
     const [call] = answer.choices[0].message.tool_calls;
     assert.equal(call.function.name, "get_weather");
     checkArguments(call.function.arguments);
   },
 
   async tool_stream() {
-    const asked = ask({ tools: [weather], tool_choice: pick, max_tokens: 200, temperature: 0, stream: true });
-    const calls = (await collect(await client.chat.completions.create(asked))).flatMap(
+    const params = ask({ tools: [weather], tool_choice: pick, max_tokens: 200, temperature: 0, stream: true });
+    const calls = (await collect(await client.chat.completions.create(params))).flatMap(
       (c) => c.choices[0]?.delta.tool_calls ?? [],
     );
     assert.equal(calls.map((c) => c.function.name ?? "").join(""), "get_weather");
@@ -154,8 +154,8 @@ const scenarios = {
   },
 
   async completions_stream() {
-    const asked = { model, prompt: "once upon", max_tokens: 16, stream: true };
-    const chunks = await collect(await client.completions.create(asked));
+    const params = { model, prompt: "once upon", max_tokens: 16, stream: true };
+    const chunks = await collect(await client.completions.create(params));
     assert.ok(chunks.map((c) => c.choices[0].text).join(""));
   },
 
@@ -165,8 +165,8 @@ const scenarios = {
   },
 
   async responses_stream() {
-    const asked = { model, input: "hello world", max_output_tokens: 24, stream: true };
-    const kinds = (await collect(await client.responses.create(asked))).map((e) => e.type);
+    const params = { model, input: "hello world", max_output_tokens: 24, stream: true };
+    const kinds = (await collect(await client.responses.create(params))).map((e) => e.type);
     assert.equal(kinds[0], "response.created");
     assert.ok(["response.completed", "response.incomplete"].includes(kinds.at(-1)), kinds.at(-1));
   },
@@ -198,8 +198,8 @@ const scenarios = {
   async twenty_streams_at_once() {
     const one = async (i) => {
       const limit = 5 + i; // each stream is known by its own length
-      const asked = ask({ max_tokens: limit, ignore_eos: true, stream: true, stream_options: { include_usage: true } });
-      const chunks = await collect(await client.chat.completions.create(asked));
+      const params = ask({ max_tokens: limit, ignore_eos: true, stream: true, stream_options: { include_usage: true } });
+      const chunks = await collect(await client.chat.completions.create(params));
       assert.equal(chunks.at(-1).usage.completion_tokens, limit);
     };
     await Promise.all(Array.from({ length: 20 }, (_, i) => one(i)));

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What people do with the openai package, done to one server and checked.
+"""Scenarios of the openai package for Python, run against one server and checked.
 
 usage: scenarios.py BASE_URL MODEL --engine emulated|vllm [--metrics URL]... [--only NAME]... [--skip NAME]...
 
 Prints `ok NAME` or `FAIL NAME: why` for each scenario and ends with `N passed, N failed`; the exit code is 1 if one failed.
-`--metrics` names the engines' own /metrics pages: with them a scenario that hangs up also checks that the engines stop.
-BASE_URL may be an engine itself: what fails there too is not the router's fault. (A bare vLLM 0.32 passes all but
-model_by_name, which it does not serve.)
+`--metrics` names the engines' own /metrics pages: with them a disconnect scenario also checks that the engines stop.
+BASE_URL may be an engine itself: a failure there is not the router's. (vLLM 0.32 without a
+router passes all but model_by_name, which it does not serve.)
 """
 
 import argparse
@@ -51,7 +51,7 @@ def scenario(*engines):
 
 
 class Bench:
-    """What a scenario is given: both clients, the model's name, and a way to see whether the engines are idle."""
+    """A scenario's context: both clients, the model's name, and the engines' load."""
 
     def __init__(self, args):
         options = {"base_url": args.base_url, "api_key": "unused", "timeout": args.timeout, "max_retries": 0}
@@ -62,15 +62,15 @@ class Bench:
         self.metrics = args.metrics
 
     def ask(self, text="hello world", **more):
-        """Arguments for a short chat request."""
+        """Returns arguments for a short chat request."""
         return {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 24} | more
 
     def long(self, **more):
-        """Arguments for an answer that takes seconds, so that hanging up in the middle is in the middle."""
+        """Returns arguments for a response that takes seconds, so that a disconnect happens before its end."""
         return self.ask(max_tokens=3000, extra_body={"ignore_eos": True}) | more
 
     def running(self):
-        """How many requests the engines are working on, by their own account."""
+        """Returns the number of running requests from the engines' metrics."""
         total = 0.0
         for url in self.metrics:
             with urllib.request.urlopen(url, timeout=10) as page:
@@ -80,14 +80,14 @@ class Bench:
         return total
 
     def busy(self):
-        """Whether the engines are, or soon get, at work. True if no metrics page was given."""
+        """Waits until the engines are busy; returns whether they are. True without a metrics page."""
         end = time.monotonic() + 2
         while self.metrics and self.running() == 0 and time.monotonic() < end:
             time.sleep(0.05)
         return time.monotonic() < end
 
     def idle_within(self, seconds):
-        """Fails unless the engines come to rest. Says nothing if no metrics page was given."""
+        """Fails unless the engines become idle. Does nothing without a metrics page."""
         end = time.monotonic() + seconds
         while self.running() > 0:
             assert time.monotonic() < end, f"{self.running():.0f} requests still running after {seconds} s"
@@ -95,9 +95,9 @@ class Bench:
 
 
 def check_chunks(chunks, usage=False):
-    """Checks what every chat stream keeps to, and returns its text."""
+    """Checks the rules of every chat stream and returns its text."""
     assert len(chunks) >= 2, f"only {len(chunks)} chunks"
-    assert len({c.id for c in chunks}) == 1, "chunks of several answers in one stream"
+    assert len({c.id for c in chunks}) == 1, "chunks of several responses in one stream"
     with_usage = [c for c in chunks if c.usage is not None]
     if usage:
         assert len(with_usage) == 1 and chunks[-1] is with_usage[0], "usage is not exactly the last chunk's"
@@ -105,7 +105,7 @@ def check_chunks(chunks, usage=False):
         assert chunks[-1].usage.completion_tokens > 0
         chunks = chunks[:-1]
     else:
-        assert not with_usage, "usage came unasked"
+        assert not with_usage, "unrequested usage"
     assert all(len(c.choices) == 1 for c in chunks), "a chunk without a choice"
     finished = [c for c in chunks if c.choices[0].finish_reason]
     assert len(finished) == 1 and finished[0].choices[0].finish_reason in ("stop", "length"), "no proper end"
@@ -115,7 +115,7 @@ def check_chunks(chunks, usage=False):
 
 
 def check_answer(answer, choices=1):
-    """Checks what every chat completion keeps to."""
+    """Checks the rules of every chat completion."""
     assert answer.object == "chat.completion" and answer.id
     assert [c.index for c in answer.choices] == list(range(choices))
     for choice in answer.choices:
@@ -126,7 +126,7 @@ def check_answer(answer, choices=1):
 
 
 def check_arguments(b, text):
-    """Checks that a tool's arguments came over whole; an emulated engine fills in what it likes."""
+    """Checks that a tool's arguments are complete; an emulated engine generates arbitrary values."""
     arguments = json.loads(text)
     assert isinstance(arguments, dict) and arguments, text
     assert b.engine == "emulated" or arguments["city"] in ("Paris", "Rome"), text
@@ -203,7 +203,7 @@ def request_id(b):
 
 @scenario()
 def close_early(b):
-    for _ in range(3):  # a real engine with a hiccup may be done before we look
+    for _ in range(3):  # after a delay a real engine may be done before the check
         answer = b.client.chat.completions.create(**b.long(stream=True))
         for seen, _ in enumerate(answer):
             if seen == 3:
@@ -211,7 +211,7 @@ def close_early(b):
         if busy := b.busy():
             break
     answer.close()
-    assert busy, "no engine works on the long answer"
+    assert busy, "no engine runs the long request"
     b.idle_within(2)
     check_answer(b.client.chat.completions.create(**b.ask()))
 
@@ -219,12 +219,12 @@ def close_early(b):
 @scenario()
 async def cancel_task(b):
     async with b.open_async() as client:
-        for _ in range(3):  # a real engine with a hiccup may be done before we look
+        for _ in range(3):  # after a delay a real engine may be done before the check
             task = asyncio.create_task(client.chat.completions.create(**b.long()))
             await asyncio.sleep(0.3)
             if busy := await asyncio.to_thread(b.busy) and not task.done():
                 break
-        assert busy, "no engine works on the long answer"
+        assert busy, "no engine runs the long request"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(b.idle_within, 2)
@@ -242,8 +242,8 @@ def client_timeout(b):
 
 @scenario()
 def tool(b):
-    asked = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0)
-    answer = b.client.chat.completions.create(**asked)
+    options = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0)
+    answer = b.client.chat.completions.create(**options)
     (call,) = answer.choices[0].message.tool_calls
     assert call.id and call.type == "function" and call.function.name == "get_weather"
     check_arguments(b, call.function.arguments)
@@ -252,8 +252,8 @@ def tool(b):
 @scenario()
 def tool_stream(b):
     name, arguments, end = "", "", None
-    asked = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0, stream=True)
-    for chunk in b.client.chat.completions.create(**asked):
+    options = b.ask(tools=[WEATHER], tool_choice=PICK_WEATHER, max_tokens=200, temperature=0, stream=True)
+    for chunk in b.client.chat.completions.create(**options):
         choice = chunk.choices[0]
         end = choice.finish_reason or end
         for call in choice.delta.tool_calls or []:
@@ -290,8 +290,8 @@ def logprobs(b):
 @scenario("vllm")
 def structured_output(b):
     schema = {"name": "place", "strict": True, "schema": WEATHER["function"]["parameters"]}
-    asked = b.ask(max_tokens=200, temperature=0, response_format={"type": "json_schema", "json_schema": schema})
-    text = b.client.chat.completions.create(**asked).choices[0].message.content
+    options = b.ask(max_tokens=200, temperature=0, response_format={"type": "json_schema", "json_schema": schema})
+    text = b.client.chat.completions.create(**options).choices[0].message.content
     assert json.loads(text)["city"] in ("Paris", "Rome"), text
 
 
@@ -305,7 +305,7 @@ def completions(b):
 def completions_stream(b):
     chunks = list(b.client.completions.create(model=b.model, prompt="once upon", max_tokens=16, stream=True))
     assert "".join(c.choices[0].text for c in chunks), "no text"
-    assert all(c.usage is None for c in chunks), "usage came unasked"
+    assert all(c.usage is None for c in chunks), "unrequested usage"
     assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason], "no end"
 
 
@@ -334,7 +334,7 @@ def responses_stream(b):
 
 @scenario()
 def responses_retrieve(b):
-    for turn in range(4):  # behind a router each must find the replica that keeps it
+    for turn in range(4):  # behind a router each turn must reach the replica that stored the last one
         made = b.client.responses.create(model=b.model, input=f"turn {turn}", max_output_tokens=8, store=True)
         assert b.client.responses.retrieve(made.id).id == made.id
 
@@ -388,10 +388,10 @@ async def fifty_streams_without_cross_talk(b):
     async with b.open_async() as client:
 
         async def one(i):
-            limit = 5 + i  # each stream is known by its own length: a stolen or lost event changes a count
-            asked = b.ask(f"stream {i} " + "word " * i, stream=True, stream_options={"include_usage": True})
-            asked |= {"max_tokens": limit, "extra_body": {"ignore_eos": True}}
-            chunks = [c async for c in await client.chat.completions.create(**asked)]
+            limit = 5 + i  # each stream has its own length, so a misrouted or lost event changes a count
+            options = b.ask(f"stream {i} " + "word " * i, stream=True, stream_options={"include_usage": True})
+            options |= {"max_tokens": limit, "extra_body": {"ignore_eos": True}}
+            chunks = [c async for c in await client.chat.completions.create(**options)]
             check_chunks(chunks, usage=True)
             got = chunks[-1].usage.completion_tokens
             assert got == limit, f"stream {i} has {got} tokens instead of {limit}"
@@ -400,7 +400,7 @@ async def fifty_streams_without_cross_talk(b):
         seen = await asyncio.gather(*(one(i) for i in range(50)))
     assert len({id for id, _ in seen}) == 50, "two streams have one id"
     prompts = [tokens for _, tokens in seen]
-    assert prompts == sorted(prompts) and prompts[0] < prompts[-1], f"prompt sizes do not follow the prompts: {prompts}"
+    assert prompts == sorted(prompts) and prompts[0] < prompts[-1], f"prompt tokens do not increase with prompts: {prompts}"
 
 
 def run(b, args):
@@ -416,7 +416,7 @@ def run(b, args):
                 asyncio.run(outcome)
             passed += 1
             print(f"ok {name}", flush=True)
-        except Exception as error:  # whatever it is, the next scenario runs
+        except Exception as error:  # any failure; the next scenario runs
             failed += 1
             why = f"{type(error).__name__}: {error}".replace("\n", " ")[:400]
             print(f"FAIL {name}: {why}", flush=True)
@@ -428,7 +428,7 @@ def run(b, args):
 
 
 def main():
-    """Reads the arguments, runs, prints the closing line."""
+    """Reads the arguments, runs the scenarios, prints the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base_url", help="http://HOST:PORT/v1")
     parser.add_argument("model")

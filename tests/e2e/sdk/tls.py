@@ -2,9 +2,8 @@
 
 usage: tls.py BASE_URL MODEL ROUTER_PID NEW_CHAIN CHAIN NEW_KEY KEY
 
-The issuer is trusted by SSL_CERT_FILE, as anybody with an issuer of their own would do it. After the first chunk the new
-files are copied over those that the router has read, and SIGHUP tells it. The stream must come to its end, and a new
-connection must be shown the new certificate.
+SSL_CERT_FILE makes the client trust the custom issuer. After the first chunk the new files replace the router's, and
+SIGHUP reloads them. The stream must be complete, and a new connection must get the new certificate.
 """
 
 import os
@@ -23,7 +22,7 @@ place = urlsplit(base_url)
 
 
 def shown():
-    """The certificate that a new connection is shown."""
+    """Returns the certificate of a new connection."""
     context = ssl.create_default_context()
     with socket.create_connection((place.hostname, place.port), timeout=10) as plain:
         with context.wrap_socket(plain, server_hostname=place.hostname) as secure:
@@ -54,6 +53,6 @@ for chunk in stream:
                 break
             time.sleep(0.05)
 
-assert after != before, "a new connection is shown the new certificate"
-assert usage and usage.completion_tokens == wanted, f"the stream is whole: {usage}"
-print(f"ok a stream of {chunks} chunks goes on while the certificate is replaced")
+assert after != before, "a new connection gets the new certificate"
+assert usage and usage.completion_tokens == wanted, f"the stream is complete: {usage}"
+print(f"ok a stream of {chunks} chunks continues while the certificate is replaced")

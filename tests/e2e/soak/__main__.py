@@ -22,14 +22,14 @@ SLOPE_MIB = 1.0  # in 10 minutes
 
 
 def ticks(pid):
-    """CPU ticks that a process has had."""
+    """Returns the CPU ticks of a process."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
 class Samples:
-    """What the router takes, every few seconds."""
+    """Samples the router's resources every few seconds."""
 
     def __init__(self, world, load, audit):
         self.world, self.load, self.audit, self.rows = world, load, audit, []
@@ -43,7 +43,7 @@ class Samples:
             now, cpu = time.monotonic(), ticks(self.world.router.pid)
             share = (cpu - spent) / os.sysconf("SC_CLK_TCK") / (now - then)
             spent, then = cpu, now
-            # Every pool tells of all the requests on a replica; this one has all replicas but for times without r4.
+            # Each pool counts all requests on its replicas; this one has all replicas, except for times without r4.
             series = samples(await self.world.metrics(), "tokenweir_in_flight")
             row = now - self.began, *self.world.sizes(), sum(n for labels, n in series if '"chat"' in labels)
             self.rows.append(row)
@@ -55,12 +55,12 @@ class Samples:
             )
 
     def steady(self):
-        """The samples that memory is judged by: all of a short run, and none from after the load."""
+        """Returns the samples that memory is judged by: all of a short run, and none from after the load."""
         since = STEADY_S if self.until >= 2 * STEADY_S else 0
         return [row for row in self.rows if since <= row[0] <= self.until]
 
     def slope(self):
-        """MiB in 10 minutes by least squares; None if there are too few samples."""
+        """Returns the growth in MiB per 10 minutes by least squares; None without enough samples."""
         rows = [(row[0] / 600, row[1]) for row in self.steady()]
         if len(rows) < 12:
             return None
@@ -70,7 +70,7 @@ class Samples:
 
 
 async def settled(world, before, audit):
-    """Waits until nothing is left of the load; tells what is."""
+    """Waits until nothing is left of the load; reports the rest."""
     left = {}
     for _ in range(30):
         text = await world.metrics()
@@ -90,13 +90,13 @@ async def settled(world, before, audit):
 
 
 async def books(world, audit):
-    """The totals must be those of the access log."""
+    """Checks that the totals equal those of the access log."""
     text = await world.metrics()
     statuses = {labels: int(value) for labels, value in samples(text, "tokenweir_requests_total")}
-    told = sum(statuses.values())
-    if told != audit.lines:
+    counted = sum(statuses.values())
+    if counted != audit.lines:
         classes = f"{statuses} {dict(audit.statuses)}"
-        audit.fail(f"{told} requests in the metrics, {audit.lines} lines in the access log: {classes}")
+        audit.fail(f"{counted} requests in the metrics, {audit.lines} lines in the access log: {classes}")
     tries = int(total(text, "tokenweir_attempts_total"))
     if tries != audit.tries:
         audit.fail(f"{tries} attempts in the metrics, {audit.tries} in the access log")
@@ -110,7 +110,7 @@ async def books(world, audit):
 
 
 async def run(binary, folder, minutes, ports, engines):
-    """The whole run; returns the exit code."""
+    """Runs the test; returns the exit code."""
     dice = random.Random(int(os.environ.get("SOAK_SEED", "1")))
     world = World(binary, folder, ports, engines)
     await world.start(dice)
@@ -118,9 +118,9 @@ async def run(binary, folder, minutes, ports, engines):
     load, chaos = Load(world, audit), Chaos(world, audit, dice)
     long = minutes * 60 >= 2 * STEADY_S
     if long:
-        print(f"# filling what is remembered of {IDS:,} stored responses", flush=True)
+        print(f"# filling the table of {IDS:,} stored responses", flush=True)
         await load.warm()
-    await asyncio.sleep(12)  # idle connections and threads go
+    await asyncio.sleep(12)  # idle connections and threads end
     before = world.sizes()
     keeping = Samples(world, load, audit)
     tasks = [asyncio.create_task(each) for each in (audit.follow(), load.pace.keep(), keeping.take())]
@@ -131,7 +131,7 @@ async def run(binary, folder, minutes, ports, engines):
     await running
     await harm
     world.file.write_text(world.plain)
-    await chaos.asked("POST", "/reload")
+    await chaos.request("POST", "/reload")
     await settled(world, before, audit)
     outcomes, statuses = await books(world, audit)
     for task in tasks:
@@ -142,7 +142,7 @@ async def run(binary, folder, minutes, ports, engines):
 
 
 def verdict(world, parts, totals, sizes, long):
-    """Ends what runs and prints what has come of it all."""
+    """Stops everything and prints the results."""
     audit, load, chaos, keeping = parts
     code = world.stop()
     if code:
@@ -162,12 +162,12 @@ def verdict(world, parts, totals, sizes, long):
         "load, s": f"{keeping.until:.0f}",
         "machine busy, mean": f"{sum(shares) / max(1, len(shares)):.0%}",
         "requests": f"{load.number} ({load.number / keeping.until:.0f}/s): {name_all(audit.counts)}",
-        "as expected": f"{whole}; {audit.tokens} tokens counted by both sides, of {uncounted} answers none",
+        "as expected": f"{whole}; {audit.tokens} tokens counted by both sides, none of {uncounted} responses",
         "over HTTP/2": name_all(load.curls),
         "left by the client, as logged": name_all(audit.left),
         "failed with a cause": f"{audit.explained.total()}: {name_all(audit.explained)}",
         "unexplained": len(audit.bad),
-        "done to it": name_all(chaos.done),
+        "faults": name_all(chaos.done),
         "attempts by outcome": name_all(totals[0]),
         "answers by status": name_all(totals[1]),
         "RSS, MiB": f"{min(sizes_mib):.1f} to {max(sizes_mib):.1f}; by least squares {slope or 0:+.2f} in 10 min",
@@ -181,7 +181,7 @@ def verdict(world, parts, totals, sizes, long):
     for parts in audit.bad:
         print("FAIL", " ".join(parts[:2]))
     if not audit.bad:
-        print("ok every request was answered, or failed for a reason, and nothing is left over")
+        print("ok every request was answered or failed with a cause, and nothing is left over")
 
 
 def main():

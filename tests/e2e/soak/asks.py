@@ -1,4 +1,4 @@
-"""What is asked, and what a right answer looks like."""
+"""The requests and their expected responses."""
 
 import json
 import random
@@ -7,7 +7,7 @@ import time
 
 from config import secret
 
-# The emulator's words: one a token, always in this order.
+# The emulator's words: one per token, always in this order.
 WORDS = (
     "water flows over the weir and each gate opens when its share is due so that no basin spills while another stands "
     "dry today"
@@ -20,7 +20,7 @@ PATHS = {
     "messages": "/v1/messages",
     "responses": "/v1/responses",
 }
-# How a stream's text, its end and its usage are spelt.
+# The spelling of a stream's text, its end and its usage.
 PIECES = {
     "chat": re.compile(rb'"delta":\{(?:"role":"assistant",)?"content":"([^"]*)"'),
     "completions": re.compile(rb'"text":"([^"]*)"'),
@@ -46,12 +46,12 @@ CORPUS = " ".join(
 
 
 def pick(dice, shares):
-    """A name by its share."""
+    """Returns a random name by its share."""
     return dice.choices(list(shares), shares.values())[0]
 
 
 class Ask:
-    """A request, what is expected of it, and what has become of it."""
+    """A request, its expected response, and its outcome."""
 
     __slots__ = ("id", "number", "kind", "pool", "dialect", "stream", "tokens", "prompt", "usage", "text", "message")
     __slots__ += ("session", "key", "owner", "expect", "began", "ended", "seen", "line")
@@ -64,7 +64,7 @@ class Ask:
         self.session, self.text, self.key = None, "", "a"
 
     def sent(self, method, path, body, headers=()):
-        """Writes the request down."""
+        """Formats the request."""
         host = "open.test" if self.pool == "open" else "127.0.0.1"
         lines = [f"{method} {path} HTTP/1.1", f"host: {host}", f"x-request-id: {self.id}", *headers]
         if not any(line.startswith(("authorization", "x-api-key")) for line in headers):
@@ -76,13 +76,13 @@ class Ask:
 
 
 def excerpt(dice, size):
-    """So many characters of text like no other."""
+    """Returns a random excerpt of a number of characters."""
     at = dice.randrange(len(CORPUS) - size)
     return CORPUS[at : at + size]
 
 
 def generation(number, dice, kind, turns=None, pool=None):
-    """A request for text. `turns` are a conversation so far; large ones have a body of 1 MiB."""
+    """Returns a request for text. `turns` are a conversation so far; large ones have a body of 1 MiB."""
     ask = Ask(number, kind)
     ask.pool, ask.dialect = pool or pick(dice, POOL_SHARES), "chat" if turns else pick(dice, DIALECT_SHARES)
     ask.stream = kind in ("slow", "leaving") or dice.random() < 0.7
@@ -119,7 +119,7 @@ def chat_body(model="chat", **more):
 
 
 def bad(number, dice):
-    """A request that must be refused, and the words it must be refused with."""
+    """Returns a request that must be refused, with the expected words."""
     ask, chat = Ask(number, "bad"), PATHS["chat"]
     long = {"messages": [{"role": "user", "content": excerpt(dice, 540_000)}]} if dice.random() < 0.05 else None
     if long:
@@ -148,7 +148,7 @@ def bad(number, dice):
 
 
 def other(number, dice):
-    """What is neither text nor wrong."""
+    """Returns a valid request for something other than text."""
     ask = Ask(number, "other")
     method, path, body, words = dice.choice(
         (
@@ -168,7 +168,7 @@ def other(number, dice):
 
 
 def looked_up(number, made, id_, owner):
-    """A stored response, asked for again where it is."""
+    """Returns a request for a stored response."""
     ask = Ask(number, "stored")
     ask.pool, ask.key, ask.began = made.pool, made.key, made.began
     ask.owner, ask.expect = owner, (200, id_.encode())
@@ -176,7 +176,7 @@ def looked_up(number, made, id_, owner):
 
 
 def see(ask, answer):
-    """What an answer is: `whole`, or in which form it failed, and details."""
+    """Classifies a response: `whole` or the form of its failure, and details."""
     if answer.status == 0 or answer.broke and not answer.body:
         return "broken", answer.broke
     if ask.expect:
@@ -190,35 +190,35 @@ def see(ask, answer):
 
 
 def plain(ask, answer):
-    """An answer as one JSON text."""
+    """Classifies a response of one JSON text."""
     if not answer.whole:
         return "cut", answer.broke
-    said = json.loads(answer.body)
+    reply = json.loads(answer.body)
     if ask.dialect == "chat":
-        text, finish = said["choices"][0]["message"]["content"], said["choices"][0]["finish_reason"]
+        text, finish = reply["choices"][0]["message"]["content"], reply["choices"][0]["finish_reason"]
     elif ask.dialect == "completions":
-        text, finish = said["choices"][0]["text"], said["choices"][0]["finish_reason"]
+        text, finish = reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]
     elif ask.dialect == "messages":
-        text, finish = said["content"][0]["text"], said["stop_reason"]
+        text, finish = reply["content"][0]["text"], reply["stop_reason"]
     else:
-        text, finish = said["output"][0]["content"][0]["text"], said["status"]
+        text, finish = reply["output"][0]["content"][0]["text"], reply["status"]
     if finish in ("abort", "cancelled", None):
         return "abort", finish
     if text.encode() != TEXT[ask.tokens]:
         return "wrong", f"{len(text.split())} words instead of {ask.tokens}: {text[:80]}"
-    usage = said.get("usage") or {}
+    usage = reply.get("usage") or {}
     counted = usage.get("completion_tokens", usage.get("output_tokens"))
     return ("whole", "") if counted == ask.tokens else ("no usage", str(usage))
 
 
 def stream(ask, answer):
-    """A stream: its text must be right as far as it came."""
-    text, told = b"".join(PIECES[ask.dialect].findall(answer.body)), ERROR.search(answer.body)
+    """Classifies a stream; the received part of its text must be correct."""
+    text, error = b"".join(PIECES[ask.dialect].findall(answer.body)), ERROR.search(answer.body)
     if not TEXT[ask.tokens].startswith(text):
         return "wrong", f"{text[:200]} is not what was generated"
     ended = answer.body.endswith(ENDS[ask.dialect])
-    if told:
-        return ("error, then its end" if ended else "error told"), answer.body[told.start() :][:200]
+    if error:
+        return ("error, then its end" if ended else "error event"), answer.body[error.start() :][:200]
     if not answer.whole:
         return "cut", f"{answer.broke} after {answer.body[-120:]}"
     if not ended:
@@ -226,7 +226,7 @@ def stream(ask, answer):
     if text != TEXT[ask.tokens]:
         if b'"status":"cancelled"' in answer.body:
             return "abort", "cancelled"
-        return "wrong", f"{len(text.split())} words instead of {ask.tokens}, and a proper end"
+        return "wrong", f"{len(text.split())} words instead of {ask.tokens}, with a proper end"
     counts = USAGE.findall(answer.body)
     if ask.dialect in ("chat", "completions") and not ask.usage:
         return ("usage leaked", counts[0]) if counts else ("whole", "")

@@ -1,4 +1,4 @@
-"""Every request has an answer and a line in the access log; what went wrong has a cause, or fails the test."""
+"""The audit: every request has a response and an access-log line, and every failure has a cause."""
 
 import asyncio
 import collections
@@ -8,32 +8,32 @@ import time
 from chaos import UNASKED
 from world import RECOVERY_S
 
-# By trouble of a replica that was tried: the forms in which a request may fail. Others must not be noticed.
+# Per fault of a tried replica: the forms in which a request may fail. Other faults must not be noticed.
 FORMS = {
-    "killed": {"error told", "502"},
+    "killed": {"error event", "502"},
     "500": {"500"},
     "503": {"503"},
     "429": {"429"},
     "close-before-head": {"502"},
-    "close-after-head": {"502", "error told", "cut refusal"},
-    "die-midstream": {"502", "error told", "cut refusal"},
+    "close-after-head": {"502", "error event", "cut refusal"},
+    "die-midstream": {"502", "error event", "cut refusal"},
     "cut-midstream": {"short"},
-    "stall": {"504", "error told"},
-    "error-event": {"500", "error told", "error, then its end"},
-    "abort-event": {"abort", "error told"},
-    "bad-chunk": {"502", "error told"},
+    "stall": {"504", "error event"},
+    "error-event": {"500", "error event", "error, then its end"},
+    "abort-event": {"abort", "error event"},
+    "bad-chunk": {"502", "error event"},
     "no-usage": {"no usage"},
     "usage-everywhere": {"usage leaked"},
 }
-# What belongs to a replica is gone with it.
+# State that belongs to a replica is lost with it.
 BOUND = {"killed": {"404", "502"}, "gone": {"404", "503"}}
-MAYBE = [("left", "head")]  # what has no answer yet may have no line
-LATE_S = 30  # a line that is later than this never comes
+MAYBE = [("left", "head")]  # a request without a response may have no line
+LATE_S = 30  # a later line counts as missing
 KEPT_S = 120  # longer than any request
 
 
 class Audit:
-    """Brings together what clients saw, what the access log says and what was done to the replicas."""
+    """Matches the clients' results with the access log and the replicas' faults."""
 
     def __init__(self, world):
         self.world, self.open, self.log, self.rest = world, {}, world.access.open("rb"), b""
@@ -44,13 +44,13 @@ class Audit:
     def sends(self, ask):
         self.open[ask.id] = ask
 
-    def told(self, ask, seen):
-        """Notes what the client saw, or in which phase it left."""
+    def record(self, ask, seen):
+        """Records the client's result, or the phase in which it left."""
         ask.seen, ask.ended = seen, time.monotonic()
         self.settle(ask)
 
     def fail(self, what, ask=None, line=None):
-        """Notes something that has no cause."""
+        """Records a failure without a cause."""
         parts = [time.strftime("%H:%M:%S"), what]
         if ask:
             since = ask.ended or time.monotonic()
@@ -66,7 +66,7 @@ class Audit:
         print("UNEXPLAINED", *parts, sep="\n  ", flush=True)
 
     def settle(self, ask):
-        """Judges a request once both sides have told of it."""
+        """Judges a request once both sides are known."""
         if not ask.seen or not ask.line:
             return
         self.open.pop(ask.id, None)
@@ -86,37 +86,37 @@ class Audit:
             self.fail(f"no cause for {form}", ask, line)
 
     def whole(self, ask, line):
-        """The log must have counted what the client got."""
+        """Checks that the log has the client's token counts."""
         self.counts["whole"] += 1
         if ask.expect:
             return
         met = self.met(ask, line)
         if line["outcome"] != "completed":
-            self.fail("an answer that was whole did not complete", ask, line)
+            self.fail("a complete response is not logged as completed", ask, line)
         elif (line["completion"], line["prompt"]) == (str(ask.tokens), str(ask.prompt)):
             self.tokens += ask.tokens
         elif line["completion"] == "-" and not ask.usage and (ask.pool == "open" or line["to"].endswith(self.unasked)):
             self.counts["not counted"] += 1
         elif not met & {"no-usage", "usage-everywhere"}:
-            self.fail(f"counted others than {ask.prompt} and {ask.tokens} tokens", ask, line)
+            self.fail(f"the log's counts are not {ask.prompt} and {ask.tokens} tokens", ask, line)
 
     def shared(self, form, since, until):
-        """Why one of several requests for chat, which cannot be told apart, may have failed so."""
+        """Returns why one of several indistinguishable chat requests may have failed like this."""
         kinds = set().union(*(replica.met(since, until) for replica in self.world.replicas.values()))
-        nobody = form == "503" and self.world.away("chat", since, until)
-        if nobody or any(form in FORMS.get(kind, ()) for kind in kinds):
+        away = form == "503" and self.world.away("chat", since, until)
+        if away or any(form in FORMS.get(kind, ()) for kind in kinds):
             self.explained[f"{form} (HTTP/2)"] += 1
             return True
         return False
 
     def met(self, ask, line):
-        """The troubles of the replicas that the request was sent to."""
+        """Returns the faults of the replicas that the request was sent to."""
         sent = [self.world.by_place[place] for place in line["to"].split(", ") if place in self.world.by_place]
         sent += [self.world.replicas[ask.owner]] if ask.owner else []
         return set().union(*(replica.met(ask.began, ask.ended) for replica in sent))
 
     def cause(self, ask, line, form):
-        """Why a request may have failed so; None if it may not."""
+        """Returns why a request may have failed like this; None if it may not."""
         forms = {**FORMS, **(BOUND if ask.owner else {})}
         for kind in sorted(self.met(ask, line)):
             if form in forms.get(kind, ()):
@@ -124,11 +124,11 @@ class Audit:
         if form != "503" or "no_replica" not in str(ask.seen[1]):
             return None
         if ask.owner and self.world.replicas[ask.owner].met(ask.began, ask.ended, RECOVERY_S):
-            return "its replica was left alone"
-        return "nobody there" if self.world.away(ask.pool, ask.began, ask.ended) else None
+            return "its replica was ejected"
+        return "no replica" if self.world.away(ask.pool, ask.began, ask.ended) else None
 
     def read(self):
-        """Takes in what the access log has got."""
+        """Reads new lines of the access log."""
         data = self.rest + self.log.read()
         *lines, self.rest = data.split(b"\n")
         for text in lines:
@@ -140,7 +140,7 @@ class Audit:
             ask = self.open.get(line["id"])
             if ask is None:
                 if line["id"].startswith("soak-"):
-                    self.fail("a line too many", line=line)
+                    self.fail("an unexpected line", line=line)
                 continue
             if ask.line:
                 self.fail("two lines of one request", ask, line)
@@ -148,11 +148,11 @@ class Audit:
             self.settle(ask)
 
     def unanswered(self):
-        """The requests that one side has not told of yet and must."""
+        """Returns the requests that lack a result or a log line."""
         return [ask.id for ask in self.open.values() if not ask.seen or ask.seen not in MAYBE]
 
     async def follow(self):
-        """Reads the access log for ever, and what has become old is forgotten."""
+        """Reads the access log until cancelled, and forgets old requests."""
         while True:
             self.read()
             now = time.monotonic()
@@ -167,12 +167,12 @@ class Audit:
             await asyncio.sleep(0.5)
 
     async def moves(self, away, reopen):
-        """Moves the log away as logrotate does, and follows the new one."""
+        """Rotates the log as logrotate does, and follows the new one."""
         self.world.access.rename(away)
         reopen()
         while not self.world.access.exists():
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1)  # what was being written
+        await asyncio.sleep(1)  # for lines that are being written
         self.read()
         if self.rest:
             self.fail(f"half a line in the log that was moved away: {self.rest[:200]}")

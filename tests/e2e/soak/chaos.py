@@ -1,4 +1,4 @@
-"""What is done to the replicas and to the router while they are under load."""
+"""The faults of the replicas and changes of the router under load."""
 
 import asyncio
 import collections
@@ -13,14 +13,14 @@ FAULTS = (
     "cut-midstream=4", "stall=2", "stall=6", "error-event=1", "error-event=5", "abort-event=1", "abort-event=4",
     "bad-chunk=2", "no-usage", "usage-everywhere", "slow-headers=400", "slow-first=1500", "close-keepalive",
 )  # fmt: skip
-# Who has told usage unasked is not asked any more, so one replica does it for all.
+# The router no longer requests usage from a replica that sent it unrequested, so one replica does it for all.
 UNASKED = "r4"
 SHARES = {"fault": 30, "kill": 10, "terminate": 6, "hang": 6, "drain": 8, "blackout": 2, "reload": 12, "broken": 8,
           "weigh": 6, "remove": 5, "rotate": 4}  # fmt: skip
 
 
 class Chaos:
-    """Does one thing or another every few seconds; none of it may be noticed but as `audit` allows."""
+    """Applies a fault or a change every few seconds; clients may notice only what `audit` allows."""
 
     def __init__(self, world, audit, dice):
         self.world, self.audit, self.dice = world, audit, dice
@@ -28,7 +28,7 @@ class Chaos:
         self.gone = contextlib.ExitStack()  # open while r4 is not in the file
 
     async def run(self):
-        """Begins something every few seconds until told to stop."""
+        """Starts a fault or a change every few seconds until stopped."""
         while not self.over:
             name = self.dice.choices(list(SHARES), SHARES.values())[0]
             task = asyncio.create_task(self.act(name))
@@ -37,7 +37,7 @@ class Chaos:
             await asyncio.sleep(self.dice.uniform(0.5, 3))
 
     async def stop(self):
-        """Lets what was begun end."""
+        """Waits until the started ones end."""
         self.over = True
         if self.tasks:
             await asyncio.wait(self.tasks)
@@ -50,12 +50,12 @@ class Chaos:
                 self.done[name] += 1
             elif await getattr(self, name)():
                 self.done[name] += 1
-        except Exception as error:  # whatever it is, the run must tell of it
+        except Exception as error:  # any failure is reported
             self.audit.fail(f"{name}: {type(error).__name__}: {error}")
 
     @contextlib.contextmanager
     def some(self):
-        """A replica that nothing is being done to, unless half of them are busy."""
+        """Takes a replica without a fault, unless half of them have one."""
         free = [replica for replica in self.world.replicas.values() if not replica.taken]
         replica = self.dice.choice(free) if len(free) > 2 else None
         if replica:
@@ -100,7 +100,7 @@ class Chaos:
         return await self.kill(signal.SIGTERM)
 
     async def blackout(self):
-        """All replicas go at once."""
+        """Stops all replicas at once."""
         replicas = self.world.replicas.values()
         if any(replica.taken for replica in replicas):
             return False
@@ -114,7 +114,7 @@ class Chaos:
         return True
 
     async def hang(self):
-        """A replica hangs for a while."""
+        """Suspends a replica for a while."""
         with self.some() as replica:
             if not replica:
                 return False
@@ -126,30 +126,30 @@ class Chaos:
 
     async def drain(self):
         with self.some() as replica:
-            if not replica or replica.name == "r4":  # that one may leave the file in the meantime
+            if not replica or replica.name == "r4":  # r4 may leave the file in the meantime
                 return False
             path = f"/replicas/{replica.name}/drain"
             with replica.trouble("drained"):
-                await self.asked("POST", path)
+                await self.request("POST", path)
                 await asyncio.sleep(self.dice.uniform(1, 5))
-                await self.asked("DELETE", path)
+                await self.request("DELETE", path)
             return True
 
-    async def asked(self, method, path, body=None):
-        """Asks the admin listener for something that it must do."""
+    async def request(self, method, path, body=None):
+        """Sends a request that the admin listener must accept."""
         status, text = await self.world.call(self.world.admin, method, path, body)
         if status != 200:
             self.audit.fail(f"{method} {path} was answered {status}: {text[:300]}")
 
     async def settings(self):
-        """What a reload must change, or not."""
+        """Returns the state that a reload changes."""
         return [
             (pool["pool"], pool["policy"], [(r["name"], r["weight"]) for r in pool["replicas"]])
             for pool in await self.world.pools()
         ]
 
-    async def said(self, offset, words):
-        """Waits until the error log has certain words behind a place."""
+    async def logged(self, offset, words):
+        """Waits until the error log has these words after an offset."""
         until = time.monotonic() + 15
         while time.monotonic() < until:
             with self.world.errors.open("rb") as log:
@@ -160,23 +160,23 @@ class Chaos:
         return False
 
     async def reload(self):
-        """Another file, by signal or by the admin listener."""
+        """Reloads a new file, by signal or by the admin listener."""
         text = config.file(self.world, self.dice)
         self.world.file.write_text(text)
         if "name=r4" not in text:
             self.gone.enter_context(self.world.replicas["r4"].trouble("gone"))
         offset = self.world.errors.stat().st_size
         if self.dice.random() < 0.5:
-            await self.asked("POST", "/reload")
+            await self.request("POST", "/reload")
         else:
             self.world.hang_up()
-        if not await self.said(offset, b"reloaded, changed"):
+        if not await self.logged(offset, b"reloaded, changed"):
             self.audit.fail(f"no reload followed: {self.world.errors.read_bytes()[offset:][-3000:]}")
         if "name=r4" in text:
             self.gone.close()
 
     async def broken(self):
-        """A file with a fault in it."""
+        """Reloads an invalid file."""
         before, good = await self.settings(), self.world.file.read_text()
         self.world.file.write_text(config.broken(self.world, self.dice))
         if self.dice.random() < 0.5:
@@ -185,22 +185,22 @@ class Chaos:
         else:
             offset = self.world.errors.stat().st_size
             self.world.hang_up()
-            refused = await self.said(offset, b"not reloaded, nothing changed")
+            refused = await self.logged(offset, b"not reloaded, nothing changed")
         if not refused or await self.settings() != before:
             self.audit.fail("a broken file was not refused, or changed something: " + self.world.file.read_text())
         self.world.file.write_text(good)
 
     async def weigh(self):
         name = self.dice.choice(config.POOLS["chat"][:3])
-        await self.asked("PUT", f"/pools/chat/replicas/{name}", f'{{"weight": {self.dice.randrange(1, 5)}}}')
+        await self.request("PUT", f"/pools/chat/replicas/{name}", f'{{"weight": {self.dice.randrange(1, 5)}}}')
 
     async def remove(self):
-        """A replica leaves a pool and comes back."""
+        """Removes a replica from a pool and adds it again."""
         url = f"http://127.0.0.1:{self.world.replicas['r2'].port} name=r2 max_fails=1 fail_timeout=2s"
         with self.world.replicas["r2"].trouble("gone"):
-            await self.asked("DELETE", "/pools/talk/replicas/r2")
+            await self.request("DELETE", "/pools/talk/replicas/r2")
             await asyncio.sleep(self.dice.uniform(0.2, 3))
-            await self.asked("POST", "/pools/talk/replicas", f'{{"replica": "{url}"}}')
+            await self.request("POST", "/pools/talk/replicas", f'{{"replica": "{url}"}}')
 
     async def rotate(self):
         reopen = lambda: self.world.hang_up(signal.SIGUSR1)

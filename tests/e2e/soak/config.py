@@ -1,10 +1,10 @@
-"""The router's file: always another one, and always the same to clients."""
+"""The router's configuration: random in detail, constant for clients."""
 
 import hashlib
 import json
 
 MODEL = "m"
-# By pool: the members that the file may give it. Whatever can be in a pool counts when nobody is there to answer.
+# Per pool: the members that the file may give it. All possible members count when no replica is available.
 POOLS = {
     "chat": ("r1", "r2", "r3", "r4"),
     "pair": ("r1", "r2"),
@@ -25,7 +25,7 @@ TOP = """\
 listen = {listen}
 admin = "127.0.0.1:{world.admin}"
 explain = {explain}
-explain_header = {told}
+explain_header = {explained}
 gzip = "{gzip}"
 response_headers = {{ X-Tried = "$upstream_addr" }}
 [tls]
@@ -55,12 +55,12 @@ CHECK = 'health_check = { path = "/health", interval = "1s", timeout = "1s", ris
 
 
 def secret(key):
-    """What a client shows for a key."""
+    """Returns a client's secret for a key."""
     return f"sk-soak-{key}"
 
 
 def tables(policy, shadow, pair):
-    """The lines of each pool but for its members, and the words behind these."""
+    """Returns the lines of each pool without its members, and the members' options."""
     listed = f'{CHECK}\nrefuse = {{ "/closed" = 403 }}'
     return {
         "chat": (f'model = ["chat", "gpt-4o"]\npolicy = "{policy}"\nshadow = "{shadow}"\n{listed}', ""),
@@ -81,7 +81,7 @@ def tables(policy, shadow, pair):
 
 
 def file(world, dice, plain=False):
-    """A file for the world as it is; a plain one is the same whatever the dice say."""
+    """Returns a file for the current world; a plain one does not depend on the dice."""
     maybe = lambda share: not plain and dice.random() < share
     of = lambda *choices: choices[0] if plain else dice.choice(choices)
     listen = [f"127.0.0.1:{world.port}", f"127.0.0.1:{world.secure} ssl", f"unix:{world.folder}/socket"]
@@ -90,7 +90,7 @@ def file(world, dice, plain=False):
         world=world,
         listen=json.dumps(listen),
         explain=of(20_000, 15_000),
-        told=of("true", "false"),
+        explained=of("true", "false"),
         gzip=of("1KiB", "512", "4KiB"),
         pair=of("one", "two"),
         format=FORMAT,
@@ -113,7 +113,7 @@ def file(world, dice, plain=False):
 
 
 def broken(world, dice):
-    """A file that must change nothing."""
+    """Returns an invalid file."""
     good = file(world, dice)
     return dice.choice(
         (
@@ -122,6 +122,6 @@ def broken(world, dice):
             good.replace("body_bytes", "body_octets"),
             good.replace(f"127.0.0.1:{world.port}", f"127.0.0.1:{world.admin}", 1),
             good.replace(".pem", ".gone"),
-            good.replace('fallback = "chat"', 'fallback = "nobody"'),
+            good.replace('fallback = "chat"', 'fallback = "missing"'),
         )
     )

@@ -1,4 +1,4 @@
-"""The clients: as many as keep the machine as busy as wanted."""
+"""The clients, paced to a target CPU load."""
 
 import asyncio
 import collections
@@ -15,13 +15,13 @@ from wire import Answer, Link
 CLIENTS = 160
 BUSY = 0.70
 KINDS = {"text": 800, "talk": 200, "slow": 8, "leaving": 75, "large": 12, "bad": 45, "other": 30}
-PHASES = {"head": 1, "body": 1, "asked": 3, "stream": 6}
+PHASES = {"head": 1, "body": 1, "sent": 3, "stream": 6}
 TURNS = 12
-IDS = 100_000  # that the router remembers of stored responses
+IDS = 100_000  # stored responses that the router remembers
 
 
 def busy_and_all():
-    """Ticks in which the machine's CPUs worked, but for those that give way to all others (`nice`), and all."""
+    """Returns the machine's busy CPU ticks, without `nice` ones, and all ticks."""
     with open("/proc/stat", encoding="ascii") as stat:
         user, nice, system, idle, waiting, *interrupts = (int(field) for field in stat.readline().split()[1:9])
     busy = user + system + sum(interrupts)
@@ -29,14 +29,14 @@ def busy_and_all():
 
 
 def refusal(error):
-    """The status of an error, by what it says."""
+    """Returns the status of an error by its message."""
     if error["code"] == "no_replica":
         return "503"
     return str(error["code"] or ("504" if "in time" in error["message"] else "502"))
 
 
 class Pace:
-    """How long a client thinks before it asks again, by how busy the machine is."""
+    """Sets the clients' think time by the machine's load."""
 
     def __init__(self):
         self.think, self.shares = 0.5, []
@@ -64,7 +64,7 @@ class Load:
         return self.number
 
     async def run(self):
-        """Asks until told to stop, and lets what was asked end."""
+        """Sends requests until stopped, and waits for their ends."""
         readers = [self.reader(seed) for seed in range(3)]
         await asyncio.gather(*(self.client(seed) for seed in range(CLIENTS)), *readers, self.curl())
 
@@ -73,7 +73,7 @@ class Load:
         return [Link(self.world.port), Link(self.world.secure, secure=True), Link(f"{self.world.folder}/socket")]
 
     async def client(self, seed):
-        """One that asks this and that, over connections that it keeps or not."""
+        """A client with mixed requests, over kept and fresh connections."""
         dice, links, turns = random.Random(seed), self.links(), []
         while not self.over:
             await asyncio.sleep(self.pace.think * dice.uniform(0.2, 1.8))
@@ -83,14 +83,14 @@ class Load:
                 link.drop()
             try:
                 turns = await self.one(kind, link, dice, turns)
-            except Exception as error:  # whatever it is, the run must tell of it
+            except Exception as error:  # any failure is reported
                 self.audit.fail(f"a client at {kind}: {type(error).__name__}: {error}")
                 link.drop()
         for link in links:
             link.drop()
 
     async def reader(self, seed):
-        """One that reads slowly, through a small buffer."""
+        """A client that reads slowly, through a small buffer."""
         dice = random.Random(-seed - 1)
         while not self.over:
             ask, link = asks.generation(self.next(), dice, "slow"), Link(self.world.port, buffer=4096)
@@ -98,19 +98,19 @@ class Load:
             link.drop()
 
     async def one(self, kind, link, dice, turns):
-        """One request; returns the conversation as it is then."""
+        """Sends one request; returns the conversation after it."""
         if kind == "leaving":
             ask, phase = asks.generation(self.next(), dice, kind), asks.pick(dice, PHASES)
             self.audit.sends(ask)
-            self.audit.told(ask, ("left", await link.leave(ask.message, phase, dice)))
+            self.audit.record(ask, ("left", await link.leave(ask.message, phase, dice)))
         elif kind in ("bad", "other"):
             await self.exchange(getattr(asks, kind)(self.next(), dice), link)
         elif kind == "talk":
             pool = dice.choice(("chat", "ring", "cook"))
             ask = asks.generation(self.next(), dice, kind, turns or [{"role": "system", "content": "be brief"}], pool)
             if await self.exchange(ask, link):
-                said = asks.TEXT[ask.tokens].decode()
-                turns = [*turns, {"role": "user", "content": ask.text}, {"role": "assistant", "content": said}]
+                reply = asks.TEXT[ask.tokens].decode()
+                turns = [*turns, {"role": "user", "content": ask.text}, {"role": "assistant", "content": reply}]
                 return turns if len(turns) < TURNS else []
         else:
             ask = asks.generation(self.next(), dice, kind)
@@ -120,19 +120,19 @@ class Load:
         return turns
 
     async def again(self, made, answer, link):
-        """Asks for a stored response."""
+        """Requests a stored response."""
         id_, owner = asks.ID.search(answer.body)[1].decode(), answer.headers["x-upstream"]
         await self.exchange(asks.looked_up(self.next(), made, id_, owner), link)
 
     async def exchange(self, ask, link, pause=0.0):
-        """Sends a request and judges its answer, which is returned if it is whole."""
+        """Sends a request and judges its response; returns it if it is complete."""
         self.audit.sends(ask)
         answer = await link.ask(ask.message, pause)
         try:
             seen = asks.see(ask, answer)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             seen = "wrong", f"{type(error).__name__}: {error} in {answer.body[:200]}"
-        self.audit.told(ask, seen)
+        self.audit.record(ask, seen)
         if seen[0] != "whole":
             link.drop()
             return None
@@ -141,14 +141,14 @@ class Load:
         return answer
 
     async def explained(self, ask, answer):
-        """The router must know why a request went where it went."""
+        """Checks the router's explanation of a request."""
         status, text = await self.world.call(self.world.admin, "GET", f"/explain/{ask.id}")
         named = answer.headers.get("x-upstream")
         if status != 200 or json.loads(text)["tries"][-1]["chosen"] != named:
             self.audit.fail(f"/explain says {status}: {text[:500]}, X-Upstream says {named}", ask)
 
     async def curl(self):
-        """HTTP/2: by TLS eight streams at once, without TLS one, since curl 7.88 cannot use such a connection again."""
+        """Uses HTTP/2: eight streams by TLS, one without, since curl 7.88 cannot reuse a plain connection."""
         dice, number = random.Random(2), 0
         while not self.over:
             await asyncio.sleep(self.pace.think * 10)
@@ -168,7 +168,7 @@ class Load:
         headers = sum((["-H", word] for word in words), [])
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
         command = ["curl", "-sSk", "-m", "60", *how, "-d", body.decode(), *headers, *outs]
-        said, _ = await (await asyncio.create_subprocess_exec(*command, **pipes)).communicate()
+        output, _ = await (await asyncio.create_subprocess_exec(*command, **pipes)).communicate()
         ended = time.monotonic()
         for at in range(count):
             path = f"{folder}/{at}"
@@ -177,14 +177,14 @@ class Load:
             form, detail = asks.stream(ask, answer)
             if answer.body.startswith(b"{"):
                 form = refusal(json.loads(answer.body)["error"])
-            if form == "short" and b"(92)" in said:
-                form = "error told"  # curl 7.88 loses the events that come along with the end of a broken stream
+            if form == "short" and b"(92)" in output:
+                form = "error event"  # curl 7.88 loses the events that come along with the end of a broken stream
             self.curls["whole" if form == "whole" else "not"] += 1
             if form != "whole" and not self.audit.shared(form, began, ended):
-                self.audit.fail(f"h2-{number}: {form} {detail} {answer.body[-300:]}, curl says {said[-300:]}")
+                self.audit.fail(f"h2-{number}: {form} {detail} {answer.body[-300:]}, curl says {output[-300:]}")
 
     async def warm(self):
-        """Fills what is remembered of stored responses, so that no memory grows by it later."""
+        """Fills the router's table of stored responses, so that it does not grow later."""
         body = json.dumps({"model": "chat", "input": "x", "max_output_tokens": 1}).encode()
         left = IDS
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the clients here speak it: whole answers, slowly read ones, and hanging up in every phase."""
+"""The clients' HTTP/1.1: complete and slow reads, and disconnects in every phase."""
 
 import asyncio
 import re
@@ -8,13 +8,13 @@ import struct
 import zlib
 
 SIZE = re.compile(rb"([0-9a-fA-F]+)\r\n")
-READ_S = 90  # nothing here may take so long
-NOBODY = ssl.create_default_context()
-NOBODY.check_hostname, NOBODY.verify_mode = False, ssl.CERT_NONE
+READ_S = 90  # the limit for any response
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 
 
 class Answer:
-    """What came back: of a body all that came, and whether that was all."""
+    """A response: the received part of its body, and whether it is complete."""
 
     __slots__ = ("status", "headers", "body", "whole", "broke")
 
@@ -23,7 +23,7 @@ class Answer:
 
 
 def unchunk(raw):
-    """The data of a chunked body as far as it came, and whether it came to its end."""
+    """Returns the received data of a chunked body, and whether it is complete."""
     at, pieces = 0, []
     while match := SIZE.match(raw, at):
         size, at = int(match[1], 16), match.end()
@@ -41,7 +41,7 @@ class Link:
         self.where, self.secure, self.buffer, self.streams = where, secure, buffer, None
 
     async def open(self):
-        """A connection, and whether it is a fresh one."""
+        """Returns a connection, and whether it is fresh."""
         if self.streams and not self.streams[0].at_eof() and not self.streams[1].is_closing():
             return False
         self.drop()
@@ -53,12 +53,12 @@ class Link:
             if self.buffer:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer)
             await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self.where))
-            words = {"ssl": NOBODY, "server_hostname": "localhost"} if self.secure else {}
+            words = {"ssl": UNVERIFIED, "server_hostname": "localhost"} if self.secure else {}
             self.streams = await asyncio.open_connection(sock=raw, limit=self.buffer or 1 << 18, **words)
         return True
 
     def drop(self, reset=False):
-        """Closes the connection, by RST if wanted."""
+        """Closes the connection, by RST on request."""
         if not self.streams:
             return
         writer, self.streams = self.streams[1], None
@@ -68,7 +68,7 @@ class Link:
         writer.transport.abort() if reset or self.secure else writer.close()
 
     async def ask(self, message, pause=0.0):
-        """Sends a request and reads its answer; a pause between reads makes a slow reader."""
+        """Sends a request and reads its response; a pause between reads makes a slow reader."""
         answer = Answer()
         try:
             async with asyncio.timeout(READ_S):
@@ -93,7 +93,7 @@ class Link:
         return answer
 
     async def read(self, answer, head, pause):
-        """Reads the rest of an answer."""
+        """Reads the rest of a response."""
         lines = head.decode("latin-1").split("\r\n")
         answer.status = int(lines[0].split(" ", 2)[1])
         for line in lines[1:-2]:
@@ -126,7 +126,7 @@ class Link:
             answer.body = zlib.decompress(answer.body, 31)
 
     async def leave(self, message, phase, dice):
-        """Sends a request, or part of it, and hangs up in a phase; returns the phase that it came to."""
+        """Sends a request or a part of it, and disconnects in a phase; returns the phase it reached."""
         came = "head"
         try:
             async with asyncio.timeout(READ_S):
@@ -136,10 +136,10 @@ class Link:
                 sent = {"head": dice.randrange(1, body_at), "body": (body_at + len(message)) // 2}.get(phase)
                 writer.write(message[:sent])
                 await writer.drain()
-                if phase == "asked":
+                if phase == "sent":
                     await asyncio.sleep(dice.random() / 20)
                 elif phase == "stream":
-                    # Those that have had it all, or hear nothing, leave as well.
+                    # Connections with a complete response, or without any, are closed as well.
                     async with asyncio.timeout(2):
                         for _ in range(dice.randrange(1, 12)):
                             if not await reader.read(1024):

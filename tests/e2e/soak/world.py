@@ -1,4 +1,4 @@
-"""The router, its replicas, its configuration, and when which replica was in what trouble."""
+"""The router, its replicas, its configuration, and the replicas' faults over time."""
 
 import asyncio
 import contextlib
@@ -12,20 +12,21 @@ import time
 from config import FALLBACK, MODEL, POOLS, file
 
 SPEED = "16"
-# How long a replica may be left alone once its trouble is over: fail_timeout, and its checks.
+# The longest ejection after a fault has ended: fail_timeout, and its checks.
 RECOVERY_S = 6
-# What meets these is given up only after `first_byte`, and a second for 1,000 tokens of its prompt; then it is left alone.
+# These faults are detected only after `first_byte`, plus a second per 1,000 tokens of prompt; then the replica is
+# ejected.
 LATE = {"slow-headers", "stopped"}
 LATE_S = 10 + 5
 
 
 class Replica:
-    """An emulated replica in a process of its own, and its troubles."""
+    """An emulated replica in its own process, and its faults."""
 
     def __init__(self, world, name, port):
         self.world, self.name, self.port, self.process = world, name, port, None
         self.troubles = []  # [kind, since, until or None]
-        self.taken = False  # some trouble is being made for it
+        self.taken = False  # a fault is being applied
 
     def start(self):
         command = [self.world.binary, "emulate", "--port", str(self.port), "--model", MODEL, "--speed", SPEED]
@@ -42,11 +43,11 @@ class Replica:
                 (await asyncio.open_connection("127.0.0.1", self.port))[1].close()
                 return
             await asyncio.sleep(0.05)
-        raise SystemExit(f"FAIL {self.name} does not start")
+        raise SystemExit(f"FAIL {self.name} did not start")
 
     @contextlib.contextmanager
     def trouble(self, kind):
-        """Notes a trouble for as long as it lasts."""
+        """Records a fault while it lasts."""
         note = [kind, time.monotonic(), None]
         self.troubles.append(note)
         try:
@@ -55,7 +56,7 @@ class Replica:
             note[2] = time.monotonic()
 
     def met(self, since, until, after=0.0):
-        """The troubles that a request of that time may have met; those that ended `after` seconds before count too."""
+        """Returns the faults that may have affected a request, until `after` seconds after their end."""
         late = lambda kind: LATE_S if after and kind in LATE else 0
         return {
             kind
@@ -67,13 +68,13 @@ class Replica:
         self.troubles = [note for note in self.troubles if note[2] is None or note[2] > before]
 
     async def order(self, fault):
-        """Lets every POST meet a fault; none ends it."""
+        """Makes every POST meet a fault; None ends it."""
         body = json.dumps({"fault": fault}) if fault else None
         await self.world.call(self.port, "POST" if fault else "DELETE", "/emulate/faults", body)
 
 
 class World:
-    """What runs."""
+    """The router and its replicas."""
 
     def __init__(self, binary, folder, ports, engines):
         self.binary, self.folder = binary, folder
@@ -96,7 +97,7 @@ class World:
         for _ in range(200):
             await asyncio.sleep(0.1)
             if self.router.poll() is not None:
-                raise SystemExit("FAIL the router does not start: " + (self.folder / "router.out").read_text())
+                raise SystemExit("FAIL the router did not start: " + (self.folder / "router.out").read_text())
             with contextlib.suppress(OSError):
                 states = [r["state"] for pool in await self.pools() for r in pool["replicas"]]
                 if states and set(states) == {"admitted"}:
@@ -104,7 +105,7 @@ class World:
         raise SystemExit(f"FAIL not every replica is admitted: {states}")
 
     async def call(self, port, method, path, body=None):
-        """A request to a port of a replica or to the admin listener; status and body."""
+        """Sends a request to a replica or the admin listener; returns status and body."""
 
         def ask():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
@@ -122,12 +123,12 @@ class World:
         return (await self.call(self.admin, "GET", "/metrics"))[1]
 
     def away(self, pool, since, until):
-        """Tells whether no replica of a pool had to take a request of that time."""
+        """Returns whether no replica of a pool was available at a request's time."""
         names = set(POOLS[pool]) | set(POOLS.get(FALLBACK.get(pool), ()))
         return all(self.replicas[name].met(since, until, RECOVERY_S) for name in names)
 
     def sizes(self):
-        """Of the router: resident MiB, descriptors, threads."""
+        """Returns the router's resident MiB, descriptors and threads."""
         pid = self.router.pid
         with open(f"/proc/{pid}/status", encoding="ascii") as status:
             facts = dict(line.split(":", 1) for line in status)
@@ -137,7 +138,7 @@ class World:
         self.router.send_signal(how)
 
     def stop(self):
-        """Ends what runs; the router must end well."""
+        """Stops everything; the router must exit cleanly."""
         self.router.terminate()
         code = self.router.wait(30)
         for replica in self.replicas.values():
