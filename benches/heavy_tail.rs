@@ -1,9 +1,10 @@
-//! A few prompts that are 150 times as long as the others: the wait for the first token under `least_tokens` and
-//! `least_conn`. Run with `cargo bench --bench heavy_tail [-- [--load PERCENT] [--seconds N] [--speed N] [--runs N]]`.
+//! The wait for the first token under `least_tokens` and `least_conn` when a few prompts are 150 times as long as the
+//! others.
+//! Run with `cargo bench --bench heavy_tail [-- [--load PERCENT] [--seconds N] [--speed N] [--runs N]]`.
 //!
-//! Four emulated replicas and a router in this process, real HTTP between all of them. Requests come when a seeded
-//! schedule says, whether others have been answered or not, and waits count from the scheduled moment. Runs are
-//! interleaved and each has replicas and a router of its own; both policies meet the same schedule.
+//! The bench runs four emulated replicas and a router in this process, over real HTTP. Requests follow a seeded
+//! schedule, independent of responses, and waits count from the scheduled time. Runs are interleaved; each has its own
+//! replicas and router, and both policies get the same schedule.
 
 mod http;
 
@@ -22,35 +23,35 @@ const REPLICA_COUNT: usize = 4;
 const SHORT_PROMPT_TOKENS: u64 = 200;
 const LONG_PROMPT_TOKENS: u64 = 30_000;
 const LONG_PERCENT: u64 = 10;
-/// Tokens of answers, from and to.
+/// Minimum and maximum tokens of a response.
 const ANSWER_TOKENS: [u64; 2] = [20, 60];
 const POLICIES: [&str; 2] = ["least_tokens", "least_conn"];
 
 #[derive(Clone, Copy)]
 struct HeavyTailOptions {
-    /// Share of the engines' time that prefill takes, in percent.
+    /// The share of the engines' time spent on prefill, in percent.
     load_percent: f64,
     seconds: f64,
     engine_speed: f64,
     runs: u64,
 }
 
-/// A request to come.
+/// A scheduled request.
 struct ScheduledRequest {
-    /// From the beginning of the run.
+    /// The time since the beginning of the run.
     due_after: Duration,
     prompt_tokens: u64,
     answer_tokens: u64,
 }
 
-/// What came of a request: its prompt's length, the wait for its first token, and how late it was sent.
+/// The outcome of a request: prompt length, wait for the first token, and delay of sending.
 struct RequestWait {
     prompt_tokens: u64,
     first_token_wait: Duration,
     lateness: Duration,
 }
 
-/// Seconds.
+/// Quantiles of the waits, in seconds.
 #[derive(Clone, Copy)]
 struct WaitQuantiles {
     p50: f64,
@@ -70,7 +71,7 @@ impl HeavyTailOptions {
                 "--seconds" => options.seconds = value,
                 "--speed" => options.engine_speed = value,
                 "--runs" => options.runs = value as u64,
-                _ => return Err(format!("there is no {name}").into()),
+                _ => return Err(format!("unknown option {name}").into()),
             }
         }
         Ok(options)
@@ -80,7 +81,7 @@ impl HeavyTailOptions {
         EngineModel { speed: self.engine_speed, ..EngineModel::default() }
     }
 
-    /// Requests a second that keep all replicas' prefill as busy as wished.
+    /// Returns the requests per second that produce the configured prefill load.
     fn request_rate(&self) -> f64 {
         let mean = (SHORT_PROMPT_TOKENS * (100 - LONG_PERCENT) + LONG_PROMPT_TOKENS * LONG_PERCENT) as f64 / 100.0;
         let seconds = mean * self.engine_model().prefill_token_time.as_secs_f64() / self.engine_speed;
@@ -185,7 +186,7 @@ fn main() -> BenchResult<()> {
     Ok(())
 }
 
-/// One run: replicas and a router, the arrivals sent, their waits.
+/// Runs the schedule against fresh replicas and a router; returns the waits.
 async fn run_policy(
     policy: &str,
     arrivals: Vec<ScheduledRequest>,
@@ -224,9 +225,9 @@ async fn run_policy(
     Ok(waits)
 }
 
-/// A prompt that begins like no other, so that nothing of it is cached.
+/// Returns a body whose prompt has a unique prefix, so that none of it is cached.
 fn build_body(number: usize, arrival: &ScheduledRequest) -> String {
-    // Four bytes a token, less what a chat's role adds.
+    // Four bytes per token, less the overhead of a chat's role.
     let mut text = format!("{number} ");
     while text.len() as u64 + 6 < arrival.prompt_tokens * 4 {
         text.push_str("over the weir the water is even ");
@@ -236,7 +237,7 @@ fn build_body(number: usize, arrival: &ScheduledRequest) -> String {
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
 }
 
-/// The wait that this share of requests does not exceed, in seconds.
+/// Returns the wait in seconds that this share of requests does not exceed.
 fn quantile<'a>(waits: impl Iterator<Item = &'a RequestWait>, share: f64) -> f64 {
     let mut values: Vec<f64> = waits.map(|wait| wait.first_token_wait.as_secs_f64()).collect();
     values.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! What routing costs: measuring a prompt, choosing among replicas, following a stream. Run with
-//! `cargo bench --bench ledger`.
+//! The cost of routing: measuring a prompt, choosing a replica, observing a stream. Run with `cargo bench --bench
+//! ledger`.
 //!
 //! Each row is the best of many rounds, which a busy machine disturbs least.
 
@@ -101,7 +101,7 @@ fn acquire_request() -> AcquireRequest<'static> {
     }
 }
 
-/// A choice with its charge and settlement, while each replica has two other requests.
+/// Measures a choice with its reservation and settlement, while each replica has two other requests.
 fn bench_choices(policy: &str, replicas: usize) {
     let fleet = build_fleet(policy, replicas);
     let pool = fleet.pools().remove(0);
@@ -126,8 +126,8 @@ fn bench_streams() {
     });
 }
 
-/// A choice by where a prompt is cached, of conversations in a full index: a system prompt that all have, then turns.
-#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+/// Measures a choice by cached prefixes with a full index. All conversations share a system prompt, then differ.
+#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn bench_prefixes(replicas: usize, tokens: usize) {
     let fleet = build_fleet("token_cost", replicas);
     let pool = fleet.pools().remove(0);
@@ -138,7 +138,7 @@ fn bench_prefixes(replicas: usize, tokens: usize) {
             format!(r#"{{"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"{own}"}}]}}"#);
         Arc::new(fingerprint_and_count(&ParsedBody::parse(body.as_bytes()).expect("a good body").prompt, &["m"]).1)
     };
-    // As many as fill what each replica is taken to have room for.
+    // Enough conversations to fill every replica's estimated cache.
     let sessions: Vec<Arc<PromptFingerprint>> = (0..replicas * 2_000_000 / tokens).map(text).collect();
     let now = Moment::ZERO + Duration::from_secs(1);
     let mut took = Vec::new();
@@ -156,12 +156,12 @@ fn bench_prefixes(replicas: usize, tokens: usize) {
     }
     took.sort();
     let us = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1e6;
-    let name = format!("token_cost, {replicas} replicas, {tokens} tokens: look up, choose, note");
+    let name = format!("token_cost, {replicas} replicas, {tokens} tokens: look up, choose, record");
     println!("{name:<56} {:>10.1} {:>10.1}", us(50), us(99));
 }
 
 /// Prints the best time of a call of `run` in nanoseconds.
-#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn print_best_time(name: &str, calls: usize, mut run: impl FnMut()) {
     let best = (0..ROUNDS)
         .map(|_| {

@@ -1,9 +1,10 @@
-//! Whether a simulated replay ranks policies as real HTTP does: the mean wait for the first token under `token_cost` and
-//! `least_conn`, in both. Run with `cargo bench --bench ranking [-- [--trace FILE] [--from S] [--seconds S] [--speed N]
-//! [--engine N] [--runs N]]`.
+//! Comparison of a simulated replay with real HTTP: the mean wait for the first token under `token_cost` and
+//! `least_conn`.
+//! Run with `cargo bench --bench ranking [-- [--trace FILE] [--from S] [--seconds S] [--speed N] [--engine N] [--runs
+//! N]]`.
 //!
-//! Four emulated replicas and a router in this process, real HTTP between all of them; the same slice of a trace, on the
-//! same engines, in virtual time. Runs are interleaved, each with replicas and a router of its own.
+//! The real side is four emulated replicas and a router in this process. The simulation replays the same slice of a
+//! trace on the same engines in virtual time. Runs are interleaved, each with its own replicas and router.
 
 mod http;
 
@@ -22,19 +23,19 @@ use tokio::time::sleep_until;
 
 const REPLICA_COUNT: usize = 4;
 const POLICIES: [&str; 2] = ["token_cost", "least_conn"];
-/// Left out of the figures, as in a replay.
+/// The share of requests at the start that is excluded, as in a replay.
 const WARM_UP_SHARE: f64 = 0.15;
 const BYTES_PER_TOKEN: u64 = 4;
 
 struct RankingOptions {
-    /// None: a trace that is made up.
+    /// `None` for a synthetic trace.
     trace_path: Option<String>,
-    /// The slice, in seconds of the trace.
+    /// The start of the slice, in seconds of the trace.
     start_seconds: f64,
     slice_seconds: f64,
-    /// How many times faster than recorded requests come, beside engines of speed 1.
+    /// The factor by which requests arrive faster than recorded, with engines of speed 1.
     speed: f64,
-    /// How many times faster everything is.
+    /// The factor by which everything runs faster.
     engine_speed: f64,
     runs: usize,
 }
@@ -59,7 +60,7 @@ impl RankingOptions {
                 "--speed" => options.speed = value.parse()?,
                 "--engine" => options.engine_speed = value.parse()?,
                 "--runs" => options.runs = value.parse()?,
-                _ => return Err(format!("there is no {name}").into()),
+                _ => return Err(format!("unknown option {name}").into()),
             }
         }
         Ok(options)
@@ -123,7 +124,7 @@ fn print_row(name: &str, [token_cost, least_conn]: [f64; 2]) {
     println!("{name:<20} mean TTFT, s: token_cost {token_cost:.3}, least_conn {least_conn:.3}, ratio {ratio:.2}");
 }
 
-/// One run: replicas and a router, the slice sent, the mean wait in seconds.
+/// Sends the slice to fresh replicas and a router; returns the mean wait in seconds.
 async fn run_policy(policy: &str, trace: &Trace, scenario: &Scenario) -> BenchResult<f64> {
     let setup = BenchSetup::new(policy, REPLICA_COUNT, scenario.engine_model).await?;
     let (client, clock) = (load::build_client()?, Clock::start());
@@ -152,21 +153,21 @@ async fn run_policy(policy: &str, trace: &Trace, scenario: &Scenario) -> BenchRe
     Ok(waits.iter().map(Duration::as_secs_f64).sum::<f64>() / waits.len() as f64)
 }
 
-/// The prompt: text that its blocks' ids setup for, then some that no other request has.
+/// Returns a body whose prompt has text for its blocks' ids, then text unique to the request.
 fn build_body(number: usize, request: &TraceRequest) -> String {
     let mut text = String::new();
     let block = request.block_size.0 * BYTES_PER_TOKEN;
     for id in request.block_ids() {
         fill_text(&mut text, id, block);
     }
-    // Less what a chat's role adds.
+    // Without the overhead of a chat's role.
     let rest = (request.prompt.0 * BYTES_PER_TOKEN).saturating_sub(text.len() as u64 + 6);
     fill_text(&mut text, u64::MAX - number as u64, rest);
     let answer = request.output;
     format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"max_tokens":{answer},"stream":true}}"#)
 }
 
-/// So many bytes of what `seed` stands for.
+/// Appends `bytes` bytes of text generated from `seed`.
 fn fill_text(text: &mut String, seed: u64, bytes: u64) {
     let mut dice = SeededRng::from_seed(seed);
     let end = text.len() + bytes as usize;

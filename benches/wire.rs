@@ -1,4 +1,5 @@
-//! What reading costs: nanoseconds an event of an answer, and a KiB of a request. Run with `cargo bench --bench wire`.
+//! The cost of reading: nanoseconds per event of a response, and per KiB of a request. Run with `cargo bench --bench
+//! wire`.
 //!
 //! Each row is the best of many rounds, which a busy machine disturbs least.
 
@@ -102,7 +103,7 @@ fn chat_event(delta: &str, more: &str) -> String {
 }
 
 /// Prints the best time of a call of `run`, which reads `bytes`; returns it in nanoseconds.
-#[expect(clippy::disallowed_methods, reason = "a bench is there to read the clock")]
+#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn print_best_time(name: &str, calls: usize, bytes: usize, mut run: impl FnMut()) -> f64 {
     let best = (0..ROUNDS)
         .map(|_| {

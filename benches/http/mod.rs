@@ -1,6 +1,6 @@
-//! What benches over real HTTP share: emulated replicas, a router in this process, streams that are read to their end.
+//! Common parts of the HTTP benches: emulated replicas, a router in this process, and a stream reader.
 
-#![allow(unreachable_pub, reason = "benches are crates of their own")]
+#![allow(unreachable_pub, reason = "each bench is a separate crate")]
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 pub type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Replicas and a router in front of them, ready.
+/// Replicas and a ready router in front of them.
 pub struct BenchSetup {
     pub replicas: Vec<EmulatedReplica>,
     pub server: Server,
@@ -31,7 +31,7 @@ impl BenchSetup {
         let replicas: Vec<EmulatedReplica> = (0..replicas).map(|_| start()).collect::<Result<_, _>>()?;
         let server = start_router(policy, &replicas)?;
         let Some(ListenAddr::Tcp(addr)) = server.listen_addresses().first() else {
-            return Err("it listens at a TCP port".into());
+            return Err("the router has no TCP listener".into());
         };
         let url = format!("http://{addr}/v1/chat/completions");
         while server.fleet().replicas().iter().any(|replica| *replica.models() == ReplicaModels::Unknown) {
@@ -50,7 +50,7 @@ fn start_router(policy: &str, replicas: &[EmulatedReplica]) -> BenchResult<Serve
     Server::start(loaded.settings).map_err(|error| error.to_string().into())
 }
 
-/// Reads a stream to its end; when its first event came, which is that of the first token.
+/// Reads a stream to its end; returns the time of its first event, which carries the first token.
 pub async fn read_first_event_time(request: reqwest::RequestBuilder, clock: Clock) -> BenchResult<Moment> {
     let mut response = request.send().await?.error_for_status()?;
     let mut first = None;

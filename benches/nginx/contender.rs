@@ -1,4 +1,4 @@
-//! A proxy under test: started in front of the origin, its CPU time read, stopped when dropped.
+//! A proxy under test: started in front of the origin, measured by CPU time, stopped on drop.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -9,23 +9,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Clock ticks a second in /proc/PID/stat: 100 on every Linux that Rust runs on.
+/// The clock tick of /proc/PID/stat: 100 per second on every Linux that Rust supports.
 const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// A running proxy.
 pub(crate) struct ProxyUnderTest {
-    /// What the report calls it.
+    /// The name in the report.
     pub(crate) name: String,
-    /// Where whole answers are asked for.
+    /// The port for complete responses.
     pub(crate) port: u16,
-    /// Where streams are asked for: nginx buffers answers on one port and not on the other.
+    /// The port for streams: nginx buffers responses on one port and not on the other.
     pub(crate) stream_port: u16,
     child: Child,
-    /// How to end it: `nginx -s stop` takes its workers along, which a plain kill would leave behind.
+    /// The command that stops it: `nginx -s stop` also stops the workers, which a plain kill would leave running.
     stop_command: Option<Command>,
 }
 
-/// A directory of this run, removed when dropped.
+/// A directory of this run, removed on drop.
 pub(crate) struct ScratchDir(PathBuf);
 
 impl ScratchDir {
@@ -42,14 +42,14 @@ impl Drop for ScratchDir {
     }
 }
 
-/// The nginx to measure against: the one on the PATH, or where Debian puts it.
+/// Returns the nginx on the PATH, or Debian's.
 pub(crate) fn find_nginx() -> Option<&'static str> {
     let runs = |path: &&str| Command::new(path).arg("-v").stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     ["nginx", "/usr/sbin/nginx"].into_iter().find(runs)
 }
 
-/// Starts nginx with two workers. Settings are in its favour: no access log, upstream connections kept as long as it
-/// can, bodies kept in memory.
+/// Starts nginx with two workers. Its settings are favourable: no access log, upstream connections kept as long as
+/// possible, bodies in memory.
 pub(crate) fn start_nginx(
     path: &str,
     name: &str,
@@ -74,7 +74,7 @@ pub(crate) fn start_nginx(
     Ok(contender)
 }
 
-/// Starts tokenweir, as cargo built it beside this bench.
+/// Starts tokenweir as built by cargo next to this bench.
 pub(crate) fn start_tokenweir(scratch: &ScratchDir, origin: [u16; 2]) -> Result<ProxyUnderTest, Box<dyn Error>> {
     let (port, admin) = (free_port()?, free_port()?);
     let file = scratch.0.join("tokenweir.toml");
@@ -92,13 +92,13 @@ pub(crate) fn start_tokenweir(scratch: &ScratchDir, origin: [u16; 2]) -> Result<
 }
 
 impl ProxyUnderTest {
-    /// CPU time, user and system, of the whole process tree so far. *Resolution*: 10 ms.
+    /// Returns the CPU time, user and system, of the whole process tree so far. *Resolution*: 10 ms.
     pub(crate) fn cpu_time(&self) -> io::Result<Duration> {
         let mut tree = BTreeSet::from([self.child.id()]);
         let mut ticks = 0;
         let mut stats: Vec<ProcessStat> =
             fs::read_dir("/proc")?.flatten().filter_map(|entry| read_process_stat(&entry.path())).collect();
-        // A child has a higher id than its parent, but for a wrap: one pass in order finds the tree.
+        // A child has a higher id than its parent, except after a wrap: one pass in order finds the tree.
         stats.sort_by_key(|stat| stat.pid);
         for stat in stats {
             if tree.contains(&stat.pid) || tree.contains(&stat.parent_pid) {
@@ -137,11 +137,11 @@ struct ProcessStat {
     cpu_ticks: u32,
 }
 
-/// Reads /proc/PID/stat. `None` for what is no process, or no longer one.
+/// Reads /proc/PID/stat. `None` if the process does not exist.
 fn read_process_stat(dir: &Path) -> Option<ProcessStat> {
     let id = dir.file_name()?.to_str()?.parse().ok()?;
     let text = fs::read_to_string(dir.join("stat")).ok()?;
-    // The name in parentheses may hold spaces: fields are counted after it, from `state`, the third.
+    // The name in parentheses may hold spaces, so fields are counted after it, from `state`, the third.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u32>().ok();
     Some(ProcessStat { pid: id, parent_pid: number(4)?, cpu_ticks: number(14)? + number(15)? })

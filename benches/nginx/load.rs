@@ -1,4 +1,4 @@
-//! The load: closed-loop requests on keep-alive connections, and streams that are read as they come.
+//! The load: closed-loop requests on keep-alive connections, and streams.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// A small chat request: about 300 bytes of body.
+/// Returns a small chat request, about 300 bytes of body.
 pub(crate) fn small_body() -> String {
     let system = "You are a helpful assistant who answers in one or two short sentences and never makes things up.";
     let user = "Where do rivers go, and what do they take along on their way down from the mountains?";
@@ -19,20 +19,20 @@ pub(crate) fn small_body() -> String {
     )
 }
 
-/// The same as a stream.
+/// Returns the same request as a stream.
 pub(crate) fn streaming_body() -> String {
     small_body().replacen(r#""model":"m""#, r#""model":"m","stream":true"#, 1)
 }
 
-/// A chat request with a prompt of 1 MiB.
+/// Returns a chat request with a prompt of 1 MiB.
 pub(crate) fn long_body() -> String {
     let text = "The quick brown fox jumps over the lazy dog, and the river runs on. ";
     let text = text.repeat(1024 * 1024 / text.len() + 1);
     format!(r#"{{"model":"m","max_tokens":64,"messages":[{{"role":"user","content":"{text}"}}]}}"#)
 }
 
-/// Sends `count` requests over `connections` connections, each waiting for its answer before the next, and fails on
-/// the first answer that is not a 200.
+/// Sends `count` requests over `connections` connections, one at a time on each. Errors at the first response that is
+/// not a 200.
 pub(crate) async fn send_requests(port: u16, connections: u64, count: u64, body: &str) -> io::Result<()> {
     let request: Arc<[u8]> = build_request(body).into();
     let mut tasks = JoinSet::new();
@@ -55,7 +55,7 @@ pub(crate) async fn send_requests(port: u16, connections: u64, count: u64, body:
     Ok(())
 }
 
-/// Open streams. Dropping it closes them.
+/// Open streams, closed on drop.
 pub(crate) struct OpenStreams {
     tasks: JoinSet<io::Result<()>>,
     events: Arc<AtomicU64>,
@@ -79,17 +79,17 @@ impl OpenStreams {
         streams
     }
 
-    /// Events received on all streams so far.
+    /// Returns the number of events received on all streams so far.
     pub(crate) fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// How many streams have brought an event.
+    /// Returns the number of streams that have received an event.
     pub(crate) fn flowing(&self) -> u64 {
         self.flowing.load(Ordering::Relaxed)
     }
 
-    /// Fails if one of the streams, which never end by themselves, has ended.
+    /// Checks that no stream has ended. Errors if one has; the origin's streams are endless.
     pub(crate) fn check_open(&mut self) -> io::Result<()> {
         match self.tasks.try_join_next() {
             None => Ok(()),
@@ -99,7 +99,7 @@ impl OpenStreams {
     }
 }
 
-/// The value of `content-length` in `head`.
+/// Returns the value of `content-length` in `head`.
 pub(crate) fn content_length(head: &[u8]) -> Option<usize> {
     header_value(head, "content-length")?.parse().ok()
 }
@@ -120,7 +120,7 @@ fn build_request(body: &str) -> Vec<u8> {
     [head.as_bytes(), body.as_bytes()].concat()
 }
 
-/// Reads the head of an answer, which must be a 200, and returns its length.
+/// Reads the head of a response, which must be a 200, and returns the body's length.
 async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     let end = loop {
         if let Some(at) = memmem::find(buffer, b"\r\n\r\n") {
@@ -134,7 +134,7 @@ async fn read_head(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<
     Ok(end)
 }
 
-/// Reads one whole answer and throws it away.
+/// Reads one complete response and discards it.
 async fn read_response(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<()> {
     let end = read_head(stream, buffer).await?;
     match content_length(&buffer[..end]) {
@@ -154,7 +154,7 @@ async fn read_response(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Res
     Ok(())
 }
 
-/// Reads a stream and counts its events (by their blank lines) until it ends.
+/// Reads a stream until it ends and counts its events by their blank lines.
 async fn count_events(stream: &mut TcpStream, events: &AtomicU64, flowing: &AtomicU64) -> io::Result<()> {
     let mut buffer = BytesMut::with_capacity(8 * 1024);
     let end = read_head(stream, &mut buffer).await?;

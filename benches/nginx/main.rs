@@ -1,10 +1,10 @@
-//! What tokenweir costs beside nginx: CPU time of the whole process tree, for the same load on the same origin.
+//! CPU time of tokenweir compared with nginx, for the whole process tree, with the same load and the same origin.
 //!
 //! `cargo bench --bench nginx [-- small|stream|prompt] [--rounds N] [--noise]`
 //!
-//! Rounds are interleaved (nginx, tokenweir, nginx, tokenweir, ...), because absolute numbers drift on a shared machine
-//! while the ratio within a round holds. `--noise` puts nginx on both sides: its ratios show how much is chance. Access
-//! logs are off on both sides; origin and load run in this process and are not counted.
+//! Rounds are interleaved (nginx, tokenweir, nginx, tokenweir, ...): absolute numbers drift on a shared machine, while
+//! the ratio within a round holds. `--noise` runs nginx on both sides, so its ratios show the noise. Access logs are
+//! off on both sides. Origin and load run in this process and are not counted.
 #![expect(clippy::disallowed_methods, reason = "a stopwatch around a load from outside; nothing here is routed")]
 
 mod contender;
@@ -29,11 +29,11 @@ enum Workload {
     Prompt,
 }
 
-/// What one run of a load took.
+/// The cost of one run.
 struct RunCost {
     /// CPU microseconds per request or event.
     unit_us: f64,
-    /// Requests or events a second of wall clock: how hard the proxy was driven.
+    /// Requests or events per second of wall clock.
     rate: f64,
 }
 
@@ -151,7 +151,7 @@ async fn measure_requests(
     Ok(RunCost::new(proxy.cpu_time()? - before, began.elapsed(), count))
 }
 
-/// Measures a window in the midst of the streams, so that opening and closing them is not in it.
+/// Measures a window in the middle of the streams, which excludes opening and closing.
 async fn measure_streams(proxy: &ProxyUnderTest) -> Result<RunCost, Box<dyn Error>> {
     let mut streams = OpenStreams::open(proxy.stream_port, STREAM_COUNT);
     let began = Instant::now();
@@ -159,7 +159,7 @@ async fn measure_streams(proxy: &ProxyUnderTest) -> Result<RunCost, Box<dyn Erro
         streams.check_open()?;
         if began.elapsed() > Duration::from_secs(20) {
             return Err(
-                format!("{} has only {} of {STREAM_COUNT} streams flowing", proxy.name, streams.flowing()).into()
+                format!("{} has only {} of {STREAM_COUNT} active streams", proxy.name, streams.flowing()).into()
             );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

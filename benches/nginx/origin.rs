@@ -1,4 +1,4 @@
-//! The origin both proxies stand before: two ports that answer like a model server, in as few system calls as can be.
+//! The origin behind both proxies: two ports that respond like a model server, with as few system calls as possible.
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// The gap between two events of one stream.
+/// The interval between two events of a stream.
 pub(crate) const EVENT_INTERVAL: Duration = Duration::from_millis(20);
-/// How much of a body is searched for `"stream":true`; the load puts it first.
+/// The number of body bytes searched for `"stream":true`, which the load puts first.
 const SEARCHED_BYTES: usize = 512;
 
 const MODELS_BODY: &str = r#"{"object":"list","data":[{"id":"m","object":"model"}]}"#;
@@ -31,7 +31,7 @@ const STREAM_EVENT: &str = concat!(
     "\n\n"
 );
 
-/// What is sent, made once.
+/// The prepared responses.
 struct CannedResponses {
     models: Vec<u8>,
     chat: Vec<u8>,
@@ -40,7 +40,7 @@ struct CannedResponses {
     not_found: Vec<u8>,
 }
 
-/// What a request asks for.
+/// The kind of a request.
 enum OriginRequest {
     Models,
     Chat,
@@ -48,15 +48,15 @@ enum OriginRequest {
     Unknown,
 }
 
-/// Starts the origin on a thread of its own, which lives as long as the process. Returns its two ports.
+/// Starts the origin on its own thread, which lives as long as the process. Returns its two ports.
 pub(crate) fn start_origin() -> io::Result<[u16; 2]> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::Builder::new().name("origin".into()).spawn(move || {
         let ran = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             runtime.block_on(async {
                 let listeners =
                     [TcpListener::bind(("127.0.0.1", 0)).await?, TcpListener::bind(("127.0.0.1", 0)).await?];
-                let _ = tell.send([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()]);
+                let _ = sender.send([listeners[0].local_addr()?.port(), listeners[1].local_addr()?.port()]);
                 let answers = Arc::new(CannedResponses::new());
                 let [one, two] = listeners;
                 tokio::try_join!(accept_connections(one, Arc::clone(&answers)), accept_connections(two, answers))
@@ -67,7 +67,7 @@ pub(crate) fn start_origin() -> io::Result<[u16; 2]> {
             eprintln!("the origin stopped: {error}");
         }
     })?;
-    told.recv().map_err(|_| io::Error::other("the origin did not start"))
+    receiver.recv().map_err(|_| io::Error::other("the origin did not start"))
 }
 
 impl CannedResponses {
@@ -93,7 +93,7 @@ async fn accept_connections(listener: TcpListener, answers: Arc<CannedResponses>
     loop {
         let (stream, _) = listener.accept().await?;
         let answers = Arc::clone(&answers);
-        // A connection ends when its proxy closes it, in the midst of a stream too: no error of ours.
+        // A connection may end at any time, because its proxy closes it.
         tokio::spawn(async move { serve_connection(stream, &answers).await });
     }
 }
@@ -101,8 +101,8 @@ async fn accept_connections(listener: TcpListener, answers: Arc<CannedResponses>
 async fn serve_connection(mut stream: TcpStream, answers: &CannedResponses) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::with_capacity(16 * 1024);
-    while let Some(asked) = read_request(&mut stream, &mut buffer).await? {
-        match asked {
+    while let Some(request) = read_request(&mut stream, &mut buffer).await? {
+        match request {
             OriginRequest::Models => stream.write_all(&answers.models).await?,
             OriginRequest::Chat => stream.write_all(&answers.chat).await?,
             OriginRequest::Unknown => stream.write_all(&answers.not_found).await?,
@@ -112,7 +112,7 @@ async fn serve_connection(mut stream: TcpStream, answers: &CannedResponses) -> i
     Ok(())
 }
 
-/// Sends events until the reader is gone.
+/// Sends events until the client disconnects.
 async fn send_endless_events(mut stream: TcpStream, answers: &CannedResponses) -> io::Result<()> {
     stream.write_all(&answers.stream_head).await?;
     let mut ticks = interval_at(Instant::now() + EVENT_INTERVAL, EVENT_INTERVAL);
@@ -123,7 +123,7 @@ async fn send_endless_events(mut stream: TcpStream, answers: &CannedResponses) -
     }
 }
 
-/// Reads one request whole. `None` at the end of the connection.
+/// Reads one complete request. `None` at the end of the connection.
 async fn read_request(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Option<OriginRequest>> {
     let head = loop {
         if let Some(at) = memmem::find(buffer, b"\r\n\r\n") {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two servers behind the router, as an article on nginx would have it: import, check, run, curl, ab, reload. Every step
-# is checked; exits with 1 at the first that does not hold. About 30 s. Installs `ab` by apt where it is missing.
+# Runs the usual steps of an nginx article with tokenweir: import, check, run, curl, ab, reload. Checks every step and
+# exits with 1 at the first that fails. Takes about 30 s. Installs `ab` by apt if missing.
 #
 #   PORT, ADMIN            where the router listens  (8080, 9464)
 #   SERVER1, SERVER2       the servers' ports        (8001, 8002)
@@ -18,10 +18,10 @@ started=()
 trap 'for pid in ${started[@]+"${started[@]}"}; do kill "$pid" 2> /dev/null || true; done; rm -rf "$scratch"' EXIT
 
 fail() { echo "FAIL $*"; tail -n 5 "$scratch"/*.log "$scratch"/ab.out 2> /dev/null; exit 1; }
-# holds FACT COMMAND...: says the fact if the command succeeds.
+# holds FACT COMMAND...: prints the fact if the command succeeds.
 holds() { local fact=$1; shift; if "$@" > "$scratch/out" 2>&1; then echo "ok $fact"; else cat "$scratch/out"; fail "$fact"; fi; }
 same() { [ "$1" = "$2" ] || { echo "$1, not $2"; return 1; }; }
-# until_true COMMAND...: waits for a fact for 10 s.
+# until_true COMMAND...: waits until the command succeeds, up to 10 s.
 until_true() { for _ in $(seq 200); do if "$@" > /dev/null 2>&1; then return 0; fi; sleep 0.05; done; "$@"; }
 
 if ! command -v ab > /dev/null; then
@@ -31,7 +31,7 @@ if ! command -v ab > /dev/null; then
   ${as[@]+"${as[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq apache2-utils > /dev/null
 fi
 
-# ab's verdict: all answers came, none was bad. FACT KEPT OPTIONS... PATH; KEPT: how many came on a connection that was kept.
+# bench FACT KEPT OPTIONS... PATH: checks that all responses are good; KEPT is the number on a kept connection.
 bench() {
   local fact=$1 kept=$2
   shift 2
@@ -42,13 +42,13 @@ bench() {
   if [ -n "$kept" ]; then holds "$fact: $kept on kept connections" grep -Eq "^Keep-Alive requests: +$kept\$" "$scratch/ab.out"; fi
 }
 
-# spread PATH: how many requests for it went to either server, as the access log has it.
+# spread PATH: prints the number of requests per server from the access log.
 spread() { echo "$(grep -cF " $1 HTTP/1.0\" 200 to: 127.0.0.1:$one" access.log || true)/$(grep -cF " $1 HTTP/1.0\" 200 to: 127.0.0.1:$two" access.log || true)"; }
 logged() { until_true same "$(spread "$1")" "$2" || same "$(spread "$1")" "$2"; }
 policy_is() { curl -sf "http://127.0.0.1:$admin/pools/backend" | grep -q "$1"; }
 weight_is() { curl -sf "http://127.0.0.1:$admin/pools/backend" | grep -q "\"weight\": *$1[,}]"; }
 
-# On other ports the same files say other ports.
+# Replaces the ports in the files.
 ports() { sed -e "s/127.0.0.1:8080/127.0.0.1:$port/; s/127.0.0.1:8001/127.0.0.1:$one/; s/127.0.0.1:8002/127.0.0.1:$two/" "$1"; }
 
 round() { # round [--threads]
@@ -86,7 +86,7 @@ round() { # round [--threads]
   holds "3:2 gives exactly 600/400" logged "/?first" 600/400
   bench "ab -k" 0 -k "/?kept"
   holds "3:2 gives exactly 600/400" logged "/?kept" 600/400
-  bench "ab -k, length told" 1000 -k "/?sized"
+  bench "ab -k, length given" 1000 -k "/?sized"
   printf '%s' '{"messages": []}' > body.json
   bench "ab POST" "" -p body.json -T application/json "/?post"
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""server.py PORT [--threads]: a plain HTTP/1.0 server that says which port answered.
+"""server.py PORT [--threads]: a plain HTTP/1.0 server that answers with its port.
 
-One request at a time unless --threads is given, a new connection for each, and the end of an answer is the end of its
-connection, as http.server has it when a handler sends no length. With ?sized the answer tells its length.
+It serves one request at a time unless --threads is given, each on a new connection. Like http.server without a length,
+it ends a response by closing the connection. With ?sized the response has a length.
 """
 
 import sys
@@ -14,7 +14,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer("GET", b"")
 
     def do_POST(self):
-        # No default: a POST without a length would be an error here.
+        # No default: a POST without a length is an error.
         self.answer("POST", self.rfile.read(int(self.headers["Content-Length"])))
 
     def answer(self, method, body):

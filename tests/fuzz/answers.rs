@@ -1,5 +1,4 @@
-//! The fields that are read from a JSON response, or from an event of a stream, without parsing are those that serde_json
-//! reads.
+//! The scanner of JSON responses and events: its fields equal those that serde_json reads.
 
 #![no_main]
 
@@ -56,7 +55,7 @@ fn document(text: &str, json: &Map<String, Value>) {
     }
 }
 
-/// Checks the same JSON as an event, which is read less exactly after the first content.
+/// Checks the same JSON as an event; after the first content it is scanned less exactly.
 fn event(text: &str, json: &Map<String, Value>) {
     if text.contains(['\n', '\r']) {
         return;

@@ -1,5 +1,4 @@
-//! A request's body is parsed or refused; an edit changes only its member; a prompt's pieces do not depend on how its JSON
-//! is written.
+//! Request bodies: parsed or refused, edited in one member only, and measured independently of their JSON spelling.
 
 #![no_main]
 
@@ -65,7 +64,7 @@ fn edited(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
     assert_eq!(conversation_hash(&again.prompt), conversation_hash(&request.prompt));
 }
 
-/// Compares two edits, at places that the bytes name, with the same edits by copying.
+/// Compares two edits, at positions from the input, with the same edits by copying.
 fn spliced(body: &[u8]) {
     let [a, b, c, d, body @ ..] = body else { return };
     let [a, b, c, d] = [a, b, c, d].map(|at| usize::from(at % 16));
@@ -87,7 +86,7 @@ fn joined(body: &Bytes, edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
     Some(all)
 }
 
-/// Checks the same request with blanks, and with characters as escapes.
+/// Checks the same request with whitespace, and with escaped characters.
 fn spelled(body: &[u8], text: &PromptMembers<'_>) {
     let body = std::str::from_utf8(body).expect("it was parsed");
     let spaced = spell(body, |c| c.to_string());

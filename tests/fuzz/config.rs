@@ -1,4 +1,4 @@
-//! Any text is a configuration or has errors with places, and no error has control characters.
+//! Configurations: any text loads or has errors with positions, and no error has control characters.
 
 #![no_main]
 
@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     let env = || [("KEY".to_owned(), "a-key-0123456789".to_owned())];
     match config::load(text, "f", env()) {
         Ok(loaded) => {
-            assert!(toml::from_str::<toml::Table>(text).is_ok(), "a text that is not TOML is accepted");
+            assert!(toml::from_str::<toml::Table>(text).is_ok(), "invalid TOML is accepted");
             assert!(!loaded.settings.pools.is_empty());
             let LoadedConfig { warnings, .. } = &loaded;
             warnings.iter().for_each(|warning| assert_has_place(warning, text));
@@ -24,16 +24,16 @@ fuzz_target!(|data: &[u8]| {
             assert!(!shown.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')), "{shown:?}");
         }
     }
-    // Its first line as an argument of the command line.
+    // The first line as a command-line argument.
     let line = text.lines().next().unwrap_or_default();
     if let Err(report) = config::from_urls(&[line.chars().take(100).collect()], env()) {
         assert!(!report.diagnostics().is_empty());
     }
 });
 
-/// Asserts that a diagnostic names an existing line, and a place in it or right after it.
+/// Asserts that a diagnostic names an existing line, and a position in it or right after it.
 fn assert_has_place(diagnostic: &Diagnostic, text: &str) {
-    let line = text.split('\n').nth(diagnostic.line - 1).expect("there is such a line");
+    let line = text.split('\n').nth(diagnostic.line - 1).expect("the line exists");
     assert!((1..=line.chars().count() + 1).contains(&diagnostic.column), "{diagnostic}");
     assert!(diagnostic.file == "f" && !diagnostic.message.is_empty(), "{diagnostic}");
     let lines = diagnostic.message.lines().count() + diagnostic.help.iter().flat_map(|help| help.lines()).count();

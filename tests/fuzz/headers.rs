@@ -1,4 +1,4 @@
-//! What clients write into a request's head: what goes on of it, what the logs have of it, and forms.
+//! Request heads: headers passed on, paths, log lines, and forms.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ use tokenweir::log_format::{
 };
 use tokenweir::prompt::{endpoint, multipart, splice};
 
-/// What identify.rs asks its neighbour for.
+/// The constant that identify.rs imports.
 mod admission {
     pub(super) const X_API_KEY: http::HeaderName = http::HeaderName::from_static("x-api-key");
 }
@@ -54,7 +54,7 @@ fn split<'a>(data: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((&data[..at], &data[at + by.len()..]))
 }
 
-/// Only headers that concern both ends go on, as they came; whom they name as the client is believed of proxies only.
+/// Checks that only end-to-end headers are passed on, unchanged, and that only proxies set the client's address.
 fn passed_on(head: &Parts) {
     let mut end_to_end = head.headers.clone();
     strip_hop_by_hop(&mut end_to_end);
@@ -71,10 +71,10 @@ fn passed_on(head: &Parts) {
         let sent = forward(head, caller, &id, true);
         for name in sent.keys().filter(|name| !ours.contains(&name.as_str())) {
             assert!(!answered.contains(&name.as_str()));
-            assert!(values(&sent, name).eq(values(&end_to_end, name)), "{name} is not as it was");
+            assert!(values(&sent, name).eq(values(&end_to_end, name)), "{name} has changed");
         }
         for name in end_to_end.keys().filter(|name| !answered.contains(&name.as_str())) {
-            assert!(sent.contains_key(name), "{name} is lost");
+            assert!(sent.contains_key(name), "{name} is missing");
         }
         let chain = sent["x-forwarded-for"].to_str().expect("visible");
         assert_eq!(chain.rsplit(", ").next(), Some("10.0.0.9"));
@@ -86,7 +86,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
     headers.get_all(name).iter()
 }
 
-/// A path that reaches a replica cannot be read as another one.
+/// Checks that an accepted path has one reading.
 fn targeted(path: &str) {
     let normal = normalize_path(path);
     for method in [Method::GET, Method::POST] {
@@ -100,7 +100,7 @@ fn targeted(path: &str) {
     }
 }
 
-/// No client forges a line of a log, nor a field.
+/// Checks that no client forges a log line or a field.
 fn logged(head: &Parts) {
     let captured = CapturedFields { request_headers: head.headers.clone(), ..CapturedFields::default() };
     let (request_line, attempts) = (request_line(head.uri.clone()), AttemptRecords::default());
@@ -108,7 +108,7 @@ fn logged(head: &Parts) {
     let (plain_line, nothing) = (self::request_line(Uri::from_static("/")), CapturedFields::default());
     let plain_record = self::record(&plain_line, &attempts, &nothing);
     for name in BUILT_IN_FORMATS {
-        let format = LogFormat::built_in(name).expect("it is built in");
+        let format = LogFormat::built_in(name).expect("the format is built in");
         let (line, other) = (render_line(&format, &record), render_line(&format, &plain_record));
         assert!(!line.chars().any(char::is_control), "{line:?}");
         match name {
@@ -166,7 +166,7 @@ fn render_line(format: &LogFormat, record: &RequestRecord<'_>) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// What is found is where it is said to be, and another value in its place is found there too.
+/// Checks that a form field is at the returned position, and that a replacement is found there.
 fn found_in_a_form(content_type: &str, body: &[u8]) {
     let find = |body: &[u8]| {
         let found = multipart::field(content_type, body, "model").ok()??;
@@ -174,7 +174,7 @@ fn found_in_a_form(content_type: &str, body: &[u8]) {
         Some((found.value.to_owned(), found.replace("other\r\n--x")))
     };
     let Some((_, edit)) = find(body) else { return };
-    let new = splice(&Bytes::copy_from_slice(body), vec![edit]).expect("it is within the body");
+    let new = splice(&Bytes::copy_from_slice(body), vec![edit]).expect("the edit is within the body");
     let new: Vec<u8> = new.into_iter().flatten().collect();
     assert_eq!(find(&new).map(|(value, _)| value).as_deref(), Some("other"));
 }

@@ -1,5 +1,5 @@
-//! Any text is imported as a configuration that loads and names no replica of its own making, or has a report in which
-//! everything has its place in nginx's files.
+//! Imports: any text gives a loadable configuration without invented replicas, or a report whose entries have
+//! positions.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ use tokenweir::import::{self, Files};
 const MAIN: &str = "nginx.conf";
 const OTHER: &str = "conf.d/a.conf";
 
-// What is behind a zero byte is another file.
+// A zero byte starts a second file.
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (main, other) = text.split_once('\0').unwrap_or((text, ""));
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
             let loaded = config::load(&imported.toml, "router.toml", []).expect("an import loads");
             for member in loaded.settings.pools.iter().flat_map(|pool| &pool.members) {
                 let host = member.origin.host().to_ascii_lowercase();
-                assert!(text.to_ascii_lowercase().contains(&host), "nobody wrote {host}");
+                assert!(text.to_ascii_lowercase().contains(&host), "the input has no {host}");
             }
             let known = |file: &str, line: usize| placed(file, line, main, other).is_some();
             assert!(imported.remarks.iter().all(|remark| known(&remark.file, remark.line)), "{:?}", imported.remarks);
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         Err(report) => {
             assert!(!report.issues().is_empty());
             for issue in report.issues() {
-                let line = placed(&issue.file, issue.line, main, other).expect("there is such a line");
+                let line = placed(&issue.file, issue.line, main, other).expect("the line exists");
                 assert!((1..=line.chars().count() + 1).contains(&issue.column), "{issue}");
             }
             let shown = report.to_string();

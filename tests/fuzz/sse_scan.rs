@@ -1,5 +1,5 @@
-//! Observation and filtering of a response do not depend on its chunks. Well-formed streams are framed as eventsource-stream
-//! frames them, and an interrupted one can be ended by an error event.
+//! Response observation and filtering: independent of chunks, framed as eventsource-stream frames, and able to end an
+//! interrupted stream by an error event.
 
 #![no_main]
 
@@ -18,10 +18,11 @@ use tokenweir::balance::SeededRng;
 use tokenweir::dialect::Dialect;
 use tokenweir::sse::{self, BodyFormat, BodyObserver, ChunkStats, EventFrame, EventInfo, HEAD_BYTES, Scanner};
 
-// The first byte selects dialect and rules, the second one how the stream is cut.
+// The first byte selects dialect and rules, the second one the chunks.
 fuzz_target!(|data: &[u8]| {
     let [how, seed, stream @ ..] = data else { return };
-    let how = How { dialect: Dialect::ALL[usize::from(how & 7) % 5], takes_usage: how & 0x40 != 0, stops: how & 0x80 != 0 };
+    let how =
+        How { dialect: Dialect::ALL[usize::from(how & 7) % 5], takes_usage: how & 0x40 != 0, stops: how & 0x80 != 0 };
     let mut rng = SeededRng::from_seed((*seed).into());
     let pieces = cut(stream, 1 << (seed % 13), &mut rng);
     for kind in [BodyFormat::Stream, BodyFormat::Json] {
@@ -53,7 +54,11 @@ fn cut(stream: &[u8], max: u64, rng: &mut SeededRng) -> Vec<Bytes> {
 }
 
 /// Returns everything that an observer reports.
-fn observed<'a>(dialect: Dialect, kind: BodyFormat, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<EventInfo>, String) {
+fn observed<'a>(
+    dialect: Dialect,
+    kind: BodyFormat,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<EventInfo>, String) {
     let mut observer = BodyObserver::new(dialect, kind);
     let mut events = Vec::new();
     let mut all = ChunkStats::default();
@@ -66,8 +71,7 @@ fn observed<'a>(dialect: Dialect, kind: BodyFormat, pieces: impl IntoIterator<It
     }
     let held = observer.pending_bytes();
     add(observer.finish_events(|event| events.push(event)));
-    let flags =
-        [
+    let flags = [
         observer.has_content(),
         observer.is_done(),
         observer.has_error(),
@@ -85,7 +89,7 @@ fn tiles(events: &[EventInfo], stream: &[u8]) {
     assert_eq!(end, stream.len() as u64);
 }
 
-/// Checks that everything passes except the usage event and what follows an abort.
+/// Checks that everything passes except the usage event and the events after an abort.
 fn sifted(how: How, pieces: &[Bytes], events: &[EventInfo], stream: &[u8]) {
     let short = events.iter().all(|event| event.range.end - event.range.start <= HEAD_BYTES as u64);
     let (takes_usage, stops) = (how.takes_usage && short, how.stops && short);
@@ -121,7 +125,7 @@ fn broken_off(how: How, pieces: &[Bytes], after: usize) {
             break;
         }
     }
-    let Some(ending) = how.dialect.error_event("it broke", filter.events_sent()) else { return };
+    let Some(ending) = how.dialect.error_event("stream broken", filter.events_sent()) else { return };
     filter.end_with(ending);
     let received: Vec<u8> = std::iter::from_fn(|| filter.pop()).flatten().collect();
     let mut client = BodyObserver::new(how.dialect, BodyFormat::Stream);
@@ -136,14 +140,15 @@ type Owned = (Vec<u8>, Option<Vec<u8>>, Vec<u8>, std::ops::Range<u64>);
 fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Owned> {
     let mut scanner = Scanner::new();
     let mut found = Vec::new();
-    let mut each = |f: EventFrame<'_>| found.push((f.name.to_vec(), f.data.map(<[u8]>::to_vec), f.tail.to_vec(), f.range));
+    let mut each =
+        |f: EventFrame<'_>| found.push((f.name.to_vec(), f.data.map(<[u8]>::to_vec), f.tail.to_vec(), f.range));
     pieces.into_iter().for_each(|piece| scanner.scan(piece, &mut each));
     scanner.finish(&mut each);
     found
 }
 
-/// Compares with the oracle, for streams that it can read: it panics at a byte order mark, and loses a last event without
-/// its blank line and everything after bytes that are not UTF-8.
+/// Compares with the oracle, for streams that it can read. It panics at a byte order mark. It loses a last event
+/// without a blank line, and everything after invalid UTF-8.
 fn framed_as_the_oracle_does(stream: &[u8]) {
     let ended = [stream, b"\n\n"].concat();
     let ours = frames([&ended[..]]);
@@ -151,10 +156,10 @@ fn framed_as_the_oracle_does(stream: &[u8]) {
     if std::str::from_utf8(stream).is_err() || stream.starts_with("\u{feff}".as_bytes()) || long {
         return;
     }
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it is UTF-8");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     let named = |event: Vec<u8>| if event.is_empty() { "message".to_owned() } else { text(event) };
     let ours: Vec<_> = ours.into_iter().filter_map(|(event, data, ..)| Some((named(event), text(data?)))).collect();
     let events = stream::iter([Ok::<_, Infallible>(ended)]).eventsource();
-    let theirs = events.map(|event| event.map(|event| (event.event, event.data)).expect("it is UTF-8"));
+    let theirs = events.map(|event| event.map(|event| (event.event, event.data)).expect("UTF-8"));
     assert_eq!(ours, theirs.collect::<Vec<_>>().now_or_never().expect("the stream is ready"));
 }
