@@ -92,8 +92,8 @@ fn write_config(text: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) {
     if let Some(word) = UNSUPPORTED_KEYS.iter().find(|word| text.contains(**word)) {
         panic_beyond_nginx(word);
     }
-    let loaded = config::load(text, "router.toml", router_env(text))
-        .unwrap_or_else(|_| panic_beyond_nginx("a file that is wrong"));
+    let loaded =
+        config::load(text, "router.toml", router_env(text)).unwrap_or_else(|_| panic_beyond_nginx("an invalid file"));
     let policy = text.lines().find_map(|line| line.strip_prefix("policy = ")).unwrap_or_default();
     let policy = match policy.trim_matches('"') {
         "" => "least_conn;".to_owned(),

@@ -33,7 +33,7 @@ pub fn create_test_dir(name: &str) -> PathBuf {
 /// Returns a command of the program; it uses free ports unless its arguments or `env` name others.
 pub fn tokenweir_command(args: &[&str]) -> Command {
     if control::is_enabled() {
-        control::panic_beyond_nginx("our command line");
+        control::panic_beyond_nginx("the command line");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -122,9 +122,7 @@ impl ServerProcess {
     pub fn read_log(&self, name: &str) -> String {
         match &self.backend {
             ProcessBackend::Router { folder, .. } => fs::read_to_string(folder.join(name)).unwrap_or_default(),
-            ProcessBackend::Nginx(_) if name == "error.log" => {
-                control::panic_beyond_nginx("our words in the error log")
-            }
+            ProcessBackend::Nginx(_) if name == "error.log" => control::panic_beyond_nginx("the text of the error log"),
             ProcessBackend::Nginx(nginx) => nginx.read_log(name),
         }
     }

@@ -233,7 +233,7 @@ fn restarted_router_loses_its_index_and_engines_keep_caches() {
     let lost =
         replay_with(&trace, "token_cost", &Scenario { restart_at: Some(Duration::from_secs(200)), ..scenario.clone() });
     assert!(lost.hit_pct < kept.hit_pct, "{} and {}", lost.hit_pct, kept.hit_pct);
-    // Before the restart nothing differs.
+    // A restart after the end changes nothing.
     let never = Scenario { restart_at: Some(Duration::from_secs(1 << 30)), ..scenario };
     assert_eq!(replay_with(&trace, "token_cost", &never), kept);
 }

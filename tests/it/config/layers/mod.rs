@@ -54,7 +54,7 @@ const MAX_FOLDER_FILES: usize = 15;
 /// Maximum number of lines in a file, without tests.
 const MAX_FILE_LINES: usize = 400;
 /// Modules whose files still form a circle. The list only shrinks.
-const ROOMS_WITH_CIRCLES: &[&str] = &[];
+const MODULES_WITH_CIRCLES: &[&str] = &[];
 /// Files that are still too long. The list only shrinks.
 const LONG_FILES: &[&str] = &[];
 
@@ -75,15 +75,15 @@ fn remove_leaves<T: Ord + Clone>(edges: &mut BTreeMap<T, BTreeSet<T>>) {
 #[test]
 fn every_module_has_a_layer() {
     for file in SourceTree::read().files() {
-        let room = file.room();
-        assert!(layer_of(room).is_some(), "{} has no layer: add `{room}`", file.path.display());
+        let top_module = file.top_module();
+        assert!(layer_of(top_module).is_some(), "{} has no layer: add `{top_module}`", file.path.display());
     }
 }
 
 #[test]
 fn no_file_uses_a_higher_layer() {
     for file in SourceTree::read().files() {
-        let ours = layer_of(file.room()).expect("every module has a layer");
+        let ours = layer_of(file.top_module()).expect("every module has a layer");
         for used in used_modules(&file.code) {
             let Some(theirs) = layer_of(&used) else { continue };
             assert!(theirs <= ours, "{} (layer {ours}) uses `{used}` (layer {theirs})", file.path.display());
@@ -95,8 +95,8 @@ fn no_file_uses_a_higher_layer() {
 fn modules_of_a_layer_form_no_circle() {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for file in SourceTree::read().files() {
-        let used = used_modules(&file.code).into_iter().filter(|u| layer_of(u).is_some() && u != file.room());
-        edges.entry(file.room().to_owned()).or_default().extend(used);
+        let used = used_modules(&file.code).into_iter().filter(|u| layer_of(u).is_some() && u != file.top_module());
+        edges.entry(file.top_module().to_owned()).or_default().extend(used);
     }
     remove_leaves(&mut edges);
     assert!(edges.is_empty(), "these use each other in a circle: {edges:?}");
@@ -105,11 +105,17 @@ fn modules_of_a_layer_form_no_circle() {
 #[test]
 fn files_of_a_room_form_no_circle() {
     let circles = SourceTree::read().circles();
-    for (room, files) in &circles {
-        assert!(ROOMS_WITH_CIRCLES.contains(&room.as_str()), "these files use each other in a circle: {files:#?}");
+    for (top_module, files) in &circles {
+        assert!(
+            MODULES_WITH_CIRCLES.contains(&top_module.as_str()),
+            "these files use each other in a circle: {files:#?}"
+        );
     }
-    for room in ROOMS_WITH_CIRCLES {
-        assert!(circles.iter().any(|(found, _)| found == room), "`{room}` has no circle any more: remove it here");
+    for top_module in MODULES_WITH_CIRCLES {
+        assert!(
+            circles.iter().any(|(found, _)| found == top_module),
+            "`{top_module}` has no circle any more: remove it here"
+        );
     }
 }
 
@@ -139,7 +145,11 @@ fn third_party_crates_stay_behind_their_fences_and_are_used_there() {
                 |start: usize| !file.code[..start].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
             if file.code.match_indices(&direct).any(|(start, _)| boundary(start)) {
                 used = true;
-                assert!(places.contains(&file.room()), "{} uses {name}, fenced in {places:?}", file.path.display());
+                assert!(
+                    places.contains(&file.top_module()),
+                    "{} uses {name}, fenced in {places:?}",
+                    file.path.display()
+                );
             }
         }
         assert!(used, "{name} has no use outside tests: use it in {places:?} or drop it");
@@ -149,7 +159,7 @@ fn third_party_crates_stay_behind_their_fences_and_are_used_there() {
 #[test]
 fn pure_layers_have_no_async_no_sockets_and_no_unordered_maps() {
     let banned = ["tokio::", "async fn", ".await", "std::net::Tcp", "std::fs", "HashMap<", "HashSet<", "std::thread"];
-    for file in SourceTree::read().files().iter().filter(|f| layer_of(f.room()).is_some_and(|layer| layer <= 2)) {
+    for file in SourceTree::read().files().iter().filter(|f| layer_of(f.top_module()).is_some_and(|layer| layer <= 2)) {
         for word in banned {
             assert!(!file.code.contains(word), "{} is on a pure layer and has `{word}`", file.path.display());
         }

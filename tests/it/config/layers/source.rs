@@ -34,7 +34,7 @@ impl SourceFile {
     }
 
     /// Returns the top-level module of the file.
-    pub(super) fn room(&self) -> &str {
+    pub(super) fn top_module(&self) -> &str {
         self.module.first().map_or("lib", String::as_str)
     }
 
@@ -127,7 +127,9 @@ impl SourceTree {
                 let path: Vec<String> = path.into_iter().take_while(|part| part != "as").collect();
                 self.defining_file(&file.absolute(&path, &modules)?, 8)
             });
-            reach.push(used.filter(|used| *used != index && self.files[*used].room() == file.room()).collect());
+            reach.push(
+                used.filter(|used| *used != index && self.files[*used].top_module() == file.top_module()).collect(),
+            );
         }
         let direct = reach.clone();
         loop {
@@ -149,7 +151,7 @@ impl SourceTree {
             let group: Vec<usize> =
                 reach[index].iter().copied().filter(|other| reach[*other].contains(&index)).collect();
             let files = group.iter().map(name).collect();
-            circles.entry(group[0]).or_insert((self.files[index].room().to_owned(), files));
+            circles.entry(group[0]).or_insert((self.files[index].top_module().to_owned(), files));
         }
         circles.into_values().collect()
     }
