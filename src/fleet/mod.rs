@@ -25,7 +25,9 @@ pub use lease_report::{LeaseObserver, LeaseReport, LeaseTimeline};
 pub use load::engine_stats::{EngineReport, EngineStats, ExternalLoad};
 pub use load::length_estimate::{LengthEstimate, LengthEstimator};
 pub use load::token_intervals::{INTERVAL_BOUNDS_SECONDS, TokenIntervals};
-pub use observe::decision_log::{CandidateTerms, DecisionLog, DecisionRecord, DecisionResult};
+pub use observe::decision_log::{
+    CandidateTerms, ChoiceReason, ChosenReplica, DecisionLog, DecisionRecord, DecisionResult,
+};
 pub use observe::shadow::ShadowResult;
 pub use outcome::{Outcome, Phase, ResponseProgress};
 pub use pool::acquire_request::{AcquireRequest, ChoiceObservers, ReplicaPin};

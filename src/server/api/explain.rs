@@ -1,5 +1,6 @@
 //! `GET /explain/{request-id}` on the admin listener: the candidates of each attempt and the reason for the choice.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Serialize, Serializer};
 
-use crate::fleet::{CandidateTerms, DecisionRecord, DecisionResult};
+use crate::fleet::{CandidateTerms, ChoiceReason, ChosenReplica, DecisionRecord, DecisionResult, NoReplica};
 use crate::log_format::format_rfc3339;
 use crate::server::AppState;
 use crate::units::Moment;
@@ -18,27 +19,37 @@ use crate::units::Moment;
 /// The decisions of one request, one per attempt.
 #[derive(Serialize)]
 struct ExplanationView {
-    request: String,
-    tries: Vec<AttemptView>,
+    request_id: String,
+    attempts: Vec<AttemptView>,
 }
 
 #[derive(Serialize)]
 struct AttemptView {
-    at: String,
+    /// Time of the choice.
+    time: String,
     pool: String,
     policy: String,
     prompt_tokens: u64,
     candidates: Vec<CandidateView>,
-    passed_over: Vec<SkippedView>,
+    skipped: Vec<SkippedView>,
     /// The number of replicas that are in neither list.
-    left_out: usize,
-    chosen: Option<String>,
-    /// The reason for the choice, or for there being none.
-    why: String,
-    /// The estimated tokens of the prompt in the replica's cache; `None` if the policy does not use it.
-    cached_believed: Option<u64>,
+    omitted_replicas: usize,
+    /// The members `chosen` and `reason`.
+    #[serde(flatten, serialize_with = "serialize_choice")]
+    choice: Result<ChosenReplica, NoReplica>,
+    /// The prompt tokens estimated to be in the replica's cache; `None` if the policy does not use it.
+    estimated_cached_tokens: Option<u64>,
     /// `None` while the attempt runs, and if no replica was chosen.
-    end: Option<ResultView>,
+    result: Option<ResultView>,
+}
+
+/// The choice as JSON.
+#[derive(Serialize)]
+struct ChoiceView<'a> {
+    /// The replica's name; `None` if none was chosen.
+    chosen: Option<&'a str>,
+    /// The reason for the choice, or for there being none.
+    reason: Cow<'static, str>,
 }
 
 #[derive(Serialize)]
@@ -51,13 +62,14 @@ struct CandidateView {
 #[derive(Serialize)]
 struct SkippedView {
     name: String,
-    why: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Serialize)]
 struct ResultView {
     outcome: &'static str,
-    seconds: f64,
+    /// Time from the choice to the end.
+    duration_seconds: f64,
     ttft_seconds: Option<f64>,
     prompt_tokens: Option<u64>,
     cached_tokens: Option<u64>,
@@ -82,8 +94,8 @@ async fn explain(State(app): State<Arc<AppState>>, Path(id): Path<String>, heade
             false => (status, Json(serde_json::json!({ "error": { "message": message } }))).into_response(),
         };
     }
-    let explanation =
-        ExplanationView { request: id, tries: decisions.iter().map(|record| AttemptView::new(&app, record)).collect() };
+    let attempts = decisions.iter().map(|record| AttemptView::new(&app, record)).collect();
+    let explanation = ExplanationView { request_id: id, attempts };
     if wants_text { explanation.to_text().into_response() } else { Json(explanation).into_response() }
 }
 
@@ -92,29 +104,36 @@ fn serialize_terms<S: Serializer>(terms: &[(&'static str, f64)], serializer: S) 
     serializer.collect_map(terms.iter().copied())
 }
 
+/// Serializes a choice as [`ChoiceView`].
+fn serialize_choice<S: Serializer>(
+    choice: &Result<ChosenReplica, NoReplica>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let view = match choice {
+        Ok(ChosenReplica { name, reason }) => ChoiceView { chosen: Some(name), reason: reason.as_str().into() },
+        Err(none) => ChoiceView { chosen: None, reason: none.to_string().into() },
+    };
+    view.serialize(serializer)
+}
+
 impl AttemptView {
     fn new(app: &AppState, record: &DecisionRecord) -> Self {
-        let (chosen, why) = match &record.chosen {
-            Ok(name) => (Some(name.to_string()), record.reason.to_owned()),
-            Err(none) => (None, none.to_string()),
-        };
         let candidate = |CandidateTerms { name, terms }: &CandidateTerms| CandidateView {
             name: name.to_string(),
             terms: terms.clone(),
         };
-        let skipped = |(name, why): &(Arc<str>, &'static str)| SkippedView { name: name.to_string(), why };
+        let skipped = |(name, reason): &(Arc<str>, &'static str)| SkippedView { name: name.to_string(), reason };
         Self {
-            at: format_time(app, record.chosen_at),
+            time: format_time(app, record.chosen_at),
             pool: record.pool.to_string(),
             policy: record.policy.clone(),
             prompt_tokens: record.prompt.0,
             candidates: record.candidates.iter().map(candidate).collect(),
-            passed_over: record.skipped.iter().map(skipped).collect(),
-            left_out: record.omitted_replicas,
-            chosen,
-            why,
-            cached_believed: record.cached.map(|cached| cached.0),
-            end: record.result.as_ref().map(ResultView::new),
+            skipped: record.skipped.iter().map(skipped).collect(),
+            omitted_replicas: record.omitted_replicas,
+            choice: record.chosen.clone(),
+            estimated_cached_tokens: record.cached.map(|cached| cached.0),
+            result: record.result.as_ref().map(ResultView::new),
         }
     }
 
@@ -122,30 +141,25 @@ impl AttemptView {
         writeln!(
             out,
             "  {}  pool {}, policy {}, prompt {} tokens",
-            self.at, self.pool, self.policy, self.prompt_tokens
+            self.time, self.pool, self.policy, self.prompt_tokens
         )?;
         self.write_table(out)?;
-        for SkippedView { name, why } in &self.passed_over {
-            writeln!(out, "    skipped: {name}, {why}")?;
+        for SkippedView { name, reason } in &self.skipped {
+            writeln!(out, "    skipped: {name}, {reason}")?;
         }
-        if self.left_out > 0 {
-            writeln!(out, "    and {} more", self.left_out)?;
+        if self.omitted_replicas > 0 {
+            writeln!(out, "    omitted: {} more replicas", self.omitted_replicas)?;
         }
-        match (&self.chosen, &*self.why) {
-            (Some(name), "pinned") => writeln!(out, "  chosen: {name}, by its pin")?,
-            (Some(name), "only one") => writeln!(out, "  chosen: {name}, the only candidate")?,
-            (Some(name), "first free") => {
-                writeln!(out, "  chosen: {name}, the first of the busy replicas to be free")?;
-            }
-            (Some(name), _) => writeln!(out, "  chosen: {name}, by the policy")?,
-            (None, why) => writeln!(out, "  none chosen: {why}")?,
+        match &self.choice {
+            Ok(ChosenReplica { name, reason }) => writeln!(out, "  chosen: {name}, {}", describe_reason(*reason))?,
+            Err(none) => writeln!(out, "  no replica chosen: {none}")?,
         }
-        if let Some(cached) = self.cached_believed {
-            writeln!(out, "  estimated in its cache: {cached} tokens")?;
+        if let Some(cached) = self.estimated_cached_tokens {
+            writeln!(out, "  estimated cached tokens: {cached}")?;
         }
-        match &self.end {
-            Some(end) => end.write_text(out),
-            None if self.chosen.is_some() => writeln!(out, "  still running"),
+        match &self.result {
+            Some(result) => result.write_text(out),
+            None if self.choice.is_ok() => writeln!(out, "  still running"),
             None => Ok(()),
         }
     }
@@ -159,8 +173,9 @@ impl AttemptView {
             write!(out, "  {name:>8}")?;
         }
         writeln!(out)?;
+        let chosen = self.choice.as_ref().ok().map(|chosen| &*chosen.name);
         for CandidateView { name, terms } in &self.candidates {
-            let mark = if self.chosen.as_deref() == Some(name) { '*' } else { ' ' };
+            let mark = if chosen == Some(&**name) { '*' } else { ' ' };
             write!(out, "  {mark} {name:width$}")?;
             for (term, value) in terms {
                 let width = term.len().max(8);
@@ -173,19 +188,19 @@ impl AttemptView {
 }
 
 impl ResultView {
-    fn new(end: &DecisionResult) -> Self {
+    fn new(result: &DecisionResult) -> Self {
         Self {
-            outcome: end.outcome.as_str(),
-            seconds: end.duration.as_secs_f64(),
-            ttft_seconds: end.time_to_first_token.map(|first| first.as_secs_f64()),
-            prompt_tokens: end.usage.map(|usage| usage.prompt.0),
-            cached_tokens: end.usage.and_then(|usage| usage.cached).map(|cached| cached.0),
-            completion_tokens: end.usage.map(|usage| usage.completion.0),
+            outcome: result.outcome.as_str(),
+            duration_seconds: result.duration.as_secs_f64(),
+            ttft_seconds: result.time_to_first_token.map(|first| first.as_secs_f64()),
+            prompt_tokens: result.usage.map(|usage| usage.prompt.0),
+            cached_tokens: result.usage.and_then(|usage| usage.cached).map(|cached| cached.0),
+            completion_tokens: result.usage.map(|usage| usage.completion.0),
         }
     }
 
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        write!(out, "  ended: {} after {} s", self.outcome, format_number(self.seconds))?;
+        write!(out, "  ended: {} after {} s", self.outcome, format_number(self.duration_seconds))?;
         if let Some(ttft) = self.ttft_seconds {
             write!(out, ", first token after {} s", format_number(ttft))?;
         }
@@ -206,12 +221,22 @@ impl ResultView {
 impl ExplanationView {
     fn to_text(&self) -> String {
         let mut out = String::new();
-        for (number, attempt) in (1..).zip(&self.tries) {
+        for (number, attempt) in (1..).zip(&self.attempts) {
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "{} attempt {number}", self.request);
+            let _ = writeln!(out, "{} attempt {number}", self.request_id);
             let _ = attempt.write_text(&mut out);
         }
         out
+    }
+}
+
+/// Returns a reason as the end of the sentence "chosen: gpu1, ...".
+const fn describe_reason(reason: ChoiceReason) -> &'static str {
+    match reason {
+        ChoiceReason::Policy => "by the policy",
+        ChoiceReason::OnlyCandidate => "the only candidate",
+        ChoiceReason::Pinned => "to which the request is pinned",
+        ChoiceReason::FirstFree => "the first of the busy replicas to be free",
     }
 }
 

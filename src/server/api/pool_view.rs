@@ -28,10 +28,11 @@ struct ReplicaView {
     reason: Option<&'static str>,
     weight: u32,
     in_flight: u32,
-    chosen: u64,
+    /// Times that it was chosen, by any pool.
+    times_chosen: u64,
     models: Vec<String>,
-    /// The tokens of the requests in flight.
-    tokens: LoadView,
+    /// The load of the requests in flight.
+    load: LoadView,
     /// `None` unless the engine has reported metrics recently.
     engine: Option<EngineView>,
 }
@@ -40,19 +41,19 @@ struct ReplicaView {
 #[derive(Serialize)]
 struct LoadView {
     /// Prompt tokens of requests without a first token.
-    prefill: u64,
+    prefill_tokens: u64,
     /// Streams that have sent their first token.
-    decoding: u32,
+    decoding_streams: u32,
     /// Prompt and generated tokens of all requests.
-    resident: u64,
+    resident_tokens: u64,
 }
 
 /// The metrics of an engine, and the part of its load that did not come through this router.
 #[derive(Serialize)]
 struct EngineView {
     age_seconds: f64,
-    running: u32,
-    waiting: u32,
+    running_requests: u32,
+    waiting_requests: u32,
     kv_usage: Option<f64>,
     kv_tokens: Option<u64>,
     block_tokens: Option<u64>,
@@ -60,13 +61,17 @@ struct EngineView {
     cached_prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     external_requests: u32,
-    external_waiting: u32,
-    external_tokens: LoadView,
+    external_waiting_requests: u32,
+    external_load: LoadView,
 }
 
 impl From<TokenLoad> for LoadView {
     fn from(load: TokenLoad) -> Self {
-        Self { prefill: load.prefill.0, decoding: load.decoding_streams, resident: load.resident.0 }
+        Self {
+            prefill_tokens: load.prefill.0,
+            decoding_streams: load.decoding_streams,
+            resident_tokens: load.resident.0,
+        }
     }
 }
 
@@ -76,8 +81,8 @@ impl EngineView {
         let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
         Self {
             age_seconds: now.since(*received_at).as_secs_f64(),
-            running: stats.running,
-            waiting: stats.waiting,
+            running_requests: stats.running,
+            waiting_requests: stats.waiting,
             kv_usage: stats.kv_usage,
             kv_tokens: count(stats.kv_capacity),
             block_tokens: count(stats.block_tokens),
@@ -85,8 +90,8 @@ impl EngineView {
             cached_prompt_tokens: count(stats.cached_tokens),
             completion_tokens: count(stats.generated_tokens),
             external_requests: external.requests,
-            external_waiting: external.load.waiting_requests,
-            external_tokens: external.load.into(),
+            external_waiting_requests: external.load.waiting_requests,
+            external_load: external.load.into(),
         }
     }
 }
@@ -112,12 +117,12 @@ impl ReplicaView {
             reason: state.ejection_cause().map(EjectCause::as_str),
             weight: spec.weight.get(),
             in_flight: replica.in_flight(),
-            chosen: replica.times_chosen(),
+            times_chosen: replica.times_chosen(),
             models: match &*replica.models() {
                 ReplicaModels::Listed(names) => names.iter().map(ToString::to_string).collect(),
                 ReplicaModels::Unlisted | ReplicaModels::Unknown => Vec::new(),
             },
-            tokens: replica.load().into(),
+            load: replica.load().into(),
             engine: replica.engine_report(now).map(|report| EngineView::new(&report, now)),
         }
     }

@@ -144,7 +144,7 @@ class Load:
         """Checks the router's explanation of a request."""
         status, text = await self.world.call(self.world.admin, "GET", f"/explain/{ask.id}")
         named = answer.headers.get("x-upstream")
-        if status != 200 or json.loads(text)["tries"][-1]["chosen"] != named:
+        if status != 200 or json.loads(text)["attempts"][-1]["chosen"] != named:
             self.audit.fail(f"/explain says {status}: {text[:500]}, X-Upstream says {named}", ask)
 
     async def curl(self):

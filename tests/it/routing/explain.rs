@@ -7,6 +7,9 @@ use crate::harness::{TestRouter, chat_body, send_request, start_replica, unused_
 use serde_json::Value;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
+/// The start of a decision's header.
+const DECISION_START: &str =
+    "pool=default policy=token_cost replica=one candidates=1 reason=only_candidate prompt_tokens=";
 
 fn explain_request(router: &TestRouter, id: &str) -> Value {
     let reply = send_request(router.admin_addr, "GET", &format!("/explain/{id}"), "", "");
@@ -29,29 +32,29 @@ fn request_is_explained_in_its_policys_terms() {
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: job/1\r\n", chat_body("m", 5, true));
     assert_eq!(reply.status, 200);
     let header = reply.header("x-decision").unwrap();
-    assert!(header.starts_with("pool=default policy=token_cost replica=one of=1 why=only_one prompt="), "{header}");
+    assert!(header.starts_with(DECISION_START), "{header}");
     wait_until("the lease has settled", || router.in_flight() == 0);
-    let explained = explain_request(&router, "job/1");
-    let tries = explained["tries"].as_array().unwrap();
-    assert_eq!((explained["request"].as_str(), tries.len()), (Some("job/1"), 1));
-    let one = &tries[0];
+    let explanation = explain_request(&router, "job/1");
+    let attempts = explanation["attempts"].as_array().unwrap();
+    assert_eq!((explanation["request_id"].as_str(), attempts.len()), (Some("job/1"), 1));
+    let one = &attempts[0];
     assert_eq!(
         (&one["pool"], &one["policy"], &one["chosen"]),
         (&"default".into(), &"token_cost".into(), &"one".into())
     );
-    assert_eq!((&one["why"], &one["passed_over"][0]["name"]), (&"only one".into(), &"two".into()));
-    assert_eq!(one["passed_over"][0]["why"], "down");
+    assert_eq!((&one["reason"], &one["skipped"][0]["name"]), (&"only_candidate".into(), &"two".into()));
+    assert_eq!((&one["skipped"][0]["reason"], &one["omitted_replicas"]), (&"down".into(), &0.into()));
     let mut terms = object_keys(&one["candidates"][0]["terms"]);
     terms.sort_unstable();
     assert_eq!(
         terms,
         ["cost", "decode_pace", "prefill_pace", "prompts", "resident", "streams", "uncached", "waiting", "weight"]
     );
-    assert_eq!((&one["candidates"][0]["terms"]["weight"], &one["cached_believed"]), (&2.0.into(), &0.into()));
-    let end = &one["end"];
-    assert_eq!((&end["outcome"], &end["completion_tokens"]), (&"completed".into(), &5.into()));
-    assert!(end["ttft_seconds"].as_f64().unwrap() <= end["seconds"].as_f64().unwrap(), "{end}");
-    assert!(!explained.to_string().contains("hello"), "no text of a prompt: {explained}");
+    assert_eq!((&one["candidates"][0]["terms"]["weight"], &one["estimated_cached_tokens"]), (&2.0.into(), &0.into()));
+    let result = &one["result"];
+    assert_eq!((&result["outcome"], &result["completion_tokens"]), (&"completed".into(), &5.into()));
+    assert!(result["ttft_seconds"].as_f64().unwrap() <= result["duration_seconds"].as_f64().unwrap(), "{result}");
+    assert!(!explanation.to_string().contains("hello"), "no text of a prompt: {explanation}");
 }
 
 #[test]
@@ -62,23 +65,26 @@ fn explanation_lists_attempts_and_skipped_replicas() {
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: twice\r\n", chat_body("m", 3, false));
     assert_eq!((reply.status, reply.header("x-decision")), (200, None));
     wait_until("the lease has settled", || router.in_flight() == 0);
-    let explained = explain_request(&router, "twice");
-    let tries = explained["tries"].as_array().unwrap();
+    let explanation = explain_request(&router, "twice");
+    let attempts = explanation["attempts"].as_array().unwrap();
     let words = |index: usize| -> (&str, &str, &str) {
-        let passed = &tries[index]["passed_over"][0];
-        let end = tries[index]["end"]["outcome"].as_str().unwrap();
-        (tries[index]["chosen"].as_str().unwrap(), end, passed["why"].as_str().unwrap())
+        let skipped = &attempts[index]["skipped"][0];
+        let outcome = attempts[index]["result"]["outcome"].as_str().unwrap();
+        (attempts[index]["chosen"].as_str().unwrap(), outcome, skipped["reason"].as_str().unwrap())
     };
     assert_eq!([words(0), words(1)], [("gone", "failed", "backup"), ("there", "completed", "has failed this request")]);
-    assert!(object_keys(&tries[0]["candidates"][0]["terms"]).contains(&"in_flight"));
-    assert_eq!(tries[0]["cached_believed"], Value::Null);
+    assert!(object_keys(&attempts[0]["candidates"][0]["terms"]).contains(&"in_flight"));
+    assert_eq!(attempts[0]["estimated_cached_tokens"], Value::Null);
 }
 
 #[test]
 fn unserved_and_running_requests_are_explained() {
-    let router = TestRouter::start(&format!("replicas = [\"http://{} name=a down\"]", unused_addr()));
+    let router = TestRouter::start(&format!("paths = \"any\"\nreplicas = [\"http://{} name=a down\"]", unused_addr()));
     let reply = router.send_request("POST", CHAT_PATH, "x-request-id: none\r\n", chat_body("m", 3, false));
     assert_ne!(reply.status, 200);
+    let attempt = &explain_request(&router, "none")["attempts"][0];
+    assert_eq!((&attempt["chosen"], &attempt["result"]), (&Value::Null, &Value::Null));
+    assert!(attempt["reason"].as_str().unwrap().contains("down"), "{attempt}");
     let replica = start_replica(&["m"]);
     let router = TestRouter::start_with_replicas([&*replica.url()]);
     let mut client = router.connect();
@@ -86,11 +92,10 @@ fn unserved_and_running_requests_are_explained() {
     client.send(build_request("POST", CHAT_PATH, "x-request-id: runs\r\n", body));
     assert_eq!(client.read_head().status, 200);
     assert!(client.read_piece().is_some());
-    let explained = explain_request(&router, "runs");
-    assert_eq!(explained["tries"][0]["end"], Value::Null);
+    assert_eq!(explain_request(&router, "runs")["attempts"][0]["result"], Value::Null);
     drop(client);
     wait_until("the disconnect is recorded", || {
-        explain_request(&router, "runs")["tries"][0]["end"]["outcome"] == "client_gone"
+        explain_request(&router, "runs")["attempts"][0]["result"]["outcome"] == "client_gone"
     });
 }
 
@@ -156,6 +161,6 @@ fn explain_command_queries_a_running_router() {
     {
         assert!(text.contains(part), "{part:?} in\n{text}");
     }
-    let (code, _, why) = run("unknown");
-    assert!(code == Some(1) && why.contains("no decision found for this request"), "{why}");
+    let (code, _, error) = run("unknown");
+    assert!(code == Some(1) && error.contains("no decision found for this request"), "{error}");
 }

@@ -71,7 +71,8 @@ fn engine_metrics_are_shown_next_to_own_counts() {
     assert_eq!(router.sum_metric("tokenweir_engine_kv_tokens", &[]), 430_000.0);
     assert_eq!(engine_metric_lines(&router).len(), 8, "{:?}", engine_metric_lines(&router));
     let listed = &list_replicas(&router)[0];
-    assert_eq!(listed["tokens"], serde_json::json!({ "prefill": 0, "decoding": 0, "resident": 0 }));
+    let no_load = serde_json::json!({ "prefill_tokens": 0, "decoding_streams": 0, "resident_tokens": 0 });
+    assert_eq!(listed["load"], no_load);
     let engine = &listed["engine"];
     assert_eq!((&engine["completion_tokens"], &engine["block_tokens"]), (&21.into(), &16.into()));
     assert!(engine["age_seconds"].as_f64().unwrap() < 1.0, "{engine}");
@@ -108,7 +109,7 @@ fn own_requests_are_not_external() {
     wait_for_scrapes(&replica, 4);
     assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);
     assert_eq!(router.sum_metric("tokenweir_external_tokens", &[]), 0.0);
-    assert_eq!(list_replicas(&router)[0]["tokens"]["decoding"], 4);
+    assert_eq!(list_replicas(&router)[0]["load"]["decoding_streams"], 4);
     drop(streams);
     wait_until("the streams have ended", || running() == 0.0);
     assert_eq!(router.sum_metric("tokenweir_external_requests", &[]), 0.0);

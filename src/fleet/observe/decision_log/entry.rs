@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::record::{CandidateTerms, DecisionRecord, DecisionResult};
+use super::record::{CandidateTerms, ChoiceReason, ChosenReplica, DecisionRecord, DecisionResult};
 use crate::balance::{Candidate, PolicyRequest};
 use crate::fleet::pool::eligibility::Ineligible;
 use crate::fleet::spec::member::policy_members;
@@ -29,18 +29,6 @@ pub(in crate::fleet) struct DecisionEntry {
     pub(super) snapshot: CandidateSnapshot,
     chosen: Result<Slot, NoReplica>,
     pub(super) result: Option<DecisionResult>,
-}
-
-/// How a choice was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::fleet) enum ChoiceReason {
-    /// By the policy.
-    #[default]
-    Policy,
-    /// The request was pinned to the replica.
-    Pinned,
-    /// All eligible replicas were busy; this one is free first.
-    FirstFree,
 }
 
 /// The candidates at one moment.
@@ -118,14 +106,13 @@ impl DecisionEntry {
         self.pool.members.get(slot.index()).map_or_else(|| "?".into(), |member| member.name.clone())
     }
 
-    fn reason(&self) -> &'static str {
-        match (self.chosen, self.snapshot.reason) {
-            (Err(_), _) => "",
-            (Ok(_), ChoiceReason::Pinned) => "pinned",
-            (Ok(_), ChoiceReason::FirstFree) => "first free",
-            (Ok(_), ChoiceReason::Policy) if self.has_one_candidate() => "only one",
-            (Ok(_), ChoiceReason::Policy) => "policy",
-        }
+    /// Returns the chosen replica. *Errors*: why none was chosen.
+    fn chosen_replica(&self) -> Result<ChosenReplica, NoReplica> {
+        let reason = match self.snapshot.reason {
+            ChoiceReason::Policy if self.has_one_candidate() => ChoiceReason::OnlyCandidate,
+            reason => reason,
+        };
+        self.chosen.map(|slot| ChosenReplica { name: self.member_name(slot), reason })
     }
 
     fn has_one_candidate(&self) -> bool {
@@ -141,10 +128,14 @@ impl DecisionEntry {
     /// Formats the decision as one line: `pool=chat policy=token_cost ...`.
     pub(super) fn format_line(&self) -> String {
         let (pool, policy, prompt) = (&self.pool.name, self.pool.policy.name(), self.prompt);
-        let chosen = self.chosen.map_or_else(|_| "-".into(), |slot| self.member_name(slot));
-        let (count, reason) = (self.snapshot.candidates.len(), self.reason().replace(' ', "_"));
-        let cached = self.cached().map(|cached| format!(" cached={cached}")).unwrap_or_default();
-        format!("pool={pool} policy={policy} replica={chosen} of={count} why={reason} prompt={prompt}{cached}")
+        let chosen = self.chosen_replica();
+        let (replica, reason) = chosen.as_ref().map_or(("-", "-"), |chosen| (&*chosen.name, chosen.reason.as_str()));
+        let count = self.snapshot.candidates.len();
+        let cached = self.cached().map(|cached| format!(" estimated_cached_tokens={cached}")).unwrap_or_default();
+        format!(
+            "pool={pool} policy={policy} replica={replica} candidates={count} reason={reason} \
+             prompt_tokens={prompt}{cached}"
+        )
     }
 
     /// Returns the decision in the policy's terms.
@@ -173,8 +164,7 @@ impl DecisionEntry {
             candidates: self.snapshot.candidates.iter().map(terms).collect(),
             skipped: self.snapshot.skipped.iter().map(skipped).collect(),
             omitted_replicas: self.snapshot.omitted_replicas,
-            chosen: self.chosen.map(|slot| self.member_name(slot)),
-            reason: self.reason(),
+            chosen: self.chosen_replica(),
             cached: self.cached(),
             result: self.result,
         }

@@ -4,9 +4,9 @@ mod entry;
 mod log;
 mod record;
 
-pub(in crate::fleet) use entry::{CandidateSnapshot, ChoiceReason, DecisionEntry};
+pub(in crate::fleet) use entry::{CandidateSnapshot, DecisionEntry};
 pub use log::DecisionLog;
-pub use record::{CandidateTerms, DecisionRecord, DecisionResult};
+pub use record::{CandidateTerms, ChoiceReason, ChosenReplica, DecisionRecord, DecisionResult};
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,32 @@ pub struct DecisionResult {
     pub usage: Option<Usage>,
 }
 
+/// The reason for a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChoiceReason {
+    /// The policy compared several candidates.
+    #[default]
+    Policy,
+    /// There was no other candidate.
+    OnlyCandidate,
+    /// The request was pinned to the replica.
+    Pinned,
+    /// All eligible replicas were busy; this one is free first.
+    FirstFree,
+}
+
+impl ChoiceReason {
+    /// Returns the reason's name in `GET /explain/ID` and in `X-Decision`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::OnlyCandidate => "only_candidate",
+            Self::Pinned => "pinned",
+            Self::FirstFree => "first_free",
+        }
+    }
+}
+
 /// A decision as it is shown.
 #[derive(Clone, Debug)]
 pub struct DecisionRecord {
@@ -37,13 +63,20 @@ pub struct DecisionRecord {
     /// Number of members in neither list, if the pool has too many.
     pub omitted_replicas: usize,
     /// The chosen replica, or why there was none.
-    pub chosen: Result<Arc<str>, NoReplica>,
-    /// Why this one: `pinned`, `only one`, `first free` or `policy`; empty if none was chosen.
-    pub reason: &'static str,
+    pub chosen: Result<ChosenReplica, NoReplica>,
     /// Prompt tokens estimated to be cached there; `None` if the policy does not use prefix caches.
     pub cached: Option<Tokens>,
     /// How the request ended; `None` while it runs.
     pub result: Option<DecisionResult>,
+}
+
+/// The replica that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChosenReplica {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The reason for the choice.
+    pub reason: ChoiceReason,
 }
 
 /// A candidate as it is shown.

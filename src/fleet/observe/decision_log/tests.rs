@@ -64,17 +64,21 @@ fn decision_is_shown_in_the_policys_terms_with_its_result() {
     let record = decisions.find_by_request_id("a");
     let [record] = &record[..] else { panic!("{record:?}") };
     assert_eq!(
-        (&*record.pool, &*record.policy, record.reason, record.result),
-        ("chat", "token_cost", "policy", Some(result))
+        (&*record.pool, &*record.policy, record.result, record.cached),
+        ("chat", "token_cost", Some(result), Some(Tokens(60)))
     );
-    assert_eq!((record.chosen.as_deref(), record.cached), (Ok("10.0.0.1:8001"), Some(Tokens(60))));
+    let chosen = ChosenReplica { name: "10.0.0.1:8001".into(), reason: ChoiceReason::Policy };
+    assert_eq!(record.chosen, Ok(chosen));
     let load = [("waiting", 40.0), ("prompts", 0.0), ("uncached", 40.0), ("streams", 2.0), ("resident", 400.0)];
     let price = [("prefill_pace", 1.0), ("decode_pace", 1.0), ("cost", 280.0), ("weight", 2.0)];
     let wanted = [&load[..], &price].concat();
     assert_eq!(record.candidates[1].terms, wanted);
     assert_eq!(
         decisions.decision_line(number).as_deref(),
-        Some("pool=chat policy=token_cost replica=10.0.0.1:8001 of=2 why=policy prompt=100 cached=60")
+        Some(
+            "pool=chat policy=token_cost replica=10.0.0.1:8001 candidates=2 reason=policy prompt_tokens=100 \
+             estimated_cached_tokens=60"
+        )
     );
 }
 
@@ -116,6 +120,7 @@ fn chosen_replica_survives_truncation() {
     let decisions = DecisionLog::new(1);
     decisions.push(decision_entry("a", 3_000, 2_999));
     let record = decisions.find_by_request_id("a").remove(0);
-    assert_eq!((record.candidates.len(), record.omitted_replicas, record.reason), (1_024, 1_976, "policy"));
-    assert_eq!(record.candidates.last().unwrap().name, record.chosen.unwrap());
+    let chosen = record.chosen.unwrap();
+    assert_eq!((record.candidates.len(), record.omitted_replicas, chosen.reason), (1_024, 1_976, ChoiceReason::Policy));
+    assert_eq!(record.candidates.last().unwrap().name, chosen.name);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::fleet::{
-    ChoiceObservers, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport, MemberSpec, PathPolicy, PoolSpec,
-    ReplicaModels, ReplicaPin, Route, TokenAccounting, UpstreamTls,
+    ChoiceObservers, ChoiceReason, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport, MemberSpec,
+    PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, Route, TokenAccounting, UpstreamTls,
 };
 
 #[derive(Default)]
@@ -121,7 +121,8 @@ fn busy_members_are_chosen_without_the_policy_and_logged_as_first_free() {
     let observers = ChoiceObservers { decision_log: Some((decisions.clone(), "a".into())), shadow_key: b"" };
     drop(pool.acquire(&AcquireRequest { observers, ..acquire_request(1) }, at_millis(2)).unwrap());
     let result = decisions.find_by_request_id("a").remove(0);
-    assert_eq!((result.reason, result.candidates.len(), result.skipped.len()), ("first free", 1, 1));
+    let reason = result.chosen.as_ref().map(|chosen| chosen.reason);
+    assert_eq!((reason, result.candidates.len(), result.skipped.len()), (Ok(ChoiceReason::FirstFree), 1, 1));
     assert_eq!(result.skipped[0].1, "busy");
     assert_eq!(results.0.lock().unwrap().iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
 }
