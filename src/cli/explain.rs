@@ -1,15 +1,23 @@
 //! `tokenweir explain`: explains the choice of a request's replica, by a running router.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use reqwest::header::ACCEPT;
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode, Url};
 
 use super::args::ExplainArgs;
 use super::config_source::{load_file, load_urls};
 use super::output::print_line;
+use super::signals::block_on;
+use crate::tls;
 
-/// The time for connecting, and for each read and write.
+/// Longest duration of the request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Help for errors about the admin listener's address.
+const ADMIN_HELP: &str = "name the admin listener of a running router with `--admin ADDR` or `--config FILE`";
 
 /// Prints the router's explanation of a request.
 ///
@@ -17,16 +25,8 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn run(args: &ExplainArgs) -> Result<(), String> {
     let admin = admin_addr(args)?;
     let token = args.token_env.as_ref().map(|name| read_token(name)).transpose()?;
-    let response = fetch_explanation(admin, &args.id, token.as_deref())
-        .map_err(|error| format!("cannot reach the admin listener at {admin}: {error}"))?;
-    let (head, body) = response
-        .split_once("\r\n\r\n")
-        .ok_or_else(|| format!("{admin} is not an admin listener: the response is not HTTP"))?;
-    if head.split(' ').nth(1) == Some("200") {
-        print_line(body.trim_end());
-        return Ok(());
-    }
-    Err(format!("{admin}: {}", body.trim_end()))
+    print_line(block_on(fetch_explanation(admin, &args.id, token.as_deref()))?);
+    Ok(())
 }
 
 /// Returns the address of the admin listener: the argument, else that of the configuration.
@@ -53,29 +53,55 @@ fn read_token(name: &str) -> Result<String, String> {
     }
 }
 
-/// Returns the response with its head. The request is HTTP/1.0, so that the response is not chunked.
-fn fetch_explanation(admin: SocketAddr, id: &str, token: Option<&str>) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&admin, ADMIN_TIMEOUT)?;
-    stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
-    stream.set_write_timeout(Some(ADMIN_TIMEOUT))?;
-    let id = percent_encode(id);
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    write!(
-        stream,
-        "GET /explain/{id} HTTP/1.0\r\nhost: {admin}\r\n{token}accept: text/plain\r\nconnection: close\r\n\r\n"
-    )?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response)?;
-    Ok(response)
+/// Returns the router's explanation as text.
+///
+/// *Errors*: as [`run`].
+async fn fetch_explanation(admin: SocketAddr, id: &str, token: Option<&str>) -> Result<String, String> {
+    let builder = Client::builder().no_proxy().redirect(Policy::none()).timeout(ADMIN_TIMEOUT);
+    let client = builder.tls_backend_preconfigured(tls::empty_client_config()).build();
+    let client = client.map_err(|error| format!("cannot set up the HTTP client: {}", root_cause(&error)))?;
+    let mut request = client.get(explanation_url(admin, id)?).header(ACCEPT, "text/plain");
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await.map_err(|error| describe_failure(admin, &error))?;
+    let status = response.status();
+    let body = response.text().await;
+    let body = body.map_err(|error| format!("the response of {admin} broke off: {}", root_cause(&error)))?;
+    match (status, body.trim_end()) {
+        (StatusCode::OK, text) => Ok(text.to_owned()),
+        (_, "") => Err(format!("{admin} is not an admin listener: it answered {status}; {ADMIN_HELP}")),
+        (_, message) => Err(format!("{admin}: {message}")),
+    }
 }
 
-/// Returns an id in the form of a path segment.
-fn percent_encode(id: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    id.bytes().map(byte).collect()
+/// Returns the URL of a request's explanation.
+///
+/// *Errors*: the address has an IPv6 scope, which URLs cannot express.
+fn explanation_url(admin: SocketAddr, id: &str) -> Result<Url, String> {
+    let mut url: Url = format!("http://{admin}/explain")
+        .parse()
+        .map_err(|error| format!("{admin} cannot be the host of a URL: {error}; {ADMIN_HELP}"))?;
+    url.path_segments_mut().expect("a URL with a host has path segments").push(id);
+    Ok(url)
+}
+
+/// Returns the message for a request that got no response.
+fn describe_failure(admin: SocketAddr, error: &reqwest::Error) -> String {
+    let cause = root_cause(error);
+    if error.is_connect() || error.is_timeout() {
+        return format!("cannot reach the admin listener at {admin}: {cause}; {ADMIN_HELP}");
+    }
+    format!("{admin} is not an admin listener: {cause}; {ADMIN_HELP}")
+}
+
+/// Returns the last of a chain of errors: "connection refused", not "error sending request".
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut deepest: &dyn Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 #[cfg(test)]
@@ -84,6 +110,8 @@ mod tests {
 
     #[test]
     fn id_cannot_leave_its_path_segment() {
-        assert_eq!(percent_encode("a-1/../x y\r\n?"), "a-1%2F..%2Fx%20y%0D%0A%3F");
+        let admin = SocketAddr::from(([127, 0, 0, 1], 9464));
+        let url = explanation_url(admin, "a-1/../x y?#%").unwrap();
+        assert_eq!(url.as_str(), "http://127.0.0.1:9464/explain/a-1%2F..%2Fx%20y%3F%23%25");
     }
 }

@@ -80,7 +80,7 @@ async fn wait_until_drained(server: &Server) {
 /// Runs `work` on this thread.
 ///
 /// *Errors*: those of `work`, or the runtime cannot start.
-pub(super) fn block_on<T>(work: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+pub(super) fn block_on<T, E: ToString>(work: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.and_then(|runtime| runtime.block_on(work)).map_err(|error| error.to_string())
+    runtime.map_err(|error| error.to_string())?.block_on(work).map_err(|error| error.to_string())
 }

@@ -1,6 +1,9 @@
 //! Explanations of routing decisions: the admin listener, the `explain` command and the response header.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
+use std::thread;
 
 use crate::harness::client::build_request;
 use crate::harness::{TestRouter, chat_body, send_request, start_replica, unused_addr, wait_until};
@@ -140,6 +143,27 @@ fn explain_command_sends_the_admin_token() {
     let (code, length) = run(&[]);
     assert!(code == Some(1) && length > 0);
     assert_eq!(run(&["--token-env", "UNSET_TOKEN"]).0, Some(1));
+}
+
+#[test]
+fn explain_command_names_the_cause_if_no_admin_listener_responds() {
+    let run = |admin: SocketAddr| {
+        let args = ["explain", "a", "--admin", &admin.to_string()];
+        // A proxy of the environment must not be used.
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenweir"));
+        let output = command.args(args).env("http_proxy", "http://127.0.0.1:1").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let closed = unused_addr();
+    let (code, error) = run(closed);
+    let cause = format!("cannot reach the admin listener at {closed}: Connection refused (os error 111); name the");
+    assert!(code == Some(1) && error.contains(&cause), "{error}");
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = other.local_addr().unwrap();
+    let greeting = thread::spawn(move || other.accept().unwrap().0.write_all(b"220 mail.example ready\r\n\r\n"));
+    let (code, error) = run(addr);
+    assert!(code == Some(1) && error.contains(&format!("{addr} is not an admin listener: ")), "{error}");
+    greeting.join().unwrap().unwrap();
 }
 
 #[test]

@@ -33,7 +33,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("mio", &["server"]),
-    ("reqwest", &["discover", "emulate"]),
+    ("reqwest", &["discover", "emulate", "cli"]),
     ("ring", &["tenants", "tls"]),
     ("rustls", &["tls"]),
     ("rustls_native_certs", &["tls"]),
