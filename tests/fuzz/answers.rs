@@ -29,34 +29,35 @@ const FIRST: &[u8] = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let twice = |name: &&str| text.matches(&format!("\"{name}\"")).count() > 1;
+    let is_repeated = |name: &&str| text.matches(&format!("\"{name}\"")).count() > 1;
     // Escaped names are not read; the counts of other dialects have unit tests.
-    if text.contains('\\') || text.contains("put_tokens") || NAMES.iter().any(twice) {
+    if text.contains('\\') || text.contains("put_tokens") || NAMES.iter().any(is_repeated) {
         return;
     }
     if let Ok(Value::Object(json)) = serde_json::from_str(text) {
-        document(text, &json);
-        event(text, &json);
+        check_document(text, &json);
+        check_event(text, &json);
     }
 });
 
-fn document(text: &str, json: &Map<String, Value>) {
+/// Checks the JSON as a whole response.
+fn check_document(text: &str, json: &Map<String, Value>) {
     let mut observer = BodyObserver::new(Dialect::Chat, BodyFormat::Json);
     observer.observe(text.as_bytes());
     assert!(observer.is_done());
-    let of = |name: &str| json.get(name).filter(|value| value.to_string().len() < VALUE_BYTES);
+    let field = |name: &str| json.get(name).filter(|value| value.to_string().len() < VALUE_BYTES);
     if text.len() <= VALUE_BYTES {
-        assert_eq!(observer.id(), id(of("id")));
-        assert_eq!(observer.has_error(), is_present(of("error")));
-        assert_eq!(counts(&observer), expected(of("usage")));
+        assert_eq!(observer.id(), id(field("id")));
+        assert_eq!(observer.has_error(), is_present(field("error")));
+        assert_eq!(counts(&observer), expected_counts(field("usage")));
         if has_one_reason(text) && json.get("choices").is_none_or(Value::is_array) {
             assert_eq!(observer.is_aborted(), is_aborted(json));
         }
     }
 }
 
-/// Checks the same JSON as an event; after the first content it is scanned less exactly.
-fn event(text: &str, json: &Map<String, Value>) {
+/// Checks the same JSON as an event, which is read less exactly after the first content.
+fn check_event(text: &str, json: &Map<String, Value>) {
     if text.contains(['\n', '\r']) {
         return;
     }
@@ -71,7 +72,7 @@ fn event(text: &str, json: &Map<String, Value>) {
         let error = is_present(json.get("error")) || json.get("object").is_some_and(|object| object == "error");
         let choices = json.get("choices").and_then(Value::as_array);
         assert_eq!(event.is_error, error);
-        assert_eq!(counts(&observer), expected(json.get("usage")));
+        assert_eq!(counts(&observer), expected_counts(json.get("usage")));
         assert_eq!(event.has_usage, json.get("usage").is_some_and(Value::is_object));
         assert!(!event.usage_only || event.has_usage && choices.is_none_or(Vec::is_empty) && !error);
         // A choice that is not an object makes the others unreadable.
@@ -107,7 +108,7 @@ fn counts(observer: &BodyObserver) -> Option<(u64, Option<u64>, u64)> {
 }
 
 /// Returns prompt, cached and completion tokens.
-fn expected(usage: Option<&Value>) -> Option<(u64, Option<u64>, u64)> {
+fn expected_counts(usage: Option<&Value>) -> Option<(u64, Option<u64>, u64)> {
     let usage = usage.filter(|usage| usage.is_object())?;
     let count = |name: &str| usage[name].as_u64();
     let (prompt, completion, total) = (count("prompt_tokens"), count("completion_tokens"), count("total_tokens"));

@@ -13,25 +13,26 @@ use tokenweir::prompt::{
 };
 
 fuzz_target!(|body: &[u8]| {
-    spliced(body);
+    check_splice(body);
     let json = serde_json::from_slice::<Value>(body).ok().filter(Value::is_object);
     match ParsedBody::parse(body) {
         Ok(request) => {
             assert!(serde_json::from_slice::<&RawValue>(body).is_ok());
-            edited(body, &request, json);
-            spelled(body, &request.prompt);
+            check_edits(body, &request, json);
+            check_spellings(body, &request.prompt);
         }
-        Err(bad) => match (json, bad.param) {
+        Err(error) => match (json, error.param) {
             (None, _) => {}
             (Some(json), Some("model")) => assert!(!json["model"].is_string() && !json["model"].is_null()),
             (Some(json), Some("stream")) => assert!(!json["stream"].is_boolean() && !json["stream"].is_null()),
-            (Some(_), _) => assert!(bad.message.contains("duplicate member `model`"), "{bad}"),
+            (Some(_), _) => assert!(error.message.contains("duplicate member `model`"), "{error}"),
         },
     }
 });
 
-/// `json` is the same body by serde_json; `None` for numbers above 1e308 or a depth above 128.
-fn edited(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
+/// Checks that edits change only their members. `json` is the body as serde_json parses it; `None` for numbers above 1e308
+/// or a depth above 128.
+fn check_edits(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
     const NAME: &str = "n\"\\\u{e9}";
     let (mut edits, mut json) = (Vec::new(), json);
     if let Some(model) = &request.model {
@@ -46,8 +47,8 @@ fn edited(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
         });
     }
     let is_added = edits.len() > usize::from(request.model.is_some());
-    let new = joined(&Bytes::copy_from_slice(body), edits).expect("edits of one body fit each other");
-    if let Some(json) = json.filter(|_| !has(body, b"$serde_json::private")) {
+    let new = apply_edits(&Bytes::copy_from_slice(body), edits).expect("edits of one body fit each other");
+    if let Some(json) = json.filter(|_| !contains(body, b"$serde_json::private")) {
         assert_eq!(serde_json::from_slice::<Value>(&new).expect("the edited body is JSON"), json);
     }
     let again = ParsedBody::parse(&new).expect("the edited body is a request");
@@ -65,20 +66,21 @@ fn edited(body: &[u8], request: &ParsedBody<'_>, json: Option<Value>) {
 }
 
 /// Compares two edits, at positions from the input, with the same edits by copying.
-fn spliced(body: &[u8]) {
+fn check_splice(body: &[u8]) {
     let [a, b, c, d, body @ ..] = body else { return };
     let [a, b, c, d] = [a, b, c, d].map(|at| usize::from(at % 16));
     let wanted = (a <= b && b <= c && c <= d && d <= body.len())
         .then(|| [&body[..a], b"<1>", &body[b..c], b"<2>", &body[d..]].concat());
     let edits = vec![BodyEdit::replace(a..b, "<1>"), BodyEdit::replace(c..d, "<2>")];
-    let done = joined(&Bytes::copy_from_slice(body), edits);
+    let done = apply_edits(&Bytes::copy_from_slice(body), edits);
     // Edits in the other order fit as well.
     assert!(wanted.is_none() || done == wanted);
     let fits = |from: usize, to: usize| from <= to && to <= body.len();
     assert!(done.is_none() || fits(a, b) && fits(c, d) && (b <= c || d <= a));
 }
 
-fn joined(body: &Bytes, edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
+/// Applies the edits; `None` if they do not fit.
+fn apply_edits(body: &Bytes, edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
     let pieces = splice(body, edits).ok()?;
     let bytes = pieces.len_bytes();
     let all: Vec<u8> = pieces.into_iter().flatten().collect();
@@ -87,13 +89,13 @@ fn joined(body: &Bytes, edits: Vec<BodyEdit>) -> Option<Vec<u8>> {
 }
 
 /// Checks the same request with whitespace, and with escaped characters.
-fn spelled(body: &[u8], text: &PromptMembers<'_>) {
+fn check_spellings(body: &[u8], text: &PromptMembers<'_>) {
     let body = std::str::from_utf8(body).expect("it was parsed");
-    let spaced = spell(body, |c| c.to_string());
+    let spaced = respell(body, |c| c.to_string());
     let spaced = ParsedBody::parse(spaced.as_bytes()).expect("blanks do not matter").prompt;
     let (stats, prefix) = fingerprint_and_count(text, &["m"]);
     assert_eq!(fingerprint_and_count(&spaced, &["m"]).1, prefix);
-    let escaped = spell(body, |c| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect());
+    let escaped = respell(body, |c| c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect());
     let escaped = ParsedBody::parse(escaped.as_bytes()).expect("escapes do not matter").prompt;
     for other in [spaced, escaped] {
         assert_eq!(pieces(&other), pieces(text));
@@ -107,7 +109,7 @@ fn spelled(body: &[u8], text: &PromptMembers<'_>) {
 }
 
 /// Returns the JSON with blanks wherever they are allowed, and every unescaped character of its strings as `put` writes it.
-fn spell(json: &str, put: impl Fn(char) -> String) -> String {
+fn respell(json: &str, put: impl Fn(char) -> String) -> String {
     let (mut out, mut quoted) = (String::new(), false);
     let mut chars = json.chars();
     while let Some(c) = chars.next() {
@@ -150,6 +152,6 @@ fn pieces(text: &PromptMembers<'_>) -> Vec<(u8, String)> {
     all
 }
 
-fn has(body: &[u8], word: &[u8]) -> bool {
+fn contains(body: &[u8], word: &[u8]) -> bool {
     body.windows(word.len()).any(|at| at == word)
 }

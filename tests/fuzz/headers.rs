@@ -1,36 +1,91 @@
-//! Request heads: headers passed on, paths, log lines, and forms.
+//! Untrusted request heads: forwarded headers, client address, paths, log lines and forms.
 
 #![no_main]
 
-#[path = "../../src/serve/identify.rs"]
-#[allow(dead_code, reason = "the program uses all of it")]
-mod identify;
-
-use std::net::IpAddr;
 use std::time::Duration;
 
+use ::http::header::{self, HeaderName, HeaderValue};
+use ::http::request::Parts;
+use ::http::{Method, Request, Uri, Version};
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
-use http::{Method, Request, Uri, Version};
-use identify::{Peer, caller, forward, host, request_id, strip_hop_by_hop};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tokenweir::balance::{self, Dice};
-use tokenweir::config::{self, Network};
-use tokenweir::http::normalize_path;
 use tokenweir::log_format::{
     AttemptRecords, BUILT_IN_FORMATS, CapturedFields, ConnectionInfo, LogEscape, LogFormat, RequestLine, RequestRecord,
     RequestTimes, ResponseInfo, TokenInfo, ValueAvailability,
 };
 use tokenweir::prompt::{endpoint, multipart, splice};
+// The included modules of `server` name these by `crate::`.
+use tokenweir::{balance, config, http};
 
-/// The constant that identify.rs imports.
-mod admission {
-    pub(super) const X_API_KEY: http::HeaderName = http::HeaderName::from_static("x-api-key");
+/// The router's private modules that read request heads, at their own paths, and the checks that call them.
+#[path = "../../src/server"]
+#[allow(dead_code, reason = "the router uses all of it")]
+mod server {
+    pub(crate) mod connection {
+        pub(in crate::server) mod peer_addr;
+    }
+
+    pub(crate) mod request {
+        pub(in crate::server) mod client;
+        pub(in crate::server) mod forward_headers;
+
+        /// The only item of the real module that `forward_headers` uses.
+        mod auth {
+            pub(super) const X_API_KEY: http::HeaderName = http::HeaderName::from_static("x-api-key");
+        }
+    }
+
+    use std::net::IpAddr;
+
+    use connection::peer_addr::PeerAddr;
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use http::request::Parts;
+    use request::client::{ClientInfo, request_host, request_id, resolve_client};
+    use request::forward_headers::{AcceptEncoding, forward_headers, strip_hop_by_hop};
+
+    use crate::balance::SeededRng;
+    use crate::config::IpNetwork;
+
+    const ADDED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"];
+    const REMOVED: [&str; 4] = ["host", "expect", "content-length", "accept-encoding"];
+
+    /// Checks that end-to-end headers are forwarded unchanged, and that only trusted proxies set the client's address.
+    pub(super) fn check_forwarding(head: &Parts) {
+        let mut end_to_end = head.headers.clone();
+        strip_hop_by_hop(&mut end_to_end);
+        let id = request_id(&head.headers, &mut SeededRng::from_seed(1));
+        assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"'));
+        assert!(!request_host(head).contains(|c: char| c.is_ascii_uppercase()));
+        for (peer, trusted) in [("10.0.0.9", "10.0.0.0/8"), ("10.0.0.9", "10.0.0.0/30"), ("::ffff:10.0.0.9", "::/0")] {
+            let peer: IpAddr = peer.parse().expect("an address");
+            let trusted: IpNetwork = trusted.parse().expect("a network");
+            let info = resolve_client(PeerAddr::Tcp(peer), &head.headers, &[trusted]);
+            assert!(info.client == info.peer || trusted.contains(peer));
+            check_forwarded(head, &end_to_end, info, &id);
+        }
+    }
+
+    fn check_forwarded(head: &Parts, end_to_end: &HeaderMap, info: ClientInfo, id: &str) {
+        let sent = forward_headers(head, info, id, AcceptEncoding::Remove);
+        for name in sent.keys().filter(|name| !ADDED.contains(&name.as_str())) {
+            assert!(!REMOVED.contains(&name.as_str()));
+            assert!(values(&sent, name).eq(values(end_to_end, name)), "{name} changed");
+        }
+        for name in end_to_end.keys().filter(|name| !REMOVED.contains(&name.as_str())) {
+            assert!(sent.contains_key(name), "{name} is missing");
+        }
+        let chain = sent["x-forwarded-for"].to_str().expect("visible ASCII");
+        assert_eq!(chain.rsplit(", ").next(), Some("10.0.0.9"));
+        assert!(sent["x-real-ip"] == *info.client.addr_text() && sent["x-request-id"] == *id);
+    }
+
+    fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> {
+        headers.get_all(name).iter()
+    }
 }
 
-// A target, lines of headers, an empty line, a body. The header `x-format` is the format of a log.
+// The input: a target, header lines, an empty line, a body. The header `x-format` is a log format.
 fuzz_target!(|data: &[u8]| {
     let (head, body) = split(data, b"\n\n").unwrap_or((data, b""));
     let mut lines = head.split(|byte| *byte == b'\n');
@@ -42,11 +97,11 @@ fuzz_target!(|data: &[u8]| {
             head.headers.append(name, value);
         }
     }
-    passed_on(&head);
-    targeted(head.uri.path());
-    logged(&head);
+    server::check_forwarding(&head);
+    check_path(head.uri.path());
+    check_log_lines(&head);
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    found_in_a_form(content_type.unwrap_or_default(), body);
+    check_form(content_type.unwrap_or_default(), body);
 });
 
 fn split<'a>(data: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
@@ -54,43 +109,11 @@ fn split<'a>(data: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((&data[..at], &data[at + by.len()..]))
 }
 
-/// Checks that only end-to-end headers are passed on, unchanged, and that only proxies set the client's address.
-fn passed_on(head: &Parts) {
-    let mut end_to_end = head.headers.clone();
-    strip_hop_by_hop(&mut end_to_end);
-    let id = request_id(&head.headers, &mut Dice::seeded(1));
-    assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"'));
-    assert!(!host(head).contains(|c: char| c.is_ascii_uppercase()));
-    let ours = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"];
-    let answered = ["host", "expect", "content-length", "accept-encoding"];
-    for (peer, trusted) in [("10.0.0.9", "10.0.0.0/8"), ("10.0.0.9", "10.0.0.0/30"), ("::ffff:10.0.0.9", "::/0")] {
-        let peer: IpAddr = peer.parse().expect("an address");
-        let trusted: Network = trusted.parse().expect("a network");
-        let caller = caller(Peer::Tcp(peer), &head.headers, &[trusted]);
-        assert!(caller.client == caller.peer || trusted.has(peer));
-        let sent = forward(head, caller, &id, true);
-        for name in sent.keys().filter(|name| !ours.contains(&name.as_str())) {
-            assert!(!answered.contains(&name.as_str()));
-            assert!(values(&sent, name).eq(values(&end_to_end, name)), "{name} has changed");
-        }
-        for name in end_to_end.keys().filter(|name| !answered.contains(&name.as_str())) {
-            assert!(sent.contains_key(name), "{name} is missing");
-        }
-        let chain = sent["x-forwarded-for"].to_str().expect("visible");
-        assert_eq!(chain.rsplit(", ").next(), Some("10.0.0.9"));
-        assert!(sent["x-real-ip"] == *caller.client.text() && sent["x-request-id"] == *id);
-    }
-}
-
-fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a HeaderValue> {
-    headers.get_all(name).iter()
-}
-
-/// Checks that an accepted path has one reading.
-fn targeted(path: &str) {
-    let normal = normalize_path(path);
+/// Checks that a path that reaches a replica is in normal form, so that the replica cannot read it as another one.
+fn check_path(path: &str) {
+    let normal = http::normalize_path(path);
     for method in [Method::GET, Method::POST] {
-        if endpoint::find(&method, path).is_ok() {
+        if endpoint::match_endpoint(&method, path).is_ok() {
             assert_eq!(&*normal, path.as_bytes());
         }
     }
@@ -100,15 +123,15 @@ fn targeted(path: &str) {
     }
 }
 
-/// Checks that no client forges a log line or a field.
-fn logged(head: &Parts) {
+/// Checks that a client cannot forge a line or a field of a log.
+fn check_log_lines(head: &Parts) {
     let captured = CapturedFields { request_headers: head.headers.clone(), ..CapturedFields::default() };
-    let (request_line, attempts) = (request_line(head.uri.clone()), AttemptRecords::default());
-    let record = record(&request_line, &attempts, &captured);
-    let (plain_line, nothing) = (self::request_line(Uri::from_static("/")), CapturedFields::default());
-    let plain_record = self::record(&plain_line, &attempts, &nothing);
+    let (line, attempts) = (request_line(head.uri.clone()), AttemptRecords::default());
+    let record = request_record(&line, &attempts, &captured);
+    let (plain_line, no_fields) = (request_line(Uri::from_static("/")), CapturedFields::default());
+    let plain_record = request_record(&plain_line, &attempts, &no_fields);
     for name in BUILT_IN_FORMATS {
-        let format = LogFormat::built_in(name).expect("the format is built in");
+        let format = LogFormat::built_in(name).expect("a built-in format");
         let (line, other) = (render_line(&format, &record), render_line(&format, &plain_record));
         assert!(!line.chars().any(char::is_control), "{line:?}");
         match name {
@@ -139,7 +162,7 @@ fn request_line(uri: Uri) -> RequestLine {
     RequestLine { method: Method::POST, uri, version: Version::HTTP_11, request_number: 1, connection }
 }
 
-fn record<'a>(
+fn request_record<'a>(
     request_line: &'a RequestLine,
     attempts: &'a AttemptRecords,
     captured: &'a CapturedFields,
@@ -166,12 +189,12 @@ fn render_line(format: &LogFormat, record: &RequestRecord<'_>) -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// Checks that a form field is at the returned position, and that a replacement is found there.
-fn found_in_a_form(content_type: &str, body: &[u8]) {
+/// Checks that a form field is at the range that it reports, and that its replacement is found there too.
+fn check_form(content_type: &str, body: &[u8]) {
     let find = |body: &[u8]| {
-        let found = multipart::field(content_type, body, "model").ok()??;
+        let found = multipart::find_field(content_type, body, "model").ok()??;
         assert_eq!(&body[found.range.clone()], found.value.as_bytes());
-        Some((found.value.to_owned(), found.replace("other\r\n--x")))
+        Some((found.value.to_owned(), found.replacement("other\r\n--x")))
     };
     let Some((_, edit)) = find(body) else { return };
     let new = splice(&Bytes::copy_from_slice(body), vec![edit]).expect("the edit is within the body");

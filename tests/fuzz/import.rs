@@ -1,5 +1,5 @@
-//! Imports: any text gives a loadable configuration without invented replicas, or a report whose entries have
-//! positions.
+//! Any text is imported as a configuration that loads and has only hosts of nginx's files, or has errors. Every error and
+//! remark has a place in nginx's files.
 
 #![no_main]
 
@@ -8,12 +8,12 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use tokenweir::config;
-use tokenweir::import::{self, Files};
+use tokenweir::import::{self, FileAccess};
 
 const MAIN: &str = "nginx.conf";
 const OTHER: &str = "conf.d/a.conf";
 
-// A zero byte starts a second file.
+// The text after a zero byte is a second file.
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (main, other) = text.split_once('\0').unwrap_or((text, ""));
@@ -27,21 +27,21 @@ fuzz_target!(|data: &[u8]| {
         Some("conf.d") => Ok(vec!["a.conf".to_owned()]),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
-    match import::nginx(Path::new(MAIN), &Files { read: &read, list: &list }) {
+    match import::from_nginx(Path::new(MAIN), &FileAccess { read: &read, list: &list }) {
         Ok(imported) => {
             let loaded = config::load(&imported.toml, "router.toml", []).expect("an import loads");
             for member in loaded.settings.pools.iter().flat_map(|pool| &pool.members) {
                 let host = member.origin.host().to_ascii_lowercase();
-                assert!(text.to_ascii_lowercase().contains(&host), "the input has no {host}");
+                assert!(text.to_ascii_lowercase().contains(&host), "{host} is not in the files");
             }
-            let known = |file: &str, line: usize| placed(file, line, main, other).is_some();
-            assert!(imported.remarks.iter().all(|remark| known(&remark.file, remark.line)), "{:?}", imported.remarks);
+            let exists = |file: &str, line: usize| find_line(file, line, main, other).is_some();
+            assert!(imported.remarks.iter().all(|remark| exists(&remark.file, remark.line)), "{:?}", imported.remarks);
         }
         Err(report) => {
-            assert!(!report.issues().is_empty());
-            for issue in report.issues() {
-                let line = placed(&issue.file, issue.line, main, other).expect("the line exists");
-                assert!((1..=line.chars().count() + 1).contains(&issue.column), "{issue}");
+            assert!(!report.diagnostics().is_empty());
+            for error in report.diagnostics() {
+                let line = find_line(&error.file, error.line, main, other).expect("the line exists");
+                assert!((1..=line.chars().count() + 1).contains(&error.column), "{error}");
             }
             let shown = report.to_string();
             assert!(!shown.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')), "{shown:?}");
@@ -49,7 +49,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn placed<'a>(file: &str, line: usize, main: &'a str, other: &'a str) -> Option<&'a str> {
+/// Returns a line of one of the files, counted from 1.
+fn find_line<'a>(file: &str, line: usize, main: &'a str, other: &'a str) -> Option<&'a str> {
     let text = match file {
         MAIN => main,
         OTHER => other,

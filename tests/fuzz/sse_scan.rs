@@ -20,32 +20,26 @@ use tokenweir::sse::{self, BodyFormat, BodyObserver, ChunkStats, EventFrame, Eve
 
 // The first byte selects dialect and rules, the second one the chunks.
 fuzz_target!(|data: &[u8]| {
-    let [how, seed, stream @ ..] = data else { return };
-    let how =
-        How { dialect: Dialect::ALL[usize::from(how & 7) % 5], takes_usage: how & 0x40 != 0, stops: how & 0x80 != 0 };
+    let [options, seed, stream @ ..] = data else { return };
+    let dialect = Dialect::ALL[usize::from(options & 7) % 5];
+    let rules = FilterRules { removes_usage: options & 0x40 != 0, stops_at_abort: options & 0x80 != 0 };
     let mut rng = SeededRng::from_seed((*seed).into());
-    let pieces = cut(stream, 1 << (seed % 13), &mut rng);
+    let pieces = cut_randomly(stream, 1 << (seed % 13), &mut rng);
     for kind in [BodyFormat::Stream, BodyFormat::Json] {
-        let whole = observed(how.dialect, kind, [stream]);
-        assert_eq!(observed(how.dialect, kind, pieces.iter().map(|piece| &**piece)), whole, "{kind:?}");
+        let whole = observe_all(dialect, kind, [stream]);
+        assert_eq!(observe_all(dialect, kind, pieces.iter().map(|piece| &**piece)), whole, "{kind:?}");
         if kind == BodyFormat::Stream {
-            tiles(&whole.0, stream);
-            sifted(how, &pieces, &whole.0, stream);
+            check_ranges(&whole.0, stream);
+            check_filter(dialect, rules, &pieces, &whole.0, stream);
         }
     }
-    assert_eq!(frames(pieces.iter().map(|piece| &**piece)), frames([stream]));
-    broken_off(how, &pieces, rng.next_below(pieces.len() as u64 + 1) as usize);
-    framed_as_the_oracle_does(stream);
+    assert_eq!(scan_all(pieces.iter().map(|piece| &**piece)), scan_all([stream]));
+    check_interruption(dialect, rules, &pieces, rng.next_below(pieces.len() as u64 + 1) as usize);
+    check_with_oracle(stream);
 });
 
-#[derive(Clone, Copy)]
-struct How {
-    dialect: Dialect,
-    takes_usage: bool,
-    stops: bool,
-}
-
-fn cut(stream: &[u8], max: u64, rng: &mut SeededRng) -> Vec<Bytes> {
+/// Cuts a stream into pieces of up to `max` bytes.
+fn cut_randomly(stream: &[u8], max: u64, rng: &mut SeededRng) -> Vec<Bytes> {
     let (mut rest, mut pieces) = (Bytes::copy_from_slice(stream), Vec::new());
     while !rest.is_empty() {
         pieces.push(rest.split_to(rest.len().min(1 + rng.next_below(max) as usize)));
@@ -54,7 +48,7 @@ fn cut(stream: &[u8], max: u64, rng: &mut SeededRng) -> Vec<Bytes> {
 }
 
 /// Returns everything that an observer reports.
-fn observed<'a>(
+fn observe_all<'a>(
     dialect: Dialect,
     kind: BodyFormat,
     pieces: impl IntoIterator<Item = &'a [u8]>,
@@ -81,7 +75,8 @@ fn observed<'a>(
     (events, format!("{all:?} {held} {flags:?} {:?} {:?}", observer.usage(), observer.id()))
 }
 
-fn tiles(events: &[EventInfo], stream: &[u8]) {
+/// Checks that the events cover the stream without gaps.
+fn check_ranges(events: &[EventInfo], stream: &[u8]) {
     let end = events.iter().fold(0, |end, event| {
         assert!(event.range.start == end && event.range.end > end, "{:?} after {end}", event.range);
         event.range.end
@@ -90,16 +85,16 @@ fn tiles(events: &[EventInfo], stream: &[u8]) {
 }
 
 /// Checks that everything passes except the usage event and the events after an abort.
-fn sifted(how: How, pieces: &[Bytes], events: &[EventInfo], stream: &[u8]) {
+fn check_filter(dialect: Dialect, rules: FilterRules, pieces: &[Bytes], events: &[EventInfo], stream: &[u8]) {
     let short = events.iter().all(|event| event.range.end - event.range.start <= HEAD_BYTES as u64);
-    let (takes_usage, stops) = (how.takes_usage && short, how.stops && short);
-    let rules = FilterRules { removes_usage: takes_usage, stops_at_abort: stops };
-    let (mut filter, mut observer) = (EventFilter::new(rules), BodyObserver::new(how.dialect, BodyFormat::Stream));
-    let mut passed = Vec::new();
+    let rules =
+        FilterRules { removes_usage: rules.removes_usage && short, stops_at_abort: rules.stops_at_abort && short };
+    let (mut filter, mut observer) = (EventFilter::new(rules), BodyObserver::new(dialect, BodyFormat::Stream));
+    let mut received = Vec::new();
     let mut aborted = false;
     for piece in pieces {
         aborted = filter.push(piece, &mut observer).aborted;
-        passed.extend(std::iter::from_fn(|| filter.pop()).flatten());
+        received.extend(std::iter::from_fn(|| filter.pop()).flatten());
         if aborted {
             break;
         }
@@ -107,37 +102,37 @@ fn sifted(how: How, pieces: &[Bytes], events: &[EventInfo], stream: &[u8]) {
     if !aborted {
         aborted = filter.finish(&mut observer).aborted;
     }
-    passed.extend(std::iter::from_fn(|| filter.pop()).flatten());
-    let until_abort = events.iter().take_while(|event| !(stops && event.aborted));
-    let kept = until_abort.filter(|event| !(takes_usage && event.usage_only));
+    received.extend(std::iter::from_fn(|| filter.pop()).flatten());
+    let until_abort = events.iter().take_while(|event| !(rules.stops_at_abort && event.aborted));
+    let kept = until_abort.filter(|event| !(rules.removes_usage && event.usage_only));
     let wanted: Vec<u8> =
         kept.flat_map(|event| &stream[event.range.start as usize..event.range.end as usize]).copied().collect();
-    assert_eq!(String::from_utf8_lossy(&passed), String::from_utf8_lossy(&wanted));
-    assert_eq!(aborted, stops && events.iter().any(|event| event.aborted));
+    assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(&wanted));
+    assert_eq!(aborted, rules.stops_at_abort && events.iter().any(|event| event.aborted));
 }
 
 /// Checks that a stream interrupted after some pieces is ended by an event that a client can read.
-fn broken_off(how: How, pieces: &[Bytes], after: usize) {
-    let rules = FilterRules { removes_usage: how.takes_usage, stops_at_abort: how.stops };
-    let (mut filter, mut observer) = (EventFilter::new(rules), BodyObserver::new(how.dialect, BodyFormat::Stream));
+fn check_interruption(dialect: Dialect, rules: FilterRules, pieces: &[Bytes], after: usize) {
+    let (mut filter, mut observer) = (EventFilter::new(rules), BodyObserver::new(dialect, BodyFormat::Stream));
     for piece in &pieces[..after] {
         if filter.push(piece, &mut observer).aborted {
             break;
         }
     }
-    let Some(ending) = how.dialect.error_event("stream broken", filter.events_sent()) else { return };
+    let Some(ending) = dialect.error_event("the replica failed", filter.events_sent()) else { return };
     filter.end_with(ending);
     let received: Vec<u8> = std::iter::from_fn(|| filter.pop()).flatten().collect();
-    let mut client = BodyObserver::new(how.dialect, BodyFormat::Stream);
+    let mut client = BodyObserver::new(dialect, BodyFormat::Stream);
     let mut last = None;
     client.observe_events(&received, |event| last = Some(event));
     let ends_in_error = client.pending_bytes() == 0 && last.is_some_and(|event| event.is_error);
     assert!(ends_in_error, "{}", String::from_utf8_lossy(&received));
 }
 
-type Owned = (Vec<u8>, Option<Vec<u8>>, Vec<u8>, std::ops::Range<u64>);
+/// Name, data, tail and range of an event.
+type OwnedFrame = (Vec<u8>, Option<Vec<u8>>, Vec<u8>, std::ops::Range<u64>);
 
-fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Owned> {
+fn scan_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<OwnedFrame> {
     let mut scanner = Scanner::new();
     let mut found = Vec::new();
     let mut each =
@@ -149,9 +144,9 @@ fn frames<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Owned> {
 
 /// Compares with the oracle, for streams that it can read. It panics at a byte order mark. It loses a last event
 /// without a blank line, and everything after invalid UTF-8.
-fn framed_as_the_oracle_does(stream: &[u8]) {
+fn check_with_oracle(stream: &[u8]) {
     let ended = [stream, b"\n\n"].concat();
-    let ours = frames([&ended[..]]);
+    let ours = scan_all([&ended[..]]);
     let long = ours.iter().any(|(.., range)| range.end - range.start > HEAD_BYTES as u64);
     if std::str::from_utf8(stream).is_err() || stream.starts_with("\u{feff}".as_bytes()) || long {
         return;
