@@ -30,6 +30,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), String> {
 }
 
 /// Returns the address of the admin listener: the argument, else that of the configuration.
+///
+/// *Errors*: the configuration cannot be used, or it has no admin listener.
 fn admin_addr(args: &ExplainArgs) -> Result<SocketAddr, String> {
     if let Some(admin) = args.admin {
         return Ok(admin);
@@ -43,6 +45,8 @@ fn admin_addr(args: &ExplainArgs) -> Result<SocketAddr, String> {
 }
 
 /// Returns the token in the environment variable `name`.
+///
+/// *Errors*: the variable is not set, or it is not a token.
 fn read_token(name: &str) -> Result<String, String> {
     let token = std::env::var(name).map_err(|error| format!("cannot read the environment variable {name}: {error}"))?;
     let is_token = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());

@@ -58,6 +58,8 @@ impl Signals {
 }
 
 /// Waits for a signal and stops the server, at once or after at most `drain`.
+///
+/// *Errors*: a thread of the server failed.
 pub(super) async fn run_until_stopped(mut server: Server, mut signals: Signals, drain: Duration) -> io::Result<()> {
     if signals.wait_for_stop(&server).await == StopMode::Graceful {
         server.drain();

@@ -91,6 +91,8 @@ impl DnsClient {
     }
 
     /// Resolves an SRV record. Services of the best priority are primary, all others backups.
+    ///
+    /// *Errors*: a lookup fails, or finds no record.
     async fn resolve_service(&self, name: &str) -> Result<DnsAnswer, String> {
         let records = self.fetch_records(name, RecordType::SRV).await?;
         let mut services: Vec<_> =

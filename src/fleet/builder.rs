@@ -76,6 +76,8 @@ impl FleetBuilder {
     }
 
     /// Returns the pool of `spec`: the one before if its description is the same, else a new one with its history.
+    ///
+    /// *Errors*: the policy cannot be built.
     fn build_pool(
         &mut self,
         spec: PoolSpec,

@@ -84,6 +84,8 @@ pub fn find_capacity(
 }
 
 /// Returns the highest speed for which `serves` is true, starting from a guess.
+///
+/// *Errors*: as `serves`.
 fn find_max_speed(
     guess: f64,
     mut serves: impl FnMut(f64) -> Result<bool, ReplayError>,
@@ -117,6 +119,8 @@ fn find_max_speed(
 }
 
 /// Returns the fewest replicas for which `serve` is true, starting from a guess.
+///
+/// *Errors*: as `serve`.
 fn find_min_replicas(
     guess: usize,
     mut serve: impl FnMut(usize) -> Result<bool, ReplayError>,

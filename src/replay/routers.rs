@@ -50,6 +50,8 @@ impl ReplayRouters {
     }
 
     /// Replaces all routers by new ones. Leases of the old ones stay valid.
+    ///
+    /// *Errors*: a pool cannot be built.
     pub(super) fn restart(&mut self) -> Result<(), ReplayError> {
         for index in 0..self.pools.len() {
             self.pools[index] = self.build_pool()?;

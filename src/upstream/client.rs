@@ -148,6 +148,8 @@ impl From<SendError> for AttemptError {
 }
 
 /// Records when the head was received.
+///
+/// *Errors*: the attempt failed.
 fn record_timing(
     result: Result<UpstreamResponse, AttemptError>,
     timing: &mut Timing,

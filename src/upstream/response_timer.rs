@@ -135,6 +135,8 @@ impl<'a> ResponseTimer<'a> {
     ///
     /// A live replica keeps sending events. A plain response is silent until it is complete, so it is abandoned only
     /// where another replica can give it.
+    ///
+    /// *Errors*: the replica has hung, or has been silent for too long.
     fn check_alive(&self, kind: ResponseKind, now: Moment) -> Result<(), SendError> {
         let port = self.replica.port_state();
         let is_hung = match kind {

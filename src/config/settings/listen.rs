@@ -67,6 +67,8 @@ impl FromStr for ListenAddr {
     type Err = ListenError;
 
     /// Parses what nginx's `listen` takes: `80`, `*:80`, `127.0.0.1:80`, `[::]:80`, `unix:/path`, `443 ssl`.
+    ///
+    /// *Errors*: the text is not an address, or has an unknown word behind it.
     fn from_str(text: &str) -> Result<Self, ListenError> {
         if let Some((address, words)) = text.split_once(char::is_whitespace) {
             return match (words.trim(), address.parse()?) {

@@ -69,6 +69,8 @@ pub(super) async fn handle_compute(
 }
 
 /// Runs the texts through the engine. Returns their length in tokens.
+///
+/// *Errors*: a text is longer than the model takes.
 async fn compute_texts(
     request: &EmulatedRequest,
     model: &str,
@@ -174,6 +176,8 @@ fn handle_tokenize(
 }
 
 /// Returns the response to a multipart upload; longer sound takes longer.
+///
+/// *Errors*: the upload has no file or no known model.
 async fn transcribe(request: &EmulatedRequest) -> Result<Response<EmulatedBody>, ApiError> {
     let kind = request.header("content-type").unwrap_or_default();
     if !kind.starts_with("multipart/form-data") {
@@ -211,6 +215,8 @@ fn collect_texts(input: &Value) -> Vec<Vec<u8>> {
 }
 
 /// Returns each text of `many`, after the text of `one` or, if `one` is a list, after its element at the same index.
+///
+/// *Errors*: a member is missing.
 fn pair_texts(body: &Value, one: &str, many: &str) -> Result<Vec<Vec<u8>>, ApiError> {
     let firsts = collect_texts(body.get(one).ok_or_else(|| ApiError::missing_field(one))?);
     let seconds = collect_texts(body.get(many).ok_or_else(|| ApiError::missing_field(many))?);

@@ -23,6 +23,8 @@ use crate::emulate::state::{ReplicaState, lock};
 use crate::engine::SubmitError;
 
 /// Returns the response to a request for generation, whole or as a stream.
+///
+/// *Errors*: the request is invalid, or the engine rejects it.
 pub(super) async fn handle_generate(
     request: EmulatedRequest,
     dialect: Dialect,

@@ -105,6 +105,8 @@ async fn get_pool(State(app): State<Arc<AppState>>, Path(pool): Path<String>) ->
 }
 
 /// Adds a replica. The next reload removes it unless the file has it too.
+///
+/// *Errors*: the pool is unknown, or the replica is invalid.
 async fn add_replica(
     State(app): State<Arc<AppState>>,
     Path(pool): Path<String>,
@@ -179,6 +181,8 @@ async fn undrain_replica(
 }
 
 /// Starts or ends the drain of a replica in every pool that has it; returns those pools.
+///
+/// *Errors*: the replica is unknown.
 fn set_drained(app: &AppState, name: &str, drained: bool) -> Result<Json<Vec<PoolView>>, AdminError> {
     let replicas = app.fleet.replicas();
     let replica = replicas.iter().find(|r| &**r.name() == name).ok_or(AdminError::NotFound("replica"))?;

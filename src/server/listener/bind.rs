@@ -66,6 +66,8 @@ fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Binds a Unix socket; removes the socket file of a dead process first.
+///
+/// *Errors*: the path is in use or cannot be created.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let is_stale = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && UnixStream::connect(path).is_err();

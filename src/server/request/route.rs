@@ -137,6 +137,8 @@ fn blocked_status(fleet: &Fleet, virtual_host: &VirtualHost, host: &str, path: &
 }
 
 /// Returns the target among the paths of a virtual host.
+///
+/// *Errors*: the path is unknown or malformed.
 fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTarget, RequestError> {
     let path = head.uri.path();
     // A pool's prefix is removed where an API path follows it; `/v1/embeddings` as a prefix stays whole.
