@@ -23,7 +23,7 @@ pub(in crate::config) struct TomlValue<'a> {
     pub(in crate::config) raw: &'a DeValue<'a>,
     pub(in crate::config) span: Span,
     /// Whether it is from the environment, where strings need no quotes and any value can be one.
-    pub(in crate::config) unquoted: bool,
+    pub(super) unquoted: bool,
 }
 
 /// An entry of a TOML table: a key and its value.
@@ -103,7 +103,7 @@ impl<'a> TomlValue<'a> {
     }
 
     /// Returns the values of a list; a single value counts as a list of one.
-    pub(in crate::config) fn items(&self) -> Vec<TomlValue<'a>> {
+    pub(super) fn items(&self) -> Vec<TomlValue<'a>> {
         match self.raw {
             DeValue::Array(items) => items
                 .iter()

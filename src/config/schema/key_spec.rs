@@ -21,12 +21,12 @@ pub(in crate::config) struct KeySpec<T: 'static> {
 }
 
 pub(in crate::config) const EXPECTED_BOOLEAN: &str = "true or false";
-pub(in crate::config) const EXPECTED_COUNT: &str = "a whole number from 1";
-pub(in crate::config) const EXPECTED_DURATION: &str =
+pub(super) const EXPECTED_COUNT: &str = "a whole number from 1";
+pub(super) const EXPECTED_DURATION: &str =
     "a time such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
-pub(in crate::config) const EXPECTED_POSITIVE_DURATION: &str =
+pub(super) const EXPECTED_POSITIVE_DURATION: &str =
     "a time above 0 such as \"30s\", \"500ms\", \"1h30m\" or a number of seconds, up to 365 days";
-pub(in crate::config) const EXPECTED_SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
+pub(super) const EXPECTED_SIZE: &str = "a size from 1 such as \"32MiB\", \"64k\" or a number of bytes";
 
 impl<T> KeySpec<T> {
     /// Reads an entry of this key into `draft` and returns the errors.

@@ -11,7 +11,7 @@ const FILLER_WORDS: [&str; 24] = [
 ];
 
 /// Returns the text of a choice's token.
-pub(in crate::emulate) fn token_text(choice: usize, index: u64) -> String {
+pub(super) fn token_text(choice: usize, index: u64) -> String {
     let word = FILLER_WORDS[(index as usize).wrapping_add(choice * 7) % FILLER_WORDS.len()];
     if index == 0 { word.to_owned() } else { format!(" {word}") }
 }
@@ -22,7 +22,7 @@ pub(in crate::emulate) fn choice_text(choice: usize, tokens: Range<u64>) -> Stri
 }
 
 /// Returns the log probability of a token, or of its alternative of this rank.
-pub(in crate::emulate) fn token_logprob(index: u64, rank: u64) -> f64 {
+pub(super) fn token_logprob(index: u64, rank: u64) -> f64 {
     -0.25 - (index % 7) as f64 / 8.0 - rank as f64
 }
 
@@ -43,12 +43,12 @@ pub(in crate::emulate) struct AnswerProgress {
 }
 
 impl AnswerProgress {
-    pub(in crate::emulate) fn completion_tokens(&self) -> u64 {
+    pub(super) fn completion_tokens(&self) -> u64 {
         self.generated_tokens.iter().sum()
     }
 
     /// Returns the events of this stream that contain usage.
-    pub(in crate::emulate) fn usage_options(&self) -> UsageOptions {
+    pub(super) fn usage_options(&self) -> UsageOptions {
         if self.omits_usage { UsageOptions::default() } else { self.request.usage_options }
     }
 }
@@ -79,7 +79,7 @@ pub(in crate::emulate) trait DialectWriter: Send {
 }
 
 /// Returns the part of a tool call's arguments for these tokens; all parts together are a JSON object.
-pub(in crate::emulate) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
+pub(super) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
     let fragment = |index: u64| match (index, output) {
         (0, 1) => "{}".to_owned(),
         (0, _) => r#"{"text":""#.to_owned(),

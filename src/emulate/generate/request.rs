@@ -18,9 +18,9 @@ const DEFAULT_OUTPUT_TOKENS: u64 = 64;
 #[derive(Debug)]
 pub(in crate::emulate) struct GenerateRequest {
     pub(in crate::emulate) model: String,
-    pub(in crate::emulate) prompts: Vec<EmulatedPrompt>,
+    pub(super) prompts: Vec<EmulatedPrompt>,
     /// Choices per prompt.
-    pub(in crate::emulate) choices_per_prompt: usize,
+    pub(super) choices_per_prompt: usize,
     /// Tokens per choice.
     pub(in crate::emulate) output_tokens: u64,
     /// `length` if the request sets a bound, else `stop` or `tool_calls`.

@@ -48,12 +48,12 @@ impl ReplicaActivity {
     }
 
     /// Returns the time of the last request sent while none was unanswered.
-    pub(in crate::fleet) fn unanswered_since(&self) -> Moment {
+    pub(super) fn unanswered_since(&self) -> Moment {
         Moment::from_nanos(self.unanswered_since.load(Ordering::Relaxed))
     }
 
     /// Returns the time of the last data; [`Moment::ZERO`] before the first.
-    pub(in crate::fleet) fn last_activity(&self) -> Moment {
+    pub(super) fn last_activity(&self) -> Moment {
         Moment::from_nanos(self.last_activity.load(Ordering::Relaxed))
     }
 

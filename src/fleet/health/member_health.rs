@@ -83,7 +83,7 @@ impl MemberHealth {
     }
 
     /// Records a response; one that ends an ejection starts the slow start ramp.
-    pub(in crate::fleet) fn record_success(&mut self, now: Moment) {
+    pub(super) fn record_success(&mut self, now: Moment) {
         let was_ejected = self.ejector.state(now) != EjectState::Admitted;
         self.ejector.record_success();
         if was_ejected && self.ejector.state(now) == EjectState::Admitted {

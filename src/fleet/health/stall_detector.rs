@@ -78,7 +78,7 @@ impl StallDetector {
     }
 
     /// Records that the member was ejected as stalled.
-    pub(in crate::fleet) const fn mark_stalled(&mut self, now: Moment) {
+    pub(super) const fn mark_stalled(&mut self, now: Moment) {
         self.stalled_since = Some(now);
     }
 

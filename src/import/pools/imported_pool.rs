@@ -22,7 +22,7 @@ pub(in crate::import) struct ImportedPool {
 #[derive(Clone)]
 pub(in crate::import) struct PoolUpstream {
     /// The name of the upstream, or the address in `proxy_pass`.
-    pub(in crate::import) name: String,
+    pub(super) name: String,
     /// As strings of `replicas`.
     pub(in crate::import) replicas: Vec<String>,
     pub(in crate::import) policy: String,

@@ -28,8 +28,8 @@ pub(in crate::server) struct ResponseTable {
 
 /// The owner of a response whose id is not known yet.
 pub(in crate::server) struct OwnerRegistration {
-    pub(in crate::server) table: Arc<ResponseTable>,
-    pub(in crate::server) owner: ResponseOwner,
+    pub(super) table: Arc<ResponseTable>,
+    pub(super) owner: ResponseOwner,
 }
 
 impl OwnerRegistration {

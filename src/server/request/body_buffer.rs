@@ -34,7 +34,7 @@ struct MappedBuffer {
 
 impl BodyBuffer {
     /// Makes an empty buffer for a body of at most `max_bytes`.
-    pub(in crate::server) fn new(declared: Option<usize>, max_bytes: usize) -> Self {
+    pub(super) fn new(declared: Option<usize>, max_bytes: usize) -> Self {
         Self {
             declared_bytes: declared.unwrap_or(0).min(max_bytes),
             max_bytes,
@@ -43,7 +43,7 @@ impl BodyBuffer {
     }
 
     /// Returns the number of bytes that have arrived.
-    pub(in crate::server) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match &self.storage {
             BodyStorage::Frame(bytes) => bytes.len(),
             BodyStorage::Buffer(bytes) => bytes.len(),
@@ -54,7 +54,7 @@ impl BodyBuffer {
     /// Appends a frame. Returns `false`, and appends nothing, if the body would be too long.
     ///
     /// *Cost*: a body of one frame is not copied; others are copied once, and those of unknown length up to 256 KiB twice.
-    pub(in crate::server) fn push(&mut self, frame: Bytes) -> bool {
+    pub(super) fn push(&mut self, frame: Bytes) -> bool {
         let length = self.len().saturating_add(frame.len());
         if length > self.max_bytes {
             return false;
@@ -85,7 +85,7 @@ impl BodyBuffer {
     }
 
     /// Returns the whole body.
-    pub(in crate::server) fn finish(self) -> Bytes {
+    pub(super) fn finish(self) -> Bytes {
         match self.storage {
             BodyStorage::Frame(bytes) => bytes,
             // A grown buffer may hold much unused memory.

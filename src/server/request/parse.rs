@@ -39,7 +39,7 @@ pub(in crate::server) struct ParsedRequest {
     pub(in crate::server) user: Option<String>,
     /// The hash of the conversation's beginning; `None` if the body has a cache key or a user.
     pub(in crate::server) conversation_hash: Option<u64>,
-    pub(in crate::server) previous_response_id: Option<String>,
+    pub(super) previous_response_id: Option<String>,
 }
 
 impl ParsedRequest {

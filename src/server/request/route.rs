@@ -67,7 +67,7 @@ pub(in crate::server) struct ProxyRoute {
     /// Whether the path is a known endpoint of the API: its response can be checked, and another replica can repeat it.
     pub(in crate::server) inspect_response: bool,
     /// The stored response that the path names; `None` for other paths.
-    pub(in crate::server) response_id: Option<String>,
+    pub(super) response_id: Option<String>,
 }
 
 /// The replicas that a request may go to.

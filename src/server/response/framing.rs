@@ -21,11 +21,7 @@ pub(in crate::server) enum BodyFraming {
 
 impl BodyFraming {
     /// Returns the framing of a response whose body has this length; `None` if it is unknown.
-    pub(in crate::server) fn for_response<B>(
-        request: &RequestLine,
-        response: &Response<B>,
-        length: Option<u64>,
-    ) -> Self {
+    pub(super) fn for_response<B>(request: &RequestLine, response: &Response<B>, length: Option<u64>) -> Self {
         if is_bodiless(request, response) || length.is_some() || response.headers().contains_key(header::CONTENT_LENGTH)
         {
             return Self::Length;

@@ -25,18 +25,18 @@ impl GzipEncoder {
     }
 
     /// Compresses a piece of the body. Returns the output so far; `None` while the encoder has none.
-    pub(in crate::server) fn encode(&mut self, piece: &[u8]) -> Option<Bytes> {
+    pub(super) fn encode(&mut self, piece: &[u8]) -> Option<Bytes> {
         let encoder = self.encoder.as_mut()?;
         encoder.write_all(piece).ok()?;
         Some(std::mem::take(encoder.get_mut())).filter(|output| !output.is_empty()).map(Bytes::from)
     }
 
     /// Ends the body and returns the rest of the output; `None` the second time.
-    pub(in crate::server) fn finish(&mut self) -> Option<Bytes> {
+    pub(super) fn finish(&mut self) -> Option<Bytes> {
         self.encoder.take()?.finish().ok().map(Bytes::from)
     }
 
-    pub(in crate::server) const fn is_finished(&self) -> bool {
+    pub(super) const fn is_finished(&self) -> bool {
         self.encoder.is_none()
     }
 }

@@ -56,7 +56,7 @@ impl DecisionLog {
     }
 
     /// Returns the decision of this number as a line, if it is still logged: `pool=chat policy=token_cost ...`.
-    pub(in crate::fleet) fn decision_line(&self, number: u64) -> Option<String> {
+    pub(in crate::fleet::observe) fn decision_line(&self, number: u64) -> Option<String> {
         let entry = lock(&self.ring).get_mut(number)?.copy();
         Some(entry.format_line())
     }
@@ -75,7 +75,7 @@ impl DecisionLog {
     }
 
     /// Records how a decision's request ended.
-    pub(in crate::fleet) fn record_result(&self, number: u64, result: DecisionResult) {
+    pub(in crate::fleet::observe) fn record_result(&self, number: u64, result: DecisionResult) {
         if let Some(entry) = lock(&self.ring).get_mut(number) {
             entry.result = Some(result);
         }

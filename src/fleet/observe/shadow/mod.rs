@@ -187,7 +187,7 @@ impl ShadowPolicy {
 
 impl ShadowReservation {
     /// Records a part of the real response.
-    pub(in crate::fleet) fn on_progress(&mut self, progress: ResponseProgress, now: Moment) {
+    pub(super) fn on_progress(&mut self, progress: ResponseProgress, now: Moment) {
         let (Some(reservation), ledger) = (&mut self.reservation, &self.replica.ledger) else { return };
         if progress.content_events > 0 {
             reservation.record_first_token(ledger);
@@ -199,13 +199,13 @@ impl ShadowReservation {
     }
 
     /// Returns the policy's choice; `None` if it was not asked.
-    pub(in crate::fleet) fn result(&self) -> Option<ShadowResult> {
+    pub(super) fn result(&self) -> Option<ShadowResult> {
         let cached = self.shadow.spec.needs_prefix().then_some(self.cached);
         Some(ShadowResult { policy: self.shadow.spec.name(), same_choice: self.same_choice?, cached })
     }
 
     /// Records the end of the request on its real replica, in `slot`; `had_first_token` if generated content had come.
-    pub(in crate::fleet) fn finish(mut self, outcome: Outcome, slot: Slot, had_first_token: bool) {
+    pub(super) fn finish(mut self, outcome: Outcome, slot: Slot, had_first_token: bool) {
         self.release(outcome == Outcome::Completed);
         if let (Some(cache_slot), Some(prefix)) = (&self.replica.cache_slot, &self.prefix)
             && !had_first_token
