@@ -1,5 +1,5 @@
-//! Layer 1: ejection of replicas that fail, and their half-open probes. nginx's `max_fails` and `fail_timeout`, and
-//! ejection times that grow.
+//! Layer 1: outlier ejection. Replicas that fail are ejected, by nginx's `max_fails` and `fail_timeout`, and come back
+//! by a half-open probe; ejection times may grow.
 
 use std::time::Duration;
 

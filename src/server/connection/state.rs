@@ -1,4 +1,4 @@
-//! The state of one client connection, shared by its requests.
+//! Connection state: what one client connection and its requests share, among it the write backlog.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! The timeouts of a client connection: request head, keep-alive, and writes.
+//! The timeouts of a client connection: header timeout, idle timeout (keep-alive) and write timeout.
 //!
 //! hyper has one timer for the request head and for the idle time before it. This one knows whether a byte of the head
 //! has arrived. For a client that does not read its response hyper has no timer at all.

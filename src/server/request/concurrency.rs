@@ -1,4 +1,4 @@
-//! Limits on concurrent requests, of all pools together and of each, and the time until there may be room.
+//! Concurrency limits of all pools together and of each pool, and the time until a request may be retried.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! The headers that a replica gets: the client's end-to-end headers and the router's `X-Forwarded-*`.
+//! The headers that a replica gets: the client's without the hop-by-hop headers, and the router's `X-Forwarded-*`.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;

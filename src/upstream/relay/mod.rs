@@ -1,4 +1,6 @@
 //! Relays a response to the client and follows it for the lease.
+//!
+//! Back-pressure: a frame is read from the replica only when the client's side asks for it.
 
 mod content;
 mod error;

@@ -1,4 +1,4 @@
-//! The timeouts of a response that is being relayed.
+//! The timeouts of a response that is being relayed: idle timeout between events, total timeout, waiting comments.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
