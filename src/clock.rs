@@ -1,5 +1,5 @@
-//! Layer 3: the only file that reads a clock or the operating system's randomness. All other code gets a [`Moment`] or a
-//! seed as an argument.
+//! Layer 3: the only file that reads a clock or the operating system's randomness. All other code gets a [`Moment`] or
+//! a seed as an argument.
 #![expect(clippy::disallowed_methods, reason = "clippy.toml bans clocks everywhere except in this file")]
 
 use std::collections::hash_map::RandomState;

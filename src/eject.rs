@@ -51,8 +51,8 @@ impl EjectCause {
         }
     }
 
-    /// Returns whether the cause is inferred from the outcome of requests, so that it may be wrong, or about the requests. A
-    /// refused connection is certain, and a health check is explicit.
+    /// Returns whether the cause is inferred from the outcome of requests, so that it may be wrong, or about the
+    /// requests. A refused connection is certain, and a health check is explicit.
     pub const fn is_passive(self) -> bool {
         matches!(self, Self::Failed | Self::Stalled)
     }
@@ -142,8 +142,8 @@ impl Ejector {
         fail_timeout.saturating_mul(self.consecutive_ejections).min(MAX_EJECTION_TIME).max(fail_timeout)
     }
 
-    /// Returns the number of periods, of `fail_timeout` and a second, since the replica was last chosen or failed. nginx
-    /// halves the weight of what it knows about a replica after each.
+    /// Returns the number of periods, of `fail_timeout` and a second, since the replica was last chosen or failed.
+    /// nginx halves the weight of what it knows about a replica after each.
     pub fn missed_periods(&self, now: Moment) -> u32 {
         let elapsed = now.since(self.checked_at);
         if elapsed <= self.limits.fail_timeout {
@@ -160,7 +160,8 @@ impl Ejector {
         }
     }
 
-    /// Records a failure that was the replica's fault. Returns whether it begins an ejection, the first or a further one.
+    /// Records a failure that was the replica's fault. Returns whether it begins an ejection, the first or a further
+    /// one.
     pub fn record_failure(&mut self, cause: EjectCause, now: Moment) -> bool {
         let was_ejected = self.is_over_limit() && !self.probing;
         self.fails = self.fails.saturating_add(1);

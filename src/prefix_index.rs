@@ -1,7 +1,7 @@
 //! Layer 1: an estimate of which replicas have which prompt prefixes in their caches.
 //!
-//! It may be wrong: two threads that write at once may lose an entry, and a hash may stand for another prompt (one in 2^52
-//! look-ups). A wrong entry costs a prefill, never a response.
+//! It may be wrong: two threads that write at once may lose an entry, and a hash may stand for another prompt (one in
+//! 2^52 look-ups). A wrong entry costs a prefill, never a response.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,9 +30,9 @@ const EPOCH_MASK: u32 = (1 << EPOCH_BITS) - 1;
 
 /// Hashes of prompt prefixes, with the replicas that were last sent them.
 ///
-/// *Shape*: for [`REPLICAS_PER_INDEX`] replicas, by index. The least recently sent prefixes of a replica are forgotten once
-/// the distinct tokens sent since exceed its capacity, as in an LRU cache, to within a sixteenth. *Cost*: 8 MiB, allocated
-/// with the first entry; no lock. No text is kept.
+/// *Shape*: for [`REPLICAS_PER_INDEX`] replicas, by index. The least recently sent prefixes of a replica are forgotten
+/// once the distinct tokens sent since exceed its capacity, as in an LRU cache, to within a sixteenth. *Cost*: 8 MiB,
+/// allocated with the first entry; no lock. No text is kept.
 pub struct PrefixIndex {
     buckets: OnceLock<Box<[IndexBucket]>>,
     replicas: [CachePadded<ReplicaEpochs>; REPLICAS_PER_INDEX],
@@ -71,8 +71,8 @@ struct IndexEntry {
 }
 
 impl PrefixIndex {
-    /// Returns the number of a prompt's first blocks that each replica probably has, by replica index. *Cost*: a cache miss
-    /// per block, up to the first block that no replica has.
+    /// Returns the number of a prompt's first blocks that each replica probably has, by replica index. *Cost*: a cache
+    /// miss per block, up to the first block that no replica has.
     pub fn cached_blocks(&self, fingerprint: &PromptFingerprint) -> [usize; REPLICAS_PER_INDEX] {
         let mut cached = [0; REPLICAS_PER_INDEX];
         let Some(buckets) = self.buckets.get() else { return cached };
@@ -169,7 +169,8 @@ impl ReplicaEpochs {
         &self.sent_tokens[(epoch % MAX_EPOCHS) as usize]
     }
 
-    /// Moves tokens that are sent in `epoch` there from the epoch in which they were last sent; `None` if that is forgotten.
+    /// Moves tokens that are sent in `epoch` there from the epoch in which they were last sent; `None` if that is
+    /// forgotten.
     fn record_sent(&self, epoch: u32, previous_epoch: Option<u32>, tokens: Tokens) {
         if previous_epoch == Some(epoch & EPOCH_MASK) {
             return;
@@ -243,8 +244,8 @@ impl IndexBucket {
         mask
     }
 
-    /// Stores an entry in place of the same one, else of an empty, forgotten or the oldest one. Returns the previous epoch of
-    /// the same entry if it is remembered.
+    /// Stores an entry in place of the same one, else of an empty, forgotten or the oldest one. Returns the previous
+    /// epoch of the same entry if it is remembered.
     fn insert(&self, hash: u64, entry: IndexEntry, ranges: &[EpochRange; REPLICAS_PER_INDEX]) -> Option<u32> {
         let mut oldest = (0, &self.0[0]);
         for cell in &self.0 {

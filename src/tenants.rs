@@ -114,8 +114,8 @@ impl TenantTable {
 
     /// Returns the tenant of `key`.
     ///
-    /// *Cost*: one hash of `key` and a comparison with the hash of every tenant, so that the time reveals nothing about a
-    /// key.
+    /// *Cost*: one hash of `key` and a comparison with the hash of every tenant, so that the time reveals nothing about
+    /// a key.
     pub fn find_by_key(&self, key: &[u8]) -> Option<&Arc<Tenant>> {
         let digest = KeyDigest::from_secret(key);
         let mut found = None;

@@ -62,7 +62,8 @@ pub trait Policy: Send {
         false
     }
 
-    /// Returns the terms that the policy compares for `candidate`, one of `candidates`, by name. Not on the request path.
+    /// Returns the terms that the policy compares for `candidate`, one of `candidates`, by name. Not on the request
+    /// path.
     ///
     /// *Shape*: in reading order, without the weight, by which a load is divided. *Units*: tokens, requests or seconds,
     /// as the name says.

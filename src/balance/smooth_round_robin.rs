@@ -6,7 +6,8 @@ use crate::units::Slot;
 /// The rotation state of one member.
 #[derive(Clone, Copy, Debug, Default)]
 struct RotationState {
-    /// Grows at every rotation by `effective_weight`, scaled to the candidate's weight. The chosen member's falls by the sum of these.
+    /// Grows at every rotation by `effective_weight`, scaled to the candidate's weight. The chosen member's falls by
+    /// the sum of these.
     current_weight: i64,
     /// The weight, lowered after failures and regained by one at every rotation.
     effective_weight: i64,

@@ -1,5 +1,5 @@
-//! The signals of a running router: SIGHUP reloads, SIGUSR1 reopens the logs, SIGTERM and SIGQUIT stop it after its streams
-//! have ended, SIGINT and a second signal at once.
+//! The signals of a running router: SIGHUP reloads, SIGUSR1 reopens the logs, SIGTERM and SIGQUIT stop it after its
+//! streams have ended, SIGINT and a second signal at once.
 
 use std::io;
 use std::time::Duration;

@@ -102,7 +102,8 @@ impl From<Diagnostic> for Vec<Diagnostic> {
 }
 
 impl fmt::Display for Diagnostic {
-    /// Writes `file:line:column: message`, the line with its place underlined, and `= help: ...`, without a final newline.
+    /// Writes `file:line:column: message`, the line with its place underlined, and `= help: ...`, without a final
+    /// newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
         let number = self.line.to_string();
@@ -154,7 +155,8 @@ impl Span {
         self.position().2
     }
 
-    /// Returns the place for a message about `other`: the line, or the source's name if the two are of different sources.
+    /// Returns the place for a message about `other`: the line, or the source's name if the two are of different
+    /// sources.
     pub(super) fn relative_to(&self, other: &Self) -> String {
         let line = self.position().0;
         if self.source.file == other.source.file { format!("line {line}") } else { self.source.file.clone() }

@@ -1,7 +1,7 @@
 //! Layer 3: the configuration: `router.toml`, the environment and the command line, read into [`Settings`].
 //!
-//! `parse` reads values, `schema` and `pool` are the tables of keys, `loader` fills drafts by them, and `build` compares
-//! all parts with each other. All errors are reported at once, each with its line, its place and help.
+//! `parse` reads values, `schema` and `pool` are the tables of keys, `loader` fills drafts by them, and `build`
+//! compares all parts with each other. All errors are reported at once, each with its line, its place and help.
 
 mod build;
 mod build_context;
@@ -38,8 +38,8 @@ use loader::ConfigLoader;
 
 /// Loads a configuration file's `text`; `file` is its name in messages.
 ///
-/// `env` is the environment: variables that begin with [`ENV_PREFIX`] override the file, and `api_key_env` and similar keys
-/// name others. *Errors*: all errors of the file and the variables; after a syntax error only those of syntax.
+/// `env` is the environment: variables that begin with [`ENV_PREFIX`] override the file, and `api_key_env` and similar
+/// keys name others. *Errors*: all errors of the file and the variables; after a syntax error only those of syntax.
 pub fn load(
     text: &str,
     file: &str,

@@ -41,8 +41,8 @@ pub struct EventContent<'a> {
 /// The fields of an event that must be exact; the others may be skipped, which is cheaper.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedFields {
-    /// Whether the event has content. Once content has been seen, any event with choices counts as content unless it must
-    /// be parsed for another reason, even one with nothing but a `finish_reason`.
+    /// Whether the event has content. Once content has been seen, any event with choices counts as content unless it
+    /// must be parsed for another reason, even one with nothing but a `finish_reason`.
     pub content: bool,
     /// The response's id.
     pub id: bool,

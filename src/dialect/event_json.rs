@@ -2,8 +2,8 @@
 //!
 //! The search looks for a key with its quotes, `"usage"`, and for the colon after it. No text of a model or a user can
 //! fake one. Within a JSON string a quote is always escaped, so the text `"usage":{` arrives as `\"usage\":{`, which
-//! does not contain `"usage"`. A string that is exactly `usage` is followed by `,`, `}` or `]`, never by a colon, unless
-//! it is a key.
+//! does not contain `"usage"`. A string that is exactly `usage` is followed by `,`, `}` or `]`, never by a colon,
+//! unless it is a key.
 
 use std::sync::LazyLock;
 
@@ -71,7 +71,8 @@ pub(super) fn read_error<'a>(event: &RawEvent<'a>) -> EventContent<'a> {
     EventContent { is_error: true, is_client_error, ..EventContent::default() }
 }
 
-/// Returns whether an error object stands for a 4xx. vLLM repeats the status as `code`; 408 and 429 are about the server.
+/// Returns whether an error object stands for a 4xx. vLLM repeats the status as `code`; 408 and 429 are about the
+/// server.
 pub(super) fn is_client_error(error: &RawValue) -> bool {
     let Some(fault) = parse_object::<ErrorFault<'_>>(error) else { return false };
     let status = fault.code.and_then(|code| code.get().parse::<u16>().ok());

@@ -6,8 +6,8 @@
 //!
 //! 1. Write `dialect/gemini.rs` with a `SPEC`: its event reader, error event, error body, and the members of a request
 //!    that hold the prompt. `choices_event` and `event_json` have readers to build on.
-//! 2. In this file, add `mod gemini;`, a variant before [`Dialect::Other`], its entry in [`Dialect::ALL`] and its arm in
-//!    [`Dialect::spec`].
+//! 2. In this file, add `mod gemini;`, a variant before [`Dialect::Other`], its entry in [`Dialect::ALL`] and its arm
+//!    in [`Dialect::spec`].
 //! 3. Add a row for each path to `ENDPOINTS` in `prompt/endpoint.rs`.
 //!
 //! The emulator needs a writer in `emulate/dialects` to speak it in tests.

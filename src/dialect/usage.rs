@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use super::json_object::JsonObject;
 use crate::units::{Tokens, Usage};
 
-/// A `usage` object on the wire, with the counts of every dialect. A count that is absent, `null` or not a whole number is
-/// `None` and does not affect the others.
+/// A `usage` object on the wire, with the counts of every dialect. A count that is absent, `null` or not a whole number
+/// is `None` and does not affect the others.
 #[derive(Debug, Default, Deserialize)]
 pub struct UsageObject<'a> {
     #[serde(borrow, default)]
@@ -40,8 +40,8 @@ struct TokenDetails<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageCounts {
     prompt: Option<u64>,
-    /// Prompt tokens read from the cache and written to it, which `prompt` leaves out: Anthropic's `input_tokens` counts
-    /// only those after the last cached one.
+    /// Prompt tokens read from the cache and written to it, which `prompt` leaves out: Anthropic's `input_tokens`
+    /// counts only those after the last cached one.
     extra_prompt: [Option<u64>; 2],
     cached: Option<u64>,
     completion: Option<u64>,
@@ -64,7 +64,8 @@ impl UsageCounts {
         update(&mut self.total, parse_count(wire.total_tokens));
     }
 
-    /// Returns the counts under their common names; `None` before the first count of the prompt, the completion or both.
+    /// Returns the counts under their common names; `None` before the first count of the prompt, the completion or
+    /// both.
     pub fn usage(&self) -> Option<Usage> {
         self.prompt.or(self.completion).or(self.total)?;
         let completion = self.completion.unwrap_or(0);

@@ -63,7 +63,7 @@ impl DnsNames {
         specs.iter().map(expand).collect()
     }
 
-    /// Resolves the names in `specs` that are not known yet, within [`RELOAD_WAIT`].
+    /// Resolves the names in `specs` that are not known yet, within `RELOAD_WAIT`.
     pub async fn resolve_new(&self, specs: &[PoolSpec], settings: &config::DnsSettings) {
         let mut new = DnsQuestion::from_specs(specs);
         new.retain(|question| self.known_peers(question).is_none());

@@ -20,7 +20,8 @@ pub enum EmulatedFault {
     CutMidstream(u64),
     /// `stall=N`: nothing is sent after N events; a whole response is never sent.
     Stall(u64),
-    /// `error-event=N`: as vLLM with a dead engine: an error event after N events, then `[DONE]`; a whole response is a 500.
+    /// `error-event=N`: as vLLM with a dead engine: an error event after N events, then `[DONE]`; a whole response is a
+    /// 500.
     ErrorEvent(u64),
     /// `abort-event=N`: as vLLM on SIGTERM: finish reason `abort` after N events, also in a whole response.
     AbortEvent(u64),

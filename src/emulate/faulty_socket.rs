@@ -34,8 +34,8 @@ impl SocketFault {
         self.read_waker.wake();
     }
 
-    /// Garbles the first byte of the next write (the size line of a chunk, if all before was flushed). Every later write
-    /// fails.
+    /// Garbles the first byte of the next write (the size line of a chunk, if all before was flushed). Every later
+    /// write fails.
     pub(super) fn garble_next_write(&self) {
         self.state.store(STATE_GARBLING, Ordering::Relaxed);
     }

@@ -1,16 +1,16 @@
 //! Layer 3: emulated replicas and clients for the demo and the tests.
 //!
-//! An emulated replica is an HTTP face on [`crate::engine`] in real time. It responds as vLLM 0.32 does, byte for byte where
-//! it matters (field order, event framing, errors). Generated text is filler, a word per token; a prompt has a token per
-//! four bytes. Beyond vLLM's API every request may carry:
+//! An emulated replica is an HTTP face on [`crate::engine`] in real time. It responds as vLLM 0.32 does, byte for byte
+//! where it matters (field order, event framing, errors). Generated text is filler, a word per token; a prompt has a
+//! token per four bytes. Beyond vLLM's API every request may carry:
 //!
 //! - `x-emulate-fault: NAME[=ARG]`: meet a fault, see [`EmulatedFault`];
 //! - `x-emulate-tokens: N`: output length if the body sets no bound (default 64);
 //! - `x-emulate-tokens-per-event: N`: tokens in one event;
 //! - `x-emulate-lockstep: 1`: send the first event, and each further one after a `POST /emulate/next/{x-request-id}`.
 //!
-//! `POST /emulate/faults` with `{"fault": NAME, "count": N, "path": PATH}` injects a fault into the next N requests (null:
-//! all) of the path (absent: every POST); `DELETE /emulate/faults` clears it. `GET /metrics` also has
+//! `POST /emulate/faults` with `{"fault": NAME, "count": N, "path": PATH}` injects a fault into the next N requests
+//! (null: all) of the path (absent: every POST); `DELETE /emulate/faults` clears it. `GET /metrics` also has
 //! `emulated:resident_tokens`: prompt and generated tokens of all requests, which real engines do not report.
 
 mod api_error;

@@ -5,11 +5,10 @@ const NO_BLOCK: u32 = u32::MAX;
 
 /// A fixed number of KV blocks.
 ///
-/// *Shape*: a block is held (referenced by at least one sequence) or free. A free block stays cached by its hash until it
-/// is allocated again. Blocks without a hash are allocated first, then those released least recently. *Cost*: O(1) for
-/// every call, 28 bytes a block.
-/// *Source*: vLLM `v1/core/block_pool.py`, with two differences: a hash is cached for one block only, and blocks without
-/// a hash are reused first.
+/// *Shape*: a block is held (referenced by at least one sequence) or free. A free block stays cached by its hash until
+/// it is allocated again. Blocks without a hash are allocated first, then those released least recently. *Cost*: O(1)
+/// for every call, 28 bytes a block. *Source*: vLLM `v1/core/block_pool.py`, with two differences: a hash is cached for
+/// one block only, and blocks without a hash are reused first.
 #[derive(Debug)]
 pub(super) struct BlockPool {
     cells: Vec<BlockCell>,

@@ -13,8 +13,8 @@ pub struct EngineEvent {
     pub kind: EngineEventKind,
 }
 
-/// The kind of an event. A request has `FirstToken`, then `Token` (output - 1 times), then `Finished`; with an output of 0
-/// only `Finished`.
+/// The kind of an event. A request has `FirstToken`, then `Token` (output - 1 times), then `Finished`; with an output
+/// of 0 only `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineEventKind {
     /// The prompt is computed and the first token generated.

@@ -15,8 +15,8 @@ pub struct EngineModel {
     pub step_time: Duration,
     /// Time per prompt token computed in a step.
     pub prefill_token_time: Duration,
-    /// Time per thousand pairs of a computed prompt token and a token before it. It makes prefill grow with the square of a
-    /// long prompt's length; zero by default.
+    /// Time per thousand pairs of a computed prompt token and a token before it. It makes prefill grow with the square
+    /// of a long prompt's length; zero by default.
     pub attention_time: Duration,
     /// Time per sequence that decodes in a step.
     pub sequence_time: Duration,

@@ -30,8 +30,8 @@ impl SimulatedEngine {
 
     /// Puts a request at the end of the queue; an idle replica begins a step with it at once.
     ///
-    /// `now` must not be before that of an earlier call. *Errors*: the request needs more memory than there is, or its id
-    /// is in use. *Cost*: the steps up to `now`, and about 20 ns per block of the prompt.
+    /// `now` must not be before that of an earlier call. *Errors*: the request needs more memory than there is, or its
+    /// id is in use. *Cost*: the steps up to `now`, and about 20 ns per block of the prompt.
     pub fn submit(&mut self, request: EngineRequest, now: Moment) -> Result<(), SubmitError> {
         self.run_until(now);
         self.scheduler.submit(request)?;
@@ -41,18 +41,18 @@ impl SimulatedEngine {
         Ok(())
     }
 
-    /// Removes a request; its memory is free at once, the current step still takes its time. Returns whether the request
-    /// was in the engine. Its events up to `now` are still reported.
+    /// Removes a request; its memory is free at once, the current step still takes its time. Returns whether the
+    /// request was in the engine. Its events up to `now` are still reported.
     pub fn abort(&mut self, id: u64, now: Moment) -> bool {
         self.run_until(now);
         self.scheduler.abort(id)
     }
 
-    /// Appends the unreported events up to `now` to `events`, in order of time; returns the end of the current step, `None`
-    /// while idle.
+    /// Appends the unreported events up to `now` to `events`, in order of time; returns the end of the current step,
+    /// `None` while idle.
     ///
-    /// A late caller gets the same events as one that calls at every step's end. *Cost*: about 15 ns per running request
-    /// and step.
+    /// A late caller gets the same events as one that calls at every step's end. *Cost*: about 15 ns per running
+    /// request and step.
     pub fn advance(&mut self, now: Moment, events: &mut Vec<EngineEvent>) -> Option<Moment> {
         self.run_until(now);
         events.append(&mut self.pending_events);

@@ -42,7 +42,8 @@ fn collect_events(engine: &mut SimulatedEngine, deadline: Moment) -> Vec<EngineE
     events
 }
 
-/// Returns a prompt of one of six families, so that prefixes are shared: block `i` of family `f` hashes to `1000 f + i`.
+/// Returns a prompt of one of six families, so that prefixes are shared: block `i` of family `f` hashes to `1000 f +
+/// i`.
 fn random_request(id: u64, rng: &mut SplitMix64, max_prompt: u64) -> EngineRequest {
     let family = rng.below(6);
     let prompt = 1 + rng.below(max_prompt);

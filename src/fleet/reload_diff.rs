@@ -21,8 +21,8 @@ pub struct ReloadDiff {
     pub replicas_added: Vec<Arc<str>>,
     /// Removed replicas; requests on them complete there.
     pub replicas_removed: Vec<Arc<str>>,
-    /// Changed pools with a hash policy, each with the share of keys that moved to another replica, 0 to 1. Empty unless
-    /// the change was a reload.
+    /// Changed pools with a hash policy, each with the share of keys that moved to another replica, 0 to 1. Empty
+    /// unless the change was a reload.
     pub keys_moved: Vec<(Arc<str>, f64)>,
 }
 

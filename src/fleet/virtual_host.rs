@@ -79,8 +79,8 @@ pub(super) fn build_virtual_hosts(pools: &[Arc<Pool>]) -> Vec<Arc<VirtualHost>> 
     virtual_hosts.into_iter().map(Arc::new).collect()
 }
 
-/// Returns the virtual host for a host (lower case, no port) and a path: those that name the host come before those that
-/// do not.
+/// Returns the virtual host for a host (lower case, no port) and a path: those that name the host come before those
+/// that do not.
 pub(super) fn find_virtual_host<'a>(
     virtual_hosts: &'a [Arc<VirtualHost>],
     host: &str,

@@ -88,7 +88,8 @@ impl ImportContext {
         }
     }
 
-    /// Raises a secondary key of a directive to the value with the greatest rank. The directive is counted by its main key.
+    /// Raises a secondary key of a directive to the value with the greatest rank. The directive is counted by its main
+    /// key.
     pub(super) fn set_max(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
         if self.settings.get(key).is_none_or(|known| known.rank < rank) {
             let source = (directive.to_one_line(), directive.source_line());

@@ -54,8 +54,8 @@ impl fmt::Display for ImportedConfig {
 /// Included paths are relative to the main file's folder; a missing one is a remark. At most 1,000 files and 32 MiB are
 /// read.
 ///
-/// *Errors*: nginx would reject the configuration too (unknown directives, open blocks; at most 50 are reported), a guard
-/// cannot be carried over, or no request reaches a replica.
+/// *Errors*: nginx would reject the configuration too (unknown directives, open blocks; at most 50 are reported), a
+/// guard cannot be carried over, or no request reaches a replica.
 pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig, Diagnostics> {
     let name = path.display().to_string();
     let whole = Span::from_text(name.clone(), "");

@@ -10,8 +10,8 @@ pub enum LogEscape {
     /// nginx's default: `"`, `\`, and bytes below 0x20 and above 0x7E become `\xHH`; a missing value is `-`.
     #[default]
     Default,
-    /// nginx's `json`: escaped as in a JSON string; a missing value is empty. Invalid UTF-8 is replaced. Unlike in nginx,
-    /// control characters beyond ASCII are escaped too.
+    /// nginx's `json`: escaped as in a JSON string; a missing value is empty. Invalid UTF-8 is replaced. Unlike in
+    /// nginx, control characters beyond ASCII are escaped too.
     Json,
     /// nginx's `none`: not escaped; a missing value is empty.
     None,

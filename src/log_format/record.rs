@@ -25,8 +25,8 @@ pub struct RequestRecord<'a> {
     pub tokens: TokenInfo<'a>,
     /// The times.
     pub times: RequestTimes,
-    /// Returns the seconds by which local time is ahead of UTC at a time since the Unix epoch. Called only for variables
-    /// that print local time.
+    /// Returns the seconds by which local time is ahead of UTC at a time since the Unix epoch. Called only for
+    /// variables that print local time.
     pub utc_offset: fn(Duration) -> i32,
     /// The name of the client's API key; `None` without one.
     pub tenant: Option<&'a str>,

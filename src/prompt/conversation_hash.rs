@@ -14,8 +14,8 @@ const MAX_HASHED_BYTES: usize = 16 * 1024;
 
 /// Returns a hash of the user's first turn; of the whole prompt if there are no turns, or none is the user's.
 ///
-/// The same on every machine. `None` if there is no prompt. *Cost*: the turns before are parsed again, and at most 16 KiB
-/// hashed, 16 us. Source of the hash: FNV-1a, 64 bits.
+/// The same on every machine. `None` if there is no prompt. *Cost*: the turns before are parsed again, and at most 16
+/// KiB hashed, 16 us. Source of the hash: FNV-1a, 64 bits.
 pub fn conversation_hash(prompt: &PromptMembers<'_>) -> Option<u64> {
     let turns = prompt.find(PromptPart::Turns);
     let first = turns.and_then(find_first_user_turn).or(turns).or_else(|| prompt.find(PromptPart::Text))?;

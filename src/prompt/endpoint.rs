@@ -1,4 +1,5 @@
-//! The API paths that the router relays to replicas. Paths that it serves itself (`/v1/models`, health) are not among them.
+//! The API paths that the router relays to replicas. Paths that it serves itself (`/v1/models`, health) are not among
+//! them.
 
 use http::Method;
 use thiserror::Error;

@@ -17,8 +17,9 @@ const MEDIA_BYTES: usize = 2_048;
 
 /// The hashes of a prompt's prefixes, shortest first.
 ///
-/// *Shape*: equal prefixes have equal hashes on every machine, for any spelling of their JSON. Model and `cache_salt` are
-/// part of the prefix. A block is 256 bytes up to 32 KiB, then at most a 64th of the text before it; a body of 32 MiB has
+/// *Shape*: equal prefixes have equal hashes on every machine, for any spelling of their JSON. Model and `cache_salt`
+/// are part of the prefix. A block is 256 bytes up to 32 KiB, then at most a 64th of the text before it; a body of 32
+/// MiB has
 /// 768. The text after the last full block has no hash. *Source*: XXH3, 64 bits, of the previous hash and 256 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptFingerprint {
@@ -84,8 +85,8 @@ impl PromptFingerprint {
     }
 }
 
-/// Returns a prompt's counts and its fingerprint, from one pass. `cache_scope` are the names that separate its cache entries
-/// from others, such as the model's.
+/// Returns a prompt's counts and its fingerprint, from one pass. `cache_scope` are the names that separate its cache
+/// entries from others, such as the model's.
 ///
 /// *Cost*: 1.5 times that of [`TextStats::from_prompt`].
 pub fn fingerprint_and_count(prompt: &PromptMembers<'_>, cache_scope: &[&str]) -> (TextStats, PromptFingerprint) {

@@ -1,5 +1,5 @@
-//! Layer 1: reading requests. Which endpoint a path is, what a body says that a router must know, and how a body is edited
-//! in place.
+//! Layer 1: reading requests. Which endpoint a path is, what a body says that a router must know, and how a body is
+//! edited in place.
 //!
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 

@@ -13,16 +13,16 @@ use crate::units::Tokens;
 
 /// The members of a request that matter to routing; `null` counts as absent.
 ///
-/// *Shape*: borrowed from the body. Of a repeated member the last one counts, as in Python. A second `model` is an error,
-/// because router and replica might read different ones.
+/// *Shape*: borrowed from the body. Of a repeated member the last one counts, as in Python. A second `model` is an
+/// error, because router and replica might read different ones.
 #[derive(Debug)]
 pub struct ParsedBody<'a> {
     /// The requested model; `None` if the body names none.
     pub model: Option<ModelField<'a>>,
     /// The response is wanted as an event stream.
     pub stream: bool,
-    /// The output limit of a choice: `max_completion_tokens`, else `max_output_tokens`, else `max_tokens`. Also `None` if
-    /// it is not a whole number, which the replica will refuse.
+    /// The output limit of a choice: `max_completion_tokens`, else `max_output_tokens`, else `max_tokens`. Also `None`
+    /// if it is not a whole number, which the replica will refuse.
     pub max_output: Option<Tokens>,
     /// The number of choices for each prompt, `n`; `None` in the same cases.
     pub choice_count: Option<u32>,
@@ -74,9 +74,9 @@ struct MemberScan<'a> {
 impl<'a> ParsedBody<'a> {
     /// Parses a request's JSON body. All of it is checked as JSON.
     ///
-    /// *Errors*: the body is not a JSON object (with line, column and byte), has two `model`s, or a `model` or `stream` of
-    /// the wrong type. Members that only estimates need never cause an error.
-    /// *Cost*: 0.5 us a KiB; no recursion, so that deep nesting cannot overflow the stack.
+    /// *Errors*: the body is not a JSON object (with line, column and byte), has two `model`s, or a `model` or `stream`
+    /// of the wrong type. Members that only estimates need never cause an error. *Cost*: 0.5 us a KiB; no recursion, so
+    /// that deep nesting cannot overflow the stack.
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         let text = std::str::from_utf8(body).map_err(|error| invalid_utf8(body, error.valid_up_to()))?;
         let trimmed = text.trim_ascii_start();
@@ -103,8 +103,8 @@ impl<'a> ParsedBody<'a> {
         self.stream_options.is_usage_requested()
     }
 
-    /// Returns the edit that requests the usage event; `None` if the client already does, or wrote `stream_options` that
-    /// the replica will refuse.
+    /// Returns the edit that requests the usage event; `None` if the client already does, or wrote `stream_options`
+    /// that the replica will refuse.
     ///
     /// Only for requests with `stream: true`: vLLM refuses `stream_options` on others.
     pub fn usage_edit(&self) -> Option<BodyEdit> {

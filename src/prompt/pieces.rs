@@ -28,9 +28,9 @@ pub enum PromptPiece<'a> {
 
 /// Passes the pieces of a prompt to `each`: tools, then the system prompt, then the turns.
 ///
-/// *Shape*: equal prompts give the same text for any white space and escapes, though not always cut into the same pieces.
-/// *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation except for a name with escapes. With
-/// counting, about 13 ns an escape.
+/// *Shape*: equal prompts give the same text for any white space and escapes, though not always cut into the same
+/// pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation except for a name with
+/// escapes. With counting, about 13 ns an escape.
 pub fn for_each_piece(prompt: &PromptMembers<'_>, mut each: impl FnMut(PromptPiece<'_>)) {
     for (part, value) in prompt.iter() {
         match part {

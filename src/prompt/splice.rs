@@ -66,8 +66,8 @@ impl IntoIterator for BodyPieces {
 
 /// Applies `edits` to `body`.
 ///
-/// *Shape*: edits in any order; insertions at one place keep their order. *Errors*: a range is reversed, overlaps another
-/// or is not within the body. *Cost*: no byte of the body is copied.
+/// *Shape*: edits in any order; insertions at one place keep their order. *Errors*: a range is reversed, overlaps
+/// another or is not within the body. *Cost*: no byte of the body is copied.
 pub fn splice(body: &Bytes, mut edits: Vec<BodyEdit>) -> Result<BodyPieces, EditError> {
     edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
     let mut pieces = BodyPieces(Vec::with_capacity(2 * edits.len() + 1));

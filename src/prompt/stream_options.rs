@@ -59,8 +59,8 @@ impl StreamOptions {
         matches!(self, Self::Object { include_usage: Some((true, _)), .. })
     }
 
-    /// Returns the edit that requests the usage event in a body that begins at `body_start`; `None` if the client already
-    /// does, or wrote something that the replica will refuse.
+    /// Returns the edit that requests the usage event in a body that begins at `body_start`; `None` if the client
+    /// already does, or wrote something that the replica will refuse.
     pub(super) fn usage_edit(&self, body_start: ObjectStart) -> Option<BodyEdit> {
         match self {
             Self::Absent => Some(body_start.insertion(r#""stream_options":{"include_usage":true}"#)),

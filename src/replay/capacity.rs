@@ -25,7 +25,8 @@ pub struct CapacityResult {
     pub policy: String,
     /// The highest speed at which goodput is at least [`GOODPUT_GOAL_PCT`], to within a 64th. `None` if there is none.
     pub speed: Option<f64>,
-    /// The fewest replicas that serve the scenario's own speed. `None` if more than 64, or eight times its own, are needed.
+    /// The fewest replicas that serve the scenario's own speed. `None` if more than 64, or eight times its own, are
+    /// needed.
     pub replicas: Option<usize>,
 }
 
@@ -61,9 +62,9 @@ impl CapacityResult {
 
 /// Returns the highest speed that the scenario's replicas serve, and the fewest replicas that serve its speed.
 ///
-/// Both are found by bisection, which assumes that goodput falls with load and rises with replicas. If it crosses the goal
-/// several times, one of the crossings is found. A closed loop of few sessions may serve any speed, so the search ends at
-/// 4096 times the scenario's. `on_replay` is called after each replay.
+/// Both are found by bisection, which assumes that goodput falls with load and rises with replicas. If it crosses the
+/// goal several times, one of the crossings is found. A closed loop of few sessions may serve any speed, so the search
+/// ends at 4096 times the scenario's. `on_replay` is called after each replay.
 ///
 /// *Errors*: as [`replay_trace`]. *Cost*: some twenty replays.
 pub fn find_capacity(

@@ -115,8 +115,8 @@ impl ReplayRouters {
     }
 }
 
-/// Returns the hash key of a request. Sessions count as named by their clients; without one, `$cache_key` is the prompt's
-/// prefix.
+/// Returns the hash key of a request. Sessions count as named by their clients; without one, `$cache_key` is the
+/// prompt's prefix.
 fn build_hash_key(pool: &Pool, request: &TraceRequest, prefix: Option<&PromptFingerprint>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for part in pool.hash_key().map_or(&[][..], HashKey::parts) {

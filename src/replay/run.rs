@@ -50,11 +50,11 @@ struct ReplaySimulation<'a> {
 
 /// Replays a trace under one policy.
 ///
-/// The same trace, policy and scenario give the same result. `on_progress` is called after each request with the number of
-/// requests that have ended.
+/// The same trace, policy and scenario give the same result. `on_progress` is called after each request with the number
+/// of requests that have ended.
 ///
-/// *Errors*: the policy does not support the number of replicas, or the speed is not positive. *Cost*: that of the engines'
-/// steps, some 15 ns per running request and some 100 ns per token.
+/// *Errors*: the policy does not support the number of replicas, or the speed is not positive. *Cost*: that of the
+/// engines' steps, some 15 ns per running request and some 100 ns per token.
 pub fn replay_trace(
     trace: &Trace,
     policy: &PolicySpec,

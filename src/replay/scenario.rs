@@ -31,8 +31,8 @@ pub struct Scenario {
     pub seed: u64,
 }
 
-/// Attention time per pair of tokens, from the shape of an 8B model: 524,288 operations a pair (32 layers of 4,096, four
-/// each) at 437 Tflop/s, somewhat below the rate of `prefill_token`. Not measured on an engine.
+/// Attention time per pair of tokens, from the shape of an 8B model: 524,288 operations a pair (32 layers of 4,096,
+/// four each) at 437 Tflop/s, somewhat below the rate of `prefill_token`. Not measured on an engine.
 const ATTENTION_PAIR_TIME: Duration = Duration::from_nanos(1_200);
 
 /// The bounds of a good answer.

@@ -38,8 +38,8 @@ impl FromStr for SyntheticKind {
 
 /// Returns a trace of `requests` requests; the same one for the same seed.
 ///
-/// *Shape*: the arrivals of a period with sessions in progress at both its ends; a closed loop has whole sessions except the
-/// last. The rates of the open loops keep eight replicas of the default model busy, not overloaded.
+/// *Shape*: the arrivals of a period with sessions in progress at both its ends; a closed loop has whole sessions
+/// except the last. The rates of the open loops keep eight replicas of the default model busy, not overloaded.
 pub fn synthesize_trace(kind: SyntheticKind, requests: usize, seed: u64) -> Trace {
     let profile = match kind {
         SyntheticKind::Chat => &CHAT_PROFILE,

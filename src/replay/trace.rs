@@ -25,7 +25,8 @@ pub struct TraceRequest {
     pub session: Option<u64>,
     /// Index of the turn in the conversation.
     pub turn: u32,
-    /// Time from the end of the previous turn to this one; `None` if it is sent at [`TraceRequest::sent_at`] in any case.
+    /// Time from the end of the previous turn to this one; `None` if it is sent at [`TraceRequest::sent_at`] in any
+    /// case.
     pub think_time: Option<Duration>,
 }
 
@@ -67,8 +68,8 @@ impl TraceRequest {
 
     /// Returns hashes of the prompt's full blocks of `size` tokens for an engine.
     ///
-    /// *Shape*: only blocks within the trace's own blocks. Each hash depends on the trace's block of its last token, so two
-    /// prompts share it only if they share that block.
+    /// *Shape*: only blocks within the trace's own blocks. Each hash depends on the trace's block of its last token, so
+    /// two prompts share it only if they share that block.
     pub fn engine_block_hashes(&self, size: Tokens) -> Vec<u64> {
         let size = size.0.max(1);
         let mut hashes = Vec::with_capacity(usize::try_from(self.block_tokens() / size).unwrap_or_default());
@@ -88,7 +89,8 @@ impl TraceRequest {
 impl Trace {
     /// Orders requests by time and links the turns of conversations.
     ///
-    /// If a request has a [`TraceRequest::think_time`], the trace is a closed loop: each turn waits for the previous one.
+    /// If a request has a [`TraceRequest::think_time`], the trace is a closed loop: each turn waits for the previous
+    /// one.
     pub fn new(mut requests: Vec<TraceRequest>) -> Self {
         requests.sort_by_key(|request| (request.sent_at, request.session, request.turn));
         let closed_loop = requests.iter().any(|request| request.think_time.is_some());

@@ -221,8 +221,8 @@ fn split_cells(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(|cell| cell.trim().trim_matches('"'))
 }
 
-/// Parses `YYYY-MM-DD HH:MM:SS[.fraction]` as time since the year 0. An offset after it is ignored: all lines of a file are
-/// assumed to have the same one.
+/// Parses `YYYY-MM-DD HH:MM:SS[.fraction]` as time since the year 0. An offset after it is ignored: all lines of a file
+/// are assumed to have the same one.
 fn parse_time(text: &str) -> Option<Duration> {
     let (date, time) = text.split_once([' ', 'T'])?;
     let [year, month, day] = parse_numbers(date, '-')?;
@@ -244,7 +244,8 @@ fn parse_numbers(text: &str, separator: char) -> Option<[u64; 3]> {
     numbers?.try_into().ok()
 }
 
-/// Returns the days since the first of March of the year 0. Years start in March, so that a leap day is the last of its year.
+/// Returns the days since the first of March of the year 0. Years start in March, so that a leap day is the last of its
+/// year.
 fn count_days(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 { (year + 1, month - 3) } else { (year, month + 9) };
     year * 365 + year.saturating_sub(1) / 4 - year.saturating_sub(1) / 100

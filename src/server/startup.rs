@@ -73,7 +73,8 @@ impl Server {
         Ok(WorkerHandle { load, queue: sender })
     }
 
-    /// Returns the listener addresses of the start. A port 0 of the configuration is replaced by the port of the system.
+    /// Returns the listener addresses of the start. A port 0 of the configuration is replaced by the port of the
+    /// system.
     pub fn listen_addresses(&self) -> &[ListenAddr] {
         &self.listen_addresses
     }

@@ -14,8 +14,8 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 pub struct EventFrame<'a> {
     /// The event's name; empty if it has none.
     pub name: &'a [u8],
-    /// The `data` lines joined by `\n`; `None` if there is no such line (comments, a name alone). Of an event longer than
-    /// [`HEAD_BYTES`](super::HEAD_BYTES) only the part in its first [`HEAD_BYTES`](super::HEAD_BYTES).
+    /// The `data` lines joined by `\n`; `None` if there is no such line (comments, a name alone). Of an event longer
+    /// than [`HEAD_BYTES`](super::HEAD_BYTES) only the part in its first [`HEAD_BYTES`](super::HEAD_BYTES).
     pub data: Option<&'a [u8]>,
     /// The last [`TAIL_BYTES`](super::TAIL_BYTES), line ends included, of an event longer than
     /// [`HEAD_BYTES`](super::HEAD_BYTES); empty for shorter ones.

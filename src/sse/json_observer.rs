@@ -17,9 +17,9 @@ const SKIP_BLOCK_BYTES: usize = 32;
 
 /// The structure of a plain JSON response.
 ///
-/// *Shape*: any bytes, JSON or not, cut anywhere. A key counts only at its own depth, so that neither text nor metadata in
-/// the response can pass for it: `id`, `usage`, `error` and `stop_reason` of the outermost object, `finish_reason` of its
-/// choices. *Cost*: 0.1 to 1 ns a byte.
+/// *Shape*: any bytes, JSON or not, cut anywhere. A key counts only at its own depth, so that neither text nor metadata
+/// in the response can pass for it: `id`, `usage`, `error` and `stop_reason` of the outermost object, `finish_reason`
+/// of its choices. *Cost*: 0.1 to 1 ns a byte.
 #[derive(Debug, Default)]
 pub(super) struct JsonObserver {
     /// `stop_reason` null means that the response was aborted.
@@ -182,9 +182,11 @@ fn append_bounded(value: &mut Vec<u8>, more: &[u8]) {
     value.extend_from_slice(more.get(..room).unwrap_or_default());
 }
 
-/// Returns the number of bytes before the next quote, brace or bracket. *Cost*: the block test compiles to vector instructions.
+/// Returns the number of bytes before the next quote, brace or bracket. *Cost*: the block test compiles to vector
+/// instructions.
 fn plain_prefix_len(rest: &[u8]) -> usize {
-    // `[`, `]`, `{` and `}` differ in three bits only. The other bytes with the same five bits do not occur outside strings.
+    // `[`, `]`, `{` and `}` differ in three bits only. The other bytes with the same five bits do not occur outside
+    // strings.
     let is_stop = |byte: &u8| *byte == b'"' || *byte | 0x26 == 0x7f;
     let mut skipped = 0;
     for block in rest.chunks(SKIP_BLOCK_BYTES) {

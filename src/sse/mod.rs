@@ -1,8 +1,8 @@
-//! Layer 1: reading responses. [`BodyObserver`] is given every chunk of a response body, an event stream or plain JSON, on
-//! its way to the client. It never alters, holds or copies the chunks.
+//! Layer 1: reading responses. [`BodyObserver`] is given every chunk of a response body, an event stream or plain JSON,
+//! on its way to the client. It never alters, holds or copies the chunks.
 //!
-//! [`Scanner`] finds the events in a stream; the [dialect](crate::dialect) reads each of them. The result does not depend
-//! on how the body is cut into chunks, and no input panics.
+//! [`Scanner`] finds the events in a stream; the [dialect](crate::dialect) reads each of them. The result does not
+//! depend on how the body is cut into chunks, and no input panics.
 
 mod answer_state;
 mod frame;

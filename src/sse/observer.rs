@@ -44,8 +44,8 @@ pub struct EventInfo {
     pub is_error: bool,
     /// The error is about the request, like a 4xx.
     pub is_client_error: bool,
-    /// The replica aborted the response: `finish_reason` "abort", or a message that stops without a reason, as vLLM writes
-    /// it there.
+    /// The replica aborted the response: `finish_reason` "abort", or a message that stops without a reason, as vLLM
+    /// writes it there.
     pub aborted: bool,
     /// It ends the response.
     pub done: bool,
@@ -54,8 +54,8 @@ pub struct EventInfo {
 /// Observes the body of one response as it passes.
 ///
 /// *Shape*: the result does not depend on how the body is cut into chunks; any bytes are allowed.
-/// *Cost*: about 70 ns for an ordinary event. JSON is parsed only up to the first content event, and where an event has a
-/// `usage` object or may be an error. Memory is bounded (see [`Scanner`]).
+/// *Cost*: about 70 ns for an ordinary event. JSON is parsed only up to the first content event, and where an event has
+/// a `usage` object or may be an error. Memory is bounded (see [`Scanner`]).
 #[derive(Debug)]
 pub struct BodyObserver {
     dialect: &'static DialectSpec,

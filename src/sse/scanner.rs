@@ -10,9 +10,9 @@ use super::partial_event::{PartialEvent, clear_buffer, head_and_tail};
 /// Finds the events of a stream that arrives in chunks.
 ///
 /// *Shape*: an event that lies in one chunk is borrowed from it. Only an unfinished event is copied, into a buffer that
-/// is reused. Of an event longer than [`HEAD_BYTES`](super::HEAD_BYTES) only the first [`HEAD_BYTES`](super::HEAD_BYTES)
-/// and the last [`TAIL_BYTES`](super::TAIL_BYTES) are kept: enough to find its type, and the `usage` at its end.
-/// *Cost*: two passes of `memchr` over a chunk.
+/// is reused. Of an event longer than [`HEAD_BYTES`](super::HEAD_BYTES) only the first
+/// [`HEAD_BYTES`](super::HEAD_BYTES) and the last [`TAIL_BYTES`](super::TAIL_BYTES) are kept: enough to find its type,
+/// and the `usage` at its end. *Cost*: two passes of `memchr` over a chunk.
 #[derive(Debug, Default)]
 pub struct Scanner {
     state: ScanState,
@@ -49,8 +49,8 @@ impl Scanner {
 
     /// Scans the next chunk and passes every event that ends in it to `each`, in order.
     ///
-    /// An event ends with the blank line after it. If that blank line is `\r` at the end of a chunk and the line before it
-    /// ended in `\r\n`, the event is passed on with the next chunk, whose first byte may be the missing `\n`.
+    /// An event ends with the blank line after it. If that blank line is `\r` at the end of a chunk and the line before
+    /// it ended in `\r\n`, the event is passed on with the next chunk, whose first byte may be the missing `\n`.
     pub fn scan(&mut self, chunk: &[u8], mut each: impl FnMut(EventFrame<'_>)) {
         let mut start = 0;
         while let Some(end) = self.state.find_event_end(chunk, start) {
@@ -61,8 +61,8 @@ impl Scanner {
         self.offset += chunk.len() as u64;
     }
 
-    /// Passes what is left at the end of the stream to `each`: blank lines, or a last event without its blank line. Some
-    /// servers omit that line; the standard would discard the event.
+    /// Passes what is left at the end of the stream to `each`: blank lines, or a last event without its blank line.
+    /// Some servers omit that line; the standard would discard the event.
     pub fn finish(&mut self, mut each: impl FnMut(EventFrame<'_>)) {
         self.state = ScanState::BeforeEvent;
         if self.pending_bytes() > 0 {

@@ -8,8 +8,8 @@ use tz::TimeZone;
 /// `None` if it cannot be read, which means UTC.
 static LOCAL_ZONE: OnceLock<Option<TimeZone>> = OnceLock::new();
 
-/// Returns the seconds by which local time is ahead of UTC at a time since the Unix epoch. As in nginx, the zone is `TZ`, or
-/// else `/etc/localtime`.
+/// Returns the seconds by which local time is ahead of UTC at a time since the Unix epoch. As in nginx, the zone is
+/// `TZ`, or else `/etc/localtime`.
 pub fn utc_offset_seconds(since_epoch: Duration) -> i32 {
     let zone = LOCAL_ZONE.get_or_init(|| match std::env::var("TZ") {
         Ok(name) => parse_zone(&name),

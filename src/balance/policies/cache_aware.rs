@@ -10,8 +10,8 @@ use crate::units::Slot;
 /// The difference in requests in flight above which the load is out of balance, if the ratio is above 1.5 too.
 const MAX_IMBALANCE_REQUESTS: u32 = 64;
 
-/// Chooses the replica with the longest cached prefix if that is more than 30 % of the prompt and the load is in balance,
-/// else the one with the fewest requests; ties at random.
+/// Chooses the replica with the longest cached prefix if that is more than 30 % of the prompt and the load is in
+/// balance, else the one with the fewest requests; ties at random.
 struct CacheAware;
 
 impl Policy for CacheAware {

@@ -18,7 +18,8 @@ impl Policy for Lmetric {
     fn choose(&mut self, request: &PolicyRequest<'_>, candidates: &[Candidate], rng: &mut SeededRng) -> Option<Slot> {
         min_cost(candidates, rng, |replica| {
             let tokens = u128::from(replica.load.prefill.0) + u128::from(uncached_tokens(request, replica));
-            // `min_cost` divides by the weight once more: twice the weight takes twice the tokens in twice the requests.
+            // `min_cost` divides by the weight once more: twice the weight takes twice the tokens in twice the
+            // requests.
             tokens * (u128::from(replica.in_flight) + 1) * DIVISION_SCALE / u128::from(replica.weight.get())
         })
     }

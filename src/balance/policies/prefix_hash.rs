@@ -1,7 +1,7 @@
 //! `prefix_hash [KEY] [bound=N]`: a ring over the prompt's prefix, with a bound on the tokens at one replica.
 //!
-//! Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018. Loads are tokens instead
-//! of balls, and the least loaded replica replaces the next on the ring.
+//! Source: Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads", SODA 2018. Loads are tokens
+//! instead of balls, and the least loaded replica replaces the next on the ring.
 
 use crate::balance::hash_probe::find_candidate;
 use crate::balance::hash_ring::RingPoints;
@@ -27,15 +27,15 @@ const CACHED_TOKEN_WEIGHT: u64 = 3;
 /// The share of the prompt, 1/10, that must be cached elsewhere for a request to leave its preferred replica.
 const MIN_GAIN_DIVISOR: u64 = 10;
 
-/// Sends all requests with one key to its preferred replica on the ring, while that is within the bound. Else it chooses
-/// the replica with the fewest tokens, plus three for each token of the prompt that is not cached there.
+/// Sends all requests with one key to its preferred replica on the ring, while that is within the bound. Else it
+/// chooses the replica with the fewest tokens, plus three for each token of the prompt that is not cached there.
 ///
 /// A replica is within the bound if both hold, its cached tokens counted as credit:
 /// - its tokens are at most `bound` times the average;
 /// - its recent tokens are at most 1.25 times `bound` times the recent average.
 ///
-/// The first keeps requests from waiting, the second moves a few keys for good. Routers that share no state agree on the
-/// preferred replicas.
+/// The first keeps requests from waiting, the second moves a few keys for good. Routers that share no state agree on
+/// the preferred replicas.
 struct PrefixHash {
     key: HashKey,
     points: RingPoints,

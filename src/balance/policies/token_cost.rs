@@ -15,10 +15,11 @@ const MIN_PREFERRED_CACHED_PERCENT: u64 = 30;
 
 /// Chooses the replica with the least `P + u (3 + W + D / 4) + T / 4` per weight; ties at random.
 ///
-/// `P` prompt tokens of `W` requests wait for prefill there, `u` tokens of this prompt are not cached there, `D` streams
-/// decode, and `T` tokens are resident. The terms are multiplied by the replica's slowdown.
+/// `P` prompt tokens of `W` requests wait for prefill there, `u` tokens of this prompt are not cached there, `D`
+/// streams decode, and `T` tokens are resident. The terms are multiplied by the replica's slowdown.
 ///
-/// - `3 u`: one `u` is the request's own prefill; two are for the cache entries that it evicts and the requests it delays.
+/// - `3 u`: one `u` is the request's own prefill; two are for the cache entries that it evicts and the requests it
+///   delays.
 /// - `u (W + D / 4)` keeps long prompts away from waiting requests and from streams, whose next tokens they delay.
 /// - `T / 4` spreads the memory use.
 struct TokenCost {

@@ -33,7 +33,8 @@ impl DialectWriter for ChatWriter {
             events.push(chat_chunk(answer, chunk, &content_delta(chunk), chunk.finish_reason));
             return events;
         }
-        // vLLM sends the function's name in one event, its arguments in the next ones, and the finish reason in another.
+        // vLLM sends the function's name in one event, its arguments in the next ones, and the finish reason in
+        // another.
         if chunk.tokens.start == 0 && !chunk.tokens.is_empty() {
             events.push(chat_chunk(answer, chunk, &tool_name_delta(answer, chunk.choice), None));
         }

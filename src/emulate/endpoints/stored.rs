@@ -9,7 +9,8 @@ use crate::emulate::json::quote_json;
 use crate::emulate::response_body::EmulatedBody;
 use crate::emulate::state::lock;
 
-/// Returns the response to a path that ends in an id: a stored response or a stream in lock-step. `None` for other paths.
+/// Returns the response to a path that ends in an id: a stored response or a stream in lock-step. `None` for other
+/// paths.
 pub(super) fn handle_path_with_id(request: &EmulatedRequest, path: &str) -> Option<Response<EmulatedBody>> {
     let method = request.head.method.as_str();
     if let Some(id) = path.strip_prefix("/emulate/next/") {

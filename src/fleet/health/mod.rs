@@ -39,15 +39,16 @@
 //!     down --> admitted: reload without down
 //! ```
 //!
-//! Several can hold at once; the first of these is shown: `drained`, `down`, `not_ready`, `full`, `ejected`, `draining`,
-//! `probing`, `busy`, `admitted`. In all but the last three a member gets no new requests. A draining member gets requests
-//! pinned to it. A busy one gets requests pinned to it, and others if no admitted member is left. A return from `ejected`,
-//! `drained`, `down` or `not_ready` starts the `slow_start` ramp.
+//! Several can hold at once; the first of these is shown: `drained`, `down`, `not_ready`, `full`, `ejected`,
+//! `draining`, `probing`, `busy`, `admitted`. In all but the last three a member gets no new requests. A draining
+//! member gets requests pinned to it. A busy one gets requests pinned to it, and others if no admitted member is left.
+//! A return from `ejected`, `drained`, `down` or `not_ready` starts the `slow_start` ramp.
 //!
-//! - *Ejection time*: `fail_timeout`; with `eject_backoff` the n-th ejection in a row lasts n times as long, up to 300 s.
+//! - *Ejection time*: `fail_timeout`; with `eject_backoff` the n-th ejection in a row lasts n times as long, up to 300
+//!   s.
 //! - *Only member*: the only member of a pool is never ejected for requests, only by its health check.
-//! - *Panic mode*: `failed` and `stalled` are ignored while they hold for more than half of the members in service, or for
-//!   all that could otherwise be chosen. Then the requests, or the router, are more likely at fault.
+//! - *Panic mode*: `failed` and `stalled` are ignored while they hold for more than half of the members in service, or
+//!   for all that could otherwise be chosen. Then the requests, or the router, are more likely at fault.
 
 pub(super) mod activity;
 pub(super) mod busy_backoff;

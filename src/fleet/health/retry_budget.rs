@@ -5,8 +5,8 @@ use crate::units::Moment;
 /// Length of the budget's window, in seconds.
 const WINDOW_SECONDS: u64 = 10;
 
-/// Limits of a pool's retries, relative to its requests: those of the last 10 s, or those in flight if they are more, as
-/// with long responses.
+/// Limits of a pool's retries, relative to its requests: those of the last 10 s, or those in flight if they are more,
+/// as with long responses.
 ///
 /// Retrying every failure would double the load when capacity is least. A fifth of the requests covers the death of one
 /// replica in five.

@@ -16,8 +16,8 @@ const NOISE_RATIO: f64 = 1.2;
 /// The speed that one response has shown.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::fleet) struct SpeedSample {
-    /// Time from the choice to the first token, and the tokens to prefill. `None` if requests waited before it: the time
-    /// would show load, not speed.
+    /// Time from the choice to the first token, and the tokens to prefill. `None` if requests waited before it: the
+    /// time would show load, not speed.
     pub(in crate::fleet) prefill: Option<(Duration, u64)>,
     /// Mean interval between tokens, and the streams on the replica when the first token came.
     pub(in crate::fleet) decode: Option<(Duration, u32)>,

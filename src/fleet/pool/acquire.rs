@@ -22,7 +22,8 @@ struct ReplicaChoice<'a> {
 }
 
 impl Pool {
-    /// Chooses a replica and reserves the request's tokens on it, in one step: the pinned one, else the policy's choice.
+    /// Chooses a replica and reserves the request's tokens on it, in one step: the pinned one, else the policy's
+    /// choice.
     ///
     /// *Errors*: no member may be chosen. *Cost*: one lock, O(members). A policy that uses prefix caches adds an index
     /// look-up before it and an insert after it.
@@ -89,8 +90,8 @@ impl Pool {
         }
     }
 
-    /// Returns the policy's choice among the eligible members, then among the eligible backups. If all of them are busy,
-    /// the first to be free.
+    /// Returns the policy's choice among the eligible members, then among the eligible backups. If all of them are
+    /// busy, the first to be free.
     fn choose_by_policy(&self, state: &mut PoolState, choice: &mut ReplicaChoice<'_>) -> Option<Slot> {
         let PoolState { policy, rng, candidates, tried, hot_key_reported, .. } = state;
         let request = choice.request;

@@ -162,8 +162,9 @@ impl Pool {
         EligibilityScan { panic: any_over_limit && self.is_panic(state, &scan), ..scan }
     }
 
-    /// Returns whether panic mode applies: `failed` and `stalled` hold for more than one and more than half of the members
-    /// in service, or for all that could otherwise be chosen. Then the requests, or the router, are more likely at fault.
+    /// Returns whether panic mode applies: `failed` and `stalled` hold for more than one and more than half of the
+    /// members in service, or for all that could otherwise be chosen. Then the requests, or the router, are more likely
+    /// at fault.
     fn is_panic(&self, state: &PoolState, scan: &EligibilityScan) -> bool {
         let (mut in_service, mut admitted, mut passive) = (0, 0, 0);
         for (member, health) in self.members.iter().zip(&state.member_health) {

@@ -43,7 +43,8 @@ impl PoolMember {
         }
     }
 
-    /// Returns whether the member is in service: neither down, drained nor draining, and ready. Ignores health and load.
+    /// Returns whether the member is in service: neither down, drained nor draining, and ready. Ignores health and
+    /// load.
     pub(super) fn is_in_service(&self, rules: PoolRules) -> bool {
         let in_rotation = !self.spec.down && !self.spec.drain && !self.replica.is_drained();
         in_rotation && (!rules.needs_model_list || self.replica.has_known_models())

@@ -8,7 +8,8 @@ use crate::fleet::{LengthEstimator, PathPolicy, ReplicaModels};
 use crate::units::ModelName;
 
 impl Pool {
-    /// Returns the models that can be requested now: the configured names, else those the replicas list. Sorted, unique.
+    /// Returns the models that can be requested now: the configured names, else those the replicas list. Sorted,
+    /// unique.
     pub fn models(&self) -> Vec<ModelName> {
         let mut names = self.spec.models.clone();
         if names.is_empty() {

@@ -160,8 +160,8 @@ impl Replica {
         self.engine_report(now)?.stats.kv_capacity
     }
 
-    /// Records its engine's stats as of `now`, valid for `validity`. `in_flight` is the maximum of our own requests on it
-    /// during the scrape.
+    /// Records its engine's stats as of `now`, valid for `validity`. `in_flight` is the maximum of our own requests on
+    /// it during the scrape.
     pub fn set_engine_stats(&self, stats: EngineStats, in_flight: u32, now: Moment, validity: Duration) {
         self.engine.update(stats, OwnLoad { in_flight, load: self.ledger.load() }, now, validity);
     }

@@ -16,7 +16,8 @@ pub(super) fn handle_gzip(context: &mut ImportContext, directive: &Directive) {
     }
 }
 
-/// Turns compression on if nginx compresses JSON anywhere. It compresses text/html only, unless `gzip_types` lists more.
+/// Turns compression on if nginx compresses JSON anywhere. It compresses text/html only, unless `gzip_types` lists
+/// more.
 pub(in crate::import) fn finish_gzip(context: &mut ImportContext) {
     let all = std::mem::take(&mut context.deferred.gzip);
     let lists_json = |directive: &Directive| {

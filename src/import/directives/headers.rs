@@ -85,7 +85,8 @@ fn must_set_request_header(context: &mut ImportContext, directive: &Directive, n
 
 /// Returns the value for router.toml; `None` if the header is left out.
 ///
-/// A request header with an unknown value becomes empty, so that no client can send a header that only the proxy may set.
+/// A request header with an unknown value becomes empty, so that no client can send a header that only the proxy may
+/// set.
 fn convert_value(
     context: &mut ImportContext,
     directive: &Directive,

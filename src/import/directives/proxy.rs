@@ -1,5 +1,5 @@
-//! Directives on proxying that one rule cannot decide: the router has no key for them, and the arguments say whether the
-//! router does the same without one.
+//! Directives on proxying that one rule cannot decide: the router has no key for them, and the arguments say whether
+//! the router does the same without one.
 
 use crate::import::context::ImportContext;
 use crate::import::syntax::directive::Directive;

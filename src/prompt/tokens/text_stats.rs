@@ -115,8 +115,8 @@ impl TextCounter {
 }
 
 impl TextStats {
-    /// Counts at most one block; `before` is the same text from two bytes earlier. Without branches and with byte counts,
-    /// so that the loop compiles to vector instructions.
+    /// Counts at most one block; `before` is the same text from two bytes earlier. Without branches and with byte
+    /// counts, so that the loop compiles to vector instructions.
     fn count_block(&mut self, before: &[u8], block: &[u8]) {
         let lasts = before.get(1..).unwrap_or_default();
         let (mut words, mut letters, mut digits, mut breaks, mut gaps, mut visible) = (0u8, 0u8, 0u8, 0u8, 0u8, 0u8);

@@ -5,8 +5,8 @@ use crate::units::Tokens;
 
 /// The features of a prompt, each with a learned weight.
 const FEATURE_COUNT: usize = 11;
-/// Tokens per feature before anything is learned, in the order of [`extract_features`]. They are right within a sixth on
-/// English and code, and within a third on Chinese and JSON (`tests/it/tokens/token_estimate.rs`).
+/// Tokens per feature before anything is learned, in the order of [`extract_features`]. They are right within a sixth
+/// on English and code, and within a third on Chinese and JSON (`tests/it/tokens/token_estimate.rs`).
 const PRIOR_WEIGHTS: [f64; FEATURE_COUNT] = [3.0, 4.0, 0.80, 0.07, 0.42, 0.55, 0.35, 0.6, 0.75, 0.6, 1.0];
 /// The standard deviation of each weight's prior.
 const PRIOR_STD_DEVS: [f64; FEATURE_COUNT] = [10.0, 6.0, 0.4, 0.06, 0.3, 0.3, 0.4, 0.5, 0.4, 0.6, 0.05];
@@ -91,8 +91,8 @@ impl TokenEstimator {
         self.inflate_covariance();
     }
 
-    /// Lets old observations fade. The variance of a feature that no prompt has for long stays at most its prior, or the
-    /// next prompt with that feature would change all weights.
+    /// Lets old observations fade. The variance of a feature that no prompt has for long stays at most its prior, or
+    /// the next prompt with that feature would change all weights.
     ///
     /// A row and its column grow by one factor: a matrix bounded cell by cell is no longer a covariance, and learning
     /// diverges.
@@ -111,7 +111,8 @@ impl TokenEstimator {
 
     fn estimate_text(&self, stats: &TextStats) -> f64 {
         let tokens = dot_product(&self.weights, &extract_features(stats));
-        // Weights are learned together and may be implausible one by one, so the estimate of an unusual prompt is clamped.
+        // Weights are learned together and may be implausible one by one, so the estimate of an unusual prompt is
+        // clamped.
         let characters =
             f64::from(stats.letters + stats.digits + stats.punctuation + stats.ideographs + stats.other_chars);
         tokens.clamp(1.0f64.max(characters / 16.0), 16.0 * f64::from(stats.turns) + 2.0 * characters + 512.0)

@@ -1,7 +1,7 @@
 //! Counting tokens with a model's own vocabulary.
 //!
-//! A tokenizer is slow (3 MB/s), takes seconds for adversarial text, and can panic. So it gets text in bounded chunks, cut
-//! where words end, up to a total limit, and never on a thread that serves other requests.
+//! A tokenizer is slow (3 MB/s), takes seconds for adversarial text, and can panic. So it gets text in bounded chunks,
+//! cut where words end, up to a total limit, and never on a thread that serves other requests.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,8 +123,8 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// Returns `text` in chunks of at most [`MAX_CHUNK_BYTES`]. Each ends before a blank between words, if there is one: only
-/// there every vocabulary begins a token.
+/// Returns `text` in chunks of at most [`MAX_CHUNK_BYTES`]. Each ends before a blank between words, if there is one:
+/// only there every vocabulary begins a token.
 fn split_chunks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

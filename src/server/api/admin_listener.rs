@@ -37,7 +37,8 @@ pub(in crate::server) async fn run(app: Arc<AppState>, listener: TcpListener, ro
     }
 }
 
-/// Checks whether a request may be served. A web page may read but not change anything, or it could act for its visitor.
+/// Checks whether a request may be served. A web page may read but not change anything, or it could act for its
+/// visitor.
 ///
 /// *Errors*: the request shows no token or a wrong one, or a web page sent it.
 fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), RequestError> {

@@ -8,8 +8,8 @@ use http::Version;
 use super::peer_addr::PeerAddr;
 use crate::log_format::ConnectionInfo;
 
-/// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame that
-/// came last they fit into 64 KiB.
+/// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame
+/// that came last they fit into 64 KiB.
 const MAX_PENDING_WRITE_BYTES: usize = 16 << 10;
 
 /// A client connection, shared by its requests.

@@ -37,7 +37,8 @@ impl<V: Clone> BoundedMap<V> {
         (now <= entry.expires_at).then(|| entry.value.clone())
     }
 
-    /// Returns the value of `key` as [`BoundedMap::get`] does. The entry then counts as used and expires `lifetime` later.
+    /// Returns the value of `key` as [`BoundedMap::get`] does. The entry then counts as used and expires `lifetime`
+    /// later.
     pub(super) fn get_and_extend(&self, key: &[u8], lifetime: Duration, now: Moment) -> Option<V> {
         let mut entry = self.entries.get_mut(key)?;
         if now > entry.expires_at {

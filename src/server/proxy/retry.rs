@@ -146,8 +146,8 @@ impl Attempts {
         RetryDecision::Relay(lease)
     }
 
-    /// Returns whether a request that has reached a replica may be sent to another one, and if so takes a retry from the
-    /// pool's budget.
+    /// Returns whether a request that has reached a replica may be sent to another one, and if so takes a retry from
+    /// the pool's budget.
     fn try_take_retry(&self, request: &PoolRequest<'_>) -> bool {
         !self.not_retryable && self.retries < MAX_RETRIES && request.pool().try_take_retry(self.clock.now())
     }

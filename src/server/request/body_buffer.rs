@@ -53,7 +53,8 @@ impl BodyBuffer {
 
     /// Appends a frame. Returns `false`, and appends nothing, if the body would be too long.
     ///
-    /// *Cost*: a body of one frame is not copied; others are copied once, and those of unknown length up to 256 KiB twice.
+    /// *Cost*: a body of one frame is not copied; others are copied once, and those of unknown length up to 256 KiB
+    /// twice.
     pub(super) fn push(&mut self, frame: Bytes) -> bool {
         let length = self.len().saturating_add(frame.len());
         if length > self.max_bytes {

@@ -34,7 +34,8 @@ pub(in crate::server) struct ParsedRequest {
     pub(in crate::server) max_output: Option<Tokens>,
     /// The edit that requests a stream's usage; `None` if the client requests it or the endpoint cannot report it.
     pub(in crate::server) usage_edit: Option<BodyEdit>,
-    /// The body's `prompt_cache_key`. This, `user` and `conversation_hash` are read only if some hash key needs the body.
+    /// The body's `prompt_cache_key`. This, `user` and `conversation_hash` are read only if some hash key needs the
+    /// body.
     pub(in crate::server) cache_key: Option<String>,
     pub(in crate::server) user: Option<String>,
     /// The hash of the conversation's beginning; `None` if the body has a cache key or a user.

@@ -81,7 +81,8 @@ impl ResponseBody {
         let framing = BodyFraming::for_response(&log.context().request_line, &response, length);
         log.set_response(&response, framing, length);
         if framing == BodyFraming::UntilClose {
-            // hyper would send a 1.1 response as `connection: keep-alive`, and a client such as `ab` would not see its end.
+            // hyper would send a 1.1 response as `connection: keep-alive`, and a client such as `ab` would not see its
+            // end.
             *response.version_mut() = Version::HTTP_10;
         }
         let chunked = framing == BodyFraming::Chunked;

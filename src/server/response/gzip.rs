@@ -57,7 +57,8 @@ pub(in crate::server) fn accepts_gzip(headers: &HeaderMap) -> bool {
     any
 }
 
-/// Sets the head of a compressed response if the response is worth it and the client accepts gzip; returns whether it is.
+/// Sets the head of a compressed response if the response is worth it and the client accepts gzip; returns whether it
+/// is.
 ///
 /// `length` is that of the body; `None` if it is unknown.
 pub(in crate::server) fn negotiate<B>(

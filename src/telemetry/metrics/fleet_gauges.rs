@@ -1,7 +1,7 @@
 //! Metrics that are read from the fleet at each scrape: load, health and what engines report.
 //!
-//! Nothing is kept between scrapes. So a removed replica has no load, and a value is absent if the engine does not report
-//! it or its report has expired.
+//! Nothing is kept between scrapes. So a removed replica has no load, and a value is absent if the engine does not
+//! report it or its report has expired.
 
 use std::sync::Arc;
 

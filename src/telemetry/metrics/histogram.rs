@@ -7,8 +7,8 @@ use crate::fleet::TokenIntervals;
 
 /// One series of a histogram.
 ///
-/// *Shape*: a counter per bucket and the sum, 8 bytes each, for any number of observations. The exporter's own histogram
-/// keeps every observation until the next scrape. *Cost*: some 20 ns an observation.
+/// *Shape*: a counter per bucket and the sum, 8 bytes each, for any number of observations. The exporter's own
+/// histogram keeps every observation until the next scrape. *Cost*: some 20 ns an observation.
 pub(super) struct Histogram {
     bounds: &'static [f64],
     /// One more than `bounds`; the last counts what is above them all.

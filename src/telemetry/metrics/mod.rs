@@ -63,8 +63,8 @@ impl Metrics {
         self.handshakes_failed.increment(1);
     }
 
-    /// Records an answered request: its status, 0 if the client left before there was one, and the router's own time from
-    /// the last byte of the request to its first byte to a replica; `None` if it was sent to none.
+    /// Records an answered request: its status, 0 if the client left before there was one, and the router's own time
+    /// from the last byte of the request to its first byte to a replica; `None` if it was sent to none.
     pub fn record_response(&self, status: u16, overhead: Option<Duration>) {
         self.requests.record(status);
         if let Some(overhead) = overhead {

@@ -1,7 +1,7 @@
 //! Counters whose label values come from the configuration, kept by the `metrics` crate's Prometheus recorder.
 //!
-//! The recorder keeps a series forever and every observation of a histogram until the next scrape. So series of replicas
-//! and all histograms are kept by [`super::labelled_series`] and [`super::histogram`] instead.
+//! The recorder keeps a series forever and every observation of a histogram until the next scrape. So series of
+//! replicas and all histograms are kept by [`super::labelled_series`] and [`super::histogram`] instead.
 
 use metrics::{Counter, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};

@@ -136,7 +136,8 @@ impl ReplicaSeries {
         self.model_series.get_or_create(|known| known.as_ref() == model, || (model.cloned(), ModelSeries::default()))
     }
 
-    /// Returns whether the fleet has the replica, or had it less than [`RETENTION`] ago. Notes when it was first missed.
+    /// Returns whether the fleet has the replica, or had it less than [`RETENTION`] ago. Notes when it was first
+    /// missed.
     fn is_retained(&self, is_present: bool, now: Moment) -> bool {
         let left_at = match self.left_at_nanos.load(Ordering::Relaxed) {
             _ if is_present => 0,
@@ -199,8 +200,8 @@ impl Default for ModelSeries {
     }
 }
 
-/// Returns the reported tokens of a request; if a stream ended before they arrived, the estimated ones. `None` if there was
-/// no first token.
+/// Returns the reported tokens of a request; if a stream ended before they arrived, the estimated ones. `None` if there
+/// was no first token.
 fn usage_or_estimate(report: &LeaseReport<'_>) -> Option<Usage> {
     report.usage.or_else(|| report.timeline.first_token.map(|_| report.estimated_usage))
 }

@@ -41,8 +41,8 @@ struct TraceLine {
     prefix: Option<Arc<PromptFingerprint>>,
 }
 
-/// Records answered requests on a thread of its own and forwards every report to the metrics. On drop it writes the queued
-/// lines.
+/// Records answered requests on a thread of its own and forwards every report to the metrics. On drop it writes the
+/// queued lines.
 pub struct TrafficRecorder {
     metrics: Arc<Metrics>,
     line_sender: Option<SyncSender<TraceLine>>,
@@ -145,7 +145,8 @@ impl RotatingFile {
     }
 }
 
-/// Writes lines until the sender is dropped. A full disk must not end the router: a line that cannot be written is counted.
+/// Writes lines until the sender is dropped. A full disk must not end the router: a line that cannot be written is
+/// counted.
 fn write_until_closed(receiver: &Receiver<TraceLine>, mut output: RotatingFile, dropped_lines: &AtomicU64) {
     let mut block_ids = BlockIds::default();
     let mut text = String::new();

@@ -34,7 +34,7 @@ pub use settlement::RelayResult;
 ///
 /// Settles its lease at the end. Dropped before, it closes the replica's connection, and the lease ends as
 /// `client_gone` unless the response has already reported an error. Of a stream whole events pass, so that an
-/// interrupted one can end in an error event; [`event_filter`] says which bytes are removed.
+/// interrupted one can end in an error event; `event_filter` says which bytes are removed.
 pub struct RelayBody {
     body: UpstreamBody,
     content: RelayedContent,

@@ -271,8 +271,8 @@ fn expect_100_continue_with_a_large_body_is_refused_at_once() {
     assert!(replica.received_requests().is_empty());
 }
 
-/// "CONNECT, TRACE, Upgrade, absolute URIs, dot segments, encoded slashes: never an open proxy, never a path outside the
-/// allowed list."
+/// "CONNECT, TRACE, Upgrade, absolute URIs, dot segments, encoded slashes: never an open proxy, never a path outside
+/// the allowed list."
 #[test]
 fn no_spelling_reaches_an_unlisted_path() {
     let (replica, elsewhere) = (start_good_replica(), start_good_replica());

@@ -35,8 +35,8 @@ fn assert_shed(reply: &HttpResponse) {
     assert!(reply.openai_error()["message"].is_string());
 }
 
-/// "Limits shed at once with 429/503, `Retry-After` (1-30 s, from the ledger when known) and a JSON error; accepted work
-/// finishes."
+/// "Limits shed at once with 429/503, `Retry-After` (1-30 s, from the ledger when known) and a JSON error; accepted
+/// work finishes."
 #[test]
 fn excess_requests_are_shed_at_once_and_accepted_work_finishes() {
     for limit in ["max_in_flight = 2", "[limits]\nin_flight_requests = 2"] {
