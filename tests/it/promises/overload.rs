@@ -94,7 +94,8 @@ fn excess_bodies_and_connections_are_shed() {
             && client.try_read_head().is_some_and(|r| r.status == 200)
     };
     let served = open.iter_mut().filter_map(|client| served(client).then_some(())).count();
-    assert!((19..=20).contains(&served), "{served}");
+    // Of the 20, `held` has one, and the connection of the shed request may not be closed yet.
+    assert!((18..=20).contains(&served), "{served}");
     drop(open);
     wait_until("other clients are served after they leave", || {
         TcpStream::connect(router.addr).is_ok_and(|stream| {
