@@ -15,7 +15,7 @@ pub struct EmulatorSettings {
     pub max_model_len: u64,
     /// Time after which an idle connection is closed.
     pub keepalive_timeout: Duration,
-    /// Whether every request is answered with a copy of itself and nothing is emulated.
+    /// Whether every request is echoed to its client instead of emulated.
     pub echo: bool,
 }
 
