@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue fails here")]
 #![allow(unreachable_pub, reason = "the modules of one binary")]
 
+mod compatibility;
 mod config;
 mod failures;
 mod harness;

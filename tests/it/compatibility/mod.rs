@@ -1,0 +1,1 @@
+//! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
