@@ -54,8 +54,21 @@ for policy in round_robin token_cost; do
   wait_for 20 "http://127.0.0.1:$port2/readyz"
   least=0
   [ "$policy" = token_cost ] && least=90
-  python3 "$root/tests/e2e/turns.py" "http://127.0.0.1:$port2" tiny "${block:-16}" "$policy" "$least" || failed=1
+  python3 "$root/tests/e2e/turns.py" "http://127.0.0.1:$port2" tiny "${block:-16}" "$policy" --least "$least" || failed=1
 done
+echo "# Claude Code: cached tokens without and with its header that changes with every request"
+shares=()
+for header in --no-billing-header --billing-header; do
+  share=$(python3 "$root/tests/e2e/turns.py" "$router" tiny "${block:-16}" "claude $header" --claude-code "$header") || failed=1
+  echo "$share"
+  shares+=("$(sed -n 's/.* cached, \([0-9.]*\) %.*/\1/p' <<< "$share")")
+done
+if python3 -c "import sys; without, with_header = map(float, sys.argv[1:]); sys.exit(with_header < without - 3)" "${shares[@]}"; then
+  echo "ok the header costs at most 3 points of cached tokens"
+else
+  echo "FAIL the header costs more than 3 points of cached tokens"
+  failed=1
+fi
 echo "# openai for Python"
 "$home/venv/bin/python" "$root/tests/e2e/sdk/scenarios.py" "$router/v1" tiny --engine vllm \
   --metrics "$1/metrics" --metrics "$2/metrics" || failed=1
