@@ -21,3 +21,6 @@ pub use scanner::Scanner;
 
 /// The comment that keeps a client's stream open between the response head and the first event.
 pub const WAITING_COMMENT: &str = ": waiting\n\n";
+
+/// The comment that keeps a client's stream open between two events.
+pub const KEEP_ALIVE_COMMENT: &str = ": keep-alive\n\n";

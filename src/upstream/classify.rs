@@ -29,6 +29,11 @@ pub(super) fn is_readable_stream(head: &Parts, dialect: Dialect) -> bool {
         && !head.headers.contains_key(header::CONTENT_ENCODING)
 }
 
+/// Returns whether bytes may be inserted into a response: it has no declared length and no coding.
+pub(super) fn is_extensible(head: &Parts) -> bool {
+    !head.headers.contains_key(header::CONTENT_LENGTH) && !head.headers.contains_key(header::CONTENT_ENCODING)
+}
+
 /// Parses `Retry-After`, seconds or a date; zero for a date in the past.
 ///
 /// A date is by the replica's clock, so it is compared with the response's `Date`; without one, with `unix_time`.

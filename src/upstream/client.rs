@@ -114,7 +114,7 @@ impl UpstreamClient {
         let received_at = self.clock.now();
         let (head, incoming) = response.into_parts();
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
-        let PeekResult { fault, observer, no_event_yet } =
+        let PeekResult { fault, observer } =
             peek::peek_response(&mut body, &head, &request.expectations, timer).await?;
         let outcome = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
@@ -128,7 +128,6 @@ impl UpstreamClient {
             router_requested_usage: false,
             body,
             observer,
-            no_event_yet,
             first_byte_deadline: timer.first_byte_deadline,
             total_deadline: timer.total_deadline,
         })

@@ -23,8 +23,6 @@ pub(super) struct PeekResult {
     pub(super) fault: Option<ResponseFault>,
     /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
-    /// Whether this is a stream that had no event within `timeouts.first_event_hold`.
-    pub(super) no_event_yet: bool,
 }
 
 /// How much of a response is read.
@@ -82,7 +80,7 @@ async fn peek_first_event(
             }
             FrameWait::TimedOut => {
                 timer.check_time_left()?;
-                return Ok(PeekResult { no_event_yet: true, ..PeekResult::default() });
+                return Ok(PeekResult::default());
             }
         };
     }
@@ -128,7 +126,7 @@ async fn peek_json(
         (_, true) => Some(ResponseFault::Error),
         _ => None,
     };
-    Ok(PeekResult { fault: fault.filter(|_| has_ended), observer: Some(observer), no_event_yet: false })
+    Ok(PeekResult { fault: fault.filter(|_| has_ended), observer: Some(observer) })
 }
 
 async fn peek_first_byte(body: &mut UpstreamBody, timer: &ResponseTimer<'_>) -> Result<PeekResult, SendError> {

@@ -65,8 +65,6 @@ pub struct UpstreamResponse {
     pub body: UpstreamBody,
     /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
-    /// Whether this is a stream without an event yet.
-    pub(super) no_event_yet: bool,
     /// Deadline of its first byte.
     pub(super) first_byte_deadline: Moment,
     /// Deadline of its end; `None` for no limit.

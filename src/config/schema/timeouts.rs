@@ -66,7 +66,8 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         name: "waiting_comment",
         expected: EXPECTED_DURATION,
         default: "\"15s\"",
-        doc: "Between the comments `: waiting` sent to a client whose stream has a head and no event yet; 0 for none.",
+        doc: "The longest silence of a client's stream; then a comment is sent, `: waiting` before the first event and \
+              `: keep-alive` between two events; 0 for no comments.",
         set: |d, v| v.duration().map(|time| d.settings.timeouts.waiting_comment = time),
     },
     KeySpec {

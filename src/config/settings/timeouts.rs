@@ -25,7 +25,7 @@ pub struct Timeouts {
     /// The time that a 200 is held for the first event of its stream, so that another replica can still be tried; 0 for
     /// none.
     pub first_event_hold: Duration,
-    /// Between the comments sent to a client whose stream has a head and no event yet; 0 for none.
+    /// The time in which a client's stream may be silent before a comment is sent; 0 for no comments.
     pub waiting_comment: Duration,
     /// The time that a client's idle connection is kept; 0 for none.
     pub keepalive: Duration,

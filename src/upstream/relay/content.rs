@@ -8,7 +8,7 @@ use super::event_filter::{EventFilter, FilterRules, Filtered};
 use crate::dialect::Dialect;
 use crate::fleet::ResponseProgress;
 use crate::http::is_event_stream;
-use crate::sse::{BodyFormat, BodyObserver, ChunkStats};
+use crate::sse::{BodyFormat, BodyObserver, ChunkStats, KEEP_ALIVE_COMMENT, WAITING_COMMENT};
 use crate::units::Usage;
 use crate::upstream::classify;
 use crate::upstream::response::{ResponseKind, UpstreamResponse};
@@ -22,6 +22,8 @@ pub(super) struct RelayedContent {
     observed_frames: usize,
     /// Filter of a stream whose events can be read; `None` if frames pass as they are.
     filter: Option<EventFilter>,
+    /// Whether comments may be inserted between the events.
+    takes_comments: bool,
 }
 
 impl RelayedContent {
@@ -39,8 +41,30 @@ impl RelayedContent {
             format,
             observed_frames: if peeked.is_some() { response.body.buffered_frames() } else { 0 },
             observer: peeked.unwrap_or_else(|| BodyObserver::new(dialect, format)),
+            takes_comments: is_readable || is_stream && classify::is_extensible(&response.head),
             filter: is_readable.then(|| EventFilter::new(rules)),
         }
+    }
+
+    /// Returns whether this is a stream into which comments may be inserted.
+    pub(super) const fn takes_comments(&self) -> bool {
+        self.takes_comments
+    }
+
+    /// Returns whether the client has received whole events only, and will receive more. To be asked when no bytes are
+    /// ready.
+    pub(super) fn is_between_events(&self) -> bool {
+        let is_whole = match &self.filter {
+            Some(filter) => !filter.is_partially_sent(),
+            None => self.observer.pending_bytes() == 0,
+        };
+        is_whole && !self.observer.is_done()
+    }
+
+    /// Returns the comment for a pause of the stream.
+    pub(super) fn pause_comment(&self) -> Bytes {
+        let has_begun = self.filter.as_ref().is_none_or(|filter| filter.events_sent() > 0);
+        Bytes::from_static(if has_begun { KEEP_ALIVE_COMMENT } else { WAITING_COMMENT }.as_bytes())
     }
 
     /// Returns whether a live replica sends data all the time.

@@ -138,6 +138,11 @@ impl EventFilter {
         }
     }
 
+    /// Returns whether the client has received the beginning of an event, and not its end.
+    pub(super) const fn is_partially_sent(&self) -> bool {
+        self.partially_sent
+    }
+
     /// Returns the number of events that have passed.
     pub(super) const fn events_sent(&self) -> u64 {
         self.events_sent

@@ -22,7 +22,6 @@ use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::dialect::Dialect;
 use crate::fleet::{Lease, Outcome, Phase};
-use crate::sse::WAITING_COMMENT;
 use content::RelayedContent;
 use error::RelayError;
 use settlement::Settlement;
@@ -58,7 +57,7 @@ impl RelayBody {
     ) -> (Parts, Self) {
         let content = RelayedContent::new(&mut response, dialect);
         let mut relay = Self {
-            timer: StreamTimer::new(&response, content.kind(), timeouts, clock),
+            timer: StreamTimer::new(&response, &content, timeouts, clock),
             settlement: Settlement::new(lease, response.outcome, response.fault),
             content,
             body: response.body,
@@ -93,8 +92,6 @@ impl RelayBody {
         let observed = self.content.observe(chunk);
         if observed.stats.events > 0 || !self.content.is_filtered() {
             self.timer.record_activity(now);
-        } else if self.content.has_ready_bytes() {
-            self.timer.stop_comments();
         }
         self.settlement.record_progress(self.content.progress(observed.stats), now);
         if observed.usage_mixed_in {
@@ -162,12 +159,12 @@ impl RelayBody {
                 }
                 Poll::Ready(Some(Err(error))) => self.end_with_error(&RelayError::Interrupted(describe_error(&error))),
                 Poll::Ready(None) => self.finish(),
-                Poll::Pending => match ready!(self.timer.poll_event(lease.replica(), cx)) {
-                    TimerEvent::CommentDue => {
-                        return Poll::Ready(Some(Frame::data(Bytes::from_static(WAITING_COMMENT.as_bytes()))));
+                Poll::Pending => {
+                    match ready!(self.timer.poll_event(lease.replica(), self.content.is_between_events(), cx)) {
+                        TimerEvent::CommentDue => return Poll::Ready(Some(Frame::data(self.content.pause_comment()))),
+                        TimerEvent::Expired(error) => self.end_with_error(&error),
                     }
-                    TimerEvent::Expired(error) => self.end_with_error(&error),
-                },
+                }
             }
         }
         Poll::Ready(None)

@@ -1,4 +1,4 @@
-//! The timeouts of a response that is being relayed: idle timeout between events, total timeout, waiting comments.
+//! The timeouts of a response that is being relayed: idle timeout between events, total timeout, comments in pauses.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::content::RelayedContent;
 use super::error::RelayError;
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -20,13 +21,14 @@ use crate::upstream::response_timer::HUNG_CHECK_INTERVAL;
 pub(super) struct StreamTimer {
     clock: Clock,
     idle_timeout: Duration,
-    comment_interval: Duration,
+    /// The longest time without a byte for the client of a stream; `None` if no comments are sent.
+    comment_interval: Option<Duration>,
     first_byte_deadline: Moment,
     total_deadline: Option<Moment>,
-    /// When the next waiting comment is due; `None` for never.
-    next_comment: Option<Moment>,
     /// When the replica last sent data.
     last_activity: Moment,
+    /// When the client was last given bytes.
+    last_sent: Moment,
     /// When `sleep` last ended.
     last_fired: Moment,
     /// Since when the client has not polled; the replica is not read then. `None` while it polls.
@@ -40,7 +42,7 @@ pub(super) struct StreamTimer {
 /// What is due while the replica sends nothing.
 #[derive(Debug)]
 pub(super) enum TimerEvent {
-    /// A comment that keeps the client waiting.
+    /// A comment, so that nothing in front of the router takes the client's stream for dead.
     CommentDue,
     /// The end of the response.
     Expired(RelayError),
@@ -48,21 +50,26 @@ pub(super) enum TimerEvent {
 
 impl StreamTimer {
     /// Returns the timer of a response of which nothing has been relayed.
-    pub(super) fn new(response: &UpstreamResponse, kind: ResponseKind, timeouts: &Timeouts, clock: Clock) -> Self {
+    pub(super) fn new(
+        response: &UpstreamResponse,
+        content: &RelayedContent,
+        timeouts: &Timeouts,
+        clock: Clock,
+    ) -> Self {
         let now = clock.now();
-        let sends_comments = response.no_event_yet && !timeouts.waiting_comment.is_zero();
+        let sends_comments = content.takes_comments() && !timeouts.waiting_comment.is_zero();
         Self {
             clock,
             idle_timeout: timeouts.idle,
-            comment_interval: timeouts.waiting_comment,
+            comment_interval: sends_comments.then_some(timeouts.waiting_comment),
             first_byte_deadline: response.first_byte_deadline,
             total_deadline: response.total_deadline,
-            next_comment: sends_comments.then(|| now + timeouts.waiting_comment),
             last_activity: now,
+            last_sent: now,
             last_fired: now,
             client_busy_since: None,
             has_begun: false,
-            kind,
+            kind: content.kind(),
             sleep: None,
         }
     }
@@ -72,14 +79,15 @@ impl StreamTimer {
         self.last_activity = now;
         if !self.has_begun {
             self.has_begun = true;
-            self.next_comment = None;
             self.sleep = None;
         }
     }
 
     /// Records that bytes were returned to the client.
     pub(super) fn on_client_busy(&mut self) {
-        self.client_busy_since = Some(self.clock.now());
+        let now = self.clock.now();
+        self.client_busy_since = Some(now);
+        self.last_sent = now;
     }
 
     /// Records that the client polls. The time since it was given bytes does not count as the replica's.
@@ -89,13 +97,14 @@ impl StreamTimer {
         }
     }
 
-    /// Stops the waiting comments, because the client has received the beginning of an event.
-    pub(super) const fn stop_comments(&mut self) {
-        self.next_comment = None;
-    }
-
-    /// Waits for the next timer event. Poll it whenever there is nothing to relay.
-    pub(super) fn poll_event(&mut self, replica: &Replica, cx: &mut Context<'_>) -> Poll<TimerEvent> {
+    /// Waits for the next timer event. Poll it whenever there is nothing to relay. `between_events` says whether the
+    /// client has received whole events only, so that a comment may follow.
+    pub(super) fn poll_event(
+        &mut self,
+        replica: &Replica,
+        between_events: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<TimerEvent> {
         loop {
             let clock = self.clock;
             let wakeup = self.next_wakeup();
@@ -104,7 +113,7 @@ impl StreamTimer {
             let now = self.clock.now();
             self.last_fired = now;
             self.sleep = None;
-            if let Some(event) = self.due_event(replica, now) {
+            if let Some(event) = self.due_event(replica, between_events, now) {
                 return Poll::Ready(event);
             }
         }
@@ -121,10 +130,22 @@ impl StreamTimer {
             ResponseKind::EventStream => limit.min(self.last_fired.max(self.last_activity) + HUNG_CHECK_INTERVAL),
             ResponseKind::Plain => limit,
         };
-        [self.total_deadline, self.next_comment].into_iter().flatten().fold(first, Moment::min)
+        [self.total_deadline, self.next_comment()].into_iter().flatten().fold(first, Moment::min)
     }
 
-    fn due_event(&mut self, replica: &Replica, now: Moment) -> Option<TimerEvent> {
+    /// Returns when the next comment is due, or is tried again because the client had a part of an event; `None` for
+    /// never.
+    fn next_comment(&self) -> Option<Moment> {
+        let interval = self.comment_interval?;
+        let due = self.last_sent + interval;
+        Some(if due > self.last_fired { due } else { self.last_fired + interval.min(HUNG_CHECK_INTERVAL) })
+    }
+
+    fn is_comment_due(&self, now: Moment) -> bool {
+        self.comment_interval.is_some_and(|interval| now.since(self.last_sent) >= interval)
+    }
+
+    fn due_event(&self, replica: &Replica, between_events: bool, now: Moment) -> Option<TimerEvent> {
         if self.is_past_deadline(now) {
             return Some(TimerEvent::Expired(RelayError::TotalTimeout));
         }
@@ -137,8 +158,6 @@ impl StreamTimer {
         if self.kind == ResponseKind::EventStream && replica.port_state().is_hung(now) {
             return Some(TimerEvent::Expired(RelayError::Hung));
         }
-        let comment = self.next_comment.as_mut().filter(|comment| now >= **comment)?;
-        *comment = now + self.comment_interval;
-        Some(TimerEvent::CommentDue)
+        (between_events && self.is_comment_due(now)).then_some(TimerEvent::CommentDue)
     }
 }

@@ -1,1 +1,3 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
+
+mod stream_pauses;
