@@ -92,6 +92,9 @@ pub(super) struct EmulateArgs {
     /// A model's name; may be given several times [default: emulated-8b]
     #[arg(long)]
     pub(super) model: Vec<String>,
+    /// End answers after this many tokens, even if the request allows more
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) stop_after: Option<u64>,
     /// Respond with the received request, in plain text
     #[arg(long)]
     pub(super) echo: bool,

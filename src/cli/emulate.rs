@@ -18,6 +18,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), String> {
     let settings = EmulatorSettings {
         models: if args.model.is_empty() { defaults.models.clone() } else { args.model.clone() },
         engine_model: EngineModel { speed: args.speed, ..EngineModel::default() },
+        stop_after: args.stop_after,
         echo: args.echo,
         ..defaults
     };

@@ -9,6 +9,9 @@
 //! - `x-emulate-tokens-per-event: N`: tokens in one event;
 //! - `x-emulate-lockstep: 1`: send the first event, and each further one after a `POST /emulate/next/{x-request-id}`.
 //!
+//! An answer is a tool call if `tool_choice` demands one, or if the last message, a user's, has a line
+//! `emulate-tool-call: NAME ARGUMENTS`: a tool of the request and a JSON object.
+//!
 //! `POST /emulate/faults` with `{"fault": NAME, "count": N, "path": PATH}` injects a fault into the next N requests
 //! (null: all) of the path (absent: every POST); `DELETE /emulate/faults` clears it. `GET /metrics` also has
 //! `emulated:resident_tokens`: prompt and generated tokens of all requests, which real engines do not report.

@@ -13,6 +13,8 @@ pub struct EmulatorSettings {
     pub engine_model: EngineModel,
     /// Longest prompt and output together, in tokens.
     pub max_model_len: u64,
+    /// Length at which an answer ends by itself, in tokens. `None`: only at the request's bound, else at the default.
+    pub stop_after: Option<u64>,
     /// Time after which an idle connection is closed.
     pub keepalive_timeout: Duration,
     /// Whether every request is echoed to its client instead of emulated.
@@ -25,6 +27,7 @@ impl Default for EmulatorSettings {
             models: vec!["emulated-8b".to_owned()],
             engine_model: EngineModel::default(),
             max_model_len: 131_072,
+            stop_after: None,
             keepalive_timeout: Duration::from_secs(5),
             echo: false,
         }

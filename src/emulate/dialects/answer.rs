@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use crate::emulate::generate::request::{GenerateRequest, UsageOptions};
+use crate::emulate::generate::tool_call::CHARS_PER_TOKEN;
+use crate::emulate::prompt::hash_bytes;
 
 /// Every word is one token.
 const FILLER_WORDS: [&str; 24] = [
@@ -78,8 +80,20 @@ pub(in crate::emulate) trait DialectWriter: Send {
     fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String;
 }
 
-/// Returns the part of a tool call's arguments for these tokens; all parts together are a JSON object.
-pub(super) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
+/// Returns the part of the tool call's arguments for these tokens; all parts together are a JSON object. Empty if the
+/// answer is no tool call.
+pub(super) fn tool_arguments(answer: &AnswerProgress, choice: usize, tokens: Range<u64>) -> String {
+    let Some(call) = &answer.request.tool_call else { return String::new() };
+    match &call.arguments {
+        Some(written) => {
+            let length = (tokens.end - tokens.start) as usize * CHARS_PER_TOKEN;
+            written.chars().skip(tokens.start as usize * CHARS_PER_TOKEN).take(length).collect()
+        }
+        None => filler_arguments(choice, tokens, answer.request.output_tokens),
+    }
+}
+
+fn filler_arguments(choice: usize, tokens: Range<u64>, output: u64) -> String {
     let fragment = |index: u64| match (index, output) {
         (0, 1) => "{}".to_owned(),
         (0, _) => r#"{"text":""#.to_owned(),
@@ -89,6 +103,11 @@ pub(super) fn tool_arguments(choice: usize, tokens: Range<u64>, output: u64) -> 
     tokens.map(fragment).collect()
 }
 
+/// Returns the id of a choice's tool call, which begins with `prefix`.
+pub(super) fn tool_call_id(answer: &AnswerProgress, choice: usize, prefix: &str) -> String {
+    format!("{prefix}{:016x}", hash_bytes(answer.id.as_bytes(), choice as u64))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,7 +115,7 @@ mod tests {
     #[test]
     fn argument_parts_form_a_json_object() {
         for output in 1..6 {
-            let joined: String = (0..output).map(|index| tool_arguments(1, index..index + 1, output)).collect();
+            let joined: String = (0..output).map(|index| filler_arguments(1, index..index + 1, output)).collect();
             assert!(serde_json::from_str::<serde_json::Value>(&joined).unwrap().is_object(), "{joined}");
         }
     }

@@ -1,10 +1,11 @@
 //! The dialects of `/v1/chat/completions` and `/v1/completions`, spelled as vLLM 0.32 does.
 
 use super::answer::{
-    AnswerProgress, DialectWriter, TokenChunk, choice_text, token_logprob, token_text, tool_arguments,
+    AnswerProgress, DialectWriter, TokenChunk, choice_text, token_logprob, token_text, tool_arguments, tool_call_id,
 };
 use crate::emulate::json::quote_json;
 
+const CALL_ID_PREFIX: &str = "chatcmpl-tool-";
 const SYSTEM_FINGERPRINT: &str = r#""system_fingerprint":"emulated""#;
 
 /// Writer of `/v1/chat/completions`.
@@ -29,7 +30,7 @@ impl DialectWriter for ChatWriter {
 
     fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
         let mut events = Vec::new();
-        if answer.request.tool_name.is_none() {
+        if answer.request.tool_call.is_none() {
             events.push(chat_chunk(answer, chunk, &content_delta(chunk), chunk.finish_reason));
             return events;
         }
@@ -55,15 +56,15 @@ impl DialectWriter for ChatWriter {
     fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
         let choice = |choice: usize| {
             let tokens = answer.generated_tokens.get(choice).copied().unwrap_or_default();
-            let (content, calls) = match &answer.request.tool_name {
+            let (content, calls) = match &answer.request.tool_call {
                 None => (choice_text(choice, 0..tokens), String::new()),
-                Some(name) => (
+                Some(call) => (
                     String::new(),
                     format!(
                         r#","tool_calls":[{{"id":{},"type":"function","function":{{"name":{},"arguments":{}}}}}]"#,
-                        quote_json(&tool_call_id(answer, choice)),
-                        quote_json(name),
-                        quote_json(&tool_arguments(choice, 0..tokens, answer.request.output_tokens)),
+                        quote_json(&tool_call_id(answer, choice, CALL_ID_PREFIX)),
+                        quote_json(&call.name),
+                        quote_json(&tool_arguments(answer, choice, 0..tokens)),
                     ),
                 ),
             };
@@ -209,22 +210,18 @@ fn content_delta(chunk: &TokenChunk) -> String {
     format!(r#"{{"content":{}}}"#, quote_json(&choice_text(chunk.choice, chunk.tokens.clone())))
 }
 
-fn tool_call_id(answer: &AnswerProgress, choice: usize) -> String {
-    format!("chatcmpl-tool-{:016x}", crate::emulate::prompt::hash_bytes(answer.id.as_bytes(), choice as u64))
-}
-
 fn tool_name_delta(answer: &AnswerProgress, choice: usize) -> String {
     format!(
         r#"{{"content":null,"tool_calls":[{{"id":{},"type":"function","index":0,"function":{{"name":{}}}}}]}}"#,
-        quote_json(&tool_call_id(answer, choice)),
-        quote_json(answer.request.tool_name.as_deref().unwrap_or_default()),
+        quote_json(&tool_call_id(answer, choice, CALL_ID_PREFIX)),
+        quote_json(answer.request.tool_call.as_ref().map_or("", |call| &call.name)),
     )
 }
 
 fn tool_arguments_delta(answer: &AnswerProgress, chunk: &TokenChunk) -> String {
     format!(
         r#"{{"content":null,"tool_calls":[{{"index":0,"function":{{"arguments":{}}}}}]}}"#,
-        quote_json(&tool_arguments(chunk.choice, chunk.tokens.clone(), answer.request.output_tokens)),
+        quote_json(&tool_arguments(answer, chunk.choice, chunk.tokens.clone())),
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text};
+use super::answer::{AnswerProgress, DialectWriter, TokenChunk, choice_text, tool_arguments, tool_call_id};
 use crate::emulate::json::quote_json;
 
 /// Responses that a replica stores; the oldest are removed.
@@ -53,28 +53,51 @@ impl ResponsesWriter {
         self.next_sequence_number += 1;
         format!("event: {kind}\ndata: {{{before},\"sequence_number\":{number},{after}\"type\":\"{kind}\"}}\n\n")
     }
+
+    fn text_done_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
+        let id = quote_json(&item_id(answer));
+        let words = format!(r#""text":{},"#, quote_json(&choice_text(0, 0..answer.completion_tokens())));
+        let done = format!(r#""content_index":0,"item_id":{id},"logprobs":[],"output_index":0"#);
+        let part = format!(r#""content_index":0,"item_id":{id},"output_index":0,"part":{}"#, content_part(answer));
+        vec![
+            self.format_event_with_tail("response.output_text.done", &done, &words),
+            self.format_event("response.content_part.done", &part),
+        ]
+    }
 }
 
 impl DialectWriter for ResponsesWriter {
     fn write_opening_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
         let response = format!(r#""response":{}"#, response_object(answer, None));
-        let item = format!(r#""item":{},"output_index":0"#, output_item(answer, "in_progress", ""));
+        let item = format!(r#""item":{},"output_index":0"#, output_item(answer, "in_progress"));
+        let mut events = vec![
+            self.format_event("response.created", &response),
+            self.format_event("response.in_progress", &response),
+            self.format_event("response.output_item.added", &item),
+        ];
+        if answer.request.tool_call.is_some() {
+            return events;
+        }
         let part = format!(
             r#""content_index":0,"item_id":{},"output_index":0,"part":{{"annotations":[],"text":"","type":"output_text","logprobs":[]}}"#,
             quote_json(&item_id(answer)),
         );
-        vec![
-            self.format_event("response.created", &response),
-            self.format_event("response.in_progress", &response),
-            self.format_event("response.output_item.added", &item),
-            self.format_event("response.content_part.added", &part),
-        ]
+        events.push(self.format_event("response.content_part.added", &part));
+        events
     }
 
     fn write_chunk_events(&mut self, answer: &AnswerProgress, chunk: &TokenChunk) -> Vec<String> {
         self.finish_reason = chunk.finish_reason.or(self.finish_reason);
         if chunk.tokens.is_empty() {
             return Vec::new();
+        }
+        if answer.request.tool_call.is_some() {
+            let delta = format!(
+                r#""delta":{},"item_id":{},"output_index":0"#,
+                quote_json(&tool_arguments(answer, chunk.choice, chunk.tokens.clone())),
+                quote_json(&item_id(answer)),
+            );
+            return vec![self.format_event("response.function_call_arguments.delta", &delta)];
         }
         let delta = format!(
             r#""content_index":0,"delta":{},"item_id":{},"logprobs":[],"output_index":0"#,
@@ -85,21 +108,24 @@ impl DialectWriter for ResponsesWriter {
     }
 
     fn write_final_events(&mut self, answer: &AnswerProgress) -> Vec<String> {
-        let (id, part) = (quote_json(&item_id(answer)), content_part(answer));
-        let words = format!(r#""text":{},"#, quote_json(&choice_text(0, 0..answer.completion_tokens())));
-        let done = format!(r#""content_index":0,"item_id":{id},"logprobs":[],"output_index":0"#);
-        let part_done = format!(r#""content_index":0,"item_id":{id},"output_index":0,"part":{part}"#);
-        let item_done = format!(r#""item":{},"output_index":0"#, output_item(answer, "completed", &part));
-        let whole = format!(
-            r#""response":{}"#,
-            response_object(answer, Some(self.finish_reason.unwrap_or(answer.request.finish_reason)))
-        );
-        vec![
-            self.format_event_with_tail("response.output_text.done", &done, &words),
-            self.format_event("response.content_part.done", &part_done),
-            self.format_event("response.output_item.done", &item_done),
-            self.format_event("response.completed", &whole),
-        ]
+        let mut events = match &answer.request.tool_call {
+            None => self.text_done_events(answer),
+            Some(call) => {
+                let done = format!(
+                    r#""arguments":{},"item_id":{},"name":{},"output_index":0"#,
+                    quote_json(&tool_arguments(answer, 0, 0..answer.completion_tokens())),
+                    quote_json(&item_id(answer)),
+                    quote_json(&call.name),
+                );
+                vec![self.format_event("response.function_call_arguments.done", &done)]
+            }
+        };
+        let item_done = format!(r#""item":{},"output_index":0"#, output_item(answer, "completed"));
+        let finish = self.finish_reason.unwrap_or(answer.request.finish_reason);
+        let whole = format!(r#""response":{}"#, response_object(answer, Some(finish)));
+        events.push(self.format_event("response.output_item.done", &item_done));
+        events.push(self.format_event("response.completed", &whole));
+        events
     }
 
     fn write_response(&mut self, answer: &AnswerProgress, finish: &str) -> String {
@@ -108,7 +134,8 @@ impl DialectWriter for ResponsesWriter {
 }
 
 fn item_id(answer: &AnswerProgress) -> String {
-    answer.id.replacen("resp_", "msg_", 1)
+    let prefix = if answer.request.tool_call.is_some() { "fc_" } else { "msg_" };
+    answer.id.replacen("resp_", prefix, 1)
 }
 
 fn content_part(answer: &AnswerProgress) -> String {
@@ -116,24 +143,34 @@ fn content_part(answer: &AnswerProgress) -> String {
     format!(r#"{{"annotations":[],"text":{words},"type":"output_text","logprobs":null}}"#)
 }
 
-fn output_item(answer: &AnswerProgress, status: &str, part: &str) -> String {
+/// Returns the output item of this status: the tool call, else the message. It is empty while it is in progress.
+fn output_item(answer: &AnswerProgress, status: &str) -> String {
+    let id = quote_json(&item_id(answer));
+    let completed = status == "completed";
+    let Some(call) = &answer.request.tool_call else {
+        let part = if completed { content_part(answer) } else { String::new() };
+        return format!(
+            r#"{{"id":{id},"content":[{part}],"role":"assistant","status":"{status}","type":"message","phase":null}}"#,
+        );
+    };
+    let tokens = if completed { answer.completion_tokens() } else { 0 };
     format!(
-        r#"{{"id":{},"content":[{part}],"role":"assistant","status":"{status}","type":"message","phase":null}}"#,
-        quote_json(&item_id(answer)),
+        r#"{{"arguments":{},"call_id":{},"name":{},"type":"function_call","id":{id},"status":"{status}"}}"#,
+        quote_json(&tool_arguments(answer, 0, 0..tokens)),
+        quote_json(&tool_call_id(answer, 0, "call_")),
+        quote_json(&call.name),
     )
 }
 
 /// Returns the response object; `finish` is `None` while it is in progress.
 fn response_object(answer: &AnswerProgress, finish: Option<&str>) -> String {
-    let (status, details, output) = match finish {
-        None => ("in_progress", "null".to_owned(), String::new()),
-        Some("stop") => ("completed", "null".to_owned(), output_item(answer, "completed", &content_part(answer))),
-        Some("abort") => ("cancelled", "null".to_owned(), output_item(answer, "completed", &content_part(answer))),
-        Some(_) => {
-            let details = r#"{"reason":"max_output_tokens"}"#.to_owned();
-            ("incomplete", details, output_item(answer, "completed", &content_part(answer)))
-        }
+    let (status, details) = match finish {
+        None => ("in_progress", "null"),
+        Some("stop" | "tool_calls") => ("completed", "null"),
+        Some("abort") => ("cancelled", "null"),
+        Some(_) => ("incomplete", r#"{"reason":"max_output_tokens"}"#),
     };
+    let output = if finish.is_some() { output_item(answer, "completed") } else { String::new() };
     let bound = answer.request.max_tokens.unwrap_or(answer.request.output_tokens);
     let usage = if finish.is_none() || answer.omits_usage { "null".to_owned() } else { usage_object(answer) };
     format!(

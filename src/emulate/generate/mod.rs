@@ -3,3 +3,4 @@
 pub(super) mod event_sink;
 pub(super) mod generation;
 pub(super) mod request;
+pub(super) mod tool_call;

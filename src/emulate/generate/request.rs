@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::tool_call::ToolCall;
 use crate::dialect::Dialect;
 use crate::emulate::api_error::ApiError;
 use crate::emulate::prompt::{EmulatedPrompt, chat_text, hash_bytes, prompt_texts};
@@ -29,8 +30,8 @@ pub(in crate::emulate) struct GenerateRequest {
     pub(in crate::emulate) usage_options: UsageOptions,
     /// Alternatives per token; `None` without log probabilities.
     pub(in crate::emulate) top_logprobs: Option<u64>,
-    /// The function to call; `None` for plain text.
-    pub(in crate::emulate) tool_name: Option<String>,
+    /// The call that the answer is; `None` for plain text.
+    pub(in crate::emulate) tool_call: Option<ToolCall>,
     /// The bound that the request sets, for dialects that repeat it.
     pub(in crate::emulate) max_tokens: Option<u64>,
 }
@@ -69,24 +70,27 @@ impl GenerateRequest {
         let (stream, usage) = parse_stream_options(body)?;
         let bound = parse_max_tokens(body)?;
         check_temperature(body)?;
-        let tool = parse_tool_choice(body);
+        let tool = ToolCall::find(body);
         let n = body.get("n").and_then(Value::as_u64).unwrap_or(1).max(1);
         if n.saturating_mul(texts.len() as u64) > MAX_CHOICES {
             return Err(ApiError::invalid_value(format!("n must be at most {MAX_CHOICES}, got {n}."), "n"));
         }
+        let asked = bound.or(default_output).unwrap_or(DEFAULT_OUTPUT_TOKENS).max(1);
+        let written = tool.as_ref().and_then(ToolCall::written_tokens);
+        let output_tokens = written.unwrap_or_else(|| asked.min(settings.stop_after.unwrap_or(asked)).max(1));
         let request = Self {
             prompts,
             choices_per_prompt: n as usize,
-            output_tokens: bound.or(default_output).unwrap_or(DEFAULT_OUTPUT_TOKENS).max(1),
-            finish_reason: match (body.get("tool_choice"), &tool, bound) {
-                (Some(Value::String(_)), Some(_), _) => "tool_calls",
-                (_, None, Some(_)) => "length",
+            output_tokens,
+            finish_reason: match (&tool, bound) {
+                (Some(tool), _) if tool.is_models_choice => "tool_calls",
+                (None, Some(bound)) if output_tokens >= bound => "length",
                 _ => "stop",
             },
             stream,
             usage_options: usage,
             top_logprobs: parse_logprobs(body),
-            tool_name: tool,
+            tool_call: tool,
             max_tokens: bound,
             model,
         };
@@ -200,14 +204,5 @@ fn parse_logprobs(body: &Value) -> Option<u64> {
     match body.get("logprobs")? {
         Value::Bool(true) => Some(body.get("top_logprobs").and_then(Value::as_u64).unwrap_or_default().min(20)),
         value => value.as_u64().map(|top| top.min(20)),
-    }
-}
-
-/// Returns the function that `tool_choice` names, or the first one if it is `required`.
-fn parse_tool_choice(body: &Value) -> Option<String> {
-    let name = |tool: &Value| tool.pointer("/function/name").and_then(Value::as_str).map(str::to_owned);
-    match body.get("tool_choice")? {
-        Value::String(word) if word == "required" => name(body.get("tools")?.get(0)?),
-        named => name(named),
     }
 }

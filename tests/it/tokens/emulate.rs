@@ -370,6 +370,108 @@ fn stream_has_every_token_and_usage_only_if_requested() {
     assert!(raw.events().len() == 5 && raw.text().0.contains(r#""finish_reason":"stop""#));
 }
 
+/// Returns the JSON of a stream's events, without `[DONE]`.
+fn event_data(raw: &RawResponse) -> Vec<Value> {
+    let data = |event: &String| serde_json::from_str(event.split_once("data: ")?.1).ok();
+    raw.events().iter().filter_map(data).collect()
+}
+
+/// Joins the strings at `pointer` in all events.
+fn join_strings(events: &[Value], pointer: &str) -> String {
+    events.iter().filter_map(|event| event.pointer(pointer)?.as_str()).collect()
+}
+
+/// The arguments of the tool call in [`check_tool_call`].
+const TOOL_ARGUMENTS: &str = r#"{"command":"echo \"ä\" > file","timeout":5}"#;
+
+/// Checks that a prompt with the marker is answered by the call of the only one of `tools`, `sh`: `whole` are strings
+/// of the answer, `streamed` strings of its events, and `parts` the place of the streamed arguments.
+fn check_tool_call(
+    (path, member): (&str, &str),
+    tools: &Value,
+    whole: &[(&str, &str)],
+    streamed: &[(&str, &str)],
+    parts: &str,
+) {
+    let replica = start_replica(fast_settings());
+    let prompt = format!("go\nemulate-tool-call: sh {TOOL_ARGUMENTS}");
+    let mut body = json!({"model": "tiny", "tools": tools, "max_tokens": 500});
+    body[member] = json!([{"role": "user", "content": prompt}]);
+    let answer = post(&replica, path, &body).json();
+    for (pointer, expected) in whole {
+        let found = answer.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {answer}"));
+        assert_eq!(found.as_str().map_or_else(|| found.to_string(), str::to_owned), *expected, "{pointer}");
+    }
+    body["stream"] = json!(true);
+    let events = event_data(&post(&replica, path, &body));
+    for (pointer, expected) in streamed {
+        assert_eq!(join_strings(&events, pointer), *expected, "{pointer}");
+    }
+    assert_eq!(join_strings(&events, parts), TOOL_ARGUMENTS);
+    body[member] = json!([{"role": "user", "content": "no call"}]);
+    assert!(!post(&replica, path, &body).text().0.contains(r#""sh""#), "a call without the marker");
+}
+
+#[test]
+fn marked_tool_call_is_answered_in_chat() {
+    let call = "/choices/0/message/tool_calls/0/function";
+    check_tool_call(
+        ("/v1/chat/completions", "messages"),
+        &json!([{"type": "function", "function": {"name": "sh"}}]),
+        &[
+            (&format!("{call}/name"), "sh"),
+            (&format!("{call}/arguments"), TOOL_ARGUMENTS),
+            ("/choices/0/finish_reason", "tool_calls"),
+        ],
+        &[("/choices/0/delta/tool_calls/0/function/name", "sh"), ("/choices/0/finish_reason", "tool_calls")],
+        "/choices/0/delta/tool_calls/0/function/arguments",
+    );
+}
+
+#[test]
+fn marked_tool_call_is_answered_in_responses() {
+    check_tool_call(
+        ("/v1/responses", "input"),
+        &json!([{"type": "function", "name": "sh"}]),
+        &[
+            ("/output/0/type", "function_call"),
+            ("/output/0/name", "sh"),
+            ("/output/0/arguments", TOOL_ARGUMENTS),
+            ("/status", "completed"),
+        ],
+        &[("/response/output/0/arguments", TOOL_ARGUMENTS), ("/name", "sh"), ("/arguments", TOOL_ARGUMENTS)],
+        "/delta",
+    );
+}
+
+#[test]
+fn marked_tool_call_is_answered_in_messages() {
+    check_tool_call(
+        ("/v1/messages", "messages"),
+        &json!([{"name": "sh", "input_schema": {}}]),
+        &[
+            ("/content/0/type", "tool_use"),
+            ("/content/0/name", "sh"),
+            ("/content/0/input", TOOL_ARGUMENTS),
+            ("/stop_reason", "tool_use"),
+        ],
+        &[("/content_block/name", "sh"), ("/delta/stop_reason", "tool_use")],
+        "/delta/partial_json",
+    );
+}
+
+#[test]
+fn answer_ends_by_itself_before_the_bound_of_the_request() {
+    let replica = start_replica(EmulatorSettings { stop_after: Some(3), ..fast_settings() });
+    let ends = |tokens: u64| {
+        let answer = post(&replica, "/v1/chat/completions", &chat_body(tokens, false)).json();
+        (answer["usage"]["completion_tokens"].clone(), answer["choices"][0]["finish_reason"].clone())
+    };
+    assert_eq!(ends(32_000), (json!(3), json!("stop")));
+    assert_eq!(ends(3), (json!(3), json!("length")));
+    assert_eq!(ends(2), (json!(2), json!("length")));
+}
+
 #[tokio::test]
 async fn independent_parser_reads_the_stream() {
     let replica = start_replica(fast_settings());
