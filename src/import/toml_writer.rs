@@ -10,7 +10,7 @@ use super::toml_text::quote_toml;
 use crate::config::ListenAddr;
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
-const KEY_DEFAULTS: [(&str, &str); 22] = [
+const KEY_DEFAULTS: [(&str, &str); 24] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("trusted_proxies", ""),
@@ -26,6 +26,8 @@ const KEY_DEFAULTS: [(&str, &str); 22] = [
     ("limits.streams_per_connection", ""),
     ("timeouts.connect", "\"60s\""),
     ("timeouts.first_byte", "\"60s\""),
+    ("timeouts.plain_answer", "\"60s\""),
+    ("timeouts.plain_answer_max", "\"60s\""),
     ("timeouts.idle", "\"60s\""),
     ("timeouts.client_header", "\"60s\""),
     ("timeouts.client_body", "\"60s\""),
@@ -62,8 +64,11 @@ fn write_settings(out: &mut String, context: &ImportContext, listens: &[ListenAd
     }
     let mut table = "";
     for (path, default) in KEY_DEFAULTS.into_iter().chain(LOG_AND_CORS_KEYS.map(|path| (path, ""))) {
-        // `proxy_read_timeout` sets two keys.
-        let source = if path == "timeouts.idle" { "timeouts.first_byte" } else { path };
+        // `proxy_read_timeout` sets four keys.
+        let source = match path {
+            "timeouts.plain_answer" | "timeouts.plain_answer_max" | "timeouts.idle" => "timeouts.first_byte",
+            path => path,
+        };
         let text = match context.settings.get(source) {
             Some(setting) => setting.value.clone(),
             None if default.is_empty() => continue,

@@ -59,8 +59,7 @@ impl UpstreamClient {
     ) -> Result<UpstreamResponse, SendError> {
         let replica = lease.replica();
         let now = self.clock.now();
-        let mut timer = ResponseTimer::new(lease, timeouts, request.expectations.total_deadline, self.clock);
-        timer.start(now);
+        let mut timer = ResponseTimer::new(lease, timeouts, &request.expectations, self.clock, now);
         if let Some(connection) = self.idle_connections.acquire(replica.id(), now, timeouts.upstream_keepalive).await {
             timing.connected_at = Some(now);
             match self.send_on(connection, request, &timer).await {
@@ -72,7 +71,7 @@ impl UpstreamClient {
         let connection = self.connect(replica, timeouts).await?;
         let connected_at = self.clock.now();
         timing.connected_at = Some(connected_at);
-        timer.start(connected_at);
+        timer.answer_deadline.restart(connected_at);
         record_timing(self.send_on(connection, request, &timer).await, timing)
     }
 
@@ -128,7 +127,7 @@ impl UpstreamClient {
             router_requested_usage: false,
             body,
             observer,
-            first_byte_deadline: timer.first_byte_deadline,
+            answer_deadline: timer.answer_deadline,
             total_deadline: timer.total_deadline,
         })
     }

@@ -22,7 +22,8 @@ pub struct SendError {
     pub phase: Phase,
     /// Whether a timeout ended the wait.
     pub timed_out: bool,
-    /// Whether the router is to blame: `timeouts.total` is over, or it is out of file descriptors.
+    /// Whether the replica is not to blame: `timeouts.total` is over, the router is out of file descriptors, or the
+    /// replica is slow and sends data on other requests.
     router_fault: bool,
     summary: &'static str,
     cause: String,
@@ -49,6 +50,12 @@ impl SendError {
     pub(super) fn total_timeout() -> Self {
         let cause = "the request took longer than `timeouts.total`".to_owned();
         Self { timed_out: true, router_fault: true, ..Self::with_cause(Phase::FirstByte, "no response", cause) }
+    }
+
+    /// Returns the error as one of a replica that is slow, and sends data on other requests.
+    pub(super) fn without_blame(self) -> Self {
+        let cause = format!("{}, while the replica sends data on other requests", self.cause);
+        Self { router_fault: true, cause, ..self }
     }
 
     pub(super) fn hung() -> Self {

@@ -3,6 +3,7 @@
 //! [`UpstreamClient`] sends a request and waits until the response shows whether it is usable. [`RelayBody`] passes the
 //! response to the client and settles the lease at its end.
 
+mod answer_deadline;
 mod classify;
 mod client;
 mod connection;

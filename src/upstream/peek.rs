@@ -8,7 +8,6 @@ use super::request::ResponseExpectations;
 use super::response::{ResponseFault, ResponseKind, UpstreamBody};
 use super::response_timer::{FrameWait, ResponseTimer};
 use crate::dialect::Dialect;
-use crate::fleet::Phase;
 use crate::http::{content_length, is_json};
 use crate::sse::{BodyFormat, BodyObserver, EventInfo};
 
@@ -102,7 +101,8 @@ async fn peek_json(
     timer: &ResponseTimer<'_>,
 ) -> Result<PeekResult, SendError> {
     let mut observer = BodyObserver::new(dialect, BodyFormat::Json);
-    let mut deadline = timer.first_byte_deadline;
+    let mut answer_deadline = timer.answer_deadline;
+    let mut deadline = answer_deadline.deadline;
     let mut has_begun = false;
     let mut has_ended = false;
     while !has_ended && body.buffered_bytes() <= MAX_PEEKED_JSON_BYTES {
@@ -112,13 +112,23 @@ async fn peek_json(
                 has_begun = true;
                 has_ended = body.has_ended();
                 // The clock is read only if there is more to wait for.
-                deadline = if has_ended { deadline } else { timer.clock.now() + timer.timeouts.idle };
+                if !has_ended {
+                    let now = timer.clock.now();
+                    answer_deadline.record_begun(now);
+                    deadline = now + timer.timeouts.idle;
+                }
             }
             FrameWait::End => has_ended = true,
-            FrameWait::TimedOut if has_begun => {
-                return Err(SendError::timeout(Phase::FirstByte, "response stalled", timer.timeouts.idle));
+            FrameWait::TimedOut => {
+                let now = timer.clock.now();
+                if !answer_deadline.check(timer.replica, now) {
+                    return Err(match has_begun {
+                        true => timer.timeout_error("response stalled", timer.timeouts.idle, now),
+                        false => timer.no_response_error(now),
+                    });
+                }
+                deadline = answer_deadline.deadline;
             }
-            FrameWait::TimedOut => return Err(timer.timeout_error()),
         }
     }
     let fault = match (observer.is_aborted(), observer.has_error()) {

@@ -31,6 +31,8 @@ pub struct ResponseExpectations {
     pub dialect: Dialect,
     /// Whether a JSON response is held until it is complete, so that another replica can still be tried.
     pub buffer_json: bool,
+    /// Whether the client has asked for a stream; otherwise the first byte may come when all has been generated.
+    pub wants_stream: bool,
     /// When the response must be complete; `None` for no limit.
     pub total_deadline: Option<Moment>,
 }

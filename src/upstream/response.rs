@@ -12,6 +12,7 @@ use http::response::Parts;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
+use super::answer_deadline::AnswerDeadline;
 use super::connection::UpstreamConnection;
 use super::idle_connections::IdleConnections;
 use crate::clock::Clock;
@@ -66,7 +67,7 @@ pub struct UpstreamResponse {
     /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
     /// Deadline of its first byte.
-    pub(super) first_byte_deadline: Moment,
+    pub(super) answer_deadline: AnswerDeadline,
     /// Deadline of its end; `None` for no limit.
     pub(super) total_deadline: Option<Moment>,
 }

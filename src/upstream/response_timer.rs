@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::timeout_at;
 
+use super::answer_deadline::AnswerDeadline;
 use super::error::SendError;
+use super::request::ResponseExpectations;
 use super::response::{ResponseKind, UpstreamBody};
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -31,51 +33,58 @@ pub(super) struct ResponseTimer<'a> {
     pub(super) timeouts: &'a Timeouts,
     pool: &'a Pool,
     pub(super) replica: &'a Replica,
-    /// Time to the first byte, prefill of the prompt included.
-    first_byte_timeout: Duration,
-    pub(super) first_byte_deadline: Moment,
+    pub(super) answer_deadline: AnswerDeadline,
     /// Deadline of the whole request; `None` for no limit.
     pub(super) total_deadline: Option<Moment>,
 }
 
 impl<'a> ResponseTimer<'a> {
-    /// Returns a timer that has to be started.
-    pub(super) fn new(lease: &'a Lease, timeouts: &'a Timeouts, total_deadline: Option<Moment>, clock: Clock) -> Self {
+    /// Returns the timer of a request that is sent at `now`.
+    pub(super) fn new(
+        lease: &'a Lease,
+        timeouts: &'a Timeouts,
+        expectations: &ResponseExpectations,
+        clock: Clock,
+        now: Moment,
+    ) -> Self {
         Self {
             clock,
             timeouts,
             pool: lease.pool(),
             replica: lease.replica(),
-            // Prefill of a long prompt takes long: 1 s more for each 1,000 tokens.
-            first_byte_timeout: timeouts.first_byte + Duration::from_millis(lease.prompt().0),
-            first_byte_deadline: Moment::ZERO,
-            total_deadline,
+            answer_deadline: AnswerDeadline::new(lease, timeouts, expectations.wants_stream, now),
+            total_deadline: expectations.total_deadline,
         }
-    }
-
-    /// Starts the time to the first byte at `now`.
-    pub(super) fn start(&mut self, now: Moment) {
-        self.first_byte_deadline = now + self.first_byte_timeout;
     }
 
     /// Returns the moment until which a first byte is held back.
     pub(super) fn hold_deadline(&self) -> Moment {
-        self.first_byte_deadline.min(self.clock.now() + self.timeouts.first_event_hold)
+        self.answer_deadline.deadline.min(self.clock.now() + self.timeouts.first_event_hold)
+    }
+
+    /// Returns the error of a response of which nothing more has come for `waited`, at `now`.
+    ///
+    /// A replica that sends data on other requests is not to blame.
+    pub(super) fn timeout_error(&self, summary: &'static str, waited: Duration, now: Moment) -> SendError {
+        if self.total_deadline.is_some_and(|total| now >= total) {
+            return SendError::total_timeout();
+        }
+        let error = SendError::timeout(Phase::FirstByte, summary, waited);
+        if self.answer_deadline.is_alive(self.replica, now) { error.without_blame() } else { error }
     }
 
     /// Returns the error of a response that has not begun by its deadline.
-    pub(super) fn timeout_error(&self) -> SendError {
-        match self.total_deadline {
-            Some(total) if total < self.first_byte_deadline => SendError::total_timeout(),
-            _ => SendError::timeout(Phase::FirstByte, "no response", self.first_byte_timeout),
-        }
+    pub(super) fn no_response_error(&self, now: Moment) -> SendError {
+        self.timeout_error("no response", self.answer_deadline.timeout, now)
     }
 
     /// Checks that the time to the first byte is not over.
     ///
     /// *Errors*: it is over.
     pub(super) fn check_time_left(&self) -> Result<(), SendError> {
-        if self.clock.now() < self.first_byte_deadline { Ok(()) } else { Err(self.timeout_error()) }
+        let now = self.clock.now();
+        let mut answer_deadline = self.answer_deadline;
+        if answer_deadline.check(self.replica, now) { Ok(()) } else { Err(self.no_response_error(now)) }
     }
 
     /// Waits for the head of a response.
@@ -83,15 +92,15 @@ impl<'a> ResponseTimer<'a> {
     /// *Errors*: the deadline has passed, or the replica has hung.
     pub(super) async fn wait_for_head<T>(&self, exchange: impl Future<Output = T>) -> Result<T, SendError> {
         let mut exchange = pin!(exchange);
-        let deadline = self.capped(self.first_byte_deadline);
+        let mut answer_deadline = self.answer_deadline;
         loop {
-            let next_check = deadline.min(self.clock.now() + HUNG_CHECK_INTERVAL);
+            let next_check = self.capped(answer_deadline.deadline).min(self.clock.now() + HUNG_CHECK_INTERVAL);
             if let Ok(head) = timeout_at(self.clock.deadline(next_check), &mut exchange).await {
                 return Ok(head);
             }
             let now = self.clock.now();
-            if now >= deadline {
-                return Err(self.timeout_error());
+            if self.total_deadline.is_some_and(|total| now >= total) || !answer_deadline.check(self.replica, now) {
+                return Err(self.no_response_error(now));
             }
             self.check_alive(ResponseKind::Plain, now)?;
         }

@@ -20,7 +20,7 @@ pub(in crate::config) const NGINX_HINTS: [(&str, &str); 32] = [
     ("limit_req", "`max_in_flight` of a pool"),
     ("location", "`path` in a `[[pool]]`"),
     ("proxy_connect_timeout", "`connect` in `[timeouts]`"),
-    ("proxy_read_timeout", "`first_byte` and `idle` in `[timeouts]`"),
+    ("proxy_read_timeout", "`first_byte`, `plain_answer` and `idle` in `[timeouts]`"),
     ("proxy_set_header", "an entry of `request_headers`"),
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),

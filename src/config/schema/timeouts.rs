@@ -15,9 +15,26 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         name: "first_byte",
         expected: EXPECTED_POSITIVE_DURATION,
         default: "\"300s\"",
-        doc: "From the request to the first event of a stream, or the first byte of another response; \
-              1 s is added for each 1,000 tokens of the prompt.",
+        doc: "From a request that asks for a stream to the first event; 1 s is added for each 1,000 tokens of the \
+              prompt.",
         set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.first_byte = time),
+    },
+    KeySpec {
+        name: "plain_answer",
+        expected: EXPECTED_POSITIVE_DURATION,
+        default: "\"600s\"",
+        doc: "From a request that asks for no stream to the first byte of its response, generation included; at least \
+              `first_byte`, 1 s is added for each 1,000 tokens of the prompt, and it is awaited longer while its \
+              replica sends data on other requests.",
+        set: |d, v| v.positive_duration().map(|time| d.settings.timeouts.plain_answer = time),
+    },
+    KeySpec {
+        name: "plain_answer_max",
+        expected: EXPECTED_DURATION,
+        default: "0",
+        doc: "The longest time to the first byte of such a response, whatever its replica does; 0 for no limit. Set \
+              it if clients wait without a limit of their own.",
+        set: |d, v| v.duration().map(|time| d.settings.timeouts.plain_answer_max = time),
     },
     KeySpec {
         name: "idle",

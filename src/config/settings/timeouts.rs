@@ -9,9 +9,13 @@ use crate::units::Moment;
 pub struct Timeouts {
     /// Connecting to a replica.
     pub connect: Duration,
-    /// From the request to the first event of a replica's stream, or the first byte of another response; 1 ms is added
-    /// for each token of the prompt.
+    /// From a request that asks for a stream to the first event; 1 ms is added for each token of the prompt.
     pub first_byte: Duration,
+    /// From a request that asks for no stream to the first byte of its response, at least `first_byte`; 1 ms is added
+    /// for each token of the prompt. It is awaited longer while the replica sends data on other requests.
+    pub plain_answer: Duration,
+    /// The longest time to the first byte of such a response; 0 for no limit.
+    pub plain_answer_max: Duration,
     /// Between two events of a replica's stream, or two pieces of another response.
     pub idle: Duration,
     /// From the end of a request to the end of its response, retries included; 0 for no limit.
@@ -47,6 +51,8 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_millis(3_500),
             first_byte: Duration::from_secs(300),
+            plain_answer: Duration::from_secs(600),
+            plain_answer_max: Duration::ZERO,
             idle: Duration::from_secs(120),
             total: Duration::ZERO,
             client_header: Duration::from_secs(10),

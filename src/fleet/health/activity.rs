@@ -14,6 +14,8 @@ pub(in crate::fleet) struct ReplicaActivity {
     last_activity: AtomicU64,
     /// Requests without a first byte yet.
     unanswered: AtomicU32,
+    /// Those among them whose first byte comes when the whole answer has been generated.
+    unanswered_plain: AtomicU32,
     /// Time, in nanoseconds, of the last request sent while none was unanswered.
     unanswered_since: AtomicU64,
 }
@@ -32,6 +34,16 @@ impl ReplicaActivity {
         self.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Records that a request without a first byte asks for a plain answer.
+    pub(in crate::fleet) fn record_plain_request(&self) {
+        self.unanswered_plain.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that such a request has its first byte, or has ended without one.
+    pub(in crate::fleet) fn record_plain_answer_started(&self) {
+        self.unanswered_plain.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Records data from the replica.
     pub(in crate::fleet) fn record_activity(&self, now: Moment) {
         self.last_activity.store(now.as_nanos(), Ordering::Relaxed);
@@ -45,6 +57,11 @@ impl ReplicaActivity {
     /// Returns the number of requests without a first byte. Later silence may be due to a client that does not read.
     pub(in crate::fleet) fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of those requests that ask for a plain answer.
+    pub(in crate::fleet) fn unanswered_plain(&self) -> u32 {
+        self.unanswered_plain.load(Ordering::Relaxed)
     }
 
     /// Returns the time of the last request sent while none was unanswered.

@@ -7,6 +7,9 @@ use crate::units::Moment;
 
 /// A replica is active if it has sent data within this time.
 const ACTIVITY_WINDOW: Duration = Duration::from_secs(5);
+/// How many plain answers must be missing at once for silence to be a stall. A replica that generates one or two of them
+/// sends nothing until they are complete.
+const MIN_SILENT_PLAIN_ANSWERS: u32 = 3;
 /// The longest recovered silence decays by 1/1024 per observation.
 const DECAY_DIVISOR: u32 = 1024;
 
@@ -15,6 +18,8 @@ const DECAY_DIVISOR: u32 = 1024;
 pub(in crate::fleet) struct ActivitySample {
     /// Requests without a first byte.
     unanswered: u32,
+    /// Those among them that ask for a plain answer.
+    unanswered_plain: u32,
     /// Time of the last data.
     last_activity: Moment,
     /// Start of its silence: the last data, or the first of the unanswered requests if that is later.
@@ -41,6 +46,7 @@ impl ActivitySample {
         let (first_byte, _) = replica.latency_averages().decayed(0);
         Self {
             unanswered: activity.unanswered(),
+            unanswered_plain: activity.unanswered_plain(),
             last_activity: activity.last_activity(),
             silent_since: activity.last_activity().max(activity.unanswered_since()),
             expected_silence: replica.latency_averages().expected_prefill(replica.load().prefill) + first_byte * 2,
@@ -72,9 +78,12 @@ impl StallDetector {
         self.longest_recovered
     }
 
-    /// Returns whether the member has been silent for longer than `limit` beyond the expected time.
+    /// Returns whether the member has been silent for longer than `limit` beyond the expected time, with requests that
+    /// should have had a first byte by then.
     pub(in crate::fleet) fn is_stalled(&self, sample: &ActivitySample, limit: Duration, now: Moment) -> bool {
-        sample.unanswered > 0 && now.since(sample.silent_since) > limit + sample.expected_silence
+        let lacks_streams = sample.unanswered > sample.unanswered_plain;
+        let is_silence_telling = lacks_streams || sample.unanswered_plain >= MIN_SILENT_PLAIN_ANSWERS;
+        is_silence_telling && now.since(sample.silent_since) > limit + sample.expected_silence
     }
 
     /// Records that the member was ejected as stalled.
@@ -105,6 +114,7 @@ mod tests {
     fn activity_sample(unanswered: u32, last_activity: u64) -> ActivitySample {
         ActivitySample {
             unanswered,
+            unanswered_plain: 0,
             last_activity: at_seconds(last_activity),
             silent_since: at_seconds(last_activity),
             expected_silence: Duration::ZERO,
@@ -121,6 +131,18 @@ mod tests {
         assert!(!detector.is_stalled(&long, STALL_LIMIT, at_seconds(180)));
         let fresh = ActivitySample { silent_since: at_seconds(400), ..activity_sample(1, 100) };
         assert!(!detector.is_stalled(&fresh, STALL_LIMIT, at_seconds(420)), "it had no requests until 400");
+    }
+
+    #[test]
+    fn silence_on_one_or_two_plain_answers_is_no_stall() {
+        let detector = StallDetector::default();
+        let is_stalled = |unanswered, unanswered_plain| {
+            let sample = ActivitySample { unanswered_plain, ..activity_sample(unanswered, 100) };
+            detector.is_stalled(&sample, STALL_LIMIT, at_seconds(410))
+        };
+        assert!(!is_stalled(1, 1) && !is_stalled(2, 2));
+        assert!(is_stalled(3, 3), "all of several answers are missing");
+        assert!(is_stalled(2, 1), "a stream is missing");
     }
 
     #[test]

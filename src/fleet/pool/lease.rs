@@ -27,6 +27,8 @@ pub struct Lease {
     prompt: PromptEstimate,
     /// Whether no prompt waited for prefill on the replica at the choice.
     found_idle: bool,
+    /// Whether the first byte comes when the whole answer has been generated.
+    expects_plain_answer: bool,
     /// Streams on the replica at the first token.
     streams_at_start: u32,
     /// The last token counts that the replica reported.
@@ -69,6 +71,7 @@ impl Lease {
             timeline: LeaseTimeline::new(now),
             prompt,
             found_idle,
+            expects_plain_answer: false,
             streams_at_start: 0,
             usage: None,
             reservation: Some(reservation),
@@ -127,15 +130,22 @@ impl Lease {
         Tokens(self.reservation.as_ref().map_or(0, |reservation| reservation.tokens_held(ledger)))
     }
 
+    /// Records that the first byte comes when the whole answer has been generated: no stream was asked for. To be called
+    /// at most once, before any progress.
+    pub fn expect_plain_answer(&mut self) {
+        self.expects_plain_answer = true;
+        self.replica.activity().record_plain_request();
+    }
+
     /// Records a part of the response.
     pub fn record_progress(&mut self, progress: ResponseProgress, now: Moment) {
+        self.replica.activity().record_activity(now);
+        if self.timeline.first_byte.is_none() {
+            self.timeline.first_byte = Some(now);
+            self.record_response_started();
+        }
         let timeline = &mut self.timeline;
         timeline.last_progress = now;
-        self.replica.activity().record_activity(now);
-        if timeline.first_byte.is_none() {
-            timeline.first_byte = Some(now);
-            self.replica.activity().record_response_started();
-        }
         if let Some(observers) = &mut self.observers {
             observers.on_progress(progress, now);
         }
@@ -173,6 +183,14 @@ impl Lease {
         self.pool.record_busy(self.slot, retry_after, now);
     }
 
+    fn record_response_started(&self) {
+        let activity = self.replica.activity();
+        activity.record_response_started();
+        if self.expects_plain_answer {
+            activity.record_plain_answer_started();
+        }
+    }
+
     /// Releases the reservation and reports how the request ended.
     pub fn settle(mut self, outcome: Outcome, now: Moment) {
         if let Some(reservation) = self.reservation.take() {
@@ -189,7 +207,7 @@ impl Lease {
             self.record_latency(completion, now);
         }
         if self.timeline.first_byte.is_none() {
-            self.replica.activity().record_response_started();
+            self.record_response_started();
         }
         if matches!(outcome, Outcome::Completed | Outcome::Refused) {
             self.replica.activity().record_activity(now);

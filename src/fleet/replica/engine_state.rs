@@ -42,9 +42,12 @@ impl EngineState {
         }
     }
 
-    /// Stores a scrape made at `now`, valid for `validity`.
-    pub(super) fn update(&self, stats: EngineStats, own: OwnLoad, now: Moment, validity: Duration) {
+    /// Stores a scrape made at `now`, valid for `validity`. Returns whether the engine has generated tokens since the
+    /// last one.
+    pub(super) fn update(&self, stats: EngineStats, own: OwnLoad, now: Moment, validity: Duration) -> bool {
         let previous = self.report(now);
+        let generated = previous.as_ref().and_then(|previous| previous.stats.generated_tokens);
+        let has_generated = generated.zip(stats.generated_tokens).is_some_and(|(before, after)| after > before);
         let totals = previous.as_ref().and_then(|previous| previous.stats.prompt_tokens).zip(stats.prompt_tokens);
         if totals.is_some_and(|(before, after)| after < before) {
             // The engine has restarted: its totals began at zero, and its cache is empty.
@@ -57,5 +60,6 @@ impl EngineState {
         let has_external_load = report.external.load != TokenLoad::default();
         self.report.store(Some(Arc::new(report)));
         self.has_external_load.store(has_external_load, Ordering::Release);
+        has_generated
     }
 }

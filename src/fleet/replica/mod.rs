@@ -161,9 +161,11 @@ impl Replica {
     }
 
     /// Records its engine's stats as of `now`, valid for `validity`. `in_flight` is the maximum of our own requests on
-    /// it during the scrape.
+    /// it during the scrape. An engine that has generated tokens since the last scrape is active.
     pub fn set_engine_stats(&self, stats: EngineStats, in_flight: u32, now: Moment, validity: Duration) {
-        self.engine.update(stats, OwnLoad { in_flight, load: self.ledger.load() }, now, validity);
+        if self.engine.update(stats, OwnLoad { in_flight, load: self.ledger.load() }, now, validity) {
+            self.activity.record_activity(now);
+        }
     }
 
     /// Returns its engine's last report; `None` without one, or once it has expired.

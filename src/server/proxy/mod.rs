@@ -110,7 +110,8 @@ impl ProxyHandler<'_> {
             }
         }
 
-        let upstream_request = self.upstream_request(&head, timeouts.deadline_after(body_complete_at));
+        let upstream_request =
+            self.upstream_request(&head, parsed.wants_stream, timeouts.deadline_after(body_complete_at));
         let base_headers = settings.headers.has_request_rules().then(|| upstream_request.headers.clone());
         let (parsed, body) = (&parsed, &body.bytes);
         let request = ProxyRequest { worker, context, route, head: &head, parsed, body, base_headers };
@@ -124,7 +125,7 @@ impl ProxyHandler<'_> {
     }
 
     /// Returns the request as every replica gets it, without its body.
-    fn upstream_request(&self, head: &Parts, total_deadline: Option<Moment>) -> UpstreamRequest {
+    fn upstream_request(&self, head: &Parts, wants_stream: bool, total_deadline: Option<Moment>) -> UpstreamRequest {
         let Self { route, context, .. } = *self;
         let accept_encoding =
             if route.dialect.has_known_events() { AcceptEncoding::Remove } else { AcceptEncoding::Forward };
@@ -136,6 +137,7 @@ impl ProxyHandler<'_> {
             expectations: ResponseExpectations {
                 dialect: route.dialect,
                 buffer_json: route.inspect_response,
+                wants_stream,
                 total_deadline,
             },
         }

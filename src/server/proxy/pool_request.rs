@@ -42,6 +42,7 @@ pub(super) struct PoolRequest<'a> {
     app: &'a AppState,
     pool: &'a Arc<Pool>,
     acquire_request: AcquireRequest<'a>,
+    wants_stream: bool,
 }
 
 impl PolicyKeys {
@@ -85,7 +86,7 @@ impl<'a> PoolRequest<'a> {
                 shadow_key: &keys.shadow,
             },
         };
-        Self { app, pool, acquire_request }
+        Self { app, pool, acquire_request, wants_stream: parsed.wants_stream }
     }
 
     pub(super) const fn pool(&self) -> &Arc<Pool> {
@@ -115,7 +116,11 @@ impl<'a> PoolRequest<'a> {
         if self.pool.take_hot_key_warning() {
             self.warn_hot_key();
         }
-        lease
+        let mut lease = lease?;
+        if !self.wants_stream {
+            lease.expect_plain_answer();
+        }
+        Ok(lease)
     }
 
     fn warn_hot_key(&self) {

@@ -20,6 +20,8 @@ pub(super) enum RelayError {
     IdleTimeout(Duration),
     #[error("no data before the first-byte deadline (`timeouts.first_byte`)")]
     FirstByteTimeout,
+    #[error("no data in time, while the replica sends data on other requests")]
+    Slow,
     #[error("the request took longer than `timeouts.total`")]
     TotalTimeout,
     #[error("{HUNG_CAUSE}")]
@@ -30,7 +32,7 @@ impl RelayError {
     /// Returns the outcome of the lease.
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::TotalTimeout => Outcome::RouterError,
+            Self::TotalTimeout | Self::Slow => Outcome::RouterError,
             _ => Outcome::Failed { phase: Phase::Stream },
         }
     }
@@ -41,7 +43,7 @@ impl RelayError {
             Self::Aborted => "the replica stopped before the response was complete",
             Self::Interrupted(_) => "the replica closed the connection before the end of the response",
             Self::IdleTimeout(_) | Self::Hung => "the replica stopped sending data",
-            Self::FirstByteTimeout => "the replica sent no data in time",
+            Self::FirstByteTimeout | Self::Slow => "the replica sent no data in time",
             Self::TotalTimeout => "the replica took longer than the request may take",
         }
     }

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::fleet::Replica;
 use crate::units::Moment;
+use crate::upstream::answer_deadline::AnswerDeadline;
 use crate::upstream::response::{ResponseKind, UpstreamResponse};
 use crate::upstream::response_timer::HUNG_CHECK_INTERVAL;
 
@@ -23,7 +24,7 @@ pub(super) struct StreamTimer {
     idle_timeout: Duration,
     /// The longest time without a byte for the client of a stream; `None` if no comments are sent.
     comment_interval: Option<Duration>,
-    first_byte_deadline: Moment,
+    answer_deadline: AnswerDeadline,
     total_deadline: Option<Moment>,
     /// When the replica last sent data.
     last_activity: Moment,
@@ -62,7 +63,7 @@ impl StreamTimer {
             clock,
             idle_timeout: timeouts.idle,
             comment_interval: sends_comments.then_some(timeouts.waiting_comment),
-            first_byte_deadline: response.first_byte_deadline,
+            answer_deadline: response.answer_deadline,
             total_deadline: response.total_deadline,
             last_activity: now,
             last_sent: now,
@@ -79,6 +80,7 @@ impl StreamTimer {
         self.last_activity = now;
         if !self.has_begun {
             self.has_begun = true;
+            self.answer_deadline.record_begun(now);
             self.sleep = None;
         }
     }
@@ -124,8 +126,24 @@ impl StreamTimer {
         self.total_deadline.is_some_and(|deadline| now >= deadline)
     }
 
+    /// Returns the deadline of the next data, as extended so far.
+    fn response_deadline(&self) -> Moment {
+        match self.has_begun {
+            true => self.answer_deadline.deadline.max(self.last_activity + self.idle_timeout),
+            false => self.answer_deadline.deadline,
+        }
+    }
+
+    fn timeout_error(&self, replica: &Replica, now: Moment) -> RelayError {
+        match (self.has_begun, self.answer_deadline.is_alive(replica, now)) {
+            (true, _) => RelayError::IdleTimeout(self.idle_timeout),
+            (false, true) => RelayError::Slow,
+            (false, false) => RelayError::FirstByteTimeout,
+        }
+    }
+
     fn next_wakeup(&self) -> Moment {
-        let limit = if self.has_begun { self.last_activity + self.idle_timeout } else { self.first_byte_deadline };
+        let limit = self.response_deadline();
         let first = match self.kind {
             ResponseKind::EventStream => limit.min(self.last_fired.max(self.last_activity) + HUNG_CHECK_INTERVAL),
             ResponseKind::Plain => limit,
@@ -145,15 +163,12 @@ impl StreamTimer {
         self.comment_interval.is_some_and(|interval| now.since(self.last_sent) >= interval)
     }
 
-    fn due_event(&self, replica: &Replica, between_events: bool, now: Moment) -> Option<TimerEvent> {
+    fn due_event(&mut self, replica: &Replica, between_events: bool, now: Moment) -> Option<TimerEvent> {
         if self.is_past_deadline(now) {
             return Some(TimerEvent::Expired(RelayError::TotalTimeout));
         }
-        if self.has_begun && now.since(self.last_activity) >= self.idle_timeout {
-            return Some(TimerEvent::Expired(RelayError::IdleTimeout(self.idle_timeout)));
-        }
-        if !self.has_begun && now >= self.first_byte_deadline {
-            return Some(TimerEvent::Expired(RelayError::FirstByteTimeout));
+        if now >= self.response_deadline() && !self.answer_deadline.check(replica, now) {
+            return Some(TimerEvent::Expired(self.timeout_error(replica, now)));
         }
         if self.kind == ResponseKind::EventStream && replica.port_state().is_hung(now) {
             return Some(TimerEvent::Expired(RelayError::Hung));

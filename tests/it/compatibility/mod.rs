@@ -1,3 +1,4 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
+mod plain_answers;
 mod stream_pauses;

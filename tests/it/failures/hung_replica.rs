@@ -111,8 +111,11 @@ fn json_answer_of_a_hung_replica_is_retried_if_another_exists() {
     assert_eq!((reply.status, spare.received_requests().len()), (200, 1));
 
     let alone = says_nothing();
-    let router = TestRouter::start(&format!("{keys}\nreplicas = [{:?}]\ntimeouts.first_byte = \"6s\"", alone.url()))
-        .wait_until_ready();
+    let router = TestRouter::start(&format!(
+        "{keys}\nreplicas = [{:?}]\ntimeouts.first_byte = \"6s\"\ntimeouts.plain_answer = \"6s\"",
+        alone.url()
+    ))
+    .wait_until_ready();
     let mut client = router.connect();
     client.send(build_request("POST", CHAT_PATH, "", chat_body("m", 9, false)));
     wait_until("the replica has the request", || alone.received_requests().len() == 1);

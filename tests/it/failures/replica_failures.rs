@@ -111,7 +111,7 @@ fn failure_of_all_replicas_is_a_json_error() {
     assert_eq!((router.get("/readyz").status, router.get("/livez").status), (503, 200));
 
     let slow = start_replica(&["m"]);
-    let config = format!("replicas = [{:?}]\n[timeouts]\nfirst_byte = \"50ms\"", slow.url());
+    let config = format!("replicas = [{:?}]\n[timeouts]\nfirst_byte = \"50ms\"\nplain_answer = \"50ms\"", slow.url());
     let router = TestRouter::start(&config).wait_until_ready();
     let late =
         router.send_request("POST", CHAT_PATH, "x-emulate-fault: slow-headers=5000\r\n", chat_body("m", 2, false));

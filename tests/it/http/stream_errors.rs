@@ -341,7 +341,8 @@ fn long_prompt_extends_the_first_byte_timeout() {
         std::thread::sleep(Duration::from_millis(700));
         to.write_all(&build_response(200, "application/json", "{}")).is_ok()
     });
-    let config = format!("replicas = [{:?}]\n[timeouts]\nfirst_byte = \"300ms\"", replica.url());
+    let config =
+        format!("replicas = [{:?}]\n[timeouts]\nfirst_byte = \"300ms\"\nplain_answer = \"300ms\"", replica.url());
     let router = TestRouter::start(&config).wait_until_ready();
     assert_eq!(router.post(CHAT_PATH, chat_body("m", 4, false)).status, 504);
     let long = chat_body("m", 4, false).replace("hello", &"word ".repeat(5_000));

@@ -96,14 +96,14 @@ fn stream_without_done_ends_promptly_without_one() {
     wait_until("the outcome is counted", || attempt_count(&router, "completed") == 1.0);
 }
 
-/// "First byte (300 s, grows with the prompt)": here 200 ms plus a second per 1,000 tokens.
+/// "First byte (300 s, grows with the prompt; a plain answer 600 s)": here 200 ms plus a second per 1,000 tokens.
 #[test]
 fn first_byte_timeout_grows_with_the_prompt() {
     let slow = ScriptedReplica::start(&["m"], |received, to| {
         sleep_millis(1_200);
         respond_ok(received, to)
     });
-    let router = start_router([&slow], "[timeouts]\nfirst_byte = \"200ms\"");
+    let router = start_router([&slow], "[timeouts]\nfirst_byte = \"200ms\"\nplain_answer = \"200ms\"");
     let reply = router.post(CHAT_PATH, chat_body("m", 2, false));
     assert!(reply.status == 504 && reply.openai_error()["message"].is_string(), "{}", reply.status);
     let long = chat_body("m", 2, false).replace("hello", &"many words and more of them ".repeat(1_000));

@@ -155,7 +155,8 @@ fn error_bodies_contain_no_replica_address() {
     let dying = ScriptedReplica::start(&["m"], move |_, to| to.write_all(begun.as_bytes()).is_err());
     let silent = ScriptedReplica::start(&["m"], |_, to| super::setup::read_until_closed(to));
     for replica in [&closing, &dying, &silent] {
-        let router = start_router([replica], "[timeouts]\nfirst_byte = \"200ms\"\nidle = \"200ms\"");
+        let router =
+            start_router([replica], "[timeouts]\nfirst_byte = \"200ms\"\nplain_answer = \"200ms\"\nidle = \"200ms\"");
         for stream in [false, true] {
             let reply = router.post(CHAT_PATH, chat_body("m", 2, stream));
             let text = reply.text();
