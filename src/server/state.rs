@@ -62,6 +62,8 @@ pub(super) struct RequestLimits {
     pub(super) body_budget: Arc<BodyMemoryBudget>,
     /// Permits to tokenize a prompt; one per core.
     pub(super) tokenizer_slots: Arc<Semaphore>,
+    /// Permits to decode a large body; one per core.
+    pub(super) decoder_slots: Semaphore,
 }
 
 /// The replicas that later requests must or should return to.
@@ -119,6 +121,7 @@ impl AppState {
                 concurrency: ConcurrencyLimits::default(),
                 body_budget: BodyMemoryBudget::new(settings.limits.in_flight_bytes),
                 tokenizer_slots: Arc::new(Semaphore::new(cores)),
+                decoder_slots: Semaphore::new(cores),
             },
             tables: AffinityTables::default(),
             control: ControlState::default(),

@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::request::body::read_body;
+use super::request::body::{check_content_coding, decode_body, read_body};
 use super::request::concurrency::RequestPermit;
 use super::request::context::RequestContext;
 use super::request::forward_headers::{AcceptEncoding, forward_headers};
@@ -28,6 +28,7 @@ use super::response::body::BodySource;
 use super::response::error::RetryAdvice;
 use super::{AppState, RequestError, WorkerContext};
 use crate::fleet::{NoReplica, Phase, Pool};
+use crate::prompt::endpoint::BodyKind;
 use crate::telemetry::LogLevel;
 use crate::units::Moment;
 use crate::upstream::{RequestBody, ResponseExpectations, UpstreamRequest};
@@ -92,12 +93,20 @@ impl ProxyHandler<'_> {
         let Self { worker, route, context } = *self;
         let (app, settings) = (&worker.app, &*context.settings);
         let (limits, timeouts) = (&settings.limits, &settings.timeouts);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        // A body that the router does not read passes with its coding.
+        let reads_body = route.body_kind != BodyKind::None;
+        if reads_body {
+            check_content_coding(&head.headers)?;
+        }
 
-        let body = read_body(body, &head.headers, &app.limits.body_budget, limits, timeouts.client_body).await?;
+        let mut body = read_body(body, &head.headers, &app.limits.body_budget, limits, timeouts.client_body).await?;
         let body_complete_at = app.clock.now();
         context.connection().set_body_unread(false);
         log.set_body_complete(body.bytes.len(), body_complete_at);
+        if reads_body {
+            body = decode_body(body, &mut head.headers, limits, &app.limits.decoder_slots).await?;
+        }
 
         let mut parsed = parse_body(parse_options(route, app), &head.headers, &body.bytes).await?;
         log.set_model(parsed.model.as_ref());

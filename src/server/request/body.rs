@@ -1,20 +1,25 @@
-//! Reading a request's body within the limit of one request and the memory budget of all.
+//! Reading and decoding a request's body within the limit of one request and the memory budget of all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::body_buffer::BodyBuffer;
+use super::content_coding::{ContentCodings, DecodeError};
 use crate::config::Limits;
 use crate::http::content_length;
 use crate::server::RequestError;
+
+/// Bodies are decoded on the worker itself up to this size, coded and decoded.
+const MAX_INLINE_DECODE_BYTES: usize = 256 << 10;
 
 /// The memory that the bodies of all requests together may take.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ struct BudgetShare {
 #[derive(Debug)]
 pub(in crate::server) struct BufferedBody {
     pub(in crate::server) bytes: Bytes,
-    _share: BudgetShare,
+    share: BudgetShare,
 }
 
 impl BodyMemoryBudget {
@@ -57,6 +62,11 @@ impl BudgetShare {
             Err(_) => Err(RequestError::BodyBudgetExhausted),
         }
     }
+
+    fn shrink(&mut self, bytes: usize) {
+        self.budget.free_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
+    }
 }
 
 impl Drop for BudgetShare {
@@ -78,7 +88,7 @@ pub(in crate::server) async fn read_body(
     let limit_bytes = limits.body_bytes;
     let mut share = budget.new_share();
     if body.is_end_stream() {
-        return Ok(BufferedBody { bytes: Bytes::new(), _share: share });
+        return Ok(BufferedBody { bytes: Bytes::new(), share });
     }
     let declared = content_length(headers).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     if declared.is_some_and(|n| n > limit_bytes) {
@@ -95,7 +105,83 @@ pub(in crate::server) async fn read_body(
             return Err(RequestError::BodyTooLarge { limit_bytes });
         }
     }
-    Ok(BufferedBody { bytes: buffer.finish(), _share: share })
+    Ok(BufferedBody { bytes: buffer.finish(), share })
+}
+
+/// Decodes a body that has a `Content-Encoding`, and removes that header. *Cost*: a look-up of the header for others.
+///
+/// A body that is large, or becomes so, is decoded on another thread, for as many bodies at once as `slots` has permits.
+///
+/// *Errors*: the coding is not known, the body is corrupt, or the decoded body exceeds the limit or the budget.
+pub(in crate::server) async fn decode_body(
+    body: BufferedBody,
+    headers: &mut HeaderMap,
+    limits: &Limits,
+    slots: &Semaphore,
+) -> Result<BufferedBody, RequestError> {
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(body);
+    }
+    let codings = content_codings(headers)?;
+    headers.remove(header::CONTENT_ENCODING);
+    if codings.is_empty() || body.bytes.is_empty() {
+        return Ok(body);
+    }
+    let BufferedBody { bytes, mut share } = body;
+    let limit_bytes = limits.body_bytes;
+    if bytes.len() <= MAX_INLINE_DECODE_BYTES {
+        match decode_bytes(&codings, bytes.clone(), &mut share, limit_bytes.min(MAX_INLINE_DECODE_BYTES)) {
+            Err(DecodeError::TooLarge) => {}
+            Err(error) => return Err(request_error(error, limit_bytes)),
+            Ok(bytes) => return Ok(BufferedBody { bytes, share }),
+        }
+    }
+    let _slot = slots.acquire().await;
+    let decoding = tokio::task::spawn_blocking(move || {
+        let bytes = decode_bytes(&codings, bytes, &mut share, limit_bytes)?;
+        Ok(BufferedBody { bytes, share })
+    });
+    // Only a runtime that is shutting down drops the task.
+    let Ok(decoded) = decoding.await else { return Err(RequestError::BodyIncomplete) };
+    decoded.map_err(|error| request_error(error, limit_bytes))
+}
+
+/// Checks that the body of a request has known codings only.
+///
+/// *Errors*: it has another one.
+pub(in crate::server) fn check_content_coding(headers: &HeaderMap) -> Result<(), RequestError> {
+    content_codings(headers).map(drop)
+}
+
+fn content_codings(headers: &HeaderMap) -> Result<ContentCodings, RequestError> {
+    ContentCodings::parse(headers).map_err(RequestError::UnsupportedCoding)
+}
+
+/// Returns the decoded body. If that succeeds `share` counts it in place of `bytes`, and else `bytes` alone.
+///
+/// *Errors*: the body is corrupt, or exceeds the limit or the budget.
+fn decode_bytes(
+    codings: &ContentCodings,
+    bytes: Bytes,
+    share: &mut BudgetShare,
+    limit_bytes: usize,
+) -> Result<Bytes, DecodeError> {
+    let coded_bytes = share.bytes;
+    let mut buffer = BodyBuffer::new(None, limit_bytes);
+    let decoded = codings.decode(bytes, limit_bytes, |piece| {
+        share.grow(piece.len()).map_err(|_| DecodeError::NoMemory)?;
+        if buffer.push(Bytes::copy_from_slice(piece)) { Ok(()) } else { Err(DecodeError::TooLarge) }
+    });
+    share.shrink(if decoded.is_ok() { coded_bytes } else { share.bytes - coded_bytes });
+    decoded.map(|()| buffer.finish())
+}
+
+fn request_error(error: DecodeError, limit_bytes: usize) -> RequestError {
+    match error {
+        DecodeError::TooLarge => RequestError::BodyTooLarge { limit_bytes },
+        DecodeError::NoMemory => RequestError::BodyBudgetExhausted,
+        DecodeError::Corrupt(cause) => RequestError::CorruptCoding(cause.to_string()),
+    }
 }
 
 #[cfg(test)]

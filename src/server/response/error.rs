@@ -24,6 +24,12 @@ pub(in crate::server) enum RequestError {
     InvalidBody(#[from] BodyError),
     #[error("the request body is larger than {limit_bytes} bytes (`limits.body_bytes` in the router's configuration)")]
     BodyTooLarge { limit_bytes: usize },
+    #[error(
+        "the request body has the content coding `{0}`; the router decodes gzip, deflate and zstd, up to three of them"
+    )]
+    UnsupportedCoding(String),
+    #[error("the request body is not what its `Content-Encoding` says: {0}")]
+    CorruptCoding(String),
     #[error("the request body did not arrive: no data for {0:?}")]
     BodyTimeout(Duration),
     #[error("the request body ended early")]
@@ -122,7 +128,8 @@ impl RequestError {
             Self::InvalidBody(_) | Self::BodyIncomplete | Self::ModelMissing | Self::ModelRequiredByKey => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Malformed | Self::InvalidHostHeader(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::InvalidHostHeader(_) | Self::CorruptCoding(_) => StatusCode::BAD_REQUEST,
+            Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
             Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -203,6 +210,9 @@ impl RequestError {
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if matches!(self, Self::UnsupportedCoding(_)) {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, zstd"));
         }
         if let Self::MethodNotAllowed { allow, .. } = self
             && let Ok(allow) = HeaderValue::try_from(join_methods(allow))

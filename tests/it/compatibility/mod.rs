@@ -1,4 +1,5 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
 mod plain_answers;
+mod request_codings;
 mod stream_pauses;

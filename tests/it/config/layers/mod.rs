@@ -37,6 +37,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("ring", &["tenants", "tls"]),
     ("rustls", &["tls"]),
     ("rustls_native_certs", &["tls"]),
+    ("ruzstd", &["server"]),
     ("serde", &["dialect", "prompt", "server", "discover", "emulate", "telemetry", "replay"]),
     ("serde_json", &["dialect", "prompt", "sse", "server", "discover", "emulate", "telemetry", "replay"]),
     ("socket2", &["server"]),
