@@ -31,7 +31,7 @@ use std::sync::LazyLock;
 
 use name_table::NameTable;
 
-pub use error_body::ErrorDetails;
+pub use error_body::{ErrorDetails, reports_unknown_model};
 pub use event::{EventContent, RawEvent, WantedFields};
 pub use json_object::JsonObject;
 pub use prompt_members::{ContentMember, MAX_PROMPT_MEMBERS, MediaKind, PromptMember, PromptPart};

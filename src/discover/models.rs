@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use reqwest::Response;
+use reqwest::header::LOCATION;
+use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::error::Category;
+use tokio::sync::mpsc;
 
+use super::model_refresh::ReadRequest;
 use super::probe_client::{ProbeClient, root_cause};
 use crate::clock::Clock;
-use crate::fleet::{ApiKey, Pool, Replica, ReplicaModels};
+use crate::fleet::{ApiKey, ModelListFault, Replica, ReplicaModels};
 use crate::telemetry::{ErrorLog, LogLevel};
 use crate::tls::TlsStore;
 use crate::units::ModelName;
@@ -49,38 +53,77 @@ struct ModelEntry {
     parent: Option<String>,
 }
 
-/// Reads the models of one replica at intervals.
+/// Reads the models of one replica at intervals, and whenever a request asks for it.
 pub(super) struct ModelPoller {
     pub(super) client: ProbeClient,
-    pub(super) pool: Arc<Pool>,
+    /// The key that the replica requires.
+    pub(super) api_key: Option<ApiKey>,
+    /// Whether some pool takes its models from the replica's list.
+    pub(super) learns_models: bool,
     pub(super) intervals: PollIntervals,
+    pub(super) requests: mpsc::Receiver<ReadRequest>,
+    /// The request for the read under way.
+    pub(super) current_request: Option<ReadRequest>,
+}
+
+/// An answer to a request for [`MODELS_PATH`] without a list.
+struct ModelListError {
+    fault: ModelListFault,
+    /// The cause or the redirect's target, for the log only; empty if the fault says all.
+    details: String,
+}
+
+impl From<ModelListFault> for ModelListError {
+    fn from(fault: ModelListFault) -> Self {
+        Self { fault, details: String::new() }
+    }
 }
 
 impl ModelPoller {
     /// Reads the models until it is dropped.
-    pub(super) async fn poll(self, log: Arc<ErrorLog>, clock: Clock) {
-        let replica = self.client.replica();
-        let mut last_error = String::new();
+    pub(super) async fn poll(mut self, log: Arc<ErrorLog>, clock: Clock) {
         loop {
-            let response = self.client.get(MODELS_PATH, self.pool.api_key()).send().await;
+            let response = self.client.get(MODELS_PATH, self.api_key.as_ref()).send().await;
             self.client.record_port_state(&response, clock);
-            let wait = match read_models(response).await {
-                Ok(models) => {
-                    apply_models(replica, models, &self.pool, &log);
-                    last_error.clear();
-                    self.intervals.steady_interval
+            let result = read_models(response).await;
+            self.apply(result, &log);
+            let wait = if self.is_settled() { self.intervals.steady_interval } else { self.intervals.initial_interval };
+            // The last request is answered by this read.
+            self.current_request = None;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                Some(request) = self.requests.recv() => self.current_request = Some(request),
+            }
+        }
+    }
+
+    /// Returns whether the replica has said all that its pools need.
+    fn is_settled(&self) -> bool {
+        let replica = self.client.replica();
+        match replica.model_list_fault() {
+            None => true,
+            Some(fault) => !self.learns_models && fault.is_answer(),
+        }
+    }
+
+    fn apply(&self, result: Result<Vec<ModelName>, ModelListError>, log: &ErrorLog) {
+        let replica = self.client.replica();
+        match result {
+            Ok(names) => {
+                let text = names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(", ");
+                if replica.set_models(ReplicaModels::Listed(names)) {
+                    log.write(LogLevel::Info, format_args!("replica {} serves {text}", replica.name()));
                 }
-                // Models that are known stay: whether the replica is ejected is decided elsewhere.
-                Err(error) => {
-                    let is_known = *replica.models() != ReplicaModels::Unknown;
-                    if !is_known && error != last_error {
-                        log.write(LogLevel::Warn, format_args!("replica {} is not ready: {error}", replica.name()));
-                    }
-                    last_error = error;
-                    if is_known { self.intervals.steady_interval } else { self.intervals.initial_interval }
+            }
+            Err(ModelListError { fault, details }) => {
+                let is_new = replica.set_model_list_fault(fault);
+                let is_ready =
+                    matches!(&*replica.models(), ReplicaModels::Listed(_)) || !self.learns_models && fault.is_answer();
+                if is_new && !is_ready {
+                    let name = replica.name();
+                    log.write(LogLevel::Warn, format_args!("replica {name} is not ready: {fault}{details}"));
                 }
-            };
-            tokio::time::sleep(wait).await;
+            }
         }
     }
 }
@@ -90,65 +133,65 @@ pub async fn probe_new(replicas: Vec<(Arc<Replica>, Option<ApiKey>)>, tls_store:
     let probes = replicas.into_iter().map(async |(replica, key)| {
         let Ok(client) = ProbeClient::new(replica.clone(), tls_store) else { return };
         let probe = async { read_models(client.get(MODELS_PATH, key.as_ref()).send().await).await };
-        if let Ok(Ok(models)) = tokio::time::timeout(RELOAD_WAIT, probe).await {
-            replica.set_models(models);
-        }
+        let models = match tokio::time::timeout(RELOAD_WAIT, probe).await {
+            Ok(Ok(names)) => ReplicaModels::Listed(names),
+            // The poller that follows stores and logs the fault.
+            Ok(Err(error)) if error.fault.is_answer() => ReplicaModels::Unlisted,
+            Ok(Err(_)) | Err(_) => return,
+        };
+        replica.set_models(models);
     });
     join_all(probes).await;
 }
 
-fn apply_models(replica: &Replica, models: ReplicaModels, pool: &Pool, log: &ErrorLog) {
-    if !replica.set_models(models) {
-        return;
-    }
-    match &*replica.models() {
-        ReplicaModels::Listed(names) => {
-            let names: Vec<&str> = names.iter().map(ModelName::as_str).collect();
-            log.write(LogLevel::Info, format_args!("replica {} serves {}", replica.name(), names.join(", ")));
-        }
-        ReplicaModels::Unlisted if pool.configured_models().is_empty() => log.write(
-            LogLevel::Warn,
-            format_args!(
-                "replica {} has no {MODELS_PATH}, so it gets no requests: set the pool's `model`, or \
-                 `paths = \"any\"` if it is no OpenAI-compatible server",
-                replica.name()
-            ),
-        ),
-        ReplicaModels::Unlisted | ReplicaModels::Unknown => {}
-    }
-}
-
-/// Reads the response to a request for [`MODELS_PATH`].
+/// Reads the response to a request for [`MODELS_PATH`]: at least one name, base models first.
 ///
-/// *Errors*: the replica cannot be reached, or reports that it is not ready.
-async fn read_models(response: reqwest::Result<Response>) -> Result<ReplicaModels, String> {
-    let mut response = response.map_err(|error| root_cause(&error))?;
-    let status = response.status();
-    if status.is_server_error() || status.as_u16() == 429 {
-        return Err(format!("{MODELS_PATH} returned {status}"));
-    }
-    if !status.is_success() {
-        // 404: an engine without a list. 401: the key comes with each request. The replica is up in both cases.
-        return Ok(ReplicaModels::Unlisted);
+/// *Errors*: the replica cannot be reached, or gives no list.
+async fn read_models(response: reqwest::Result<Response>) -> Result<Vec<ModelName>, ModelListError> {
+    let unreachable = |error: reqwest::Error| ModelListError {
+        fault: ModelListFault::Unreachable,
+        details: format!(": {}", root_cause(&error)),
+    };
+    let mut response = response.map_err(unreachable)?;
+    if let Some(fault) = status_fault(response.status()) {
+        let target = response.headers().get(LOCATION).filter(|_| response.status().is_redirection());
+        let target = target.map(|target| format!(" ({})", String::from_utf8_lossy(target.as_bytes()).escape_debug()));
+        return Err(ModelListError { fault, details: target.unwrap_or_default() });
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| root_cause(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
         if body.len() + chunk.len() > MAX_MODEL_LIST_BYTES {
-            return Err(format!("{MODELS_PATH} is larger than {} MiB", MAX_MODEL_LIST_BYTES >> 20));
+            return Err(ModelListFault::TooLarge(MAX_MODEL_LIST_BYTES >> 20).into());
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(parse_models(&body))
+    Ok(parse_models(&body)?)
 }
 
-fn parse_models(body: &[u8]) -> ReplicaModels {
-    match serde_json::from_slice::<ModelList>(body) {
-        Ok(ModelList { mut data }) => {
-            data.sort_by_key(|entry| entry.parent.is_some());
-            ReplicaModels::Listed(data.iter().map(|entry| entry.id.as_str().into()).collect())
-        }
-        Err(_) => ReplicaModels::Unlisted,
+/// Returns the fault that a status shows; `None` for a success.
+fn status_fault(status: StatusCode) -> Option<ModelListFault> {
+    Some(match status.as_u16() {
+        200..=299 => return None,
+        300..=399 => ModelListFault::Redirect(status.as_u16()),
+        401 => ModelListFault::Unauthorized,
+        403 => ModelListFault::Forbidden,
+        // 501: the server has no such path.
+        429 | 500 | 502..=599 => ModelListFault::Unavailable(status.as_u16()),
+        other => ModelListFault::NoSuchPath(other),
+    })
+}
+
+fn parse_models(body: &[u8]) -> Result<Vec<ModelName>, ModelListFault> {
+    let ModelList { mut data } = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => ModelListFault::NoList,
+        _ if body.trim_ascii_start().first().is_some_and(|first| b"{[".contains(first)) => ModelListFault::Malformed,
+        _ => ModelListFault::NotJson,
+    })?;
+    if data.is_empty() {
+        return Err(ModelListFault::Empty);
     }
+    data.sort_by_key(|entry| entry.parent.is_some());
+    Ok(data.iter().map(|entry| entry.id.as_str().into()).collect())
 }
 
 #[cfg(test)]
@@ -158,12 +201,36 @@ mod tests {
     #[test]
     fn base_models_come_before_adapters() {
         let body = br#"{"object":"list","data":[{"id":"lora","parent":"base"},{"id":"base","parent":null}]}"#;
-        assert_eq!(parse_models(body), ReplicaModels::Listed(vec!["base".into(), "lora".into()]));
+        assert_eq!(parse_models(body), Ok(vec!["base".into(), "lora".into()]));
     }
 
     #[test]
-    fn body_that_is_no_list_is_unlisted() {
-        assert_eq!(parse_models(b"<html>"), ReplicaModels::Unlisted);
-        assert_eq!(parse_models(b"{\"detail\":\"x\"}"), ReplicaModels::Unlisted);
+    fn body_that_is_no_list_has_its_own_fault() {
+        for (body, fault) in [
+            ("", ModelListFault::NotJson),
+            ("<html>", ModelListFault::NotJson),
+            (r#"{"data":[{"id":"m"}"#, ModelListFault::Malformed),
+            (r#"{"data":[{"id":}]}"#, ModelListFault::Malformed),
+            (r#"{"detail":"x"}"#, ModelListFault::NoList),
+            (r#"{"data":null}"#, ModelListFault::NoList),
+            (r#"{"data":[]}"#, ModelListFault::Empty),
+        ] {
+            assert_eq!(parse_models(body.as_bytes()), Err(fault), "{body}");
+        }
+    }
+
+    #[test]
+    fn status_without_a_list_has_its_own_fault() {
+        let fault = |status: u16| status_fault(StatusCode::from_u16(status).unwrap());
+        assert_eq!([200, 204].map(fault), [None; 2]);
+        assert_eq!(fault(307), Some(ModelListFault::Redirect(307)));
+        assert_eq!(fault(401), Some(ModelListFault::Unauthorized));
+        assert_eq!(fault(403), Some(ModelListFault::Forbidden));
+        for status in [404, 405, 501] {
+            assert_eq!(fault(status), Some(ModelListFault::NoSuchPath(status)));
+        }
+        for status in [429, 500, 502, 503, 504, 521] {
+            assert_eq!(fault(status), Some(ModelListFault::Unavailable(status)));
+        }
     }
 }

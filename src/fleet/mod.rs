@@ -35,7 +35,7 @@ pub use pool::eligibility::{MemberState, NoReplica};
 pub use pool::lease::Lease;
 pub use pool::{HealthTransition, Pool};
 pub use reload_diff::ReloadDiff;
-pub use replica::{MAX_MODELS_PER_REPLICA, Replica, ReplicaModels};
+pub use replica::{MAX_MODELS_PER_REPLICA, ModelListFault, Replica, ReplicaModels};
 pub use spec::failure_policy::{FailurePolicy, HealthCheck};
 pub use spec::member::{DnsLookup, MemberSpec};
 pub use spec::origin::{Origin, OriginError};

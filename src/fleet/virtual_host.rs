@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{PathPolicy, Pool, Route};
+use super::{ModelListFault, PathPolicy, Pool, Route};
 
 /// Why a request has no pool.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub enum PoolLookupError {
     /// No known replica serves this model, and some have not answered `/v1/models` yet.
     #[error("no replica that has answered /v1/models so far serves the model, and some have not answered yet")]
     ModelsPending,
+    /// No known replica serves this model, and some give no list of theirs.
+    #[error("no replica that lists its models serves the model, and of another {0}")]
+    NoModelList(ModelListFault),
     /// The request names no model, and there are several pools.
     #[error("the request names no model")]
     ModelMissing,
@@ -38,6 +41,11 @@ impl VirtualHost {
         &self.pools
     }
 
+    /// Returns whether some pool takes its models from the lists of its replicas.
+    pub fn learns_models(&self) -> bool {
+        self.pools.iter().any(|pool| pool.learns_models())
+    }
+
     /// Returns the pool for `model`. O(pools).
     ///
     /// *Errors*: no pool has the model, or none is named and there are several pools.
@@ -55,8 +63,13 @@ impl VirtualHost {
         if let Some(pool) = named.or_else(|| self.pools.iter().find(|p| p.has_model(model))) {
             return Ok(pool);
         }
-        let pending = self.pools.iter().any(|p| p.configured_models().is_empty() && p.is_waiting_for_models());
-        Err(if pending { PoolLookupError::ModelsPending } else { PoolLookupError::UnknownModel })
+        let mut pending = self.pools.iter().filter(|p| p.learns_models() && p.is_waiting_for_models()).peekable();
+        if pending.peek().is_none() {
+            return Err(PoolLookupError::UnknownModel);
+        }
+        Err(pending
+            .find_map(|p| p.model_list_fault())
+            .map_or(PoolLookupError::ModelsPending, PoolLookupError::NoModelList))
     }
 
     /// Returns whether `path` begins with the path prefix, in whole segments.

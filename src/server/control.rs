@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::AppState;
 use super::api::{self, admin_listener};
 use super::runtime_thread::spawn_runtime_thread;
-use crate::discover;
+use crate::discover::{self, PollIntervals, ProbeContext};
 use crate::dns::DnsContext;
 
 /// Interval at which the metrics drop the series of removed replicas, also when nothing scrapes them.
@@ -58,8 +58,13 @@ impl ControlThread {
 /// Reads models, health and engine metrics of all replicas; starts again when the replicas change.
 async fn probe_replicas(app: &AppState) {
     loop {
-        let (fleet, log, tls_store) = (app.fleet.clone(), app.logs.error.clone(), app.tls_store.load_full());
-        let probes = discover::run_probes(fleet, log, tls_store, app.clock, discover::PollIntervals::default());
+        let context = ProbeContext {
+            log: app.logs.error.clone(),
+            tls_store: app.tls_store.load_full(),
+            clock: app.clock,
+            model_refresh: app.control.model_refresh.clone(),
+        };
+        let probes = discover::run_probes(app.fleet.clone(), context, PollIntervals::default());
         run_until(probes, app.control.replicas_changed.notified()).await;
     }
 }

@@ -16,6 +16,7 @@ use super::request::body::BodyMemoryBudget;
 use super::request::concurrency::ConcurrencyLimits;
 use crate::clock::{self, Clock};
 use crate::config::{LoadedConfig, Settings};
+use crate::discover::ModelRefresh;
 use crate::dns::DnsNames;
 use crate::fleet::{Fleet, LeaseObserver};
 use crate::telemetry::Metrics;
@@ -85,6 +86,8 @@ pub(super) struct ControlState {
     pub(super) config_source: OnceLock<ConfigSource>,
     /// Notified when there may be replicas whose models are unknown.
     pub(super) replicas_changed: Notify,
+    /// Has models read before their interval ends.
+    pub(super) model_refresh: Arc<ModelRefresh>,
     /// Notified after a reload.
     pub(super) config_reloaded: Notify,
 }

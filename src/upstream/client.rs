@@ -113,7 +113,7 @@ impl UpstreamClient {
         let received_at = self.clock.now();
         let (head, incoming) = response.into_parts();
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
-        let PeekResult { fault, observer } =
+        let PeekResult { fault, observer, unknown_model } =
             peek::peek_response(&mut body, &head, &request.expectations, timer).await?;
         let outcome = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
@@ -124,6 +124,7 @@ impl UpstreamClient {
             received_at,
             outcome,
             fault,
+            unknown_model,
             router_requested_usage: false,
             body,
             observer,

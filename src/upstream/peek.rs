@@ -1,5 +1,6 @@
 //! Reads the beginning of a response before any of it is relayed. Until then another replica can be tried.
 
+use http::StatusCode;
 use http::response::Parts;
 
 use super::classify;
@@ -7,7 +8,7 @@ use super::error::SendError;
 use super::request::ResponseExpectations;
 use super::response::{ResponseFault, ResponseKind, UpstreamBody};
 use super::response_timer::{FrameWait, ResponseTimer};
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, reports_unknown_model};
 use crate::http::{content_length, is_json};
 use crate::sse::{BodyFormat, BodyObserver, EventInfo};
 
@@ -15,6 +16,8 @@ use crate::sse::{BodyFormat, BodyObserver, EventInfo};
 const MAX_PEEKED_JSON_BYTES: u64 = 1 << 20;
 /// Most bytes of a stream that are held for its first event.
 const MAX_PEEKED_STREAM_BYTES: u64 = 64 << 10;
+/// Most bytes of an error response that are held to see whether it is about the model.
+const MAX_PEEKED_ERROR_BYTES: u64 = 16 << 10;
 
 /// What a response has shown before any of it is relayed.
 #[derive(Default)]
@@ -22,12 +25,15 @@ pub(super) struct PeekResult {
     pub(super) fault: Option<ResponseFault>,
     /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
+    /// Whether the replica says that it does not have the requested model.
+    pub(super) unknown_model: bool,
 }
 
 /// How much of a response is read.
 enum PeekUntil {
     FirstEvent,
     End,
+    EndOfError,
     FirstByte,
 }
 
@@ -43,6 +49,7 @@ pub(super) async fn peek_response(
     match peek_until(head, expectations) {
         PeekUntil::FirstEvent => peek_first_event(body, expectations.dialect, timer).await,
         PeekUntil::End => peek_json(body, expectations.dialect, timer).await,
+        PeekUntil::EndOfError => peek_error(body, head.status, timer).await,
         PeekUntil::FirstByte => peek_first_byte(body, timer).await,
     }
 }
@@ -51,8 +58,13 @@ fn peek_until(head: &Parts, expectations: &ResponseExpectations) -> PeekUntil {
     if classify::is_readable_stream(head, expectations.dialect) {
         return PeekUntil::FirstEvent;
     }
-    let is_small = || content_length(&head.headers).is_none_or(|length| length <= MAX_PEEKED_JSON_BYTES);
-    let is_held = expectations.buffer_json && head.status.is_success() && is_json(&head.headers) && is_small();
+    let is_within = |limit| content_length(&head.headers).is_none_or(|length| length <= limit);
+    let may_be_about_model = matches!(head.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST);
+    if expectations.buffer_json && may_be_about_model && is_json(&head.headers) && is_within(MAX_PEEKED_ERROR_BYTES) {
+        return PeekUntil::EndOfError;
+    }
+    let is_held = expectations.buffer_json && head.status.is_success() && is_json(&head.headers);
+    let is_held = is_held && is_within(MAX_PEEKED_JSON_BYTES);
     if is_held { PeekUntil::End } else { PeekUntil::FirstByte }
 }
 
@@ -136,7 +148,29 @@ async fn peek_json(
         (_, true) => Some(ResponseFault::Error),
         _ => None,
     };
-    Ok(PeekResult { fault: fault.filter(|_| has_ended), observer: Some(observer) })
+    Ok(PeekResult { fault: fault.filter(|_| has_ended), observer: Some(observer), ..PeekResult::default() })
+}
+
+async fn peek_error(
+    body: &mut UpstreamBody,
+    status: StatusCode,
+    timer: &ResponseTimer<'_>,
+) -> Result<PeekResult, SendError> {
+    let deadline = timer.hold_deadline();
+    while body.buffered_bytes() <= MAX_PEEKED_ERROR_BYTES {
+        match timer.wait_for_frame(body, deadline, ResponseKind::Plain).await? {
+            FrameWait::Frame if !body.has_ended() => {}
+            FrameWait::Frame | FrameWait::End => {
+                let unknown_model = reports_unknown_model(status.as_u16(), &body.buffered_data());
+                return Ok(PeekResult { unknown_model, ..PeekResult::default() });
+            }
+            FrameWait::TimedOut => {
+                timer.check_time_left()?;
+                break;
+            }
+        }
+    }
+    Ok(PeekResult::default())
 }
 
 async fn peek_first_byte(body: &mut UpstreamBody, timer: &ResponseTimer<'_>) -> Result<PeekResult, SendError> {

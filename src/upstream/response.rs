@@ -60,6 +60,8 @@ pub struct UpstreamResponse {
     pub outcome: Outcome,
     /// How it shows that it failed whatever its status; `outcome` is a failure then. `None` if it does not.
     pub fault: Option<ResponseFault>,
+    /// Whether the replica says that it does not have the requested model.
+    pub unknown_model: bool,
     /// Whether the router asked for the stream's usage event, and not the client.
     pub router_requested_usage: bool,
     /// The body.
@@ -134,6 +136,11 @@ impl UpstreamBody {
     /// Returns the data of the last frame kept; empty if there is none.
     pub(super) fn last_buffered(&self) -> &[u8] {
         self.buffered.back().and_then(Frame::data_ref).map_or(&[], |data| data)
+    }
+
+    /// Returns a copy of the data of all frames kept.
+    pub(super) fn buffered_data(&self) -> Vec<u8> {
+        self.buffered.iter().filter_map(Frame::data_ref).flatten().copied().collect()
     }
 
     /// Returns whether everything has been read from the socket.

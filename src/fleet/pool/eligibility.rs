@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::eject::EjectCause;
+use crate::fleet::ModelListFault;
 use crate::units::Moment;
 
 /// Why a member may not be chosen for a request.
@@ -16,8 +17,8 @@ pub(in crate::fleet) enum Ineligible {
     Drained,
     /// Marked `down`.
     Down,
-    /// It has not answered `/v1/models` yet.
-    NotReady,
+    /// It has not listed its models, for this reason if it has been asked.
+    NotReady(Option<ModelListFault>),
     /// It has `max_conns` requests.
     Full,
     /// It is ejected.
@@ -59,7 +60,7 @@ pub enum MemberState {
     Ejected(EjectCause),
     /// It has responded with 429 or 503; it gets requests if no admitted member is left.
     Busy,
-    /// It has not answered `/v1/models` yet.
+    /// It has not listed its models.
     NotReady,
     /// It has `max_conns` requests.
     Full,
@@ -77,6 +78,9 @@ pub enum NoReplica {
     /// None has answered `/v1/models` yet.
     #[error("no replica is ready: none has answered /v1/models yet")]
     NotReady,
+    /// None has listed its models.
+    #[error("no replica is ready: {0}")]
+    NoModelList(ModelListFault),
     /// All are ejected.
     #[error("no replica available: all are ejected after failures")]
     AllEjected {
@@ -125,6 +129,8 @@ pub(super) struct RejectionSummary {
     any_tried: bool,
     any_full: bool,
     any_not_ready: bool,
+    /// The first specific fault.
+    model_list_fault: Option<ModelListFault>,
     earliest_readmission: Option<Moment>,
 }
 
@@ -140,7 +146,7 @@ impl Ineligible {
             Self::ModelNotListed => "does not list the model",
             Self::NotPinned => "request is pinned to another replica",
             Self::Backup => "backup",
-            Self::Drained | Self::Down | Self::NotReady | Self::Full | Self::Draining | Self::Busy => {
+            Self::Drained | Self::Down | Self::NotReady(_) | Self::Full | Self::Draining | Self::Busy => {
                 self.member_state().as_str()
             }
         }
@@ -151,7 +157,7 @@ impl Ineligible {
         match self {
             Self::Drained => MemberState::Drained,
             Self::Down => MemberState::Down,
-            Self::NotReady => MemberState::NotReady,
+            Self::NotReady(_) => MemberState::NotReady,
             Self::Full => MemberState::Full,
             Self::Ejected { cause, .. } => MemberState::Ejected(cause),
             Self::Draining => MemberState::Draining,
@@ -191,7 +197,10 @@ impl RejectionSummary {
         match reason {
             Ineligible::Tried => self.any_tried = true,
             Ineligible::Full => self.any_full = true,
-            Ineligible::NotReady => self.any_not_ready = true,
+            Ineligible::NotReady(fault) => {
+                self.any_not_ready = true;
+                self.model_list_fault = self.model_list_fault.or(fault.filter(|fault| fault.is_specific()));
+            }
             Ineligible::Ejected { until, .. } => {
                 self.earliest_readmission = Some(self.earliest_readmission.map_or(until, |first| first.min(until)));
             }
@@ -211,6 +220,7 @@ impl RejectionSummary {
             Self { any_tried: true, .. } => NoReplica::AllTried,
             Self { any_full: true, .. } => NoReplica::AllFull,
             Self { earliest_readmission: Some(until), .. } => NoReplica::AllEjected { retry_after: until.since(now) },
+            Self { model_list_fault: Some(fault), .. } => NoReplica::NoModelList(*fault),
             Self { any_not_ready: true, .. } => NoReplica::NotReady,
             _ => NoReplica::AllDown,
         }
@@ -232,20 +242,25 @@ mod tests {
 
     #[test]
     fn error_names_the_first_reason_by_precedence() {
-        use Ineligible::{Down, Drained, Full, ModelNotListed, NotReady, Tried};
+        use Ineligible::{Down, Drained, Full, ModelNotListed, Tried};
+        const NOT_READY: Ineligible = Ineligible::NotReady(None);
+        const NO_KEY: Ineligible = Ineligible::NotReady(Some(ModelListFault::Unauthorized));
+        const DEAD: Ineligible = Ineligible::NotReady(Some(ModelListFault::Unreachable));
         let ejected = NoReplica::AllEjected { retry_after: Duration::from_secs(7) };
-        assert_eq!(no_replica(&[NotReady, EJECTED, Full, Tried]), NoReplica::AllTried);
-        assert_eq!(no_replica(&[NotReady, EJECTED, Full]), NoReplica::AllFull);
+        assert_eq!(no_replica(&[NOT_READY, EJECTED, Full, Tried]), NoReplica::AllTried);
+        assert_eq!(no_replica(&[NOT_READY, EJECTED, Full]), NoReplica::AllFull);
         let later = Ineligible::Ejected { cause: EjectCause::Refused, until: Moment::from_nanos(20_000_000_000) };
-        assert_eq!(no_replica(&[later, NotReady, EJECTED]), ejected, "the earliest return counts");
-        assert_eq!(no_replica(&[NotReady, Down]), NoReplica::NotReady);
+        assert_eq!(no_replica(&[later, NOT_READY, EJECTED]), ejected, "the earliest return counts");
+        assert_eq!(no_replica(&[NOT_READY, Down]), NoReplica::NotReady);
+        assert_eq!(no_replica(&[DEAD]), NoReplica::NotReady);
+        assert_eq!(no_replica(&[DEAD, NO_KEY]), NoReplica::NoModelList(ModelListFault::Unauthorized));
         assert_eq!(no_replica(&[Down, Drained, ModelNotListed]), NoReplica::AllDown);
     }
 
     #[test]
     fn explanations_begin_with_the_name_of_the_state() {
         use Ineligible::{Backup, Busy, Down, Drained, Draining, Full, NotReady, Tried};
-        for reason in [Drained, Down, NotReady, Full, EJECTED, Draining, Busy] {
+        for reason in [Drained, Down, NotReady(None), Full, EJECTED, Draining, Busy] {
             assert!(reason.as_str().starts_with(reason.member_state().as_str()), "{reason:?}");
         }
         assert_eq!([Tried, Backup].map(Ineligible::member_state), [MemberState::Admitted; 2]);

@@ -47,7 +47,16 @@ impl PoolMember {
     /// load.
     pub(super) fn is_in_service(&self, rules: PoolRules) -> bool {
         let in_rotation = !self.spec.down && !self.spec.drain && !self.replica.is_drained();
-        in_rotation && (!rules.needs_model_list || self.replica.has_known_models())
+        in_rotation && self.is_ready(rules)
+    }
+
+    /// Returns whether the pool knows the models of the member, as far as it needs them.
+    pub(super) fn is_ready(&self, rules: PoolRules) -> bool {
+        match rules {
+            PoolRules { learns_models: true, .. } => self.replica.lists_models(),
+            PoolRules { needs_model_list: true, .. } => self.replica.has_known_models(),
+            _ => true,
+        }
     }
 
     /// Returns whether the member gets requests that are not pinned to it.
@@ -75,8 +84,8 @@ impl PoolMember {
         if self.spec.down {
             return Err(Ineligible::Down);
         }
-        if rules.needs_model_list && !self.replica.has_known_models() {
-            return Err(Ineligible::NotReady);
+        if !self.is_ready(rules) {
+            return Err(Ineligible::NotReady(self.replica.model_list_fault()));
         }
         if self.spec.max_conns.is_some_and(|max| self.replica.in_flight() >= max) {
             return Err(Ineligible::Full);

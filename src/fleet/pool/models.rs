@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Pool;
 use super::member::PoolMember;
-use crate::fleet::{LengthEstimator, PathPolicy, ReplicaModels};
+use crate::fleet::{LengthEstimator, ModelListFault, PathPolicy, ReplicaModels};
 use crate::units::ModelName;
 
 impl Pool {
@@ -42,10 +42,35 @@ impl Pool {
         }
     }
 
-    /// Returns whether a member has never answered `/v1/models`, or the pool has no members yet.
+    /// Returns whether the pool takes its models from the lists of its replicas.
+    pub fn learns_models(&self) -> bool {
+        self.rules().learns_models
+    }
+
+    /// Returns whether a member may serve models that are not known, or the pool has no members yet.
+    ///
+    /// A server without a list of models counts only if no other member has one.
     pub fn is_waiting_for_models(&self) -> bool {
-        let is_waiting = |m: &PoolMember| !m.spec.down && !m.replica.has_known_models();
-        self.needs_model_list() && (self.members.is_empty() || self.members.iter().any(is_waiting))
+        if !self.needs_model_list() {
+            return false;
+        }
+        let mut not_ready = self.members_without_models().peekable();
+        if not_ready.peek().is_none() {
+            return self.members.is_empty();
+        }
+        let may_hide = |m: &PoolMember| m.replica.model_list_fault().is_none_or(ModelListFault::may_hide_models);
+        not_ready.any(may_hide) || !self.members.iter().any(|m| m.replica.lists_models())
+    }
+
+    /// Returns why a member's models are not known; `None` if all are, or no member gives a reason.
+    pub fn model_list_fault(&self) -> Option<ModelListFault> {
+        let mut faults = self.members_without_models().filter_map(|m| m.replica.model_list_fault());
+        faults.find(|fault| fault.is_specific())
+    }
+
+    fn members_without_models(&self) -> impl Iterator<Item = &PoolMember> {
+        let rules = self.rules();
+        self.members.iter().filter(move |m| !m.spec.down && !m.is_ready(rules))
     }
 
     /// Returns whether members must have answered `/v1/models` before they are chosen.

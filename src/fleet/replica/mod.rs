@@ -2,6 +2,7 @@
 
 mod engine_state;
 mod flags;
+mod model_list_fault;
 mod models;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use engine_state::EngineState;
 use flags::{DrainSwitch, UsageSupport};
+pub use model_list_fault::ModelListFault;
 use models::ModelCatalog;
 pub use models::{MAX_MODELS_PER_REPLICA, ReplicaModels};
 
@@ -97,8 +99,24 @@ impl Replica {
         self.models.contains(model)
     }
 
+    /// Records that its last answer to `/v1/models` had this fault. Returns whether that is new.
+    ///
+    /// A list that it gave before stays valid unless the fault revokes it.
+    pub fn set_model_list_fault(&self, fault: ModelListFault) -> bool {
+        self.models.store_fault(fault)
+    }
+
+    /// Returns the fault of its last answer to `/v1/models`; `None` if it had none, or has not been asked.
+    pub fn model_list_fault(&self) -> Option<ModelListFault> {
+        self.models.fault()
+    }
+
     pub(super) fn has_known_models(&self) -> bool {
         self.models.is_known()
+    }
+
+    pub(super) fn lists_models(&self) -> bool {
+        self.models.is_listed()
     }
 
     /// Sets whether it is drained: a drained replica gets no new requests, running ones complete.

@@ -17,7 +17,10 @@ fn pool_without_models_routes_by_listed_models() {
     replicas[0].set_models(ReplicaModels::Listed(vec!["x".into()]));
     replicas[1].set_models(ReplicaModels::Listed(vec!["x".into(), "y".into()]));
     assert_eq!(virtual_host.find_pool(Some("z")).unwrap_err(), PoolLookupError::ModelsPending);
-    replicas[2].set_models(ReplicaModels::Unlisted);
+    replicas[2].set_model_list_fault(ModelListFault::Unauthorized);
+    let no_list = PoolLookupError::NoModelList(ModelListFault::Unauthorized);
+    assert_eq!(virtual_host.find_pool(Some("z")).unwrap_err(), no_list, "it may serve the model");
+    replicas[2].set_model_list_fault(ModelListFault::NoSuchPath(404));
     assert_eq!(virtual_host.find_pool(Some("z")).unwrap_err(), PoolLookupError::UnknownModel);
     let wanted = AcquireRequest { model: Some("y"), ..acquire_request() };
     for _ in 0..3 {

@@ -27,6 +27,10 @@ async fn readyz(State(app): State<Arc<AppState>>) -> Response {
     if app.fleet.pools().iter().any(|pool| pool.has_eligible(now)) {
         return "ok\n".into_response();
     }
-    let reason = "no replica is ready: none has answered /v1/models, or all have failed\n";
+    let fault = app.fleet.pools().iter().find_map(|pool| pool.model_list_fault());
+    let reason = match fault {
+        Some(fault) => format!("no replica is ready: {fault}\n"),
+        None => "no replica is ready: none has answered /v1/models, or all have failed\n".to_owned(),
+    };
     (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
 }

@@ -43,7 +43,13 @@ async fn get_model(
     Extension(scope): Extension<RequestScope>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelObject>, RequestError> {
-    match visible_models(&scope).into_iter().find(|(name, _)| name.as_str() == id) {
+    let find = || visible_models(&scope).into_iter().find(|(name, _)| name.as_str() == id);
+    let mut found = find();
+    if found.is_none() && scope.virtual_host.as_ref().is_some_and(|host| host.learns_models()) {
+        app.control.model_refresh.refresh_all(app.clock.now()).await;
+        found = find();
+    }
+    match found {
         Some((name, pool)) => Ok(Json(model_object(&app, &name, &pool))),
         None => Err(RequestError::from_lookup(PoolLookupError::UnknownModel, Some(&id))),
     }

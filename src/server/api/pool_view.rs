@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::balance::TokenLoad;
-use crate::eject::EjectCause;
 use crate::fleet::{EngineReport, MemberSpec, MemberState, Pool, Replica, ReplicaModels};
 use crate::units::{Moment, Tokens};
 
@@ -24,8 +23,9 @@ struct ReplicaView {
     name: String,
     url: String,
     state: &'static str,
-    /// The cause of the ejection: `refused`, `failed`, `stalled` or `check`; `None` unless the replica is ejected.
-    reason: Option<&'static str>,
+    /// The cause of an ejection (`refused`, `failed`, `stalled` or `check`), or why a replica is `not_ready`; `None` in
+    /// other states.
+    reason: Option<String>,
     weight: u32,
     in_flight: u32,
     /// Times that it was chosen, by any pool.
@@ -114,7 +114,10 @@ impl ReplicaView {
             name: replica.name().to_string(),
             url: replica.origin().to_string(),
             state: state.as_str(),
-            reason: state.ejection_cause().map(EjectCause::as_str),
+            reason: match state {
+                MemberState::NotReady => replica.model_list_fault().map(|fault| fault.to_string()),
+                state => state.ejection_cause().map(|cause| cause.as_str().to_owned()),
+            },
             weight: spec.weight.get(),
             in_flight: replica.in_flight(),
             times_chosen: replica.times_chosen(),

@@ -21,7 +21,7 @@ use super::request::body::{check_content_coding, decode_body, read_body};
 use super::request::concurrency::RequestPermit;
 use super::request::context::RequestContext;
 use super::request::forward_headers::{AcceptEncoding, forward_headers};
-use super::request::parse::{ParseOptions, parse_body};
+use super::request::parse::{ParseOptions, ParsedRequest, parse_body};
 use super::request::route::{PoolSelection, ProxyRoute, select_pool};
 use super::request_log::RequestLog;
 use super::response::body::BodySource;
@@ -52,6 +52,8 @@ enum PoolResult {
     Relay(Response<BodySource>),
     /// The pool has no replica left, so its fallback is next.
     Exhausted(NoReplica),
+    /// No replica of the pool has the model any longer, and this other pool has it now.
+    Moved(Arc<Pool>),
 }
 
 impl ProxyHandler<'_> {
@@ -111,7 +113,7 @@ impl ProxyHandler<'_> {
         let mut parsed = parse_body(parse_options(route, app), &head.headers, &body.bytes).await?;
         log.set_model(parsed.model.as_ref());
 
-        let selection = select_pool(app, route, &parsed, context.tenant.as_deref(), body_complete_at)?;
+        let selection = self.select_pool(&parsed).await?;
         if let Some(pool) = selection.pool() {
             app.limits.concurrency.acquire_pool(permit, limits, pool, body_complete_at)?;
             if let Some(tokenizer) = &pool.spec().token_accounting.tokenizer {
@@ -130,6 +132,21 @@ impl ProxyHandler<'_> {
                 send_to_pools(&request, upstream_request, pool, PinSource::Owner(replica), log).await
             }
             PoolSelection::Pool(pool) => send_to_pools(&request, upstream_request, pool, PinSource::Sticky, log).await,
+        }
+    }
+
+    /// Selects the replicas that a request may go to. For an unknown model the replicas are asked once for theirs.
+    ///
+    /// *Errors*: as [`select_pool`].
+    async fn select_pool(&self, parsed: &ParsedRequest) -> Result<PoolSelection, RequestError> {
+        let Self { worker: WorkerContext { app, .. }, route, context } = *self;
+        let tenant = context.tenant.as_deref();
+        match select_pool(app, route, parsed, tenant, app.clock.now()) {
+            Err(error) if error.is_unknown_model() && route.virtual_host.learns_models() => {
+                app.control.model_refresh.refresh_all(app.clock.now()).await;
+                select_pool(app, route, parsed, tenant, app.clock.now())
+            }
+            selection => selection,
         }
     }
 
@@ -183,6 +200,11 @@ async fn send_to_pools(
         match send_to_pool(request, &mut upstream_request, &mut pool_request, &mut attempts, log).await? {
             PoolResult::Relay(response) => return Ok(response),
             PoolResult::Exhausted(reason) => no_replica = reason,
+            PoolResult::Moved(other) => {
+                tried = pool_request.into_tried();
+                pool = other;
+                continue;
+            }
         }
         let fallback = pool.fallback().filter(|_| !pool_request.is_pin_required());
         let Some(fallback) = fallback.and_then(|name| app.fleet.pool(name)) else { break };
@@ -219,6 +241,19 @@ async fn send_to_pool(
                     retry_lease = Some(next);
                 }
                 RetryDecision::Relay(lease) => {
+                    if attempts.should_refresh_models(pool_request, &response) {
+                        let app = &request.worker.app;
+                        app.control.model_refresh.refresh_all(app.clock.now()).await;
+                        if let Ok(next) = pool_request.acquire() {
+                            lease.settle(response.outcome, app.clock.now());
+                            retry_lease = Some(next);
+                            continue;
+                        }
+                        if let Some(other) = find_moved_model(request, pool_request.pool()) {
+                            lease.settle(response.outcome, app.clock.now());
+                            return Ok(PoolResult::Moved(other));
+                        }
+                    }
                     let cookie = sticky::store_pin(&request.worker.app, &lease, request.head, &response);
                     let mut response = request.client_response(response, lease);
                     if let Some(cookie) = cookie {
@@ -229,4 +264,10 @@ async fn send_to_pool(
             },
         }
     }
+}
+
+/// Returns the pool that has the model now; `None` if it is `pool` still, or none.
+fn find_moved_model(request: &ProxyRequest<'_>, pool: &Pool) -> Option<Arc<Pool>> {
+    let found = request.route.virtual_host.find_pool(request.parsed.model.as_deref()).ok()?;
+    (found.name() != pool.name()).then(|| found.clone())
 }

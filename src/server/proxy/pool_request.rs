@@ -103,6 +103,11 @@ impl<'a> PoolRequest<'a> {
         self.acquire_request.tried.push(lease.replica().id());
     }
 
+    /// Asks the lease's replica for its models at once, since they may have changed. Does not wait.
+    pub(super) fn request_models(&self, lease: &Lease) {
+        self.app.control.model_refresh.request_replica(lease.replica().id(), self.app.clock.now());
+    }
+
     /// Returns the replicas that were tried.
     pub(super) fn into_tried(self) -> Vec<ReplicaId> {
         self.acquire_request.tried

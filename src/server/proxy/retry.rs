@@ -25,6 +25,8 @@ pub(super) struct Attempts {
     not_retryable: bool,
     /// A replica whose fault may be the request's; the next response decides. `None` without such a fault.
     suspect: Option<SuspectReplica>,
+    /// Whether all replicas have been asked for their models because one no longer had this request's.
+    has_refreshed_models: bool,
 }
 
 /// A replica that responded with a fault, before a second one has responded to the same request.
@@ -49,6 +51,7 @@ impl Attempts {
             retries: 0,
             not_retryable: headers.contains_key(IDEMPOTENCY_KEY),
             suspect: None,
+            has_refreshed_models: false,
         }
     }
 
@@ -74,6 +77,10 @@ impl Attempts {
             suspect.lease.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
         request.mark_tried(&lease);
+        if error.phase == Phase::Connect {
+            // It may come back with other models.
+            request.request_models(&lease);
+        }
         lease.settle(error.outcome(), now);
         let was_sent = error.phase != Phase::Connect;
         if request.is_pin_required() || was_sent && (error.timed_out || !self.try_take_retry(request)) {
@@ -98,6 +105,11 @@ impl Attempts {
         let status = response.head.status;
         if let Outcome::Busy { retry_after } = response.outcome {
             return self.on_busy(request, retry_after, lease);
+        }
+        if response.unknown_model {
+            request.request_models(&lease);
+            // Nothing was carried out, so it is no retry.
+            return self.skip_replica(request, Outcome::Refused, lease);
         }
         if let Some(suspect) = self.suspect.take() {
             let is_shared = suspect.status == status;
@@ -131,12 +143,17 @@ impl Attempts {
 
     /// Skips a busy replica if there is another. A busy response says nothing about a fault before it.
     fn on_busy(&mut self, request: &mut PoolRequest<'_>, retry_after: Option<Duration>, lease: Lease) -> RetryDecision {
+        lease.mark_busy(retry_after, self.clock.now());
+        self.skip_replica(request, Outcome::Busy { retry_after }, lease)
+    }
+
+    /// Sends the request to another replica if there is one.
+    fn skip_replica(&mut self, request: &mut PoolRequest<'_>, outcome: Outcome, lease: Lease) -> RetryDecision {
         let now = self.clock.now();
-        lease.mark_busy(retry_after, now);
-        if !request.is_pin_required() && !self.not_retryable {
+        if self.may_skip(request) {
             request.mark_tried(&lease);
             if let Ok(next) = request.acquire() {
-                lease.settle(Outcome::Busy { retry_after }, now);
+                lease.settle(outcome, now);
                 return RetryDecision::Retry(next);
             }
         }
@@ -144,6 +161,19 @@ impl Attempts {
             suspect.lease.settle(Outcome::Failed { phase: Phase::FirstByte }, now);
         }
         RetryDecision::Relay(lease)
+    }
+
+    /// Returns whether a request that a replica has not carried out may go to another one.
+    fn may_skip(&self, request: &PoolRequest<'_>) -> bool {
+        !request.is_pin_required() && !self.not_retryable
+    }
+
+    /// Returns whether all replicas should be asked for their models, once per request, after every one that listed the
+    /// model has said that it does not have it.
+    pub(super) fn should_refresh_models(&mut self, request: &PoolRequest<'_>, response: &UpstreamResponse) -> bool {
+        let should = response.unknown_model && self.may_skip(request) && !self.has_refreshed_models;
+        self.has_refreshed_models |= should;
+        should
     }
 
     /// Returns whether a request that has reached a replica may be sent to another one, and if so takes a retry from

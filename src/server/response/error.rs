@@ -109,13 +109,18 @@ impl RequestError {
         match error {
             PoolLookupError::UnknownModel => Self::UnknownModel(model.unwrap_or_default().chars().take(256).collect()),
             PoolLookupError::ModelMissing => Self::ModelMissing,
-            PoolLookupError::ModelsPending => Self::ModelsUnknown(error),
+            PoolLookupError::ModelsPending | PoolLookupError::NoModelList(_) => Self::ModelsUnknown(error),
         }
     }
 
     /// Returns the error for a head that exceeds the limits.
     pub(in crate::server) const fn head_too_large(limits: &Limits) -> Self {
         Self::HeadTooLarge { limit_bytes: limits.header_bytes, limit_lines: limits.headers }
+    }
+
+    /// Returns whether no replica is known to serve the model.
+    pub(in crate::server) const fn is_unknown_model(&self) -> bool {
+        matches!(self, Self::UnknownModel(_) | Self::ModelsUnknown(_))
     }
 
     /// Returns whether capacity is exhausted, so that the token throughput says when to retry.
@@ -181,7 +186,7 @@ impl RequestError {
             }
             Self::RequestLimitReached { retry_after_seconds: retry_after }
             | Self::PoolLimitReached { retry_after_seconds: retry_after } => Some(*retry_after),
-            Self::ModelsUnknown(_) | Self::NoReplica(NoReplica::NotReady) => Some(5),
+            Self::ModelsUnknown(_) | Self::NoReplica(NoReplica::NotReady | NoReplica::NoModelList(_)) => Some(5),
             Self::NoReplica(_) | Self::BodyBudgetExhausted | Self::UpstreamUnreachable => Some(1),
             _ => None,
         }

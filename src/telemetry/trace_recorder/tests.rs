@@ -28,7 +28,7 @@ fn recorded_fleet(file: TraceFile) -> (Fleet, Arc<TrafficRecorder>) {
     let specs = config::from_urls(&["http://10.0.0.1:8000".to_owned()], []).unwrap().settings.pools;
     let fleet = Fleet::new(specs, &observer, 1).unwrap();
     for replica in fleet.replicas() {
-        replica.set_models(ReplicaModels::Unlisted);
+        replica.set_models(ReplicaModels::Listed(vec!["m".into()]));
     }
     (fleet, recorder)
 }

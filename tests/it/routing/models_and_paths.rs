@@ -260,7 +260,7 @@ fn proxy_headers_are_passed_removed_and_added() {
 fn pool_api_key_replaces_the_clients_and_replica_url_prefix_is_kept() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
     let text = format!(
-        "api_key = \"sk-pool\"\npaths = [\"/v1/images/generations\"]\nx_upstream = false\nreplicas = [\"{}/engine/a\"]",
+        "api_key = \"sk-pool\"\nmodel = \"m\"\npaths = [\"/v1/images/generations\"]\nx_upstream = false\nreplicas = [\"{}/engine/a\"]",
         replica.url()
     );
     let router = TestRouter::start(&text);
