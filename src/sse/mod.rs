@@ -10,6 +10,7 @@ mod json_observer;
 mod observer;
 mod partial_event;
 mod scanner;
+mod sniffer;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use frame::EventFrame;
 pub use observer::{BodyFormat, BodyObserver, ChunkStats, EventInfo};
 pub use partial_event::{HEAD_BYTES, TAIL_BYTES};
 pub use scanner::Scanner;
+pub use sniffer::{FormatSniffer, SniffedFormat};
 
 /// The comment that keeps a client's stream open between the response head and the first event.
 pub const WAITING_COMMENT: &str = ": waiting\n\n";

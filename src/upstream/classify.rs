@@ -8,7 +8,6 @@ use http::{HeaderMap, StatusCode, header};
 use crate::clock::Clock;
 use crate::dialect::Dialect;
 use crate::fleet::{Outcome, Phase};
-use crate::http::is_event_stream;
 
 /// Returns the outcome of a response with this status, if it is completed.
 pub(super) fn classify_status(status: StatusCode, headers: &HeaderMap, clock: Clock) -> Outcome {
@@ -21,12 +20,9 @@ pub(super) fn classify_status(status: StatusCode, headers: &HeaderMap, clock: Cl
     }
 }
 
-/// Returns whether a response is a stream whose events can be read while they pass.
-pub(super) fn is_readable_stream(head: &Parts, dialect: Dialect) -> bool {
-    head.status.is_success()
-        && dialect.has_known_events()
-        && is_event_stream(&head.headers)
-        && !head.headers.contains_key(header::CONTENT_ENCODING)
+/// Returns whether the content of a response can be read while it passes.
+pub(super) fn is_readable(head: &Parts, dialect: Dialect) -> bool {
+    head.status.is_success() && dialect.has_known_events() && !head.headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Returns whether bytes may be inserted into a response: it has no declared length and no coding.

@@ -43,8 +43,8 @@ impl UpstreamClient {
     /// Sends `request` to the leased replica and waits until the response shows whether it is usable.
     ///
     /// A stream is held until its first event or for `timeouts.first_event_hold`. A JSON response of up to 1 MiB is
-    /// held until it is complete if `buffer_json` is set. Any other is held until its first byte, or for the same
-    /// time. Until then another replica can be tried. A reused connection that turns out to be closed is replaced by
+    /// held until it is complete if `buffer_json` is set, or for the same time if it begins with white space only. Any
+    /// other is held until its first byte, or for the same time. Until then another replica can be tried. A reused connection that turns out to be closed is replaced by
     /// a new one.
     ///
     /// `timing` is set as soon as there is a connection, also for a caller that drops the future before the response.
@@ -113,7 +113,7 @@ impl UpstreamClient {
         let received_at = self.clock.now();
         let (head, incoming) = response.into_parts();
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
-        let PeekResult { fault, observer, unknown_model } =
+        let PeekResult { fault, format, is_readable_stream, observer, unknown_model } =
             peek::peek_response(&mut body, &head, &request.expectations, timer).await?;
         let outcome = match fault {
             Some(_) => Outcome::Failed { phase: Phase::Stream },
@@ -127,6 +127,8 @@ impl UpstreamClient {
             unknown_model,
             router_requested_usage: false,
             body,
+            format,
+            is_readable_stream,
             observer,
             answer_deadline: timer.answer_deadline,
             total_deadline: timer.total_deadline,

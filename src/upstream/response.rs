@@ -17,7 +17,7 @@ use super::connection::UpstreamConnection;
 use super::idle_connections::IdleConnections;
 use crate::clock::Clock;
 use crate::fleet::Outcome;
-use crate::sse::BodyObserver;
+use crate::sse::{BodyFormat, BodyObserver};
 use crate::units::{Moment, ReplicaId};
 
 /// How a response with a status of success shows that it failed.
@@ -66,6 +66,10 @@ pub struct UpstreamResponse {
     pub router_requested_usage: bool,
     /// The body.
     pub body: UpstreamBody,
+    /// The format of the body.
+    pub(super) format: BodyFormat,
+    /// Whether it is a stream whose events can be read while they pass.
+    pub(super) is_readable_stream: bool,
     /// Observer of the held frames of a JSON document; `None` for any other response.
     pub(super) observer: Option<BodyObserver>,
     /// Deadline of its first byte.
@@ -131,6 +135,11 @@ impl UpstreamBody {
     /// Returns the number of frames kept for the reader.
     pub(super) fn buffered_frames(&self) -> usize {
         self.buffered.len()
+    }
+
+    /// Returns the data of each frame kept for the reader.
+    pub(super) fn buffered_chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffered.iter().filter_map(Frame::data_ref).map(|data| &**data)
     }
 
     /// Returns the data of the last frame kept; empty if there is none.

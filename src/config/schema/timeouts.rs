@@ -75,8 +75,8 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         name: "first_event_hold",
         expected: EXPECTED_DURATION,
         default: "\"10s\"",
-        doc: "How long a 200 is held for the first event of its stream, so that another replica can still be tried; \
-              0 for not at all.",
+        doc: "How long a 200 is held for the first event of its stream, or for the JSON after white space that keeps a \
+              plain answer alive, so that another replica can still be tried; 0 for not at all.",
         set: |d, v| v.duration().map(|time| d.settings.timeouts.first_event_hold = time),
     },
     KeySpec {

@@ -26,8 +26,8 @@ pub struct Timeouts {
     pub client_body: Duration,
     /// The time in which a client accepts none of the bytes it is sent, before its connection is closed.
     pub client_send: Duration,
-    /// The time that a 200 is held for the first event of its stream, so that another replica can still be tried; 0 for
-    /// none.
+    /// The time that a 200 is held for the first event of its stream, or for the JSON after white space, so that another
+    /// replica can still be tried; 0 for none.
     pub first_event_hold: Duration,
     /// The time in which a client's stream may be silent before a comment is sent; 0 for no comments.
     pub waiting_comment: Duration,

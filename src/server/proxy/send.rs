@@ -149,6 +149,10 @@ impl<'a> ProxyRequest<'a> {
         strip_hop_by_hop(&mut headers);
         if relay.rewrites_body() {
             headers.remove(header::CONTENT_LENGTH);
+            // A replica may label its stream as something else, which a proxy in front could hold or compress.
+            if !is_event_stream(&headers) {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            }
         }
         if is_event_stream(&headers) {
             // Proxies in front must neither buffer nor cache events.

@@ -25,9 +25,14 @@ impl GzipEncoder {
     }
 
     /// Compresses a piece of the body. Returns the output so far; `None` while the encoder has none.
+    ///
+    /// White space alone is what keeps a response alive, so the encoder does not hold it back.
     pub(super) fn encode(&mut self, piece: &[u8]) -> Option<Bytes> {
         let encoder = self.encoder.as_mut()?;
         encoder.write_all(piece).ok()?;
+        if !piece.is_empty() && piece.trim_ascii().is_empty() {
+            encoder.flush().ok()?;
+        }
         Some(std::mem::take(encoder.get_mut())).filter(|output| !output.is_empty()).map(Bytes::from)
     }
 

@@ -7,7 +7,6 @@ use super::error::RelayError;
 use super::event_filter::{EventFilter, FilterRules, Filtered};
 use crate::dialect::Dialect;
 use crate::fleet::ResponseProgress;
-use crate::http::is_event_stream;
 use crate::sse::{BodyFormat, BodyObserver, ChunkStats, KEEP_ALIVE_COMMENT, WAITING_COMMENT};
 use crate::units::Usage;
 use crate::upstream::classify;
@@ -29,19 +28,17 @@ pub(super) struct RelayedContent {
 impl RelayedContent {
     /// Takes over the observer of `response`.
     pub(super) fn new(response: &mut UpstreamResponse, dialect: Dialect) -> Self {
-        let is_stream = is_event_stream(&response.head.headers);
-        let format = if is_stream { BodyFormat::Stream } else { BodyFormat::Json };
+        let (format, is_readable) = (response.format, response.is_readable_stream);
         // A response with a known fault, relayed because no replica gave a better one, stays as it is.
         let rules =
             FilterRules { removes_usage: response.router_requested_usage, stops_at_abort: response.fault.is_none() };
-        let is_readable = classify::is_readable_stream(&response.head, dialect);
         let peeked = response.observer.take();
         Self {
             dialect,
             format,
             observed_frames: if peeked.is_some() { response.body.buffered_frames() } else { 0 },
             observer: peeked.unwrap_or_else(|| BodyObserver::new(dialect, format)),
-            takes_comments: is_readable || is_stream && classify::is_extensible(&response.head),
+            takes_comments: is_readable || format == BodyFormat::Stream && classify::is_extensible(&response.head),
             filter: is_readable.then(|| EventFilter::new(rules)),
         }
     }

@@ -1,8 +1,10 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
 mod engines;
+mod json_keep_alive;
 mod model_list_faults;
 mod moving_models;
 mod plain_answers;
 mod request_codings;
 mod stream_pauses;
+mod wrong_labels;
