@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::event::{EventContent, RawEvent, WantedFields};
+use super::event::{ErrorBlame, EventContent, RawEvent, WantedFields};
 use super::event_json::{
-    find_values, is_client_error, parse_members, parse_object, parse_prefix, parse_value, read_by_search,
+    blame_error, find_values, is_error_value, parse_members, parse_object, parse_prefix, parse_value, read_by_search,
 };
 use super::json_object::JsonObject;
 
@@ -75,14 +75,14 @@ pub(super) fn read_event<'a>(event: &RawEvent<'a>, wanted: WantedFields) -> Even
     let unparsed = members.choices.is_some() && choices.is_none();
     let choices = choices.unwrap_or_default();
     let usage = members.usage.and_then(parse_object);
-    let is_error = members.error.is_some() || members.object.is_some_and(|object| object.get() == r#""error""#);
+    let named = members.object.is_some_and(|object| object.get() == r#""error""#).then_some(ErrorBlame::Replica);
+    let error = members.error.filter(|error| is_error_value(error)).map(blame_error).or(named);
     EventContent {
-        has_content: choices.iter().any(has_content) || unparsed && has_choices && !is_error,
-        usage_only: usage.is_some() && choices.is_empty() && !unparsed && !is_error,
+        has_content: choices.iter().any(has_content) || unparsed && has_choices && error.is_none(),
+        usage_only: usage.is_some() && choices.is_empty() && !unparsed && error.is_none(),
         usage,
         id: if wanted.id { members.id.and_then(parse_value) } else { None },
-        is_error,
-        is_client_error: members.error.is_some_and(is_client_error),
+        error,
         aborted: choices.iter().any(|JsonObject(c)| c.finish_reason.is_some_and(|r| r.get() == r#""abort""#))
             || unparsed && has_abort(keys, event.data),
         ..EventContent::default()
@@ -115,16 +115,18 @@ fn read_unparsed<'a>(event: &RawEvent<'a>, has_choices: bool, wanted: WantedFiel
     EventContent {
         has_content: has_choices && !is_error && is_content(),
         aborted: has_abort(keys, event.data) || has_abort(keys, event.tail),
-        is_error,
+        error: is_error.then_some(ErrorBlame::Replica),
         ..read_by_search(event, wanted)
     }
 }
 
-/// Returns whether the first member is `error` and is not null.
+/// Returns whether the first member is `error` and reports one, as far as its value can be read.
 fn starts_with_error(keys: &ChoiceKeyFinders, data: &[u8]) -> bool {
     let inner = data.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
     let error = inner.filter(|inner| inner.starts_with(b"\"error\""));
-    error.and_then(|inner| find_values(&keys.error, inner).next()).is_some_and(|value| !value.starts_with(b"null"))
+    error
+        .and_then(|inner| find_values(&keys.error, inner).next())
+        .is_some_and(|value| parse_prefix::<&RawValue>(value).is_none_or(is_error_value))
 }
 
 fn is_choice_array(value: &[u8]) -> bool {

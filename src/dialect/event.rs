@@ -26,16 +26,25 @@ pub struct EventContent<'a> {
     pub usage_only: bool,
     /// The response's id; `None` if it is absent or not wanted.
     pub id: Option<Cow<'a, str>>,
-    /// It reports an error.
-    pub is_error: bool,
-    /// The error is about the request: a 4xx within a stream.
-    pub is_client_error: bool,
+    /// Who is to blame for the error that it reports; `None` if it reports none.
+    pub error: Option<ErrorBlame>,
     /// A choice ended because its replica gave up.
     pub aborted: bool,
     /// Whether the message's `stop_reason` is null; `None` if the event does not have it.
     pub lacks_stop_reason: Option<bool>,
     /// It ends the response.
     pub done: bool,
+}
+
+/// Who is to blame for an error that a response reports after a status of success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorBlame {
+    /// The request: a 4xx within the response.
+    Request,
+    /// The load on the replica: a 429, 503 or 529 within the response.
+    Load,
+    /// The replica.
+    Replica,
 }
 
 /// The fields of an event that must be exact; the others may be skipped, which is cheaper.

@@ -9,10 +9,12 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::event::{EventContent, RawEvent, WantedFields};
+use super::event::{ErrorBlame, EventContent, RawEvent, WantedFields};
 use super::json_object::JsonObject;
+use crate::http::StatusMeaning;
 
 static KEY_FINDERS: LazyLock<KeyFinders> = LazyLock::new(|| KeyFinders {
     usage: Finder::new(b"\"usage\""),
@@ -67,17 +69,45 @@ pub(super) fn find_event_type<'a>(event: &RawEvent<'a>, is_known: impl Fn(&[u8])
 
 /// Reads an event whose type is `error`.
 pub(super) fn read_error<'a>(event: &RawEvent<'a>) -> EventContent<'a> {
-    let is_client_error = parse_members(event).and_then(|members| members.error).is_some_and(is_client_error);
-    EventContent { is_error: true, is_client_error, ..EventContent::default() }
+    let error = parse_members(event).and_then(|members| members.error);
+    EventContent { error: Some(error.map_or(ErrorBlame::Replica, blame_error)), ..EventContent::default() }
 }
 
-/// Returns whether an error object stands for a 4xx. vLLM repeats the status as `code`; 408 and 429 are about the
-/// server.
-pub(super) fn is_client_error(error: &RawValue) -> bool {
-    let Some(fault) = parse_object::<ErrorFault<'_>>(error) else { return false };
-    let status = fault.code.and_then(|code| code.get().parse::<u16>().ok());
-    let named = || matches!(fault.kind.map(RawValue::get), Some(r#""invalid_request_error""# | r#""BadRequestError""#));
-    status.map_or_else(named, |status| matches!(status, 400..=499) && !matches!(status, 408 | 429))
+/// Returns whether the value of a member `error` reports an error. Some servers write `""`, `{}`, `[]`, `false`, `0` or an
+/// object of such values into good responses.
+pub fn is_error_value(value: &RawValue) -> bool {
+    match value.get() {
+        "null" | "\"\"" | "{}" | "[]" | "false" | "0" => false,
+        text => serde_json::from_str(text).map_or(true, |value| !is_empty_value(&value)),
+    }
+}
+
+fn is_empty_value(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(is_set) => !is_set,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(items) => items.iter().all(is_empty_value),
+        Value::Object(members) => members.values().all(is_empty_value),
+    }
+}
+
+/// Returns who is to blame for an error. vLLM repeats the status as `code`; a 408 is about the server.
+pub fn blame_error(error: &RawValue) -> ErrorBlame {
+    let Some(fault) = parse_object::<ErrorFault<'_>>(error) else { return ErrorBlame::Replica };
+    let code = fault.code.map_or("", RawValue::get).trim_matches('"');
+    match code.parse::<u16>().map(|status| (status, StatusMeaning::of(status))) {
+        Ok((408, _)) => ErrorBlame::Replica,
+        Ok((_, StatusMeaning::RequestFault)) if !code.starts_with('5') => ErrorBlame::Request,
+        Ok((_, StatusMeaning::Busy)) => ErrorBlame::Load,
+        Ok(_) => ErrorBlame::Replica,
+        Err(_) => match (code, fault.kind.map_or("", RawValue::get).trim_matches('"')) {
+            ("rate_limit_exceeded", _) | (_, "overloaded_error" | "rate_limit_error") => ErrorBlame::Load,
+            (_, "invalid_request_error" | "BadRequestError") => ErrorBlame::Request,
+            _ => ErrorBlame::Replica,
+        },
+    }
 }
 
 /// Reads the id and the usage of the object that `inner` picks, or of the event itself if it picks none.

@@ -32,7 +32,8 @@ use std::sync::LazyLock;
 use name_table::NameTable;
 
 pub use error_body::{ErrorDetails, reports_unknown_model};
-pub use event::{EventContent, RawEvent, WantedFields};
+pub use event::{ErrorBlame, EventContent, RawEvent, WantedFields};
+pub use event_json::{blame_error, is_error_value};
 pub use json_object::JsonObject;
 pub use prompt_members::{ContentMember, MAX_PROMPT_MEMBERS, MediaKind, PromptMember, PromptPart};
 pub use spec::DialectSpec;

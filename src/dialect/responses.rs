@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::choices_event;
 use super::error_body::openai_error_body;
-use super::event::{EventContent, RawEvent, WantedFields};
+use super::event::{ErrorBlame, EventContent, RawEvent, WantedFields};
 use super::event_json::{find_event_type, read_error, read_inner_object};
 use super::prompt_members::{ContentMember, MediaKind, PromptMember, PromptPart};
 use super::spec::DialectSpec;
@@ -53,7 +53,7 @@ fn read_event<'a>(event: &RawEvent<'a>, wanted: WantedFields) -> EventContent<'a
     } else {
         EventContent::default()
     };
-    EventContent { done, is_error: kind == b"response.failed", ..inner }
+    EventContent { done, error: (kind == b"response.failed").then_some(ErrorBlame::Replica), ..inner }
 }
 
 fn error_event(message: &str, sequence: u64) -> String {

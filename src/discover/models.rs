@@ -14,6 +14,7 @@ use super::model_refresh::ReadRequest;
 use super::probe_client::{ProbeClient, root_cause};
 use crate::clock::Clock;
 use crate::fleet::{ApiKey, ModelListFault, Replica, ReplicaModels};
+use crate::http::StatusMeaning;
 use crate::telemetry::{ErrorLog, LogLevel};
 use crate::tls::TlsStore;
 use crate::units::ModelName;
@@ -175,9 +176,11 @@ fn status_fault(status: StatusCode) -> Option<ModelListFault> {
         300..=399 => ModelListFault::Redirect(status.as_u16()),
         401 => ModelListFault::Unauthorized,
         403 => ModelListFault::Forbidden,
-        // 501: the server has no such path.
-        429 | 500 | 502..=599 => ModelListFault::Unavailable(status.as_u16()),
-        other => ModelListFault::NoSuchPath(other),
+        other => match StatusMeaning::of(other) {
+            StatusMeaning::Busy | StatusMeaning::ReplicaFault => ModelListFault::Unavailable(other),
+            // 501: the server has no such path.
+            StatusMeaning::Success | StatusMeaning::RequestFault => ModelListFault::NoSuchPath(other),
+        },
     })
 }
 

@@ -7,6 +7,7 @@ use super::metrics_parser::MetricsParser;
 use super::probe_client::ProbeClient;
 use crate::clock::Clock;
 use crate::fleet::{ApiKey, EngineStats, Fleet, Replica};
+use crate::http::StatusMeaning;
 
 /// Longest duration of one scrape.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ impl MetricsScraper {
         client.record_port_state(&response, clock);
         let mut response = response.map_err(|_| ScrapeError::Transient)?;
         let status = response.status();
-        if status.is_server_error() || status.as_u16() == 429 {
+        if matches!(StatusMeaning::of(status.as_u16()), StatusMeaning::Busy | StatusMeaning::ReplicaFault) {
             return Err(ScrapeError::Transient);
         }
         if !status.is_success() {

@@ -37,7 +37,7 @@ pub enum Outcome {
     Refused,
     /// Two replicas failed in the same way: the request's fault.
     SharedFault,
-    /// The replica responded with 429 or 503: it is overloaded.
+    /// The replica responded with 429, 503 or 529: it is overloaded.
     Busy {
         /// Its `Retry-After`.
         retry_after: Option<Duration>,

@@ -7,9 +7,11 @@ mod content_type;
 mod cookie;
 mod host;
 mod path;
+mod status;
 
 pub use content_length::content_length;
 pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
 pub use cookie::{find_cookie, find_set_cookie};
 pub use host::request_host;
 pub use path::normalize_path;
+pub use status::StatusMeaning;

@@ -2,9 +2,10 @@
 //! that a body of megabytes needs no memory.
 
 use memchr::memchr2;
+use serde_json::value::RawValue;
 
 use super::answer_state::AnswerState;
-use crate::dialect::{DialectSpec, JsonObject, UsageObject};
+use crate::dialect::{DialectSpec, JsonObject, UsageObject, blame_error, is_error_value};
 
 /// A value longer than this is not kept; a `usage` object has some hundred bytes.
 const MAX_VALUE_BYTES: usize = 4 * 1024;
@@ -163,7 +164,12 @@ impl JsonObserver {
         let value = self.value.trim_ascii();
         match captured.member {
             CapturedMember::Id => answer.set_id(serde_json::from_slice::<String>(value).ok().as_deref()),
-            CapturedMember::Error => answer.has_error |= value != b"null",
+            CapturedMember::Error => match serde_json::from_slice::<&RawValue>(value) {
+                Ok(error) if is_error_value(error) => answer.record_error(blame_error(error)),
+                Ok(_) => {}
+                // Too long to be kept whole.
+                Err(_) => answer.has_error = true,
+            },
             CapturedMember::FinishReason => answer.aborted |= value == b"\"abort\"",
             CapturedMember::StopReason => answer.aborted |= value == b"null",
             CapturedMember::Usage => {
@@ -250,6 +256,33 @@ mod tests {
         assert_eq!(observe_body(r#"{"error":"x""#, 3).2, [false, false, false]);
         assert_eq!(observe_body("Internal Server Error", 4).2, [false; 3]);
         assert_eq!(observe_body("]]}}", 4).2, [false; 3]);
+    }
+
+    #[test]
+    fn empty_errors_are_none_and_overlong_ones_are_errors() {
+        for nothing in [
+            "null",
+            "\"\"",
+            "\" \"",
+            "{}",
+            "{ }",
+            "[]",
+            "false",
+            "0",
+            "0.0",
+            "[{}, \"\"]",
+            "{\"code\":0,\"message\":\"\"}",
+        ] {
+            assert_eq!(
+                observe_body(&format!("{{\"error\": {nothing} ,\"x\":1}}"), 2).2,
+                [false, false, true],
+                "{nothing}"
+            );
+        }
+        let long = format!("{{\"error\":\"{}\"}}", "x".repeat(10_000));
+        for error in ["{\"error\":true}", "{\"error\":1}", "{\"error\":\"x\"}", "{\"error\":{\"code\":1}}", &long] {
+            assert_eq!(observe_body(error, 100).2, [true, false, true]);
+        }
     }
 
     #[test]

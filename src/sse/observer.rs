@@ -6,7 +6,7 @@ use super::answer_state::AnswerState;
 use super::frame::EventFrame;
 use super::json_observer::JsonObserver;
 use super::scanner::Scanner;
-use crate::dialect::{Dialect, DialectSpec, EventContent, RawEvent, WantedFields};
+use crate::dialect::{Dialect, DialectSpec, ErrorBlame, EventContent, RawEvent, WantedFields};
 use crate::units::Usage;
 
 /// The framing of a response body, from its content type.
@@ -40,10 +40,8 @@ pub struct EventInfo {
     pub has_usage: bool,
     /// It carries `usage` and nothing else, like the event that `include_usage` adds.
     pub usage_only: bool,
-    /// It reports an error.
-    pub is_error: bool,
-    /// The error is about the request, like a 4xx.
-    pub is_client_error: bool,
+    /// Who is to blame for the error that it reports; `None` if it reports none.
+    pub error: Option<ErrorBlame>,
     /// The replica aborted the response: `finish_reason` "abort", or a message that stops without a reason, as vLLM
     /// writes it there.
     pub aborted: bool,
@@ -142,12 +140,17 @@ impl BodyObserver {
         self.answer.done
     }
 
-    /// Returns whether the body reported an error that is not about the request.
+    /// Returns whether the body reported an error that the replica is to blame for.
     pub fn has_error(&self) -> bool {
         self.answer.has_error
     }
 
-    /// Returns whether the stream reported an error that is about the request, like a 4xx.
+    /// Returns whether the body reported an error that is about the load on the replica, like a 503.
+    pub fn has_busy_error(&self) -> bool {
+        self.answer.has_busy_error
+    }
+
+    /// Returns whether the body reported an error that is about the request, like a 4xx.
     pub fn has_client_error(&self) -> bool {
         self.answer.has_client_error
     }
@@ -183,8 +186,9 @@ fn apply_event(
     }
     answer.set_id(event.id.as_deref());
     answer.done |= event.done;
-    answer.has_error |= event.is_error && !event.is_client_error;
-    answer.has_client_error |= event.is_client_error;
+    if let Some(blame) = event.error {
+        answer.record_error(blame);
+    }
     answer.lacks_stop_reason = event.lacks_stop_reason.unwrap_or(answer.lacks_stop_reason);
     let aborted = event.aborted || event.done && answer.lacks_stop_reason;
     answer.aborted |= aborted;
@@ -194,8 +198,7 @@ fn apply_event(
         has_content: event.has_content,
         has_usage: event.usage.is_some(),
         usage_only: event.usage_only,
-        is_error: event.is_error,
-        is_client_error: event.is_client_error,
+        error: event.error,
         aborted,
         done: event.done,
     }

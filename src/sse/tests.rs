@@ -10,7 +10,7 @@ use memchr::memmem;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, ErrorBlame};
 use crate::units::Usage;
 
 struct CapturedAnswer {
@@ -310,6 +310,13 @@ fn errors_and_ends_are_read_in_every_dialect() {
         (Dialect::Chat, "data: {\"object\":\"error\",\"message\":\"x\"}\n\n", (true, false)),
         (Dialect::Chat, "data: {\"error\":{\"message\": not json\n\n", (true, false)),
         (Dialect::Chat, "data: {\"error\":null,\"choices\":[]}\n\n", (false, false)),
+        (Dialect::Chat, "data: {\"error\": \"\",\"choices\":[]}\n\n", (false, false)),
+        (Dialect::Chat, "data: {\"error\":{},\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n", (false, false)),
+        (Dialect::Completions, "data: {\"error\":[ ],\"choices\":[{\"text\":\"a\"}]}\n\n", (false, false)),
+        (Dialect::Completions, "data: {\"error\":false, not json\n\n", (false, false)),
+        (Dialect::Responses, "data: {\"error\":{\"code\":0,\"message\":\"\"}}\n\n", (false, false)),
+        (Dialect::Messages, "data: {\"error\":0}\n\n", (false, false)),
+        (Dialect::Chat, "data: {\"error\":true}\n\n", (true, false)),
         (Dialect::Responses, "data: {\"error\": {\"message\": \"x\"}}\n\n", (true, false)),
         (Dialect::Responses, "event: error\ndata: {\"message\":\"x\"}\n\n", (true, false)),
         (Dialect::Responses, "data: {\"type\":\"response.failed\",\"response\":{\"id\":\"a\"}}\n\n", (true, true)),
@@ -510,26 +517,30 @@ proptest! {
 }
 
 #[test]
-fn errors_that_stand_for_a_4xx_are_client_errors() {
-    for (dialect, event, refused) in [
-        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","param":null,"code":400}}"#, true),
-        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"InternalServerError","code":500}}"#, false),
-        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","code":500}}"#, false),
-        (Dialect::Chat, r#"data: {"error":{"message":"x","code":429}}"#, false),
-        (Dialect::Completions, r#"data: {"error":{"type":"invalid_request_error","code":null}}"#, true),
-        (Dialect::Completions, r#"data: {"error":"x"}"#, false),
-        (Dialect::Responses, "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":404}}", true),
-        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"invalid_request_error"}}"#, true),
-        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#, false),
+fn errors_are_blamed_by_their_code_or_type() {
+    use ErrorBlame::{Load, Replica, Request};
+    for (dialect, event, blame) in [
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","param":null,"code":400}}"#, Request),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"InternalServerError","code":500}}"#, Replica),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","type":"BadRequestError","code":500}}"#, Replica),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","code":429}}"#, Load),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","code":"400"}}"#, Request),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","code":424}}"#, Replica),
+        (Dialect::Chat, r#"data: {"error":{"message":"x","code":501}}"#, Replica),
+        (Dialect::Completions, r#"data: {"error":{"type":"invalid_request_error","code":null}}"#, Request),
+        (Dialect::Completions, r#"data: {"error":"x"}"#, Replica),
+        (Dialect::Responses, "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":404}}", Request),
+        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"invalid_request_error"}}"#, Request),
+        (Dialect::Messages, r#"data: {"type":"error","error":{"type":"overloaded_error"}}"#, Load),
     ] {
         let mut observer = BodyObserver::new(dialect, BodyFormat::Stream);
         let mut infos = Vec::new();
         observer.observe_events(format!("{event}\n\n").as_bytes(), |info| {
-            infos.push((info.is_error, info.is_client_error));
+            infos.push(info.error);
         });
         assert_eq!(
-            (infos, observer.has_error(), observer.has_client_error()),
-            (vec![(true, refused)], !refused, refused),
+            (infos, observer.has_error(), observer.has_busy_error(), observer.has_client_error()),
+            (vec![Some(blame)], blame == Replica, blame == Load, blame == Request),
             "{event}"
         );
     }
@@ -544,7 +555,7 @@ fn error_event_is_one_error_and_no_end() {
         };
         let all = observe_stream(dialect, &event);
         assert_eq!((all.events, all.has_error, all.done), (1, true, false), "{event}");
-        assert!(!all.event_infos[0].is_client_error, "{event}");
+        assert_eq!(all.event_infos[0].error, Some(ErrorBlame::Replica), "{event}");
     }
 }
 

@@ -8,15 +8,15 @@ use http::{HeaderMap, StatusCode, header};
 use crate::clock::Clock;
 use crate::dialect::Dialect;
 use crate::fleet::{Outcome, Phase};
+use crate::http::StatusMeaning;
 
 /// Returns the outcome of a response with this status, if it is completed.
 pub(super) fn classify_status(status: StatusCode, headers: &HeaderMap, clock: Clock) -> Outcome {
-    match status.as_u16() {
-        429 | 503 => Outcome::Busy { retry_after: parse_retry_after(headers, || clock.unix_time()) },
-        500 | 502 | 504 => Outcome::Failed { phase: Phase::FirstByte },
-        // 501 and the like concern the request, as 4xx do.
-        400.. => Outcome::Refused,
-        _ => Outcome::Completed,
+    match StatusMeaning::of(status.as_u16()) {
+        StatusMeaning::Success => Outcome::Completed,
+        StatusMeaning::RequestFault => Outcome::Refused,
+        StatusMeaning::Busy => Outcome::Busy { retry_after: parse_retry_after(headers, || clock.unix_time()) },
+        StatusMeaning::ReplicaFault => Outcome::Failed { phase: Phase::FirstByte },
     }
 }
 
@@ -60,9 +60,8 @@ mod tests {
         assert_eq!(outcome(200), Outcome::Completed);
         assert_eq!(outcome(404), Outcome::Refused);
         assert_eq!(outcome(429), Outcome::Busy { retry_after: None });
-        assert_eq!(outcome(503), Outcome::Busy { retry_after: None });
         assert_eq!(outcome(501), Outcome::Refused);
-        assert_eq!(outcome(500), Outcome::Failed { phase: Phase::FirstByte });
+        assert_eq!(outcome(521), Outcome::Failed { phase: Phase::FirstByte });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::error::SendError;
 use super::idle_connections::IdleConnections;
 use super::peek::{self, PeekResult};
 use super::request::UpstreamRequest;
-use super::response::{UpstreamBody, UpstreamResponse};
+use super::response::{ResponseFault, UpstreamBody, UpstreamResponse};
 use super::response_timer::ResponseTimer;
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -116,6 +116,7 @@ impl UpstreamClient {
         let PeekResult { fault, format, is_readable_stream, observer, unknown_model } =
             peek::peek_response(&mut body, &head, &request.expectations, timer).await?;
         let outcome = match fault {
+            Some(ResponseFault::Busy) => Outcome::Busy { retry_after: None },
             Some(_) => Outcome::Failed { phase: Phase::Stream },
             None => classify::classify_status(head.status, &head.headers, self.clock),
         };

@@ -8,7 +8,7 @@ use super::error::SendError;
 use super::request::ResponseExpectations;
 use super::response::{ResponseFault, ResponseKind, UpstreamBody};
 use super::response_timer::{FrameWait, ResponseTimer};
-use crate::dialect::{Dialect, reports_unknown_model};
+use crate::dialect::{Dialect, ErrorBlame, reports_unknown_model};
 use crate::http::{content_length, is_event_stream, is_json};
 use crate::sse::{BodyFormat, BodyObserver, EventInfo, FormatSniffer, SniffedFormat};
 
@@ -202,9 +202,10 @@ impl PeekedBody<'_> {
                 }
             }
         }
-        let fault = match (observer.is_aborted(), observer.has_error()) {
-            (true, _) => Some(ResponseFault::Aborted),
-            (_, true) => Some(ResponseFault::Error),
+        let fault = match (observer.is_aborted(), observer.has_error(), observer.has_busy_error()) {
+            (true, ..) => Some(ResponseFault::Aborted),
+            (_, true, _) => Some(ResponseFault::Error),
+            (_, _, true) => Some(ResponseFault::Busy),
             _ => None,
         };
         Ok(Some(PeekResult {
@@ -270,7 +271,8 @@ fn keep_first(first: &mut Option<EventInfo>) -> impl FnMut(EventInfo) {
 /// Returns the fault that the first event of a stream shows. An error about the request is the client's.
 fn event_fault(first: &EventInfo) -> Option<ResponseFault> {
     match first {
-        EventInfo { is_error: true, is_client_error: false, .. } => Some(ResponseFault::Error),
+        EventInfo { error: Some(ErrorBlame::Replica), .. } => Some(ResponseFault::Error),
+        EventInfo { error: Some(ErrorBlame::Load), .. } => Some(ResponseFault::Busy),
         EventInfo { aborted: true, .. } => Some(ResponseFault::Aborted),
         _ => None,
     }

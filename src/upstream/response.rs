@@ -25,6 +25,8 @@ use crate::units::{Moment, ReplicaId};
 pub enum ResponseFault {
     /// The first event of a stream, or the JSON document, is an error.
     Error,
+    /// The first event of a stream, or the JSON document, is an error about the load on the replica.
+    Busy,
     /// The replica aborted it: `finish_reason` "abort".
     Aborted,
     /// The stream ended before its first event.
@@ -35,6 +37,7 @@ impl fmt::Display for ResponseFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Error => "the replica returned an error with a status of success",
+            Self::Busy => "the replica returned an overload error with a status of success",
             Self::Aborted => "the replica aborted the response",
             Self::Empty => "the replica's stream ended before its first event",
         })
@@ -58,7 +61,7 @@ pub struct UpstreamResponse {
     pub received_at: Moment,
     /// The outcome if the response is completed; callers may change it.
     pub outcome: Outcome,
-    /// How it shows that it failed whatever its status; `outcome` is a failure then. `None` if it does not.
+    /// How it shows that it failed whatever its status; `outcome` is a failure or busy then. `None` if it does not.
     pub fault: Option<ResponseFault>,
     /// Whether the replica says that it does not have the requested model.
     pub unknown_model: bool,

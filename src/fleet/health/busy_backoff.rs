@@ -1,4 +1,4 @@
-//! Backoff from a replica that has responded with 429 or 503.
+//! Backoff from a replica that has responded with 429, 503 or 529.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// Upper bound of a replica's `Retry-After`.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// The backoff from one member. 429 and 503 never eject: the replica works, and is chosen when no other one is free.
+/// The backoff from one member. 429, 503 and 529 never eject: the replica works, and is chosen when no other one is free.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::fleet) struct BusyBackoff {
     deadline: Moment,
@@ -19,7 +19,7 @@ pub(in crate::fleet) struct BusyBackoff {
 }
 
 impl BusyBackoff {
-    /// Records a 429 or 503.
+    /// Records a 429, 503 or 529.
     pub(in crate::fleet) fn record(&mut self, retry_after: Option<Duration>, now: Moment) {
         if let Some(retry_after) = retry_after {
             self.deadline = self.deadline.max(now + retry_after.min(MAX_RETRY_AFTER));

@@ -26,7 +26,7 @@
 //!     probing --> admitted: probe succeeds
 //!     probing --> ejected: probe fails, or has not ended yet
 //!
-//!     admitted --> busy: response 429 or 503
+//!     admitted --> busy: response 429, 503 or 529
 //!     busy --> admitted: Retry-After or backoff over
 //!     admitted --> full: max_conns requests in flight
 //!     full --> admitted: a request ends

@@ -34,7 +34,7 @@ pub(in crate::fleet) enum Ineligible {
     Draining,
     /// The request is pinned to another replica.
     NotPinned,
-    /// It has responded with 429 or 503, and other members have not.
+    /// It has responded with 429, 503 or 529, and other members have not.
     Busy,
     /// It is a backup, and other members are available.
     Backup,
@@ -58,7 +58,7 @@ pub enum MemberState {
     Probing,
     /// It gets no requests, for this cause.
     Ejected(EjectCause),
-    /// It has responded with 429 or 503; it gets requests if no admitted member is left.
+    /// It has responded with 429, 503 or 529; it gets requests if no admitted member is left.
     Busy,
     /// It has not listed its models.
     NotReady,

@@ -31,7 +31,7 @@ pub(super) static ATTEMPTS: MetricSpec = MetricSpec::counter(
     "tokenweir_attempts_total",
     &["pool", "replica", "outcome"],
     "requests",
-    "Requests sent to a replica, by outcome: `completed`, `client_gone`, `refused` (4xx), `busy` (429 or 503), `failed`, \
+    "Requests sent to a replica, by outcome: `completed`, `client_gone`, `refused` (4xx), `busy` (429, 503 or 529), `failed`, \
      `router_error`.",
 );
 pub(super) static RETRIES: MetricSpec = MetricSpec::counter(

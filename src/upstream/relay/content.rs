@@ -96,7 +96,9 @@ impl RelayedContent {
     /// Ends a filtered stream: by an error event, or by the bytes that were held if the client needs no other ending.
     pub(super) fn end_with_error(&mut self, error: &RelayError) {
         let Some(filter) = &mut self.filter else { return };
-        let has_ending = self.observer.has_error() || self.observer.has_client_error() || self.observer.is_done();
+        let observer = &self.observer;
+        let has_error = observer.has_error() || observer.has_busy_error() || observer.has_client_error();
+        let has_ending = has_error || observer.is_done();
         // The client has received nothing of what came after an abort.
         let needs_ending = matches!(error, RelayError::Aborted) || !has_ending;
         match self.dialect.error_event(error.client_message(), filter.events_sent()).filter(|_| needs_ending) {
@@ -130,9 +132,14 @@ impl RelayedContent {
         self.observer.id()
     }
 
-    /// Returns whether the body reports an abort, or an error that is not about the request.
+    /// Returns whether the body reports an abort, or an error that the replica is to blame for.
     pub(super) fn reports_replica_error(&self) -> bool {
         self.observer.has_error() || self.observer.is_aborted()
+    }
+
+    /// Returns whether the body reports an error about the load on the replica.
+    pub(super) fn reports_overload(&self) -> bool {
+        self.observer.has_busy_error()
     }
 
     /// Returns whether the body reports an error about the request.

@@ -131,6 +131,10 @@ impl RelayBody {
             self.settlement.set_cause("the replica ended the response with an error".to_owned());
             return Some(Outcome::Failed { phase: Phase::Stream });
         }
+        if self.content.reports_overload() {
+            self.settlement.set_cause("the replica ended the response with an overload error".to_owned());
+            return Some(Outcome::Busy { retry_after: None });
+        }
         self.content.reports_client_error().then_some(Outcome::Refused)
     }
 

@@ -6,5 +6,6 @@ mod model_list_faults;
 mod moving_models;
 mod plain_answers;
 mod request_codings;
+mod statuses;
 mod stream_pauses;
 mod wrong_labels;

@@ -75,10 +75,10 @@ fn stale_connection_is_no_attempt() {
     assert_eq!(retry_count(&router, "made"), 0.0);
 }
 
-/// "Closed before any byte, or 500/502/504, before the first byte: one replay on another replica."
+/// "Closed before any byte, or any 5xx but 501, 503 and 529, before the first byte: one replay on another replica."
 #[test]
 fn failure_before_the_first_byte_is_retried_once() {
-    for status in [0, 500, 502, 504] {
+    for status in [0, 500, 502, 504, 521, 599] {
         let bad = move |_: &_, to: &mut std::net::TcpStream| {
             status > 0 && to.write_all(&build_response(status, JSON_CONTENT_TYPE, "{}")).is_ok()
         };
@@ -121,10 +121,10 @@ fn same_failure_at_two_replicas_blames_the_request() {
     assert_eq!((attempt_count(&router, "failed"), ejected_count(&router)), (0.0, 0.0));
 }
 
-/// "429/503 (*busy*): the next replica at once; the busy one is passed over until its `Retry-After`."
+/// "429/503/529 (*busy*): the next replica at once; the busy one is passed over until its `Retry-After`."
 #[test]
 fn busy_replica_is_skipped_until_its_retry_after() {
-    for status in [429, 503] {
+    for status in [429, 503, 529] {
         let busy = ScriptedReplica::start(&["m"], move |_, to| {
             let head = format!("HTTP/1.1 {status} X\r\nretry-after: 2\r\ncontent-length: 4\r\n\r\nbusy");
             to.write_all(head.as_bytes()).is_ok()
