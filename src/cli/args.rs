@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::agents;
 use crate::balance;
 use crate::replay::SyntheticKind;
 
@@ -41,6 +43,9 @@ pub(super) enum Command {
     Emulate(EmulateArgs),
     /// Explains the choice of a request's replica, read from the running router's admin listener
     Explain(ExplainArgs),
+    /// Starts a coding agent with the router's address, key and model; no file is changed
+    #[command(after_help = agents::format_agents())]
+    Launch(LaunchArgs),
     /// Replays recorded traffic under several policies, in virtual time
     #[command(after_help = format_policies())]
     Replay(ReplayArgs),
@@ -113,6 +118,31 @@ pub(super) struct ExplainArgs {
     /// The environment variable that holds the admin listener's token, if it needs one
     #[arg(long, value_name = "NAME")]
     pub(super) token_env: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LaunchArgs {
+    /// The agent
+    #[arg(value_parser = PossibleValuesParser::new(agents::agent_names()))]
+    pub(super) agent: String,
+    /// The router's address
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub(super) url: String,
+    /// The environment variable that holds the API key [default: TOKENWEIR_API_KEY, if set]
+    #[arg(long, value_name = "NAME")]
+    pub(super) key_env: Option<String>,
+    /// The model [default: the only one that the router lists]
+    #[arg(long)]
+    pub(super) model: Option<String>,
+    /// The longest prompt and answer together, in tokens [default: as the router lists it]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) context: Option<u64>,
+    /// Print the settings as shell commands instead of starting the agent
+    #[arg(long)]
+    pub(super) print: bool,
+    /// Arguments of the agent
+    #[arg(last = true)]
+    pub(super) args: Vec<String>,
 }
 
 #[derive(Args, Debug)]

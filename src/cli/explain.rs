@@ -1,21 +1,17 @@
 //! `tokenweir explain`: explains the choice of a request's replica, by a running router.
 
-use std::error::Error;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use reqwest::header::ACCEPT;
-use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 
 use super::args::ExplainArgs;
 use super::config_source::{load_file, load_urls};
+use super::http_client::{build_plain_client, root_cause};
 use super::output::print_line;
 use super::signals::block_on;
-use crate::tls;
+use super::token_env::read_token;
 
-/// Longest duration of the request.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Help for errors about the admin listener's address.
 const ADMIN_HELP: &str = "name the admin listener of a running router with `--admin ADDR` or `--config FILE`";
 
@@ -44,26 +40,11 @@ fn admin_addr(args: &ExplainArgs) -> Result<SocketAddr, String> {
     loaded.settings.admin.ok_or_else(|| "the router has no admin listener: `admin` is off".to_owned())
 }
 
-/// Returns the token in the environment variable `name`.
-///
-/// *Errors*: the variable is not set, or it is not a token.
-fn read_token(name: &str) -> Result<String, String> {
-    let token = std::env::var(name).map_err(|error| format!("cannot read the environment variable {name}: {error}"))?;
-    let is_token = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    if is_token {
-        Ok(token)
-    } else {
-        Err(format!("the environment variable {name} is not a token: only visible ASCII characters are allowed"))
-    }
-}
-
 /// Returns the router's explanation as text.
 ///
 /// *Errors*: as [`run`].
 async fn fetch_explanation(admin: SocketAddr, id: &str, token: Option<&str>) -> Result<String, String> {
-    let builder = Client::builder().no_proxy().redirect(Policy::none()).timeout(ADMIN_TIMEOUT);
-    let client = builder.tls_backend_preconfigured(tls::empty_client_config()).build();
-    let client = client.map_err(|error| format!("cannot set up the HTTP client: {}", root_cause(&error)))?;
+    let client = build_plain_client()?;
     let mut request = client.get(explanation_url(admin, id)?).header(ACCEPT, "text/plain");
     if let Some(token) = token {
         request = request.bearer_auth(token);
@@ -97,15 +78,6 @@ fn describe_failure(admin: SocketAddr, error: &reqwest::Error) -> String {
         return format!("cannot reach the admin listener at {admin}: {cause}; {ADMIN_HELP}");
     }
     format!("{admin} is not an admin listener: {cause}; {ADMIN_HELP}")
-}
-
-/// Returns the last of a chain of errors: "connection refused", not "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }
 
 #[cfg(test)]

@@ -1,16 +1,20 @@
 //! Layer 5: arguments and exit codes, one file per sub-command.
 
+mod agents;
 mod args;
 mod check;
 mod config_source;
 mod demo;
 mod emulate;
 mod explain;
+mod http_client;
 mod import;
+mod launch;
 mod output;
 mod replay;
 mod serve;
 mod signals;
+mod token_env;
 
 use std::process::ExitCode;
 
@@ -28,6 +32,7 @@ pub fn main() -> ExitCode {
         Some(Command::Import(args)) => import::run(&args),
         Some(Command::Emulate(args)) => emulate::run(&args),
         Some(Command::Explain(args)) => explain::run(&args),
+        Some(Command::Launch(args)) => launch::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
     };
     match result {

@@ -67,6 +67,13 @@ pub(super) fn build_client_config(trust: &TrustRoots) -> Result<ClientConfig, Tl
     })
 }
 
+/// Returns the configuration for clients that trust the system's issuers.
+///
+/// *Errors*: the system has none.
+pub fn system_client_config() -> Result<ClientConfig, TlsFileError> {
+    build_client_config(&TrustRoots::System)
+}
+
 /// Returns the configuration for clients that use no TLS: it trusts no issuer.
 pub fn empty_client_config() -> ClientConfig {
     config_with_roots(RootCertStore::empty())

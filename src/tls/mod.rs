@@ -13,7 +13,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use client_config::empty_client_config;
+pub use client_config::{empty_client_config, system_client_config};
 pub use explain::explain_handshake_error;
 pub use file_error::TlsFileError;
 pub use handshake::{ClientStream, ReplicaStream, accept, connect};

@@ -2,6 +2,7 @@
 
 mod engines;
 mod json_keep_alive;
+mod launch;
 mod model_list_faults;
 mod moving_models;
 mod plain_answers;
