@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::response::Parts;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode, Version, header};
 
 use crate::clock::Clock;
 use crate::dialect::Dialect;
@@ -18,6 +18,16 @@ pub(super) fn classify_status(status: StatusCode, headers: &HeaderMap, clock: Cl
         StatusMeaning::Busy => Outcome::Busy { retry_after: parse_retry_after(headers, || clock.unix_time()) },
         StatusMeaning::ReplicaFault => Outcome::Failed { phase: Phase::FirstByte },
     }
+}
+
+/// Returns whether a response may be about an idle connection and not about the request on it: a 408 that closes the
+/// connection, which HAProxy and others send when no request has come in time.
+pub(super) fn is_idle_timeout<B>(response: &Response<B>) -> bool {
+    let closes = || {
+        let option = response.headers().get(header::CONNECTION).and_then(|value| value.to_str().ok());
+        option.map_or(response.version() == Version::HTTP_10, |option| option.eq_ignore_ascii_case("close"))
+    };
+    response.status() == StatusCode::REQUEST_TIMEOUT && closes()
 }
 
 /// Returns whether the content of a response can be read while it passes.

@@ -60,6 +60,7 @@ impl UpstreamClient {
         let replica = lease.replica();
         let now = self.clock.now();
         let mut timer = ResponseTimer::new(lease, timeouts, &request.expectations, self.clock, now);
+        let mut was_sent = false;
         if let Some(connection) = self.idle_connections.acquire(replica.id(), now, timeouts.upstream_keepalive).await {
             timing.connected_at = Some(now);
             match self.send_on(connection, request, &timer).await {
@@ -67,8 +68,10 @@ impl UpstreamClient {
                 Err(AttemptError { stale_connection: true, .. }) => timing.connected_at = None,
                 result => return record_timing(result, timing),
             }
+            was_sent = true;
         }
-        let connection = self.connect(replica, timeouts).await?;
+        let connect = self.connect(replica, timeouts).await;
+        let connection = connect.map_err(|error| if was_sent { error.after_sending() } else { error })?;
         let connected_at = self.clock.now();
         timing.connected_at = Some(connected_at);
         timer.answer_deadline.restart(connected_at);
@@ -102,14 +105,16 @@ impl UpstreamClient {
         let response = match timer.wait_for_head(connection.send_request(outgoing)).await? {
             Ok(response) => response,
             Err(error) => {
-                let stale_connection = connection.reused
-                    && (error.is_canceled() || error.is_incomplete_message() || is_unclean_tls_close(&error));
                 return Err(AttemptError {
                     error: SendError::new(Phase::FirstByte, "no response", &error),
-                    stale_connection,
+                    stale_connection: connection.was_stale(),
                 });
             }
         };
+        if connection.reused && classify::is_idle_timeout(&response) {
+            let error = SendError::with_cause(Phase::FirstByte, "no response", response.status().to_string());
+            return Err(AttemptError { error, stale_connection: true });
+        }
         let received_at = self.clock.now();
         let (head, incoming) = response.into_parts();
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
@@ -159,10 +164,4 @@ fn record_timing(
     let response = result.map_err(|failed| failed.error)?;
     timing.head_received_at = Some(response.received_at);
     Ok(response)
-}
-
-/// Returns whether a TLS connection was closed without `close_notify`, as many servers do.
-fn is_unclean_tls_close(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }

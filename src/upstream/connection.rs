@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::request_body::RequestBody;
-use super::transport::Transport;
+use super::transport::{ReceivedFlag, Transport};
 use crate::fleet::Origin;
 use crate::tls::TlsStore;
 use crate::units::Moment;
@@ -29,6 +29,8 @@ pub(super) struct UpstreamConnection {
     driver: Option<Pin<Box<ConnectionDriver>>>,
     /// Whether it has carried a request before the current one.
     pub(super) reused: bool,
+    /// Whether data has been received for the current request.
+    received: ReceivedFlag,
     /// When its last response ended; zero for a new connection.
     pub(super) idle_since: Moment,
 }
@@ -44,10 +46,11 @@ impl UpstreamConnection {
         };
         stream.set_nodelay(true)?;
         let stream = Transport::handshake(stream, origin, tls_store).await?;
+        let received = stream.received_flag();
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), reused: false, idle_since: Moment::ZERO })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), reused: false, received, idle_since: Moment::ZERO })
     }
 
     /// Drives the transfer between the socket and the current request or response.
@@ -65,8 +68,17 @@ impl UpstreamConnection {
         self.driver.is_some() && self.sender.is_ready()
     }
 
+    /// Returns whether the replica had closed or reset the connection before the current request, which has failed.
+    ///
+    /// No byte of a response has come, so the request can be sent again. Whether the failure is an end, a reset, a
+    /// broken pipe or a TLS connection without `close_notify` depends on the time of the close only.
+    pub(super) fn was_stale(&self) -> bool {
+        self.reused && !self.received.is_set()
+    }
+
     /// Sends a request and waits for the head of the response.
     pub(super) async fn send_request(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+        self.received.clear();
         let mut response = std::pin::pin!(self.sender.send_request(request));
         let driver = &mut self.driver;
         std::future::poll_fn(|cx| {

@@ -20,6 +20,8 @@ pub(super) const HUNG_CAUSE: &str = "the replica has hung: its port refuses conn
 pub struct SendError {
     /// The phase that the request had reached.
     pub phase: Phase,
+    /// Whether the replica may have received the request.
+    pub was_sent: bool,
     /// Whether a timeout ended the wait.
     pub timed_out: bool,
     /// Whether the replica is not to blame: `timeouts.total` is over, the router is out of file descriptors, or the
@@ -40,7 +42,14 @@ impl SendError {
     }
 
     pub(super) const fn with_cause(phase: Phase, summary: &'static str, cause: String) -> Self {
-        Self { phase, timed_out: false, router_fault: false, summary, cause }
+        Self {
+            phase,
+            was_sent: !matches!(phase, Phase::Connect),
+            timed_out: false,
+            router_fault: false,
+            summary,
+            cause,
+        }
     }
 
     pub(super) fn timeout(phase: Phase, summary: &'static str, waited: Duration) -> Self {
@@ -50,6 +59,11 @@ impl SendError {
     pub(super) fn total_timeout() -> Self {
         let cause = "the request took longer than `timeouts.total`".to_owned();
         Self { timed_out: true, router_fault: true, ..Self::with_cause(Phase::FirstByte, "no response", cause) }
+    }
+
+    /// Returns the error as one after the request was sent on another connection, which broke without a response.
+    pub(super) fn after_sending(self) -> Self {
+        Self { was_sent: true, ..self }
     }
 
     /// Returns the error as one of a replica that is slow, and sends data on other requests.

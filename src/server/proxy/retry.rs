@@ -82,11 +82,11 @@ impl Attempts {
             request.request_models(&lease);
         }
         lease.settle(error.outcome(), now);
-        let was_sent = error.phase != Phase::Connect;
-        if request.is_pin_required() || was_sent && (error.timed_out || !self.try_take_retry(request)) {
+        let is_waited_out = error.timed_out && error.phase != Phase::Connect;
+        if request.is_pin_required() || error.was_sent && (is_waited_out || !self.try_take_retry(request)) {
             return Err(RequestError::from_send_error(&error));
         }
-        self.retries += u32::from(was_sent);
+        self.retries += u32::from(error.was_sent);
         self.last_error = Some(error);
         Ok(())
     }

@@ -7,6 +7,7 @@ mod model_list_faults;
 mod moving_models;
 mod plain_answers;
 mod request_codings;
+mod stale_connections;
 mod statuses;
 mod stream_pauses;
 mod wrong_labels;
