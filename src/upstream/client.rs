@@ -79,7 +79,9 @@ impl UpstreamClient {
     }
 
     async fn connect(&self, replica: &Replica, timeouts: &Timeouts) -> Result<UpstreamConnection, SendError> {
-        match timeout(timeouts.connect, UpstreamConnection::open(replica.origin(), &self.tls_store.load_full())).await {
+        let tls_store = self.tls_store.load_full();
+        let open = UpstreamConnection::open(replica.origin(), &tls_store, timeouts.tcp_keepalive);
+        match timeout(timeouts.connect, open).await {
             Ok(Ok(connection)) => {
                 replica.port_state().record_connected();
                 Ok(connection)

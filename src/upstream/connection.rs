@@ -6,6 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::request_body::RequestBody;
+use super::tcp_keepalive::set_tcp_keepalive;
 use super::transport::{ReceivedFlag, Transport};
 use crate::fleet::Origin;
 use crate::tls::TlsStore;
@@ -36,15 +38,17 @@ pub(super) struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    /// Opens a connection and performs the TLS handshake if the origin uses TLS.
+    /// Opens a connection and performs the TLS handshake if the origin uses TLS. The kernel probes the replica after
+    /// `tcp_keepalive` without data.
     ///
     /// *Errors*: the port cannot be reached, or the handshake failed.
-    pub(super) async fn open(origin: &Origin, tls_store: &TlsStore) -> io::Result<Self> {
+    pub(super) async fn open(origin: &Origin, tls_store: &TlsStore, tcp_keepalive: Duration) -> io::Result<Self> {
         let stream = match origin.address() {
             Some(address) => TcpStream::connect((address, origin.port())).await?,
             None => TcpStream::connect((origin.host(), origin.port())).await?,
         };
         stream.set_nodelay(true)?;
+        set_tcp_keepalive((&stream).into(), tcp_keepalive)?;
         let stream = Transport::handshake(stream, origin, tls_store).await?;
         let received = stream.received_flag();
         let mut builder = Builder::new();

@@ -15,6 +15,7 @@ mod request;
 mod request_body;
 mod response;
 mod response_timer;
+mod tcp_keepalive;
 mod transport;
 
 pub use client::UpstreamClient;
@@ -23,3 +24,4 @@ pub use relay::{RelayBody, RelayResult};
 pub use request::{ResponseExpectations, UpstreamRequest};
 pub use request_body::RequestBody;
 pub use response::{ResponseFault, UpstreamBody, UpstreamResponse};
+pub use tcp_keepalive::set_tcp_keepalive;

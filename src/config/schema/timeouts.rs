@@ -1,7 +1,14 @@
 //! The keys of `[timeouts]`.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::key_spec::{EXPECTED_DURATION, EXPECTED_POSITIVE_DURATION, KeySpec};
 use super::settings_draft::SettingsDraft;
+use crate::config::parse::value::{ReadResult, TomlValue};
+
+/// The range that the kernel accepts, in whole seconds: 1 to 32,767.
+const TCP_KEEPALIVE_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(9 * 3_600);
 
 pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
     KeySpec {
@@ -103,6 +110,14 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         set: |d, v| v.duration().map(|time| d.settings.timeouts.upstream_keepalive = time),
     },
     KeySpec {
+        name: "tcp_keepalive",
+        expected: "a time from 1s to 9h, or 0 for no probes",
+        default: "\"60s\"",
+        doc: "How long a connection of a client or to a replica may carry no data before the kernel probes its peer; 0 \
+              for no probes. Set it below the time after which a firewall or balancer forgets idle connections.",
+        set: |d, v| parse_tcp_keepalive(v).map(|time| d.settings.timeouts.tcp_keepalive = time),
+    },
+    KeySpec {
         name: "drain",
         expected: EXPECTED_DURATION,
         default: "\"300s\"",
@@ -110,3 +125,8 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         set: |d, v| v.duration().map(|time| d.settings.timeouts.drain = time),
     },
 ];
+
+fn parse_tcp_keepalive(value: &TomlValue<'_>) -> ReadResult<Duration> {
+    let time = value.duration()?;
+    if time.is_zero() || TCP_KEEPALIVE_RANGE.contains(&time) { Ok(time) } else { Err(value.invalid()) }
+}

@@ -35,6 +35,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// The time that an idle connection to a replica is kept; 0 for none.
     pub upstream_keepalive: Duration,
+    /// The time without data after which the kernel probes the peer of a TCP connection; 0 for no probes.
+    pub tcp_keepalive: Duration,
     /// The time that a stopping process waits for requests in flight.
     pub drain: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Timeouts {
             waiting_comment: Duration::from_secs(15),
             keepalive: Duration::from_secs(75),
             upstream_keepalive: Duration::from_secs(4),
+            tcp_keepalive: Duration::from_secs(60),
             drain: Duration::from_secs(300),
         }
     }

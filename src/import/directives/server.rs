@@ -174,6 +174,7 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
 fn report_unneeded_parameter(context: &mut ImportContext, directive: &Directive, parameter: &str) {
     let reason = match parameter {
         "http2" => "HTTP/2 is always enabled",
+        parameter if parameter.starts_with("so_keepalive=") => "`timeouts.tcp_keepalive` probes clients and replicas",
         _ => "connections go to the worker with the fewest streams",
     };
     let subject = format!("`{parameter}` of listen");

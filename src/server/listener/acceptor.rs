@@ -54,6 +54,7 @@ impl Acceptor {
         for listener in listeners {
             acceptor.register_listener(listener)?;
         }
+        acceptor.set_tcp_keepalive();
         Ok((acceptor, ListenerHandle::new(sender, waker)))
     }
 
@@ -97,6 +98,18 @@ impl Acceptor {
             let listen = listener.listen.clone();
             if let Err(error) = self.register_listener(listener) {
                 let message = format_args!("cannot accept connections at {listen}: {error} (`listen`)");
+                self.app.logs.error.write(LogLevel::Error, message);
+            }
+        }
+        self.set_tcp_keepalive();
+    }
+
+    fn set_tcp_keepalive(&self) {
+        let idle = self.app.settings().timeouts.tcp_keepalive;
+        for listener in self.listeners.values() {
+            if let Err(error) = listener.set_tcp_keepalive(idle) {
+                let message =
+                    format_args!("no TCP keep-alive at {}: {error} (`timeouts.tcp_keepalive`)", listener.listen);
                 self.app.logs.error.write(LogLevel::Error, message);
             }
         }

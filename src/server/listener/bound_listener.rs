@@ -1,11 +1,13 @@
 //! A bound listener: TCP, TLS or Unix socket.
 
 use std::io;
+use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 
 use crate::config::ListenAddr;
 use crate::server::connection::accepted::ClientSocket;
+use crate::upstream::set_tcp_keepalive;
 
 /// A bound, non-blocking listener. Dropping it closes it.
 pub(in crate::server) struct BoundListener {
@@ -37,6 +39,16 @@ impl BoundListener {
                 Ok(socket(stream.into(), peer.ip()))
             }
             ListenerSocket::Unix(listener) => Ok(ClientSocket::Unix(listener.accept()?.0.into())),
+        }
+    }
+
+    /// Makes the kernel probe the clients of future connections after `idle` without data; they inherit it.
+    ///
+    /// *Errors*: the kernel refuses it.
+    pub(super) fn set_tcp_keepalive(&self, idle: Duration) -> io::Result<()> {
+        match &self.socket {
+            ListenerSocket::Tcp(listener) | ListenerSocket::Tls(listener) => set_tcp_keepalive(listener.into(), idle),
+            ListenerSocket::Unix(_) => Ok(()),
         }
     }
 

@@ -10,4 +10,5 @@ mod request_codings;
 mod stale_connections;
 mod statuses;
 mod stream_pauses;
+mod tcp_keepalive;
 mod wrong_labels;

@@ -40,7 +40,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("ruzstd", &["server"]),
     ("serde", &["dialect", "prompt", "server", "discover", "emulate", "telemetry", "replay", "cli"]),
     ("serde_json", &["dialect", "prompt", "sse", "server", "discover", "emulate", "telemetry", "replay", "cli"]),
-    ("socket2", &["server"]),
+    ("socket2", &["server", "upstream"]),
     ("strsim", &["config"]),
     ("subtle", &["tenants"]),
     ("tiktoken_rs", &["prompt"]),
