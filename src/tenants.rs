@@ -8,7 +8,7 @@ use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 
-use crate::units::ModelName;
+use crate::units::ModelNames;
 
 /// The prefix of a written hash. It distinguishes a hash from a key in plain text.
 const DIGEST_PREFIX: &str = "sha256:";
@@ -29,7 +29,7 @@ pub struct Tenant {
     /// The tenant's name in logs, metrics and headers, unique among tenants.
     pub name: Arc<str>,
     /// The models that the tenant may use, as clients write them; `None` for all.
-    pub models: Option<Vec<ModelName>>,
+    pub models: Option<ModelNames>,
     digest: KeyDigest,
 }
 
@@ -86,13 +86,13 @@ impl fmt::Debug for KeyDigest {
 
 impl Tenant {
     /// Returns the tenant of the key with this hash.
-    pub fn new(name: impl Into<Arc<str>>, digest: KeyDigest, models: Option<Vec<ModelName>>) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, digest: KeyDigest, models: Option<ModelNames>) -> Self {
         Self { name: name.into(), models, digest }
     }
 
     /// Returns whether the tenant may use `model`.
     pub fn can_use_model(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|models| models.iter().any(|name| name.as_str() == model))
+        self.models.as_ref().is_none_or(|models| models.find(model).is_some())
     }
 
     /// Returns whether both tenants have the same key.
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn tenant_with_a_list_may_use_listed_models_only() {
-        let listed = Tenant { models: Some(vec!["m".into()]), ..new_tenant("a", "one") };
+        let listed = Tenant { models: Some(["m".into()].into_iter().collect()), ..new_tenant("a", "one") };
         assert!(listed.can_use_model("m") && !listed.can_use_model("M") && !listed.can_use_model(""));
         assert!(new_tenant("a", "one").can_use_model("anything"));
     }

@@ -152,6 +152,63 @@ impl fmt::Display for ModelName {
     }
 }
 
+/// Model names as a configuration lists them: exact names, and patterns for all names with a common beginning, such as
+/// `claude-*` and `*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModelNames {
+    exact: Vec<ModelName>,
+    /// With their `*`; the longest first.
+    patterns: Vec<ModelName>,
+}
+
+/// How well a name fits [`ModelNames`]; a closer fit is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ModelFit {
+    /// By a pattern with this many bytes before the `*`.
+    Pattern(usize),
+    /// By its own name.
+    Exact,
+}
+
+impl ModelNames {
+    /// Returns whether there is neither a name nor a pattern.
+    pub const fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.patterns.is_empty()
+    }
+
+    /// Returns the exact names, in the order of the configuration.
+    pub fn exact(&self) -> &[ModelName] {
+        &self.exact
+    }
+
+    /// Returns the beginnings that the patterns stand for, the longest first; that of `*` is empty.
+    pub fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().map(pattern_prefix)
+    }
+
+    /// Returns the entry that `model` fits and how well it does: its own name, else the longest pattern, with its `*`.
+    pub fn find(&self, model: &str) -> Option<(&ModelName, ModelFit)> {
+        if let Some(name) = self.exact.iter().find(|name| name.as_str() == model) {
+            return Some((name, ModelFit::Exact));
+        }
+        let pattern = self.patterns.iter().find(|pattern| model.starts_with(pattern_prefix(pattern)))?;
+        Some((pattern, ModelFit::Pattern(pattern_prefix(pattern).len())))
+    }
+}
+
+impl FromIterator<ModelName> for ModelNames {
+    /// Sorts the names that end in `*` out as patterns.
+    fn from_iter<I: IntoIterator<Item = ModelName>>(names: I) -> Self {
+        let (mut patterns, exact): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.as_str().ends_with('*'));
+        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.as_str().len()));
+        Self { exact, patterns }
+    }
+}
+
+fn pattern_prefix(pattern: &ModelName) -> &str {
+    pattern.as_str().strip_suffix('*').unwrap_or(pattern.as_str())
+}
+
 /// The token counts that a replica reports for a response (`usage`), under the same names for all dialects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -190,5 +247,19 @@ mod tests {
     fn token_arithmetic_saturates() {
         assert_eq!(Tokens(3) - Tokens(5), Tokens(0));
         assert_eq!(Tokens(u64::MAX) + Tokens(5), Tokens(u64::MAX));
+    }
+
+    #[test]
+    fn model_fits_its_own_name_then_the_longest_pattern() {
+        let names: ModelNames =
+            ["*", "claude-*", "claude-opus-*", "claude-opus-4"].map(ModelName::from).into_iter().collect();
+        let find = |model| names.find(model).map(|(name, fit)| (name.as_str(), fit));
+        assert_eq!(find("claude-opus-4"), Some(("claude-opus-4", ModelFit::Exact)));
+        assert_eq!(find("claude-opus-5"), Some(("claude-opus-*", ModelFit::Pattern(12))));
+        assert_eq!(find("claude-"), Some(("claude-*", ModelFit::Pattern(7))));
+        assert_eq!(find("claude"), Some(("*", ModelFit::Pattern(0))));
+        assert!(ModelFit::Exact > ModelFit::Pattern(12) && ModelFit::Pattern(12) > ModelFit::Pattern(0));
+        let exact: ModelNames = [ModelName::from("m")].into_iter().collect();
+        assert_eq!((exact.find("m2"), exact.find("M"), exact.is_empty()), (None, None, false));
     }
 }

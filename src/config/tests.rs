@@ -11,7 +11,7 @@ use super::schema::client_key::CLIENT_KEY_SCHEMA;
 use super::*;
 use crate::balance::PolicySpec;
 use crate::fleet::PathPolicy;
-use crate::units::ModelName;
+use crate::units::{ModelName, ModelNames};
 
 const ROUTER_TOML: &str = include_str!("../../config/router.toml");
 
@@ -31,7 +31,7 @@ fn reference_file_has_the_defaults_of_the_code() {
     assert_eq!(settings, Settings::default());
     assert_eq!(pools, load_valid("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
     let pool = &pools[0];
-    assert_eq!((&*pool.name, &pool.models, &pool.policy), ("default", &vec![], &PolicySpec::default()));
+    assert_eq!((&*pool.name, &pool.models, &pool.policy), ("default", &ModelNames::default(), &PolicySpec::default()));
     assert_eq!((&pool.path_policy, &pool.fallback, &pool.api_key), (&PathPolicy::Listed(vec![]), &None, &None));
     assert_eq!(warnings, []);
 }
@@ -102,7 +102,7 @@ fn policy_at_the_top_is_the_default_of_pools() {
 #[test]
 fn pool_without_name_has_that_of_its_first_model() {
     let pools = load_valid("model = ['m', 'n']\nreplicas = ['http://a:1']").settings.pools;
-    assert_eq!((&*pools[0].name, &pools[0].models), ("m", &vec![ModelName::from("m"), ModelName::from("n")]));
+    assert_eq!((&*pools[0].name, pools[0].models.exact()), ("m", &[ModelName::from("m"), ModelName::from("n")][..]));
 }
 
 #[test]

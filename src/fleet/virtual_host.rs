@@ -58,9 +58,11 @@ impl VirtualHost {
                 }
             };
         };
-        // A pool that takes every path takes every model too, so pools with named models come first.
-        let named = self.pools.iter().find(|p| *p.path_policy() != PathPolicy::Any && p.has_model(model));
-        if let Some(pool) = named.or_else(|| self.pools.iter().find(|p| p.has_model(model))) {
+        if let Some(pool) = self.find_by_model(model) {
+            return Ok(pool);
+        }
+        // A pool that passes every path takes every model that no other pool has.
+        if let Some(pool) = self.pools.iter().find(|pool| pool.takes_any_model()) {
             return Ok(pool);
         }
         let mut pending = self.pools.iter().filter(|p| p.learns_models() && p.is_waiting_for_models()).peekable();
@@ -70,6 +72,20 @@ impl VirtualHost {
         Err(pending
             .find_map(|p| p.model_list_fault())
             .map_or(PoolLookupError::ModelsPending, PoolLookupError::NoModelList))
+    }
+
+    /// Returns the pool that `model` fits best: by its own name, else by the longest pattern. Of two, one with listed paths
+    /// comes first, then that which the configuration names first.
+    pub fn find_by_model(&self, model: &str) -> Option<&Arc<Pool>> {
+        let mut best = None;
+        for pool in &self.pools {
+            let Some(fit) = pool.model_fit(model) else { continue };
+            let rank = (fit, *pool.path_policy() != PathPolicy::Any);
+            if best.is_none_or(|(known, _)| rank > known) {
+                best = Some((rank, pool));
+            }
+        }
+        best.map(|(_, pool)| pool)
     }
 
     /// Returns whether `path` begins with the path prefix, in whole segments.

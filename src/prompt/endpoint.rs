@@ -19,6 +19,8 @@ pub struct ApiEndpoint {
     pub body: BodyKind,
     /// It generates tokens, possibly as a stream.
     pub generates: bool,
+    /// It counts a prompt's tokens. The router answers with its own estimate where the engine has no such path.
+    pub counts_tokens: bool,
 }
 
 /// The kind of a request's body.
@@ -64,7 +66,7 @@ pub static ENDPOINTS: &[ApiEndpoint] = &[
     stored_response_endpoint("/v1/responses/{id}", &[Method::GET, Method::DELETE]),
     stored_response_endpoint("/v1/responses/{id}/cancel", &[Method::POST]),
     stored_response_endpoint("/v1/responses/{id}/{rest}", &[Method::GET, Method::DELETE]),
-    json_endpoint("/v1/messages/count_tokens"),
+    ApiEndpoint { counts_tokens: true, ..json_endpoint("/v1/messages/count_tokens") },
     json_endpoint("/v1/embeddings"),
     json_endpoint("/v1/rerank"),
     json_endpoint("/v2/rerank"),
@@ -102,15 +104,15 @@ pub fn match_endpoint<'p>(method: &Method, path: &'p str) -> Result<EndpointMatc
 }
 
 const fn generation_endpoint(path: &'static str, dialect: Dialect) -> ApiEndpoint {
-    ApiEndpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true }
+    ApiEndpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true, counts_tokens: false }
 }
 
 const fn json_endpoint(path: &'static str) -> ApiEndpoint {
-    ApiEndpoint { path, methods: &[Method::POST], dialect: Dialect::Other, body: BodyKind::Json, generates: false }
+    ApiEndpoint { generates: false, ..generation_endpoint(path, Dialect::Other) }
 }
 
 const fn stored_response_endpoint(path: &'static str, methods: &'static [Method]) -> ApiEndpoint {
-    ApiEndpoint { path, methods, dialect: Dialect::Responses, body: BodyKind::None, generates: false }
+    ApiEndpoint { methods, body: BodyKind::None, generates: false, ..generation_endpoint(path, Dialect::Responses) }
 }
 
 fn is_plain_segment(segment: &str) -> bool {

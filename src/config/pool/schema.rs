@@ -9,7 +9,7 @@ use super::route::{ROUTE_SCHEMA, parse_blocked_paths, parse_paths};
 use super::sticky::parse_sticky;
 use super::token_accounting::{parse_metrics_interval, parse_token_count, parse_tokenizer};
 use super::upstream_auth::{parse_api_key, parse_certificate_name};
-use crate::config::schema::key_spec::{EXPECTED_BOOLEAN, KeySpec, parse_file_path, parse_name};
+use crate::config::schema::key_spec::{EXPECTED_BOOLEAN, KeySpec, parse_file_path, parse_model_name, parse_name};
 
 const EXPECTED_POLICY: &str = "a policy's name and words";
 const EXPECTED_TOKENS: &str = "a number of tokens";
@@ -39,11 +39,12 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
     },
     KeySpec {
         name: "model",
-        expected: "a model's name, or a list of names",
+        expected: "a model's name, a beginning such as \"claude-*\" or \"*\", or a list of them",
         default: "[]",
-        doc: "The models that clients may request; empty for those that the replicas list at `/v1/models`.",
+        doc: "The models that clients may request, by name or by a beginning (`claude-*`, `*`); empty for those that the \
+              replicas list at `/v1/models`.",
         set: |d, v| {
-            v.map_list(|item| Ok(item.spanned((&*parse_name(item)?).into()))).map(|models| d.routing.models = models)
+            v.map_list(|item| Ok(item.spanned(parse_model_name(item)?))).map(|models| d.routing.models = models)
         },
     },
     KeySpec {

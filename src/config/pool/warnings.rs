@@ -21,7 +21,7 @@ pub(in crate::config) fn skewed_key_warnings(
 fn skewed_key_warning(policy: &SpannedValue<PolicySpec>, draft: &PoolDraft, settings: &Settings) -> Option<Diagnostic> {
     let SpannedValue { value: policy, span } = policy;
     let any_path = matches!(&draft.routing.paths, Some(SpannedValue { value: PathPolicy::Any, .. }));
-    let one_model = draft.routing.models.len() == 1;
+    let one_model = matches!(&*draft.routing.models, [model] if !model.value.as_str().ends_with('*'));
     let parts = policy.key().map_or(&[][..], |key| key.parts());
     let warning = |message: &str, help: &str| {
         Some(span.diagnostic(format!("warning: `{policy}` {message}")).with_help(format!("{help}; {SESSION_HINT}")))

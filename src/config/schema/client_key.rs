@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
-use super::key_spec::{KeySpec, parse_name, read_table, unknown_key};
+use super::key_spec::{KeySpec, parse_model_name, parse_name, read_table, unknown_key};
 use super::secret::{self, EXPECTED_ENV, EXPECTED_FILE, EXPECTED_HASH, SecretDraft};
 use crate::config::diagnostics::{Diagnostic, Span, SpannedValue};
 use crate::config::parse::value::{ReadResult, TomlEntry, TomlValue, type_name};
 use crate::fleet::{PathPolicy, PoolSpec};
 use crate::tenants::{Tenant, TenantTable};
-use crate::units::ModelName;
+use crate::units::ModelNames;
 
 /// A `[[key]]` as far as it is read.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(in crate::config) struct ClientKeyDraft {
     span: Span,
     name: Option<SpannedValue<Arc<str>>>,
     secret: SecretDraft,
-    models: Option<Vec<ModelName>>,
+    models: Option<ModelNames>,
     /// Whether a part could not be read, so that a missing part may not be missing in the file.
     has_errors: bool,
 }
@@ -55,7 +55,7 @@ pub(in crate::config) static CLIENT_KEY_SCHEMA: &[KeySpec<ClientKeyDraft>] = &[
     },
     KeySpec {
         name: "models",
-        expected: "a model's name, or a list of at least one",
+        expected: "a model's name, a beginning such as \"claude-*\", or a list of at least one",
         default: "",
         doc: "The models that the key may use; for others the response is that of an unknown model. Without it: all.",
         set: |d, v| parse_models(v).map(|models| d.models = Some(models)),
@@ -63,8 +63,8 @@ pub(in crate::config) static CLIENT_KEY_SCHEMA: &[KeySpec<ClientKeyDraft>] = &[
 ];
 
 /// Reads a list of models; an empty list would allow none and is a mistake.
-fn parse_models(value: &TomlValue<'_>) -> ReadResult<Vec<ModelName>> {
-    let models = value.map_list(|item| Ok((&*parse_name(item)?).into()))?;
+fn parse_models(value: &TomlValue<'_>) -> ReadResult<ModelNames> {
+    let models: ModelNames = value.map_list(parse_model_name)?.into_iter().collect();
     if models.is_empty() { Err(value.invalid()) } else { Ok(models) }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::parse::suggest::key_suggestion;
 use crate::config::parse::value::{ReadResult, TomlEntry, TomlValue};
+use crate::units::ModelName;
 
 /// One key. The row feeds the reader, the help of errors, docs/configuration.md, and the test of `config/router.toml`.
 pub(in crate::config) struct KeySpec<T: 'static> {
@@ -89,6 +90,19 @@ pub(crate) fn is_file_path(text: &str) -> bool {
 pub(in crate::config) fn parse_name(value: &TomlValue<'_>) -> ReadResult<Arc<str>> {
     let text = value.string()?;
     if is_name(&text) { Ok((*text).into()) } else { Err(value.invalid()) }
+}
+
+/// Reads a model's name, or a pattern: the beginning of names, with a `*` behind it.
+pub(in crate::config) fn parse_model_name(value: &TomlValue<'_>) -> ReadResult<ModelName> {
+    let name = parse_name(value)?;
+    let beginning = name.strip_suffix('*').unwrap_or(&name);
+    if beginning.contains('*') {
+        let error = value.span.diagnostic(format!("`{name}` has a `*` that is not at its end"));
+        return Err(vec![
+            error.with_help("a pattern is the beginning of names, such as \"claude-*\", or \"*\" for all"),
+        ]);
+    }
+    Ok((&*name).into())
 }
 
 /// Returns whether a text can be a name: one line without spaces around it.

@@ -12,7 +12,7 @@ use crate::fleet::{
     DecisionResult, LeaseReport, LengthEstimate, Outcome, Phase, Replica, ReplicaModels, ResponseProgress,
 };
 use crate::prompt::PromptFingerprint;
-use crate::units::{ModelName, Moment, Slot, Tokens, Usage};
+use crate::units::{ModelFit, ModelName, Moment, Slot, Tokens, Usage};
 
 /// Minimum of intervals for a sample of decode speed.
 const MIN_INTERVALS: u64 = 8;
@@ -91,15 +91,24 @@ impl Lease {
 
     /// Returns the replica's own name for `model`; `None` if it is the same, or unknown.
     ///
-    /// An alias maps to the first of the pool's names that the replica lists, else to the first listed name. A replica
-    /// without a list is assumed to use the pool's first name.
+    /// An alias maps to the first of the pool's names that the replica lists, else to the first listed name. A name that
+    /// fits a pattern maps to what is behind the pattern's beginning, if that is listed, else as an alias does. A replica
+    /// without a list is assumed to use the pool's first name, or whatever fits a pattern.
     pub fn upstream_model(&self, model: &str) -> Option<ModelName> {
         let names = self.pool.configured_models();
         let models = self.replica.models();
         let upstream = match &*models {
             ReplicaModels::Listed(_) if models.contains(model) => None,
-            ReplicaModels::Listed(listed) => names.iter().find(|name| listed.contains(name)).or(listed.first()),
-            ReplicaModels::Unlisted | ReplicaModels::Unknown => names.first(),
+            ReplicaModels::Listed(listed) => {
+                let is_listed = |name: &str| listed.iter().find(|listed| listed.as_str() == name);
+                let behind_prefix = match names.find(model) {
+                    Some((_, ModelFit::Pattern(length))) => model.get(length..).and_then(is_listed),
+                    _ => None,
+                };
+                let alias = || names.exact().iter().find(|name| is_listed(name.as_str()).is_some());
+                behind_prefix.or_else(alias).or(listed.first())
+            }
+            ReplicaModels::Unlisted | ReplicaModels::Unknown => names.exact().first(),
         };
         upstream.filter(|upstream| upstream.as_str() != model).cloned()
     }

@@ -5,18 +5,25 @@ use std::sync::Arc;
 use super::Pool;
 use super::member::PoolMember;
 use crate::fleet::{LengthEstimator, ModelListFault, PathPolicy, ReplicaModels};
-use crate::units::ModelName;
+use crate::units::{ModelFit, ModelName};
 
 impl Pool {
     /// Returns the models that can be requested now: the configured names, else those the replicas list. Sorted,
     /// unique.
+    ///
+    /// A pattern is represented by the listed models that fit it. If none does, by each listed model with the pattern's
+    /// beginning in front: `claude-*` by `claude-qwen3`, which [`Lease::upstream_model`](crate::fleet::Lease) leads to
+    /// `qwen3`.
     pub fn models(&self) -> Vec<ModelName> {
-        let mut names = self.spec.models.clone();
-        if names.is_empty() {
-            for replica in self.replicas() {
-                if let ReplicaModels::Listed(listed) = &*replica.models() {
-                    names.extend(listed.iter().cloned());
-                }
+        let mut names = self.spec.models.exact().to_vec();
+        let listed = if self.spec.models.is_empty() { Some("") } else { None };
+        for prefix in listed.into_iter().chain(self.spec.models.prefixes()) {
+            let listed = self.listed_models();
+            let fitting: Vec<ModelName> =
+                listed.iter().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+            match fitting.is_empty() {
+                true => names.extend(listed.iter().map(|name| ModelName::from(&*format!("{prefix}{name}")))),
+                false => names.extend(fitting),
             }
         }
         names.sort();
@@ -24,22 +31,38 @@ impl Pool {
         names
     }
 
-    /// Returns the length estimator of `model`; the shared one if the pool does not have the model.
-    pub fn length_estimator(&self, model: Option<&str>) -> Arc<LengthEstimator> {
-        let known = model.filter(|model| {
-            let is_model = |name: &ModelName| name.as_str() == *model;
-            self.spec.models.iter().any(is_model) || self.replicas().any(|replica| replica.has_model(model))
-        });
-        self.length_estimators.for_model(known.map(ModelName::from).as_ref())
+    fn listed_models(&self) -> Vec<ModelName> {
+        let mut names = Vec::new();
+        for replica in self.replicas() {
+            if let ReplicaModels::Listed(listed) = &*replica.models() {
+                names.extend(listed.iter().cloned());
+            }
+        }
+        names
     }
 
-    /// Returns whether the pool serves `model`.
-    pub fn has_model(&self, model: &str) -> bool {
-        match (&self.spec.path_policy, self.spec.models.as_slice()) {
-            (PathPolicy::Any, []) => true,
-            (_, []) => self.replicas().any(|replica| replica.has_model(model)),
-            (_, names) => names.iter().any(|name| name.as_str() == model),
+    /// Returns the length estimator of `model`; the shared one if the pool does not have the model. Models that only a
+    /// pattern fits share one, named by the pattern.
+    pub fn length_estimator(&self, model: Option<&str>) -> Arc<LengthEstimator> {
+        let known = model.and_then(|model| match self.spec.models.find(model) {
+            Some((name, ModelFit::Exact)) => Some(name.clone()),
+            _ if self.replicas().any(|replica| replica.has_model(model)) => Some(ModelName::from(model)),
+            found => found.map(|(pattern, _)| pattern.clone()),
+        });
+        self.length_estimators.for_model(known.as_ref())
+    }
+
+    /// Returns how closely `model` fits the pool's models; `None` if the pool does not serve it.
+    pub fn model_fit(&self, model: &str) -> Option<ModelFit> {
+        if self.spec.models.is_empty() {
+            return self.replicas().any(|replica| replica.has_model(model)).then_some(ModelFit::Exact);
         }
+        self.spec.models.find(model).map(|(_, fit)| fit)
+    }
+
+    /// Returns whether the pool serves every model, since it passes every path and names none.
+    pub fn takes_any_model(&self) -> bool {
+        self.spec.path_policy == PathPolicy::Any && self.spec.models.is_empty()
     }
 
     /// Returns whether the pool takes its models from the lists of its replicas.

@@ -15,7 +15,7 @@ use crate::fleet::lock::lock;
 use crate::fleet::observe::shadow::ShadowPolicy;
 use crate::fleet::spec::member::policy_members;
 use crate::fleet::{ApiKey, LeaseObserver, MemberSpec, PathPolicy, PoolSpec, Replica, Sticky};
-use crate::units::{ModelName, Moment, ReplicaId, Slot, Weight};
+use crate::units::{ModelNames, Moment, ReplicaId, Slot, Weight};
 
 /// The mutable part of a pool.
 pub(super) struct PoolState {
@@ -153,7 +153,7 @@ impl Pool {
     }
 
     /// Returns the configured model names; empty if they are learned.
-    pub fn configured_models(&self) -> &[ModelName] {
+    pub const fn configured_models(&self) -> &ModelNames {
         &self.spec.models
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::balance::PolicySpec;
 use crate::fleet::{FailurePolicy, MemberSpec, PathPolicy, Route, Sticky, UpstreamTls};
 use crate::prompt::{MediaTokens, Tokenizer};
-use crate::units::{ModelName, Tokens};
+use crate::units::{ModelNames, Tokens};
 
 /// A pool: the replicas of one model, or of the models that they list, and how requests reach them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct PoolSpec {
     /// The pool's name in metrics, logs and `fallback`; unique in a fleet.
     pub name: Arc<str>,
     /// The models that clients may request. Empty: learned from the replicas' `/v1/models`.
-    pub models: Vec<ModelName>,
+    pub models: ModelNames,
     /// The load-balancing policy.
     pub policy: PolicySpec,
     /// A shadow policy: evaluated on live requests, its choices only recorded.

@@ -34,7 +34,7 @@ pub(super) fn pool_spec(name: &str, ports: &[u16]) -> PoolSpec {
     PoolSpec {
         token_accounting: TokenAccounting::default(),
         name: name.into(),
-        models: vec![ModelName::from(name)],
+        models: [ModelName::from(name)].into_iter().collect(),
         policy: PolicySpec::parse("round_robin").unwrap(),
         shadow: None,
         members: ports.iter().map(|p| member(*p)).collect(),

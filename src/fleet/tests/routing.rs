@@ -1,11 +1,12 @@
 //! Selection of the pool by host, path and model.
 
 use super::*;
+use crate::units::ModelNames;
 
 #[test]
 fn pool_without_models_routes_by_listed_models() {
     let mut learning = pool_spec("learned", &[1, 2, 3]);
-    learning.models.clear();
+    learning.models = ModelNames::default();
     let observer: Arc<dyn LeaseObserver> = Arc::new(OutcomeRecorder::default());
     let fleet = Fleet::new(vec![learning], &observer, 1).unwrap();
     let virtual_host = fleet.virtual_host("h", "/v1/chat/completions").unwrap();
@@ -70,7 +71,7 @@ fn request_without_model_needs_a_single_pool() {
 #[test]
 fn pool_for_any_model_comes_after_pools_that_name_it() {
     let mut any = pool_spec("any", &[1]);
-    any.models.clear();
+    any.models = ModelNames::default();
     any.path_policy = PathPolicy::Any;
     let (fleet, _) = build_fleet(vec![any, pool_spec("m", &[2])]);
     let virtual_host = fleet.virtual_host("", "/v1").unwrap();

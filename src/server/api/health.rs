@@ -8,10 +8,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use super::options::allowed_methods;
 use crate::server::AppState;
 
 pub(super) fn routes() -> Router<Arc<AppState>> {
-    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/health", get(readyz))
+    Router::new()
+        .route("/livez", get(livez).options(allowed_methods))
+        .route("/readyz", get(readyz).options(allowed_methods))
+        .route("/health", get(readyz).options(allowed_methods))
 }
 
 async fn livez() -> &'static str {

@@ -4,7 +4,9 @@ pub(super) mod admin_listener;
 mod explain;
 mod health;
 mod metrics_endpoint;
+mod model_shapes;
 mod models;
+mod options;
 mod pool_view;
 mod pools;
 mod request_scope;
@@ -13,6 +15,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{Method, Uri};
+pub(super) use model_shapes::ModelShape;
+pub(super) use options::options_response;
 pub(super) use request_scope::RequestScope;
 
 use super::{AppState, RequestError};

@@ -1,74 +1,85 @@
-//! `/v1/models`: the models that the client may use, from all pools of its virtual host.
+//! `/v1/models`: the models that the client may use, from all pools of its virtual host, in OpenAI's shape or, for
+//! requests with `anthropic-version`, in Anthropic's.
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Path, State};
+use axum::Router;
+use axum::extract::{Extension, Path, Query, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
-use serde::Serialize;
+use http::HeaderMap;
 
-use super::RequestScope;
+use super::model_shapes::{ModelShape, ModelView, PageQuery};
+use super::options::allowed_methods;
+use super::request_scope::RequestScope;
 use crate::fleet::{Pool, PoolLookupError};
 use crate::server::{AppState, RequestError};
-use crate::units::ModelName;
-
-#[derive(Serialize)]
-struct ModelObject {
-    id: String,
-    object: &'static str,
-    created: u64,
-    owned_by: String,
-}
-
-#[derive(Serialize)]
-struct ModelListResponse {
-    object: &'static str,
-    data: Vec<ModelObject>,
-}
+use crate::units::{ModelFit, ModelName};
 
 pub(super) fn routes() -> Router<Arc<AppState>> {
-    Router::new().route("/v1/models", get(list_models)).route("/v1/models/{*id}", get(get_model))
+    Router::new()
+        .route("/v1/models", get(list_models).options(allowed_methods))
+        .route("/v1/models/{*id}", get(get_model).options(allowed_methods))
 }
 
 async fn list_models(
     State(app): State<Arc<AppState>>,
     Extension(scope): Extension<RequestScope>,
-) -> Json<ModelListResponse> {
-    let data = visible_models(&scope).into_iter().map(|(name, pool)| model_object(&app, &name, &pool)).collect();
-    Json(ModelListResponse { object: "list", data })
+    Query(query): Query<PageQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let shape = ModelShape::requested_by(&headers);
+    let models = visible_models(&app, &scope);
+    match shape.list(&models, &query) {
+        Ok(body) => body.into_response(),
+        Err(error) => error_response(&error, shape),
+    }
 }
 
 async fn get_model(
     State(app): State<Arc<AppState>>,
     Extension(scope): Extension<RequestScope>,
     Path(id): Path<String>,
-) -> Result<Json<ModelObject>, RequestError> {
-    let find = || visible_models(&scope).into_iter().find(|(name, _)| name.as_str() == id);
-    let mut found = find();
+    headers: HeaderMap,
+) -> Response {
+    let shape = ModelShape::requested_by(&headers);
+    let mut found = find_model(&app, &scope, &id);
     if found.is_none() && scope.virtual_host.as_ref().is_some_and(|host| host.learns_models()) {
         app.control.model_refresh.refresh_all(app.clock.now()).await;
-        found = find();
+        found = find_model(&app, &scope, &id);
     }
     match found {
-        Some((name, pool)) => Ok(Json(model_object(&app, &name, &pool))),
-        None => Err(RequestError::from_lookup(PoolLookupError::UnknownModel, Some(&id))),
+        Some(model) => shape.object(&model).into_response(),
+        None => error_response(&RequestError::from_lookup(PoolLookupError::UnknownModel, Some(&id)), shape),
     }
 }
 
-/// Returns each model that the client may use, with the name of the first pool that has it, sorted by name.
-fn visible_models(scope: &RequestScope) -> Vec<(ModelName, Arc<str>)> {
-    let pools = scope.virtual_host.as_ref().map(|host| host.pools()).unwrap_or_default();
+/// Returns each model that the client may use, sorted by name.
+fn visible_models(app: &AppState, scope: &RequestScope) -> Vec<ModelView> {
+    let Some(host) = &scope.virtual_host else { return Vec::new() };
     let models_of = |pool: &Arc<Pool>| {
-        let name = pool.name().clone();
-        pool.models().into_iter().map(move |model| (model, name.clone()))
+        let pool = pool.clone();
+        pool.models().into_iter().map(move |model| (model, pool.clone()))
     };
-    let mut models: Vec<_> = pools.iter().flat_map(models_of).collect();
-    models.retain(|(name, _)| scope.tenant.as_ref().is_none_or(|tenant| tenant.can_use_model(name.as_str())));
+    let mut models: Vec<(ModelName, Arc<Pool>)> = host.pools().iter().flat_map(models_of).collect();
+    // A model that stands for a pattern may fit another pool better.
+    models.retain(|(name, pool)| {
+        let server = host.find_by_model(name.as_str());
+        server.is_some_and(|server| server.name() == pool.name()) && scope.can_use_model(name.as_str())
+    });
     models.sort_by(|(a, _), (b, _)| a.cmp(b));
     models.dedup_by(|(a, _), (b, _)| a == b);
-    models
+    models.into_iter().map(|(name, pool)| ModelView::new(name.as_str(), &pool, app.start_time)).collect()
 }
 
-fn model_object(app: &AppState, name: &ModelName, pool: &str) -> ModelObject {
-    ModelObject { id: name.to_string(), object: "model", created: app.start_time.as_secs(), owned_by: pool.to_owned() }
+/// Returns a model that the client may use; one that only fits a pattern counts.
+fn find_model(app: &AppState, scope: &RequestScope, id: &str) -> Option<ModelView> {
+    let pool = scope.virtual_host.as_ref()?.find_by_model(id).filter(|_| scope.can_use_model(id))?;
+    let is_pattern = matches!(pool.model_fit(id), Some(ModelFit::Pattern(_)));
+    // The pattern itself is no model.
+    (!is_pattern || !id.ends_with('*')).then(|| ModelView::new(id, pool, app.start_time))
+}
+
+fn error_response(error: &RequestError, shape: ModelShape) -> Response {
+    error.to_response(shape.error_dialect()).map(Into::into)
 }

@@ -13,3 +13,10 @@ pub(in crate::server) struct RequestScope {
     /// `None` if no keys are configured.
     pub(in crate::server) tenant: Option<Arc<Tenant>>,
 }
+
+impl RequestScope {
+    /// Returns whether the client's key opens `model`.
+    pub(in crate::server) fn can_use_model(&self, model: &str) -> bool {
+        self.tenant.as_ref().is_none_or(|tenant| tenant.can_use_model(model))
+    }
+}

@@ -18,7 +18,7 @@ use crate::config::Settings;
 use crate::dialect::Dialect;
 use crate::fleet::{Fleet, VirtualHost};
 use crate::log_format::RequestLine;
-use crate::server::api::{self, RequestScope};
+use crate::server::api::{self, ModelShape, RequestScope};
 use crate::server::proxy::ProxyHandler;
 use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_id, resolve_client};
 use crate::server::request::context::RequestContext;
@@ -140,6 +140,7 @@ impl RequestHandler {
             RouteTarget::Preflight => {
                 cors::preflight_response::<axum::body::Body>(request.headers()).map(BodySource::Local)
             }
+            RouteTarget::Options { allow } => api::options_response::<axum::body::Body>(&allow).map(BodySource::Local),
             RouteTarget::Local { path, virtual_host } => {
                 record_single_pool(log, virtual_host.as_deref());
                 self.serve_local(request, &path, RequestScope { virtual_host, tenant: context.tenant.clone() }).await
@@ -182,7 +183,8 @@ impl RoutedHead {
             return Self::refused(error, Dialect::Other);
         }
         let target = match_route(fleet, head);
-        let dialect = target.as_ref().map_or(Dialect::Other, RouteTarget::dialect);
+        let dialect = target.as_ref().ok().and_then(RouteTarget::dialect);
+        let dialect = dialect.unwrap_or_else(|| ModelShape::requested_by(&head.headers).error_dialect());
         if matches!(&target, Ok(target) if target.is_public()) {
             return Self { target, dialect, tenant: None };
         }

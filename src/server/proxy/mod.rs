@@ -254,6 +254,9 @@ async fn send_to_pool(
                             return Ok(PoolResult::Moved(other));
                         }
                     }
+                    if request.can_estimate(&response) {
+                        return Ok(PoolResult::Relay(request.estimate_response(&response, lease)));
+                    }
                     let cookie = sticky::store_pin(&request.worker.app, &lease, request.head, &response);
                     let mut response = request.client_response(response, lease);
                     if let Some(cookie) = cookie {

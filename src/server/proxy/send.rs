@@ -133,6 +133,24 @@ impl<'a> ProxyRequest<'a> {
         sent
     }
 
+    /// Returns whether the replica has no path for what the router can estimate itself: a prompt's tokens.
+    pub(super) fn can_estimate(&self, response: &UpstreamResponse) -> bool {
+        let lacks_path = matches!(
+            response.head.status,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
+        );
+        self.route.counts_tokens && lacks_path && !response.unknown_model
+    }
+
+    /// Returns the estimated tokens of the prompt, in the shape of Anthropic's `count_tokens`.
+    pub(super) fn estimate_response(&self, response: &UpstreamResponse, lease: Lease) -> Response<BodySource> {
+        let text = format!("{{\"input_tokens\":{}}}", lease.prompt());
+        lease.settle(response.outcome, self.worker.app.clock.now());
+        let mut response = Response::new(BodySource::Local(text.into()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
     /// Returns the response for the client. Its body holds the lease.
     pub(super) fn client_response(&self, response: UpstreamResponse, lease: Lease) -> Response<BodySource> {
         let (app, dialect) = (&self.worker.app, self.route.dialect);

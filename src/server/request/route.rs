@@ -24,9 +24,14 @@ const MAX_NAME_CHARS: usize = 256;
 pub(in crate::server) enum RouteTarget {
     /// A browser's preflight request, for any path.
     Preflight,
+    /// OPTIONS on a path that replicas serve.
+    Options {
+        /// The methods that the path has.
+        allow: Vec<Method>,
+    },
     /// A path that the router serves itself.
     Local {
-        /// Without the virtual host's prefix.
+        /// Path and query, without the virtual host's prefix.
         path: String,
         /// `None` if no pool has the host and path.
         virtual_host: Option<Arc<VirtualHost>>,
@@ -45,14 +50,15 @@ pub(in crate::server) struct RouteError {
 impl RouteTarget {
     /// Returns whether no key is needed: the paths for supervisors and load balancers.
     pub(in crate::server) fn is_public(&self) -> bool {
-        matches!(self, Self::Local { path, .. } if matches!(path.as_str(), "/livez" | "/readyz" | "/health"))
+        let is_public = |path: &str| matches!(path.split('?').next(), Some("/livez" | "/readyz" | "/health"));
+        matches!(self, Self::Local { path, .. } if is_public(path))
     }
 
-    /// Returns the dialect in which errors are written.
-    pub(in crate::server) const fn dialect(&self) -> Dialect {
+    /// Returns the dialect of the path; `None` if it has none of its own.
+    pub(in crate::server) const fn dialect(&self) -> Option<Dialect> {
         match self {
-            Self::Proxied(route) => route.dialect,
-            Self::Preflight | Self::Local { .. } => Dialect::Other,
+            Self::Proxied(route) => Some(route.dialect),
+            Self::Preflight | Self::Options { .. } | Self::Local { .. } => None,
         }
     }
 }
@@ -66,6 +72,8 @@ pub(in crate::server) struct ProxyRoute {
     pub(in crate::server) body_kind: BodyKind,
     /// Whether the path is a known endpoint of the API: its response can be checked, and another replica can repeat it.
     pub(in crate::server) inspect_response: bool,
+    /// Whether the path counts a prompt's tokens, which the router can do itself.
+    pub(in crate::server) counts_tokens: bool,
     /// The stored response that the path names; `None` for other paths.
     pub(super) response_id: Option<String>,
 }
@@ -104,7 +112,7 @@ pub(in crate::server) fn match_route(fleet: &Fleet, head: &Parts) -> Result<Rout
     let host = client::request_host(head);
     let Some(virtual_host) = fleet.virtual_host(&host, path) else {
         return if is_local_path(path) {
-            Ok(RouteTarget::Local { path: path.to_owned(), virtual_host: None })
+            Ok(RouteTarget::Local { path: with_query(path, head), virtual_host: None })
         } else {
             Err(RouteError { error: unknown_path_error(path), virtual_host: None })
         };
@@ -147,7 +155,7 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
     let only_any_path = virtual_host.pools().iter().all(|pool| *pool.path_policy() == PathPolicy::Any);
     if !only_any_path && (is_local_path(stripped) || is_local_path(path)) {
         let local = if is_local_path(stripped) { stripped } else { path };
-        return Ok(RouteTarget::Local { path: local.to_owned(), virtual_host: Some(virtual_host) });
+        return Ok(RouteTarget::Local { path: with_query(local, head), virtual_host: Some(virtual_host) });
     }
     let mut allowed_methods = None;
     for path in [stripped, path] {
@@ -157,6 +165,7 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
                     path: with_query(if only_any_path { head.uri.path() } else { path }, head),
                     dialect: found.endpoint.dialect,
                     inspect_response: head.method == Method::POST,
+                    counts_tokens: found.endpoint.counts_tokens && !only_any_path,
                     body_kind: if only_any_path { BodyKind::None } else { found.endpoint.body },
                     response_id: found.response_id.filter(|_| !only_any_path).map(str::to_owned),
                     virtual_host,
@@ -179,13 +188,22 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
         return Ok(RouteTarget::Proxied(unlisted_route(virtual_host, path, BodyKind::None)));
     }
     Err(match allowed_methods {
+        Some(allow) if head.method == Method::OPTIONS => return Ok(RouteTarget::Options { allow }),
         Some(allow) => RequestError::MethodNotAllowed { method: head.method.to_string(), allow },
         None => unknown_path_error(path),
     })
 }
 
 const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind: BodyKind) -> ProxyRoute {
-    ProxyRoute { virtual_host, path, dialect: Dialect::Other, body_kind, inspect_response: false, response_id: None }
+    ProxyRoute {
+        virtual_host,
+        path,
+        dialect: Dialect::Other,
+        body_kind,
+        inspect_response: false,
+        counts_tokens: false,
+        response_id: None,
+    }
 }
 
 /// Returns how the body of an unknown endpoint names its model.

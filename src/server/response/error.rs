@@ -61,6 +61,8 @@ pub(in crate::server) enum RequestError {
     BlockedPath(u16),
     #[error("{method} is not allowed on this path; allowed: {}", join_methods(allow))]
     MethodNotAllowed { method: String, allow: Vec<Method> },
+    #[error("`limit` must be a whole number from 1 to {max}")]
+    InvalidPageLimit { max: usize },
     #[error("The model `{0}` does not exist. GET /v1/models lists the models that do.")]
     UnknownModel(String),
     #[error("you must provide a `model`: this router serves several models")]
@@ -133,7 +135,9 @@ impl RequestError {
             Self::InvalidBody(_) | Self::BodyIncomplete | Self::ModelMissing | Self::ModelRequiredByKey => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Malformed | Self::InvalidHostHeader(_) | Self::CorruptCoding(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::InvalidHostHeader(_) | Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
             Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
@@ -173,6 +177,7 @@ impl RequestError {
     const fn param(&self) -> Option<&'static str> {
         match self {
             Self::InvalidBody(error) => error.param,
+            Self::InvalidPageLimit { .. } => Some("limit"),
             Self::UnknownModel(_) | Self::ModelMissing | Self::ModelRequiredByKey => Some("model"),
             _ => None,
         }

@@ -1,9 +1,11 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
+mod agent_endpoints;
 mod engines;
 mod json_keep_alive;
 mod launch;
 mod model_list_faults;
+mod model_patterns;
 mod moving_models;
 mod plain_answers;
 mod request_codings;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::*;
 use crate::balance::{Candidate, PolicyRequest, PolicySpec, SlowdownFactors, TokenLoad};
 use crate::fleet::{FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, Route, TokenAccounting, UpstreamTls};
-use crate::units::{Slot, Tokens, Weight};
+use crate::units::{ModelNames, Slot, Tokens, Weight};
 
 fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
     let member = |port: u16| MemberSpec::new(format!("http://10.0.0.1:{port}").parse().unwrap());
     Arc::new(PoolSpec {
         name: "chat".into(),
-        models: Vec::new(),
+        models: ModelNames::default(),
         policy: PolicySpec::default(),
         shadow: None,
         members: (0..replicas).map(|index| member(8_000 + index)).collect(),

@@ -21,7 +21,7 @@ fn pool_spec(ports: &[u16], policy: &str, shadow: &str) -> PoolSpec {
     let member = |port: &u16| MemberSpec::new(format!("http://10.0.0.1:{port}").parse().unwrap());
     PoolSpec {
         name: "p".into(),
-        models: vec!["m".into()],
+        models: ["m".into()].into_iter().collect(),
         policy: PolicySpec::parse(policy).unwrap(),
         shadow: Some(PolicySpec::parse(shadow).unwrap()),
         members: ports.iter().map(member).collect(),
