@@ -12,6 +12,7 @@ use super::event_json::{
     blame_error, find_values, is_error_value, parse_members, parse_object, parse_prefix, parse_value, read_by_search,
 };
 use super::json_object::JsonObject;
+use super::usage_event::event_without_usage;
 
 static CHOICE_KEY_FINDERS: LazyLock<ChoiceKeyFinders> = LazyLock::new(|| ChoiceKeyFinders {
     choices: Finder::new(b"\"choices\""),
@@ -77,9 +78,12 @@ pub(super) fn read_event<'a>(event: &RawEvent<'a>, wanted: WantedFields) -> Even
     let usage = members.usage.and_then(parse_object);
     let named = members.object.is_some_and(|object| object.get() == r#""error""#).then_some(ErrorBlame::Replica);
     let error = members.error.filter(|error| is_error_value(error)).map(blame_error).or(named);
+    let usage_only = usage.is_some() && choices.is_empty() && !unparsed && error.is_none();
     EventContent {
         has_content: choices.iter().any(has_content) || unparsed && has_choices && error.is_none(),
-        usage_only: usage.is_some() && choices.is_empty() && !unparsed && error.is_none(),
+        usage_only,
+        without_usage: if usage_only { event_without_usage(event.data, wanted.fingerprint) } else { None },
+        has_fingerprint: members.system_fingerprint.is_some(),
         usage,
         id: if wanted.id { members.id.and_then(parse_value) } else { None },
         error,

@@ -22,8 +22,13 @@ pub struct EventContent<'a> {
     pub has_content: bool,
     /// Its token counts; `None` if it has none.
     pub usage: Option<UsageObject<'a>>,
-    /// It carries `usage` and nothing else.
+    /// It carries `usage` and no choices.
     pub usage_only: bool,
+    /// The JSON of such an event without its `usage`, for a client that did not ask for it. `None` if the client misses
+    /// nothing without the event.
+    pub without_usage: Option<Box<str>>,
+    /// It carries a `system_fingerprint`.
+    pub has_fingerprint: bool,
     /// The response's id; `None` if it is absent or not wanted.
     pub id: Option<Cow<'a, str>>,
     /// Who is to blame for the error that it reports; `None` if it reports none.
@@ -55,4 +60,6 @@ pub struct WantedFields {
     pub content: bool,
     /// The response's id.
     pub id: bool,
+    /// A `system_fingerprint` that comes with the usage only; vLLM moves it there.
+    pub fingerprint: bool,
 }

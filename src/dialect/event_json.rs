@@ -40,6 +40,8 @@ pub(super) struct EventMembers<'a> {
     #[serde(borrow, default)]
     pub(super) usage: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    pub(super) system_fingerprint: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     pub(super) error: Option<&'a RawValue>,
     #[serde(borrow, default)]
     pub(super) response: Option<&'a RawValue>,

@@ -26,6 +26,7 @@ mod prompt_members;
 mod responses;
 mod spec;
 mod usage;
+mod usage_event;
 
 use std::sync::LazyLock;
 

@@ -103,8 +103,12 @@ impl<'a> ParsedBody<'a> {
         self.stream_options.is_usage_requested()
     }
 
-    /// Returns the edit that requests the usage event; `None` if the client already does, or wrote `stream_options`
-    /// that the replica will refuse.
+    /// Returns whether the client itself refused the usage event of a stream.
+    pub fn is_usage_refused(&self) -> bool {
+        self.stream_options.is_usage_refused()
+    }
+
+    /// Returns the edit that requests the usage event; `None` if the client wrote `stream_options` of its own.
     ///
     /// Only for requests with `stream: true`: vLLM refuses `stream_options` on others.
     pub fn usage_edit(&self) -> Option<BodyEdit> {
@@ -289,13 +293,6 @@ mod tests {
             (r#"{"a":1}"#, r#"{"stream_options":{"include_usage":true},"a":1}"#),
             (" { }", r#" {"stream_options":{"include_usage":true} }"#),
             (r#"{"stream_options": null }"#, r#"{"stream_options": {"include_usage":true} }"#),
-            (r#"{"stream_options":{ }}"#, r#"{"stream_options":{"include_usage":true }}"#),
-            (r#"{"stream_options":{"a":1}}"#, r#"{"stream_options":{"include_usage":true,"a":1}}"#),
-            (r#"{"stream_options":{"include_usage":false}}"#, r#"{"stream_options":{"include_usage":true}}"#),
-            (
-                r#"{"stream_options":{"include_usage":null,"a":1}}"#,
-                r#"{"stream_options":{"include_usage":true,"a":1}}"#,
-            ),
         ] {
             let request = parse_body(before).unwrap();
             assert!(!request.is_usage_requested());
@@ -303,8 +300,15 @@ mod tests {
             assert_eq!(edited, after);
             assert!(parse_body(&edited).unwrap().is_usage_requested());
         }
-        for left in [r#"{"stream_options":5}"#, r#"{"stream_options":{"include_usage":1}}"#, r#"{"stream_options":[]}"#]
-        {
+        for left in [
+            r#"{"stream_options":{ }}"#,
+            r#"{"stream_options":{"continuous_usage_stats":true}}"#,
+            r#"{"stream_options":{"include_usage":false}}"#,
+            r#"{"stream_options":{"include_usage":null,"a":1}}"#,
+            r#"{"stream_options":5}"#,
+            r#"{"stream_options":{"include_usage":1}}"#,
+            r#"{"stream_options":[]}"#,
+        ] {
             let request = parse_body(left).unwrap();
             assert!(request.usage_edit().is_none() && !request.is_usage_requested());
         }

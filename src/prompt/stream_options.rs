@@ -12,12 +12,10 @@ use super::splice::BodyEdit;
 pub(super) enum StreamOptions {
     #[default]
     Absent,
-    /// Not an object with a boolean or null `include_usage`, nor `null`: left to the replica to refuse.
-    Invalid,
     Null(Range<usize>),
-    Object {
-        start: ObjectStart,
-        include_usage: Option<(bool, Range<usize>)>,
+    /// Anything else. It reaches the replica as it is.
+    Written {
+        include_usage: Option<bool>,
     },
 }
 
@@ -33,41 +31,37 @@ pub(super) struct ObjectStart {
 impl StreamOptions {
     /// Parses `value`, which lies in the body `text`.
     pub(super) fn parse(text: &str, value: &RawValue) -> Self {
-        let range = json::range_in(text, value);
         if value.get() == "null" {
-            return Self::Null(range);
+            return Self::Null(json::range_in(text, value));
         }
-        let (mut include_usage, mut is_empty) = (None, true);
-        let parsed = json::for_each_member(value.get(), |name, member| {
-            is_empty = false;
+        let mut include_usage = None;
+        // What is not an object is left to the replica to refuse.
+        let _ = json::for_each_member(value.get(), |name, member| {
             if name == "include_usage" {
-                include_usage = Some(member);
+                include_usage = serde_json::from_str(member.get()).ok();
             }
             Ok(())
         });
-        let start = ObjectStart { offset: range.start + 1, is_empty };
-        match (parsed, include_usage.map(|member| (member.get(), json::range_in(text, member)))) {
-            (Ok(()), None) => Self::Object { start, include_usage: None },
-            (Ok(()), Some(("true", range))) => Self::Object { start, include_usage: Some((true, range)) },
-            (Ok(()), Some(("false" | "null", range))) => Self::Object { start, include_usage: Some((false, range)) },
-            _ => Self::Invalid,
-        }
+        Self::Written { include_usage }
     }
 
     /// Returns whether the client itself requested the usage event.
     pub(super) fn is_usage_requested(&self) -> bool {
-        matches!(self, Self::Object { include_usage: Some((true, _)), .. })
+        matches!(self, Self::Written { include_usage: Some(true) })
     }
 
-    /// Returns the edit that requests the usage event in a body that begins at `body_start`; `None` if the client
-    /// already does, or wrote something that the replica will refuse.
+    /// Returns whether the client itself refused it.
+    pub(super) fn is_usage_refused(&self) -> bool {
+        matches!(self, Self::Written { include_usage: Some(false) })
+    }
+
+    /// Returns the edit that requests the usage event in a body that begins at `body_start`; `None` if the client wrote
+    /// options of its own. Their meaning differs: without `include_usage`, vLLM reports usage and OpenAI does not.
     pub(super) fn usage_edit(&self, body_start: ObjectStart) -> Option<BodyEdit> {
         match self {
             Self::Absent => Some(body_start.insertion(r#""stream_options":{"include_usage":true}"#)),
             Self::Null(range) => Some(BodyEdit::replace(range.clone(), r#"{"include_usage":true}"#)),
-            Self::Object { start, include_usage: None } => Some(start.insertion(r#""include_usage":true"#)),
-            Self::Object { include_usage: Some((false, range)), .. } => Some(BodyEdit::replace(range.clone(), "true")),
-            Self::Object { include_usage: Some((true, _)), .. } | Self::Invalid => None,
+            Self::Written { .. } => None,
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct AnswerState {
     /// The last `stop_reason` of a message was null.
     pub(super) lacks_stop_reason: bool,
     pub(super) done: bool,
+    /// An event with a `system_fingerprint` has passed.
+    pub(super) has_fingerprint: bool,
 }
 
 impl AnswerState {

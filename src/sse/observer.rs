@@ -38,8 +38,10 @@ pub struct EventInfo {
     pub has_content: bool,
     /// It carries token counts.
     pub has_usage: bool,
-    /// It carries `usage` and nothing else, like the event that `include_usage` adds.
+    /// It carries `usage` and no choices, like the event that `include_usage` adds.
     pub usage_only: bool,
+    /// The JSON of such an event without its usage; `None` if nothing else in it is of interest.
+    pub without_usage: Option<Box<str>>,
     /// Who is to blame for the error that it reports; `None` if it reports none.
     pub error: Option<ErrorBlame>,
     /// The replica aborted the response: `finish_reason` "abort", or a message that stops without a reason, as vLLM
@@ -173,7 +175,8 @@ fn apply_event(
     frame: &EventFrame<'_>,
     stats: &mut ChunkStats,
 ) -> EventInfo {
-    let wanted = WantedFields { content: !answer.has_content, id: answer.id.is_none() };
+    let wanted =
+        WantedFields { content: !answer.has_content, id: answer.id.is_none(), fingerprint: !answer.has_fingerprint };
     let event = match frame.data {
         Some(data) => (dialect.read_event)(&RawEvent { name: frame.name, data, tail: frame.tail }, wanted),
         None => EventContent::default(),
@@ -186,6 +189,7 @@ fn apply_event(
     }
     answer.set_id(event.id.as_deref());
     answer.done |= event.done;
+    answer.has_fingerprint |= event.has_fingerprint;
     if let Some(blame) = event.error {
         answer.record_error(blame);
     }
@@ -198,6 +202,7 @@ fn apply_event(
         has_content: event.has_content,
         has_usage: event.usage.is_some(),
         usage_only: event.usage_only,
+        without_usage: event.without_usage,
         error: event.error,
         aborted,
         done: event.done,

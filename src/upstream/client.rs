@@ -133,7 +133,7 @@ impl UpstreamClient {
             outcome,
             fault,
             unknown_model,
-            router_requested_usage: false,
+            removes_usage: false,
             body,
             format,
             is_readable_stream,

@@ -65,8 +65,8 @@ pub struct UpstreamResponse {
     pub fault: Option<ResponseFault>,
     /// Whether the replica says that it does not have the requested model.
     pub unknown_model: bool,
-    /// Whether the router asked for the stream's usage event, and not the client.
-    pub router_requested_usage: bool,
+    /// Whether the stream's usage event is removed: the router asked for it and not the client, or the client refused it.
+    pub removes_usage: bool,
     /// The body.
     pub body: UpstreamBody,
     /// The format of the body.

@@ -61,6 +61,8 @@ impl<'a> ProxyRequest<'a> {
         self.prepare_for_replica(upstream_request, lease, log, usage_edit);
         let mut response = self.send(upstream_request, lease, log).await?;
         if usage_edit.is_none() {
+            // Some engines send usage whatever the client wants.
+            response.removes_usage = self.parsed.is_usage_refused;
             return Ok(response);
         }
         if is_field_rejection(response.head.status) && !replica.supports_usage() {
@@ -76,7 +78,7 @@ impl<'a> ProxyRequest<'a> {
         if response.head.status.is_success() {
             replica.set_usage_support(true);
         }
-        response.router_requested_usage = true;
+        response.removes_usage = true;
         Ok(response)
     }
 

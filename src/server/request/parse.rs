@@ -36,6 +36,8 @@ pub(in crate::server) struct ParsedRequest {
     pub(in crate::server) wants_stream: bool,
     /// The edit that requests a stream's usage; `None` if the client requests it or the endpoint cannot report it.
     pub(in crate::server) usage_edit: Option<BodyEdit>,
+    /// Whether the client refused a stream's usage.
+    pub(in crate::server) is_usage_refused: bool,
     /// The body's `prompt_cache_key`. This, `user` and `conversation_hash` are read only if some hash key needs the
     /// body.
     pub(in crate::server) cache_key: Option<String>,
@@ -136,6 +138,7 @@ fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyE
             .map(|max| Tokens(max.0.saturating_mul(request.choice_count.unwrap_or(1).into()))),
         wants_stream: request.stream,
         usage_edit: if options.has_stream_options && request.stream { request.usage_edit() } else { None },
+        is_usage_refused: options.has_stream_options && request.is_usage_refused(),
         previous_response_id: request.affinity_hints.previous_response_id.map(|id| id.into_owned()),
         model: request.model.map(|model| Arc::from(&*model.name)),
         ..ParsedRequest::default()

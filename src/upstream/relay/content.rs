@@ -30,8 +30,7 @@ impl RelayedContent {
     pub(super) fn new(response: &mut UpstreamResponse, dialect: Dialect) -> Self {
         let (format, is_readable) = (response.format, response.is_readable_stream);
         // A response with a known fault, relayed because no replica gave a better one, stays as it is.
-        let rules =
-            FilterRules { removes_usage: response.router_requested_usage, stops_at_abort: response.fault.is_none() };
+        let rules = FilterRules { removes_usage: response.removes_usage, stops_at_abort: response.fault.is_none() };
         let peeked = response.observer.take();
         Self {
             dialect,

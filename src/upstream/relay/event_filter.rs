@@ -1,7 +1,7 @@
 //! The filter of a stream's events.
 //!
-//! Whole events pass once they have been read, except the usage event that the router requested, and everything from
-//! the event by which the replica aborts its response.
+//! Whole events pass once they have been read, except the usage that the router requested, and everything from the event
+//! by which the replica aborts its response.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,7 @@ pub(super) struct EventFilter {
 /// The events that do not pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FilterRules {
-    /// Whether the usage event is removed, because only the router asked for it.
+    /// Whether the usage event is removed, because the client did not ask for it. What else it carries passes.
     pub(super) removes_usage: bool,
     /// Whether nothing passes from an event with `finish_reason` "abort".
     pub(super) stops_at_abort: bool,
@@ -84,6 +84,10 @@ impl EventFilter {
             } else if self.rules.removes_usage && event.usage_only && is_whole {
                 window.release(from, event.range.start, &mut self.ready_chunks);
                 from = event.range.end;
+                if let Some(rest) = event.without_usage {
+                    self.ready_chunks.push_back(data_event(&rest));
+                    self.events_sent += 1;
+                }
             } else {
                 filtered.usage_mixed_in |= self.rules.removes_usage && event.has_usage;
                 self.events_sent += u64::from(event.is_event);
@@ -110,15 +114,18 @@ impl EventFilter {
     pub(super) fn finish(&mut self, observer: &mut BodyObserver) -> Filtered {
         let FilterRules { removes_usage, stops_at_abort } = self.rules;
         let mut is_removed = false;
+        let mut rest = None;
         let mut filtered = Filtered::default();
         filtered.stats = observer.finish_events(|event: EventInfo| {
             filtered.aborted = event.aborted && stops_at_abort;
             is_removed = filtered.aborted || removes_usage && event.usage_only;
+            rest = event.without_usage.filter(|_| is_removed && !filtered.aborted);
         });
         let held = self.unfinished_event.split().freeze();
         if !is_removed && !held.is_empty() {
             self.ready_chunks.push_back(held);
         }
+        self.ready_chunks.extend(rest.as_deref().map(data_event));
         filtered
     }
 
@@ -156,6 +163,11 @@ impl EventFilter {
     pub(super) fn is_empty(&self) -> bool {
         self.ready_chunks.is_empty()
     }
+}
+
+/// Returns an event with this data, which is one line.
+fn data_event(data: &str) -> Bytes {
+    format!("data: {data}\n\n").into()
 }
 
 /// The held bytes and the chunk after them, as one range of the stream.

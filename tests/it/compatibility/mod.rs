@@ -13,4 +13,5 @@ mod stale_connections;
 mod statuses;
 mod stream_pauses;
 mod tcp_keepalive;
+mod usage_members;
 mod wrong_labels;
