@@ -3,7 +3,7 @@
 use super::diagnostics::{Diagnostic, Span, SpannedValue};
 use super::parse::nginx_hints::NGINX_HINTS;
 use super::parse::renamed_keys::renamed_key;
-use super::parse::suggest::{closest_match, key_suggestion};
+use super::parse::suggest::{closest_match, key_suggestion, likely_key};
 use super::pool::schema::{POOL_SCHEMA, pool_keys};
 use super::schema::TABLES;
 use super::schema::key_spec::key_names;
@@ -24,11 +24,15 @@ pub(super) fn unknown_key(table: &str, key: &SpannedValue<&str>) -> Diagnostic {
         return diagnostic.with_help(format!("nginx's `{name}` is {key} here"));
     }
     let known = known_keys(table);
-    let elsewhere = place_of(name).filter(|_| closest_match(name, known.iter().copied()).is_none());
-    match elsewhere {
-        Some(place) => diagnostic.with_help(format!("`{name}` belongs {place}")),
-        None => diagnostic.with_help(key_suggestion(name, &known)),
-    }
+    let places = places_of(name).join(", or ");
+    let is_typing_error = closest_match(name, known.iter().copied()).is_some();
+    // The table at hand comes first, whatever else has the key.
+    let help = match likely_key(name, &known).filter(|_| !is_typing_error) {
+        Some(likely) if !places.is_empty() => format!("did you mean `{likely}`? `{name}` belongs {places}"),
+        None if !is_typing_error && !places.is_empty() => format!("`{name}` belongs {places}"),
+        _ => key_suggestion(name, &known),
+    };
+    diagnostic.with_help(help)
 }
 
 /// Returns the keys and tables that `table` may have.
@@ -47,19 +51,18 @@ fn settings_keys(table: &str) -> impl Iterator<Item = &'static str> {
     TABLES.iter().filter(move |schema| schema.name == table).flat_map(|schema| key_names(schema.keys))
 }
 
-/// Returns where the key called `name` belongs; `None` if no table has it.
-fn place_of(name: &str) -> Option<String> {
-    let has_key = |table: &&str| settings_keys(table).any(|key| key == name);
-    let table = TABLES.iter().map(|schema| schema.name).filter(|table| !table.is_empty()).find(has_key);
-    if let Some(table) = table {
-        Some(format!("in `[{table}]`"))
-    } else if pool_keys().any(|row| row.name == name) {
-        Some("in a `[[pool]]`".to_owned())
-    } else if has_key(&"") {
-        Some("at the top, above the first table".to_owned())
-    } else {
-        None
+/// Returns all places where the key called `name` belongs; empty if no table has it.
+fn places_of(name: &str) -> Vec<String> {
+    let has_key = |table: &str| settings_keys(table).any(|key| key == name);
+    let tables = TABLES.iter().map(|schema| schema.name).filter(|table| !table.is_empty() && has_key(table));
+    let mut places: Vec<String> = tables.map(|table| format!("in `[{table}]`")).collect();
+    if pool_keys().any(|row| row.name == name) {
+        places.push("in a `[[pool]]`".to_owned());
     }
+    if has_key("") {
+        places.push("at the top, above the first table".to_owned());
+    }
+    places
 }
 
 /// Returns the error of a variable that overrides no key. `prefix` is that of variables, `path` its table and key.

@@ -31,18 +31,40 @@ pub(crate) fn suggestion(typed: &str, kind: &str, known: &[&str]) -> String {
     }
 }
 
+/// Returns the key of `known` that `typed` was most likely meant to be: one of which it is a misspelling, or else the only
+/// one of whose words it is one, as `body` is of `body_bytes`.
+pub(in crate::config) fn likely_key<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
+    closest_match(typed, known.iter().copied()).or_else(|| {
+        let typed = normalize(typed)?;
+        let mut having = known.iter().filter(|key| has_words(key, &typed));
+        having.next().copied().filter(|_| having.next().is_none())
+    })
+}
+
+/// Returns whether `words`, joined by `_`, are whole words of `key`.
+fn has_words(key: &str, words: &str) -> bool {
+    !words.is_empty() && format!("_{key}_").contains(&format!("_{words}_"))
+}
+
 /// Returns the help for a key that is not in `known`: the likely one, the nearest three, and where all are documented.
 pub(in crate::config) fn key_suggestion(typed: &str, known: &[&str]) -> String {
-    let likely = closest_match(typed, known.iter().copied()).filter(|word| *word != typed);
+    let likely = likely_key(typed, known).filter(|word| *word != typed);
     let question = likely.map(|word| format!("did you mean `{word}`? ")).unwrap_or_default();
-    let nearest = nearest_words(typed, known).join(", ");
+    let mut nearest = nearest_words(typed, known);
+    // The likely one is named first also if others have the word.
+    if let Some(at) = nearest.iter().position(|key| likely == Some(key)) {
+        nearest.swap(0, at);
+    }
+    let nearest = nearest.join(", ");
     format!("{question}nearest keys: {nearest}; see config/router.toml")
 }
 
-/// Returns the words of `known` that are most like `typed`, best first. Words with a common beginning count as alike.
+/// Returns the words of `known` that are most like `typed`, best first. Keys that have it as a word come first; words with
+/// a common beginning count as alike.
 fn nearest_words<'a>(typed: &str, known: &[&'a str]) -> Vec<&'a str> {
     let typed = normalize(typed).unwrap_or_default();
-    let mut scored: Vec<(f64, &str)> = known.iter().map(|word| (strsim::jaro_winkler(&typed, word), *word)).collect();
+    let score = |word: &str| strsim::jaro_winkler(&typed, word) + if has_words(word, &typed) { 1.0 } else { 0.0 };
+    let mut scored: Vec<(f64, &str)> = known.iter().map(|word| (score(word), *word)).collect();
     scored.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     scored.into_iter().map(|(_, word)| word).take(MAX_NEAREST_KEYS).collect()
 }
@@ -78,6 +100,25 @@ mod tests {
     fn suggestion_lists_every_valid_word() {
         assert_eq!(suggestion("tetx", "formats", &["text", "json"]), "did you mean `text`? formats: text, json");
         assert_eq!(suggestion("xml", "formats", &["text", "json"]), "formats: text, json");
+    }
+
+    #[test]
+    fn key_that_has_the_typed_word_is_likely_if_it_is_the_only_one() {
+        let known = ["body_bytes", "in_flight_bytes", "in_flight_requests", "headers"];
+        for (typed, wanted) in [
+            ("body", Some("body_bytes")),
+            ("Body", Some("body_bytes")),
+            ("requests", Some("in_flight_requests")),
+            ("flight-requests", Some("in_flight_requests")),
+            ("header", Some("headers")),
+            ("bytes", None),
+            ("in_flight", None),
+            ("bod", None),
+            ("", None),
+        ] {
+            assert_eq!(likely_key(typed, &known), wanted, "{typed}");
+        }
+        assert!(key_suggestion("bytes", &known).contains("nearest keys: body_bytes, in_flight_bytes, "));
     }
 
     #[test]
