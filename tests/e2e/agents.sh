@@ -10,23 +10,7 @@ set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-codex=0.171.0 opencode=1.18.33
 tokenweir=$(realpath "$(binary)")
-
-# agents_home: installs the agents once and prints their directory. Of their install scripts only OpenCode's is run: it
-# copies its program from the package of this platform.
-agents_home() {
-  local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e}/agents
-  if [ ! -e "$home/.have-$codex-$opencode" ]; then
-    rm -rf "$home"
-    mkdir -p "$home"
-    (cd "$home" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
-      --save-exact "@openai/codex@$codex" "opencode-ai@$opencode" && node node_modules/opencode-ai/postinstall.mjs) >&2
-    touch "$home/.have-$codex-$opencode"
-  fi
-  echo "$home"
-}
-
 agents=$(agents_home)
 first=$(free_run 3)
 read -r port admin <<< "$(free_ports 2)"
@@ -83,7 +67,7 @@ answered() { grep -q 'water flows over the weir' "$scratch/$1.out"; }
 
 git init -q "$work"
 codex_flags=(--skip-git-repo-check --dangerously-bypass-approvals-and-sandbox)
-echo "# Codex $codex"
+echo "# Codex"
 agent codex exec "${codex_flags[@]}" - <<< 'emulate-tool-call: exec_command {"cmd":"echo by codex > codex.txt"}'
 check "codex: the tool ran" wrote codex.txt "by codex"
 check "codex: the answer arrived" answered codex
@@ -93,7 +77,7 @@ check "codex: the answer of the second turn arrived" answered codex
 check "codex: three requests were served" served /v1/responses 3
 check "codex: all by one replica" same_replica /v1/responses
 
-echo "# OpenCode $opencode"
+echo "# OpenCode"
 agent opencode run <<< 'emulate-tool-call: bash {"command":"echo by opencode > opencode.txt","description":"writes"}'
 check "opencode: the tool ran" wrote opencode.txt "by opencode"
 check "opencode: the answer arrived" answered opencode

@@ -72,16 +72,35 @@ binary() {
   echo "$root/target/release/tokenweir"
 }
 
-# sdk_home: installs both openai packages once and prints their directory.
+# sdk_home: installs the SDKs of OpenAI and Anthropic and LangChain once and prints their directory.
 sdk_home() {
-  local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e} python=3.54.0 node=6.49.0
-  if [ ! -e "$home/.have-$python-$node" ]; then
+  local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e}
+  local python=(openai==3.54.0 anthropic==2.14.0 langchain-openai==1.7.4) node=(openai@6.49.0 @anthropic-ai/sdk@1.14.0)
+  local have
+  have=$home/.have-$(echo "${python[@]}" "${node[@]}" | sha256sum | cut -c 1-16)
+  if [ ! -e "$have" ]; then
     rm -rf "$home/venv" "$home/node"
     mkdir -p "$home/node"
     python3 -m venv "$home/venv" >&2
-    "$home/venv/bin/pip" install --quiet --disable-pip-version-check "openai==$python" >&2
-    (cd "$home/node" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --save-exact "openai@$node" >&2)
-    touch "$home/.have-$python-$node"
+    "$home/venv/bin/pip" install --quiet --disable-pip-version-check "${python[@]}" >&2
+    (cd "$home/node" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --save-exact "${node[@]}" >&2)
+    touch "$have"
+  fi
+  echo "$home"
+}
+
+# agents_home: installs coding agents once and prints their directory. Of their install scripts only OpenCode's is run: it
+# copies its program from the package of this platform.
+agents_home() {
+  local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e}/agents have
+  local packages=(@openai/codex@0.171.0 opencode-ai@1.18.33 @continuedev/cli@1.5.47)
+  have=$home/.have-$(echo "${packages[@]}" | sha256sum | cut -c 1-16)
+  if [ ! -e "$have" ]; then
+    rm -rf "$home"
+    mkdir -p "$home"
+    (cd "$home" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --ignore-scripts \
+      --save-exact "${packages[@]}" && node node_modules/opencode-ai/postinstall.mjs) >&2
+    touch "$have"
   fi
   echo "$home"
 }

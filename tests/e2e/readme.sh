@@ -10,7 +10,8 @@
 #
 # All blocks run in an empty scratch directory with tokenweir on the PATH. Blocks without a comment are not run.
 #
-#   TOKENWEIR   the binary   (default target/release/tokenweir, built if missing)
+#   TOKENWEIR      the binary   (default target/release/tokenweir, built if missing)
+#   NODE_MODULES   a folder that is linked into the scratch directory, for scripts of node
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -26,6 +27,7 @@ file=$1
 mkdir -p "$scratch/bin" "$scratch/work"
 ln -s "$(realpath "$(binary)")" "$scratch/bin/tokenweir"
 export PATH="$scratch/bin:$PATH"
+if [ -n "${NODE_MODULES:-}" ]; then ln -s "$NODE_MODULES" "$scratch/work/node_modules"; fi
 servers=() # process groups, so that a block may start several
 
 stop_servers() {
@@ -45,14 +47,14 @@ handle() {
   cd "$scratch/work"
   case $action in
     "run")
-      if ! timeout 120 bash -euo pipefail "$block" > "$scratch/out" 2>&1; then
+      if ! timeout 120 bash -euo pipefail "$block" < /dev/null > "$scratch/out" 2>&1; then
         echo "FAIL $at"; cat "$block" "$scratch/out" "$scratch"/serve-*.log 2>/dev/null; return 1
       fi
       ;;
     "run: serve"*)
       url=${action#run: serve}
       url=${url# }
-      setsid bash -euo pipefail "$block" > "$log" 2>&1 &
+      setsid bash -euo pipefail "$block" < /dev/null > "$log" 2>&1 &
       servers+=("$!")
       wait_for 30 "${url:-http://127.0.0.1:8080/readyz}" || { echo "FAIL $at"; cat "$block" "$log"; return 1; }
       ;;
