@@ -89,8 +89,12 @@ fn member_points(member: &PolicyMember) -> impl Iterator<Item = (u32, Slot)> {
     })
 }
 
-/// Splits a member's name into host and port; a name that does not end in `:` and digits has an empty port.
+/// Splits a member's name into host and port; a name that does not end in `:` and digits has an empty port, and of a Unix
+/// socket the path is the host.
 fn split_host_port(name: &str) -> (&str, &str) {
+    if let Some(socket) = name.strip_prefix("unix:") {
+        return (socket, "");
+    }
     match name.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
         _ => (name, ""),

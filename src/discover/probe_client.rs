@@ -15,6 +15,8 @@ use crate::fleet::{ApiKey, Fleet, Origin, Replica};
 use crate::telemetry::{ErrorLog, LogLevel};
 use crate::tls::{self, TlsStore};
 
+/// The errors of a port, or of a Unix socket, at which nothing listens.
+const REFUSALS: [io::ErrorKind; 2] = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
 /// Longest duration of one probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,7 +61,7 @@ impl ProbeClient {
         let origin = self.replica.origin();
         let url = match origin.tls().and_then(|tls| tls.server_name.as_ref()) {
             Some(name) => format!("https://{name}:{}{}{path}", origin.port(), origin.path_prefix()),
-            None => format!("{origin}{path}"),
+            None => format!("{}://{}{}{path}", origin.scheme(), origin.authority(), origin.path_prefix()),
         };
         let request = self.client.request(method, url).header(HOST, origin.authority());
         match key {
@@ -99,6 +101,9 @@ fn build_client(origin: &Origin, tls_store: &TlsStore) -> reqwest::Result<reqwes
         let host = origin.address().map_or_else(|| origin.host().to_owned(), |address| address.to_string());
         builder = builder.dns_resolver(Arc::new(FixedResolver(host)));
     }
+    if let Some(socket) = origin.socket() {
+        builder = builder.unix_socket(socket);
+    }
     let builder = builder.tls_backend_preconfigured(config);
     // Keeps no connection: it would be idle for a minute, and a server with one thread could serve no other.
     builder.timeout(PROBE_TIMEOUT).pool_max_idle_per_host(0).build()
@@ -107,7 +112,7 @@ fn build_client(origin: &Origin, tls_store: &TlsStore) -> reqwest::Result<reqwes
 fn is_connection_refused(error: &reqwest::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| REFUSALS.contains(&e.kind())) {
             return true;
         }
         source = error.source();

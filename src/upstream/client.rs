@@ -87,7 +87,7 @@ impl UpstreamClient {
                 Ok(connection)
             }
             Ok(Err(error)) => {
-                if error.kind() == io::ErrorKind::ConnectionRefused {
+                if is_refusal(&error) {
                     replica.port_state().record_refused(self.clock.now());
                 }
                 Err(SendError::from_connect_error(&error))
@@ -142,6 +142,11 @@ impl UpstreamClient {
             total_deadline: timer.total_deadline,
         })
     }
+}
+
+/// Returns whether nothing listens at a replica's port, or at its Unix socket.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 struct AttemptError {

@@ -13,10 +13,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::request_body::RequestBody;
-use super::tcp_keepalive::set_tcp_keepalive;
 use super::transport::{ReceivedFlag, Transport};
 use crate::fleet::Origin;
 use crate::tls::TlsStore;
@@ -41,15 +39,9 @@ impl UpstreamConnection {
     /// Opens a connection and performs the TLS handshake if the origin uses TLS. The kernel probes the replica after
     /// `tcp_keepalive` without data.
     ///
-    /// *Errors*: the port cannot be reached, or the handshake failed.
+    /// *Errors*: the port or the socket cannot be reached, or the handshake failed.
     pub(super) async fn open(origin: &Origin, tls_store: &TlsStore, tcp_keepalive: Duration) -> io::Result<Self> {
-        let stream = match origin.address() {
-            Some(address) => TcpStream::connect((address, origin.port())).await?,
-            None => TcpStream::connect((origin.host(), origin.port())).await?,
-        };
-        stream.set_nodelay(true)?;
-        set_tcp_keepalive((&stream).into(), tcp_keepalive)?;
-        let stream = Transport::handshake(stream, origin, tls_store).await?;
+        let stream = Transport::connect(origin, tls_store, tcp_keepalive).await?;
         let received = stream.received_flag();
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);

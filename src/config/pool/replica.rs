@@ -125,7 +125,7 @@ fn check_dns_options(member: &mut MemberSpec, given: &[GivenOption], origin: &Sp
         let help = "remove `name`; the replicas are named by address and port";
         errors.push(name.span.diagnostic(message).with_help(help));
     }
-    if member.origin.host().parse::<IpAddr>().is_ok() {
+    if member.origin.host().parse::<IpAddr>().is_ok() || member.origin.socket().is_some() {
         member.dns_lookup = None;
         if let Some(service) = find("service") {
             errors.push(service.span.diagnostic("`service` needs a host name"));

@@ -33,7 +33,7 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
         name: "replicas",
         expected: "a list of replicas, each a string or a table",
         default: "",
-        doc: "The replicas, each a URL followed by the options below, or a table such as \
+        doc: "The replicas, each a URL (`http://`, `https://` or `unix:/path`) followed by the options below, or a table such as \
               `{ url = \"http://10.0.0.1:8000\", weight = 2 }`.",
         set: |d, v| v.map_list(parse_replica).map(|members| d.members = Some(members)),
     },

@@ -44,7 +44,7 @@ impl MemberSpec {
     /// Creates a member with nginx's defaults.
     pub fn new(origin: Origin) -> Self {
         Self {
-            name: origin.authority().into(),
+            name: origin.default_name().into(),
             origin,
             weight: Weight::ONE,
             eject_limits: EjectLimits::default(),

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use http::uri::{Authority, Uri};
 use thiserror::Error;
@@ -12,7 +14,8 @@ use crate::fleet::UpstreamTls;
 /// A replica's address: scheme, host, port and the path before `/v1`.
 ///
 /// `http://h:8000`, `http://h:8000/`, `http://h:8000/v1` and `http://h:8000/v1/` are the same origin. One host with
-/// different certificate verification is several origins, which share no connections.
+/// different certificate verification is several origins, which share no connections. `unix:/path` and `http://unix:/path`
+/// are a Unix socket, with `:/prefix` after it if its server has a path prefix, as in nginx.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     host: String,
@@ -22,7 +25,13 @@ pub struct Origin {
     address: Option<IpAddr>,
     /// `None` for `http://`.
     tls: Option<UpstreamTls>,
+    /// The Unix socket; `None` for TCP.
+    socket: Option<Arc<Path>>,
 }
+
+const SOCKET_SCHEME: &str = "unix:";
+/// The longest path that the kernel accepts, without the zero byte at its end: `sun_path` on Linux.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Error of parsing a replica's URL.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -31,11 +40,14 @@ pub enum OriginError {
     #[error("`{0}` is not a URL")]
     InvalidUrl(String),
     /// No scheme, or another than `http` and `https`.
-    #[error("the URL must start with `http://` or `https://`")]
+    #[error("the URL must start with `http://`, `https://` or `unix:/`")]
     UnsupportedScheme,
     /// A user, query or fragment, which have no meaning in a replica's URL.
     #[error("`{0}` is not allowed in a replica's URL: it has a host, a port and at most a path")]
     UnexpectedPart(&'static str),
+    /// Not the path of a Unix socket.
+    #[error("`unix:` needs an absolute path of at most {MAX_SOCKET_PATH_BYTES} visible ASCII characters")]
+    InvalidSocket,
 }
 
 impl Origin {
@@ -65,13 +77,29 @@ impl Origin {
         Self { address: Some(address), port, ..self.clone() }
     }
 
-    /// Returns the `host:port` to connect to: nginx's `$upstream_addr`.
+    /// Returns the Unix socket to connect to; `None` for TCP.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Returns the `host:port`, or the `unix:/path`, to connect to: nginx's `$upstream_addr`.
     pub fn connect_addr(&self) -> String {
+        if let Some(socket) = &self.socket {
+            return format!("{SOCKET_SCHEME}{}", socket.display());
+        }
         self.address.map_or_else(|| self.authority(), |address| SocketAddr::new(address, self.port).to_string())
     }
 
-    /// Returns `host:port`, as in a `Host` header.
+    /// Returns the default name of a replica: `host:port`, or `unix:/path`.
+    pub fn default_name(&self) -> String {
+        if self.socket.is_some() { self.connect_addr() } else { self.authority() }
+    }
+
+    /// Returns `host:port`, as in a `Host` header. A Unix socket has the host `localhost`, as in nginx.
     pub fn authority(&self) -> String {
+        if self.socket.is_some() {
+            return self.host.clone();
+        }
         format!("{}:{}", self.host, self.port)
     }
 
@@ -83,6 +111,27 @@ impl Origin {
     /// Returns the certificate verification; `None` for `http`.
     pub const fn tls(&self) -> Option<&UpstreamTls> {
         self.tls.as_ref()
+    }
+
+    /// Parses what follows `unix:`.
+    fn from_socket(text: &str) -> Result<Self, OriginError> {
+        let (socket, path) = text.split_once(':').unwrap_or((text, ""));
+        let is_path = socket.len() > 1 && socket.starts_with('/') && !socket.ends_with('/');
+        let is_valid = is_path && socket.len() <= MAX_SOCKET_PATH_BYTES && text.bytes().all(|b| b.is_ascii_graphic());
+        if !is_valid || !(path.is_empty() || path.starts_with('/')) {
+            return Err(OriginError::InvalidSocket);
+        }
+        if let Some(part) = ["?", "#"].into_iter().find(|part| path.contains(part)) {
+            return Err(OriginError::UnexpectedPart(part));
+        }
+        Ok(Self {
+            host: "localhost".to_owned(),
+            port: 80,
+            path_prefix: path_prefix(path).to_owned(),
+            address: None,
+            tls: None,
+            socket: Some(Path::new(socket).into()),
+        })
     }
 
     /// Sets the certificate verification, if the scheme is `https`.
@@ -97,6 +146,9 @@ impl FromStr for Origin {
     type Err = OriginError;
 
     fn from_str(text: &str) -> Result<Self, OriginError> {
+        if let Some(socket) = text.strip_prefix("http://").unwrap_or(text).strip_prefix(SOCKET_SCHEME) {
+            return Self::from_socket(socket);
+        }
         let Some((scheme, _)) = text.split_once("://") else { return Err(OriginError::UnsupportedScheme) };
         let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
             "http" => (None, 80),
@@ -119,15 +171,24 @@ impl FromStr for Origin {
         let Some(port) = port.filter(|p| *p != 0 && !authority.host().is_empty()) else {
             return Err(OriginError::InvalidUrl(text.to_owned()));
         };
-        let path = uri.path().trim_end_matches('/');
-        let prefix = path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/');
-        Ok(Self { host: authority.host().to_owned(), port, path_prefix: prefix.to_owned(), address: None, tls })
+        let path_prefix = path_prefix(uri.path()).to_owned();
+        Ok(Self { host: authority.host().to_owned(), port, path_prefix, address: None, tls, socket: None })
     }
+}
+
+/// Returns the path before `/v1`, without a slash at its end.
+fn path_prefix(path: &str) -> &str {
+    let path = path.trim_end_matches('/');
+    path.strip_suffix("/v1").unwrap_or(path).trim_end_matches('/')
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.path_prefix)
+        match &self.socket {
+            Some(socket) if self.path_prefix.is_empty() => write!(f, "{SOCKET_SCHEME}{}", socket.display()),
+            Some(socket) => write!(f, "{SOCKET_SCHEME}{}:{}", socket.display(), self.path_prefix),
+            None => write!(f, "{}://{}:{}{}", self.scheme(), self.host, self.port, self.path_prefix),
+        }
     }
 }
 
@@ -168,6 +229,23 @@ mod tests {
     fn ipv6_hosts_keep_their_brackets_in_the_authority_only() {
         let origin: Origin = "http://[::1]:8000/v1".parse().unwrap();
         assert_eq!((origin.host(), origin.authority().as_str()), ("::1", "[::1]:8000"));
+    }
+
+    #[test]
+    fn unix_socket_is_an_origin_whose_host_is_localhost() {
+        for text in ["unix:/run/a.sock", "http://unix:/run/a.sock", "unix:/run/a.sock:/", "unix:/run/a.sock:/v1"] {
+            let origin: Origin = text.parse().unwrap();
+            assert_eq!((origin.to_string().as_str(), origin.authority().as_str()), ("unix:/run/a.sock", "localhost"));
+            assert_eq!(origin.default_name(), origin.connect_addr());
+            assert_eq!(origin.socket(), Some(Path::new("/run/a.sock")));
+        }
+        let below: Origin = "unix:/run/a.sock:/llm/v1/".parse().unwrap();
+        assert_eq!((below.path_prefix(), below.to_string().as_str()), ("/llm", "unix:/run/a.sock:/llm"));
+        let long = format!("unix:/{}", "x".repeat(107));
+        for invalid in ["unix:", "unix:a", "unix:/", "unix:/a/", "unix:/a b", "unix:/a:b", "unix://a\u{e9}", &long] {
+            assert_eq!(invalid.parse::<Origin>(), Err(OriginError::InvalidSocket), "{invalid}");
+        }
+        assert_eq!("https://unix:/a".parse::<Origin>().unwrap_err(), OriginError::InvalidUrl("https://unix:/a".into()));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Di
         return context.reject_argument(directive, "an address, such as 10.0.0.1:8000");
     };
     if address.text.starts_with("unix:") {
-        return context.report.add_impossible(directive, "replicas must be reachable over TCP");
+        return context.report.add_unsupported(directive, "write the replica as `unix:/path` by hand");
     }
     let mut options = Vec::new();
     for word in words {

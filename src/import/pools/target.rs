@@ -108,7 +108,7 @@ fn parse_url<'a>(context: &mut ImportContext, pass: &'a Directive) -> Option<Pro
         _ => "",
     };
     if !scheme.is_empty() && rest.starts_with("unix:") {
-        context.report.add_impossible(pass, "replicas must be reachable over TCP");
+        context.report.add_unsupported(pass, "write the replica as `unix:/path` by hand");
         return None;
     }
     if scheme.is_empty() || authority.is_empty() {

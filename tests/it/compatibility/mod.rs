@@ -13,5 +13,6 @@ mod stale_connections;
 mod statuses;
 mod stream_pauses;
 mod tcp_keepalive;
+mod unix_replicas;
 mod usage_members;
 mod wrong_labels;
