@@ -19,8 +19,9 @@ pub struct ApiEndpoint {
     pub body: BodyKind,
     /// It generates tokens, possibly as a stream.
     pub generates: bool,
-    /// It counts a prompt's tokens. The router answers with its own estimate where the engine has no such path.
-    pub counts_tokens: bool,
+    /// For a path that counts a prompt's tokens: the answer up to the number. The router answers with its own estimate
+    /// where the engine has no such path.
+    pub token_count: Option<&'static str>,
 }
 
 /// The kind of a request's body.
@@ -28,7 +29,7 @@ pub struct ApiEndpoint {
 pub enum BodyKind {
     /// A JSON object that names the model.
     Json,
-    /// A form; the model is one of its fields.
+    /// A form; the model is one of its fields. Some engines take the same members as a JSON object.
     Multipart,
     /// Not read by the router.
     None,
@@ -57,28 +58,53 @@ pub enum EndpointError {
     },
 }
 
-/// The table, in the order in which it is searched.
+/// The table, in the order in which it is searched: what clients of OpenAI, Anthropic and Cohere and of vLLM,
+/// SGLang and llama.cpp compute with a model.
+///
+/// Not in it: paths with state that the router cannot find again (`/v1/files`, `/v1/batches`, `/v1/conversations`,
+/// `/v1/videos`), engines' own APIs (`/generate`), and paths that control an engine.
 pub static ENDPOINTS: &[ApiEndpoint] = &[
     generation_endpoint("/v1/chat/completions", Dialect::Chat),
     generation_endpoint("/v1/completions", Dialect::Completions),
     generation_endpoint("/v1/responses", Dialect::Responses),
     generation_endpoint("/v1/messages", Dialect::Messages),
+    generation_endpoint("/v1/responses/compact", Dialect::Responses),
+    ApiEndpoint {
+        token_count: Some(r#"{"object":"response.input_tokens","input_tokens":"#),
+        ..json_endpoint("/v1/responses/input_tokens")
+    },
     stored_response_endpoint("/v1/responses/{id}", &[Method::GET, Method::DELETE]),
     stored_response_endpoint("/v1/responses/{id}/cancel", &[Method::POST]),
     stored_response_endpoint("/v1/responses/{id}/{rest}", &[Method::GET, Method::DELETE]),
-    ApiEndpoint { counts_tokens: true, ..json_endpoint("/v1/messages/count_tokens") },
+    ApiEndpoint { token_count: Some(r#"{"input_tokens":"#), ..json_endpoint("/v1/messages/count_tokens") },
+    generation_endpoint("/v1/chat/completions/batch", Dialect::Other),
+    json_endpoint("/v1/chat/completions/render"),
+    json_endpoint("/v1/completions/render"),
     json_endpoint("/v1/embeddings"),
+    json_endpoint("/v2/embed"),
     json_endpoint("/v1/rerank"),
     json_endpoint("/v2/rerank"),
     json_endpoint("/rerank"),
+    json_endpoint("/v1/reranking"),
+    json_endpoint("/reranking"),
     json_endpoint("/v1/score"),
     json_endpoint("/score"),
+    json_endpoint("/v1/decisions"),
+    json_endpoint("/v1/moderations"),
     json_endpoint("/pooling"),
+    json_endpoint("/v1/classify"),
     json_endpoint("/classify"),
+    json_endpoint("/v1/tokenize"),
     json_endpoint("/tokenize"),
+    json_endpoint("/v1/detokenize"),
     json_endpoint("/detokenize"),
+    json_endpoint("/apply-template"),
+    generation_endpoint("/infill", Dialect::Other),
     generation_endpoint("/v1/audio/speech", Dialect::Other),
-    ApiEndpoint { body: BodyKind::Multipart, ..generation_endpoint("/v1/audio/{any}", Dialect::Other) },
+    form_endpoint("/v1/audio/{any}"),
+    generation_endpoint("/v1/images/generations", Dialect::Other),
+    form_endpoint("/v1/images/edits"),
+    form_endpoint("/v1/images/variations"),
 ];
 
 /// Finds the endpoint of a request.
@@ -104,11 +130,15 @@ pub fn match_endpoint<'p>(method: &Method, path: &'p str) -> Result<EndpointMatc
 }
 
 const fn generation_endpoint(path: &'static str, dialect: Dialect) -> ApiEndpoint {
-    ApiEndpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true, counts_tokens: false }
+    ApiEndpoint { path, methods: &[Method::POST], dialect, body: BodyKind::Json, generates: true, token_count: None }
 }
 
 const fn json_endpoint(path: &'static str) -> ApiEndpoint {
     ApiEndpoint { generates: false, ..generation_endpoint(path, Dialect::Other) }
+}
+
+const fn form_endpoint(path: &'static str) -> ApiEndpoint {
+    ApiEndpoint { body: BodyKind::Multipart, ..generation_endpoint(path, Dialect::Other) }
 }
 
 const fn stored_response_endpoint(path: &'static str, methods: &'static [Method]) -> ApiEndpoint {
@@ -167,6 +197,8 @@ mod tests {
             (Method::DELETE, "/v1/responses/resp_1", Dialect::Responses, None, false),
             (Method::POST, "/v1/responses/resp_1/cancel", Dialect::Responses, None, false),
             (Method::GET, "/v1/responses/resp_1/input_items", Dialect::Responses, None, false),
+            (Method::POST, "/v1/responses/compact", Dialect::Responses, Json, true),
+            (Method::POST, "/v1/responses/input_tokens", Dialect::Other, Json, false),
             (Method::POST, "/v1/messages", Dialect::Messages, Json, true),
             (Method::POST, "/v1/messages/count_tokens", Dialect::Other, Json, false),
             (Method::POST, "/v1/embeddings", Dialect::Other, Json, false),
@@ -186,6 +218,7 @@ mod tests {
         assert_eq!(allow(Method::HEAD, "/tokenize"), post);
         assert_eq!(allow(Method::OPTIONS, "/v1/audio/speech"), post);
         let get_delete = vec![Method::GET, Method::DELETE];
+        assert_eq!(allow(Method::GET, "/v1/images/edits"), post);
         assert_eq!(allow(Method::POST, "/v1/responses/a"), EndpointError::MethodNotAllowed { allow: get_delete });
         let all = vec![Method::POST, Method::GET, Method::DELETE];
         assert_eq!(allow(Method::PUT, "/v1/responses/a/cancel"), EndpointError::MethodNotAllowed { allow: all });

@@ -35,7 +35,7 @@ fn build_pool(
     context.errors.extend(check_slow_start(&policy, &draft));
     if let Some(SpannedValue { value: PathPolicy::Any, span }) = &draft.routing.paths {
         let message = "warning: clients can reach every path of these replicas, control endpoints included";
-        let help = "list the paths you need, for example paths = [\"/v1/images/generations\"]";
+        let help = "list the paths you need, for example paths = [\"/v1/videos\"]";
         context.warnings.push(span.diagnostic(message).with_help(help));
     }
     let api_key = resolve_api_key(&draft.upstream, env).unwrap_or_else(|error| {

@@ -141,12 +141,12 @@ impl<'a> ProxyRequest<'a> {
             response.head.status,
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
         );
-        self.route.counts_tokens && lacks_path && !response.unknown_model
+        self.route.token_count.is_some() && lacks_path && !response.unknown_model
     }
 
-    /// Returns the estimated tokens of the prompt, in the shape of Anthropic's `count_tokens`.
+    /// Returns the estimated tokens of the prompt, in the shape of the path.
     pub(super) fn estimate_response(&self, response: &UpstreamResponse, lease: Lease) -> Response<BodySource> {
-        let text = format!("{{\"input_tokens\":{}}}", lease.prompt());
+        let text = format!("{}{}}}", self.route.token_count.unwrap_or_default(), lease.prompt());
         lease.settle(response.outcome, self.worker.app.clock.now());
         let mut response = Response::new(BodySource::Local(text.into()));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -72,8 +72,8 @@ pub(in crate::server) struct ProxyRoute {
     pub(in crate::server) body_kind: BodyKind,
     /// Whether the path is a known endpoint of the API: its response can be checked, and another replica can repeat it.
     pub(in crate::server) inspect_response: bool,
-    /// Whether the path counts a prompt's tokens, which the router can do itself.
-    pub(in crate::server) counts_tokens: bool,
+    /// For a path that counts a prompt's tokens: the answer up to the number, which the router can estimate.
+    pub(in crate::server) token_count: Option<&'static str>,
     /// The stored response that the path names; `None` for other paths.
     pub(super) response_id: Option<String>,
 }
@@ -165,8 +165,12 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
                     path: with_query(if only_any_path { head.uri.path() } else { path }, head),
                     dialect: found.endpoint.dialect,
                     inspect_response: head.method == Method::POST,
-                    counts_tokens: found.endpoint.counts_tokens && !only_any_path,
-                    body_kind: if only_any_path { BodyKind::None } else { found.endpoint.body },
+                    token_count: found.endpoint.token_count.filter(|_| !only_any_path),
+                    body_kind: match found.endpoint.body {
+                        _ if only_any_path => BodyKind::None,
+                        BodyKind::Multipart if is_json(&head.headers) => BodyKind::Json,
+                        kind => kind,
+                    },
                     response_id: found.response_id.filter(|_| !only_any_path).map(str::to_owned),
                     virtual_host,
                 }));
@@ -201,7 +205,7 @@ const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind:
         dialect: Dialect::Other,
         body_kind,
         inspect_response: false,
-        counts_tokens: false,
+        token_count: None,
         response_id: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
 mod agent_endpoints;
+mod endpoint_list;
 mod engines;
 mod json_keep_alive;
 mod launch;

@@ -154,12 +154,14 @@ fn valid_request_id_is_kept_and_invalid_replaced() {
     assert!(made[0] != made[1] && made[1] != made[2]);
 }
 
-/// vLLM's control paths outside its API; most of them stop or change the engine.
+/// Control paths of vLLM, SGLang, llama.cpp and Ollama outside the API; most of them stop or change the engine.
 const CONTROL_PATHS: &str = "/sleep /wake_up /is_sleeping /pause /resume /is_paused /reset_prefix_cache /reset_mm_cache \
      /reset_encoder_cache /update_weights /init_weight_transfer_engine /get_world_size /load /collective_rpc \
      /scale_elastic_ep /is_scaling_elastic_ep /start_profile /stop_profile /server_info /v1/load_lora_adapter \
      /v1/unload_lora_adapter /metrics /docs /redoc /docs/oauth2-redirect /openapi.json /ping /version /invocations \
-     /inference/v1/generate /generate /abort_requests /finish_weight_update /start_weight_update /emulate/faults /v1/files";
+     /inference/v1/generate /generate /abort_requests /finish_weight_update /start_weight_update /emulate/faults /v1/files \
+     /flush_cache /abort_request /update_weights_from_disk /set_internal_state /load_lora_adapter /generate_from_file \
+     /slots/0 /props /lora-adapters /models/load /models/unload /api/pull /api/delete /api/tags /v1/batches /v1/conversations";
 
 /// Returns other spellings of a path that lenient parsers normalize to it.
 fn path_spellings(path: &str, addr: &str) -> Vec<String> {
@@ -245,13 +247,13 @@ fn paths_any_opens_all_and_a_list_its_own() {
         assert_eq!((reply.status, replica.last_request().target()), (200, path), "{}", reply.text());
         assert_eq!(replica.last_request().body, b"what?");
     }
-    let listed = TestRouter::start(&format!("paths = [\"/v1/images/generations\"]\nreplicas = [{:?}]", replica.url()))
-        .wait_until_ready();
+    let listed =
+        TestRouter::start(&format!("paths = [\"/v1/videos\"]\nreplicas = [{:?}]", replica.url())).wait_until_ready();
     let before = replica.received_requests().len();
-    let reply = listed.post("/v1/images/generations", r#"{"model":"m","prompt":"a weir"}"#);
-    assert_eq!((reply.status, replica.last_request().target().to_owned()), (200, "/v1/images/generations".to_owned()));
-    assert_eq!(listed.post("/v1/images/generations", r#"{"model":"x"}"#).status, 404, "the request's model is checked");
-    for path in ["/v1/images/edits", "/v1/images/generations/", "//v1/images/generations", "/v1/images", "/sleep"] {
+    let reply = listed.post("/v1/videos", r#"{"model":"m","prompt":"a weir"}"#);
+    assert_eq!((reply.status, replica.last_request().target().to_owned()), (200, "/v1/videos".to_owned()));
+    assert_eq!(listed.post("/v1/videos", r#"{"model":"x"}"#).status, 404, "the request's model is checked");
+    for path in ["/v1/videos/edits", "/v1/videos/", "//v1/videos", "/v1/images", "/sleep"] {
         assert_eq!(listed.post(path, r#"{"model":"m"}"#).status, 404, "{path}");
     }
     assert_eq!(replica.received_requests().len(), before + 1);
