@@ -10,9 +10,10 @@ use super::toml_text::quote_toml;
 use crate::config::ListenAddr;
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
-const KEY_DEFAULTS: [(&str, &str); 24] = [
+const KEY_DEFAULTS: [(&str, &str); 25] = [
     ("workers", ""),
     ("x_upstream", "false"),
+    ("preserve_header_case", "true"),
     ("trusted_proxies", ""),
     ("gzip", ""),
     ("resolver", ""),

@@ -70,7 +70,7 @@ impl UpstreamClient {
             }
             was_sent = true;
         }
-        let connect = self.connect(replica, timeouts).await;
+        let connect = self.connect(replica, timeouts, request.expectations.preserve_header_case).await;
         let connection = connect.map_err(|error| if was_sent { error.after_sending() } else { error })?;
         let connected_at = self.clock.now();
         timing.connected_at = Some(connected_at);
@@ -78,9 +78,14 @@ impl UpstreamClient {
         record_timing(self.send_on(connection, request, &timer).await, timing)
     }
 
-    async fn connect(&self, replica: &Replica, timeouts: &Timeouts) -> Result<UpstreamConnection, SendError> {
+    async fn connect(
+        &self,
+        replica: &Replica,
+        timeouts: &Timeouts,
+        preserve_header_case: bool,
+    ) -> Result<UpstreamConnection, SendError> {
         let tls_store = self.tls_store.load_full();
-        let open = UpstreamConnection::open(replica.origin(), &tls_store, timeouts.tcp_keepalive);
+        let open = UpstreamConnection::open(replica.origin(), &tls_store, timeouts.tcp_keepalive, preserve_header_case);
         match timeout(timeouts.connect, open).await {
             Ok(Ok(connection)) => {
                 replica.port_state().record_connected();

@@ -40,11 +40,17 @@ impl UpstreamConnection {
     /// `tcp_keepalive` without data.
     ///
     /// *Errors*: the port or the socket cannot be reached, or the handshake failed.
-    pub(super) async fn open(origin: &Origin, tls_store: &TlsStore, tcp_keepalive: Duration) -> io::Result<Self> {
+    pub(super) async fn open(
+        origin: &Origin,
+        tls_store: &TlsStore,
+        tcp_keepalive: Duration,
+        preserve_header_case: bool,
+    ) -> io::Result<Self> {
         let stream = Transport::connect(origin, tls_store, tcp_keepalive).await?;
         let received = stream.received_flag();
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);
+        builder.preserve_header_case(preserve_header_case).title_case_headers(preserve_header_case);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, driver: Some(Box::pin(driver)), reused: false, received, idle_since: Moment::ZERO })
     }

@@ -1,6 +1,6 @@
 //! A request as it goes to a replica.
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body::Body as _;
 
 use super::request_body::RequestBody;
@@ -18,6 +18,8 @@ pub struct UpstreamRequest {
     /// Headers without the hop-by-hop ones. `Content-Length` is added on sending, and the replica's authority as `Host`
     /// unless there is one.
     pub headers: HeaderMap,
+    /// hyper's record of how the client has spelled the headers' names; empty unless their spelling is kept.
+    pub extensions: Extensions,
     /// The body.
     pub body: RequestBody,
     /// What is known of the response beforehand.
@@ -31,6 +33,8 @@ pub struct ResponseExpectations {
     pub dialect: Dialect,
     /// Whether a JSON response is held until it is complete, so that another replica can still be tried.
     pub buffer_json: bool,
+    /// Whether the names of headers keep their spelling.
+    pub preserve_header_case: bool,
     /// Whether the client has asked for a stream; otherwise the first byte may come when all has been generated.
     pub wants_stream: bool,
     /// When the response must be complete; `None` for no limit.
@@ -43,6 +47,7 @@ impl UpstreamRequest {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
+        *request.extensions_mut() = self.extensions.clone();
         // `path` was part of a valid URI and the prefix is part of a configured one, so neither can fail.
         *request.uri_mut() = match origin.path_prefix() {
             "" => Uri::try_from(self.path.as_str()),

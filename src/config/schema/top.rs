@@ -84,6 +84,15 @@ pub(super) static TOP_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         set: |d, v| v.boolean().map(|on| d.settings.half_close = on),
     },
     KeySpec {
+        name: "preserve_header_case",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "Whether the names of headers keep their spelling over HTTP/1.1, on the way to the replica and to the \
+              client, and the router's own are written `Like-This`; otherwise all are sent in lower case, which is \
+              cheaper. For scripts and servers that compare the spelling.",
+        set: |d, v| v.boolean().map(|on| d.settings.preserve_header_case = on),
+    },
+    KeySpec {
         name: "explain",
         expected: "a whole number up to 100000, or 0 for none",
         default: "1_000",

@@ -38,6 +38,8 @@ pub struct Settings {
     pub x_upstream: bool,
     /// Whether a client that has closed its sending side is still served; otherwise it counts as disconnected.
     pub half_close: bool,
+    /// Whether the names of headers keep their spelling over HTTP/1.1; otherwise they are sent in lower case.
+    pub preserve_header_case: bool,
     /// Decisions kept for `explain`; 0 for none.
     pub explain: usize,
     /// Whether responses describe their decision in `X-Decision`.
@@ -102,6 +104,7 @@ impl Default for Settings {
             workers: None,
             x_upstream: true,
             half_close: false,
+            preserve_header_case: false,
             explain: 1_000,
             explain_header: false,
             trusted_proxies: Vec::new(),

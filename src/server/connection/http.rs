@@ -100,6 +100,9 @@ fn http_builder(settings: &Settings) -> auto::Builder<LocalExecutor> {
         .max_headers(settings.limits.headers)
         .keep_alive(!settings.timeouts.keepalive.is_zero())
         .half_close(settings.half_close)
+        .preserve_header_case(settings.preserve_header_case)
+        // The names of headers that are the router's own.
+        .title_case_headers(settings.preserve_header_case)
         // Small responses and events are written faster as one slice than as a list of slices.
         .writev(false);
     builder

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use http::header;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use hyper::body::Incoming;
 
 use super::request::body::{check_content_coding, decode_body, read_body};
@@ -153,16 +153,19 @@ impl ProxyHandler<'_> {
     /// Returns the request as every replica gets it, without its body.
     fn upstream_request(&self, head: &Parts, wants_stream: bool, total_deadline: Option<Moment>) -> UpstreamRequest {
         let Self { route, context, .. } = *self;
+        let preserve_header_case = context.settings.preserve_header_case;
         let accept_encoding =
             if route.dialect.has_known_events() { AcceptEncoding::Remove } else { AcceptEncoding::Forward };
         UpstreamRequest {
             headers: forward_headers(head, context.client_info, &context.id, accept_encoding),
             method: head.method.clone(),
             path: route.path.clone(),
+            extensions: if preserve_header_case { head.extensions.clone() } else { Extensions::default() },
             body: RequestBody::default(),
             expectations: ResponseExpectations {
                 dialect: route.dialect,
                 buffer_json: route.inspect_response,
+                preserve_header_case,
                 wants_stream,
                 total_deadline,
             },

@@ -182,6 +182,8 @@ impl<'a> ProxyRequest<'a> {
         let mut response = Response::new(BodySource::Upstream(Box::new(RelayedBody { relay, owner, permit: None })));
         *response.status_mut() = head.status;
         *response.headers_mut() = headers;
+        // How the replica has spelled the headers' names, and a reason phrase that is not the usual one.
+        *response.extensions_mut() = head.extensions;
         response
     }
 }

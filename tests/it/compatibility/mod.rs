@@ -3,6 +3,7 @@
 mod agent_endpoints;
 mod endpoint_list;
 mod engines;
+mod header_case;
 mod json_keep_alive;
 mod launch;
 mod model_list_faults;
