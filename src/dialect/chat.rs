@@ -16,6 +16,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     content_members: &[
         ("role", ContentMember::Role),
         ("type", ContentMember::Ignored),
+        ("cache_control", ContentMember::IgnoredObject),
         ("id", ContentMember::Ignored),
         ("tool_call_id", ContentMember::Ignored),
         ("detail", ContentMember::Ignored),

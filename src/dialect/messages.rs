@@ -26,6 +26,7 @@ pub(super) static SPEC: DialectSpec = DialectSpec {
     content_members: &[
         ("role", ContentMember::Role),
         ("type", ContentMember::Ignored),
+        ("cache_control", ContentMember::IgnoredObject),
         ("id", ContentMember::Ignored),
         ("tool_use_id", ContentMember::Ignored),
         ("media_type", ContentMember::Ignored),

@@ -32,6 +32,8 @@ pub enum ContentMember {
     Role,
     /// Not part of the prompt: types, ids and the like.
     Ignored,
+    /// An object that is not part of the prompt, such as a cache breakpoint.
+    IgnoredObject,
     /// A URL or base64 data; its kind is that of the object around it.
     MediaSource,
     /// A URL, or an object with a [`ContentMember::MediaSource`].

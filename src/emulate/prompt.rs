@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use crate::units::Tokens;
 
+/// The start of the text that Claude Code puts in front of its system prompt and changes with each request.
+const BILLING_HEADER: &str = "x-anthropic-billing-header";
 /// Bytes of canonical text that count as a token.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -40,11 +42,20 @@ pub(super) fn hash_bytes(bytes: &[u8], seed: u64) -> u64 {
 }
 
 /// Returns tools, system text and messages in order, so that conversations with a common beginning share a prefix.
+///
+/// Claude Code's changing text is dropped as by vLLM 0.32: the blocks of `system` that begin with it; in other texts of
+/// the system, the line. Not from the role `developer`.
 pub(super) fn chat_text(body: &Value, messages: &Value) -> Vec<u8> {
     let mut text = String::new();
     for field in ["tools", "instructions", "system"] {
         if let Some(value) = body.get(field).filter(|v| !v.is_null()) {
-            push_content(&mut text, value);
+            match value {
+                Value::Array(blocks) => {
+                    let kept = blocks.iter().filter(|block| !block_text(block).starts_with(BILLING_HEADER));
+                    push_content(&mut text, &kept.cloned().collect());
+                }
+                other => push_content(&mut text, &without_billing_header(other)),
+            }
             text.push('\n');
         }
     }
@@ -58,11 +69,35 @@ pub(super) fn chat_text(body: &Value, messages: &Value) -> Vec<u8> {
 fn push_message(text: &mut String, message: &Value) {
     text.push_str(message.get("role").and_then(Value::as_str).unwrap_or_default());
     text.push('\n');
-    push_content(text, message.get("content").unwrap_or(message));
+    let content = message.get("content").unwrap_or(message);
+    if message.get("role").and_then(Value::as_str) == Some("system") {
+        push_content(text, &without_billing_header(content));
+    } else {
+        push_content(text, content);
+    }
     if let Some(calls) = message.get("tool_calls") {
         text.push_str(&calls.to_string());
     }
     text.push('\n');
+}
+
+fn block_text(block: &Value) -> &str {
+    block.get("text").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns a text or its blocks without the line at the beginning.
+fn without_billing_header(content: &Value) -> Value {
+    match content {
+        Value::String(text) if text.starts_with(BILLING_HEADER) => text.split_once('\n').map_or("", |cut| cut.1).into(),
+        Value::Array(blocks) => {
+            let cut = |block: &Value| match block_text(block) {
+                text if text.starts_with(BILLING_HEADER) => without_billing_header(&text.into()),
+                _ => block.clone(),
+            };
+            blocks.iter().map(cut).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 fn push_content(text: &mut String, content: &Value) {
@@ -70,7 +105,7 @@ fn push_content(text: &mut String, content: &Value) {
         Value::String(plain) => text.push_str(plain),
         Value::Array(parts) => {
             for part in parts {
-                match part.get("text").and_then(Value::as_str) {
+                match part.get("text").and_then(Value::as_str).or(part.as_str()) {
                     Some(plain) => text.push_str(plain),
                     None => text.push_str(&part.to_string()),
                 }

@@ -237,6 +237,48 @@ mod tests {
     }
 
     #[test]
+    fn metadata_of_clients_is_in_no_hash_and_no_count() {
+        let system = "You are an agent. ".repeat(100);
+        let measure = |body: &str| fingerprint_and_count(&ParsedBody::parse(body.as_bytes()).unwrap().prompt, &["m"]);
+        let header = "x-anthropic-billing-header: cc_version=2.1.100.7b4; cc_entrypoint=cli; cch=eb6c6;";
+        let own_block = format!(r#"{{"type":"text","text":"{header}"}},"#);
+        let first_line = format!(r"{header}\n");
+        for (body, place) in [
+            (r#"{"system":[@{"type":"text","text":"SYSTEM"}],"messages":[{"role":"user","content":"a"}]}"#, &own_block),
+            (r#"{"system":"@SYSTEM","messages":[{"role":"user","content":"a"}]}"#, &first_line),
+            (r#"{"system":[{"type":"text","text":"@SYSTEM"}],"messages":[]}"#, &first_line),
+            (r#"{"messages":[{"role":"system","content":"@SYSTEM"},{"role":"user","content":"a"}]}"#, &first_line),
+            (r#"{"messages":[{"content":"@SYSTEM","name":"x","role":"developer"}]}"#, &first_line),
+            (r#"{"messages":[{"role":"system","content":[@{"type":"text","text":"SYSTEM"}]}]}"#, &own_block),
+            (r#"{"input":[{"type":"message","role":"developer","content":[@{"text":"SYSTEM"}]}]}"#, &own_block),
+            (r#"{"instructions":"@SYSTEM","input":"a"}"#, &first_line),
+            (r#"{"prompt":"@SYSTEM"}"#, &first_line),
+        ] {
+            let body = body.replace("SYSTEM", &system);
+            let [with, without] = [place.as_str(), ""].map(|text| measure(&body.replace('@', text)));
+            assert_eq!(with, without, "{body}");
+        }
+        let quoted = format!(r#"{{"messages":[{{"role":"user","content":"{header}"}}]}}"#);
+        assert!(measure(&quoted).0.digits > 0, "the user's own text counts");
+    }
+
+    #[test]
+    fn ids_and_cache_breakpoints_are_in_no_hash() {
+        let text = "You are an agent. ".repeat(100);
+        let item = |id: &str| {
+            format!(
+                r#"{{"input":[{{"type":"message","id":"{id}","role":"developer","content":[{{"text":"{text}"}}]}}]}}"#
+            )
+        };
+        assert_eq!(fingerprint_body(&item("msg_1")), fingerprint_body(&item("msg_02")));
+        let block = |more: &str| {
+            format!(r#"{{"messages":[{{"role":"user","content":[{{"type":"text","text":"{text}"{more}}}]}}]}}"#)
+        };
+        let marked = block(r#","cache_control":{"type":"ephemeral","ttl":"1h"}"#);
+        assert_eq!(fingerprint_body(&block("")), fingerprint_body(&marked));
+    }
+
+    #[test]
     fn blocks_grow_with_their_offset() {
         let count =
             |kib: usize| fingerprint_body(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(kib * 1024))).hashes().len();

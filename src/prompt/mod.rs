@@ -3,6 +3,7 @@
 //!
 //! Bodies are borrowed, never owned: unknown members pass unread, and an edit replaces a range of bytes.
 
+pub mod agents;
 mod body_error;
 mod conversation_hash;
 pub mod endpoint;
@@ -15,11 +16,12 @@ mod prompt_members;
 mod splice;
 mod stream_options;
 mod tokens;
+mod turns;
 mod unescape;
 
 pub use crate::dialect::MediaKind;
 pub use body_error::BodyError;
-pub use conversation_hash::conversation_hash;
+pub use conversation_hash::{conversation_hash, user_turn_hash};
 pub use endpoint::ApiEndpoint;
 pub use fingerprint::{PromptFingerprint, fingerprint_and_count};
 pub use parsed_body::{AffinityHints, ModelField, ParsedBody};

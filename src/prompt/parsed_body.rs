@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use serde_json::value::RawValue;
 
+use super::agents::SessionMembers;
 use super::prompt_members::PromptMembers;
 use super::splice::BodyEdit;
 use super::stream_options::{ObjectStart, StreamOptions};
@@ -30,6 +31,8 @@ pub struct ParsedBody<'a> {
     pub prompt: PromptMembers<'a>,
     /// The members that tie the request to earlier ones.
     pub affinity_hints: AffinityHints<'a>,
+    /// The members that may name the session.
+    pub session: SessionMembers<'a>,
     stream_options: StreamOptions,
     object_start: ObjectStart,
 }
@@ -68,6 +71,7 @@ struct MemberScan<'a> {
     n: Option<&'a RawValue>,
     prompt: PromptMembers<'a>,
     affinity_hints: AffinityHints<'a>,
+    session: SessionMembers<'a>,
     has_members: bool,
 }
 
@@ -93,6 +97,7 @@ impl<'a> ParsedBody<'a> {
             choice_count: parse_number(found.n).and_then(|n| u32::try_from(n).ok()),
             prompt: found.prompt,
             affinity_hints: found.affinity_hints,
+            session: found.session,
             stream_options: found.stream_options.map(|v| StreamOptions::parse(text, v)).unwrap_or_default(),
             object_start: ObjectStart { offset: text.len() - trimmed.len() + 1, is_empty: !found.has_members },
         })
@@ -143,6 +148,9 @@ impl<'a> MemberScan<'a> {
             "prompt_cache_key" => self.affinity_hints.prompt_cache_key = given.and_then(json::parse_string),
             "previous_response_id" => self.affinity_hints.previous_response_id = given.and_then(json::parse_string),
             "cache_salt" => self.affinity_hints.cache_salt = given.and_then(json::parse_string),
+            "metadata" => self.session.metadata = given,
+            "session_id" | "conversation_id" => self.session.id = given,
+            "conversation" => self.session.conversation = given,
             _ => self.prompt.set(name, given),
         }
         Ok(())

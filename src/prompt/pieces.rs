@@ -1,8 +1,11 @@
 //! A prompt's pieces in order, independent of how its JSON is written.
 
 use memchr::memchr2;
+use serde_json::value::RawValue;
 
+use super::agents::volatile_text::{is_context, metadata_length};
 use super::prompt_members::PromptMembers;
+use super::turns::{first_value, is_system_role, turn_role};
 use super::unescape::unescape;
 use crate::dialect::{ContentMember, MediaKind, PromptPart, content_member};
 
@@ -28,21 +31,38 @@ pub enum PromptPiece<'a> {
 
 /// Passes the pieces of a prompt to `each`: tools, then the system prompt, then the turns.
 ///
+/// Metadata of clients in front of system texts is left out, see [`super::agents`].
+///
 /// *Shape*: equal prompts give the same text for any white space and escapes, though not always cut into the same
 /// pieces. *Cost*: strings pass at the speed of `memchr`; no recursion, and no allocation except for a name with
 /// escapes. With counting, about 13 ns an escape.
 pub fn for_each_piece(prompt: &PromptMembers<'_>, mut each: impl FnMut(PromptPiece<'_>)) {
     for (part, value) in prompt.iter() {
-        match part {
-            PromptPart::Tools => each(PromptPiece::Tools(value.get())),
-            _ => PieceWalker::default().walk_json(value.get(), &mut each),
-        }
+        for_each_piece_in(part, value, &mut each);
     }
 }
 
+/// Passes the pieces of one part of a prompt to `each`.
+pub(super) fn for_each_piece_in(part: PromptPart, value: &RawValue, mut each: impl FnMut(PromptPiece<'_>)) {
+    match part {
+        PromptPart::Tools => each(PromptPiece::Tools(value.get())),
+        _ => PieceWalker::new(part).walk_json(value.get(), &mut each),
+    }
+}
+
+/// Passes the pieces of one turn to `each`, without the texts that say nothing of which conversation it is.
+pub(super) fn for_each_identifying_piece(turn: &str, mut each: impl FnMut(PromptPiece<'_>)) {
+    PieceWalker { skips_context: true, ..PieceWalker::new(PromptPart::Turns) }.walk_json(turn, &mut each);
+}
+
 /// The position in a JSON value. The value was checked when the body was parsed, so invalid JSON is skipped.
-#[derive(Default)]
 struct PieceWalker {
+    part: PromptPart,
+    skips_context: bool,
+    /// The position of the outermost open object: in [`PromptPart::Turns`], the turn.
+    turn_start: usize,
+    /// Whether this turn is the system's; `None` until that matters.
+    is_system_turn: Option<bool>,
     depth: usize,
     /// Open objects; numbers outside objects are token ids.
     open_objects: usize,
@@ -53,6 +73,19 @@ struct PieceWalker {
 }
 
 impl PieceWalker {
+    const fn new(part: PromptPart) -> Self {
+        Self {
+            part,
+            skips_context: false,
+            turn_start: 0,
+            is_system_turn: None,
+            depth: 0,
+            open_objects: 0,
+            containers: [None; MAX_TRACKED_DEPTH],
+            member: None,
+        }
+    }
+
     fn walk_json(&mut self, json: &str, each: &mut impl FnMut(PromptPiece<'_>)) {
         let bytes = json.as_bytes();
         let mut at = 0;
@@ -65,11 +98,14 @@ impl PieceWalker {
                     if self.open_objects > 0 && rest.trim_ascii_start().first() == Some(&b':') {
                         self.member = escaped_content_member(string);
                     } else {
-                        self.emit_string(string, each);
+                        self.emit_string(json, string, each);
                     }
                     at = end;
                 }
                 b'{' => {
+                    if self.open_objects == 0 {
+                        (self.turn_start, self.is_system_turn) = (at, None);
+                    }
                     self.open_objects += 1;
                     self.open_container(self.member);
                 }
@@ -110,15 +146,43 @@ impl PieceWalker {
         self.containers.get(self.depth).copied().flatten()
     }
 
-    fn emit_string(&self, string: &str, each: &mut impl FnMut(PromptPiece<'_>)) {
-        use ContentMember::{Ignored, MediaObject, MediaSource, MediaUrl, Role};
+    fn emit_string(&mut self, json: &str, string: &str, each: &mut impl FnMut(PromptPiece<'_>)) {
+        use ContentMember::{Ignored, IgnoredObject, MediaObject, MediaSource, MediaUrl, Role};
         match (self.member, self.current_container()) {
             (Some(MediaUrl(kind)), _) | (Some(MediaSource), Some(MediaUrl(kind) | MediaObject(kind))) => {
                 each(PromptPiece::Media(kind, string));
             }
             (Some(Role), _) => each(PromptPiece::Turn(string)),
-            (Some(Ignored), _) | (_, Some(MediaUrl(_))) => {}
-            _ => unescape(string, &mut |text| each(PromptPiece::Text(text))),
+            (Some(Ignored), _) | (_, Some(MediaUrl(_) | IgnoredObject)) => {}
+            _ => {
+                let text = string.get(self.skipped_length(json, string)..).unwrap_or_default();
+                unescape(text, &mut |text| each(PromptPiece::Text(text)));
+            }
+        }
+    }
+
+    /// Returns the bytes at the start of a text that are left out.
+    fn skipped_length(&mut self, json: &str, string: &str) -> usize {
+        if self.skips_context && is_context(string) {
+            return string.len();
+        }
+        match metadata_length(string) {
+            length if length > 0 && self.is_system_text(json) => length,
+            _ => 0,
+        }
+    }
+
+    /// Returns whether a text here is the system's. The role may stand after the text, so the turn is looked through,
+    /// once.
+    fn is_system_text(&mut self, json: &str) -> bool {
+        match self.part {
+            PromptPart::System | PromptPart::Text => true,
+            PromptPart::Tools => false,
+            PromptPart::Turns if self.open_objects == 0 => false,
+            PromptPart::Turns => *self.is_system_turn.get_or_insert_with(|| {
+                let turn = json.get(self.turn_start..).and_then(first_value);
+                turn.and_then(turn_role).is_some_and(is_system_role)
+            }),
         }
     }
 }

@@ -32,6 +32,16 @@ pub(super) fn unescape(mut string: &str, each: &mut impl FnMut(&str)) {
     }
 }
 
+/// Returns the first character of a JSON string's inner text and the bytes in which it is written; `None` at its end.
+pub(super) fn decode_first_char(string: &str) -> Option<(char, usize)> {
+    let first = string.chars().next()?;
+    if first != '\\' {
+        return Some((first, first.len_utf8()));
+    }
+    let short = decode_short_escape(string).and_then(|text| Some((text.chars().next()?, 2)));
+    Some(short.unwrap_or_else(|| decode_unicode_escape(string)))
+}
+
 /// Returns the character of the two-character escape at the start of `rest`; `None` for a `\u` escape.
 fn decode_short_escape(rest: &str) -> Option<&str> {
     Some(match rest.as_bytes().get(1)? {
