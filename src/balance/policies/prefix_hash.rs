@@ -27,6 +27,9 @@ const CACHED_TOKEN_WEIGHT: u64 = 3;
 /// The share of the prompt, 1/10, that must be cached elsewhere for a request to leave its preferred replica.
 const MIN_GAIN_DIVISOR: u64 = 10;
 
+/// Keys that are remembered as moved; two with one position replace each other.
+const MOVED_KEY_SLOTS: usize = 4_096;
+
 /// Sends all requests with one key to its preferred replica on the ring, while that is within the bound. Else it
 /// chooses the replica with the fewest tokens, plus three for each token of the prompt that is not cached there.
 ///
@@ -36,12 +39,17 @@ const MIN_GAIN_DIVISOR: u64 = 10;
 ///
 /// The first keeps requests from waiting, the second moves a few keys for good. Routers that share no state agree on
 /// the preferred replicas.
+///
+/// A key that has once moved follows its cache. Others do not: of a new session, most may be cached where the tools
+/// that all sessions share were computed first, and then all sessions would go there.
 struct PrefixHash {
     key: HashKey,
     points: RingPoints,
     bound_percent: u64,
     /// By slot: the moving average of the tokens at past choices, times [`EWMA_DIVISOR`].
     recent_tokens: Vec<u64>,
+    /// By a key's hash: the last key that was sent elsewhere than to its first replica on the ring; 0 for none.
+    moved_keys: Box<[u32]>,
 }
 
 /// The bound on a replica's tokens for one request.
@@ -66,11 +74,13 @@ impl PrefixHash {
             }
         }
     }
+}
 
-    fn load_bound(&self, request: &PolicyRequest<'_>, candidates: &[Candidate]) -> LoadBound<'_> {
+impl<'a> LoadBound<'a> {
+    fn new(recent_tokens: &'a [u64], percent: u64, request: &PolicyRequest<'_>, candidates: &[Candidate]) -> Self {
         let mut bound = LoadBound {
-            recent_tokens: &self.recent_tokens,
-            percent: self.bound_percent,
+            recent_tokens,
+            percent,
             total_tokens: [0; 2],
             total_weight: candidates.iter().map(|c| u128::from(c.weight.get())).sum(),
             prompt: request.prompt,
@@ -80,9 +90,7 @@ impl PrefixHash {
         bound.total_tokens = [sum(&weighted_tokens), sum(&|c| bound.recent_tokens_on(c))];
         bound
     }
-}
 
-impl LoadBound<'_> {
     fn recent_tokens_on(&self, candidate: &Candidate) -> u64 {
         self.recent_tokens.get(candidate.slot.index()).copied().unwrap_or_default()
     }
@@ -111,7 +119,7 @@ impl Policy for PrefixHash {
         if request.key.is_empty() {
             return min_cost(candidates, rng, |c| weighted_tokens(c).into());
         }
-        let bound = self.load_bound(request, candidates);
+        let bound = LoadBound::new(&self.recent_tokens, self.bound_percent, request, candidates);
         let hash = crc32fast::hash(request.key);
         let preferred = self
             .points
@@ -123,7 +131,13 @@ impl Policy for PrefixHash {
             find_candidate(min_cost(candidates, rng, |c| u128::from(weighted_tokens(c)) + missing(c))?, candidates)
         };
         let chosen = preferred.or_else(|| least_loaded(rng))?;
-        // A conversation that once overflowed to another replica stays there while much more of it is cached there.
+        let moved_key = &mut self.moved_keys[hash as usize % MOVED_KEY_SLOTS];
+        if self.points.slots_from(hash).next() != Some(chosen.slot) {
+            *moved_key = hash;
+        } else if *moved_key != hash {
+            return Some(chosen.slot);
+        }
+        // A conversation that once moved to another replica stays there while much more of it is cached there.
         let min_cached = chosen.cached + Tokens(request.prompt.0 / MIN_GAIN_DIVISOR);
         let others = candidates.iter().filter(|c| c.cached > min_cached && bound.has_room(c));
         Some(others.max_by_key(|c| c.cached).unwrap_or(chosen).slot)
@@ -145,7 +159,13 @@ fn weighted_tokens(replica: &Candidate) -> u64 {
 
 pub(super) fn build(members: &[PolicyMember], args: &[&str]) -> Result<Box<dyn Policy>, PolicyError> {
     let (key, points) = (HashKey::cache_key(), RingPoints::new(members));
-    let mut policy = PrefixHash { key, points, bound_percent: DEFAULT_BOUND_PERCENT, recent_tokens: Vec::new() };
+    let mut policy = PrefixHash {
+        key,
+        points,
+        bound_percent: DEFAULT_BOUND_PERCENT,
+        recent_tokens: Vec::new(),
+        moved_keys: vec![0; MOVED_KEY_SLOTS].into_boxed_slice(),
+    };
     for (index, arg) in args.iter().enumerate() {
         let invalid = || PolicyError::InvalidArgument((*arg).to_owned());
         match arg.strip_prefix("bound=") {
@@ -240,6 +260,27 @@ mod tests {
         let (stays, load) = choose(0, loads);
         assert!(!stays && load <= 50_000, "{load}");
         assert!(choose(15_000, loads).0, "100,000 - 20,000 - 3 x 15,000 is below the average");
+    }
+
+    #[test]
+    fn shared_tools_attract_no_new_sessions_and_moved_ones_follow_their_cache() {
+        let mut policy = build(&members(&[1; 3]), &[]).unwrap();
+        let mut offered = candidates(&[1; 3]);
+        let mut choose = |offered: &[Candidate], key: u32| {
+            let key = key.to_string();
+            let request = PolicyRequest { prompt: Tokens(10_000), key: key.as_bytes(), ..request() };
+            policy.choose(&request, offered, &mut SeededRng::from_seed(0)).unwrap()
+        };
+        let unloaded: Vec<Slot> = (0..300).map(|key| choose(&offered, key)).collect();
+        offered[0].cached = Tokens(9_000);
+        let with_tools: Vec<Slot> = (0..300).map(|key| choose(&offered, key)).collect();
+        assert_eq!(with_tools, unloaded);
+        // While its replica is away, a session moves; then it stays where it is cached.
+        let key = (0..300).find(|key| unloaded[*key as usize] == Slot(2)).unwrap();
+        let other = choose(&offered[..2], key);
+        offered[0].cached = Tokens(0);
+        offered[other.index()].cached = Tokens(9_000);
+        assert_eq!(choose(&offered, key), other);
     }
 
     #[test]
