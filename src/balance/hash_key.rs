@@ -25,12 +25,14 @@ pub enum KeyPart {
     Model,
     /// `$user`: the body's `user`.
     User,
-    /// `$session`: the first present of the body's `prompt_cache_key`, the header `x-session-id`, the body's `user` and
-    /// a hash of the first message.
+    /// `$session`: the first present of the body's `prompt_cache_key`, the session that a header or the body names, the
+    /// body's `user` and a hash of the first user message.
     Session,
     /// `$prefix`: a hash of the prompt's first tokens, as many as the pool's `prefix_tokens`.
     Prefix,
-    /// `$cache_key`: the first present of the body's `prompt_cache_key`, the header `x-session-id` and `$prefix`.
+    /// `$cache_key`: the first present of the body's `prompt_cache_key`, the session that a header or the body names, a
+    /// hash of the first user message and `$prefix`. Not the user, who has several conversations; not the prefix first,
+    /// which for an agent is the tools that all its users share.
     CacheKey,
 }
 

@@ -45,7 +45,7 @@ pub fn key_reference() -> String {
         add_row(&mut page, [row.name, row.default, expected, row.doc]);
     }
     add_section(&mut page, "`health_check`", "Keys of a pool's `health_check` table.", HEALTH_CHECK_SCHEMA);
-    let text = "Keys of a pool's `sticky` table, which has one of `cookie`, `learn` and `header`.";
+    let text = "Keys of a pool's `sticky` table, which has one of `cookie`, `learn`, `header` and `session`.";
     add_section(&mut page, "`sticky`", text, STICKY_SCHEMA);
     let text = "API keys of clients, sent as `Authorization: Bearer` or `x-api-key`. Without any, no key is needed.";
     add_section(&mut page, "`[[key]]`", text, CLIENT_KEY_SCHEMA);

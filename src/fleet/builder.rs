@@ -50,6 +50,7 @@ impl FleetBuilder {
             virtual_hosts: virtual_host::build_virtual_hosts(&pools),
             needs_body: pools.iter().any(|pool| pool.needs_body()),
             needs_prefix: pools.iter().any(|pool| pool.needs_prefix()),
+            cuts_metadata: pools.iter().any(|pool| pool.spec().agents.cuts_metadata),
             pools,
             replicas,
         })

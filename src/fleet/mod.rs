@@ -39,7 +39,7 @@ pub use replica::{MAX_MODELS_PER_REPLICA, ModelListFault, Replica, ReplicaModels
 pub use spec::failure_policy::{FailurePolicy, HealthCheck};
 pub use spec::member::{DnsLookup, MemberSpec};
 pub use spec::origin::{Origin, OriginError};
-pub use spec::pool::{ApiKey, PoolSpec, TokenAccounting};
+pub use spec::pool::{AgentOptions, ApiKey, PoolSpec, TokenAccounting};
 pub use spec::route::{BlockedPath, PathPolicy, Route};
 pub use spec::sticky::{SameSite, Sticky, StickyCookie, StickyVariable};
 pub use spec::tls::{TrustRoots, UpstreamTls};
@@ -145,6 +145,11 @@ impl Fleet {
     /// Returns whether some pool's policy uses prompt fingerprints. O(1).
     pub fn needs_prefix(&self) -> bool {
         self.snapshot.load().needs_prefix
+    }
+
+    /// Returns whether some pool cuts clients' metadata from bodies. O(1).
+    pub fn cuts_metadata(&self) -> bool {
+        self.snapshot.load().cuts_metadata
     }
 
     /// Returns all pools, in configuration order.

@@ -15,6 +15,8 @@ pub(super) struct FleetSnapshot {
     pub(super) needs_body: bool,
     /// Whether some pool's policy uses prompt fingerprints.
     pub(super) needs_prefix: bool,
+    /// Whether some pool cuts clients' metadata from bodies.
+    pub(super) cuts_metadata: bool,
 }
 
 impl FleetSnapshot {

@@ -63,6 +63,7 @@ fn build_pool(
         fallback: draft.routing.fallback.map(|fallback| fallback.value),
         api_key,
         sticky: draft.sticky,
+        agents: draft.agents,
         tls,
     }
 }

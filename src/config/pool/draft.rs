@@ -9,7 +9,7 @@ use crate::config::diagnostics::{Diagnostic, Span, SpannedValue};
 use crate::config::parse::value::TomlEntry;
 use crate::config::schema::key_spec::KeySpec;
 use crate::config::settings::HeaderRule;
-use crate::fleet::{ApiKey, FailurePolicy, MemberSpec, PathPolicy, Route, Sticky, TokenAccounting};
+use crate::fleet::{AgentOptions, ApiKey, FailurePolicy, MemberSpec, PathPolicy, Route, Sticky, TokenAccounting};
 use crate::units::ModelName;
 
 /// A pool as far as it is read.
@@ -29,6 +29,7 @@ pub(in crate::config) struct PoolDraft {
     pub(super) token_accounting: AccountingDraft,
     pub(super) upstream: UpstreamDraft,
     pub(super) sticky: Option<Sticky>,
+    pub(super) agents: AgentOptions,
     /// Requests at once; `None` for no limit.
     pub(in crate::config) max_in_flight: Option<usize>,
     pub(super) failure_policy: FailurePolicyDraft,

@@ -6,7 +6,7 @@ use super::health_check::parse_health_check;
 use super::policy::parse_policy;
 use super::replica::parse_replica;
 use super::route::{ROUTE_SCHEMA, parse_blocked_paths, parse_paths};
-use super::sticky::parse_sticky;
+use super::sticky::{parse_session_header, parse_sticky};
 use super::token_accounting::{parse_metrics_interval, parse_token_count, parse_tokenizer};
 use super::upstream_auth::{parse_api_key, parse_certificate_name};
 use crate::config::schema::key_spec::{EXPECTED_BOOLEAN, KeySpec, parse_file_path, parse_model_name, parse_name};
@@ -128,6 +128,22 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
         default: "",
         doc: "Keeps a client on its replica, whatever the policy; see the keys of `sticky`.",
         set: |d, v| parse_sticky(v).map(|sticky| d.sticky = Some(sticky)),
+    },
+    KeySpec {
+        name: "session_headers",
+        expected: "a header's name, or a list of names",
+        default: "[]",
+        doc: "Request headers that name the session, before those of known agents (see `docs/agent-traffic.md`); for \
+              `$session`, `$cache_key` and `sticky`.",
+        set: |d, v| v.map_list(parse_session_header).map(|names| d.agents.session_headers = names),
+    },
+    KeySpec {
+        name: "cut_client_metadata",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "Whether the text that Claude Code puts in front of its system prompt, and changes with each request, is \
+              cut from bodies; for engines that do not drop it themselves, whose prefix cache it defeats.",
+        set: |d, v| v.boolean().map(|on| d.agents.cuts_metadata = on),
     },
     KeySpec {
         name: "max_in_flight",

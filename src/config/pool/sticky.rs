@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::config::parse::value::{ReadResult, TomlValue};
 use crate::config::schema::key_spec::{EXPECTED_BOOLEAN, KeySpec, find_key, read_table, unknown_key};
 use crate::fleet::{SameSite, Sticky, StickyCookie, StickyVariable};
@@ -18,6 +20,7 @@ pub(in crate::config) struct StickyDraft {
     learn: Vec<StickyVariable>,
     lookup: Vec<StickyVariable>,
     header: String,
+    session: bool,
     timeout: Option<Duration>,
 }
 
@@ -93,10 +96,22 @@ pub(in crate::config) static STICKY_SCHEMA: &[KeySpec<StickyDraft>] = &[
         set: |d, v| parse_cookie_token(v).map(|name| d.header = name),
     },
     KeySpec {
+        name: "session",
+        expected: "true",
+        default: "",
+        doc: "Takes the session that the client names: the body's `prompt_cache_key`, a session header (see \
+              `session_headers`), or a session id in the body.",
+        set: |d, v| {
+            let is_on = v.boolean()?;
+            d.session = is_on;
+            if is_on { Ok(()) } else { Err(v.invalid()) }
+        },
+    },
+    KeySpec {
         name: "timeout",
         expected: "a time above 0 such as \"10m\"",
         default: "\"10m\"",
-        doc: "With `learn` or `header`: how long a session is kept after its last request.",
+        doc: "With `learn`, `header` or `session`: how long a session is kept after its last request.",
         set: |d, v| v.positive_duration().map(|time| d.timeout = Some(time)),
     },
 ];
@@ -105,22 +120,27 @@ const SAME_SITE_VALUES: [(&str, SameSite); 3] =
     [("strict", SameSite::Strict), ("lax", SameSite::Lax), ("none", SameSite::None)];
 
 /// The methods by the key that selects each, and the keys it can be combined with.
-const STICKY_METHODS: [(&str, &[&str]); 3] = [
+const STICKY_METHODS: [(&str, &[&str]); 4] = [
     ("cookie", &["expires", "domain", "path", "httponly", "secure", "samesite"]),
     ("learn", &["lookup", "timeout"]),
     ("header", &["timeout"]),
+    ("session", &["timeout"]),
 ];
+
+/// Headers that are equal in all sessions of a client, or hold its key.
+const CLIENT_HEADERS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
 
 const STICKY_EXAMPLE: &str = "for example sticky = { cookie = \"route\", expires = \"1h\" }";
 
-/// Reads `{ cookie = "route", expires = "1h" }`, `{ learn = "...", lookup = "..." }` or `{ header = "..." }`.
+/// Reads `{ cookie = "route", expires = "1h" }`, `{ learn = "...", lookup = "..." }`, `{ header = "..." }` or
+/// `{ session = true }`.
 pub(super) fn parse_sticky(value: &TomlValue<'_>) -> ReadResult<Sticky> {
     let entries = value.entries()?;
     let mut draft = StickyDraft::default();
     let mut errors = read_table(STICKY_SCHEMA, &entries, &mut draft, |key| unknown_key(STICKY_SCHEMA, "`sticky`", key));
     let has = |name: &str| entries.iter().any(|entry| entry.key.value == name);
     let Some((method, companions)) = STICKY_METHODS.iter().find(|(method, _)| has(method)) else {
-        let diagnostic = value.diagnostic("`sticky` needs one of `cookie`, `learn` and `header`");
+        let diagnostic = value.diagnostic("`sticky` needs one of `cookie`, `learn`, `header` and `session`");
         errors.push(diagnostic.with_help(STICKY_EXAMPLE));
         return Err(errors);
     };
@@ -141,8 +161,19 @@ pub(super) fn parse_sticky(value: &TomlValue<'_>) -> ReadResult<Sticky> {
     Ok(match *method {
         "cookie" => Sticky::Cookie(draft.cookie),
         "learn" => Sticky::Learn { create: draft.learn, lookup: draft.lookup, timeout },
-        _ => Sticky::from_header(&draft.header, timeout),
+        "header" => Sticky::from_header(&draft.header, timeout),
+        _ => Sticky::from_session(timeout),
     })
+}
+
+/// Reads the name of a header with the client's session, in lower case.
+pub(super) fn parse_session_header(value: &TomlValue<'_>) -> ReadResult<String> {
+    let name = value.string()?.parse::<HeaderName>().map_err(|_| value.invalid())?;
+    if CLIENT_HEADERS.contains(&name.as_str()) {
+        let diagnostic = value.diagnostic(format!("`{name}` names a client, not a session"));
+        return Err(diagnostic.with_help("for cookies, sticky = { cookie = \"route\" }").into());
+    }
+    Ok(name.as_str().to_owned())
 }
 
 /// Reads a text that a cookie can hold without quotes.
@@ -192,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn three_methods_are_read() {
+    fn all_methods_are_read() {
         let cookie = StickyCookie {
             name: "route".to_owned(),
             expires: Some(Duration::from_secs(3_600)),
@@ -216,6 +247,10 @@ mod tests {
             load_sticky("{ header = \"X-Session-Id\" }"),
             Ok(Sticky::from_header("x-session-id", DEFAULT_SESSION_TIMEOUT))
         );
+        assert_eq!(
+            load_sticky("{ session = true, timeout = \"1h\" }"),
+            Ok(Sticky::from_session(Duration::from_secs(3_600)))
+        );
     }
 
     #[test]
@@ -227,6 +262,8 @@ mod tests {
             ("{ cookie = \"a b\" }", "f:2:21: `cookie` cannot be `a b`"),
             ("{ cookie = \"a\", timeout = \"1h\" }", "`timeout` cannot be combined with `cookie`"),
             ("{ cookie = \"a\", header = \"b\" }", "`header` cannot be combined with `cookie`"),
+            ("{ session = false }", "`session` takes true"),
+            ("{ header = \"a\", session = true }", "`session` cannot be combined with `header`"),
             ("{ cookei = \"a\" }", "did you mean `cookie`?"),
             ("{ learn = \"$upstream_cookie_a\" }", "`learn` needs a `lookup`"),
             ("{ learn = \"$upstream_cookie_a\", lookup = \"$upstream_cookie_a\" }", "before the response"),

@@ -7,7 +7,7 @@ use crate::fleet::load::prefix_cache::PrefixLookup;
 use crate::fleet::observe::decision_log::{CandidateSnapshot, ChoiceReason, DecisionEntry};
 use crate::fleet::observe::request_observers::RequestObservers;
 use crate::fleet::observe::shadow::ActualChoice;
-use crate::fleet::{AcquireRequest, NoReplica};
+use crate::fleet::{AcquireRequest, NoReplica, Sticky};
 use crate::units::{Moment, Slot};
 
 /// A choice and its inputs.
@@ -27,9 +27,14 @@ impl Pool {
         self.spec.shadow.as_ref()?.key()
     }
 
-    /// Returns whether the policy or the shadow policy has a hash key from the request's body.
+    /// Returns whether `sticky`, or the hash key of the policy or the shadow policy, needs the request's body.
     pub fn needs_body(&self) -> bool {
-        [self.hash_key(), self.shadow_key()].into_iter().flatten().any(HashKey::needs_body)
+        self.needs_session() || [self.hash_key(), self.shadow_key()].into_iter().flatten().any(HashKey::needs_body)
+    }
+
+    /// Returns whether `sticky` needs the session that the client names.
+    pub fn needs_session(&self) -> bool {
+        self.sticky().is_some_and(Sticky::needs_session)
     }
 
     /// Returns whether prompt fingerprints are used: by the policy, by the shadow policy or in their hash keys.

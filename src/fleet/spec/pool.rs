@@ -34,6 +34,8 @@ pub struct PoolSpec {
     pub api_key: Option<ApiKey>,
     /// Session affinity, whatever the policy.
     pub sticky: Option<Sticky>,
+    /// How requests of coding agents are read.
+    pub agents: AgentOptions,
     /// Certificate verification for `https://` replicas; the members' origins carry it too.
     pub tls: UpstreamTls,
     /// How failing replicas are handled.
@@ -53,6 +55,15 @@ pub struct TokenAccounting {
     pub prefix_length: Tokens,
     /// Interval between scrapes of the engines' metrics; `None` for never.
     pub engine_metrics_interval: Option<Duration>,
+}
+
+/// How a pool reads the requests of coding agents and other clients with sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentOptions {
+    /// Headers that name the session, in lower case, before those of known clients.
+    pub session_headers: Vec<String>,
+    /// Whether metadata that clients put in front of system prompts is cut from forwarded bodies.
+    pub cuts_metadata: bool,
 }
 
 /// A key that a replica requires. Never printed.

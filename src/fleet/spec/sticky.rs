@@ -59,6 +59,8 @@ pub enum StickyVariable {
     UpstreamCookie(String),
     /// `$upstream_http_NAME`: a header of the response.
     UpstreamHeader(String),
+    /// The session that the client names, in a header or in the body.
+    Session,
 }
 
 impl Sticky {
@@ -66,6 +68,16 @@ impl Sticky {
     pub fn from_header(name: &str, timeout: Duration) -> Self {
         let variables = vec![StickyVariable::Header(name.to_ascii_lowercase())];
         Self::Learn { create: variables.clone(), lookup: variables, timeout }
+    }
+
+    /// Creates a `Learn` by the session that the client names.
+    pub fn from_session(timeout: Duration) -> Self {
+        Self::Learn { create: vec![StickyVariable::Session], lookup: vec![StickyVariable::Session], timeout }
+    }
+
+    /// Returns whether it needs the session that the client names, perhaps in the body.
+    pub fn needs_session(&self) -> bool {
+        matches!(self, Self::Learn { lookup, .. } if lookup.contains(&StickyVariable::Session))
     }
 }
 

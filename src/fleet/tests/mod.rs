@@ -43,6 +43,7 @@ pub(super) fn pool_spec(name: &str, ports: &[u16]) -> PoolSpec {
         fallback: None,
         api_key: None,
         sticky: None,
+        agents: AgentOptions::default(),
         tls: Default::default(),
         failure_policy: Default::default(),
     }

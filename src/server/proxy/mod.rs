@@ -7,12 +7,13 @@ mod pool_request;
 pub(super) mod response_table;
 mod retry;
 mod send;
+mod session_headers;
 pub(super) mod session_table;
 mod sticky;
 
 use std::sync::Arc;
 
-use http::header;
+use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Extensions, Request, Response};
 use hyper::body::Incoming;
@@ -36,6 +37,7 @@ use find_response::find_stored_response;
 use pool_request::{PinSource, PolicyKeys, PoolOptions, PoolRequest};
 use retry::{Attempts, RetryDecision};
 use send::ProxyRequest;
+use session_headers::find_session_header;
 
 /// The most fallbacks that one request follows. The configuration refuses circles.
 const MAX_FALLBACKS: usize = 8;
@@ -110,7 +112,7 @@ impl ProxyHandler<'_> {
             body = decode_body(body, &mut head.headers, limits, &app.limits.decoder_slots).await?;
         }
 
-        let mut parsed = parse_body(parse_options(route, app), &head.headers, &body.bytes).await?;
+        let mut parsed = parse_body(parse_options(route, app, &head.headers), &head.headers, &body.bytes).await?;
         log.set_model(parsed.model.as_ref());
 
         let selection = self.select_pool(&parsed).await?;
@@ -173,10 +175,13 @@ impl ProxyHandler<'_> {
     }
 }
 
-fn parse_options(route: &ProxyRoute, app: &AppState) -> ParseOptions {
+fn parse_options(route: &ProxyRoute, app: &AppState, headers: &HeaderMap) -> ParseOptions {
+    let needs_hash_key = app.fleet.needs_body();
     ParseOptions {
         body_kind: route.body_kind,
-        needs_hash_key: app.fleet.needs_body(),
+        needs_hash_key,
+        has_session_header: needs_hash_key && find_session_header(headers, &[]).is_some(),
+        cuts_metadata: app.fleet.cuts_metadata(),
         needs_fingerprint: app.fleet.needs_prefix() || app.logs.recorder.is_some(),
         has_stream_options: route.dialect.spec().takes_stream_options,
     }
@@ -260,7 +265,7 @@ async fn send_to_pool(
                     if request.can_estimate(&response) {
                         return Ok(PoolResult::Relay(request.estimate_response(&response, lease)));
                     }
-                    let cookie = sticky::store_pin(&request.worker.app, &lease, request.head, &response);
+                    let cookie = sticky::store_pin(&request.worker.app, &lease, &request.key_inputs(), &response);
                     let mut response = request.client_response(response, lease);
                     if let Some(cookie) = cookie {
                         response.headers_mut().append(header::SET_COOKIE, cookie);

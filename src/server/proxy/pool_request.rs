@@ -77,7 +77,7 @@ impl<'a> PoolRequest<'a> {
             prefix: parsed.fingerprint.clone(),
             pin: match options.pin {
                 PinSource::Owner(replica) => Some(ReplicaPin::Required(replica)),
-                PinSource::Sticky => sticky::lookup_pin(app, pool, request.head),
+                PinSource::Sticky => sticky::lookup_pin(app, pool, &request.key_inputs()),
                 PinSource::None => None,
             },
             tried: options.tried,

@@ -93,7 +93,9 @@ impl<'a> ProxyRequest<'a> {
         let model = self.parsed.model.as_deref();
         let model_edit =
             model.and_then(|model| lease.upstream_model(model)).and_then(|name| self.parsed.model_edit(name.as_str()));
-        let edits: Vec<BodyEdit> = model_edit.into_iter().chain(edit.cloned()).collect();
+        let cuts_metadata = lease.pool().spec().agents.cuts_metadata;
+        let metadata_edits = if cuts_metadata { &*self.parsed.metadata_edits } else { &[] };
+        let edits: Vec<BodyEdit> = metadata_edits.iter().cloned().chain(model_edit).chain(edit.cloned()).collect();
         // If an edit does not fit, the body stays as the client sent it, and the replica refuses the alias.
         upstream_request.body = match splice(self.body, edits) {
             Ok(pieces) => pieces.into_iter().collect(),

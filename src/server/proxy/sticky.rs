@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
+use super::hash_key::KeyInputs;
 use super::session_table::SessionKey;
 use crate::fleet::{Lease, Outcome, Pool, ReplicaPin, Sticky, StickyCookie, StickyVariable};
 use crate::http::{find_cookie, find_set_cookie};
@@ -12,13 +12,14 @@ use crate::server::AppState;
 use crate::upstream::UpstreamResponse;
 
 /// Returns the client's replica in a pool with `sticky`; `None` if the client has none. Another replica will do.
-pub(super) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<ReplicaPin> {
+pub(super) fn lookup_pin(app: &AppState, pool: &Pool, inputs: &KeyInputs<'_>) -> Option<ReplicaPin> {
+    let head = inputs.head;
     let replica = match pool.sticky()? {
         Sticky::Cookie(cookie) => {
             pool.find_replica_by_token(std::str::from_utf8(find_cookie(&head.headers, &cookie.name)?).ok()?)
         }
         Sticky::Learn { lookup, timeout, .. } => {
-            let id = first_value(lookup, &head.headers, None)?;
+            let id = SessionValues::new(inputs, pool, None).find(lookup)?;
             app.tables.sessions.get(SessionKey { pool: pool.name(), id }, *timeout, app.clock.now())
         }
     };
@@ -31,7 +32,7 @@ pub(super) fn lookup_pin(app: &AppState, pool: &Pool, head: &Parts) -> Option<Re
 pub(super) fn store_pin(
     app: &AppState,
     lease: &Lease,
-    head: &Parts,
+    inputs: &KeyInputs<'_>,
     response: &UpstreamResponse,
 ) -> Option<HeaderValue> {
     if matches!(response.outcome, Outcome::Failed { .. } | Outcome::Busy { .. }) {
@@ -40,17 +41,17 @@ pub(super) fn store_pin(
     let (pool, replica) = (lease.pool(), lease.replica());
     match pool.sticky()? {
         Sticky::Cookie(cookie) => {
-            let known = find_cookie(&head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
+            let known = find_cookie(&inputs.head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
             if known { None } else { HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok() }
         }
         Sticky::Learn { create, lookup, timeout } => {
             let now = app.clock.now();
-            let moved = first_value(lookup, &head.headers, None).filter(|id| {
+            let moved = SessionValues::new(inputs, pool, None).find(lookup).filter(|id| {
                 // Only a known session can move.
                 let owner = app.tables.sessions.get(SessionKey { pool: pool.name(), id }, *timeout, now);
                 owner.is_some_and(|owner| owner != replica.id())
             });
-            let created = first_value(create, &head.headers, Some(&response.head.headers));
+            let created = SessionValues::new(inputs, pool, Some(&response.head.headers)).find(create);
             for id in moved.into_iter().chain(created) {
                 app.tables.sessions.insert(SessionKey { pool: pool.name(), id }, replica.id(), *timeout, now);
             }
@@ -59,19 +60,31 @@ pub(super) fn store_pin(
     }
 }
 
-/// Returns the first of these variables that is not empty.
-fn first_value<'a>(
-    variables: &[StickyVariable],
+/// The values that variables of `sticky` have.
+struct SessionValues<'a> {
     request: &'a HeaderMap,
     response: Option<&'a HeaderMap>,
-) -> Option<&'a [u8]> {
-    let value = |variable: &StickyVariable| match variable {
-        StickyVariable::Cookie(name) => find_cookie(request, name),
-        StickyVariable::Header(name) => request.get(name).map(HeaderValue::as_bytes),
-        StickyVariable::UpstreamCookie(name) => find_set_cookie(response?, name),
-        StickyVariable::UpstreamHeader(name) => response?.get(name).map(HeaderValue::as_bytes),
-    };
-    variables.iter().filter_map(value).find(|value| !value.is_empty())
+    /// The session that the client names.
+    session: Option<&'a [u8]>,
+}
+
+impl<'a> SessionValues<'a> {
+    fn new(inputs: &'a KeyInputs<'_>, pool: &'a Pool, response: Option<&'a HeaderMap>) -> Self {
+        let session = if pool.needs_session() { inputs.named_session(pool) } else { None };
+        Self { request: &inputs.head.headers, response, session }
+    }
+
+    /// Returns the first of these variables that is not empty.
+    fn find(&self, variables: &[StickyVariable]) -> Option<&'a [u8]> {
+        let value = |variable: &StickyVariable| match variable {
+            StickyVariable::Cookie(name) => find_cookie(self.request, name),
+            StickyVariable::Header(name) => self.request.get(name).map(HeaderValue::as_bytes),
+            StickyVariable::UpstreamCookie(name) => find_set_cookie(self.response?, name),
+            StickyVariable::UpstreamHeader(name) => self.response?.get(name).map(HeaderValue::as_bytes),
+            StickyVariable::Session => self.session,
+        };
+        variables.iter().filter_map(value).find(|value| !value.is_empty())
+    }
 }
 
 /// Returns the text of `Set-Cookie`.
@@ -113,12 +126,14 @@ mod tests {
         let mut request = HeaderMap::new();
         request.append(header::COOKIE, HeaderValue::from_static("a=1; empty=; sid=yes"));
         let cookies = ["none", "empty", "sid", "a"].map(|name| StickyVariable::Cookie(name.to_owned()));
-        assert_eq!(first_value(&cookies, &request, None), Some(&b"yes"[..]));
-        assert_eq!(first_value(&cookies[..2], &request, None), None);
+        let values = |response| SessionValues { request: &request, response, session: Some(b"named") };
+        assert_eq!(values(None).find(&cookies), Some(&b"yes"[..]));
+        assert_eq!(values(None).find(&cookies[..2]), None);
+        assert_eq!(values(None).find(&[StickyVariable::Session]), Some(&b"named"[..]));
         let mut response = HeaderMap::new();
         response.append(header::SET_COOKIE, HeaderValue::from_static("sid=abc; Path=/; x=1"));
         let set_by_response = ["x", "sid"].map(|name| StickyVariable::UpstreamCookie(name.to_owned()));
-        assert_eq!(first_value(&set_by_response, &request, Some(&response)), Some(&b"abc"[..]));
+        assert_eq!(values(Some(&response)).find(&set_by_response), Some(&b"abc"[..]));
     }
 
     #[test]

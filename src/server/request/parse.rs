@@ -1,5 +1,6 @@
 //! The parts of a request's body that routing needs, owned, so that they outlive the parsing of the body.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,11 +8,12 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
+use crate::prompt::agents::metadata_edits;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, FormField};
 use crate::prompt::{
     BodyEdit, BodyError, ModelField, ParsedBody, PromptFingerprint, TextStats, Tokenizer, conversation_hash,
-    fingerprint_and_count,
+    fingerprint_and_count, user_turn_hash,
 };
 use crate::server::RequestError;
 use crate::units::Tokens;
@@ -38,13 +40,50 @@ pub(in crate::server) struct ParsedRequest {
     pub(in crate::server) usage_edit: Option<BodyEdit>,
     /// Whether the client refused a stream's usage.
     pub(in crate::server) is_usage_refused: bool,
-    /// The body's `prompt_cache_key`. This, `user` and `conversation_hash` are read only if some hash key needs the
-    /// body.
-    pub(in crate::server) cache_key: Option<String>,
-    pub(in crate::server) user: Option<String>,
-    /// The hash of the conversation's beginning; `None` if the body has a cache key or a user.
-    pub(in crate::server) conversation_hash: Option<u64>,
+    /// The edits that cut clients' metadata; empty unless some pool wants them.
+    pub(in crate::server) metadata_edits: Vec<BodyEdit>,
+    pub(in crate::server) identity: RequestIdentity,
     pub(super) previous_response_id: Option<String>,
+}
+
+/// The members of a body that tell clients and conversations apart; read only if a hash key or `sticky` needs the body.
+#[derive(Debug, Default)]
+pub(in crate::server) struct RequestIdentity {
+    /// The body's `prompt_cache_key`.
+    pub(in crate::server) cache_key: Option<String>,
+    /// The session that the body names in other members.
+    pub(in crate::server) session_id: Option<String>,
+    pub(in crate::server) user: Option<String>,
+    /// `None` if the body or a header names the session.
+    pub(in crate::server) conversation: Option<ConversationHash>,
+}
+
+/// A hash of a conversation's beginning.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::server) enum ConversationHash {
+    /// Of the user's first message.
+    UserTurn(u64),
+    /// Of the whole prompt, which has no such message.
+    Prompt(u64),
+}
+
+impl RequestIdentity {
+    fn read(request: &ParsedBody<'_>, has_session_header: bool) -> Self {
+        let hints = &request.affinity_hints;
+        let own = |name: &Option<Cow<'_, str>>| name.as_ref().filter(|name| !name.is_empty()).map(|n| (**n).to_owned());
+        let mut identity = Self {
+            cache_key: own(&hints.prompt_cache_key),
+            session_id: own(&request.session.session_id()),
+            user: own(&hints.user).or_else(|| own(&request.session.user())),
+            conversation: None,
+        };
+        if !has_session_header && identity.cache_key.is_none() && identity.session_id.is_none() {
+            let user_turn = user_turn_hash(&request.prompt).map(ConversationHash::UserTurn);
+            let whole = || conversation_hash(&request.prompt).map(ConversationHash::Prompt);
+            identity.conversation = user_turn.or_else(whole);
+        }
+        identity
+    }
 }
 
 impl ParsedRequest {
@@ -87,6 +126,10 @@ pub(in crate::server) struct ParseOptions {
     pub(in crate::server) needs_hash_key: bool,
     /// Some policy or the traffic recorder needs the fingerprint.
     pub(in crate::server) needs_fingerprint: bool,
+    /// A header names the session, so that the conversation needs no other name.
+    pub(in crate::server) has_session_header: bool,
+    /// Some pool cuts clients' metadata.
+    pub(in crate::server) cuts_metadata: bool,
     /// The endpoint has `stream_options`.
     pub(in crate::server) has_stream_options: bool,
 }
@@ -139,17 +182,15 @@ fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyE
         wants_stream: request.stream,
         usage_edit: if options.has_stream_options && request.stream { request.usage_edit() } else { None },
         is_usage_refused: options.has_stream_options && request.is_usage_refused(),
-        previous_response_id: request.affinity_hints.previous_response_id.map(|id| id.into_owned()),
-        model: request.model.map(|model| Arc::from(&*model.name)),
+        previous_response_id: request.affinity_hints.previous_response_id.as_ref().map(|id| (**id).to_owned()),
+        model: request.model.as_ref().map(|model| Arc::from(&*model.name)),
         ..ParsedRequest::default()
     };
     if options.needs_hash_key {
-        parsed.cache_key = request.affinity_hints.prompt_cache_key.map(|key| key.into_owned());
-        parsed.user = request.affinity_hints.user.map(|user| user.into_owned());
-        let is_set = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-        if !is_set(&parsed.cache_key) && !is_set(&parsed.user) {
-            parsed.conversation_hash = conversation_hash(&request.prompt);
-        }
+        parsed.identity = RequestIdentity::read(&request, options.has_session_header);
+    }
+    if options.cuts_metadata {
+        parsed.metadata_edits = metadata_edits(body, &request.prompt);
     }
     Ok(parsed)
 }

@@ -1,6 +1,8 @@
 //! Clients, engines and proxies as they are met in the field: what they send, and the right outcome.
 
 mod agent_endpoints;
+mod agent_sessions;
+mod client_metadata;
 mod endpoint_list;
 mod engines;
 mod header_case;

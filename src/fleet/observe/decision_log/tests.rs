@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::balance::{Candidate, PolicyRequest, PolicySpec, SlowdownFactors, TokenLoad};
-use crate::fleet::{FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, Route, TokenAccounting, UpstreamTls};
+use crate::fleet::{
+    AgentOptions, FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, Route, TokenAccounting, UpstreamTls,
+};
 use crate::units::{ModelNames, Slot, Tokens, Weight};
 
 fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
@@ -22,6 +24,7 @@ fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
         token_accounting: TokenAccounting::default(),
         api_key: None,
         sticky: None,
+        agents: AgentOptions::default(),
         tls: UpstreamTls::default(),
     })
 }

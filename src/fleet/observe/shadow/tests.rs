@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::fleet::{
-    ChoiceObservers, ChoiceReason, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport, MemberSpec,
-    PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, Route, TokenAccounting, UpstreamTls,
+    AgentOptions, ChoiceObservers, ChoiceReason, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport,
+    MemberSpec, PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, Route, TokenAccounting, UpstreamTls,
 };
 
 #[derive(Default)]
@@ -32,6 +32,7 @@ fn pool_spec(ports: &[u16], policy: &str, shadow: &str) -> PoolSpec {
         token_accounting: TokenAccounting::default(),
         api_key: None,
         sticky: None,
+        agents: AgentOptions::default(),
         tls: UpstreamTls::default(),
     }
 }
