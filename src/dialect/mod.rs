@@ -20,7 +20,6 @@ mod event;
 mod event_json;
 mod json_object;
 mod messages;
-mod name_table;
 mod other;
 mod prompt_members;
 mod responses;
@@ -30,7 +29,7 @@ mod usage_event;
 
 use std::sync::LazyLock;
 
-use name_table::NameTable;
+use prompt_members::NameTable;
 
 pub use error_body::{ErrorDetails, reports_unknown_model};
 pub use event::{ErrorBlame, EventContent, RawEvent, WantedFields};
