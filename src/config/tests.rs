@@ -248,7 +248,7 @@ fn urls_on_the_command_line_are_one_pool() {
 fn errors_of_arguments_name_the_argument() {
     let urls = ["http://a:1".to_owned(), "b:1 wieght=2".to_owned(), "http://a:1".to_owned()];
     let wanted = "\
-argument 2:1:1: bad URL `b:1`: the URL must start with `http://` or `https://`
+argument 2:1:1: bad URL `b:1`: the URL must start with `http://`, `https://` or `unix:/`
   |
 1 | b:1 wieght=2
   | ^^^
