@@ -22,6 +22,7 @@ use scraper::MetricsScraper;
 pub use health_check::watch_stalls;
 pub use model_refresh::ModelRefresh;
 pub use models::{PollIntervals, probe_new};
+pub use probe_client::ProbeClients;
 
 /// What the probes share with the rest of the process.
 #[derive(Clone)]
@@ -39,11 +40,17 @@ pub struct ProbeContext {
 /// Probes every replica of `fleet` until it is dropped: its models, and its health and engine metrics where a pool
 /// wants them. Returns only if there is nothing to probe.
 ///
-/// The `tls_store` is used all that time, so a reload has to start it again.
-pub async fn run_probes(fleet: Arc<Fleet>, context: ProbeContext, intervals: PollIntervals) {
+/// The `tls_store` is used all that time, so a reload has to start it again. It keeps in `clients` those that can still be
+/// used.
+pub async fn run_probes(
+    fleet: Arc<Fleet>,
+    context: ProbeContext,
+    clients: &mut ProbeClients,
+    intervals: PollIntervals,
+) {
     let ProbeContext { log, tls_store, clock, model_refresh } = context;
-    let clients = probe_client::build_clients(&fleet, &tls_store, &log);
-    let client = |replica: &Replica| clients.iter().find(|client| client.replica().id() == replica.id()).cloned();
+    clients.update(&fleet, &tls_store, &log);
+    let client = |replica: &Replica| clients.get(replica);
     model_refresh.clear();
     let model_polls: Vec<_> = models_to_poll(&fleet)
         .into_iter()

@@ -1,5 +1,6 @@
 //! The HTTP client of a replica's probes.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use reqwest::{RequestBuilder, Response};
 use crate::clock::Clock;
 use crate::fleet::{ApiKey, Fleet, Origin, Replica};
 use crate::telemetry::{ErrorLog, LogLevel};
-use crate::tls::{self, TlsStore};
+use crate::tls::{self, ReplicaTlsConfig, TlsStore};
+use crate::units::ReplicaId;
 
 /// The errors of a port, or of a Unix socket, at which nothing listens.
 const REFUSALS: [io::ErrorKind; 2] = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
@@ -25,6 +27,14 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct ProbeClient {
     client: reqwest::Client,
     replica: Arc<Replica>,
+    /// `None` for `http://`.
+    tls_config: Option<ReplicaTlsConfig>,
+}
+
+/// The clients of all replicas, kept while other replicas come and go.
+#[derive(Default)]
+pub struct ProbeClients {
+    by_replica: BTreeMap<ReplicaId, ProbeClient>,
 }
 
 /// Resolves every name to the addresses of one host, for replicas whose certificate has another name.
@@ -44,7 +54,17 @@ impl Resolve for FixedResolver {
 impl ProbeClient {
     /// *Errors*: the TLS configuration cannot be used.
     pub(super) fn new(replica: Arc<Replica>, tls_store: &TlsStore) -> reqwest::Result<Self> {
-        Ok(Self { client: build_client(replica.origin(), tls_store)?, replica })
+        let tls_config = find_tls_config(replica.origin(), tls_store).cloned();
+        let client = build_client(replica.origin(), tls_config.as_ref())?;
+        Ok(Self { client, replica, tls_config })
+    }
+
+    /// Returns whether the client is the one that would be built now: a reload replaces the TLS configuration.
+    fn is_current(&self, tls_store: &TlsStore) -> bool {
+        match (&self.tls_config, find_tls_config(self.replica.origin(), tls_store)) {
+            (Some(this), Some(now)) => Arc::ptr_eq(this, now),
+            (this, now) => this.is_none() && now.is_none(),
+        }
     }
 
     pub(super) const fn replica(&self) -> &Arc<Replica> {
@@ -80,21 +100,37 @@ impl ProbeClient {
     }
 }
 
-/// Returns a client for each replica of the fleet. The log names those that cannot have one.
-pub(super) fn build_clients(fleet: &Fleet, tls_store: &TlsStore, log: &ErrorLog) -> Vec<ProbeClient> {
-    let build = |replica: &Arc<Replica>| match ProbeClient::new(replica.clone(), tls_store) {
-        Ok(client) => Some(client),
-        Err(error) => {
-            log.write(LogLevel::Error, format_args!("replica {} cannot be probed: {error}", replica.name()));
-            None
+impl ProbeClients {
+    /// Builds the clients of new replicas, and those whose TLS configuration has changed; drops those of removed replicas.
+    /// Returns how many were built. The log names the replicas that cannot have one.
+    pub(super) fn update(&mut self, fleet: &Fleet, tls_store: &TlsStore, log: &ErrorLog) -> usize {
+        let mut previous = std::mem::take(&mut self.by_replica);
+        let mut built_count = 0;
+        for replica in fleet.replicas() {
+            let kept = previous.remove(&replica.id()).filter(|client| client.is_current(tls_store));
+            built_count += usize::from(kept.is_none());
+            match kept.map_or_else(|| ProbeClient::new(replica.clone(), tls_store), Ok) {
+                Ok(client) => drop(self.by_replica.insert(replica.id(), client)),
+                Err(error) => {
+                    log.write(LogLevel::Error, format_args!("replica {} cannot be probed: {error}", replica.name()));
+                }
+            }
         }
-    };
-    fleet.replicas().iter().filter_map(build).collect()
+        built_count
+    }
+
+    /// Returns the client of a replica; `None` if it cannot have one.
+    pub(super) fn get(&self, replica: &Replica) -> Option<ProbeClient> {
+        self.by_replica.get(&replica.id()).cloned()
+    }
 }
 
-fn build_client(origin: &Origin, tls_store: &TlsStore) -> reqwest::Result<reqwest::Client> {
-    let config = origin.tls().and_then(|tls| tls_store.client_config(&tls.trust_roots));
-    let config = config.map_or_else(tls::empty_client_config, |config| (**config).clone());
+fn find_tls_config<'a>(origin: &Origin, tls_store: &'a TlsStore) -> Option<&'a ReplicaTlsConfig> {
+    origin.tls().and_then(|tls| tls_store.client_config(&tls.trust_roots))
+}
+
+fn build_client(origin: &Origin, tls_config: Option<&ReplicaTlsConfig>) -> reqwest::Result<reqwest::Client> {
+    let config = tls_config.map_or_else(tls::empty_client_config, |config| (**config).clone());
     let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     let has_other_name = origin.tls().is_some_and(|tls| tls.server_name.is_some());
     if has_other_name || origin.address().is_some() {
@@ -130,4 +166,38 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         deepest = source;
     }
     deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::fleet::{LeaseObserver, LeaseReport, PoolSpec};
+
+    struct IgnoringObserver;
+
+    impl LeaseObserver for IgnoringObserver {
+        fn on_settled(&self, _: &LeaseReport<'_>) {}
+    }
+
+    fn pools(urls: &[&str]) -> Vec<PoolSpec> {
+        let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+        config::from_urls(&urls, []).unwrap().settings.pools
+    }
+
+    #[test]
+    fn clients_are_kept_while_other_replicas_come_and_go() {
+        let observer: Arc<dyn LeaseObserver> = Arc::new(IgnoringObserver);
+        let log = ErrorLog::new(None, LogLevel::Info, Clock::start());
+        let read_tls = |pools: &[PoolSpec]| TlsStore::read(&config::ServerCertificates::default(), pools).unwrap();
+        let first = pools(&["http://a", "https://b", "unix:/c"]);
+        let (fleet, tls_store) = (Fleet::new(first.clone(), &observer, 1).unwrap(), read_tls(&first));
+        let mut clients = ProbeClients::default();
+        assert_eq!(clients.update(&fleet, &tls_store, &log), 3);
+        assert_eq!(clients.update(&fleet, &tls_store, &log), 0);
+        fleet.reload(pools(&["http://a", "https://b", "http://d"])).unwrap();
+        assert_eq!((clients.update(&fleet, &tls_store, &log), clients.by_replica.len()), (1, 3));
+        let new_tls = read_tls(&first).inherit_from(&tls_store);
+        assert_eq!(clients.update(&fleet, &new_tls, &log), 1, "the certificates were read again");
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::AppState;
 use super::api::{self, admin_listener};
 use super::runtime_thread::spawn_runtime_thread;
-use crate::discover::{self, PollIntervals, ProbeContext};
+use crate::discover::{self, PollIntervals, ProbeClients, ProbeContext};
 use crate::dns::DnsContext;
 
 /// Interval at which the metrics drop the series of removed replicas, also when nothing scrapes them.
@@ -57,6 +57,7 @@ impl ControlThread {
 
 /// Reads models, health and engine metrics of all replicas; starts again when the replicas change.
 async fn probe_replicas(app: &AppState) {
+    let mut clients = ProbeClients::default();
     loop {
         let context = ProbeContext {
             log: app.logs.error.clone(),
@@ -64,7 +65,7 @@ async fn probe_replicas(app: &AppState) {
             clock: app.clock,
             model_refresh: app.control.model_refresh.clone(),
         };
-        let probes = discover::run_probes(app.fleet.clone(), context, PollIntervals::default());
+        let probes = discover::run_probes(app.fleet.clone(), context, &mut clients, PollIntervals::default());
         run_until(probes, app.control.replicas_changed.notified()).await;
     }
 }

@@ -17,4 +17,4 @@ pub use client_config::{empty_client_config, system_client_config};
 pub use explain::explain_handshake_error;
 pub use file_error::TlsFileError;
 pub use handshake::{ClientStream, ReplicaStream, accept, connect};
-pub use store::TlsStore;
+pub use store::{ReplicaTlsConfig, TlsStore};

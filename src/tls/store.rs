@@ -11,14 +11,17 @@ use super::server_config::build_server_config;
 use crate::config::ServerCertificates;
 use crate::fleet::{PoolSpec, TrustRoots};
 
+/// The configuration of connections to replicas that trust the same issuers.
+pub type ReplicaTlsConfig = Arc<ClientConfig>;
+
 /// The TLS configurations of listeners and of replicas.
 #[derive(Clone, Default)]
 pub struct TlsStore {
     /// `None` without certificates.
     server_config: Option<Arc<ServerConfig>>,
-    client_configs: BTreeMap<TrustRoots, Arc<ClientConfig>>,
+    client_configs: BTreeMap<TrustRoots, ReplicaTlsConfig>,
     /// Those of the previous store, for replicas that have just left the configuration.
-    previous_client_configs: BTreeMap<TrustRoots, Arc<ClientConfig>>,
+    previous_client_configs: BTreeMap<TrustRoots, ReplicaTlsConfig>,
 }
 
 impl TlsStore {
@@ -59,7 +62,7 @@ impl TlsStore {
     }
 
     /// Returns the configuration for replicas whose issuers are `trust`; `None` if they were not read.
-    pub fn client_config(&self, trust: &TrustRoots) -> Option<&Arc<ClientConfig>> {
+    pub fn client_config(&self, trust: &TrustRoots) -> Option<&ReplicaTlsConfig> {
         self.client_configs.get(trust).or_else(|| self.previous_client_configs.get(trust))
     }
 }
