@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use reqwest::header::LOCATION;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::error::Category;
 use tokio::sync::mpsc;
 
@@ -17,7 +18,7 @@ use crate::fleet::{ApiKey, ModelListFault, Replica, ReplicaModels};
 use crate::http::StatusMeaning;
 use crate::telemetry::{ErrorLog, LogLevel};
 use crate::tls::TlsStore;
-use crate::units::ModelName;
+use crate::units::{ModelName, Tokens};
 
 const MODELS_PATH: &str = "/v1/models";
 /// How long a reload waits for the replicas that it adds.
@@ -52,6 +53,18 @@ struct ModelEntry {
     /// The base model of an adapter; `None` for a base model.
     #[serde(default)]
     parent: Option<String>,
+    /// The longest prompt and answer together, in tokens, as vLLM and SGLang list it; anything, as another server does.
+    #[serde(default)]
+    max_model_len: Value,
+}
+
+/// What a replica lists.
+#[derive(Debug, PartialEq, Eq)]
+struct ListedModels {
+    /// At least one name, base models first.
+    names: Vec<ModelName>,
+    /// Those that are known.
+    context_lengths: Vec<(ModelName, Tokens)>,
 }
 
 /// Reads the models of one replica at intervals, and whenever a request asks for it.
@@ -107,10 +120,11 @@ impl ModelPoller {
         }
     }
 
-    fn apply(&self, result: Result<Vec<ModelName>, ModelListError>, log: &ErrorLog) {
+    fn apply(&self, result: Result<ListedModels, ModelListError>, log: &ErrorLog) {
         let replica = self.client.replica();
         match result {
-            Ok(names) => {
+            Ok(ListedModels { names, context_lengths }) => {
+                replica.set_context_lengths(context_lengths);
                 let text = names.iter().map(ModelName::as_str).collect::<Vec<_>>().join(", ");
                 if replica.set_models(ReplicaModels::Listed(names)) {
                     log.write(LogLevel::Info, format_args!("replica {} serves {text}", replica.name()));
@@ -135,7 +149,10 @@ pub async fn probe_new(replicas: Vec<(Arc<Replica>, Option<ApiKey>)>, tls_store:
         let Ok(client) = ProbeClient::new(replica.clone(), tls_store) else { return };
         let probe = async { read_models(client.get(MODELS_PATH, key.as_ref()).send().await).await };
         let models = match tokio::time::timeout(RELOAD_WAIT, probe).await {
-            Ok(Ok(names)) => ReplicaModels::Listed(names),
+            Ok(Ok(ListedModels { names, context_lengths })) => {
+                replica.set_context_lengths(context_lengths);
+                ReplicaModels::Listed(names)
+            }
             // The poller that follows stores and logs the fault.
             Ok(Err(error)) if error.fault.is_answer() => ReplicaModels::Unlisted,
             Ok(Err(_)) | Err(_) => return,
@@ -145,10 +162,10 @@ pub async fn probe_new(replicas: Vec<(Arc<Replica>, Option<ApiKey>)>, tls_store:
     join_all(probes).await;
 }
 
-/// Reads the response to a request for [`MODELS_PATH`]: at least one name, base models first.
+/// Reads the response to a request for [`MODELS_PATH`].
 ///
 /// *Errors*: the replica cannot be reached, or gives no list.
-async fn read_models(response: reqwest::Result<Response>) -> Result<Vec<ModelName>, ModelListError> {
+async fn read_models(response: reqwest::Result<Response>) -> Result<ListedModels, ModelListError> {
     let unreachable = |error: reqwest::Error| ModelListError {
         fault: ModelListFault::Unreachable,
         details: format!(": {}", root_cause(&error)),
@@ -184,7 +201,7 @@ fn status_fault(status: StatusCode) -> Option<ModelListFault> {
     })
 }
 
-fn parse_models(body: &[u8]) -> Result<Vec<ModelName>, ModelListFault> {
+fn parse_models(body: &[u8]) -> Result<ListedModels, ModelListFault> {
     let ModelList { mut data } = serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => ModelListFault::NoList,
         _ if body.trim_ascii_start().first().is_some_and(|first| b"{[".contains(first)) => ModelListFault::Malformed,
@@ -194,7 +211,14 @@ fn parse_models(body: &[u8]) -> Result<Vec<ModelName>, ModelListFault> {
         return Err(ModelListFault::Empty);
     }
     data.sort_by_key(|entry| entry.parent.is_some());
-    Ok(data.iter().map(|entry| entry.id.as_str().into()).collect())
+    let length = |entry: &ModelEntry| {
+        let length = entry.max_model_len.as_u64().filter(|length| *length > 0)?;
+        Some((entry.id.as_str().into(), Tokens(length)))
+    };
+    Ok(ListedModels {
+        names: data.iter().map(|entry| entry.id.as_str().into()).collect(),
+        context_lengths: data.iter().filter_map(length).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -204,7 +228,16 @@ mod tests {
     #[test]
     fn base_models_come_before_adapters() {
         let body = br#"{"object":"list","data":[{"id":"lora","parent":"base"},{"id":"base","parent":null}]}"#;
-        assert_eq!(parse_models(body), Ok(vec!["base".into(), "lora".into()]));
+        assert_eq!(parse_models(body).unwrap().names, ["base".into(), "lora".into()]);
+    }
+
+    #[test]
+    fn context_lengths_are_read_where_they_are_numbers() {
+        let body = br#"{"data":[{"id":"a","max_model_len":4096},{"id":"b","max_model_len":null},{"id":"c"},
+            {"id":"d","max_model_len":"8k"},{"id":"e","max_model_len":-1},
+            {"id":"f","max_model_len":0}]}"#;
+        let models = parse_models(body).unwrap();
+        assert_eq!((models.names.len(), models.context_lengths), (6, vec![("a".into(), Tokens(4096))]));
     }
 
     #[test]

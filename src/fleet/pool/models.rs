@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::member::PoolMember;
 use crate::fleet::{LengthEstimator, ModelListFault, PathPolicy, ReplicaModels};
-use crate::units::{ModelFit, ModelName};
+use crate::units::{ModelFit, ModelName, Tokens};
 
 impl Pool {
     /// Returns the models that can be requested now: the configured names, else those the replicas list. Sorted,
@@ -58,6 +58,14 @@ impl Pool {
             return self.replicas().any(|replica| replica.has_model(model)).then_some(ModelFit::Exact);
         }
         self.spec.models.find(model).map(|(_, fit)| fit)
+    }
+
+    /// Returns the longest prompt and answer together that every replica with `model` takes; `None` if none lists it. A
+    /// name that no replica lists is one of an alias: all count.
+    pub fn context_length(&self, model: &str) -> Option<Tokens> {
+        let is_listed = self.replicas().any(|replica| replica.has_model(model));
+        let replicas = self.replicas().filter(|replica| !is_listed || replica.has_model(model));
+        replicas.filter_map(|replica| replica.context_length(model)).min_by_key(|length| length.0)
     }
 
     /// Returns whether the pool serves every model, since it passes every path and names none.

@@ -1,5 +1,6 @@
 //! One engine server, shared by every pool that has it.
 
+mod context_lengths;
 mod engine_state;
 mod flags;
 mod model_list_fault;
@@ -23,7 +24,7 @@ use super::load::prefix_cache::CacheSlot;
 use super::spec::sticky;
 use super::{MemberSpec, Origin};
 use crate::balance::TokenLoad;
-use crate::units::{Moment, ReplicaId, Tokens};
+use crate::units::{ModelName, Moment, ReplicaId, Tokens};
 
 /// An engine server and the load on it.
 #[derive(Debug)]
@@ -93,6 +94,17 @@ impl Replica {
     /// Sets its models, the first [`MAX_MODELS_PER_REPLICA`] names. Returns whether anything changed.
     pub fn set_models(&self, models: ReplicaModels) -> bool {
         self.models.store(models)
+    }
+
+    /// Sets the longest prompt and answer together of its models, those that it lists.
+    pub fn set_context_lengths(&self, lengths: Vec<(ModelName, Tokens)>) {
+        self.models.store_context_lengths(lengths);
+    }
+
+    /// Returns the longest prompt and answer together of a model, or of its most limited one if `model` has no length
+    /// of its own; `None` if it lists none.
+    pub(super) fn context_length(&self, model: &str) -> Option<Tokens> {
+        self.models.context_length(model)
     }
 
     pub(super) fn has_model(&self, model: &str) -> bool {

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::context_lengths::ContextLengths;
 use super::model_list_fault::ModelListFault;
-use crate::units::ModelName;
+use crate::units::{ModelName, Tokens};
 
 /// Maximum of model names per replica, so that a replica cannot grow tables or labels without bound.
 pub const MAX_MODELS_PER_REPLICA: usize = 256;
@@ -31,6 +32,7 @@ pub(super) struct ModelCatalog {
     kind: AtomicU8,
     /// The fault of the last answer; `None` after a list, and before the first answer.
     fault: ArcSwapOption<ModelListFault>,
+    context_lengths: ContextLengths,
 }
 
 const KIND_UNKNOWN: u8 = 0;
@@ -89,6 +91,16 @@ impl ModelCatalog {
         changed
     }
 
+    /// Stores the first [`MAX_MODELS_PER_REPLICA`] lengths.
+    pub(super) fn store_context_lengths(&self, mut lengths: Vec<(ModelName, Tokens)>) {
+        lengths.truncate(MAX_MODELS_PER_REPLICA);
+        self.context_lengths.store(lengths);
+    }
+
+    pub(super) fn context_length(&self, model: &str) -> Option<Tokens> {
+        self.context_lengths.find(model)
+    }
+
     pub(super) fn is_known(&self) -> bool {
         self.kind.load(Ordering::Acquire) != KIND_UNKNOWN
     }
@@ -108,6 +120,7 @@ impl Default for ModelCatalog {
             models: ArcSwap::from_pointee(ReplicaModels::Unknown),
             kind: AtomicU8::new(KIND_UNKNOWN),
             fault: ArcSwapOption::empty(),
+            context_lengths: ContextLengths::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::dialect::Dialect;
 use crate::fleet::Pool;
 use crate::log_format::format_rfc3339;
 use crate::server::RequestError;
+use crate::units::Tokens;
 
 /// The header that Anthropic's clients send with every request.
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
@@ -31,6 +32,8 @@ pub(super) struct ModelView {
     pool: Arc<str>,
     /// The Unix time of the router's start: engines give the time of the request or of theirs.
     created: Duration,
+    /// The longest prompt and answer together; `None` if no replica lists it.
+    context: Option<Tokens>,
 }
 
 /// The page of Anthropic's list that a client wants; OpenAI's list has no pages.
@@ -45,7 +48,7 @@ pub(super) struct PageQuery {
 
 impl ModelView {
     pub(super) fn new(id: &str, pool: &Pool, created: Duration) -> Self {
-        Self { id: id.to_owned(), pool: pool.name().clone(), created }
+        Self { id: id.to_owned(), pool: pool.name().clone(), created, context: pool.context_length(id) }
     }
 }
 
@@ -86,14 +89,22 @@ impl ModelShape {
         })))
     }
 
-    fn object_json(self, ModelView { id, pool, created }: &ModelView) -> Value {
-        match self {
-            Self::OpenAi => json!({ "id": id, "object": "model", "created": created.as_secs(), "owned_by": &**pool }),
+    fn object_json(self, ModelView { id, pool, created, context }: &ModelView) -> Value {
+        let (mut object, context_member) = match self {
+            Self::OpenAi => {
+                let created = created.as_secs();
+                (json!({ "id": id, "object": "model", "created": created, "owned_by": &**pool }), "max_model_len")
+            }
             Self::Anthropic => {
                 let created = format_rfc3339(Duration::from_secs(created.as_secs()));
-                json!({ "type": "model", "id": id, "display_name": id, "created_at": created })
+                let object = json!({ "type": "model", "id": id, "display_name": id, "created_at": created });
+                (object, "max_input_tokens")
             }
+        };
+        if let Some(context) = context {
+            object[context_member] = context.0.into();
         }
+        object
     }
 }
 
@@ -122,7 +133,8 @@ mod tests {
     use super::*;
 
     fn page(query: &[(&str, &str)]) -> Result<(String, bool), RequestError> {
-        let model = |id: &str| ModelView { id: id.to_owned(), pool: "p".into(), created: Duration::ZERO };
+        let model =
+            |id: &str| ModelView { id: id.to_owned(), pool: "p".into(), created: Duration::ZERO, context: None };
         let models: Vec<ModelView> = ["a", "b", "c/d", "e"].map(model).into_iter().collect();
         let given = |name: &str| query.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
         let query = PageQuery { limit: given("limit"), after_id: given("after_id"), before_id: given("before_id") };

@@ -3,7 +3,8 @@
 use std::io::Write as _;
 
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
-use crate::harness::{TestRouter, start_replica};
+use crate::harness::{TestRouter, fast_settings, start_replica, start_replica_with};
+use tokenweir::emulate::EmulatorSettings;
 
 const ANTHROPIC: &str = "anthropic-version: 2023-06-01\r\nx-api-key: sk-x\r\n";
 const COUNT: &str = "/v1/messages/count_tokens?beta=true";
@@ -43,6 +44,25 @@ fn model_list_has_anthropics_shape_for_its_clients() {
     assert_eq!((missing.status, &missing.json()["type"]), (404, &"error".into()));
     let bad = router.send_request("GET", "/v1/models?limit=0", ANTHROPIC, "");
     assert_eq!((bad.status, &bad.json()["error"]["type"]), (400, &"invalid_request_error".into()));
+}
+
+#[test]
+fn models_have_the_least_context_length_of_their_replicas() {
+    let replica = |model: &str, length: u64| {
+        start_replica_with(EmulatorSettings { max_model_len: length, ..fast_settings(&[model]) })
+    };
+    let replicas = [replica("a", 32_768), replica("a", 16_384), replica("b", 8_192)];
+    let urls = replicas.each_ref().map(|replica| format!("{:?}", replica.url())).join(", ");
+    let router =
+        TestRouter::start(&format!("model = [\"a\", \"b\", \"alias\"]\nreplicas = [{urls}]")).wait_until_ready();
+    for (model, length) in [("a", 16_384), ("b", 8_192), ("alias", 8_192)] {
+        let path = format!("/v1/models/{model}");
+        assert_eq!(router.get(&path).json()["max_model_len"], length, "{model}");
+        assert_eq!(router.send_request("GET", &path, ANTHROPIC, "").json()["max_input_tokens"], length, "{model}");
+    }
+    let silent = ScriptedReplica::start(&["a"], respond_ok);
+    let model = TestRouter::start_with_replicas([&*silent.url()]).get("/v1/models/a").json();
+    assert!(model["id"] == "a" && model.get("max_model_len").is_none(), "{model}");
 }
 
 #[test]

@@ -189,6 +189,8 @@ fn model_must_be_named_if_the_router_lists_several() {
     assert!(message.contains("`--model`: one, two"), "{message}");
     let printed = stdout(&agents.launch(&["codex", "--url", &url, "--model", "two"]).output().unwrap());
     assert!(printed.contains("arg=model=\"two\"\n"), "{printed}");
+    // The emulated replica's length, as the router lists it.
+    assert!(printed.contains("arg=model_context_window=131072\n"), "{printed}");
 }
 
 #[test]
