@@ -12,7 +12,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 /// listener.
 ///
 /// *Errors*: the socket is closed.
-pub fn set_tcp_keepalive(socket: SockRef<'_>, idle: Duration) -> io::Result<()> {
+pub fn set_tcp_keepalive(socket: &SockRef<'_>, idle: Duration) -> io::Result<()> {
     if idle.is_zero() {
         return socket.set_keepalive(false);
     }

@@ -75,7 +75,7 @@ async fn connect_tcp(origin: &Origin, tcp_keepalive: Duration) -> io::Result<Tcp
         None => TcpStream::connect((origin.host(), origin.port())).await?,
     };
     stream.set_nodelay(true)?;
-    set_tcp_keepalive((&stream).into(), tcp_keepalive)?;
+    set_tcp_keepalive(&(&stream).into(), tcp_keepalive)?;
     Ok(stream)
 }
 

@@ -47,7 +47,7 @@ impl BoundListener {
     /// *Errors*: the kernel refuses it.
     pub(super) fn set_tcp_keepalive(&self, idle: Duration) -> io::Result<()> {
         match &self.socket {
-            ListenerSocket::Tcp(listener) | ListenerSocket::Tls(listener) => set_tcp_keepalive(listener.into(), idle),
+            ListenerSocket::Tcp(listener) | ListenerSocket::Tls(listener) => set_tcp_keepalive(&listener.into(), idle),
             ListenerSocket::Unix(_) => Ok(()),
         }
     }

@@ -85,7 +85,8 @@ fn check_no_request_fails(router: &TestRouter, name: &str) {
 
 #[test]
 fn connection_closed_before_any_byte_is_no_attempt() {
-    let ends: [(&str, fn(&mut TcpStream) -> KeepConnection); 2] =
+    type ConnectionEnd = fn(&mut TcpStream) -> KeepConnection;
+    let ends: [(&str, ConnectionEnd); 2] =
         [("end", |_| false), ("408 of an idle connection", |to| to.write_all(HAPROXY_408).is_err())];
     for (name, end) in ends {
         let replica = start_replica(end);
