@@ -41,6 +41,11 @@ impl VirtualHost {
         &self.pools
     }
 
+    /// Returns whether clients may use the paths and the key header of Azure OpenAI.
+    pub fn accepts_azure(&self) -> bool {
+        self.pools.iter().any(|pool| pool.spec().route.accepts_azure)
+    }
+
     /// Returns whether some pool takes its models from the lists of its replicas.
     pub fn learns_models(&self) -> bool {
         self.pools.iter().any(|pool| pool.learns_models())

@@ -28,4 +28,5 @@ pub use parsed_body::{AffinityHints, ModelField, ParsedBody};
 pub use pieces::{PromptPiece, for_each_piece};
 pub use prompt_members::PromptMembers;
 pub use splice::{BodyEdit, BodyPieces, EditError, splice};
+pub use stream_options::ObjectStart;
 pub use tokens::{MAX_TOKENIZED_BYTES, MediaTokens, TextStats, TokenEstimator, Tokenizer};

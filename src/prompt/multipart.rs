@@ -31,11 +31,44 @@ pub struct FormField<'a> {
     pub range: Range<usize>,
 }
 
+/// The place in front of the first part of a form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormStart {
+    offset: usize,
+    boundary: String,
+}
+
+impl FormStart {
+    /// Returns the edit that inserts a text field. Its value is cut before its first line break.
+    pub fn insertion(&self, name: &str, value: &str) -> BodyEdit {
+        let (boundary, value) = (&self.boundary, first_line(value));
+        let part = format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        BodyEdit::insert(self.offset, part)
+    }
+}
+
+/// Returns the place in front of the first part of a form.
+///
+/// *Errors*: no boundary in the content type, or none in the body.
+pub fn find_start(content_type: &str, body: &[u8]) -> Result<FormStart, BodyError> {
+    let boundary = parse_boundary(content_type)?.into_owned();
+    let opening = format!("--{boundary}");
+    let offset = if body.starts_with(opening.as_bytes()) {
+        0
+    } else {
+        memmem::find(body, format!("\r\n{opening}").as_bytes()).ok_or_else(unterminated_error)? + "\r\n".len()
+    };
+    Ok(FormStart { offset, boundary })
+}
+
+fn first_line(text: &str) -> &str {
+    text.split(['\r', '\n']).next().unwrap_or_default()
+}
+
 impl FormField<'_> {
     /// Returns the edit that replaces this value by `value`, cut before its first line break, which could end the part.
     pub fn replacement(&self, value: &str) -> BodyEdit {
-        let line = value.split(['\r', '\n']).next().unwrap_or_default();
-        BodyEdit::replace(self.range.clone(), line.to_owned())
+        BodyEdit::replace(self.range.clone(), first_line(value).to_owned())
     }
 }
 

@@ -33,6 +33,8 @@ pub struct ParsedBody<'a> {
     pub affinity_hints: AffinityHints<'a>,
     /// The members that may name the session.
     pub session: SessionMembers<'a>,
+    /// The position of a `model` that is `null`.
+    null_model: Option<Range<usize>>,
     stream_options: StreamOptions,
     object_start: ObjectStart,
 }
@@ -91,6 +93,7 @@ impl<'a> ParsedBody<'a> {
         json::for_each_member(text, |name, value| found.record(name, value))
             .map_err(|error| BodyError::invalid_json(&error, byte_offset(text, &error)))?;
         Ok(Self {
+            null_model: found.model.filter(|v| v.get() == "null").map(|v| json::range_in(text, v)),
             model: found.model.filter(|v| v.get() != "null").map(|v| parse_model(text, v)).transpose()?,
             stream: found.stream.map(parse_stream).transpose()?.unwrap_or(false),
             max_output: found.max_output.into_iter().find_map(parse_number).map(Tokens),
@@ -101,6 +104,16 @@ impl<'a> ParsedBody<'a> {
             stream_options: found.stream_options.map(|v| StreamOptions::parse(text, v)).unwrap_or_default(),
             object_start: ObjectStart { offset: text.len() - trimmed.len() + 1, is_empty: !found.has_members },
         })
+    }
+
+    /// Returns the position of the value of `model`, whether a name or `null`; `None` without one.
+    pub fn model_range(&self) -> Option<Range<usize>> {
+        self.model.as_ref().map(|model| model.range.clone()).or_else(|| self.null_model.clone())
+    }
+
+    /// Returns the place where members can be inserted.
+    pub const fn object_start(&self) -> ObjectStart {
+        self.object_start
     }
 
     /// Returns whether the client itself requested the usage event of a stream.

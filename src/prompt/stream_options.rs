@@ -21,7 +21,7 @@ pub(super) enum StreamOptions {
 
 /// The place in an object where members can be inserted.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ObjectStart {
+pub struct ObjectStart {
     /// The offset after the opening brace.
     pub(super) offset: usize,
     /// The object has no members, so that an inserted one needs no comma.
@@ -67,11 +67,8 @@ impl StreamOptions {
 }
 
 impl ObjectStart {
-    fn insertion(self, member: &'static str) -> BodyEdit {
-        if self.is_empty {
-            BodyEdit::insert(self.offset, member)
-        } else {
-            BodyEdit::insert(self.offset, format!("{member},"))
-        }
+    /// Returns the edit that inserts `member`, a name and a value.
+    pub fn insertion(self, member: &str) -> BodyEdit {
+        BodyEdit::insert(self.offset, format!("{member}{}", if self.is_empty { "" } else { "," }))
     }
 }

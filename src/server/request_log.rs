@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 
 use super::AppState;
-use super::request::auth::X_API_KEY;
+use super::request::auth::{API_KEY, X_API_KEY};
 use super::request::context::RequestContext;
 use super::response::framing::{self, BodyFraming};
 use crate::config::HeaderRules;
@@ -58,6 +58,7 @@ impl RequestLog {
                 // Keys of the router's reach no log and no replica.
                 request_headers.remove(header::AUTHORIZATION);
                 request_headers.remove(X_API_KEY);
+                request_headers.remove(API_KEY);
             }
             let needs_sizes = logged.is_some_and(|needs| needs.sizes) || set.is_some_and(|needs| needs.sizes);
             Box::new(CapturedFields {

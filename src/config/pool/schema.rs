@@ -63,6 +63,14 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
         set: |d, v| parse_blocked_paths(v).map(|paths| d.routing.route.blocked_paths = paths),
     },
     KeySpec {
+        name: "azure",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "Whether clients of Azure OpenAI are served: paths such as `/openai/deployments/MODEL/chat/completions`, and \
+              the header `api-key`; pools with the same `host` and `path` share it.",
+        set: |d, v| v.boolean().map(|on| d.routing.route.accepts_azure = on),
+    },
+    KeySpec {
         name: "engine_metrics",
         expected: "a time from 100ms such as \"5s\", or \"off\"",
         default: "\"5s\"",

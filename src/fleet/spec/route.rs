@@ -9,6 +9,8 @@ pub struct Route {
     pub path: Option<String>,
     /// Paths below it that are blocked.
     pub blocked_paths: Vec<BlockedPath>,
+    /// Whether clients may use the paths and the key header of Azure OpenAI.
+    pub accepts_azure: bool,
 }
 
 /// A path that never reaches a replica.

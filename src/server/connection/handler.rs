@@ -20,7 +20,7 @@ use crate::fleet::{Fleet, VirtualHost};
 use crate::log_format::RequestLine;
 use crate::server::api::{self, ModelShape, RequestScope};
 use crate::server::proxy::ProxyHandler;
-use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_id, resolve_client};
+use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_host, request_id, resolve_client};
 use crate::server::request::context::RequestContext;
 use crate::server::request::route::{RouteError, RouteTarget, match_route};
 use crate::server::request::{auth, cors, validate};
@@ -188,7 +188,7 @@ impl RoutedHead {
         if matches!(&target, Ok(target) if target.is_public()) {
             return Self { target, dialect, tenant: None };
         }
-        match auth::authenticate(&settings.tenants, &head.headers) {
+        match auth::authenticate(&settings.tenants, &head.headers, accepts_azure_key(head, fleet)) {
             Ok(tenant) => Self { target, dialect, tenant },
             Err(error) => Self::refused(error, dialect),
         }
@@ -197,6 +197,12 @@ impl RoutedHead {
     const fn refused(error: RequestError, dialect: Dialect) -> Self {
         Self { target: Err(RouteError { error, virtual_host: None }), dialect, tenant: None }
     }
+}
+
+/// Returns whether a request shows a key as clients of Azure OpenAI do, and may.
+fn accepts_azure_key(head: &Parts, fleet: &Fleet) -> bool {
+    head.headers.contains_key(auth::API_KEY)
+        && fleet.virtual_host(&request_host(head), head.uri.path()).is_some_and(|host| host.accepts_azure())
 }
 
 /// Records the pool of a virtual host that has only one.

@@ -18,6 +18,7 @@ use http::request::Parts;
 use http::{Extensions, Request, Response};
 use hyper::body::Incoming;
 
+use super::request::auth::API_KEY;
 use super::request::body::{check_content_coding, decode_body, read_body};
 use super::request::concurrency::RequestPermit;
 use super::request::context::RequestContext;
@@ -158,8 +159,13 @@ impl ProxyHandler<'_> {
         let preserve_header_case = context.settings.preserve_header_case;
         let accept_encoding =
             if route.dialect.has_known_events() { AcceptEncoding::Remove } else { AcceptEncoding::Forward };
+        let mut headers = forward_headers(head, context.client_info, &context.id, accept_encoding);
+        if route.virtual_host.accepts_azure() {
+            // Engines know no such header; where it is a key, it is one for this router.
+            headers.remove(API_KEY);
+        }
         UpstreamRequest {
-            headers: forward_headers(head, context.client_info, &context.id, accept_encoding),
+            headers,
             method: head.method.clone(),
             path: route.path.clone(),
             extensions: if preserve_header_case { head.extensions.clone() } else { Extensions::default() },
@@ -184,6 +190,7 @@ fn parse_options(route: &ProxyRoute, app: &AppState, headers: &HeaderMap) -> Par
         cuts_metadata: app.fleet.cuts_metadata(),
         needs_fingerprint: app.fleet.needs_prefix() || app.logs.recorder.is_some(),
         has_stream_options: route.dialect.spec().takes_stream_options,
+        path_model: route.path_model.clone(),
     }
 }
 

@@ -90,9 +90,10 @@ impl<'a> ProxyRequest<'a> {
         log: &RequestLog,
         edit: Option<&BodyEdit>,
     ) {
-        let model = self.parsed.model.as_deref();
-        let model_edit =
-            model.and_then(|model| lease.upstream_model(model)).and_then(|name| self.parsed.model_edit(name.as_str()));
+        let model_edit = self.parsed.model.as_deref().and_then(|model| match lease.upstream_model(model) {
+            Some(name) => self.parsed.model_edit(name.as_str()),
+            None => self.parsed.model_edit(model).filter(|_| self.route.path_model.is_some()),
+        });
         let cuts_metadata = lease.pool().spec().agents.cuts_metadata;
         let metadata_edits = if cuts_metadata { &*self.parsed.metadata_edits } else { &[] };
         let edits: Vec<BodyEdit> = metadata_edits.iter().cloned().chain(model_edit).chain(edit.cloned()).collect();

@@ -10,21 +10,29 @@ use crate::tenants::{Tenant, TenantTable};
 
 /// The header in which Anthropic's clients send their key.
 pub(in crate::server) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The header in which clients of Azure OpenAI send their key.
+pub(in crate::server) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 const BEARER_PREFIX: &[u8] = b"bearer ";
 
-/// Returns the tenant whose key a request shows; `None` if no keys are configured.
+/// Returns the tenant whose key a request shows; `None` if no keys are configured. `accepts_azure`: the key may be in
+/// [`API_KEY`] too.
 ///
 /// *Errors*: the request shows no key, or an unknown one.
 pub(in crate::server) fn authenticate(
     tenants: &TenantTable,
     headers: &HeaderMap,
+    accepts_azure: bool,
 ) -> Result<Option<Arc<Tenant>>, RequestError> {
     if tenants.is_empty() {
         return Ok(None);
     }
     let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
-    let others = headers.get_all(X_API_KEY).iter().map(|value| value.as_bytes().trim_ascii());
-    let mut keys = bearers.chain(others).filter(|key| !key.is_empty()).peekable();
+    let others = headers.get_all(X_API_KEY).iter();
+    let azure = headers.get_all(API_KEY).iter().filter(|_| accepts_azure);
+    let mut keys = bearers
+        .chain(others.chain(azure).map(|value| value.as_bytes().trim_ascii()))
+        .filter(|key| !key.is_empty())
+        .peekable();
     if keys.peek().is_none() {
         return Err(RequestError::ApiKeyMissing);
     }
@@ -51,7 +59,15 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        authenticate(&tenants, &headers).map(|tenant| tenant.map(|tenant| tenant.name.to_string()))
+        let plain = authenticate(&tenants, &headers, false).map(|tenant| tenant.map(|tenant| tenant.name.to_string()));
+        for (name, _) in lines.iter().filter(|(name, _)| *name == "x-api-key") {
+            let value = headers.remove(*name).unwrap();
+            headers.append(API_KEY, value);
+            assert!(authenticate(&tenants, &headers, false).is_err(), "only where it is configured");
+        }
+        let azure = authenticate(&tenants, &headers, true).map(|tenant| tenant.map(|tenant| tenant.name.to_string()));
+        assert_eq!(azure.ok(), plain.as_ref().ok().cloned(), "{lines:?}");
+        plain
     }
 
     #[test]
@@ -80,6 +96,6 @@ mod tests {
         ] {
             assert!(matches!(authenticate_with(lines), Err(RequestError::ApiKeyInvalid)), "{lines:?}");
         }
-        assert!(authenticate(&TenantTable::default(), &HeaderMap::new()).unwrap().is_none());
+        assert!(authenticate(&TenantTable::default(), &HeaderMap::new(), false).unwrap().is_none());
     }
 }

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
-use super::auth::X_API_KEY;
+use super::auth::{API_KEY, X_API_KEY};
 use super::client::{ClientInfo, X_FORWARDED_FOR, X_REQUEST_ID};
 
 /// Headers that concern one connection only. Source: RFC 9110, section 7.6.1, and what older software sends.
@@ -64,6 +64,7 @@ pub(in crate::server) fn forward_headers(
     if client_info.authenticated {
         headers.remove(header::AUTHORIZATION);
         headers.remove(X_API_KEY);
+        headers.remove(API_KEY);
     }
     if accept_encoding == AcceptEncoding::Remove {
         headers.remove(header::ACCEPT_ENCODING);
@@ -143,9 +144,14 @@ mod tests {
 
     #[test]
     fn router_key_reaches_no_replica_and_any_other_key_does() {
-        let head = head(&[("authorization", "Bearer k"), ("x-api-key", "k"), ("x-kept", "1")]);
+        let head = head(&[("authorization", "Bearer k"), ("x-api-key", "k"), ("api-key", "k"), ("x-kept", "1")]);
         let ours = forwarded(&head, ClientInfo { authenticated: true, ..CLIENT });
-        assert!(!ours.contains_key("authorization") && !ours.contains_key("x-api-key") && ours.contains_key("x-kept"));
+        assert!(
+            !ours.contains_key("authorization")
+                && !ours.contains_key("x-api-key")
+                && !ours.contains_key("api-key")
+                && ours.contains_key("x-kept")
+        );
         let theirs = forwarded(&head, CLIENT);
         assert!(theirs.contains_key("authorization") && theirs.contains_key("x-api-key"));
     }

@@ -1,6 +1,7 @@
 //! The request as the client sent it: its client, target and body, and the limits it counts against.
 
 pub(super) mod auth;
+mod azure;
 pub(super) mod body;
 pub(super) mod body_buffer;
 pub(super) mod client;

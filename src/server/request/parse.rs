@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 
 use crate::prompt::agents::metadata_edits;
 use crate::prompt::endpoint::BodyKind;
-use crate::prompt::multipart::{self, FormField};
+use crate::prompt::multipart::{self, FormField, FormStart};
 use crate::prompt::{
-    BodyEdit, BodyError, ModelField, ParsedBody, PromptFingerprint, TextStats, Tokenizer, conversation_hash,
-    fingerprint_and_count, user_turn_hash,
+    BodyEdit, BodyError, ModelField, ObjectStart, ParsedBody, PromptFingerprint, TextStats, Tokenizer,
+    conversation_hash, fingerprint_and_count, user_turn_hash,
 };
 use crate::server::RequestError;
 use crate::units::Tokens;
@@ -26,8 +26,8 @@ const MAX_INLINE_PARSE_BYTES: usize = 256 * 1024;
 pub(in crate::server) struct ParsedRequest {
     /// Shared with the request's log record.
     pub(in crate::server) model: Option<Arc<str>>,
-    /// The byte range of the model's name in the body, and how it is written there.
-    model_span: Option<(Range<usize>, BodyKind)>,
+    /// Where the model is written in the body, or can be; `None` without a model.
+    model_place: Option<ModelPlace>,
     /// The size of the prompt; `None` if the body has none.
     pub(in crate::server) text_stats: Option<TextStats>,
     /// The hashes of the prompt's beginning; `None` unless a policy or the traffic recorder needs them.
@@ -86,6 +86,19 @@ impl RequestIdentity {
     }
 }
 
+/// The place of the model in a body.
+#[derive(Clone, Debug)]
+enum ModelPlace {
+    /// A JSON string, quotes included, or `null`.
+    JsonValue(Range<usize>),
+    /// The value of a form's field.
+    FormValue(Range<usize>),
+    /// A JSON object that names no model.
+    JsonObject(ObjectStart),
+    /// A form that names no model.
+    Form(FormStart),
+}
+
 impl ParsedRequest {
     /// Counts the prompt with a model's tokenizer on another thread. Without a free slot the estimate is kept.
     pub(in crate::server) async fn count_tokens(
@@ -108,18 +121,19 @@ impl ParsedRequest {
         }
     }
 
-    /// Returns the edit that replaces the model by a replica's own name for it; `None` if the body names no model.
+    /// Returns the edit that writes the model as a replica's own name for it; `None` if the request names no model.
     pub(in crate::server) fn model_edit(&self, name: &str) -> Option<BodyEdit> {
-        let (range, kind) = self.model_span.clone()?;
-        Some(match kind {
-            BodyKind::Json => ModelField { name: name.into(), range }.replacement(name),
-            BodyKind::Multipart | BodyKind::None => FormField { value: name, range }.replacement(name),
+        Some(match self.model_place.clone()? {
+            ModelPlace::JsonValue(range) => ModelField { name: name.into(), range }.replacement(name),
+            ModelPlace::FormValue(range) => FormField { value: name, range }.replacement(name),
+            ModelPlace::JsonObject(start) => start.insertion(&format!("\"model\":{}", serde_json::Value::from(name))),
+            ModelPlace::Form(start) => start.insertion("model", name),
         })
     }
 }
 
 /// The parts of a body to parse.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::server) struct ParseOptions {
     pub(in crate::server) body_kind: BodyKind,
     /// Some policy's hash key needs the body.
@@ -132,6 +146,8 @@ pub(in crate::server) struct ParseOptions {
     pub(in crate::server) cuts_metadata: bool,
     /// The endpoint has `stream_options`.
     pub(in crate::server) has_stream_options: bool,
+    /// The model that the path names, in place of the body's.
+    pub(in crate::server) path_model: Option<Arc<str>>,
 }
 
 /// Parses a body; a large one on another thread, so that the worker's other streams do not wait.
@@ -144,36 +160,40 @@ pub(in crate::server) async fn parse_body(
 ) -> Result<ParsedRequest, RequestError> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     if body.len() <= MAX_INLINE_PARSE_BYTES {
-        return Ok(parse_by_kind(options, &content_type, body)?);
+        return Ok(parse_by_kind(&options, &content_type, body)?);
     }
     let body = body.clone();
-    match tokio::task::spawn_blocking(move || parse_by_kind(options, &content_type, &body)).await {
+    match tokio::task::spawn_blocking(move || parse_by_kind(&options, &content_type, &body)).await {
         Ok(parsed) => Ok(parsed?),
         // Only a runtime that is shutting down drops the task.
         Err(_) => Err(RequestError::BodyIncomplete),
     }
 }
 
-fn parse_by_kind(options: ParseOptions, content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
+fn parse_by_kind(options: &ParseOptions, content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
     match options.body_kind {
         BodyKind::None => Ok(ParsedRequest::default()),
         BodyKind::Json => parse_json(body, options),
-        BodyKind::Multipart => parse_multipart(content_type, body),
+        BodyKind::Multipart => parse_multipart(content_type, body, options),
     }
 }
 
-fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyError> {
+fn parse_json(body: &[u8], options: &ParseOptions) -> Result<ParsedRequest, BodyError> {
     let request = ParsedBody::parse(body)?;
+    let model = options.path_model.clone().or_else(|| request.model.as_ref().map(|model| Arc::from(&*model.name)));
     let (text_stats, fingerprint) = if options.needs_fingerprint {
         let salt = request.affinity_hints.cache_salt.as_deref().unwrap_or_default();
-        let model = request.model.as_ref().map_or("", |model| &model.name);
+        let model = model.as_deref().unwrap_or_default();
         let (stats, fingerprint) = fingerprint_and_count(&request.prompt, &[model, salt]);
         (stats, Some(Arc::new(fingerprint)))
     } else {
         (TextStats::from_prompt(&request.prompt), None)
     };
     let mut parsed = ParsedRequest {
-        model_span: request.model.as_ref().map(|model| (model.range.clone(), BodyKind::Json)),
+        model_place: model.as_ref().map(|_| match request.model_range() {
+            Some(range) => ModelPlace::JsonValue(range),
+            None => ModelPlace::JsonObject(request.object_start()),
+        }),
         text_stats: Some(text_stats),
         fingerprint,
         max_output: request
@@ -183,7 +203,7 @@ fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyE
         usage_edit: if options.has_stream_options && request.stream { request.usage_edit() } else { None },
         is_usage_refused: options.has_stream_options && request.is_usage_refused(),
         previous_response_id: request.affinity_hints.previous_response_id.as_ref().map(|id| (**id).to_owned()),
-        model: request.model.as_ref().map(|model| Arc::from(&*model.name)),
+        model,
         ..ParsedRequest::default()
     };
     if options.needs_hash_key {
@@ -195,13 +215,15 @@ fn parse_json(body: &[u8], options: ParseOptions) -> Result<ParsedRequest, BodyE
     Ok(parsed)
 }
 
-fn parse_multipart(content_type: &str, body: &[u8]) -> Result<ParsedRequest, BodyError> {
-    let model = multipart::find_field(content_type, body, "model")?;
-    Ok(ParsedRequest {
-        model_span: model.as_ref().map(|field| (field.range.clone(), BodyKind::Multipart)),
-        model: model.map(|field| Arc::from(field.value)),
-        ..ParsedRequest::default()
-    })
+fn parse_multipart(content_type: &str, body: &[u8], options: &ParseOptions) -> Result<ParsedRequest, BodyError> {
+    let field = multipart::find_field(content_type, body, "model")?;
+    let model_place = match (&field, &options.path_model) {
+        (Some(field), _) => Some(ModelPlace::FormValue(field.range.clone())),
+        (None, Some(_)) => Some(ModelPlace::Form(multipart::find_start(content_type, body)?)),
+        (None, None) => None,
+    };
+    let model = options.path_model.clone().or_else(|| field.map(|field| Arc::from(field.value)));
+    Ok(ParsedRequest { model_place, model, ..ParsedRequest::default() })
 }
 
 #[cfg(test)]
@@ -210,9 +232,15 @@ mod tests {
 
     #[test]
     fn replica_model_name_is_escaped_in_json_and_multipart_bodies() {
-        let parsed = |kind| ParsedRequest { model_span: Some((3..7, kind)), ..ParsedRequest::default() };
-        let written = |kind| parsed(kind).model_edit("a\"b\r\n--x").unwrap().replacement;
-        assert_eq!(written(BodyKind::Json), &br#""a\"b\r\n--x""#[..]);
-        assert_eq!(written(BodyKind::Multipart), &b"a\"b"[..], "a line break would end the part");
+        let written = |place| {
+            let parsed = ParsedRequest { model_place: Some(place), ..ParsedRequest::default() };
+            parsed.model_edit("a\"b\r\n--x").unwrap().replacement
+        };
+        assert_eq!(written(ModelPlace::JsonValue(3..7)), &br#""a\"b\r\n--x""#[..]);
+        assert_eq!(written(ModelPlace::FormValue(3..7)), &b"a\"b"[..], "a line break would end the part");
+        assert_eq!(written(ModelPlace::JsonObject(ObjectStart::default())), &br#""model":"a\"b\r\n--x","#[..]);
+        let form = multipart::find_start("multipart/form-data; boundary=B", b"--B--").unwrap();
+        let part = b"--B\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\na\"b\r\n";
+        assert_eq!(written(ModelPlace::Form(form)), &part[..]);
     }
 }

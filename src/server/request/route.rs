@@ -6,12 +6,13 @@ use std::sync::Arc;
 use http::Method;
 use http::request::Parts;
 
+use super::azure::{self, AzurePath};
 use super::client;
 use super::parse::ParsedRequest;
 use crate::dialect::Dialect;
 use crate::fleet::{Fleet, NoReplica, PathPolicy, Pool, PoolLookupError, VirtualHost};
 use crate::http::{has_media_type, is_json, normalize_path};
-use crate::prompt::endpoint::{self, BodyKind, EndpointError};
+use crate::prompt::endpoint::{self, BodyKind, EndpointError, EndpointMatch};
 use crate::server::proxy::response_table::ResponseOwner;
 use crate::server::{AppState, RequestError};
 use crate::tenants::Tenant;
@@ -74,6 +75,8 @@ pub(in crate::server) struct ProxyRoute {
     pub(in crate::server) inspect_response: bool,
     /// For a path that counts a prompt's tokens: the answer up to the number, which the router can estimate.
     pub(in crate::server) token_count: Option<&'static str>,
+    /// The model that the path names, in place of the body's; `None` for other paths than Azure's.
+    pub(in crate::server) path_model: Option<Arc<str>>,
     /// The stored response that the path names; `None` for other paths.
     pub(super) response_id: Option<String>,
 }
@@ -158,22 +161,25 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
         return Ok(RouteTarget::Local { path: with_query(local, head), virtual_host: Some(virtual_host) });
     }
     let mut allowed_methods = None;
+    if virtual_host.accepts_azure()
+        && !only_any_path
+        && let Some(azure) = AzurePath::parse(stripped)
+    {
+        match match_azure(&virtual_host, &azure, head) {
+            Err(RequestError::MethodNotAllowed { allow, .. }) => allowed_methods = Some(allow),
+            Err(RequestError::UnknownPath(_)) => {}
+            result => return result,
+        }
+    }
     for path in [stripped, path] {
         match endpoint::match_endpoint(&head.method, path) {
             Ok(found) => {
-                return Ok(RouteTarget::Proxied(ProxyRoute {
-                    path: with_query(if only_any_path { head.uri.path() } else { path }, head),
-                    dialect: found.endpoint.dialect,
-                    inspect_response: head.method == Method::POST,
-                    token_count: found.endpoint.token_count.filter(|_| !only_any_path),
-                    body_kind: match found.endpoint.body {
-                        _ if only_any_path => BodyKind::None,
-                        BodyKind::Multipart if is_json(&head.headers) => BodyKind::Json,
-                        kind => kind,
-                    },
-                    response_id: found.response_id.filter(|_| !only_any_path).map(str::to_owned),
-                    virtual_host,
-                }));
+                let mut route = endpoint_route(virtual_host, with_query(path, head), &found, head);
+                if only_any_path {
+                    route.path = with_query(head.uri.path(), head);
+                    (route.body_kind, route.token_count, route.response_id) = (BodyKind::None, None, None);
+                }
+                return Ok(RouteTarget::Proxied(route));
             }
             Err(EndpointError::MethodNotAllowed { allow }) => allowed_methods = Some(allow),
             Err(EndpointError::UnknownPath) => {}
@@ -198,6 +204,60 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
     })
 }
 
+/// Returns the target of a path of Azure OpenAI.
+///
+/// *Errors*: the path that it stands for is blocked or unknown, or has not the method.
+fn match_azure(
+    virtual_host: &Arc<VirtualHost>,
+    azure: &AzurePath<'_>,
+    head: &Parts,
+) -> Result<RouteTarget, RequestError> {
+    let AzurePath { path, deployment } = azure;
+    let full_path = format!("{}{path}", virtual_host.path_prefix());
+    for path in [path, &full_path] {
+        if let Some(status) = virtual_host.pools().iter().find_map(|pool| pool.blocked_status(path.as_bytes())) {
+            return Err(RequestError::BlockedPath(status));
+        }
+    }
+    let query = head.uri.query().and_then(azure::strip_api_version);
+    let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    if deployment.is_none() && is_local_path(path) {
+        return Ok(RouteTarget::Local { path: target, virtual_host: Some(virtual_host.clone()) });
+    }
+    match endpoint::match_endpoint(&head.method, path) {
+        Ok(found) => {
+            let route = endpoint_route(virtual_host.clone(), target, &found, head);
+            Ok(RouteTarget::Proxied(ProxyRoute { path_model: deployment.map(Arc::from), ..route }))
+        }
+        Err(EndpointError::MethodNotAllowed { allow }) => {
+            Err(RequestError::MethodNotAllowed { method: head.method.to_string(), allow })
+        }
+        Err(EndpointError::UnknownPath) => Err(unknown_path_error(path)),
+    }
+}
+
+/// Returns the route of a known endpoint; `target` is the path and query that the replica gets.
+fn endpoint_route(
+    virtual_host: Arc<VirtualHost>,
+    target: String,
+    found: &EndpointMatch<'_>,
+    head: &Parts,
+) -> ProxyRoute {
+    ProxyRoute {
+        virtual_host,
+        path: target,
+        dialect: found.endpoint.dialect,
+        body_kind: match found.endpoint.body {
+            BodyKind::Multipart if is_json(&head.headers) => BodyKind::Json,
+            kind => kind,
+        },
+        inspect_response: head.method == Method::POST,
+        token_count: found.endpoint.token_count,
+        path_model: None,
+        response_id: found.response_id.map(str::to_owned),
+    }
+}
+
 const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind: BodyKind) -> ProxyRoute {
     ProxyRoute {
         virtual_host,
@@ -206,6 +266,7 @@ const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind:
         body_kind,
         inspect_response: false,
         token_count: None,
+        path_model: None,
         response_id: None,
     }
 }

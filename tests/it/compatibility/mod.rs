@@ -2,6 +2,7 @@
 
 mod agent_endpoints;
 mod agent_sessions;
+mod azure;
 mod client_metadata;
 mod endpoint_list;
 mod engines;
