@@ -87,7 +87,8 @@ fn early_refusal_of_a_large_body_is_relayed() {
             let mut head = [0; 1024];
             let read = stream.read(&mut head).unwrap();
             if head[..read].starts_with(b"GET") {
-                let list = "HTTP/1.1 200 OK\r\ncontent-length: 19\r\nconnection: close\r\n\r\n{\"data\":[{\"id\":1}]}";
+                let list =
+                    "HTTP/1.1 200 OK\r\ncontent-length: 21\r\nconnection: close\r\n\r\n{\"data\":[{\"id\":\"m\"}]}";
                 stream.write_all(list.as_bytes()).unwrap();
                 continue;
             }
