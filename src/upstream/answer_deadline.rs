@@ -15,7 +15,7 @@ const EXTENSION: Duration = Duration::from_secs(2);
 /// The deadline of a response's first byte. Copies are extended on their own.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnswerDeadline {
-    sent_at: Moment,
+    pub(super) sent_at: Moment,
     /// The time to the first byte, prefill of the prompt included.
     pub(super) timeout: Duration,
     pub(super) deadline: Moment,

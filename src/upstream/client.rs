@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::{error::Elapsed, timeout};
@@ -20,6 +21,9 @@ use crate::config::Timeouts;
 use crate::fleet::{Lease, Outcome, Phase, Replica};
 use crate::tls::TlsStore;
 use crate::units::Timing;
+
+/// A response about an idle connection was sent before the request had arrived, so it comes within this time.
+const IDLE_TIMEOUT_DELAY: Duration = Duration::from_secs(1);
 
 /// One worker's client of the replicas, with its own idle connections. Never shared between threads.
 #[derive(Clone)]
@@ -118,11 +122,12 @@ impl UpstreamClient {
                 });
             }
         };
-        if connection.reused && classify::is_idle_timeout(&response) {
+        let received_at = self.clock.now();
+        let is_prompt = received_at.since(timer.answer_deadline.sent_at) < IDLE_TIMEOUT_DELAY;
+        if connection.reused && is_prompt && classify::is_idle_timeout(&response) {
             let error = SendError::with_cause(Phase::FirstByte, "no response", response.status().to_string());
             return Err(AttemptError { error, stale_connection: true });
         }
-        let received_at = self.clock.now();
         let (head, incoming) = response.into_parts();
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
         let PeekResult { fault, format, is_readable_stream, observer, unknown_model } =
