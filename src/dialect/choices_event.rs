@@ -12,7 +12,7 @@ use super::event_json::{
     blame_error, find_values, is_error_value, parse_members, parse_object, parse_prefix, parse_value, read_by_search,
 };
 use super::json_object::JsonObject;
-use super::usage_event::event_without_usage;
+use super::usage::event_without_usage;
 
 static CHOICE_KEY_FINDERS: LazyLock<ChoiceKeyFinders> = LazyLock::new(|| ChoiceKeyFinders {
     choices: Finder::new(b"\"choices\""),

@@ -25,7 +25,6 @@ mod prompt_members;
 mod responses;
 mod spec;
 mod usage;
-mod usage_event;
 
 use std::sync::LazyLock;
 
