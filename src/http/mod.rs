@@ -7,6 +7,7 @@ mod content_type;
 mod cookie;
 mod host;
 mod path;
+mod query;
 mod status;
 
 pub use content_length::content_length;
@@ -14,4 +15,5 @@ pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
 pub use cookie::{find_cookie, find_set_cookie};
 pub use host::request_host;
 pub use path::normalize_path;
+pub use query::{query_value, with_query_value};
 pub use status::StatusMeaning;

@@ -27,7 +27,7 @@ pub fn normalize_path(path: &str) -> Cow<'_, [u8]> {
 }
 
 /// A `%` without two hexadecimal digits stays as it is.
-fn percent_decode(path: &[u8]) -> Vec<u8> {
+pub(super) fn percent_decode(path: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).map(|digit| digit as u8);
     let mut decoded = Vec::with_capacity(path.len());
     let mut index = 0;

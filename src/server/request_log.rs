@@ -12,14 +12,15 @@ use super::AppState;
 use super::request::auth::{API_KEY, X_API_KEY};
 use super::request::context::RequestContext;
 use super::response::framing::{self, BodyFraming};
+use crate::clock::Clock;
 use crate::config::HeaderRules;
-use crate::fleet::{Lease, Phase, Pool};
+use crate::fleet::{Lease, Outcome, Phase, Pool};
 use crate::log_format::{
     AttemptRecords, CapturedFields, PoolInfo, RequestRecord, RequestTimes, RequiredFields, ResponseInfo, TokenInfo,
 };
 use crate::telemetry::{AccessLog, LogLevel, utc_offset_seconds};
 use crate::units::{Moment, Timing};
-use crate::upstream::{RelayResult, SendError};
+use crate::upstream::{RelayResult, SendError, TunnelResult};
 
 /// nginx's status for a client that left before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -85,6 +86,15 @@ impl RequestLog {
 
     pub(super) fn context(&self) -> &RequestContext {
         &self.context
+    }
+
+    /// Returns the context for callers that outlive the record.
+    pub(super) fn shared_context(&self) -> Rc<RequestContext> {
+        self.context.clone()
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.app.clock
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -225,6 +235,18 @@ impl RequestLog {
     /// Records the end of a relayed response.
     pub(super) fn set_relay_result(&mut self, result: RelayResult) {
         self.relay_result = Some(result);
+    }
+
+    /// Records the end of a tunnel.
+    pub(super) fn set_tunnel_result(&mut self, result: TunnelResult) {
+        if let Some(captured) = &mut self.captured {
+            captured.request_bytes += result.received_bytes;
+        }
+        self.add_body_bytes(result.sent_bytes);
+        if let (Some(Outcome::Failed { phase }), Some(cause)) = (result.relay.outcome, &result.relay.cause) {
+            self.log_upstream_error(LogLevel::Error, phase, cause);
+        }
+        self.set_relay_result(result.relay);
     }
 
     /// Passes the record so far to `use_record`; `status` replaces the status of the response.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::StatusCode;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::classify;
@@ -129,6 +130,11 @@ impl UpstreamClient {
             return Err(AttemptError { error, stale_connection: true });
         }
         let (head, incoming) = response.into_parts();
+        let (connection, upgraded) = match head.status {
+            StatusCode::SWITCHING_PROTOCOLS if request.expectations.may_upgrade => (None, connection.into_upgraded()),
+            StatusCode::SWITCHING_PROTOCOLS => return Err(SendError::unasked_upgrade().into()),
+            _ => (Some(connection), None),
+        };
         let mut body = UpstreamBody::new(incoming, connection, self.idle_connections.clone(), replica.id(), self.clock);
         let PeekResult { fault, format, is_readable_stream, observer, unknown_model } =
             peek::peek_response(&mut body, &head, &request.expectations, timer).await?;
@@ -145,6 +151,7 @@ impl UpstreamClient {
             unknown_model,
             removes_usage: false,
             body,
+            upgraded,
             format,
             is_readable_stream,
             observer,

@@ -15,7 +15,7 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 
 use super::request_body::RequestBody;
-use super::transport::{ReceivedFlag, Transport};
+use super::transport::{ReceivedFlag, Transport, UpgradedConnection};
 use crate::fleet::Origin;
 use crate::tls::TlsStore;
 use crate::units::Moment;
@@ -27,6 +27,8 @@ pub(super) struct UpstreamConnection {
     sender: SendRequest<RequestBody>,
     /// `None` once the connection has ended.
     driver: Option<Pin<Box<ConnectionDriver>>>,
+    /// The driver that ended while a head was awaited: it holds the socket if the protocol has changed.
+    ended_driver: Option<Pin<Box<ConnectionDriver>>>,
     /// Whether it has carried a request before the current one.
     pub(super) reused: bool,
     /// Whether data has been received for the current request.
@@ -52,7 +54,14 @@ impl UpstreamConnection {
         builder.max_buf_size(32 * 1024);
         builder.preserve_header_case(preserve_header_case).title_case_headers(preserve_header_case);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), reused: false, received, idle_since: Moment::ZERO })
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+            ended_driver: None,
+            reused: false,
+            received,
+            idle_since: Moment::ZERO,
+        })
     }
 
     /// Drives the transfer between the socket and the current request or response.
@@ -82,16 +91,23 @@ impl UpstreamConnection {
     pub(super) async fn send_request(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         self.received.clear();
         let mut response = std::pin::pin!(self.sender.send_request(request));
-        let driver = &mut self.driver;
+        let (driver, ended_driver) = (&mut self.driver, &mut self.ended_driver);
         std::future::poll_fn(|cx| {
             if let Some(running) = driver
                 && running.as_mut().poll(cx).is_ready()
             {
-                *driver = None;
+                *ended_driver = driver.take();
             }
             response.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// Returns the socket of a connection whose protocol has changed; `None` if it has not.
+    pub(super) fn into_upgraded(self) -> Option<UpgradedConnection> {
+        let driver = Pin::into_inner(self.ended_driver?);
+        let parts = driver.into_parts();
+        Some(UpgradedConnection { stream: parts.io.into_inner(), early: parts.read_buf })
     }
 
     /// Reads the next frame of the response body.

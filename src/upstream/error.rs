@@ -72,6 +72,11 @@ impl SendError {
         Self { router_fault: true, cause, ..self }
     }
 
+    pub(super) fn unasked_upgrade() -> Self {
+        let cause = "the replica switched to another protocol without being asked".to_owned();
+        Self::with_cause(Phase::FirstByte, "no response", cause)
+    }
+
     pub(super) fn hung() -> Self {
         Self::with_cause(Phase::FirstByte, "no response", HUNG_CAUSE.to_owned())
     }

@@ -17,6 +17,7 @@ mod response;
 mod response_timer;
 mod tcp_keepalive;
 mod transport;
+mod tunnel;
 
 pub use client::UpstreamClient;
 pub use error::SendError;
@@ -25,3 +26,5 @@ pub use request::{ResponseExpectations, UpstreamRequest};
 pub use request_body::RequestBody;
 pub use response::{ResponseFault, UpstreamBody, UpstreamResponse};
 pub use tcp_keepalive::set_tcp_keepalive;
+pub use transport::UpgradedConnection;
+pub use tunnel::{TunnelResult, run_tunnel};

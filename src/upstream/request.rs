@@ -37,6 +37,8 @@ pub struct ResponseExpectations {
     pub preserve_header_case: bool,
     /// Whether the client has asked for a stream; otherwise the first byte may come when all has been generated.
     pub wants_stream: bool,
+    /// Whether the replica may switch to another protocol, with status 101.
+    pub may_upgrade: bool,
     /// When the response must be complete; `None` for no limit.
     pub total_deadline: Option<Moment>,
 }

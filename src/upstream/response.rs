@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use super::answer_deadline::AnswerDeadline;
 use super::connection::UpstreamConnection;
 use super::idle_connections::IdleConnections;
+use super::transport::UpgradedConnection;
 use crate::clock::Clock;
 use crate::fleet::Outcome;
 use crate::sse::{BodyFormat, BodyObserver};
@@ -69,6 +70,8 @@ pub struct UpstreamResponse {
     pub removes_usage: bool,
     /// The body.
     pub body: UpstreamBody,
+    /// The connection, if the response is a 101; `None` for any other.
+    pub upgraded: Option<UpgradedConnection>,
     /// The format of the body.
     pub(super) format: BodyFormat,
     /// Whether it is a stream whose events can be read while they pass.
@@ -104,20 +107,12 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     pub(super) const fn new(
         incoming: Incoming,
-        connection: UpstreamConnection,
+        connection: Option<UpstreamConnection>,
         idle_connections: Rc<IdleConnections>,
         replica_id: ReplicaId,
         clock: Clock,
     ) -> Self {
-        Self {
-            incoming,
-            connection: Some(connection),
-            idle_connections,
-            replica_id,
-            clock,
-            buffered: VecDeque::new(),
-            buffered_bytes: 0,
-        }
+        Self { incoming, connection, idle_connections, replica_id, clock, buffered: VecDeque::new(), buffered_bytes: 0 }
     }
 
     /// Waits for the next frame and keeps it for the reader; returns `false` at the end.

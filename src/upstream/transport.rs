@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -44,6 +45,13 @@ impl ReceivedFlag {
     pub(super) fn is_set(&self) -> bool {
         self.0.get()
     }
+}
+
+/// A replica's side of a connection that both ends have upgraded.
+pub struct UpgradedConnection {
+    pub(super) stream: Transport,
+    /// Bytes that arrived with the head of the response.
+    pub(super) early: Bytes,
 }
 
 impl Transport {

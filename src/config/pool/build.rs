@@ -60,6 +60,7 @@ fn build_pool(
         members,
         route: draft.routing.route,
         path_policy: paths,
+        websocket: draft.routing.websocket,
         fallback: draft.routing.fallback.map(|fallback| fallback.value),
         api_key,
         sticky: draft.sticky,

@@ -41,6 +41,7 @@ pub(super) struct RouteDraft {
     pub(super) route: Route,
     pub(super) models: Vec<SpannedValue<ModelName>>,
     pub(super) paths: Option<SpannedValue<PathPolicy>>,
+    pub(super) websocket: bool,
     pub(super) fallback: Option<SpannedValue<Arc<str>>>,
 }
 

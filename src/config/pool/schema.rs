@@ -71,6 +71,14 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
         set: |d, v| v.boolean().map(|on| d.routing.route.accepts_azure = on),
     },
     KeySpec {
+        name: "websocket",
+        expected: EXPECTED_BOOLEAN,
+        default: "false",
+        doc: "Whether clients may open WebSockets on the paths that reach the replicas, such as `/v1/realtime` in `paths`; \
+              each is a tunnel that counts as a request until it ends.",
+        set: |d, v| v.boolean().map(|on| d.routing.websocket = on),
+    },
+    KeySpec {
         name: "engine_metrics",
         expected: "a time from 100ms such as \"5s\", or \"off\"",
         default: "\"5s\"",

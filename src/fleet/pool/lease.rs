@@ -29,6 +29,8 @@ pub struct Lease {
     found_idle: bool,
     /// Whether the first byte comes when the whole answer has been generated.
     expects_plain_answer: bool,
+    /// Whether the connection is a tunnel now, whose duration says nothing about the replica's speed.
+    is_tunnel: bool,
     /// Streams on the replica at the first token.
     streams_at_start: u32,
     /// The last token counts that the replica reported.
@@ -72,6 +74,7 @@ impl Lease {
             prompt,
             found_idle,
             expects_plain_answer: false,
+            is_tunnel: false,
             streams_at_start: 0,
             usage: None,
             reservation: Some(reservation),
@@ -146,6 +149,11 @@ impl Lease {
         self.replica.activity().record_plain_request();
     }
 
+    /// Records that the connection has become a tunnel.
+    pub const fn start_tunnel(&mut self) {
+        self.is_tunnel = true;
+    }
+
     /// Records a part of the response.
     pub fn record_progress(&mut self, progress: ResponseProgress, now: Moment) {
         self.replica.activity().record_activity(now);
@@ -212,7 +220,7 @@ impl Lease {
         let completion = Tokens(reservation.output_tokens(self.replica.ledger()));
         reservation.release(self.replica.ledger(), completed);
         // A fast refusal or failure must not make a replica look fast.
-        if completed {
+        if completed && !self.is_tunnel {
             self.record_latency(completion, now);
         }
         if self.timeline.first_byte.is_none() {

@@ -26,6 +26,8 @@ pub struct PoolSpec {
     pub route: Route,
     /// The paths of its replicas that clients can reach.
     pub path_policy: PathPolicy,
+    /// Whether clients may open WebSockets on those paths.
+    pub websocket: bool,
     /// The pool that serves a request when this one has no replica for it.
     pub fallback: Option<Arc<str>>,
     /// How tokens are counted.

@@ -40,6 +40,7 @@ pub(super) fn pool_spec(name: &str, ports: &[u16]) -> PoolSpec {
         members: ports.iter().map(|p| member(*p)).collect(),
         route: Route::default(),
         path_policy: PathPolicy::Listed(Vec::new()),
+        websocket: false,
         fallback: None,
         api_key: None,
         sticky: None,

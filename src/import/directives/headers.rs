@@ -45,7 +45,7 @@ const BUILT_IN_REQUEST_HEADERS: [(&str, &[SentHeaderRule]); 5] = [
     ),
 ];
 
-const UPGRADE_REASON: &str = "WebSocket upgrades are not supported";
+const UPGRADE_REASON: &str = "write `websocket = true` into the pool if clients open WebSockets";
 
 /// `proxy_set_header NAME VALUE`.
 pub(super) fn handle_proxy_set_header(context: &mut ImportContext, directive: &Directive) {

@@ -4,9 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use tower_service::Service;
 
@@ -23,14 +25,19 @@ use crate::server::proxy::ProxyHandler;
 use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_host, request_id, resolve_client};
 use crate::server::request::context::RequestContext;
 use crate::server::request::route::{RouteError, RouteTarget, match_route};
+use crate::server::request::websocket::is_websocket_request;
 use crate::server::request::{auth, cors, validate};
 use crate::server::request_log::RequestLog;
 use crate::server::response::body::{BodySource, ResponseBody};
+use crate::server::response::framing::BodyFraming;
 use crate::server::response::gzip::{self, GzipEncoder};
 use crate::server::response::headers::apply_response_headers;
 use crate::server::{AppState, RequestError, WorkerContext};
 use crate::tenants::Tenant;
 use crate::upstream::UpstreamClient;
+
+/// The body of a response, or none before a tunnel.
+type ServedBody = Either<ResponseBody, Empty<Bytes>>;
 
 /// Responds to the requests of one worker.
 pub(super) struct RequestHandler {
@@ -64,7 +71,7 @@ impl RequestHandler {
         &self,
         request: Request<Incoming>,
         active_request: ActiveRequest,
-    ) -> Response<ResponseBody> {
+    ) -> Response<ServedBody> {
         let (head, body) = request.into_parts();
         let app = &self.worker.app;
         let settings = app.settings();
@@ -95,7 +102,10 @@ impl RequestHandler {
         let is_gzip =
             settings.gzip.is_some_and(|min_bytes| gzip::negotiate(&mut response, length, min_bytes, can_gzip));
         apply_response_headers(&mut log, &mut response);
-        ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new())))
+        if matches!(response.body(), BodySource::Tunnel(_)) {
+            return start_tunnel(response, log);
+        }
+        ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new()))).map(Either::Left)
     }
 
     fn new_context(
@@ -147,7 +157,10 @@ impl RequestHandler {
             }
             RouteTarget::Proxied(route) => {
                 record_single_pool(log, Some(&route.virtual_host));
-                ProxyHandler { worker: &self.worker, route: &route, context }.respond(request, log).await
+                let wants_websocket = is_websocket_request(&request);
+                ProxyHandler { worker: &self.worker, route: &route, context, wants_websocket }
+                    .respond(request, log)
+                    .await
             }
         }
     }
@@ -203,6 +216,18 @@ impl RoutedHead {
 fn accepts_azure_key(head: &Parts, fleet: &Fleet) -> bool {
     head.headers.contains_key(auth::API_KEY)
         && fleet.virtual_host(&request_host(head), head.uri.path()).is_some_and(|host| host.accepts_azure())
+}
+
+/// Returns the 101 of a tunnel, which runs once the client has received it.
+fn start_tunnel(response: Response<BodySource>, mut log: RequestLog) -> Response<ServedBody> {
+    log.set_response(&response, BodyFraming::Length, None);
+    let context = log.shared_context();
+    response.map(|source| {
+        if let BodySource::Tunnel(tunnel) = source {
+            context.connection().set_tunnel(Box::pin(tunnel.run(log)));
+        }
+        Either::Right(Empty::new())
+    })
 }
 
 /// Records the pool of a virtual host that has only one.

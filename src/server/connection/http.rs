@@ -17,6 +17,7 @@ use super::disconnect::DisconnectDetector;
 use super::error_rewrite::ErrorRewriteStream;
 use super::handler::RequestHandler;
 use super::state::ConnectionState;
+use super::thread_bound::ThreadBound;
 use super::timeouts::TimeoutStream;
 use crate::config::Settings;
 use crate::server::Lifecycle;
@@ -61,7 +62,8 @@ pub(super) async fn serve_connection(
     let mut builder = http_builder(&settings);
     // hyper takes the times from the timer. It only needs some value here to use it.
     builder.http1().timer(timer).header_read_timeout(header_timeout);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(ThreadBound::new(stream)), service));
     // A connection that had requests needs no line: their access-log records show its end.
     let log_header_timeout = || {
         if state.request_count.get() == 0 {
@@ -84,6 +86,11 @@ pub(super) async fn serve_connection(
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
+    }
+    // The connection's task carries the tunnel too, so that a drain waits for it and the end of the process cuts it.
+    let tunnel = state.take_tunnel();
+    if let Some(tunnel) = tunnel {
+        tunnel.await;
     }
 }
 

@@ -7,6 +7,7 @@ mod handler;
 mod http;
 pub(super) mod peer_addr;
 pub(super) mod state;
+mod thread_bound;
 mod timeouts;
 mod tls_handshake;
 pub(super) mod worker;

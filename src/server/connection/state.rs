@@ -1,6 +1,7 @@
 //! Connection state: what one client connection and its requests share, among it the write backlog.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::Version;
@@ -27,7 +28,14 @@ pub(in crate::server) struct ConnectionState {
     body_unread: Cell<bool>,
     /// Bytes of responses that hyper has and has not written yet.
     pending_write_bytes: Cell<usize>,
+    /// What the connection carries after its upgrade; `None` for others, and once it has been taken.
+    tunnel: RefCell<Option<LocalFuture>>,
+    /// Whether the connection has been upgraded.
+    is_tunnel: Cell<bool>,
 }
+
+/// A future of one worker's thread.
+pub(super) type LocalFuture = Pin<Box<dyn Future<Output = ()>>>;
 
 /// One request of a connection, until dropped.
 pub(in crate::server) struct ActiveRequest(Rc<ConnectionState>);
@@ -57,6 +65,8 @@ impl ConnectionState {
             response_unflushed: Cell::new(false),
             body_unread: Cell::new(false),
             pending_write_bytes: Cell::new(0),
+            tunnel: RefCell::new(None),
+            is_tunnel: Cell::new(false),
         })
     }
 
@@ -77,7 +87,18 @@ impl ConnectionState {
 
     /// Returns whether the one request under way has been read to its end and its response has not ended: HTTP/1 only.
     pub(super) const fn has_unanswered_request(&self) -> bool {
-        self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get()
+        self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get() && !self.is_tunnel.get()
+    }
+
+    /// Sets what the connection carries after its upgrade.
+    pub(super) fn set_tunnel(&self, tunnel: LocalFuture) {
+        self.is_tunnel.set(true);
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// Takes what the connection carries after its upgrade; `None` if it was not upgraded.
+    pub(super) fn take_tunnel(&self) -> Option<LocalFuture> {
+        self.tunnel.borrow_mut().take()
     }
 
     /// Records `bytes` of a response that hyper has taken to write.

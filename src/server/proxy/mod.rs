@@ -10,6 +10,7 @@ mod send;
 mod session_headers;
 pub(super) mod session_table;
 mod sticky;
+pub(super) mod tunnel;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use super::request::context::RequestContext;
 use super::request::forward_headers::{AcceptEncoding, forward_headers};
 use super::request::parse::{ParseOptions, ParsedRequest, parse_body};
 use super::request::route::{PoolSelection, ProxyRoute, select_pool};
+use super::request::websocket::set_upgrade_headers;
 use super::request_log::RequestLog;
 use super::response::body::BodySource;
 use super::response::error::RetryAdvice;
@@ -48,6 +50,8 @@ pub(super) struct ProxyHandler<'a> {
     pub(super) worker: &'a WorkerContext,
     pub(super) route: &'a ProxyRoute,
     pub(super) context: &'a RequestContext,
+    /// Whether the client asks for a WebSocket.
+    pub(super) wants_websocket: bool,
 }
 
 /// The result of a request at one pool.
@@ -61,17 +65,23 @@ enum PoolResult {
 
 impl ProxyHandler<'_> {
     /// Sends the request to a replica and returns the response for the client; an error becomes a response.
-    pub(super) async fn respond(&self, request: Request<Incoming>, log: &mut RequestLog) -> Response<BodySource> {
+    pub(super) async fn respond(&self, mut request: Request<Incoming>, log: &mut RequestLog) -> Response<BodySource> {
         let (app, context) = (&self.worker.app, self.context);
         let concurrency = &app.limits.concurrency;
         let mut permit = match concurrency.acquire(&context.settings.limits, &app.fleet, context.received_at) {
             Ok(permit) => permit,
             Err(error) => return BodySource::from_error(&error, self.route.dialect),
         };
+        let client_upgrade = self.wants_websocket.then(|| hyper::upgrade::on(&mut request));
         match self.relay(request, &mut permit, log).await {
             Ok(mut response) => {
-                if let BodySource::Upstream(relayed) = response.body_mut() {
-                    relayed.permit = Some(permit);
+                match response.body_mut() {
+                    BodySource::Upstream(relayed) => relayed.permit = Some(permit),
+                    BodySource::Tunnel(tunnel) => {
+                        tunnel.permit = Some(permit);
+                        tunnel.client = client_upgrade;
+                    }
+                    BodySource::Local(_) => {}
                 }
                 response
             }
@@ -95,7 +105,7 @@ impl ProxyHandler<'_> {
         permit: &mut RequestPermit,
         log: &mut RequestLog,
     ) -> Result<Response<BodySource>, RequestError> {
-        let Self { worker, route, context } = *self;
+        let Self { worker, route, context, .. } = *self;
         let (app, settings) = (&worker.app, &*context.settings);
         let (limits, timeouts) = (&settings.limits, &settings.timeouts);
         let (mut head, body) = request.into_parts();
@@ -113,11 +123,17 @@ impl ProxyHandler<'_> {
             body = decode_body(body, &mut head.headers, limits, &app.limits.decoder_slots).await?;
         }
 
-        let mut parsed = parse_body(parse_options(route, app, &head.headers), &head.headers, &body.bytes).await?;
+        let mut parsed = match self.wants_websocket {
+            true => ParsedRequest::for_websocket(head.uri.query()),
+            false => parse_body(parse_options(route, app, &head.headers), &head.headers, &body.bytes).await?,
+        };
         log.set_model(parsed.model.as_ref());
 
         let selection = self.select_pool(&parsed).await?;
         if let Some(pool) = selection.pool() {
+            if self.wants_websocket && !pool.spec().websocket {
+                return Err(RequestError::WebSocketDisabled);
+            }
             app.limits.concurrency.acquire_pool(permit, limits, pool, body_complete_at)?;
             if let Some(tokenizer) = &pool.spec().token_accounting.tokenizer {
                 parsed.count_tokens(tokenizer, &body.bytes, &app.limits.tokenizer_slots).await;
@@ -142,7 +158,7 @@ impl ProxyHandler<'_> {
     ///
     /// *Errors*: as [`select_pool`].
     async fn select_pool(&self, parsed: &ParsedRequest) -> Result<PoolSelection, RequestError> {
-        let Self { worker: WorkerContext { app, .. }, route, context } = *self;
+        let Self { worker: WorkerContext { app, .. }, route, context, .. } = *self;
         let tenant = context.tenant.as_deref();
         match select_pool(app, route, parsed, tenant, app.clock.now()) {
             Err(error) if error.is_unknown_model() && route.virtual_host.learns_models() => {
@@ -164,6 +180,9 @@ impl ProxyHandler<'_> {
             // Engines know no such header; where it is a key, it is one for this router.
             headers.remove(API_KEY);
         }
+        if self.wants_websocket {
+            set_upgrade_headers(&mut headers);
+        }
         UpstreamRequest {
             headers,
             method: head.method.clone(),
@@ -175,6 +194,7 @@ impl ProxyHandler<'_> {
                 buffer_json: route.inspect_response,
                 preserve_header_case,
                 wants_stream,
+                may_upgrade: self.wants_websocket,
                 total_deadline,
             },
         }

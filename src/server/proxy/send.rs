@@ -7,14 +7,16 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::hash_key::KeyInputs;
 use super::response_table::{OwnerRegistration, ResponseOwner};
+use super::tunnel::PendingTunnel;
 use crate::fleet::Lease;
-use crate::http::is_event_stream;
+use crate::http::{is_event_stream, with_query_value};
 use crate::prompt::{BodyEdit, splice};
 use crate::server::WorkerContext;
 use crate::server::request::context::RequestContext;
 use crate::server::request::forward_headers::strip_hop_by_hop;
 use crate::server::request::parse::ParsedRequest;
 use crate::server::request::route::ProxyRoute;
+use crate::server::request::websocket::set_upgrade_headers;
 use crate::server::request_log::RequestLog;
 use crate::server::response::body::{BodySource, RelayedBody};
 use crate::server::response::headers::apply_request_headers;
@@ -94,6 +96,13 @@ impl<'a> ProxyRequest<'a> {
             Some(name) => self.parsed.model_edit(name.as_str()),
             None => self.parsed.model_edit(model).filter(|_| self.route.path_model.is_some()),
         });
+        if upstream_request.expectations.may_upgrade {
+            let upstream_model = self.parsed.model.as_deref().and_then(|model| lease.upstream_model(model));
+            upstream_request.path = match upstream_model {
+                Some(name) => with_query_value(&self.route.path, "model", name.as_str()),
+                None => self.route.path.clone(),
+            };
+        }
         let cuts_metadata = lease.pool().spec().agents.cuts_metadata;
         let metadata_edits = if cuts_metadata { &*self.parsed.metadata_edits } else { &[] };
         let edits: Vec<BodyEdit> = metadata_edits.iter().cloned().chain(model_edit).chain(edit.cloned()).collect();
@@ -157,7 +166,16 @@ impl<'a> ProxyRequest<'a> {
     }
 
     /// Returns the response for the client. Its body holds the lease.
-    pub(super) fn client_response(&self, response: UpstreamResponse, lease: Lease) -> Response<BodySource> {
+    pub(super) fn client_response(&self, mut response: UpstreamResponse, lease: Lease) -> Response<BodySource> {
+        if let Some(replica) = response.upgraded.take() {
+            let tunnel = PendingTunnel { replica, lease, client: None, permit: None };
+            let mut upgraded = Response::new(BodySource::Tunnel(Box::new(tunnel)));
+            *upgraded.status_mut() = response.head.status;
+            *upgraded.headers_mut() = response.head.headers;
+            strip_hop_by_hop(upgraded.headers_mut());
+            set_upgrade_headers(upgraded.headers_mut());
+            return upgraded;
+        }
         let (app, dialect) = (&self.worker.app, self.route.dialect);
         let owner = dialect.spec().stores_responses.then(|| OwnerRegistration {
             table: app.tables.responses.clone(),

@@ -13,3 +13,4 @@ pub(super) mod forward_headers;
 pub(super) mod parse;
 pub(super) mod route;
 pub(super) mod validate;
+pub(super) mod websocket;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 
+use crate::http::query_value;
 use crate::prompt::agents::metadata_edits;
 use crate::prompt::endpoint::BodyKind;
 use crate::prompt::multipart::{self, FormField, FormStart};
@@ -100,6 +101,12 @@ enum ModelPlace {
 }
 
 impl ParsedRequest {
+    /// Returns the parts of a request for a WebSocket, which names its model in the query.
+    pub(in crate::server) fn for_websocket(query: Option<&str>) -> Self {
+        let model = query.and_then(|query| query_value(query, "model"));
+        Self { model: model.map(Arc::from), wants_stream: true, ..Self::default() }
+    }
+
     /// Counts the prompt with a model's tokenizer on another thread. Without a free slot the estimate is kept.
     pub(in crate::server) async fn count_tokens(
         &mut self,

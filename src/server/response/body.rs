@@ -15,6 +15,7 @@ use crate::dialect::Dialect;
 use crate::fleet::{Outcome, Phase};
 use crate::server::connection::state::ConnectionState;
 use crate::server::proxy::response_table::OwnerRegistration;
+use crate::server::proxy::tunnel::PendingTunnel;
 use crate::server::request::concurrency::RequestPermit;
 use crate::server::request_log::RequestLog;
 use crate::telemetry::LogLevel;
@@ -33,6 +34,8 @@ pub(in crate::server) enum BodySource {
     Local(axum::body::Body),
     /// A replica.
     Upstream(Box<RelayedBody>),
+    /// A replica that has changed the protocol. There is no body; the tunnel begins after the head.
+    Tunnel(Box<PendingTunnel>),
 }
 
 /// A replica's response body, and what ends with it.
@@ -66,6 +69,7 @@ impl BodySource {
         match self {
             Self::Local(body) => body.size_hint(),
             Self::Upstream(relayed) => relayed.relay.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -104,6 +108,7 @@ impl ResponseBody {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.source {
             BodySource::Local(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            BodySource::Tunnel(_) => Poll::Ready(None),
             BodySource::Upstream(relayed) => {
                 let RelayedBody { relay, owner, .. } = &mut **relayed;
                 let frame = Pin::new(&mut *relay).poll_frame(cx);
@@ -174,6 +179,7 @@ impl Body for ResponseBody {
         match &self.source {
             BodySource::Local(body) => body.is_end_stream(),
             BodySource::Upstream(relayed) => relayed.relay.is_end_stream(),
+            BodySource::Tunnel(_) => true,
         }
     }
 

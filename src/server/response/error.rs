@@ -57,6 +57,8 @@ pub(in crate::server) enum RequestError {
     ModelRequiredByKey,
     #[error("unknown path {0}: this router serves the paths of the OpenAI API under /v1")]
     UnknownPath(String),
+    #[error("no WebSocket can be opened here: the pool has no `websocket = true` in the router's configuration")]
+    WebSocketDisabled,
     #[error("this path is blocked")]
     BlockedPath(u16),
     #[error("{method} is not allowed on this path; allowed: {}", join_methods(allow))]
@@ -138,6 +140,7 @@ impl RequestError {
             Self::Malformed | Self::InvalidHostHeader(_) | Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::WebSocketDisabled => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
             Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
@@ -168,6 +171,7 @@ impl RequestError {
             Self::PoolLimitReached { .. } | Self::NoReplica(NoReplica::AllFull) => Some("rate_limit_exceeded"),
             Self::RequestLimitReached { .. } | Self::BodyBudgetExhausted => Some("overloaded"),
             Self::MethodNotAllowed { .. } => Some("method_not_supported"),
+            Self::WebSocketDisabled => Some("websocket_not_supported"),
             Self::ModelsUnknown(_) | Self::NoReplica(_) | Self::UpstreamUnreachable => Some("no_replica"),
             _ => None,
         }

@@ -20,4 +20,5 @@ mod stream_pauses;
 mod tcp_keepalive;
 mod unix_replicas;
 mod usage_members;
+mod websocket;
 mod wrong_labels;

@@ -19,6 +19,7 @@ fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
         members: (0..replicas).map(|index| member(8_000 + index)).collect(),
         route: Route::default(),
         path_policy: PathPolicy::Any,
+        websocket: false,
         fallback: None,
         failure_policy: FailurePolicy::default(),
         token_accounting: TokenAccounting::default(),

@@ -27,6 +27,7 @@ fn pool_spec(ports: &[u16], policy: &str, shadow: &str) -> PoolSpec {
         members: ports.iter().map(member).collect(),
         route: Route::default(),
         path_policy: PathPolicy::Any,
+        websocket: false,
         fallback: None,
         failure_policy: FailurePolicy::default(),
         token_accounting: TokenAccounting::default(),

@@ -38,6 +38,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rustls", &["tls"]),
     ("rustls_native_certs", &["tls"]),
     ("ruzstd", &["server"]),
+    ("send_wrapper", &["server"]),
     ("serde", &["dialect", "prompt", "server", "discover", "emulate", "telemetry", "replay", "cli"]),
     ("serde_json", &["dialect", "prompt", "sse", "server", "discover", "emulate", "telemetry", "replay", "cli"]),
     ("socket2", &["server", "upstream"]),
