@@ -108,15 +108,15 @@ fn corrupt_coding_is_400() {
 #[test]
 fn decoded_bodies_count_against_the_limit_and_the_memory_budget() {
     let (router, replica) = start("[limits]\nbody_bytes = \"1MiB\"\nin_flight_bytes = \"1100KiB\"\n");
-    let bomb = vec![b' '; 64 << 20];
+    let bomb = vec![b' '; 8 << 20];
     let coded =
         [("gzip", gzip(&bomb)), ("deflate", zlib(&bomb)), ("zstd", zstd(&bomb)), ("gzip, gzip", gzip(&gzip(&bomb)))];
-    for (coding, coded) in coded.iter().cycle().take(40) {
+    for (coding, coded) in coded.iter().cycle().take(12) {
         let reply = post_coded(&router, coding, coded);
         assert_eq!(reply.status, 413, "{coding} of {} bytes: {}", coded.len(), reply.text());
     }
     let fits = chat_body("m", 4, false).replace("hello", &" ".repeat(1_000_000));
-    for _ in 0..10 {
+    for _ in 0..3 {
         let reply = post_coded(&router, "gzip", gzip(fits.as_bytes()));
         assert_eq!(reply.status, 200, "the budget is given back: {}", reply.text());
     }
@@ -125,7 +125,7 @@ fn decoded_bodies_count_against_the_limit_and_the_memory_budget() {
     let mut dice = SeededRng::from_seed(1);
     let noise: Vec<u8> = (0..900_000).map(|_| dice.next_u64() as u8).collect();
     assert_eq!(post_coded(&router, "gzip", gzip(&noise)).status, 503);
-    assert_eq!(replica.received_requests().len(), 10);
+    assert_eq!(replica.received_requests().len(), 3);
 }
 
 #[test]
