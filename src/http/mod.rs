@@ -2,6 +2,7 @@
 //!
 //! Types such as `HeaderMap` come from the crate `http`; this room is always written `crate::http`.
 
+mod content_coding;
 mod content_length;
 mod content_type;
 mod cookie;
@@ -10,6 +11,7 @@ mod path;
 mod query;
 mod status;
 
+pub use content_coding::{ContentCodings, DecodeError};
 pub use content_length::content_length;
 pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
 pub use cookie::{find_cookie, find_set_cookie};

@@ -13,9 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::body_buffer::BodyBuffer;
-use super::content_coding::{ContentCodings, DecodeError};
 use crate::config::Limits;
-use crate::http::content_length;
+use crate::http::{ContentCodings, DecodeError, content_length};
 use crate::server::RequestError;
 
 /// Bodies are decoded on the worker itself up to this size, coded and decoded.

@@ -6,7 +6,6 @@ pub(super) mod body;
 pub(super) mod body_buffer;
 pub(super) mod client;
 pub(super) mod concurrency;
-mod content_coding;
 pub(super) mod context;
 pub(super) mod cors;
 pub(super) mod forward_headers;

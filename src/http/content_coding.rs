@@ -31,11 +31,11 @@ enum Coding {
 
 /// The codings of a body, in the order in which they were applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ContentCodings(Vec<Coding>);
+pub struct ContentCodings(Vec<Coding>);
 
 /// Why a body cannot be decoded.
 #[derive(Debug)]
-pub(super) enum DecodeError {
+pub enum DecodeError {
     /// A coding's output is larger than the limit.
     TooLarge,
     /// There is no memory left for the output.
@@ -48,7 +48,7 @@ impl ContentCodings {
     /// Parses `Content-Encoding`. Source: RFC 9110, section 8.4.
     ///
     /// *Errors*: a coding that is not decoded, or more than three, as a list for an error text.
-    pub(super) fn parse(headers: &HeaderMap) -> Result<Self, String> {
+    pub fn parse(headers: &HeaderMap) -> Result<Self, String> {
         let mut codings = Vec::new();
         for line in headers.get_all(header::CONTENT_ENCODING) {
             let Ok(line) = line.to_str() else { return Err("?".to_owned()) };
@@ -69,14 +69,14 @@ impl ContentCodings {
     }
 
     /// Returns whether the body is not coded.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Decodes a body and passes its pieces to `take`.
     ///
     /// *Errors*: the body is corrupt or cut, the output of a coding has more than `limit_bytes`, or `take` has failed.
-    pub(super) fn decode(
+    pub fn decode(
         &self,
         body: Bytes,
         limit_bytes: usize,
