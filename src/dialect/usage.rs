@@ -145,6 +145,10 @@ pub(super) fn event_without_usage(data: &[u8], wants_fingerprint: bool) -> Optio
     text.push_str(",\"choices\":");
     text.push_str(if is_text { EMPTY_TEXT_CHOICE } else { EMPTY_CHAT_CHOICE });
     text.push('}');
+    // Data of several lines: in JSON a line break is white space, and an event's data is written as one line.
+    if text.contains(['\n', '\r']) {
+        text = text.replace(['\n', '\r'], " ");
+    }
     Some(text.into())
 }
 
@@ -185,6 +189,13 @@ mod tests {
         );
         assert_eq!(merge_objects(&[r#"{"prompt_tokens":-1,"completion_tokens":null}"#]), None);
         assert_eq!(merge_objects(&["{}"]), None);
+    }
+
+    #[test]
+    fn event_without_usage_is_one_line() {
+        let event = "{\"choices\":[],\n\"usage\":{},\"timings\":{\n\"ms\":\r1}}";
+        let rest = event_without_usage(event.as_bytes(), false).unwrap();
+        assert!(rest.starts_with(r#"{"timings":{ "ms": 1},"choices":"#) && !rest.contains(['\n', '\r']), "{rest}");
     }
 
     #[test]
