@@ -48,7 +48,7 @@ fn check_document(text: &str, json: &Map<String, Value>) {
     let field = |name: &str| json.get(name).filter(|value| value.to_string().len() < VALUE_BYTES);
     if text.len() <= VALUE_BYTES {
         assert_eq!(observer.id(), id(field("id")));
-        assert_eq!(observer.has_error(), is_present(field("error")));
+        assert_eq!(observer.has_error(), reports_error(field("error")));
         assert_eq!(counts(&observer), expected_counts(field("usage")));
         if has_one_reason(text) && json.get("choices").is_none_or(Value::is_array) {
             assert_eq!(observer.is_aborted(), is_aborted(json));
@@ -69,9 +69,9 @@ fn check_event(text: &str, json: &Map<String, Value>) {
         let mut events = Vec::new();
         observer.observe_events(format!("data: {text}\n\n").as_bytes(), |event| events.push(event));
         let [event] = events.as_slice() else { panic!("expected one event: {events:?}") };
-        let error = is_present(json.get("error")) || json.get("object").is_some_and(|object| object == "error");
+        let error = reports_error(json.get("error")) || json.get("object").is_some_and(|object| object == "error");
         let choices = json.get("choices").and_then(Value::as_array);
-        assert_eq!(event.is_error, error);
+        assert_eq!(event.error.is_some(), error);
         assert_eq!(counts(&observer), expected_counts(json.get("usage")));
         assert_eq!(event.has_usage, json.get("usage").is_some_and(Value::is_object));
         assert!(!event.usage_only || event.has_usage && choices.is_none_or(Vec::is_empty) && !error);
@@ -89,8 +89,16 @@ fn id(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).filter(|id| id.len() <= ID_BYTES)
 }
 
-fn is_present(value: Option<&Value>) -> bool {
-    value.is_some_and(|value| !value.is_null())
+/// Returns whether the value of `error` reports one: some value in it is no blank, zero or false.
+fn reports_error(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| match value {
+        Value::Array(items) => items.iter().any(|item| reports_error(Some(item))),
+        Value::Object(members) => members.values().any(|member| reports_error(Some(member))),
+        Value::String(text) => text.chars().any(|c| !c.is_whitespace()),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::Bool(is_set) => *is_set,
+        Value::Null => false,
+    })
 }
 
 /// Returns whether no choice can have two reasons, of which serde_json reads the last one.

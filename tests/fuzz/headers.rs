@@ -30,8 +30,9 @@ mod server {
         pub(in crate::server) mod client;
         pub(in crate::server) mod forward_headers;
 
-        /// The only item of the real module that `forward_headers` uses.
+        /// The items of the real module that `forward_headers` uses.
         mod auth {
+            pub(super) const API_KEY: http::HeaderName = http::HeaderName::from_static("api-key");
             pub(super) const X_API_KEY: http::HeaderName = http::HeaderName::from_static("x-api-key");
         }
     }

@@ -84,7 +84,7 @@ fn check_ranges(events: &[EventInfo], stream: &[u8]) {
     assert_eq!(end, stream.len() as u64);
 }
 
-/// Checks that everything passes except the usage event and the events after an abort.
+/// Checks that everything passes except the usage, and the events after an abort.
 fn check_filter(dialect: Dialect, rules: FilterRules, pieces: &[Bytes], events: &[EventInfo], stream: &[u8]) {
     let short = events.iter().all(|event| event.range.end - event.range.start <= HEAD_BYTES as u64);
     let rules =
@@ -104,9 +104,16 @@ fn check_filter(dialect: Dialect, rules: FilterRules, pieces: &[Bytes], events: 
     }
     received.extend(std::iter::from_fn(|| filter.pop()).flatten());
     let until_abort = events.iter().take_while(|event| !(rules.stops_at_abort && event.aborted));
-    let kept = until_abort.filter(|event| !(rules.removes_usage && event.usage_only));
-    let wanted: Vec<u8> =
-        kept.flat_map(|event| &stream[event.range.start as usize..event.range.end as usize]).copied().collect();
+    let passed = |event: &EventInfo| match &event.without_usage {
+        Some(rest) if rules.removes_usage && event.usage_only => {
+            assert!(!rest.contains(['\n', '\r']), "an event of several lines: {rest}");
+            serde_json::from_str::<&serde_json::value::RawValue>(rest).expect("JSON");
+            format!("data: {rest}\n\n").into_bytes()
+        }
+        None if rules.removes_usage && event.usage_only => Vec::new(),
+        _ => stream[event.range.start as usize..event.range.end as usize].to_vec(),
+    };
+    let wanted: Vec<u8> = until_abort.flat_map(passed).collect();
     assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(&wanted));
     assert_eq!(aborted, rules.stops_at_abort && events.iter().any(|event| event.aborted));
 }
@@ -125,7 +132,7 @@ fn check_interruption(dialect: Dialect, rules: FilterRules, pieces: &[Bytes], af
     let mut client = BodyObserver::new(dialect, BodyFormat::Stream);
     let mut last = None;
     client.observe_events(&received, |event| last = Some(event));
-    let ends_in_error = client.pending_bytes() == 0 && last.is_some_and(|event| event.is_error);
+    let ends_in_error = client.pending_bytes() == 0 && last.is_some_and(|event| event.error.is_some());
     assert!(ends_in_error, "{}", String::from_utf8_lossy(&received));
 }
 
