@@ -59,7 +59,7 @@ done
 echo "# Claude Code: cached tokens without and with its header that changes with every request"
 shares=()
 for header in --no-billing-header --billing-header; do
-  share=$(python3 "$root/tests/e2e/turns.py" "$router" tiny "${block:-16}" "claude $header" --claude-code "$header") || failed=1
+  share=$(python3 "$root/tests/e2e/turns.py" "$router" tiny "${block:-16}" "claude${#shares[@]}" --claude-code "$header") || failed=1
   echo "$share"
   shares+=("$(sed -n 's/.* cached, \([0-9.]*\) %.*/\1/p' <<< "$share")")
 done

@@ -15,6 +15,7 @@ import sys
 import threading
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 CONVERSATIONS, TURNS, WORDS = 12, 5, 120
 SYSTEM = "You are a coding agent. " + " ".join(f"Rule {rule}: read before you write." for rule in range(12))
@@ -76,14 +77,10 @@ def arguments():
 def main():
     options = arguments()
     sums, lock = {"possible": 0, "cached": 0, "prompt": 0}, threading.Lock()
-    threads = [
-        threading.Thread(target=converse, args=(options, f"{options.name} {at}", sums, lock))
-        for at in range(CONVERSATIONS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(CONVERSATIONS) as pool:
+        running = [pool.submit(converse, options, f"{options.name} {at}", sums, lock) for at in range(CONVERSATIONS)]
+    for conversation in running:
+        conversation.result()  # raises what a request raised
     share = 100 * sums["cached"] / max(sums["possible"], 1)
     print(
         f"{options.name}: {sums['cached']} of {sums['possible']} possible tokens cached, {share:.1f} %"
