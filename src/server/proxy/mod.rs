@@ -131,9 +131,6 @@ impl ProxyHandler<'_> {
 
         let selection = self.select_pool(&parsed).await?;
         if let Some(pool) = selection.pool() {
-            if self.wants_websocket && !pool.spec().websocket {
-                return Err(RequestError::WebSocketDisabled);
-            }
             app.limits.concurrency.acquire_pool(permit, limits, pool, body_complete_at)?;
             if let Some(tokenizer) = &pool.spec().token_accounting.tokenizer {
                 parsed.count_tokens(tokenizer, &body.bytes, &app.limits.tokenizer_slots).await;
@@ -146,6 +143,7 @@ impl ProxyHandler<'_> {
         let (parsed, body) = (&parsed, &body.bytes);
         let request = ProxyRequest { worker, context, route, head: &head, parsed, body, base_headers };
         match selection {
+            PoolSelection::Search if self.wants_websocket => Err(RequestError::WebSocketDisabled),
             PoolSelection::Search => find_stored_response(&request, upstream_request, log).await,
             PoolSelection::Owner(pool, replica) => {
                 send_to_pools(&request, upstream_request, pool, PinSource::Owner(replica), log).await
@@ -230,6 +228,10 @@ async fn send_to_pools(
     let mut no_replica = NoReplica::AllDown;
     log.set_pool(&pool);
     for _ in 0..=MAX_FALLBACKS {
+        // Asked of each pool: a fallback, or the pool to which a model has moved, may not allow what the first one does.
+        if upstream_request.expectations.may_upgrade && !pool.spec().websocket {
+            return Err(RequestError::WebSocketDisabled);
+        }
         let keys = PolicyKeys::new(request.key_inputs(), &pool);
         let mut pool_request = PoolRequest::new(request, &pool, &keys, PoolOptions { model, pin, tried });
         match send_to_pool(request, &mut upstream_request, &mut pool_request, &mut attempts, log).await? {

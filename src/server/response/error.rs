@@ -57,7 +57,9 @@ pub(in crate::server) enum RequestError {
     ModelRequiredByKey,
     #[error("unknown path {0}: this router serves the paths of the OpenAI API under /v1")]
     UnknownPath(String),
-    #[error("no WebSocket can be opened here: the pool has no `websocket = true` in the router's configuration")]
+    #[error(
+        "no WebSocket can be opened here: the path takes none, or the pool has no `websocket = true` in the router's configuration"
+    )]
     WebSocketDisabled,
     #[error("this path is blocked")]
     BlockedPath(u16),

@@ -233,3 +233,24 @@ fn drain_waits_for_tunnels_and_the_end_of_the_process_cuts_them() {
     router.server.stop();
     assert!(second.read().is_err(), "cut at the end");
 }
+
+#[test]
+fn websocket_reaches_no_pool_that_does_not_allow_it() {
+    let echo = ScriptedReplica::start(&["m"], play_echo);
+    let closed = unused_addr();
+    let router = TestRouter::start(&format!(
+        "[[pool]]\nname = \"open\"\nmodel = \"m\"\npaths = [\"/v1/realtime\"]\nwebsocket = true\nfallback = \"plain\"\n\
+         replicas = [\"http://{closed}\"]\n\
+         [[pool]]\nname = \"plain\"\nmodel = \"n\"\npaths = [\"/v1/realtime\"]\nreplicas = [{:?}]\n",
+        echo.url()
+    ));
+    wait_until("the fallback serves", || router.post("/v1/chat/completions", chat_body("m", 1, false)).status == 200);
+    let before = echo.received_requests().len();
+    for path in [PATH, "/v1/responses/resp_1"] {
+        let mut client = router.connect();
+        client.send(build_request("GET", path, UPGRADE, ""));
+        let reply = client.read_response();
+        assert!(reply.status == 400 && reply.text().contains("websocket = true"), "{path}: {}", reply.text());
+    }
+    assert_eq!(echo.received_requests().len(), before);
+}
