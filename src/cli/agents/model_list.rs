@@ -16,7 +16,7 @@ pub(in crate::cli) struct ListedModel {
 }
 
 #[derive(Deserialize)]
-struct ModelList {
+struct ModelListBody {
     data: Vec<ListedModel>,
 }
 
@@ -36,7 +36,7 @@ pub(in crate::cli) async fn fetch_models(url: &RouterUrl, key: Option<&ClientKey
     let response = request.send().await.map_err(failure)?;
     let status = response.status();
     let body = response.bytes().await.map_err(failure)?;
-    match (status, serde_json::from_slice::<ModelList>(&body)) {
+    match (status, serde_json::from_slice::<ModelListBody>(&body)) {
         (StatusCode::OK, Ok(list)) => Ok(list.data),
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => Err(match key {
             Some(key) => format!("the router at {router} refuses the API key in {}", key.env_name),

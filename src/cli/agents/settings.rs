@@ -7,7 +7,7 @@ use super::target::ClientKey;
 /// The environment and the arguments of an agent.
 #[derive(Clone, Debug, Default)]
 pub(in crate::cli) struct AgentSettings {
-    pub(super) variables: Vec<(String, VariableValue)>,
+    pub(super) variables: Vec<(String, EnvValue)>,
     /// Variables that would lead the agent elsewhere.
     pub(super) removed: &'static [&'static str],
     /// Arguments before the user's.
@@ -16,7 +16,7 @@ pub(in crate::cli) struct AgentSettings {
 
 /// The value of a variable.
 #[derive(Clone, Debug)]
-pub(super) enum VariableValue {
+pub(super) enum EnvValue {
     Text(String),
     /// The API key, which is never printed.
     Key(ClientKey),
@@ -33,8 +33,8 @@ impl AgentSettings {
             command.env(
                 name,
                 match value {
-                    VariableValue::Text(text) => text,
-                    VariableValue::Key(key) => &key.value,
+                    EnvValue::Text(text) => text,
+                    EnvValue::Key(key) => &key.value,
                 },
             );
         }
@@ -50,8 +50,8 @@ impl AgentSettings {
         }
         for (name, value) in &self.variables {
             lines.push(match value {
-                VariableValue::Text(text) => format!("export {name}={}", quote_for_shell(text)),
-                VariableValue::Key(key) => format!("export {name}=\"${}\"", key.env_name),
+                EnvValue::Text(text) => format!("export {name}={}", quote_for_shell(text)),
+                EnvValue::Key(key) => format!("export {name}=\"${}\"", key.env_name),
             });
         }
         let words = std::iter::once(program).chain(self.args.iter().chain(user_args).map(String::as_str));

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::settings::{AgentSettings, VariableValue};
+use super::settings::{AgentSettings, EnvValue};
 use super::target::RouterTarget;
 
 /// The key of a router that needs none; agents insist on one.
@@ -141,12 +141,12 @@ fn opencode_settings(target: &RouterTarget) -> AgentSettings {
     }
 }
 
-fn text_variables(texts: Vec<(&str, String)>) -> Vec<(String, VariableValue)> {
-    texts.into_iter().map(|(name, text)| (name.to_owned(), VariableValue::Text(text))).collect()
+fn text_variables(texts: Vec<(&str, String)>) -> Vec<(String, EnvValue)> {
+    texts.into_iter().map(|(name, text)| (name.to_owned(), EnvValue::Text(text))).collect()
 }
 
-fn key_value(target: &RouterTarget) -> VariableValue {
-    target.key.clone().map_or_else(|| VariableValue::Text(NO_KEY.to_owned()), VariableValue::Key)
+fn key_value(target: &RouterTarget) -> EnvValue {
+    target.key.clone().map_or_else(|| EnvValue::Text(NO_KEY.to_owned()), EnvValue::Key)
 }
 
 /// Returns the longest answer of a model with this context, in tokens.

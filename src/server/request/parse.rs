@@ -47,7 +47,7 @@ pub(in crate::server) struct ParsedRequest {
     pub(super) previous_response_id: Option<String>,
 }
 
-/// The members of a body that tell clients and conversations apart; read only if a hash key or `sticky` needs the body.
+/// The members of a body that identify clients and conversations; read only if a hash key or `sticky` needs the body.
 #[derive(Debug, Default)]
 pub(in crate::server) struct RequestIdentity {
     /// The body's `prompt_cache_key`.

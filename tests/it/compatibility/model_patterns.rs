@@ -1,4 +1,4 @@
-//! Patterns in `model`: names that nobody can list, such as those that an agent is built with.
+//! Patterns in `model`: names that no list has, such as those that an agent is built with.
 
 use serde_json::Value;
 

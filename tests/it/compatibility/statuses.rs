@@ -68,7 +68,7 @@ fn fault_that_two_servers_share_is_the_requests() {
 }
 
 #[test]
-fn overload_in_a_status_or_an_error_is_asked_elsewhere_and_ejects_nobody() {
+fn overload_in_a_status_or_an_error_is_asked_elsewhere_and_ejects_no_replica() {
     let overloaded = "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}";
     let plays: [fn(&ReceivedRequest, &mut TcpStream, &str) -> KeepConnection; 3] = [
         |_, to, error| to.write_all(&build_response(529, JSON, error)).is_ok(),
