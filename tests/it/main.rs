@@ -11,6 +11,7 @@ mod failures;
 mod harness;
 mod http;
 mod nginx;
+mod nginx_scopes;
 mod promises;
 mod routing;
 mod tokens;

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::crypto::ring;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig, StreamOwned};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, ProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, SignatureScheme, StreamOwned};
 use tokio::io::{copy, split};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
@@ -135,6 +137,11 @@ pub fn tls_handshake(config: ClientConfig, addr: SocketAddr, name: &str) -> std:
     let socket = TcpStream::connect(addr).unwrap();
     socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     socket.set_nodelay(true).unwrap();
+    tls_handshake_on(config, socket, name)
+}
+
+/// Completes the handshake on a connection. Errors: those of the handshake.
+pub fn tls_handshake_on(config: ClientConfig, socket: TcpStream, name: &str) -> std::io::Result<TlsClientStream> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket);
     while stream.conn.is_handshaking() {
@@ -142,6 +149,49 @@ pub fn tls_handshake(config: ClientConfig, addr: SocketAddr, name: &str) -> std:
     }
     stream.flush()?;
     Ok(stream)
+}
+
+/// Returns a verifier that accepts every certificate, for tests that look at the certificate themselves.
+pub fn accept_any_certificate() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(ring::default_provider().signature_verification_algorithms))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
 }
 
 /// Returns the peer's first certificate.

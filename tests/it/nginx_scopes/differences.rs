@@ -1,0 +1,74 @@
+//! The differences that are meant. Any other fails the comparison.
+
+use std::net::SocketAddr;
+
+use super::outcome::{ComparedRequest, DifferingPart};
+
+/// A difference that is meant.
+pub(crate) struct ListedDifference {
+    /// A case allows it by this name: `# differs: NAME`.
+    pub(crate) name: &'static str,
+    pub(crate) reason: &'static str,
+    /// Whether every case may show it.
+    pub(crate) is_general: bool,
+    /// A part of the text by which the import names it.
+    pub(crate) remark: &'static str,
+    /// Returns whether it explains the difference: its part, nginx's value and ours.
+    explains: fn(&ComparedRequest<'_>, &DifferingPart, &str, &str) -> bool,
+}
+
+/// Headers that replicas always get.
+const ALWAYS_SENT: [&str; 5] =
+    ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
+
+/// All differences that are meant.
+pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 3] = [
+    ListedDifference {
+        name: "sent-addresses",
+        reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not configured to",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, nginx, _| match part {
+            DifferingPart::RequestHeader(name) => {
+                // nginx passes on what the client has sent.
+                ALWAYS_SENT.contains(&name.as_str()) && nginx == format!("{:?}", compared.request.header_values(name))
+            }
+            _ => false,
+        },
+    },
+    ListedDifference {
+        name: "replica-host",
+        reason: "without `proxy_set_header Host` the header names the replica's address, not the upstream",
+        is_general: true,
+        remark: "",
+        explains: |_, part, nginx, ours| {
+            let value = |text: &str| text.trim_start_matches("Some([\"").trim_end_matches("\"])").to_owned();
+            let (nginx, ours) = (value(nginx), value(ours));
+            let names_upstream = !nginx.contains('.') || nginx.starts_with("127.");
+            *part == DifferingPart::RequestHeader("host".to_owned())
+                && names_upstream
+                && (ours.parse::<SocketAddr>().is_ok() || ours == "localhost")
+        },
+    },
+    ListedDifference {
+        name: "uncompressed-answers",
+        reason: "API responses are requested uncompressed, so that their token counts can be read",
+        is_general: true,
+        remark: "",
+        explains: |_, part, _, ours| {
+            *part == DifferingPart::RequestHeader("accept-encoding".to_owned()) && ours == "None"
+        },
+    },
+];
+
+/// Returns the difference of the list that explains one, if the case allows it.
+pub(crate) fn find_listed(
+    compared: &ComparedRequest<'_>,
+    allowed: &[&str],
+    (part, nginx, ours): (&DifferingPart, &str, &str),
+) -> Option<&'static ListedDifference> {
+    LISTED_DIFFERENCES.iter().find(|listed| {
+        let is_allowed = listed.is_general || allowed.contains(&listed.name);
+        is_allowed && (listed.explains)(compared, part, nginx, ours)
+    })
+}
