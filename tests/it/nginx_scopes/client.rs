@@ -1,6 +1,6 @@
 //! Sends one raw request on a connection of its own.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct ClientResult {
     pub(crate) certificate: Option<CertificateDer<'static>>,
 }
 
-/// Sends a request and reads its response to the end.
+/// Sends a request and reads its response to the end. A refused connection is one that ends without a response.
 pub(crate) fn send_case_request(
     listener: &CaseListener,
     request: &CaseRequest,
@@ -36,12 +36,12 @@ pub(crate) fn send_case_request(
     let mut certificate = None;
     let stream: Box<dyn ByteStream> = match &listener.address {
         ServerAddress::Unix(path) => {
-            let stream = UnixStream::connect(path).unwrap();
+            let Ok(stream) = UnixStream::connect(path) else { return ClientResult::default() };
             stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             Box::new(stream)
         }
         ServerAddress::Tcp(addr) => {
-            let stream = connect_from(*addr, request);
+            let Ok(stream) = connect_from(*addr, request) else { return ClientResult::default() };
             match authority.filter(|_| listener.is_tls && !request.is_plain) {
                 None => Box::new(stream),
                 Some(authority) => {
@@ -68,17 +68,17 @@ pub(crate) fn send_case_request(
     ClientResult { response, certificate }
 }
 
-fn connect_from(addr: SocketAddr, request: &CaseRequest) -> TcpStream {
+fn connect_from(addr: SocketAddr, request: &CaseRequest) -> io::Result<TcpStream> {
     let stream = match request.from {
-        None => TcpStream::connect(addr).unwrap(),
+        None => TcpStream::connect(addr)?,
         Some(from) => {
-            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
-            socket.connect_timeout(&addr.into(), Duration::from_secs(5)).unwrap();
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+            socket.connect_timeout(&addr.into(), Duration::from_secs(5))?;
             socket.into()
         }
     };
-    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+    stream.set_read_timeout(Some(TEST_TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

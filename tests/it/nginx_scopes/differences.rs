@@ -22,7 +22,7 @@ const ALWAYS_SENT: [&str; 5] =
     ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
 
 /// All differences that are meant.
-pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 3] = [
+pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 5] = [
     ListedDifference {
         name: "sent-addresses",
         reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not configured to",
@@ -57,6 +57,23 @@ pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 3] = [
         remark: "",
         explains: |_, part, _, ours| {
             *part == DifferingPart::RequestHeader("accept-encoding".to_owned()) && ours == "None"
+        },
+    },
+    ListedDifference {
+        name: "no-replica",
+        reason: "no connection to any replica: 503 with Retry-After, where nginx says 502",
+        is_general: false,
+        remark: "",
+        explains: |_, part, nginx, ours| *part == DifferingPart::Status && (nginx, ours) == ("502", "503"),
+    },
+    ListedDifference {
+        name: "next-always",
+        reason: "proxy_next_upstream off cannot be carried: a failed connection leads to the next replica",
+        is_general: false,
+        remark: "proxy_next_upstream off",
+        explains: |compared, part, _, _| {
+            let failed = compared.nginx.status() == 502 && compared.nginx.asked.is_empty();
+            failed && matches!(part, DifferingPart::Status | DifferingPart::Replicas)
         },
     },
 ];

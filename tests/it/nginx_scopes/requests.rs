@@ -12,6 +12,8 @@
 
 use std::net::IpAddr;
 
+use rustls::pki_types::DnsName;
+
 use super::case::{CaseListener, PreparedCase};
 use super::replicas::{NUMBER_HEADER, PLAY_HEADER};
 use super::suggestions::suggest_requests;
@@ -115,9 +117,8 @@ impl RequestWords {
         let shown: Vec<String> =
             head.lines().skip(1).filter(|line| !line.starts_with("Connection")).map(String::from).collect();
         let name = self.host.as_deref().unwrap_or_default().split(':').next().unwrap_or_default();
-        let sni = self.sni.clone().or_else(|| Some(name.trim_end_matches('.').to_owned())).filter(|sni| {
-            !sni.is_empty() && sni.parse::<IpAddr>().is_err() && sni != "none" && !sni.contains(['[', '_', '/', ' '])
-        });
+        let sni = self.sni.clone().unwrap_or_else(|| name.trim_end_matches('.').to_owned());
+        let sni = Some(sni).filter(|sni| sni != "none" && DnsName::try_from(sni.as_str()).is_ok());
         let mut line = format!("{} {}", self.method, self.target);
         for (key, value) in [("from", self.from.map(|ip| ip.to_string())), ("sni", self.sni.clone())] {
             line += &value.map(|value| format!(" {key}={value}")).unwrap_or_default();

@@ -122,7 +122,6 @@ impl ComparisonSetup {
         let loaded = config::load(&imported.toml, "router.toml", env).unwrap_or_else(|report| panic!("{report}"));
         let server = Server::start(loaded.settings)
             .unwrap_or_else(|error| panic!("{}: the router does not start: {error:?}\n{}", case.name, imported.toml));
-        wait_until("the router listens", || case.listeners.iter().all(accepts_connections));
         let outcome = self.send_requests(case, requests);
         drop(server);
         self.finish(case, outcome)

@@ -29,7 +29,11 @@ pub(crate) fn run_case(setup: &ComparisonSetup, case: &ScopeCase) -> CaseReport 
     let prepared = case.prepare(&setup.places());
     let stops = case.stop_lines();
     match (setup.import(&prepared), stops.is_empty()) {
-        (Err(report), true) => fault(format!("the import stops:\n{}", prepared.restore_ports(&report.to_string()))),
+        (Err(report), true) => {
+            let mut found = fault(format!("the import stops: {}", prepared.restore_ports(&report.to_string())));
+            check_nginx(setup, &prepared, &mut found);
+            found
+        }
         (Ok(_), false) => fault(format!("the import does not stop at line {stops:?}")),
         (Err(report), false) => check_stop(setup, &prepared, &stops, &report),
         (Ok(imported), true) => compare_case(setup, case, &prepared, &imported),
@@ -40,7 +44,7 @@ fn fault(text: String) -> CaseReport {
     CaseReport { faults: vec![text], ..CaseReport::default() }
 }
 
-/// Checks that the import has stopped at the marked lines, and that nginx accepts the configuration.
+/// Checks that the import has stopped at the marked lines only.
 fn check_stop(setup: &ComparisonSetup, case: &PreparedCase, wanted: &[usize], report: &Diagnostics) -> CaseReport {
     let mut lines: Vec<usize> = report.diagnostics().iter().map(|issue| issue.line).collect();
     lines.sort_unstable();
@@ -49,12 +53,17 @@ fn check_stop(setup: &ComparisonSetup, case: &PreparedCase, wanted: &[usize], re
     if lines != wanted {
         found.faults.push(format!("the import stops at lines {lines:?}, not at {wanted:?}:\n{report}"));
     }
+    check_nginx(setup, case, &mut found);
+    found
+}
+
+/// Checks that nginx accepts a configuration.
+fn check_nginx(setup: &ComparisonSetup, case: &PreparedCase, found: &mut CaseReport) {
     if case.comment_values("not in nginx").is_empty()
         && let Err(error) = setup.check_with_nginx(case)
     {
         found.faults.push(format!("nginx rejects it: {error}"));
     }
-    found
 }
 
 fn compare_case(
