@@ -28,8 +28,9 @@ pub(crate) use schema::cors::is_cors_origin;
 pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
 pub(crate) use schema::key_spec::{is_file_path, is_name};
 pub use settings::{
-    AdminAccess, CorsSettings, DnsSettings, HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate, IpNetwork, Limits,
-    ListenAddr, ListenError, LogSettings, LogSink, RecordSettings, ServerCertificates, Settings, Timeouts,
+    AdminAccess, ClientAddressSettings, CorsSettings, DnsSettings, HeaderRule, HeaderRuleSet, HeaderRules,
+    HeaderTemplate, IpNetwork, Limits, ListenAddr, ListenError, LogSettings, LogSink, RecordSettings,
+    ServerCertificates, Settings, Timeouts,
 };
 
 use std::collections::BTreeMap;

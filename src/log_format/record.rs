@@ -1,6 +1,6 @@
 //! The record of one request, from which log lines and header values are rendered.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,10 @@ pub struct RequestRecord<'a> {
     pub id: &'a str,
     /// The client's address.
     pub client_addr: &'a str,
+    /// The client's port; `None` if a proxy hides it, for a Unix socket, or if no format needs it.
+    pub client_port: Option<u16>,
+    /// The address of the connection's other end, which may be a proxy; `None` for a Unix socket.
+    pub peer_addr: Option<IpAddr>,
     /// Method, target and version.
     pub request_line: &'a RequestLine,
     /// The response to the client.

@@ -1,3 +1,4 @@
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
@@ -36,7 +37,7 @@ impl FormatCase {
                 request_number: 2,
                 connection: ConnectionInfo {
                     number: 7,
-                    socket_addrs: Some(("10.1.2.3:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
+                    socket_addrs: Some(("10.9.9.1:5555".parse().unwrap(), "10.9.9.9:80".parse().unwrap())),
                     tls: None,
                 },
             },
@@ -72,6 +73,8 @@ impl FormatCase {
         RequestRecord {
             id: "r1",
             client_addr: "10.1.2.3",
+            client_port: Some(5544),
+            peer_addr: Some(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 1))),
             request_line: &self.request_line,
             response: ResponseInfo { status: 200, body_bytes: 50 },
             attempts: &self.attempts,
@@ -127,7 +130,8 @@ fn every_variable_has_its_value() {
     case.captured.upstream_headers.insert("x-engine", HeaderValue::from_static("v"));
     let now = case.record().times.time_of_day;
     for (format, expected) in [
-        ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5555|alice"),
+        ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5544|alice"),
+        ("$realip_remote_addr|$realip_remote_port", "10.9.9.1|5555"),
         ("$time_local", &*time::format_common_log(now, UTC_OFFSET_SECONDS)),
         (
             "$time_iso8601|$time_utc",
@@ -168,7 +172,7 @@ fn every_variable_has_its_value() {
 fn missing_values_are_hyphens() {
     let mut case = FormatCase::new("/", &[]);
     case.request_line.connection.socket_addrs = None;
-    let missing = "$remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
+    let missing = "$realip_remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
                    $server_name $server_port $replica $policy $arg_a $cookie_a $http_referer";
     assert_eq!(case.render_text(missing), ["-"; 14].join(" "));
     assert_eq!(case.render_text("$proxy_add_x_forwarded_for $attempts"), "10.1.2.3 0");

@@ -53,7 +53,11 @@ impl LogVariable {
 
 pub(super) static VARIABLES: &[LogVariable] = &[
     new_variable("remote_addr", RequiredField::None, |record| text(record.client_addr)),
-    new_variable("remote_port", RequiredField::SocketAddrs, |record| {
+    new_variable("remote_port", RequiredField::SocketAddrs, |record| number(record.client_port?)),
+    new_variable("realip_remote_addr", RequiredField::None, |record| {
+        bytes(record.peer_addr.map_or_else(|| "unix:".to_owned(), |address| address.to_string()))
+    }),
+    new_variable("realip_remote_port", RequiredField::SocketAddrs, |record| {
         number(record.request_line.connection.socket_addrs?.0.port())
     }),
     new_variable("remote_user", RequiredField::RequestHeader("authorization"), |record| {

@@ -255,6 +255,8 @@ impl RequestLog {
         use_record(&RequestRecord {
             id: &context.id,
             client_addr: &context.client_info.client.addr_text(),
+            client_port: context.client_info.client_port(context.request_line.connection),
+            peer_addr: context.client_info.peer.ip(),
             request_line: &context.request_line,
             response: ResponseInfo { status: status.unwrap_or(self.response.status), ..self.response },
             attempts: &self.attempts,

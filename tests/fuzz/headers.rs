@@ -46,7 +46,7 @@ mod server {
     use request::forward_headers::{AcceptEncoding, forward_headers, strip_hop_by_hop};
 
     use crate::balance::SeededRng;
-    use crate::config::IpNetwork;
+    use crate::config::{ClientAddressSettings, IpNetwork};
 
     const ADDED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"];
     const REMOVED: [&str; 4] = ["host", "expect", "content-length", "accept-encoding"];
@@ -61,7 +61,9 @@ mod server {
         for (peer, trusted) in [("10.0.0.9", "10.0.0.0/8"), ("10.0.0.9", "10.0.0.0/30"), ("::ffff:10.0.0.9", "::/0")] {
             let peer: IpAddr = peer.parse().expect("an address");
             let trusted: IpNetwork = trusted.parse().expect("a network");
-            let info = resolve_client(PeerAddr::Tcp(peer), &head.headers, &[trusted]);
+            let settings =
+                ClientAddressSettings { trusted_proxies: vec![trusted], ..ClientAddressSettings::default() };
+            let info = resolve_client(PeerAddr::Tcp(peer), &head.headers, &settings);
             assert!(info.client == info.peer || trusted.contains(peer));
             check_forwarded(head, &end_to_end, info, &id);
         }
@@ -171,6 +173,8 @@ fn request_record<'a>(
     RequestRecord {
         id: "r1",
         client_addr: "10.0.0.9",
+        client_port: None,
+        peer_addr: None,
         request_line,
         response: ResponseInfo { status: 200, body_bytes: 5 },
         attempts,

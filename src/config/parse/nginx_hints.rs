@@ -1,7 +1,7 @@
 //! nginx's directives and the keys that replace them.
 
 /// A row per directive of nginx: its name, and the key that replaces it.
-pub(in crate::config) const NGINX_HINTS: [(&str, &str); 32] = [
+pub(in crate::config) const NGINX_HINTS: [(&str, &str); 34] = [
     ("access_log", "`access` in `[log]`"),
     ("add_header", "an entry of `response_headers`"),
     ("auth_basic", "a `[[key]]`"),
@@ -25,6 +25,8 @@ pub(in crate::config) const NGINX_HINTS: [(&str, &str); 32] = [
     ("proxy_ssl_name", "`tls_name` of a pool"),
     ("proxy_ssl_trusted_certificate", "`tls_ca` of a pool"),
     ("proxy_ssl_verify", "`tls_verify` of a pool"),
+    ("real_ip_header", "`client_address_header`"),
+    ("real_ip_recursive", "`client_address_recursive`"),
     ("send_timeout", "`client_send` in `[timeouts]`"),
     ("server", "an entry of `replicas`"),
     ("server_name", "`host` in a `[[pool]]`"),

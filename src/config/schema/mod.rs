@@ -1,5 +1,6 @@
 //! The tables of keys outside pools, a file per table of `router.toml`.
 
+mod client_address;
 pub(super) mod client_key;
 pub(super) mod cors;
 pub(super) mod headers;

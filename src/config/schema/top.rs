@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
+use super::client_address::{EXPECTED_HEADER, EXPECTED_PROXIES, parse_client_address_header, read_trusted_proxies};
 use super::headers::{self, EXPECTED_HEADERS};
 use super::key_spec::{EXPECTED_BOOLEAN, EXPECTED_POSITIVE_DURATION, KeySpec};
 use super::secret::{self, EXPECTED_ENV, EXPECTED_FILE, EXPECTED_HASH};
 use super::settings_draft::SettingsDraft;
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::settings::{IpNetwork, ListenAddr, ListenError};
+use crate::config::settings::{ListenAddr, ListenError};
 use crate::log_format::ValueAvailability;
 
 /// Decisions that `explain` may keep.
@@ -108,10 +109,26 @@ pub(super) static TOP_SCHEMA: &[KeySpec<SettingsDraft>] = &[
     },
     KeySpec {
         name: "trusted_proxies",
-        expected: "addresses and networks such as \"10.0.0.0/8\" or \"fd00::1\"",
+        expected: EXPECTED_PROXIES,
         default: "[]",
-        doc: "Proxies whose `X-Forwarded-For` determines the client's address, for logs and policies.",
-        set: |d, v| v.map_list(parse_network).map(|networks| d.settings.trusted_proxies = networks),
+        doc: "Proxies whose `client_address_header` determines the client's address, for logs and policies; `unix:` \
+              stands for all peers at Unix sockets.",
+        set: |d, v| read_trusted_proxies(&mut d.settings.client_address, v),
+    },
+    KeySpec {
+        name: "client_address_header",
+        expected: EXPECTED_HEADER,
+        default: "\"X-Forwarded-For\"",
+        doc: "The header in which trusted proxies write the client's address.",
+        set: |d, v| parse_client_address_header(v).map(|name| d.settings.client_address.header = name),
+    },
+    KeySpec {
+        name: "client_address_recursive",
+        expected: EXPECTED_BOOLEAN,
+        default: "true",
+        doc: "Whether the client is the last address in that header that is no trusted proxy's; otherwise it is the \
+              last address.",
+        set: |d, v| v.boolean().map(|on| d.settings.client_address.recursive = on),
     },
     KeySpec {
         name: "gzip",
@@ -214,8 +231,4 @@ fn parse_dns_server(value: &TomlValue<'_>) -> ReadResult<SocketAddr> {
     let without_port = text.trim_start_matches('[').trim_end_matches(']').parse();
     let with_default_port = without_port.map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT));
     text.parse().or(with_default_port).map_err(|_| value.invalid())
-}
-
-fn parse_network(value: &TomlValue<'_>) -> ReadResult<IpNetwork> {
-    value.string()?.parse().map_err(|()| value.invalid())
 }

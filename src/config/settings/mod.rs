@@ -15,7 +15,7 @@ pub use headers::{HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate};
 pub use limits::Limits;
 pub use listen::{ListenAddr, ListenError};
 pub use log::{LogSettings, LogSink, RecordSettings};
-pub use network::{DnsSettings, IpNetwork};
+pub use network::{ClientAddressSettings, DnsSettings, IpNetwork};
 pub use timeouts::Timeouts;
 
 use crate::fleet::PoolSpec;
@@ -44,8 +44,8 @@ pub struct Settings {
     pub explain: usize,
     /// Whether responses describe their decision in `X-Decision`.
     pub explain_header: bool,
-    /// Proxies whose `X-Forwarded-For` determines the client's address.
-    pub trusted_proxies: Vec<IpNetwork>,
+    /// The rule for the client's address.
+    pub client_address: ClientAddressSettings,
     /// Limits on clients.
     pub limits: Limits,
     /// Timeouts.
@@ -107,7 +107,7 @@ impl Default for Settings {
             preserve_header_case: false,
             explain: 1_000,
             explain_header: false,
-            trusted_proxies: Vec::new(),
+            client_address: ClientAddressSettings::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             log: LogSettings::default(),

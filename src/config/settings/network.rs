@@ -5,11 +5,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::HeaderName;
+
 /// An address and the number of its leading bits that count: `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IpNetwork {
     address: IpAddr,
     prefix_len: u8,
+}
+
+/// The rule for the client's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddressSettings {
+    /// Proxies whose `header` is believed.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Whether peers at Unix sockets are believed too.
+    pub trusts_unix_sockets: bool,
+    /// The header in which proxies write the client's address.
+    pub header: HeaderName,
+    /// Whether the client is the last address that is no trusted proxy's; otherwise it is the last address.
+    pub recursive: bool,
 }
 
 /// The DNS servers for replicas with `resolve`.
@@ -24,6 +39,24 @@ pub struct DnsSettings {
 impl Default for DnsSettings {
     fn default() -> Self {
         Self { servers: Vec::new(), timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Default for ClientAddressSettings {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            trusts_unix_sockets: false,
+            header: HeaderName::from_static("x-forwarded-for"),
+            recursive: true,
+        }
+    }
+}
+
+impl ClientAddressSettings {
+    /// Returns whether any peer is believed.
+    pub const fn trusts_any_peer(&self) -> bool {
+        self.trusts_unix_sockets || !self.trusted_proxies.is_empty()
     }
 }
 

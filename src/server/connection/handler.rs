@@ -119,7 +119,7 @@ impl RequestHandler {
         let client_info = ClientInfo {
             is_tls: connection.info.tls.is_some(),
             authenticated: tenant.is_some(),
-            ..resolve_client(connection.peer, &head.headers, &settings.trusted_proxies)
+            ..resolve_client(connection.peer, &head.headers, &settings.client_address)
         };
         RequestContext {
             id: request_id(&head.headers, &mut self.rng.borrow_mut()),

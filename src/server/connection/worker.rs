@@ -62,7 +62,7 @@ async fn handle_connection(
         ClientSocket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
                 let info = new_connection_info(app, socket_addrs(app, &stream), None);
-                let connection = ConnectionState::new(PeerAddr::Tcp(peer), info);
+                let connection = ConnectionState::new(PeerAddr::of_connection(peer), info);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
@@ -72,7 +72,7 @@ async fn handle_connection(
                 && let Some((stream, session)) = tls_handshake::handshake(app, stream, peer).await
             {
                 let info = new_connection_info(app, addrs, Some(session));
-                let connection = ConnectionState::new(PeerAddr::Tcp(peer), info);
+                let connection = ConnectionState::new(PeerAddr::of_connection(peer), info);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }

@@ -1,13 +1,14 @@
 //! The client of a request: its address, the host it asks for, and the request's id.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::balance::SeededRng;
-use crate::config::IpNetwork;
+use crate::config::ClientAddressSettings;
+use crate::http::{forwarded_addrs, parse_forwarded_addr};
+use crate::log_format::ConnectionInfo;
 use crate::server::connection::peer_addr::PeerAddr;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -17,6 +18,15 @@ pub(in crate::server) const X_REQUEST_ID: HeaderName = HeaderName::from_static("
 /// The longest request id that is accepted from a client; a longer one is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
+/// The client's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum ClientPort {
+    /// The port of the connection.
+    OfConnection,
+    /// The port that a trusted proxy wrote; `None` if it wrote none.
+    Forwarded(Option<u16>),
+}
+
 /// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) struct ClientInfo {
@@ -24,33 +34,53 @@ pub(in crate::server) struct ClientInfo {
     pub(in crate::server) peer: PeerAddr,
     /// The client's own address: that of the peer, unless the peer is a trusted proxy.
     pub(in crate::server) client: PeerAddr,
+    /// The client's own port.
+    pub(in crate::server) port: ClientPort,
     /// Whether the connection uses TLS.
     pub(in crate::server) is_tls: bool,
     /// Whether the request shows a key of the router's, which no replica may see.
     pub(in crate::server) authenticated: bool,
 }
 
-/// Returns the client behind trusted proxies: the last address in `X-Forwarded-For` that is not a trusted proxy.
-///
-/// Works like nginx's `real_ip_recursive on`. The peer itself is the client if it is not trusted, or if the header is
-/// missing or malformed.
-pub(in crate::server) fn resolve_client(peer: PeerAddr, headers: &HeaderMap, trusted: &[IpNetwork]) -> ClientInfo {
-    let is_trusted = |peer: PeerAddr| match peer {
-        PeerAddr::Tcp(address) => trusted.iter().any(|network| network.contains(address)),
-        PeerAddr::Unix => !trusted.is_empty(),
-    };
-    let mut client = peer;
-    let chain = headers.get_all(&X_FORWARDED_FOR).iter().rev().filter_map(|value| value.to_str().ok());
-    for text in chain.flat_map(|value| value.rsplit(',')) {
-        let Some(address) = is_trusted(client).then(|| parse_address(text.trim())).flatten() else { break };
-        client = PeerAddr::Tcp(address);
+impl ClientInfo {
+    /// Returns the client's port; `None` if a proxy hides it, or if that of `connection` is unknown.
+    pub(in crate::server) fn client_port(&self, connection: ConnectionInfo) -> Option<u16> {
+        match self.port {
+            ClientPort::OfConnection => connection.socket_addrs.map(|(peer, _)| peer.port()),
+            ClientPort::Forwarded(port) => port,
+        }
     }
-    ClientInfo { peer, client, is_tls: false, authenticated: false }
 }
 
-/// Parses an address as proxies write it, with or without port and brackets.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
+/// Returns the client behind trusted proxies: the last address in the header that is no trusted proxy's or, unless
+/// recursive, the last address.
+///
+/// The peer itself is the client if it is not trusted, or if the header is missing or malformed. `X-Forwarded-For` may
+/// have several lines; of any other header the first counts. Source: nginx 1.22, `ngx_http_realip_module`.
+pub(in crate::server) fn resolve_client(
+    peer: PeerAddr,
+    headers: &HeaderMap,
+    settings: &ClientAddressSettings,
+) -> ClientInfo {
+    let is_trusted = |peer: PeerAddr| match peer {
+        PeerAddr::Tcp(address) => settings.trusted_proxies.iter().any(|network| network.contains(address)),
+        PeerAddr::Unix => settings.trusts_unix_sockets,
+    };
+    let mut info =
+        ClientInfo { peer, client: peer, port: ClientPort::OfConnection, is_tls: false, authenticated: false };
+    if !is_trusted(peer) {
+        return info;
+    }
+    let max_lines = if settings.header == X_FORWARDED_FOR { usize::MAX } else { 1 };
+    let lines: Vec<&HeaderValue> = headers.get_all(&settings.header).iter().take(max_lines).collect();
+    for text in lines.iter().rev().flat_map(|line| forwarded_addrs(line.as_bytes())) {
+        let Some((address, port)) = parse_forwarded_addr(text) else { break };
+        (info.client, info.port) = (PeerAddr::Tcp(address), ClientPort::Forwarded(port));
+        if !(settings.recursive && is_trusted(info.client)) {
+            break;
+        }
+    }
+    info
 }
 
 /// Returns the host that a request asks for: lower case, without port; empty if it names none.
@@ -73,7 +103,7 @@ pub(in crate::server) fn request_id(headers: &HeaderMap, rng: &mut SeededRng) ->
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request};
+    use http::Request;
 
     use super::*;
 
@@ -85,23 +115,79 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn settings(header: &'static str, recursive: bool) -> ClientAddressSettings {
+        ClientAddressSettings {
+            trusted_proxies: ["10.0.0.0/8", "fd00::/8"].iter().map(|network| network.parse().unwrap()).collect(),
+            header: HeaderName::from_static(header),
+            recursive,
+            ..ClientAddressSettings::default()
+        }
+    }
+
+    fn resolved(peer: PeerAddr, lines: &[(&str, &str)], settings: &ClientAddressSettings) -> ClientInfo {
+        resolve_client(peer, &head(lines).headers, settings)
+    }
+
+    fn resolved_text(header: &'static str, lines: &[&str], recursive: bool) -> String {
+        let lines: Vec<_> = lines.iter().map(|line| (header, *line)).collect();
+        let peer = PeerAddr::Tcp("10.0.0.1".parse().unwrap());
+        resolved(peer, &lines, &settings(header, recursive)).client.addr_text()
+    }
+
     #[test]
     fn forwarded_for_is_used_only_from_trusted_proxies() {
-        let trusted: Vec<IpNetwork> = ["10.0.0.0/8", "fd00::/8"].iter().map(|n| n.parse().unwrap()).collect();
-        let client = |peer: &str, chain: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            chain.iter().for_each(|c| {
-                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(c));
-            });
-            resolve_client(PeerAddr::Tcp(peer.parse().unwrap()), &headers, &trusted).client.addr_text()
-        };
-        assert_eq!(client("8.8.8.8", &["1.1.1.1"]), "8.8.8.8");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1"]), "1.1.1.1");
-        assert_eq!(client("10.0.0.1", &["6.6.6.6, 1.1.1.1, 10.0.0.2"]), "1.1.1.1");
-        assert_eq!(client("10.0.0.1", &["6.6.6.6", "1.1.1.1:80, fd00::2"]), "1.1.1.1");
-        assert_eq!(client("10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
-        assert_eq!(client("10.0.0.1", &["nonsense"]), "10.0.0.1");
-        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        let settings = settings("x-forwarded-for", true);
+        let stranger = PeerAddr::Tcp("8.8.8.8".parse().unwrap());
+        assert_eq!(resolved(stranger, &[("x-forwarded-for", "1.1.1.1")], &settings).client, stranger);
+        assert_eq!(resolved(PeerAddr::Unix, &[("x-forwarded-for", "1.1.1.1")], &settings).client, PeerAddr::Unix);
+        let settings = ClientAddressSettings { trusts_unix_sockets: true, ..settings };
+        let client = resolved(PeerAddr::Unix, &[("x-forwarded-for", "1.1.1.1")], &settings).client;
+        assert_eq!(client.addr_text(), "1.1.1.1");
+    }
+
+    /// The addresses are those of nginx 1.22's `$remote_addr`.
+    #[test]
+    fn client_is_the_last_address_or_the_last_untrusted_one() {
+        for (lines, recursive, last) in [
+            (&["1.1.1.1"][..], "1.1.1.1", "1.1.1.1"),
+            (&["6.6.6.6, 1.1.1.1, 10.0.0.2"], "1.1.1.1", "10.0.0.2"),
+            (&["6.6.6.6", "1.1.1.1:80, fd00::2"], "1.1.1.1", "fd00::2"),
+            (&["10.0.0.3, 10.0.0.2"], "10.0.0.3", "10.0.0.2"),
+            (&["2.2.2.2, 10.0.0.9", "10.0.0.2"], "2.2.2.2", "10.0.0.2"),
+            (&["9.9.9.9, ::ffff:10.0.0.1"], "9.9.9.9", "::ffff:10.0.0.1"),
+            (&["2.2.2.2", "nonsense", "10.0.0.2"], "10.0.0.2", "10.0.0.2"),
+            (&["1.1.1.1, nonsense"], "10.0.0.1", "10.0.0.1"),
+            (&["2.2.2.2", "10.0.0.9, nonsense"], "10.0.0.1", "10.0.0.1"),
+            (&["1.1.1.1", ""], "10.0.0.1", "10.0.0.1"),
+            (&[], "10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(resolved_text("x-forwarded-for", lines, true), recursive, "{lines:?}");
+            assert_eq!(resolved_text("x-forwarded-for", lines, false), last, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn first_line_of_another_header_counts() {
+        for header in ["x-real-ip", "x-client"] {
+            assert_eq!(resolved_text(header, &["2.2.2.2", "1.1.1.1"], true), "2.2.2.2");
+            assert_eq!(resolved_text(header, &["2.2.2.2, 10.0.0.9", "1.1.1.1"], true), "2.2.2.2");
+            assert_eq!(resolved_text(header, &["2.2.2.2, 10.0.0.9", "1.1.1.1"], false), "10.0.0.9");
+            assert_eq!(resolved_text(header, &["", "1.1.1.1"], true), "10.0.0.1");
+        }
+        let peer = PeerAddr::Tcp("10.0.0.1".parse().unwrap());
+        assert_eq!(resolved(peer, &[("x-forwarded-for", "1.1.1.1")], &settings("x-real-ip", true)).client, peer);
+    }
+
+    #[test]
+    fn port_of_the_header_replaces_that_of_the_connection() {
+        let peer = PeerAddr::Tcp("10.0.0.1".parse().unwrap());
+        for (line, port) in [
+            ("1.1.1.1:80", ClientPort::Forwarded(Some(80))),
+            ("10.0.0.1", ClientPort::Forwarded(None)),
+            ("nonsense", ClientPort::OfConnection),
+        ] {
+            assert_eq!(resolved(peer, &[("x-real-ip", line)], &settings("x-real-ip", true)).port, port, "{line}");
+        }
     }
 
     #[test]

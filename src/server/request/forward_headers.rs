@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::server::connection::peer_addr::PeerAddr;
+    use crate::server::request::client::ClientPort;
 
     fn head(lines: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().uri("/v1/models");
@@ -113,7 +114,8 @@ mod tests {
     }
 
     const PEER: PeerAddr = PeerAddr::Tcp(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)));
-    const CLIENT: ClientInfo = ClientInfo { peer: PEER, client: PEER, is_tls: false, authenticated: false };
+    const CLIENT: ClientInfo =
+        ClientInfo { peer: PEER, client: PEER, port: ClientPort::OfConnection, is_tls: false, authenticated: false };
 
     #[test]
     fn hop_by_hop_headers_and_those_connection_names_are_removed() {

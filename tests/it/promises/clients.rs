@@ -217,6 +217,29 @@ fn forwarded_address_of_untrusted_peer_is_ignored() {
     }
 }
 
+/// The client's address is read from the header that the configuration names, and from no other.
+#[test]
+fn client_address_comes_from_the_configured_header() {
+    let replica = start_good_replica();
+    for (keys, seen) in [
+        ("", "3.3.3.3 127.0.0.1"),
+        ("client_address_recursive = false", "10.0.0.1 127.0.0.1"),
+        ("client_address_header = \"X-Client\"", "2.2.2.2 127.0.0.1"),
+        ("client_address_header = \"X-Other\"", "127.0.0.1 127.0.0.1"),
+    ] {
+        let router = start_router(
+            [&replica],
+            &format!(
+                "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]\n{keys}\n\
+                 request_headers = {{ X-Seen = \"$remote_addr $realip_remote_addr\" }}"
+            ),
+        );
+        let headers = "x-client: 2.2.2.2\r\nx-forwarded-for: 3.3.3.3, 10.0.0.1\r\n";
+        assert_eq!(router.send_request("POST", CHAT_PATH, headers, chat_body("m", 1, false)).status, 200);
+        assert_eq!(replica.last_request().header("x-seen"), Some(seen), "{keys}");
+    }
+}
+
 /// "Hop-by-hop headers stay on their hop."
 #[test]
 fn hop_by_hop_headers_stay_on_their_hop() {

@@ -139,7 +139,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
         render_millis(timeouts.keepalive),
         max.min(60_000)
     );
-    for line in debug_texts(&settings.trusted_proxies) {
+    for line in debug_texts(&settings.client_address.trusted_proxies) {
         let _ = writeln!(conf, "set_real_ip_from {line};\nreal_ip_header X-Forwarded-For;\nreal_ip_recursive on;");
     }
     if settings.x_upstream {
