@@ -17,11 +17,11 @@ const SHOWN_OF_A_CASE: usize = 6;
 /// The figures of a case.
 #[derive(Default)]
 pub(crate) struct CaseReport {
-    requests: usize,
+    pub(crate) requests: usize,
     /// Requests with listed differences only, by the name of the difference.
     listed: BTreeMap<&'static str, usize>,
     /// Each as a text.
-    faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
 }
 
 /// Runs a case on both sides.
