@@ -26,6 +26,34 @@ pub fn normalize_path(path: &str) -> Cow<'_, [u8]> {
     Cow::Owned(normal)
 }
 
+/// Returns whether nginx resolves `path`; it answers 400 to all others.
+///
+/// Refused: a `%` without two hexadecimal digits, `%00`, and `..` above the root. A router and a replica that resolve
+/// such a path in different ways would disagree on what it is.
+pub fn is_resolvable_path(path: &str) -> bool {
+    if !path.contains('%') && !path.contains("..") {
+        return true;
+    }
+    let mut escapes = path.split('%').skip(1).map(|rest| rest.as_bytes().get(..2));
+    let is_escape =
+        |digits: Option<&[u8]>| digits.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit) && two != b"00");
+    if !escapes.all(is_escape) {
+        return false;
+    }
+    let mut depth = 0_usize;
+    for segment in percent_decode(path.as_bytes()).split(|byte| *byte == b'/') {
+        match segment {
+            b"" | b"." => {}
+            b".." => match depth.checked_sub(1) {
+                Some(above) => depth = above,
+                None => return false,
+            },
+            _ => depth += 1,
+        }
+    }
+    true
+}
+
 /// A `%` without two hexadecimal digits stays as it is.
 pub(super) fn percent_decode(path: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).map(|digit| digit as u8);
@@ -49,6 +77,31 @@ pub(super) fn percent_decode(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn path_that_nginx_refuses_is_not_resolvable() {
+        for path in [
+            "/%",
+            "/a%2",
+            "/%zz",
+            "/%00",
+            "/a%00b",
+            "/..",
+            "/../",
+            "/a/../../b",
+            "/%2e%2e/x",
+            "//../x",
+            "/./..",
+            "/a%é",
+        ] {
+            assert!(!is_resolvable_path(path), "{path}");
+        }
+        for path in
+            ["", "*", "/", "/a/..", "/a/../b", "/a..", "/..a/b", "/%2F%25zz", "/a/b/../..", "/.../x", "//a/../x"]
+        {
+            assert!(is_resolvable_path(path), "{path}");
+        }
+    }
 
     #[test]
     fn path_is_normalized_as_nginx_does() {

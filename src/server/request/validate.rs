@@ -4,9 +4,10 @@ use http::request::Parts;
 use http::{Method, Version, header};
 
 use crate::config::Limits;
+use crate::http::is_resolvable_path;
 use crate::server::RequestError;
 
-/// Checks the size of a head, its `Host`, its transfer coding and its method.
+/// Checks the size of a head, its path, its `Host`, its transfer coding and its method.
 ///
 /// hyper has already limited the head of an HTTP/1 request; of HTTP/2 it limits only the total size.
 ///
@@ -15,6 +16,9 @@ pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<
     let Parts { method, uri, version, headers, .. } = head;
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > limits.uri_bytes) {
         return Err(RequestError::UriTooLong { limit_bytes: limits.uri_bytes });
+    }
+    if !is_resolvable_path(uri.path()) {
+        return Err(RequestError::InvalidPath);
     }
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
     if headers.len() > limits.headers || bytes > limits.header_bytes {

@@ -43,6 +43,8 @@ pub(in crate::server) enum RequestError {
     HeadTooLarge { limit_bytes: usize, limit_lines: usize },
     #[error("the request is malformed or ambiguous HTTP/1.1")]
     Malformed,
+    #[error("the path of the request has an invalid `%` escape or leads above the root")]
+    InvalidPath,
     #[error("the request has {0} `Host` headers; it needs exactly one")]
     InvalidHostHeader(usize),
     #[error("an API key is required: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
@@ -142,7 +144,7 @@ impl RequestError {
             Self::Malformed | Self::InvalidHostHeader(_) | Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => {
                 StatusCode::BAD_REQUEST
             }
-            Self::WebSocketDisabled => StatusCode::BAD_REQUEST,
+            Self::WebSocketDisabled | Self::InvalidPath => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
             Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
