@@ -5,9 +5,11 @@ use crate::fleet::MemberSpec;
 use crate::import::syntax::directive::{Directive, SourceLine};
 
 /// The kind of block that a directive is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum BlockScope {
+    #[default]
     Main,
+    Events,
     Http,
     Upstream,
     Server,
@@ -52,6 +54,10 @@ pub(super) struct NginxServer {
     pub(super) has_return: bool,
     /// Directives in locations with a pattern that refuse requests.
     pub(super) blocked_patterns: Vec<Directive>,
+    /// The named locations that lead to replicas.
+    pub(super) named_proxies: Vec<String>,
+    /// `rewrite`, in the server and its locations.
+    pub(super) rewrites: Vec<Directive>,
     pub(super) certificates: ServedCertificates,
 }
 
@@ -75,6 +81,8 @@ pub(super) struct NginxLocation {
     /// `location = /path`.
     pub(super) is_exact: bool,
     pub(super) proxy_pass: Option<Directive>,
+    /// Another directive that answers its requests.
+    pub(super) content_handler: Option<Directive>,
     /// The status of the refusal, if the location refuses its requests.
     pub(super) blocked_status: Option<u16>,
     /// The key in the `Authorization` header for replicas.
@@ -91,6 +99,7 @@ impl NginxLocation {
             path,
             is_exact,
             proxy_pass: None,
+            content_handler: None,
             blocked_status: None,
             api_key: None,
             request_headers: Vec::new(),
@@ -115,15 +124,42 @@ pub(super) struct HeaderDirective {
 /// The inherited directives of one block. A list that is empty inherits that of the enclosing block.
 #[derive(Default)]
 pub(super) struct BlockLevel {
+    pub(super) scope: BlockScope,
     /// `proxy_set_header`.
     pub(super) request_headers: Vec<HeaderDirective>,
     /// `add_header`.
     pub(super) response_headers: Vec<HeaderDirective>,
     /// `proxy_hide_header`.
     pub(super) hidden_headers: Vec<String>,
-    /// `allow`, `deny` and the other guards.
+    /// `allow` and `deny`.
     pub(super) access_rules: Vec<Directive>,
+    /// At most one of each rule.
+    pub(super) guards: Vec<BlockGuard>,
+    /// `if` and `limit_except` on which requests depend; they are not inherited.
+    pub(super) conditions: Vec<Directive>,
+    pub(super) error_pages: Vec<Directive>,
     pub(super) tls: BlockTls,
+}
+
+/// Why a directive stops the import where it is in force for requests that reach replicas.
+pub(super) struct GuardRule {
+    /// First arguments with which it refuses nothing.
+    pub(super) neutral: &'static [&'static str],
+    pub(super) reason: &'static str,
+}
+
+/// A directive that keeps requests from replicas, in its block.
+#[derive(Clone)]
+pub(super) struct BlockGuard {
+    pub(super) directive: Directive,
+    pub(super) rule: &'static GuardRule,
+}
+
+impl BlockGuard {
+    /// Returns whether it refuses nothing.
+    pub(super) fn is_neutral(&self) -> bool {
+        self.rule.neutral.contains(&self.directive.arg(0))
+    }
 }
 
 /// The TLS directives of one block.
@@ -172,6 +208,11 @@ impl OpenBlocks {
     /// Returns the inherited directives of the innermost block.
     pub(super) fn level(&mut self) -> Option<&mut BlockLevel> {
         self.levels.last_mut()
+    }
+
+    /// Returns the inherited directives of the open server.
+    pub(super) fn server_level(&self) -> Option<&BlockLevel> {
+        self.levels.iter().rev().find(|level| level.scope == BlockScope::Server)
     }
 
     /// Returns the innermost location.

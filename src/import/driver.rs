@@ -3,7 +3,7 @@
 use super::blocks::{BlockLevel, BlockScope};
 use super::context::ImportContext;
 use super::directives::table::DirectiveRule;
-use super::directives::{gzip, logs, table};
+use super::directives::{access_rules, gzip, logs, table};
 use super::syntax::directive::Directive;
 use super::toml_text::quote_duration;
 use crate::config::parse::units;
@@ -23,7 +23,7 @@ fn read_block(
     close: impl FnOnce(&mut ImportContext),
 ) {
     let outer_scope = std::mem::replace(&mut context.open.scope, scope);
-    context.open.levels.push(BlockLevel::default());
+    context.open.levels.push(BlockLevel { scope, ..BlockLevel::default() });
     // A block inherits directives that follow it, so blocks come last.
     let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
     for directive in lines.into_iter().chain(blocks) {
@@ -38,26 +38,50 @@ fn read_block(
 
 fn read_directive(context: &mut ImportContext, directive: &Directive) {
     let name = directive.name.text.as_str();
-    match table::find_rule(name) {
-        Some(DirectiveRule::Handler(handle)) => handle(context, directive),
-        Some(DirectiveRule::Block { open, close }) => {
+    let Some((contexts, rule)) = table::find_rule(name) else { return report_unknown(context, directive) };
+    if !contexts.allows(context.open.scope) {
+        let issue = directive.name.span.diagnostic(format!("`{name}` is not allowed here"));
+        return context.report.add_diagnostic(issue.with_help(format!("allowed in {}", contexts.describe())));
+    }
+    match rule {
+        DirectiveRule::Handler(handle) => handle(context, directive),
+        DirectiveRule::Block { open, close } => {
             if let Some(scope) = open(context, directive) {
                 let inner = directive.block.as_deref().unwrap_or_default();
                 read_block(context, inner, scope, |context| close(context, directive));
             }
         }
-        Some(DirectiveRule::Duration(key)) => set_duration_key(context, key, directive),
-        Some(DirectiveRule::NotNeeded(reason)) => context.report.add_not_needed(directive, *reason),
-        Some(DirectiveRule::Unsupported(reason)) => context.report.add_unsupported(directive, *reason),
-        Some(DirectiveRule::Impossible(reason)) => context.report.add_impossible(directive, *reason),
-        None => {
-            let issue = directive.name.span.diagnostic(format!("unknown directive `{name}`"));
-            context.report.add_diagnostic(match table::suggest_directive(name) {
-                Some(near) => issue.with_help(format!("did you mean `{near}`?")),
-                None => issue.with_help("if it belongs to a third-party module, remove it by hand"),
-            });
+        DirectiveRule::Duration(key) => set_duration_key(context, key, directive),
+        DirectiveRule::Harmless(kind, reason) => context.report.add_remark(*kind, directive, (*reason).to_owned()),
+        DirectiveRule::Guard(rule) => access_rules::add_guard(context, directive, rule),
+        DirectiveRule::ContentHandler(reason) => access_rules::add_content_handler(context, directive, reason),
+        DirectiveRule::Condition => {
+            let is_harmless = has_harmless_block(directive, context.open.scope);
+            access_rules::add_condition(context, directive, is_harmless);
         }
     }
+}
+
+/// Returns whether no request depends on the block of an `if` or a `limit_except`.
+fn has_harmless_block(condition: &Directive, scope: BlockScope) -> bool {
+    /// Converted directives that act on answers and the log only. `set` matters where its variable does.
+    const HARMLESS_IN_CONDITIONS: [&str; 5] = ["access_log", "add_header", "expires", "gzip", "set"];
+    condition.block.iter().flatten().all(|inner| {
+        let name = inner.name.text.as_str();
+        table::find_rule(name).is_some_and(|(contexts, rule)| {
+            let is_listed = HARMLESS_IN_CONDITIONS.contains(&name) || matches!(rule, DirectiveRule::Harmless(..));
+            is_listed && contexts.allows_in_condition(&condition.name.text, scope)
+        })
+    })
+}
+
+fn report_unknown(context: &mut ImportContext, directive: &Directive) {
+    let name = &directive.name.text;
+    let issue = directive.name.span.diagnostic(format!("unknown directive `{name}`"));
+    context.report.add_diagnostic(match table::suggest_directive(name) {
+        Some(near) => issue.with_help(format!("did you mean `{near}`?")),
+        None => issue.with_help("if it belongs to a third-party module, remove it by hand: it may refuse requests"),
+    });
 }
 
 fn set_duration_key(context: &mut ImportContext, key: &'static str, directive: &Directive) {

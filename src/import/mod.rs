@@ -1,7 +1,7 @@
 //! Layer 3: converts nginx's configuration to router.toml.
 //!
 //! Every directive is carried over, or listed in a comment with its line and the reason; none is dropped silently. The
-//! table in `directives/table.rs` has the rule for each directive.
+//! table in `directives/table` has the rule for each directive; an unknown one stops the import.
 //!
 //! `syntax` parses the files, `driver` applies the table to each directive, the handlers collect blocks and keys in the
 //! `context`, `pools` builds the pools from them, and `toml_writer` writes the result.

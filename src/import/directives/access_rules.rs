@@ -2,22 +2,14 @@
 //!
 //! Requests that nginx refuses must stay refused. A guard is carried over, or the import fails at its line.
 
-use crate::import::blocks::{BlockScope, NginxLocation};
+use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxLocation};
 use crate::import::context::ImportContext;
 use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
 
-/// Guards by kind, and why each cannot be carried. A block with guards of a kind inherits none of that kind.
-const ACCESS_RULE_FAMILIES: [(&[&str], &str); 5] = [
-    (&["allow", "deny"], "the router does not filter addresses, so every client would be admitted"),
-    (
-        &["auth_basic", "auth_request", "auth_jwt"],
-        "the router does not check passwords, so every client would be admitted",
-    ),
-    (&["ssl_verify_client"], "the router does not check client certificates, so every client would be admitted"),
-    (&["limit_except"], "the router does not filter methods, so all would be admitted"),
-    (&["if"], "the router does not evaluate conditions, so refused requests would be admitted"),
-];
+/// The help of a guard that cannot be carried over.
+const REMOVE_HELP: &str = "requests that nginx refuses would reach replicas: remove it to import the rest, and protect the router by other means";
+const CONDITION_REASON: &str = "the router does not evaluate this condition";
 
 /// `return STATUS | URL ...`.
 pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) {
@@ -30,58 +22,95 @@ pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) 
                 server.has_return = true;
             }
         }
-        (BlockScope::Location, Some(status @ 400..=599)) => {
+        (_, Some(status @ 400..=599)) => {
             if status == 444 {
                 context.report.add_note(directive, "the router responds with 444; nginx closes the connection");
             }
             context.report.carried_count += 1;
             block_location(context, status);
         }
-        (BlockScope::Location, _) => {
+        _ => {
             context
                 .report
                 .add_impossible(directive, "the router returns no content of its own: the path is refused with 404");
             block_location(context, 404);
         }
-        _ => {
-            context.check_scope(directive, &[BlockScope::Server, BlockScope::Location], "`server` or `location`");
-        }
+    }
+}
+
+/// `rewrite REGEX REPLACEMENT [FLAG]`.
+pub(super) fn handle_rewrite(context: &mut ImportContext, directive: &Directive) {
+    context.report.add_impossible(directive, "paths are not rewritten");
+    if let Some(server) = &mut context.open.server {
+        server.rewrites.push(directive.clone());
+    }
+}
+
+/// `set $NAME VALUE` and `break`.
+pub(super) fn handle_set(context: &mut ImportContext, directive: &Directive) {
+    context.report.add_impossible(directive, "variables are not kept: nothing that is carried over depends on it");
+}
+
+/// `error_page STATUS ... [=[STATUS]] TARGET`.
+pub(super) fn handle_error_page(context: &mut ImportContext, directive: &Directive) {
+    let reason = "errors of replicas are forwarded, those of the router are OpenAI error objects";
+    context.report.add_impossible(directive, reason);
+    if let Some(level) = context.open.level() {
+        level.error_pages.push(directive.clone());
     }
 }
 
 /// `internal`: clients get a 404.
-pub(super) fn handle_internal(context: &mut ImportContext, directive: &Directive) {
-    if context.check_scope(directive, &[BlockScope::Location], "`location`") {
-        context.report.carried_count += 1;
-        block_location(context, 404);
-    }
+pub(super) fn handle_internal(context: &mut ImportContext, _: &Directive) {
+    context.report.carried_count += 1;
+    block_location(context, 404);
 }
 
-/// `allow`, `deny`, `auth_basic` and the like. They are checked at the end of each location with a `proxy_pass`.
+/// `allow` and `deny`.
 pub(super) fn handle_access_rule(context: &mut ImportContext, directive: &Directive) {
+    let scope = context.open.scope;
     let Some(level) = context.open.level() else { return };
-    let first = !level.access_rules.iter().any(|guard| guard.name.text == "allow");
+    let first = !level.access_rules.iter().any(|rule| rule.name.text == "allow");
     level.access_rules.push(directive.clone());
-    if (context.open.scope, directive.name.text.as_str(), directive.arg(0)) == (BlockScope::Location, "deny", "all")
-        && first
-    {
+    if (scope, directive.name.text.as_str(), directive.arg(0)) == (BlockScope::Location, "deny", "all") && first {
         context.report.carried_count += 1;
         return block_location(context, 403);
     }
-    // Where it does, `check_access_rules` fails the import.
+    // Where it does, `check_location` fails the import.
     context.report.add_not_needed(directive, "it refuses no request to a replica");
 }
 
-/// `if (...) { ... }` and `limit_except METHOD ... { ... }`: guards if they refuse requests.
-pub(super) fn handle_condition(context: &mut ImportContext, directive: &Directive) {
-    let refuses = directive.block.iter().flatten().any(|inner| match inner.name.text.as_str() {
-        "return" => !inner.arg(0).parse::<u16>().is_ok_and(|status| status < 300),
-        name => ["deny", "auth_basic", "auth_request", "auth_jwt"].contains(&name),
-    });
-    if refuses && let Some(level) = context.open.level() {
-        level.access_rules.push(directive.clone());
+/// A directive that stops the import where it is in force for requests to replicas.
+pub(in crate::import) fn add_guard(context: &mut ImportContext, directive: &Directive, rule: &'static GuardRule) {
+    if context.open.scope == BlockScope::Upstream {
+        return report_guard(context, directive, rule.reason);
     }
+    // Where it does, `check_location` fails the import.
+    context.report.add_not_needed(directive, "it refuses no request to a replica");
+    let Some(level) = context.open.level() else { return };
+    let guard = BlockGuard { directive: directive.clone(), rule };
+    match level.guards.iter_mut().find(|known| std::ptr::eq(known.rule, rule)) {
+        None => level.guards.push(guard),
+        Some(known) if known.is_neutral() => *known = guard,
+        Some(_) => {}
+    }
+}
+
+/// An `if` or a `limit_except`; `is_harmless`: no request depends on it.
+pub(in crate::import) fn add_condition(context: &mut ImportContext, directive: &Directive, is_harmless: bool) {
     context.report.add_impossible(directive, "conditions are not evaluated; the block is left out");
+    if let Some(level) = context.open.level().filter(|_| !is_harmless) {
+        level.conditions.push(directive.clone());
+    }
+}
+
+/// A directive that answers the requests of its location.
+pub(in crate::import) fn add_content_handler(context: &mut ImportContext, directive: &Directive, reason: &'static str) {
+    context.report.add_impossible(directive, format!("{reason}: without a proxy_pass the answer is 404"));
+    let is_location = context.open.scope == BlockScope::Location;
+    if let Some(location) = context.open.location().filter(|_| is_location) {
+        location.content_handler = Some(directive.clone());
+    }
 }
 
 /// `location ~ PATTERN { ... }`: one that refuses requests fails the import later.
@@ -96,37 +125,91 @@ pub(super) fn handle_regex_location(context: &mut ImportContext, directive: &Dir
     }
 }
 
+/// Returns the named locations of a server that lead to replicas.
+pub(super) fn find_named_proxies(server: &Directive) -> Vec<String> {
+    let is_proxy = |directive: &&Directive| {
+        let mut inner = directive.block.iter().flatten();
+        directive.name.text == "location" && inner.any(|inner| inner.name.text == "proxy_pass")
+    };
+    let blocks = server.block.iter().flatten().filter(is_proxy);
+    blocks.map(|location| location.arg(0).to_owned()).filter(|name| name.starts_with('@')).collect()
+}
+
 fn block_location(context: &mut ImportContext, status: u16) {
     if let Some(location) = context.open.location() {
         location.blocked_status = Some(status);
     }
 }
 
-/// Reports the guards in force in a location with a `proxy_pass`, as they cannot be carried.
-pub(super) fn check_access_rules(context: &mut ImportContext, location: &NginxLocation) {
+/// Reports what keeps requests from the replicas of a location, or leads them elsewhere.
+pub(super) fn check_location(context: &mut ImportContext, location: &NginxLocation) {
+    check_error_pages(context);
     if location.proxy_pass.is_none() {
         return;
     }
-    for (names, reason) in ACCESS_RULE_FAMILIES {
-        let is_of_kind = |guard: &&Directive| names.contains(&guard.name.text.as_str());
-        let mut levels = context
-            .open
-            .levels
-            .iter()
-            .rev()
-            .map(|level| level.access_rules.iter().filter(is_of_kind).collect::<Vec<_>>());
-        let Some(guards) = levels.find(|guards| !guards.is_empty()) else { continue };
-        // The first matching guard decides: after `allow all` no guard applies.
-        let is_open = guards.iter().take_while(|guard| guard.name.text != "deny").any(|guard| guard.arg(0) == "all");
-        let lets_in = |guard: &&&Directive| {
-            guard.name.text == "allow" || ["off", "optional", "optional_no_ca"].contains(&guard.arg(0))
-        };
-        if let Some(guard) = guards.iter().find(|guard| !lets_in(guard)).filter(|_| !is_open) {
-            let name = &guard.name.text;
-            let issue = guard.name.span.diagnostic(format!("`{name}` keeps requests from replicas, and {reason}"));
-            context
-                .report
-                .add_diagnostic(issue.with_help("remove it to import the rest, and protect the router by other means"));
+    check_guards(context);
+    if let Some(handler) = &location.content_handler {
+        report_guard(context, handler, "it answers requests of a location with `proxy_pass`");
+    }
+    // nginx runs the conditions of the server and of the location itself, not of enclosing locations.
+    let (inner, server) = (context.open.levels.last(), context.open.server_level());
+    let conditions = server.into_iter().chain(inner).flat_map(|level| level.conditions.clone());
+    for condition in conditions.collect::<Vec<_>>() {
+        report_guard(context, &condition, CONDITION_REASON);
+    }
+}
+
+/// Reports the guards in force in the innermost location that cannot be carried over.
+fn check_guards(context: &mut ImportContext) {
+    let mut levels = context.open.levels.iter().rev();
+    let rules = levels.clone().find(|level| !level.access_rules.is_empty());
+    let rules = rules.map_or(&[][..], |level| &level.access_rules);
+    // The first rule that matches decides: after `allow all` no other applies.
+    let first_of_all = rules.iter().find(|rule| rule.name.text == "deny" || rule.arg(0) == "all");
+    let deny = first_of_all.filter(|rule| rule.name.text == "deny").cloned();
+    let mut nearest: Vec<BlockGuard> = Vec::new();
+    for guard in levels.by_ref().flat_map(|level| &level.guards) {
+        if !nearest.iter().any(|inner| std::ptr::eq(inner.rule, guard.rule)) {
+            nearest.push(guard.clone());
         }
+    }
+    if let Some(deny) = deny {
+        report_guard(context, &deny, "the router does not filter addresses");
+    }
+    for guard in nearest.iter().filter(|guard| !guard.is_neutral()) {
+        report_guard(context, &guard.directive, guard.rule.reason);
+    }
+}
+
+/// Reports an `error_page` in force in the innermost block that leads to replicas.
+fn check_error_pages(context: &mut ImportContext) {
+    let Some(server) = &context.open.server else { return };
+    let mut levels = context.open.levels.iter().rev();
+    let nearest = levels.find(|level| !level.error_pages.is_empty()).map_or(&[][..], |level| &level.error_pages);
+    let leads_on =
+        |page: &&Directive| page.args.last().is_some_and(|target| server.named_proxies.contains(&target.text));
+    let found: Vec<Directive> = nearest.iter().filter(leads_on).cloned().collect();
+    for page in found {
+        report_guard(context, &page, "the router leads no failed request to a second location");
+    }
+}
+
+/// Reports what the open server does with requests before it chooses a location, and cannot be carried over.
+pub(super) fn check_server(context: &mut ImportContext) {
+    check_error_pages(context);
+    let Some(server) = &context.open.server else { return };
+    let reaches_replicas = !server.has_return && server.locations.iter().any(|location| location.proxy_pass.is_some());
+    for rewrite in if reaches_replicas { server.rewrites.clone() } else { Vec::new() } {
+        report_guard(context, &rewrite, "paths are not rewritten");
+    }
+}
+
+/// Reports a directive that cannot be carried over, once.
+fn report_guard(context: &mut ImportContext, directive: &Directive, reason: &str) {
+    let name = &directive.name.text;
+    let issue = directive.name.span.diagnostic(format!("`{name}` cannot be carried over: {reason}"));
+    let issue = issue.with_help(REMOVE_HELP);
+    if !context.report.diagnostics.contains(&issue) {
+        context.report.add_diagnostic(issue);
     }
 }

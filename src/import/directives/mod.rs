@@ -1,6 +1,6 @@
 //! nginx's directives: the table of their rules, and the handlers.
 
-mod access_rules;
+pub(super) mod access_rules;
 mod global;
 pub(super) mod gzip;
 mod headers;

@@ -4,14 +4,6 @@
 use crate::import::context::ImportContext;
 use crate::import::syntax::directive::Directive;
 
-/// `proxy_pass_request_body on | off` and `proxy_pass_request_headers on | off`.
-pub(super) fn handle_proxy_pass_request(context: &mut ImportContext, directive: &Directive) {
-    match directive.arg(0) {
-        "on" => context.report.add_not_needed(directive, "requests are forwarded whole"),
-        _ => context.report.add_impossible(directive, "requests are forwarded whole"),
-    }
-}
-
 /// `expires [modified] TIME | epoch | max | off`.
 pub(super) fn handle_expires(context: &mut ImportContext, directive: &Directive) {
     match directive.arg(0) {
@@ -68,4 +60,9 @@ pub(super) fn handle_real_ip_header(context: &mut ImportContext, directive: &Dir
     } else {
         context.report.add_impossible(directive, "the client's address is read from X-Forwarded-For only");
     }
+}
+
+/// `real_ip_recursive on | off`.
+pub(super) fn handle_real_ip_recursive(context: &mut ImportContext, directive: &Directive) {
+    context.report.add_not_needed(directive, "the last address that is no trusted proxy is the client's");
 }

@@ -9,7 +9,7 @@ use crate::import::syntax::directive::Directive;
 
 /// `events` and `http`: their own directives count.
 pub(super) fn open_container(context: &mut ImportContext, directive: &Directive) -> Option<BlockScope> {
-    let scope = if directive.name.text == "http" { BlockScope::Http } else { BlockScope::Main };
+    let scope = if directive.name.text == "http" { BlockScope::Http } else { BlockScope::Events };
     context.check_scope(directive, &[BlockScope::Main], "no block").then_some(scope)
 }
 
@@ -30,11 +30,13 @@ pub(super) fn open_server(context: &mut ImportContext, directive: &Directive) ->
         context.report.add_diagnostic(issue.with_help("in `http` write a block: server { ... }"));
         return None;
     }
-    context.open.server = Some(NginxServer::default());
+    let named_proxies = access_rules::find_named_proxies(directive);
+    context.open.server = Some(NginxServer { named_proxies, ..NginxServer::default() });
     Some(BlockScope::Server)
 }
 
 pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
+    access_rules::check_server(context);
     if let Some(mut server) = context.open.server.take() {
         server.certificates = context.open.served_certificates();
         context.servers.push(server);
@@ -91,7 +93,7 @@ pub(super) fn close_location(context: &mut ImportContext, directive: &Directive)
     let Some(mut location) = context.open.locations.pop() else { return };
     location.proxy_pass = location.proxy_pass.filter(|_| location.blocked_status.is_none());
     location.verification = context.open.upstream_verification();
-    access_rules::check_access_rules(context, &location);
+    access_rules::check_location(context, &location);
     headers::collect_headers(&context.open, &mut location);
     let Some(server) = &mut context.open.server else { return };
     let has_nested = directive.block.iter().flatten().any(|inner| inner.name.text == "location");

@@ -1,5 +1,7 @@
 //! Laws of every import. The results for particular configurations are in `tests/import`.
 
+mod guards;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -153,9 +155,9 @@ fn fifty_thousand_lines_are_imported() {
 
 #[test]
 fn block_in_another_language_is_skipped() {
-    let lua = "access_by_lua_block { local t = { a = \"it's\" } }";
+    let lua = "log_by_lua_block { local t = { a = \"it's\" } }";
     let imported = import_text(&format!("server {{ location / {{ {lua} proxy_pass http://h:1; }} }}")).unwrap();
-    assert!(imported.toml.contains("# cannot: access_by_lua_block {} (nginx.conf:1)"), "{}", imported.toml);
+    assert!(imported.toml.contains("# cannot: log_by_lua_block {} (nginx.conf:1)"), "{}", imported.toml);
 }
 
 /// Words of real configurations, so that random sequences of them parse.
@@ -190,7 +192,7 @@ proptest! {
 
     #[test]
     fn configuration_cut_anywhere_never_panics(cut in 0usize..2_300, rest in "[;}\"' a]{0,3}") {
-        let whole = include_str!("../../tests/import/article.conf");
+        let whole = include_str!("../../../tests/import/article.conf");
         if let Some(start) = whole.get(..cut) {
             let _ = import_text(&format!("{start}{rest}"));
         }
