@@ -55,6 +55,7 @@ impl ConfGenerator {
 
     fn write_http(&mut self) {
         self.line("# paths: /v1/chat/completions /v1/models /v2/x /admin/x.key /a/b/x");
+        self.line("# suggested: 50");
         self.line("events {}");
         self.open("http");
         for (name, servers) in [("one", [9001, 9002]), ("two", [9003, 9004])] {

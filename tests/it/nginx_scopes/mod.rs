@@ -2,7 +2,8 @@
 //!
 //! Every case runs in nginx and, imported, in the router, over the same replicas and with the same requests. Status,
 //! replicas, what they saw and what the client got must be the same, but for the listed differences. Needs nginx:
-//! `.ci/nginx-scopes`. `CASE=name` runs the cases whose name contains it.
+//! `.ci/nginx-scopes`. `CASE=name` runs the cases whose name contains it. `NGINX_TWICE=1` compares nginx
+//! with itself, which checks the comparison.
 
 mod case;
 mod client;

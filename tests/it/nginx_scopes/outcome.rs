@@ -1,7 +1,7 @@
 //! Compares the outcomes of both sides.
 //!
-//! Not compared: how connections are kept, the bodies of nginx's own error pages and of the router's error objects, and
-//! headers that every server writes for itself, such as `Server` and `Date`.
+//! Not compared: how connections are kept, whether a body of no bytes is announced, the bodies of nginx's own error pages
+//! and of the router's error objects, and headers that every server writes for itself, such as `Server` and `Date`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -114,7 +114,9 @@ impl ComparedRequest<'_> {
         let is_free = |name: &str| {
             let added = is_own_error && !nginx.contains_key(name) && ERROR_HEADERS.contains(&name);
             // nginx's error pages are HTML.
-            added || FREE_RESPONSE_HEADERS.contains(&name) || name == "content-type" && self.has_error_page()
+            // The time depends on when the request was sent.
+            let is_time = name == "expires" && nginx.contains_key(name) && ours.contains_key(name);
+            added || is_time || FREE_RESPONSE_HEADERS.contains(&name) || name == "content-type" && self.has_error_page()
         };
         let names: BTreeSet<&String> = nginx.keys().chain(ours.keys()).collect();
         for name in names.into_iter().filter(|name| !is_free(name)) {
@@ -161,6 +163,11 @@ fn compare_asked(
     let names: BTreeSet<&String> = nginx.keys().chain(ours.keys()).collect();
     for name in names.into_iter().filter(|name| !FREE_REQUEST_HEADERS.contains(&name.as_str())) {
         let (nginx, ours) = (nginx.get(name), ours.get(name));
+        // A body of no bytes may be announced or not.
+        let is_empty = |values: Option<&Vec<String>>| values.is_none_or(|values| values == &["0"]);
+        if name == "content-length" && is_empty(nginx) && is_empty(ours) {
+            continue;
+        }
         if nginx != ours && name != &PLAY_HEADER.to_ascii_lowercase() {
             let text = |values: Option<&Vec<String>>| case.restore_ports(&format!("{values:?}"));
             compare(DifferingPart::RequestHeader(name.clone()), text(nginx), text(ours));

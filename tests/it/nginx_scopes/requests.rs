@@ -8,7 +8,7 @@
 //!   (no TLS); a name with a capital letter is a header.
 //! - `# raw: GET / HTTP/1.1\r\nHost: a b\r\n\r\n`: one request as it is, to every listener.
 //! - `# hosts: a b`, `# paths: /a /b`: more values for the suggested requests.
-//! - `# only asked: REASON`: no suggested requests.
+//! - `# only asked: REASON`: no suggested requests; `# suggested: N`: about so many of them.
 
 use std::net::IpAddr;
 
@@ -170,22 +170,29 @@ impl CaseRequest {
 /// Returns all requests of a case.
 pub(crate) fn build_requests(case: &PreparedCase) -> Vec<CaseRequest> {
     let mut requests = Vec::new();
-    let mut add = |words: &RequestWords| {
-        let listeners = case.listeners.iter().enumerate();
-        let wanted = listeners.filter(|(_, listener)| words.at.as_ref().is_none_or(|at| listener.words.contains(at)));
-        let built: Vec<CaseRequest> = wanted.map(|(index, listener)| words.build(index, listener)).collect();
-        assert!(!built.is_empty(), "{}: no listener for {words:?}", case.name);
-        requests.extend(built);
-    };
+    let mut add = |words: &RequestWords| requests.extend(build_for_listeners(case, words));
     if case.comment_values("only asked").is_empty() {
         suggest_requests(case).iter().for_each(&mut add);
     }
+    let limit = case.comment_values("suggested").first().map(|limit| limit.parse::<usize>().unwrap());
+    // A part of every kind.
+    let step = limit.map_or(1, |limit| requests.len().div_ceil(limit).max(1));
+    let mut requests: Vec<CaseRequest> = requests.into_iter().step_by(step).collect();
+    let mut add = |words: &RequestWords| requests.extend(build_for_listeners(case, words));
     case.comment_values("ask").into_iter().map(RequestWords::parse).for_each(|words| add(&words));
     for text in case.comment_values("raw") {
         let listeners = case.listeners.iter().enumerate();
         requests.extend(listeners.map(|(index, listener)| CaseRequest::from_raw(text, index, listener)));
     }
     requests
+}
+
+fn build_for_listeners(case: &PreparedCase, words: &RequestWords) -> Vec<CaseRequest> {
+    let listeners = case.listeners.iter().enumerate();
+    let wanted = listeners.filter(|(_, listener)| words.at.as_ref().is_none_or(|at| listener.words.contains(at)));
+    let built: Vec<CaseRequest> = wanted.map(|(index, listener)| words.build(index, listener)).collect();
+    assert!(!built.is_empty(), "{}: no listener for {words:?}", case.name);
+    built
 }
 
 /// Splits at spaces outside of double quotes, and drops the quotes.

@@ -28,6 +28,9 @@ pub(crate) struct CaseReport {
 pub(crate) fn run_case(setup: &ComparisonSetup, case: &ScopeCase) -> CaseReport {
     let prepared = case.prepare(&setup.places());
     let stops = case.stop_lines();
+    if std::env::var_os("NGINX_TWICE").is_some() {
+        return if stops.is_empty() { compare_nginx_with_itself(setup, &prepared) } else { CaseReport::default() };
+    }
     match (setup.import(&prepared), stops.is_empty()) {
         (Err(report), true) => {
             let mut found = fault(format!("the import stops: {}", prepared.restore_ports(&report.to_string())));
@@ -38,6 +41,22 @@ pub(crate) fn run_case(setup: &ComparisonSetup, case: &ScopeCase) -> CaseReport 
         (Err(report), false) => check_stop(setup, &prepared, &stops, &report),
         (Ok(imported), true) => compare_case(setup, case, &prepared, &imported),
     }
+}
+
+/// Runs a case in nginx twice: differences are faults of the comparison.
+fn compare_nginx_with_itself(setup: &ComparisonSetup, case: &PreparedCase) -> CaseReport {
+    let requests = build_requests(case);
+    let (one, two) = (setup.run_nginx(case, &requests), setup.run_nginx(case, &requests));
+    let mut report = CaseReport { requests: requests.len(), ..CaseReport::default() };
+    for (at, request) in requests.iter().enumerate() {
+        let compared = ComparedRequest { case, request, nginx: &one.requests[at], ours: &two.requests[at] };
+        let differences = compared.differences(setup);
+        report
+            .faults
+            .extend(differences.iter().map(|difference| format!("{}: {}", request.line, describe(difference))));
+    }
+    report.faults.extend(compare_logs(&one, &two).iter().map(describe));
+    report
 }
 
 fn fault(text: String) -> CaseReport {
