@@ -20,6 +20,7 @@ pub mod log_format;
 pub mod prefix_index;
 pub mod prompt;
 pub mod replay;
+pub mod routes;
 pub mod server;
 pub mod sse;
 pub mod telemetry;

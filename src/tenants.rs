@@ -112,6 +112,11 @@ impl TenantTable {
         self.0.is_empty()
     }
 
+    /// Returns the names of the tenants.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|tenant| &*tenant.name)
+    }
+
     /// Returns the tenant of `key`.
     ///
     /// *Cost*: one hash of `key` and a comparison with the hash of every tenant, so that the time reveals nothing about

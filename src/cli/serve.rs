@@ -22,7 +22,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), String> {
     for warning in &loaded.warnings {
         print_error(warning);
     }
-    let drain = loaded.settings.timeouts.drain;
+    let drain = loaded.settings.scope.timeouts.drain;
     let server = Server::start(loaded.settings).map_err(|error| error.to_string())?;
     if let Some(path) = args.config.clone() {
         server.set_config_source(Box::new(move || load_file(&path)));

@@ -1,9 +1,11 @@
 //! From the drafts to the settings: compares all parts of the configuration with each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::build_context::BuildContext;
 use super::diagnostics::{Diagnostics, Span, SpannedValue};
+use super::host::{build_routes, named_pools};
 use super::loaded::LoadedConfig;
 use super::loader::ConfigLoader;
 use super::pool::build::build_pools;
@@ -13,7 +15,8 @@ use super::schema::client_key::{build_tenants, unusable_key_warning};
 use super::schema::log::find_format;
 use super::schema::secret::SecretDraft;
 use super::schema::settings_draft::SettingsDraft;
-use super::settings::{ListenAddr, Settings};
+use super::settings::Settings;
+use crate::routes::ListenAddr;
 
 /// The key at the top that is a default for every `[[pool]]`.
 const POOL_DEFAULT_KEY: &str = "policy";
@@ -29,11 +32,11 @@ pub(super) fn build(
     file: &str,
     env: &BTreeMap<String, String>,
 ) -> Result<LoadedConfig, Diagnostics> {
-    let ConfigLoader { settings, top_level_pool, pools, client_keys, spans, errors } = loader;
-    let SettingsDraft { mut settings, admin_token, format_name, referenced_files } = settings;
+    let ConfigLoader { settings, top_level_pool, pools, hosts, client_keys, spans, errors } = loader;
+    let SettingsDraft { mut settings, admin_token, format_name, referenced_files, scope } = settings;
     let mut context = BuildContext { errors, warnings: Vec::new(), referenced_files };
+    settings.scope = Arc::new(scope.apply(&settings.scope));
     check_limits(&settings, &spans, &mut context);
-    check_certificates(&settings, &spans, &mut context);
     resolve_admin_token(&mut settings, &admin_token, env, &mut context);
     check_admin_access(&settings, &spans, &mut context);
     settings.tenants = build_tenants(&client_keys, env, &mut context.errors);
@@ -51,8 +54,10 @@ pub(super) fn build(
         settings.limits.max_in_flight_by_pool.extend(pool.max_in_flight.map(|max| (name.clone(), max)));
         settings.headers.add_pool(name, pool.headers.request.take(), pool.headers.response.take());
     }
-    settings.headers.collect_requirements();
-    settings.pools = build_pools(pools, default_policy.as_ref(), env, &mut context);
+    let named: BTreeSet<&str> = named_pools(&hosts).collect();
+    settings.pools = build_pools(pools, &named, default_policy.as_ref(), env, &mut context);
+    build_routes(&mut settings, &hosts, spans.contains_key(&("", "listen")), &mut context);
+    check_certificates(&settings, &spans, &mut context);
     context.warnings.extend(unusable_key_warning(&client_keys, &settings.pools));
     if !context.errors.is_empty() {
         return Err(Diagnostics::new(file, context.errors));
@@ -127,7 +132,7 @@ fn check_admin_access(settings: &Settings, spans: &SettingSpans, context: &mut B
 fn check_limits(settings: &Settings, spans: &SettingSpans, context: &mut BuildContext) {
     let limits = &settings.limits;
     let span = spans.get(&("limits", "in_flight_bytes")).or_else(|| spans.get(&("limits", "body_bytes")));
-    if let Some(span) = span.filter(|_| limits.in_flight_bytes < limits.body_bytes) {
+    if let Some(span) = span.filter(|_| limits.in_flight_bytes < settings.scope.body_bytes) {
         let message = "`in_flight_bytes` is less than `body_bytes`: the largest body would never fit";
         context.errors.push(span.diagnostic(message));
     }

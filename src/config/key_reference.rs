@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::host::{HOST_TABLES, ROUTE_TABLES};
 use super::pool::health_check::HEALTH_CHECK_SCHEMA;
 use super::pool::replica_options::REPLICA_OPTIONS;
 use super::pool::route::ROUTE_SCHEMA;
@@ -27,13 +28,22 @@ const POOL_TEXT: &str = "\
 A file with one pool has these keys at the top. A file with several has them in a `[[pool]]` each, where only `policy` may
 also be at the top, as their default.";
 
+const HOST_TEXT: &str = "\
+A host is nginx's `server`: it is found by the address of the connection and the request's `Host`, and has the routes that
+follow it. A request for a host that has no route for its path gets 404. Keys that also stand at the top of the file have
+the value from there unless the host names its own.";
+
+const ROUTE_TEXT: &str = "\
+A route is nginx's `location`. Where a path ends in `/` and leads to pools, the path without it is redirected there.";
+
 /// Returns docs/configuration.md.
 pub fn key_reference() -> String {
     let mut page = INTRODUCTION.to_owned();
-    for table in TABLES {
-        match table.name {
-            "" => add_section(&mut page, "Top of the file", "", table.keys),
-            name => add_section(&mut page, &format!("`[{name}]`"), "", table.keys),
+    for (index, table) in TABLES.iter().enumerate() {
+        match (index, table.name) {
+            (0, _) => add_section(&mut page, "Top of the file", "", table.keys),
+            (_, "") => add_rows(&mut page, table.keys),
+            (_, name) => add_section(&mut page, &format!("`[{name}]`"), "", table.keys),
         }
     }
     add_section(&mut page, "Pools", POOL_TEXT, POOL_SCHEMA);
@@ -47,6 +57,10 @@ pub fn key_reference() -> String {
     add_section(&mut page, "`health_check`", "Keys of a pool's `health_check` table.", HEALTH_CHECK_SCHEMA);
     let text = "Keys of a pool's `sticky` table, which has one of `cookie`, `learn`, `header` and `session`.";
     add_section(&mut page, "`sticky`", text, STICKY_SCHEMA);
+    add_heading(&mut page, "`[[host]]`", HOST_TEXT);
+    HOST_TABLES.iter().for_each(|keys| add_rows(&mut page, keys));
+    add_heading(&mut page, "`[[host.route]]`", ROUTE_TEXT);
+    ROUTE_TABLES.iter().for_each(|keys| add_rows(&mut page, keys));
     let text = "API keys of clients, sent as `Authorization: Bearer` or `x-api-key`. Without any, no key is needed.";
     add_section(&mut page, "`[[key]]`", text, CLIENT_KEY_SCHEMA);
     page
@@ -54,6 +68,10 @@ pub fn key_reference() -> String {
 
 fn add_section<T>(page: &mut String, title: &str, text: &str, keys: &[KeySpec<T>]) {
     add_heading(page, title, text);
+    add_rows(page, keys);
+}
+
+fn add_rows<T>(page: &mut String, keys: &[KeySpec<T>]) {
     for row in keys {
         add_row(page, [row.name, row.default, row.expected, row.doc]);
     }

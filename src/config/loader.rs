@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Span, SpannedValue};
+use super::host::{HostDraft, read_host};
 use super::parse::value::{TomlEntry, type_name};
 use super::pool::draft::PoolDraft;
 use super::pool::replica::parse_replica_words;
@@ -26,6 +27,7 @@ pub(super) struct ConfigLoader {
     /// The pool of a file without `[[pool]]`, whose keys are at the top.
     pub(super) top_level_pool: PoolDraft,
     pub(super) pools: Vec<PoolDraft>,
+    pub(super) hosts: Vec<HostDraft>,
     pub(super) client_keys: Vec<ClientKeyDraft>,
     /// The places of the settings' values by table and key; of a key given twice, the last.
     pub(super) spans: BTreeMap<(&'static str, &'static str), Span>,
@@ -59,6 +61,13 @@ impl ConfigLoader {
                     self.errors.push(diagnostic.with_help("write `[[key]]`, one for each key"));
                     self.read_key(value);
                 }
+                ("host", DeValue::Array(items)) => {
+                    items.iter().for_each(|item| self.read_host(&spanned(item, document)));
+                }
+                ("host", _) => {
+                    let diagnostic = value.span.diagnostic("hosts are a list");
+                    self.errors.push(diagnostic.with_help("write `[[host]]`, one for each host"));
+                }
                 (name, DeValue::Table(table)) if is_table_name(name) => {
                     for entry in TomlEntry::of_table(table, document) {
                         self.assign_key(name, &entry);
@@ -75,6 +84,10 @@ impl ConfigLoader {
 
     fn read_key(&mut self, given: &SpannedValue<&DeValue<'_>>) {
         self.client_keys.push(ClientKeyDraft::from_toml(given, &mut self.errors));
+    }
+
+    fn read_host(&mut self, given: &SpannedValue<&DeValue<'_>>) {
+        self.hosts.push(read_host(given, &mut self.errors));
     }
 
     fn read_pool(&mut self, given: &SpannedValue<&DeValue<'_>>) {
@@ -105,8 +118,8 @@ impl ConfigLoader {
     /// Reads an entry and returns whether its key exists.
     fn assign_known_key(&mut self, table: &str, entry: &TomlEntry<'_>) -> bool {
         let name = entry.key.value;
-        let schema = TABLES.iter().find(|schema| schema.name == table);
-        if let Some((schema, row)) = schema.and_then(|schema| Some((schema, find_key(schema.keys, name)?))) {
+        let mut schemas = TABLES.iter().filter(|schema| schema.name == table);
+        if let Some((schema, row)) = schemas.find_map(|schema| Some((schema, find_key(schema.keys, name)?))) {
             self.spans.insert((schema.name, row.name), entry.value.span.clone());
             self.errors.extend(row.read(&mut self.settings, entry));
             return true;

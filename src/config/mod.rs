@@ -6,6 +6,7 @@
 mod build;
 mod build_context;
 mod diagnostics;
+mod host;
 mod key_reference;
 mod loaded;
 mod loader;
@@ -28,9 +29,7 @@ pub(crate) use schema::cors::is_cors_origin;
 pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
 pub(crate) use schema::key_spec::{is_file_path, is_name};
 pub use settings::{
-    AdminAccess, ClientAddressSettings, CorsSettings, DnsSettings, HeaderRule, HeaderRuleSet, HeaderRules,
-    HeaderTemplate, IpNetwork, Limits, ListenAddr, ListenError, LogSettings, LogSink, RecordSettings,
-    ServerCertificates, Settings, Timeouts,
+    AdminAccess, CorsSettings, DnsSettings, Limits, LogSettings, LogSink, RecordSettings, ServerCertificates, Settings,
 };
 
 use std::collections::BTreeMap;

@@ -1,8 +1,10 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::host::{HOST_TABLES, ROUTE_TABLES};
 use super::pool::replica_options::REPLICA_OPTIONS;
 use super::pool::route::ROUTE_SCHEMA;
 use super::pool::schema::{POOL_SCHEMA, pool_keys};
@@ -28,6 +30,7 @@ fn load_with_env(text: &str, env: &[(&str, &str)]) -> Result<LoadedConfig, Strin
 fn reference_file_has_the_defaults_of_the_code() {
     let LoadedConfig { mut settings, warnings, .. } = load_valid(ROUTER_TOML);
     let pools = std::mem::take(&mut settings.pools);
+    settings.routes = Arc::default();
     assert_eq!(settings, Settings::default());
     assert_eq!(pools, load_valid("replicas = ['http://127.0.0.1:8000', 'http://127.0.0.1:8001']").settings.pools);
     let pool = &pools[0];
@@ -68,6 +71,10 @@ fn reference_file_has_every_key_at_the_default_of_its_row() {
     POOL_SCHEMA.iter().for_each(|row| assert_line(row.name, row.default));
     ROUTE_SCHEMA.iter().for_each(|row| assert_line(&format!("pool.{}", row.name), row.default));
     CLIENT_KEY_SCHEMA.iter().for_each(|row| assert_line(&format!("key.{}", row.name), row.default));
+    let assert_rows =
+        |prefix: &str, names: Vec<&str>| names.iter().for_each(|name| assert_line(&format!("{prefix}.{name}"), ""));
+    assert_rows("host", HOST_TABLES.iter().flat_map(|rows| rows.iter()).map(|row| row.name).collect());
+    assert_rows("host.route", ROUTE_TABLES.iter().flat_map(|rows| rows.iter()).map(|row| row.name).collect());
     for row in REPLICA_OPTIONS {
         let wanted =
             if row.default.is_empty() { row.name.to_owned() } else { format!("{}={} ", row.name, row.default) };
@@ -139,8 +146,8 @@ fn variables_override_the_file() {
     let settings = load_with_env(&text, &env).unwrap().settings;
     assert_eq!(settings.listen, ["80".parse().unwrap()]);
     assert_eq!((settings.admin, settings.log.access), (None, LogSink::File("/tmp/a.log".into())));
-    assert_eq!((settings.limits.headers, settings.timeouts.idle.as_secs()), (7, 60));
-    assert_eq!(settings.timeouts.client_body.as_millis(), 2_500);
+    assert_eq!((settings.limits.headers, settings.scope.timeouts.idle.as_secs()), (7, 60));
+    assert_eq!(settings.scope.timeouts.client_body.as_millis(), 2_500);
     assert_eq!(settings.cors.unwrap().origins, ["*"]);
     let pool = &settings.pools[0];
     assert_eq!((pool.policy.name(), pool.api_key.as_ref().unwrap().reveal()), ("random", "123"));

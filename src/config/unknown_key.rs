@@ -40,7 +40,7 @@ fn known_keys(table: &str) -> Vec<&'static str> {
     match table {
         "" => {
             let tables = TABLES.iter().map(|schema| schema.name).filter(|name| !name.is_empty());
-            settings_keys("").chain(key_names(POOL_SCHEMA)).chain(tables).chain(["pool", "key"]).collect()
+            settings_keys("").chain(key_names(POOL_SCHEMA)).chain(tables).chain(["pool", "host", "key"]).collect()
         }
         "pool" => pool_keys().map(|row| row.name).collect(),
         table => settings_keys(table).collect(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::load::prefix_cache::CacheSlotAllocator;
 use super::snapshot::FleetSnapshot;
-use super::{LeaseObserver, MemberSpec, Pool, PoolSpec, Replica, virtual_host};
+use super::{FleetSpec, LeaseObserver, MemberSpec, Pool, PoolSpec, Replica, RoutedPools};
 use crate::balance::{PolicyError, SeededRng};
 use crate::units::ReplicaId;
 
@@ -37,7 +37,7 @@ impl FleetBuilder {
     /// *Errors*: a policy cannot be built for its pool's members.
     pub(super) fn build_snapshot(
         &mut self,
-        specs: Vec<PoolSpec>,
+        FleetSpec { pools: specs, routes }: FleetSpec,
         before: &FleetSnapshot,
     ) -> Result<FleetSnapshot, PolicyError> {
         let mut replicas: Vec<Arc<Replica>> = Vec::new();
@@ -47,7 +47,8 @@ impl FleetBuilder {
             pools.push(self.build_pool(spec, members, before)?);
         }
         Ok(FleetSnapshot {
-            virtual_hosts: virtual_host::build_virtual_hosts(&pools),
+            routed_pools: routes.routes().iter().map(|route| Arc::new(RoutedPools::new(route, &pools))).collect(),
+            routes,
             needs_body: pools.iter().any(|pool| pool.needs_body()),
             needs_prefix: pools.iter().any(|pool| pool.needs_prefix()),
             cuts_metadata: pools.iter().any(|pool| pool.spec().agents.cuts_metadata),

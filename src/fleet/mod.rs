@@ -10,9 +10,9 @@ mod outcome;
 mod pool;
 mod reload_diff;
 mod replica;
+mod routed_pools;
 mod snapshot;
 mod spec;
-mod virtual_host;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -36,16 +36,18 @@ pub use pool::lease::Lease;
 pub use pool::{HealthTransition, Pool};
 pub use reload_diff::ReloadDiff;
 pub use replica::{MAX_MODELS_PER_REPLICA, ModelListFault, Replica, ReplicaModels};
+pub use routed_pools::{FoundRoute, PoolLookupError, RoutedPools};
 pub use spec::failure_policy::{FailurePolicy, HealthCheck};
+pub use spec::fleet::FleetSpec;
 pub use spec::member::{DnsLookup, MemberSpec};
 pub use spec::origin::{Origin, OriginError};
+pub use spec::path_policy::PathPolicy;
 pub use spec::pool::{AgentOptions, ApiKey, PoolSpec, TokenAccounting};
-pub use spec::route::{BlockedPath, PathPolicy, Route};
 pub use spec::sticky::{SameSite, Sticky, StickyCookie, StickyVariable};
 pub use spec::tls::{TrustRoots, UpstreamTls};
-pub use virtual_host::{PoolLookupError, VirtualHost};
 
 use crate::balance::PolicyError;
+use crate::routes::{ArrivalAddr, Route, RouteLookup};
 use builder::FleetBuilder;
 use snapshot::FleetSnapshot;
 
@@ -60,21 +62,21 @@ impl Fleet {
     /// Creates a fleet. `seed` seeds the policies' random numbers.
     ///
     /// *Errors*: a policy cannot be built for its pool's members.
-    pub fn new(specs: Vec<PoolSpec>, observer: &Arc<dyn LeaseObserver>, seed: u64) -> Result<Self, PolicyError> {
+    pub fn new(spec: impl Into<FleetSpec>, observer: &Arc<dyn LeaseObserver>, seed: u64) -> Result<Self, PolicyError> {
         let builder = FleetBuilder::new(observer.clone(), seed);
         let fleet = Self { snapshot: ArcSwap::default(), builder: Mutex::new(builder) };
-        fleet.reload(specs)?;
+        fleet.reload(spec)?;
         Ok(fleet)
     }
 
-    /// Replaces the pools, in one step. Returns what has changed.
+    /// Replaces the pools and routes, in one step. Returns what has changed.
     ///
     /// A pool with the same description stays as it is. A replica that stays keeps its identity, load and failures;
     /// requests on a removed one complete there. *Errors*: as [`Fleet::new`]; then nothing has changed.
-    pub fn reload(&self, specs: Vec<PoolSpec>) -> Result<ReloadDiff, PolicyError> {
+    pub fn reload(&self, spec: impl Into<FleetSpec>) -> Result<ReloadDiff, PolicyError> {
         let mut builder = lock::lock(&self.builder);
         let before = self.snapshot.load_full();
-        let mut diff = self.apply_specs(&mut builder, specs)?;
+        let mut diff = self.apply_spec(&mut builder, spec.into())?;
         drop(builder);
         diff.record_moved_keys(&before, &self.snapshot.load());
         Ok(diff)
@@ -109,27 +111,37 @@ impl Fleet {
         change: impl FnOnce(&mut PoolSpec) -> Result<(), E>,
     ) -> Option<Result<ReloadDiff, E>> {
         let mut builder = lock::lock(&self.builder);
-        let mut specs = self.pool_specs();
-        let spec = specs.iter_mut().find(|spec| &*spec.name == pool)?;
-        Some(change(spec).and_then(|()| self.apply_specs(&mut builder, specs).map_err(E::from)))
+        let mut fleet = self.spec();
+        let spec = fleet.pools.iter_mut().find(|spec| &*spec.name == pool)?;
+        Some(change(spec).and_then(|()| self.apply_spec(&mut builder, fleet).map_err(E::from)))
     }
 
-    fn pool_specs(&self) -> Vec<PoolSpec> {
-        self.snapshot.load().pools.iter().map(|pool| pool.spec().clone()).collect()
+    fn spec(&self) -> FleetSpec {
+        let snapshot = self.snapshot.load();
+        let pools = snapshot.pools.iter().map(|pool| pool.spec().clone()).collect();
+        FleetSpec { pools, routes: snapshot.routes.clone() }
     }
 
-    fn apply_specs(&self, builder: &mut FleetBuilder, specs: Vec<PoolSpec>) -> Result<ReloadDiff, PolicyError> {
+    fn apply_spec(&self, builder: &mut FleetBuilder, spec: FleetSpec) -> Result<ReloadDiff, PolicyError> {
         let before = self.snapshot.load_full();
-        let next = builder.build_snapshot(specs, &before)?;
+        let next = builder.build_snapshot(spec, &before)?;
         let diff = ReloadDiff::new(&before, &next);
         builder.release_prepared(&next);
         self.snapshot.store(Arc::new(next));
         Ok(diff)
     }
 
-    /// Returns the pools for a request's host and path; `None` if no pool takes them.
-    pub fn virtual_host(&self, host: &str, path: &str) -> Option<Arc<VirtualHost>> {
-        virtual_host::find_virtual_host(&self.snapshot.load().virtual_hosts, host, path).cloned()
+    /// Returns the route of a request, with its pools: by the address of its connection, by `host` (lower case, without
+    /// port) and by the path as received.
+    pub fn find_route(&self, arrival: &ArrivalAddr, host: &str, path: &str) -> FoundRoute {
+        let snapshot = self.snapshot.load();
+        let pools = |route: &Route| snapshot.routed_pools.get(route.index).cloned();
+        match snapshot.routes.find(arrival, host, path) {
+            RouteLookup::Found(route) => pools(route).map_or(FoundRoute::Unknown, FoundRoute::Route),
+            RouteLookup::AddSlash(route) => pools(route).map_or(FoundRoute::Unknown, FoundRoute::AddSlash),
+            RouteLookup::Unknown if snapshot.routes.has_closed_hosts() => FoundRoute::Closed,
+            RouteLookup::Unknown => FoundRoute::Unknown,
+        }
     }
 
     /// Returns the pool called `name`.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Pool, Replica, VirtualHost};
+use super::{Pool, Replica, RoutedPools};
+use crate::routes::RouteTable;
 
 /// One generation of the fleet: never changed, only replaced.
 #[derive(Default)]
 pub(super) struct FleetSnapshot {
     pub(super) pools: Vec<Arc<Pool>>,
-    pub(super) virtual_hosts: Vec<Arc<VirtualHost>>,
+    pub(super) routes: Arc<RouteTable>,
+    /// The pools of each route, in the order of `routes`.
+    pub(super) routed_pools: Vec<Arc<RoutedPools>>,
     /// All replicas, each once.
     pub(super) replicas: Vec<Arc<Replica>>,
     /// Whether some pool's policy has a hash key from the request's body.

@@ -1,8 +1,8 @@
 //! nginx's blocks as collected from their directives.
 
-use crate::config::ListenAddr;
 use crate::fleet::MemberSpec;
 use crate::import::syntax::directive::{Directive, SourceLine};
+use crate::routes::ListenAddr;
 
 /// The kind of block that a directive is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use super::context::ImportContext;
 use super::pools::imported_pool::ImportedPool;
 use super::report::{ImportRemark, RemarkKind};
 use super::toml_text::quote_toml;
-use crate::config::ListenAddr;
+use crate::routes::ListenAddr;
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
 const KEY_DEFAULTS: [(&str, &str); 25] = [

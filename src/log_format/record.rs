@@ -152,8 +152,8 @@ pub struct PoolInfo {
     pub name: Arc<str>,
     /// The name of its policy.
     pub policy: &'static str,
-    /// The only host that it serves; `None` for any host, or if no format needs it.
-    pub host: Option<String>,
+    /// The first name of the host that leads to it; `None` for a host without names, or if no format needs it.
+    pub host: Option<Arc<str>>,
 }
 
 impl AttemptRecords {

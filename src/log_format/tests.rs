@@ -64,7 +64,7 @@ impl FormatCase {
         second.timing.connected_at = Some(moment_at(11));
         second.timing.head_received_at = Some(moment_at(35));
         second.timing.ended_at = Some(moment_at(310));
-        let host = Some("llm.example".to_owned());
+        let host = Some("llm.example".into());
         self.captured.pool = Some(PoolInfo { name: "p".into(), policy: "token_cost", host });
         self
     }

@@ -7,7 +7,7 @@ use super::listener::handle::ListenerUpdate;
 use super::logs::PreparedLogs;
 use crate::config::{LoadedConfig, Settings};
 use crate::discover;
-use crate::fleet::ReloadDiff;
+use crate::fleet::{FleetSpec, ReloadDiff};
 use crate::telemetry::LogLevel;
 use crate::tls::TlsStore;
 
@@ -58,7 +58,8 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     // Set before the pools: the first request to a new replica needs it.
     let old_tls = app.tls_store.load_full();
     app.tls_store.store(new_tls.inherit_from(&old_tls).into());
-    let changes = app.fleet.reload(pools).map_err(|error| {
+    let fleet = FleetSpec { pools, routes: new.routes.clone() };
+    let changes = app.fleet.reload(fleet).map_err(|error| {
         app.tls_store.store(old_tls);
         error.to_string()
     })?;

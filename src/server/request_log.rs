@@ -13,17 +13,20 @@ use super::request::auth::{API_KEY, X_API_KEY};
 use super::request::context::RequestContext;
 use super::response::framing::{self, BodyFraming};
 use crate::clock::Clock;
-use crate::config::HeaderRules;
 use crate::fleet::{Lease, Outcome, Phase, Pool};
 use crate::log_format::{
     AttemptRecords, CapturedFields, PoolInfo, RequestRecord, RequestTimes, RequiredFields, ResponseInfo, TokenInfo,
 };
+use crate::routes::HeaderRules;
 use crate::telemetry::{AccessLog, LogLevel, utc_offset_seconds};
 use crate::units::{Moment, Timing};
 use crate::upstream::{RelayResult, SendError, TunnelResult};
 
 /// nginx's status for a client that left before the response.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// nginx's status for a connection that it closes without a response.
+const CONNECTION_CLOSED: u16 = 444;
 
 /// The access-log record of one request. On drop it writes the log line and updates the metrics.
 pub(super) struct RequestLog {
@@ -52,7 +55,7 @@ impl RequestLog {
         let access_log = app.logs.access.load_full();
         let settings = &context.settings;
         let logged = access_log.as_ref().map(|log| log.required_fields()).filter(|needs| needs.needs_capture());
-        let set = Some(&settings.headers).filter(|headers| headers.has_rules()).map(HeaderRules::required_fields);
+        let set = Some(&settings.headers).filter(|headers| headers.has_templates()).map(HeaderRules::required_fields);
         let captured = (logged.is_some() || set.is_some()).then(|| {
             let mut request_headers = select_headers(logged, set, |needs| &needs.request_headers, &head.headers);
             if !settings.tenants.is_empty() {
@@ -120,7 +123,8 @@ impl RequestLog {
         if let Some(captured) = &mut self.captured
             && captured.pool.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.name, pool.name()))
         {
-            let host = pool.host().filter(|_| needs_host).map(str::to_owned);
+            let server_name = self.context.routed.as_ref().and_then(|routed| routed.route().server_name.clone());
+            let host = server_name.filter(|_| needs_host);
             captured.pool = Some(PoolInfo { name: pool.name().clone(), policy: pool.policy_name(), host });
         }
     }
@@ -208,6 +212,11 @@ impl RequestLog {
             let names = &self.context.settings.headers.required_fields().response_headers;
             captured.response_headers = RequiredFields::select_headers(names, headers);
         }
+    }
+
+    /// Records that the connection is closed without a response.
+    pub(super) const fn set_closed(&mut self) {
+        self.response.status = CONNECTION_CLOSED;
     }
 
     /// Records the head that the client gets.

@@ -17,8 +17,9 @@ use super::reload::reload;
 use super::runtime_thread::spawn_runtime_thread;
 use super::{AppState, ConfigSource, Lifecycle, StartError, open_files};
 use crate::clock::Clock;
-use crate::config::{ListenAddr, Settings};
+use crate::config::Settings;
 use crate::fleet::Fleet;
+use crate::routes::ListenAddr;
 
 /// Connections that wait for one worker at most; the acceptor waits beyond that.
 const WORKER_QUEUE_LENGTH: usize = 1024;

@@ -18,7 +18,7 @@ use crate::clock::{self, Clock};
 use crate::config::{LoadedConfig, Settings};
 use crate::discover::ModelRefresh;
 use crate::dns::DnsNames;
-use crate::fleet::{Fleet, LeaseObserver};
+use crate::fleet::{Fleet, FleetSpec, LeaseObserver};
 use crate::telemetry::Metrics;
 use crate::tls::TlsStore;
 use crate::upstream::UpstreamClient;
@@ -112,10 +112,11 @@ impl AppState {
         let tls_store = TlsStore::read(&settings.tls, &settings.pools)?;
         let dns_names = DnsNames::default();
         let pools = dns_names.expand_members(&settings.pools);
+        let fleet = FleetSpec { pools, routes: settings.routes.clone() };
         Ok(Self {
             clock,
             start_time: clock.unix_time(),
-            fleet: Arc::new(Fleet::new(pools, &observer, clock::random_seed())?),
+            fleet: Arc::new(Fleet::new(fleet, &observer, clock::random_seed())?),
             dns_names,
             tls_store: Arc::new(ArcSwap::from_pointee(tls_store)),
             metrics,

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use crate::config::Timeouts;
 use crate::fleet::{Lease, Replica};
+use crate::routes::Timeouts;
 use crate::units::Moment;
 
 /// By how much the wait for a plain answer is extended at a time.

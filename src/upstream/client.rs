@@ -18,8 +18,8 @@ use super::request::UpstreamRequest;
 use super::response::{ResponseFault, UpstreamBody, UpstreamResponse};
 use super::response_timer::ResponseTimer;
 use crate::clock::Clock;
-use crate::config::Timeouts;
 use crate::fleet::{Lease, Outcome, Phase, Replica};
+use crate::routes::Timeouts;
 use crate::tls::TlsStore;
 use crate::units::Timing;
 

@@ -10,8 +10,8 @@ use super::error::SendError;
 use super::request::ResponseExpectations;
 use super::response::{ResponseKind, UpstreamBody};
 use crate::clock::Clock;
-use crate::config::Timeouts;
 use crate::fleet::{Lease, Phase, Pool, Replica};
+use crate::routes::Timeouts;
 use crate::units::Moment;
 
 /// How often a replica that sends nothing is checked for having hung.

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, sp
 use super::relay::RelayResult;
 use super::transport::UpgradedConnection;
 use crate::clock::Clock;
-use crate::config::Timeouts;
 use crate::fleet::{Lease, Outcome, Phase, ResponseProgress};
+use crate::routes::Timeouts;
 use crate::units::Moment;
 
 /// The buffer of each direction.

@@ -46,7 +46,7 @@ mod server {
     use request::forward_headers::{AcceptEncoding, forward_headers, strip_hop_by_hop};
 
     use crate::balance::SeededRng;
-    use crate::config::{ClientAddressSettings, IpNetwork};
+    use crate::routes::{ClientAddressSettings, IpNetwork};
 
     const ADDED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"];
     const REMOVED: [&str; 4] = ["host", "expect", "content-length", "accept-encoding"];

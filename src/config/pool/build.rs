@@ -1,6 +1,6 @@
 //! From the drafts to the pools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks::{check_fallbacks, check_models, check_pool_names, check_replicas, check_slow_start};
 use super::draft::PoolDraft;
@@ -10,16 +10,17 @@ use crate::config::build_context::BuildContext;
 use crate::config::diagnostics::SpannedValue;
 use crate::fleet::{PathPolicy, PoolSpec};
 
-/// Builds the pools; `policy` is for pools that name none. They are usable only if `context` has no errors.
+/// Builds the pools; `routed` are those that routes name, `policy` is for pools that name none. They are usable only if `context` has no errors.
 pub(in crate::config) fn build_pools(
     drafts: Vec<PoolDraft>,
+    routed: &BTreeSet<&str>,
     policy: Option<&SpannedValue<PolicySpec>>,
     env: &BTreeMap<String, String>,
     context: &mut BuildContext,
 ) -> Vec<PoolSpec> {
     check_pool_names(&drafts, context);
     check_replicas(&drafts, context);
-    check_models(&drafts, context);
+    check_models(&drafts, routed, context);
     check_fallbacks(&drafts, context);
     drafts.into_iter().map(|draft| build_pool(draft, policy, env, context)).collect()
 }
@@ -59,6 +60,7 @@ fn build_pool(
         shadow: draft.shadow,
         members,
         route: draft.routing.route,
+        accepts_azure: draft.routing.accepts_azure,
         path_policy: paths,
         websocket: draft.routing.websocket,
         fallback: draft.routing.fallback.map(|fallback| fallback.value),

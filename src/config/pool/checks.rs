@@ -1,6 +1,6 @@
 //! Checks of pools against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::draft::PoolDraft;
@@ -75,11 +75,11 @@ fn check_presence(draft: &PoolDraft, context: &mut BuildContext) {
     }
 }
 
-/// Checks that every request leads to one pool.
-pub(super) fn check_models(drafts: &[PoolDraft], context: &mut BuildContext) {
+/// Checks that every request leads to one pool. Pools of `routed`, which routes name, lead nowhere by themselves.
+pub(super) fn check_models(drafts: &[PoolDraft], routed: &BTreeSet<&str>, context: &mut BuildContext) {
     let mut known: BTreeMap<_, (Arc<str>, Span)> = BTreeMap::new();
     let mut any_path = BTreeMap::new();
-    for draft in drafts {
+    for draft in drafts.iter().filter(|draft| !routed.contains(&*draft.name_or_default().value)) {
         let routing = &draft.routing;
         let route = (routing.route.host.as_deref(), routing.route.path.as_deref());
         for SpannedValue { value: model, span } in &routing.models {

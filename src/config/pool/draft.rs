@@ -8,8 +8,9 @@ use crate::balance::PolicySpec;
 use crate::config::diagnostics::{Diagnostic, Span, SpannedValue};
 use crate::config::parse::value::TomlEntry;
 use crate::config::schema::key_spec::KeySpec;
-use crate::config::settings::HeaderRule;
-use crate::fleet::{AgentOptions, ApiKey, FailurePolicy, MemberSpec, PathPolicy, Route, Sticky, TokenAccounting};
+use crate::fleet::{AgentOptions, ApiKey, FailurePolicy, MemberSpec, PathPolicy, Sticky, TokenAccounting};
+use crate::routes::HeaderRule;
+use crate::routes::PoolRoute;
 use crate::units::ModelName;
 
 /// A pool as far as it is read.
@@ -38,7 +39,8 @@ pub(in crate::config) struct PoolDraft {
 /// The requests that a pool is for.
 #[derive(Default)]
 pub(super) struct RouteDraft {
-    pub(super) route: Route,
+    pub(super) route: PoolRoute,
+    pub(super) accepts_azure: bool,
     pub(super) models: Vec<SpannedValue<ModelName>>,
     pub(super) paths: Option<SpannedValue<PathPolicy>>,
     pub(super) websocket: bool,

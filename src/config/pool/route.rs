@@ -5,8 +5,9 @@ use crate::config::diagnostics::SpannedValue;
 use crate::config::parse::value::{ReadResult, TomlValue};
 use crate::config::schema::headers::{EXPECTED_HEADERS, parse_header_rules};
 use crate::config::schema::key_spec::{KeySpec, parse_name};
-use crate::fleet::{BlockedPath, PathPolicy};
+use crate::fleet::PathPolicy;
 use crate::log_format::ValueAvailability;
+use crate::routes::BlockedPath;
 
 pub(in crate::config) static ROUTE_SCHEMA: &[KeySpec<PoolDraft>] = &[
     KeySpec {

@@ -68,7 +68,7 @@ pub(in crate::config) static POOL_SCHEMA: &[KeySpec<PoolDraft>] = &[
         default: "false",
         doc: "Whether clients of Azure OpenAI are served: paths such as `/openai/deployments/MODEL/chat/completions`, and \
               the header `api-key`; pools with the same `host` and `path` share it.",
-        set: |d, v| v.boolean().map(|on| d.routing.route.accepts_azure = on),
+        set: |d, v| v.boolean().map(|on| d.routing.accepts_azure = on),
     },
     KeySpec {
         name: "websocket",

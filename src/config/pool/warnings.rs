@@ -39,7 +39,7 @@ fn skewed_key_warning(policy: &SpannedValue<PolicySpec>, draft: &PoolDraft, sett
         return warning("gives nearly all requests of this pool the same key", "one replica would get them all");
     }
     let hashes_client = policy.needs_client_addr() || !parts.is_empty() && parts.iter().all(is_per_client);
-    if hashes_client && !settings.client_address.trusts_any_peer() {
+    if hashes_client && !settings.scope.client_address.trusts_any_peer() {
         let help = "one replica gets all requests of an app server or proxy, unless `trusted_proxies` names it";
         return warning("identifies clients by the address of their connection", help);
     }

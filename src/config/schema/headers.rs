@@ -5,9 +5,9 @@ use http::{HeaderName, HeaderValue};
 use super::log::diagnose_format;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::settings::{HeaderRule, HeaderTemplate};
 use crate::log_format::LogFormat;
 use crate::log_format::ValueAvailability;
+use crate::routes::{HeaderRule, HeaderTemplate};
 
 pub(in crate::config) const EXPECTED_HEADERS: &str = "a table of headers such as { X-Real-IP = \"$remote_addr\" }";
 

@@ -9,7 +9,7 @@ pub(super) static LIMITS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         expected: EXPECTED_SIZE,
         default: "\"32MiB\"",
         doc: "The largest request body; larger ones are answered 413.",
-        set: |d, v| v.byte_size(1).map(|bytes| d.settings.limits.body_bytes = bytes),
+        set: |d, v| v.byte_size(1).map(|bytes| d.scope().body_bytes = bytes),
     },
     KeySpec {
         name: "in_flight_bytes",

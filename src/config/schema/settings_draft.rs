@@ -1,10 +1,14 @@
 //! The settings while they are read.
 
+use std::sync::Arc;
+
 use crate::config::diagnostics::SpannedValue;
 use crate::config::referenced_files::ReferencedFiles;
 use crate::config::settings::Settings;
+use crate::routes::RouteScope;
 
 use super::key_spec::KeySpec;
+use super::scope::draft::{ScopeDraft, ScopedDraft};
 use super::secret::SecretDraft;
 
 /// A table of the file, which holds keys of the settings.
@@ -23,4 +27,19 @@ pub(in crate::config) struct SettingsDraft {
     /// The name of the access log's format; `None` if the format itself is given, or neither.
     pub(in crate::config) format_name: Option<SpannedValue<String>>,
     pub(in crate::config) referenced_files: ReferencedFiles,
+    /// The keys at the top that hosts and routes may have too.
+    pub(in crate::config) scope: ScopeDraft,
+}
+
+impl ScopedDraft for SettingsDraft {
+    fn scope_draft(&mut self) -> &mut ScopeDraft {
+        &mut self.scope
+    }
+}
+
+impl SettingsDraft {
+    /// Returns the settings in tables that hold for routes without their own.
+    pub(super) fn scope(&mut self) -> &mut RouteScope {
+        Arc::make_mut(&mut self.settings.scope)
+    }
 }

@@ -3,14 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 
-use super::client_address::{EXPECTED_HEADER, EXPECTED_PROXIES, parse_client_address_header, read_trusted_proxies};
-use super::headers::{self, EXPECTED_HEADERS};
 use super::key_spec::{EXPECTED_BOOLEAN, EXPECTED_POSITIVE_DURATION, KeySpec};
 use super::secret::{self, EXPECTED_ENV, EXPECTED_FILE, EXPECTED_HASH};
 use super::settings_draft::SettingsDraft;
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::settings::{ListenAddr, ListenError};
-use crate::log_format::ValueAvailability;
+use crate::routes::{ListenAddr, ListenError};
 
 /// Decisions that `explain` may keep.
 const MAX_EXPLAIN: usize = 100_000;
@@ -108,57 +105,6 @@ pub(super) static TOP_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         set: |d, v| v.boolean().map(|on| d.settings.explain_header = on),
     },
     KeySpec {
-        name: "trusted_proxies",
-        expected: EXPECTED_PROXIES,
-        default: "[]",
-        doc: "Proxies whose `client_address_header` determines the client's address, for logs and policies; `unix:` \
-              stands for all peers at Unix sockets.",
-        set: |d, v| read_trusted_proxies(&mut d.settings.client_address, v),
-    },
-    KeySpec {
-        name: "client_address_header",
-        expected: EXPECTED_HEADER,
-        default: "\"X-Forwarded-For\"",
-        doc: "The header in which trusted proxies write the client's address.",
-        set: |d, v| parse_client_address_header(v).map(|name| d.settings.client_address.header = name),
-    },
-    KeySpec {
-        name: "client_address_recursive",
-        expected: EXPECTED_BOOLEAN,
-        default: "true",
-        doc: "Whether the client is the last address in that header that is no trusted proxy's; otherwise it is the \
-              last address.",
-        set: |d, v| v.boolean().map(|on| d.settings.client_address.recursive = on),
-    },
-    KeySpec {
-        name: "gzip",
-        expected: "\"off\", or the size from which JSON answers are compressed, such as \"1KiB\"",
-        default: "\"off\"",
-        doc: "The size from which JSON responses are compressed for clients that accept gzip; streams never are.",
-        set: |d, v| parse_gzip_min_size(v).map(|size| d.settings.gzip = size),
-    },
-    KeySpec {
-        name: "request_headers",
-        expected: EXPECTED_HEADERS,
-        default: "{}",
-        doc: "Headers of requests to the replicas, in place of the client's; values may have variables of nginx's \
-              `log_format`, and an empty value removes the header.",
-        set: |d, v| {
-            headers::parse_header_rules(v, ValueAvailability::AtRequest)
-                .map(|rules| d.settings.headers.defaults.request = rules)
-        },
-    },
-    KeySpec {
-        name: "response_headers",
-        expected: EXPECTED_HEADERS,
-        default: "{}",
-        doc: "Headers added to every response, errors and streams included; an empty value removes the replica's.",
-        set: |d, v| {
-            headers::parse_header_rules(v, ValueAvailability::AtResponse)
-                .map(|rules| d.settings.headers.defaults.response = rules)
-        },
-    },
-    KeySpec {
         name: "resolver",
         expected: "addresses of DNS servers such as \"10.0.0.2\" or \"[fd00::2]:5353\"",
         default: "[]",
@@ -209,10 +155,6 @@ fn parse_admin_addr(value: &TomlValue<'_>) -> ReadResult<Option<SocketAddr>> {
         Ok(ListenAddr::Tcp(address)) => Ok(Some(address)),
         _ => Err(value.invalid()),
     }
-}
-
-fn parse_gzip_min_size(value: &TomlValue<'_>) -> ReadResult<Option<usize>> {
-    if value.raw.as_str() == Some("off") { Ok(None) } else { value.byte_size(1).map(Some) }
 }
 
 fn parse_workers(value: &TomlValue<'_>) -> ReadResult<Option<NonZeroUsize>> {

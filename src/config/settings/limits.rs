@@ -6,9 +6,7 @@ use std::sync::Arc;
 /// Limits on clients. All at least 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest request body, in bytes.
-    pub body_bytes: usize,
-    /// Bytes of request bodies in memory at once, all requests together; at least `body_bytes`.
+    /// Bytes of request bodies in memory at once, all requests together; no body may be larger.
     pub in_flight_bytes: usize,
     /// The largest request head, in bytes; at least 8 KiB.
     pub header_bytes: usize,
@@ -29,7 +27,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            body_bytes: 32 << 20,
             in_flight_bytes: 1 << 30,
             header_bytes: 64 << 10,
             headers: 100,

@@ -1,24 +1,20 @@
 //! The configuration as plain data.
 
-mod headers;
 mod limits;
-mod listen;
 mod log;
 mod network;
-mod timeouts;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-pub use headers::{HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate};
 pub use limits::Limits;
-pub use listen::{ListenAddr, ListenError};
 pub use log::{LogSettings, LogSink, RecordSettings};
-pub use network::{ClientAddressSettings, DnsSettings, IpNetwork};
-pub use timeouts::Timeouts;
+pub use network::DnsSettings;
 
 use crate::fleet::PoolSpec;
+use crate::routes::{HeaderRules, ListenAddr, RouteScope, RouteTable};
 use crate::tenants::{KeyDigest, TenantTable};
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
@@ -44,12 +40,8 @@ pub struct Settings {
     pub explain: usize,
     /// Whether responses describe their decision in `X-Decision`.
     pub explain_header: bool,
-    /// The rule for the client's address.
-    pub client_address: ClientAddressSettings,
     /// Limits on clients.
     pub limits: Limits,
-    /// Timeouts.
-    pub timeouts: Timeouts,
     /// The access log and the error log.
     pub log: LogSettings,
     /// The traffic recorder.
@@ -60,10 +52,12 @@ pub struct Settings {
     pub tls: ServerCertificates,
     /// Web pages that may call; `None` for none.
     pub cors: Option<CorsSettings>,
-    /// The size in bytes from which JSON responses are compressed for clients that accept gzip; `None` for never.
-    pub gzip: Option<usize>,
-    /// Headers set on requests and responses.
+    /// The settings of routes that have none of their own: those at the top.
+    pub scope: Arc<RouteScope>,
+    /// The headers of pools that have their own.
     pub headers: HeaderRules,
+    /// The hosts and routes; built from the pools and `[[host]]`s once loaded.
+    pub routes: Arc<RouteTable>,
     /// The pools, in configuration order; not empty once loaded.
     pub pools: Vec<PoolSpec>,
 }
@@ -107,16 +101,15 @@ impl Default for Settings {
             preserve_header_case: false,
             explain: 1_000,
             explain_header: false,
-            client_address: ClientAddressSettings::default(),
             limits: Limits::default(),
-            timeouts: Timeouts::default(),
             log: LogSettings::default(),
             record: RecordSettings::default(),
             dns: DnsSettings::default(),
             tls: ServerCertificates::default(),
             cors: None,
-            gzip: None,
+            scope: Arc::default(),
             headers: HeaderRules::default(),
+            routes: Arc::default(),
             pools: Vec::new(),
         }
     }

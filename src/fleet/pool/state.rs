@@ -132,11 +132,6 @@ impl Pool {
         &self.spec.name
     }
 
-    /// Returns the host whose requests it takes; `None` for any.
-    pub fn host(&self) -> Option<&str> {
-        self.spec.route.host.as_deref()
-    }
-
     /// Returns the policy's name in the table.
     pub fn policy_name(&self) -> &'static str {
         self.spec.policy.name()
@@ -155,13 +150,6 @@ impl Pool {
     /// Returns the configured model names; empty if they are learned.
     pub const fn configured_models(&self) -> &ModelNames {
         &self.spec.models
-    }
-
-    /// Returns the status for a blocked path, by the longest match; `path` is normalized as for
-    /// [`BlockedPath::matches`](crate::fleet::BlockedPath::matches).
-    pub fn blocked_status(&self, path: &[u8]) -> Option<u16> {
-        let blocked = self.spec.route.blocked_paths.iter().filter(|blocked| blocked.matches(path));
-        blocked.max_by_key(|blocked| (blocked.exact, blocked.path.len())).map(|blocked| blocked.status)
     }
 
     /// Returns the paths of its replicas that clients can reach.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance::PolicySpec;
-use crate::fleet::{FailurePolicy, MemberSpec, PathPolicy, Route, Sticky, UpstreamTls};
+use crate::fleet::{FailurePolicy, MemberSpec, PathPolicy, Sticky, UpstreamTls};
 use crate::prompt::{MediaTokens, Tokenizer};
+use crate::routes::PoolRoute;
 use crate::units::{ModelNames, Tokens};
 
 /// A pool: the replicas of one model, or of the models that they list, and how requests reach them.
@@ -22,8 +23,10 @@ pub struct PoolSpec {
     pub shadow: Option<PolicySpec>,
     /// The replicas, in configuration order.
     pub members: Vec<MemberSpec>,
-    /// The host and path that lead to this pool.
-    pub route: Route,
+    /// The host and path that lead to this pool, unless a route names it.
+    pub route: PoolRoute,
+    /// Whether clients may use the paths and the key header of Azure OpenAI.
+    pub accepts_azure: bool,
     /// The paths of its replicas that clients can reach.
     pub path_policy: PathPolicy,
     /// Whether clients may open WebSockets on those paths.

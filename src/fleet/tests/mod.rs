@@ -5,6 +5,7 @@ mod reload;
 mod routing;
 mod slow_start;
 
+use crate::routes::PoolRoute;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +39,8 @@ pub(super) fn pool_spec(name: &str, ports: &[u16]) -> PoolSpec {
         policy: PolicySpec::parse("round_robin").unwrap(),
         shadow: None,
         members: ports.iter().map(|p| member(*p)).collect(),
-        route: Route::default(),
+        route: PoolRoute::default(),
+        accepts_azure: false,
         path_policy: PathPolicy::Listed(Vec::new()),
         websocket: false,
         fallback: None,

@@ -48,7 +48,10 @@ fn reload_keeps_replicas_their_load_and_their_failures() {
     }
     drop(held);
     assert!(fleet.replicas().iter().all(|r| r.in_flight() == 0));
-    assert_eq!(fleet.reload(fleet.pools().iter().map(|p| p.spec().clone()).collect()).unwrap().to_string(), "nothing");
+    assert_eq!(
+        fleet.reload(fleet.pools().iter().map(|p| p.spec().clone()).collect::<Vec<_>>()).unwrap().to_string(),
+        "nothing"
+    );
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Directives on processes, connections and sizes: keys for the whole router.
 
-use crate::config::IpNetwork;
 use crate::config::parse::units;
 use crate::import::blocks::BlockScope;
 use crate::import::context::ImportContext;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::{quote_duration, quote_toml};
+use crate::routes::IpNetwork;
 
 /// `worker_processes auto | N`.
 pub(super) fn handle_worker_processes(context: &mut ImportContext, directive: &Directive) {

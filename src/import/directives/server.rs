@@ -1,11 +1,11 @@
 //! `server` and `location` blocks.
 
 use super::{access_rules, headers, upstream};
-use crate::config::ListenAddr;
 use crate::import::blocks::{BlockScope, NginxListen, NginxLocation, NginxServer};
 use crate::import::context::ImportContext;
 use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
+use crate::routes::ListenAddr;
 
 /// `events` and `http`: their own directives count.
 pub(super) fn open_container(context: &mut ImportContext, directive: &Directive) -> Option<BlockScope> {

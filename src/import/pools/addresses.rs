@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use super::tls;
-use crate::config::ListenAddr;
 use crate::import::blocks::{NginxListen, NginxServer};
 use crate::import::context::ImportContext;
 use crate::import::report::RemarkKind;
+use crate::routes::ListenAddr;
 
 /// Returns the address of a server without `listen`.
 fn default_listen_address() -> ListenAddr {

@@ -14,7 +14,7 @@ use super::blocks::{NginxLocation, NginxServer};
 use super::context::ImportContext;
 use super::report::RemarkKind;
 use super::syntax::directive::{Directive, SourceLine};
-use crate::config::ListenAddr;
+use crate::routes::ListenAddr;
 use imported_pool::ImportedPool;
 use target::ProxyPassTarget;
 

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use super::imported_pool::PoolTlsKeys;
-use crate::config::ListenAddr;
 use crate::import::blocks::{NginxListen, NginxServer, ServedCertificates, UpstreamVerification};
 use crate::import::context::ImportContext;
 use crate::import::directives::tls::is_host_name;
 use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::quote_toml;
+use crate::routes::ListenAddr;
 
 /// Returns whether an address uses TLS. As in nginx, one `ssl` applies to all servers at it.
 pub(super) fn is_tls_address(serving: &[&NginxServer], address: &ListenAddr) -> bool {

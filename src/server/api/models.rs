@@ -1,4 +1,4 @@
-//! `/v1/models`: the models that the client may use, from all pools of its virtual host, in OpenAI's shape or, for
+//! `/v1/models`: the models that the client may use, from all pools of its route, in OpenAI's shape or, for
 //! requests with `anthropic-version`, in Anthropic's.
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn get_model(
 ) -> Response {
     let shape = ModelShape::requested_by(&headers);
     let mut found = find_model(&app, &scope, &id);
-    if found.is_none() && scope.virtual_host.as_ref().is_some_and(|host| host.learns_models()) {
+    if found.is_none() && scope.routed.as_ref().is_some_and(|routed| routed.learns_models()) {
         app.control.model_refresh.refresh_all(app.clock.now()).await;
         found = find_model(&app, &scope, &id);
     }
@@ -56,15 +56,15 @@ async fn get_model(
 
 /// Returns each model that the client may use, sorted by name.
 fn visible_models(app: &AppState, scope: &RequestScope) -> Vec<ModelView> {
-    let Some(host) = &scope.virtual_host else { return Vec::new() };
+    let Some(routed) = &scope.routed else { return Vec::new() };
     let models_of = |pool: &Arc<Pool>| {
         let pool = pool.clone();
         pool.models().into_iter().map(move |model| (model, pool.clone()))
     };
-    let mut models: Vec<(ModelName, Arc<Pool>)> = host.pools().iter().flat_map(models_of).collect();
+    let mut models: Vec<(ModelName, Arc<Pool>)> = routed.pools().iter().flat_map(models_of).collect();
     // A model that stands for a pattern may fit another pool better.
     models.retain(|(name, pool)| {
-        let server = host.find_by_model(name.as_str());
+        let server = routed.find_by_model(name.as_str());
         server.is_some_and(|server| server.name() == pool.name()) && scope.can_use_model(name.as_str())
     });
     models.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -74,7 +74,7 @@ fn visible_models(app: &AppState, scope: &RequestScope) -> Vec<ModelView> {
 
 /// Returns a model that the client may use; one that only fits a pattern counts.
 fn find_model(app: &AppState, scope: &RequestScope, id: &str) -> Option<ModelView> {
-    let pool = scope.virtual_host.as_ref()?.find_by_model(id).filter(|_| scope.can_use_model(id))?;
+    let pool = scope.routed.as_ref()?.find_by_model(id).filter(|_| scope.can_use_model(id))?;
     let is_pattern = matches!(pool.model_fit(id), Some(ModelFit::Pattern(_)));
     // The pattern itself is no model.
     (!is_pattern || !id.ends_with('*')).then(|| ModelView::new(id, pool, app.start_time))

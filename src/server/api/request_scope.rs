@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::fleet::VirtualHost;
+use crate::fleet::RoutedPools;
 use crate::tenants::Tenant;
 
-/// The virtual host that a local request came for, and the tenant whose key it shows.
+/// The route that a local request came for, and the tenant whose key it shows.
 #[derive(Clone)]
 pub(in crate::server) struct RequestScope {
-    /// `None` if no pool has the host and path.
-    pub(in crate::server) virtual_host: Option<Arc<VirtualHost>>,
+    /// `None` if no route takes the request.
+    pub(in crate::server) routed: Option<Arc<RoutedPools>>,
     /// `None` if no keys are configured.
     pub(in crate::server) tenant: Option<Arc<Tenant>>,
 }

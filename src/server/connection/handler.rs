@@ -1,4 +1,4 @@
-//! The steps from a request's head to its response: validate, route, authenticate, then serve locally or proxy.
+//! The steps from a request's head to its response: route, then answer, serve locally or proxy.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
+use thiserror::Error;
 use tower_service::Service;
 
 use super::state::ActiveRequest;
@@ -17,23 +18,24 @@ use super::worker_load::{RequestGuard, WorkerLoad};
 use crate::balance::SeededRng;
 use crate::clock;
 use crate::config::Settings;
-use crate::dialect::Dialect;
-use crate::fleet::{Fleet, VirtualHost};
+use crate::fleet::RoutedPools;
 use crate::log_format::RequestLine;
-use crate::server::api::{self, ModelShape, RequestScope};
+use crate::routes::Answer;
+use crate::server::api::{self, RequestScope};
 use crate::server::proxy::ProxyHandler;
-use crate::server::request::client::{ClientInfo, X_REQUEST_ID, request_host, request_id, resolve_client};
+use crate::server::request::client::{X_REQUEST_ID, request_id};
 use crate::server::request::context::RequestContext;
-use crate::server::request::route::{RouteError, RouteTarget, match_route};
+use crate::server::request::cors;
+use crate::server::request::route::{RouteTarget, unknown_path_error};
+use crate::server::request::routed_head::{RequestOrigin, RoutedHead};
 use crate::server::request::websocket::is_websocket_request;
-use crate::server::request::{auth, cors, validate};
 use crate::server::request_log::RequestLog;
+use crate::server::response::answer::{answer_response, slash_redirect};
 use crate::server::response::body::{BodySource, ResponseBody};
 use crate::server::response::framing::BodyFraming;
 use crate::server::response::gzip::{self, GzipEncoder};
 use crate::server::response::headers::apply_response_headers;
-use crate::server::{AppState, RequestError, WorkerContext};
-use crate::tenants::Tenant;
+use crate::server::{AppState, WorkerContext};
 use crate::upstream::UpstreamClient;
 
 /// The body of a response, or none before a tunnel.
@@ -48,13 +50,10 @@ pub(super) struct RequestHandler {
     rng: RefCell<SeededRng>,
 }
 
-/// The target of a request and the tenant whose key it shows.
-struct RoutedHead {
-    target: Result<RouteTarget, RouteError>,
-    /// The dialect in which errors are written.
-    dialect: Dialect,
-    tenant: Option<Arc<Tenant>>,
-}
+/// Closes the connection of a request without a response.
+#[derive(Debug, Error)]
+#[error("the route closes the connection")]
+pub(super) struct CloseConnection;
 
 impl RequestHandler {
     pub(super) fn new(app: Arc<AppState>, load: Arc<WorkerLoad>) -> Self {
@@ -67,30 +66,36 @@ impl RequestHandler {
     }
 
     /// Responds to one request; every error becomes a response.
+    ///
+    /// *Errors*: the route closes the connection without one.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
         active_request: ActiveRequest,
-    ) -> Response<ServedBody> {
+    ) -> Result<Response<ServedBody>, CloseConnection> {
         let (head, body) = request.into_parts();
         let app = &self.worker.app;
         let settings = app.settings();
-        let RoutedHead { target, dialect, tenant } = RoutedHead::new(&head, &settings, &app.fleet);
-        let context = Rc::new(self.new_context(&head, settings, tenant, active_request));
-        let settings = &context.settings;
+        let RoutedHead { target, origin } = RoutedHead::new(&head, &settings, &app.fleet, active_request.connection());
+        let context = Rc::new(self.new_context(&head, settings, origin, active_request));
+        let (settings, scope) = (&context.settings, context.scope());
         let mut log = RequestLog::new(app.clone(), context.clone(), &head);
-        let can_gzip = settings.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
+        let can_gzip = scope.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
         let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, &head.headers));
         if !matches!(target, Ok(RouteTarget::Preflight)) {
             context.connection().set_body_unread(!body.is_end_stream());
         }
+        if let Some([pool]) = context.routed.as_deref().map(RoutedPools::pools) {
+            log.set_pool(pool);
+        }
         let request = Request::from_parts(head, body);
         let mut response = match target {
-            Ok(target) => self.respond(target, request, &context, &mut log).await,
-            Err(RouteError { error, virtual_host }) => {
-                record_single_pool(&mut log, virtual_host.as_deref());
-                BodySource::from_error(&error, dialect)
+            Ok(RouteTarget::Answer) if context.answer() == Some(&Answer::Close) => {
+                log.set_closed();
+                return Err(CloseConnection);
             }
+            Ok(target) => self.respond(target, request, &context, &mut log).await,
+            Err(error) => BodySource::from_error(&error, context.dialect),
         };
         if let Ok(id) = HeaderValue::try_from(&*context.id) {
             response.headers_mut().insert(X_REQUEST_ID, id);
@@ -99,32 +104,25 @@ impl RequestHandler {
             cors::add_cors_headers(response.headers_mut(), origin);
         }
         let length = response.body().size_hint().exact();
-        let is_gzip =
-            settings.gzip.is_some_and(|min_bytes| gzip::negotiate(&mut response, length, min_bytes, can_gzip));
+        let is_gzip = scope.gzip.is_some_and(|min_bytes| gzip::negotiate(&mut response, length, min_bytes, can_gzip));
         apply_response_headers(&mut log, &mut response);
         if matches!(response.body(), BodySource::Tunnel(_)) {
-            return start_tunnel(response, log);
+            return Ok(start_tunnel(response, log));
         }
-        ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new()))).map(Either::Left)
+        Ok(ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new()))).map(Either::Left))
     }
 
     fn new_context(
         &self,
         head: &Parts,
         settings: Arc<Settings>,
-        tenant: Option<Arc<Tenant>>,
+        origin: RequestOrigin,
         active_request: ActiveRequest,
     ) -> RequestContext {
         let connection = active_request.connection();
-        let client_info = ClientInfo {
-            is_tls: connection.info.tls.is_some(),
-            authenticated: tenant.is_some(),
-            ..resolve_client(connection.peer, &head.headers, &settings.client_address)
-        };
         RequestContext {
             id: request_id(&head.headers, &mut self.rng.borrow_mut()),
-            client_info,
-            tenant,
+            origin,
             request_line: RequestLine {
                 method: head.method.clone(),
                 uri: head.uri.clone(),
@@ -151,12 +149,14 @@ impl RequestHandler {
                 cors::preflight_response::<axum::body::Body>(request.headers()).map(BodySource::Local)
             }
             RouteTarget::Options { allow } => api::options_response::<axum::body::Body>(&allow).map(BodySource::Local),
-            RouteTarget::Local { path, virtual_host } => {
-                record_single_pool(log, virtual_host.as_deref());
-                self.serve_local(request, &path, RequestScope { virtual_host, tenant: context.tenant.clone() }).await
+            RouteTarget::Answer => answer_response(context.answer().unwrap_or(&Answer::Close), log),
+            RouteTarget::NotFound => BodySource::from_error(&unknown_path_error(request.uri().path()), context.dialect),
+            RouteTarget::AddSlash => slash_redirect(request.uri(), log),
+            RouteTarget::Local { path } => {
+                let (routed, tenant) = (context.routed.clone(), context.tenant.clone());
+                self.serve_local(request, &path, RequestScope { routed, tenant }).await
             }
             RouteTarget::Proxied(route) => {
-                record_single_pool(log, Some(&route.virtual_host));
                 let wants_websocket = is_websocket_request(&request);
                 ProxyHandler { worker: &self.worker, route: &route, context, wants_websocket }
                     .respond(request, log)
@@ -186,38 +186,6 @@ impl RequestHandler {
     }
 }
 
-impl RoutedHead {
-    /// Validates, routes and authenticates a request. A preflight request carries no key and is not authenticated.
-    fn new(head: &Parts, settings: &Settings, fleet: &Fleet) -> Self {
-        if settings.cors.is_some() && cors::is_preflight(head) {
-            return Self { target: Ok(RouteTarget::Preflight), dialect: Dialect::Other, tenant: None };
-        }
-        if let Err(error) = validate::validate_head(head, &settings.limits) {
-            return Self::refused(error, Dialect::Other);
-        }
-        let target = match_route(fleet, head);
-        let dialect = target.as_ref().ok().and_then(RouteTarget::dialect);
-        let dialect = dialect.unwrap_or_else(|| ModelShape::requested_by(&head.headers).error_dialect());
-        if matches!(&target, Ok(target) if target.is_public()) {
-            return Self { target, dialect, tenant: None };
-        }
-        match auth::authenticate(&settings.tenants, &head.headers, accepts_azure_key(head, fleet)) {
-            Ok(tenant) => Self { target, dialect, tenant },
-            Err(error) => Self::refused(error, dialect),
-        }
-    }
-
-    const fn refused(error: RequestError, dialect: Dialect) -> Self {
-        Self { target: Err(RouteError { error, virtual_host: None }), dialect, tenant: None }
-    }
-}
-
-/// Returns whether a request shows a key as clients of Azure OpenAI do, and may.
-fn accepts_azure_key(head: &Parts, fleet: &Fleet) -> bool {
-    head.headers.contains_key(auth::API_KEY)
-        && fleet.virtual_host(&request_host(head), head.uri.path()).is_some_and(|host| host.accepts_azure())
-}
-
 /// Returns the 101 of a tunnel, which runs once the client has received it.
 fn start_tunnel(response: Response<BodySource>, mut log: RequestLog) -> Response<ServedBody> {
     log.set_response(&response, BodyFraming::Length, None);
@@ -228,11 +196,4 @@ fn start_tunnel(response: Response<BodySource>, mut log: RequestLog) -> Response
         }
         Either::Right(Empty::new())
     })
-}
-
-/// Records the pool of a virtual host that has only one.
-fn record_single_pool(log: &mut RequestLog, virtual_host: Option<&VirtualHost>) {
-    if let Some([pool]) = virtual_host.map(VirtualHost::pools) {
-        log.set_pool(pool);
-    }
 }

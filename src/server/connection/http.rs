@@ -1,6 +1,5 @@
 //! HTTP/1 and HTTP/2 on one client connection, by hyper.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::rc::Rc;
 use std::time::Duration;
@@ -49,15 +48,15 @@ pub(super) async fn serve_connection(
 ) {
     let app = &handler.worker.app;
     let settings = app.settings();
-    let header_timeout = settings.timeouts.client_header;
-    let (stream, timer) = TimeoutStream::new(stream, &settings.timeouts);
+    let header_timeout = settings.scope.timeouts.client_header;
+    let (stream, timer) = TimeoutStream::new(stream, &settings.scope.timeouts);
     let stream = ErrorRewriteStream::new(stream, app.clone(), state.clone());
     let stream = DisconnectDetector::new(stream, state.clone(), settings.half_close);
     let (detection_timeout, is_detected) = timer.protocol_detection_timeout();
     let service = service_fn(|request: Request<Incoming>| {
         is_detected.set(true);
         let (handler, active) = (handler.clone(), state.start_request(request.version()));
-        async move { Ok::<_, Infallible>(handler.handle(request, active).await) }
+        async move { handler.handle(request, active).await }
     });
     let mut builder = http_builder(&settings);
     // hyper takes the times from the timer. It only needs some value here to use it.
@@ -105,7 +104,7 @@ fn http_builder(settings: &Settings) -> auto::Builder<LocalExecutor> {
         .http1()
         .max_buf_size(settings.limits.header_bytes)
         .max_headers(settings.limits.headers)
-        .keep_alive(!settings.timeouts.keepalive.is_zero())
+        .keep_alive(!settings.scope.timeouts.keepalive.is_zero())
         .half_close(settings.half_close)
         .preserve_header_case(settings.preserve_header_case)
         // The names of headers that are the router's own.

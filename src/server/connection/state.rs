@@ -8,6 +8,7 @@ use http::Version;
 
 use super::peer_addr::PeerAddr;
 use crate::log_format::ConnectionInfo;
+use crate::routes::ArrivalAddr;
 
 /// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame
 /// that came last they fit into 64 KiB.
@@ -16,6 +17,7 @@ const MAX_PENDING_WRITE_BYTES: usize = 16 << 10;
 /// A client connection, shared by its requests.
 pub(in crate::server) struct ConnectionState {
     pub(in crate::server) peer: PeerAddr,
+    pub(in crate::server) arrival: ArrivalAddr,
     pub(in crate::server) info: ConnectionInfo,
     /// Requests since the connection was opened.
     pub(in crate::server) request_count: Cell<u64>,
@@ -55,9 +57,10 @@ impl Drop for ActiveRequest {
 
 impl ConnectionState {
     /// Returns the state of a new connection.
-    pub(super) fn new(peer: PeerAddr, info: ConnectionInfo) -> Rc<Self> {
+    pub(super) fn new(peer: PeerAddr, arrival: ArrivalAddr, info: ConnectionInfo) -> Rc<Self> {
         Rc::new(Self {
             peer,
+            arrival,
             info,
             request_count: Cell::new(0),
             active_requests: Cell::new(0),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::config::Timeouts;
+use crate::routes::Timeouts;
 
 /// The length of the HTTP/2 preface.
 const HTTP2_PREFACE_BYTES: u64 = 24;

@@ -14,7 +14,7 @@ use crate::tls::{self, ClientStream};
 
 /// Performs the handshake within `timeouts.client_header`. A failure is logged and counted; the result is then `None`.
 pub(super) async fn handshake(app: &AppState, stream: TcpStream, peer: IpAddr) -> Option<(ClientStream, TlsSession)> {
-    let (store, limit) = (app.tls_store.load_full(), app.settings().timeouts.client_header);
+    let (store, limit) = (app.tls_store.load_full(), app.settings().scope.timeouts.client_header);
     let cause: &dyn Display = match timeout(limit, tls::accept(&store, stream)).await {
         Ok(Ok(accepted)) => return Some(accepted),
         // Health checks of load balancers connect and close.

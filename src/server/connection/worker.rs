@@ -18,6 +18,7 @@ use super::state::ConnectionState;
 use super::tls_handshake;
 use super::worker_load::WorkerLoad;
 use crate::log_format::{ConnectionInfo, TlsSession};
+use crate::routes::{ArrivalAddr, ListenAddr};
 use crate::server::{AppState, Lifecycle};
 
 /// Interval at which idle connections to replicas are swept.
@@ -42,7 +43,7 @@ pub(in crate::server) async fn run(
                 None => break,
             },
             Some(_) = connections.join_next() => {}
-            _ = sweep.tick() => handler.worker.upstream.sweep(&app.settings().timeouts),
+            _ = sweep.tick() => handler.worker.upstream.sweep(&app.settings().scope.timeouts),
         }
     }
     tokio::select! {
@@ -53,7 +54,7 @@ pub(in crate::server) async fn run(
 
 async fn handle_connection(
     handler: Rc<RequestHandler>,
-    AcceptedConnection { socket, guard: _guard }: AcceptedConnection,
+    AcceptedConnection { socket, listen, guard: _guard }: AcceptedConnection,
     lifecycle: watch::Receiver<Lifecycle>,
 ) {
     let app = &handler.worker.app;
@@ -62,27 +63,38 @@ async fn handle_connection(
         ClientSocket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
                 let info = new_connection_info(app, socket_addrs(app, &stream), None);
-                let connection = ConnectionState::new(PeerAddr::of_connection(peer), info);
+                let arrival = new_arrival(app, listen, &stream);
+                let connection = ConnectionState::new(PeerAddr::of_connection(peer), arrival, info);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
         ClientSocket::Tls(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream)
-                && let addrs = socket_addrs(app, &stream)
+                && let (addrs, arrival) = (socket_addrs(app, &stream), new_arrival(app, listen, &stream))
                 && let Some((stream, session)) = tls_handshake::handshake(app, stream, peer).await
             {
                 let info = new_connection_info(app, addrs, Some(session));
-                let connection = ConnectionState::new(PeerAddr::of_connection(peer), info);
+                let connection = ConnectionState::new(PeerAddr::of_connection(peer), arrival, info);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
         ClientSocket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                let connection = ConnectionState::new(PeerAddr::Unix, new_connection_info(app, None, None));
+                let connection = ConnectionState::new(
+                    PeerAddr::Unix,
+                    ArrivalAddr { listen, local: None },
+                    new_connection_info(app, None, None),
+                );
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
     }
+}
+
+/// Returns the address that a connection has arrived at.
+fn new_arrival(app: &AppState, listen: ListenAddr, stream: &TcpStream) -> ArrivalAddr {
+    let local = app.settings().routes.needs_local_addr().then(|| stream.local_addr().ok()).flatten();
+    ArrivalAddr { listen, local }
 }
 
 /// Returns the addresses of both ends, if the access log or a configured header needs them.

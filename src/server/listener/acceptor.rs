@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::bound_listener::BoundListener;
 use super::handle::{ListenerHandle, ListenerUpdate};
+use crate::routes::ListenAddr;
 use crate::server::AppState;
 use crate::server::connection::accepted::{AcceptedConnection, ClientSocket};
 use crate::server::connection::worker_load::{ConnectionGuard, WorkerLoad};
@@ -105,7 +106,7 @@ impl Acceptor {
     }
 
     fn set_tcp_keepalive(&self) {
-        let idle = self.app.settings().timeouts.tcp_keepalive;
+        let idle = self.app.settings().scope.timeouts.tcp_keepalive;
         for listener in self.listeners.values() {
             if let Err(error) = listener.set_tcp_keepalive(idle) {
                 let message =
@@ -128,7 +129,7 @@ impl Acceptor {
     fn accept_pending(&self, listener: &BoundListener) -> io::Result<()> {
         loop {
             match listener.accept() {
-                Ok(socket) => self.dispatch(socket),
+                Ok(socket) => self.dispatch(socket, &listener.listen),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // The client left before its connection was accepted.
                 Err(error) if is_connection_gone(&error) => {}
@@ -142,7 +143,7 @@ impl Acceptor {
     }
 
     /// Sends a connection to the least loaded worker, or closes it at the limit.
-    fn dispatch(&self, socket: ClientSocket) {
+    fn dispatch(&self, socket: ClientSocket, listen: &ListenAddr) {
         let open: usize = self.workers.iter().map(|worker| worker.load.open_connections()).sum();
         if open >= self.app.settings().limits.connections {
             let message = format_args!("connection closed: {open} are open (`limits.connections`)");
@@ -151,7 +152,7 @@ impl Acceptor {
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.load_key()) {
             let guard = ConnectionGuard::start(&worker.load);
             // Fails if the worker has ended; the connection is closed then.
-            let _ = worker.queue.blocking_send(AcceptedConnection { socket, guard });
+            let _ = worker.queue.blocking_send(AcceptedConnection { socket, listen: listen.clone(), guard });
         }
     }
 }

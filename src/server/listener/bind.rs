@@ -9,7 +9,7 @@ use std::path::Path;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::bound_listener::{BoundListener, ListenerSocket};
-use crate::config::ListenAddr;
+use crate::routes::ListenAddr;
 use crate::server::StartError;
 
 /// Connections that the kernel queues until they are accepted.

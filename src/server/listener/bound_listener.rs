@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
 
-use crate::config::ListenAddr;
+use crate::routes::ListenAddr;
 use crate::server::connection::accepted::ClientSocket;
 use crate::upstream::set_tcp_keepalive;
 

@@ -7,7 +7,7 @@ use mio::Waker;
 
 use super::bind::bind_listener;
 use super::bound_listener::BoundListener;
-use crate::config::ListenAddr;
+use crate::routes::ListenAddr;
 use crate::server::StartError;
 
 /// Updates the acceptor. The acceptor ends when the handle is closed.

@@ -21,7 +21,7 @@ pub(super) async fn find_stored_response(
     let mut last_error = None;
     let mut has_skipped = false;
     let keys = PolicyKeys::default();
-    for pool in request.route.virtual_host.pools() {
+    for pool in request.route.routed.pools() {
         let model = request.parsed.model.as_deref();
         let options = PoolOptions { model, pin: PinSource::None, tried: Vec::new() };
         let mut pool_request = PoolRequest::new(request, pool, &keys, options);

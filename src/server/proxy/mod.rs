@@ -107,7 +107,9 @@ impl ProxyHandler<'_> {
     ) -> Result<Response<BodySource>, RequestError> {
         let Self { worker, route, context, .. } = *self;
         let (app, settings) = (&worker.app, &*context.settings);
-        let (limits, timeouts) = (&settings.limits, &settings.timeouts);
+        let (limits, timeouts) = (&settings.limits, &context.scope().timeouts);
+        // A larger body would never fit into the memory for bodies.
+        let limit_bytes = context.scope().body_bytes.min(limits.in_flight_bytes);
         let (mut head, body) = request.into_parts();
         // A body that the router does not read passes with its coding.
         let reads_body = route.body_kind != BodyKind::None;
@@ -115,12 +117,13 @@ impl ProxyHandler<'_> {
             check_content_coding(&head.headers)?;
         }
 
-        let mut body = read_body(body, &head.headers, &app.limits.body_budget, limits, timeouts.client_body).await?;
+        let mut body =
+            read_body(body, &head.headers, &app.limits.body_budget, limit_bytes, timeouts.client_body).await?;
         let body_complete_at = app.clock.now();
         context.connection().set_body_unread(false);
         log.set_body_complete(body.bytes.len(), body_complete_at);
         if reads_body {
-            body = decode_body(body, &mut head.headers, limits, &app.limits.decoder_slots).await?;
+            body = decode_body(body, &mut head.headers, limit_bytes, &app.limits.decoder_slots).await?;
         }
 
         let mut parsed = match self.wants_websocket {
@@ -159,7 +162,7 @@ impl ProxyHandler<'_> {
         let Self { worker: WorkerContext { app, .. }, route, context, .. } = *self;
         let tenant = context.tenant.as_deref();
         match select_pool(app, route, parsed, tenant, app.clock.now()) {
-            Err(error) if error.is_unknown_model() && route.virtual_host.learns_models() => {
+            Err(error) if error.is_unknown_model() && route.routed.learns_models() => {
                 app.control.model_refresh.refresh_all(app.clock.now()).await;
                 select_pool(app, route, parsed, tenant, app.clock.now())
             }
@@ -174,7 +177,7 @@ impl ProxyHandler<'_> {
         let accept_encoding =
             if route.dialect.has_known_events() { AcceptEncoding::Remove } else { AcceptEncoding::Forward };
         let mut headers = forward_headers(head, context.client_info, &context.id, accept_encoding);
-        if route.virtual_host.accepts_azure() {
+        if route.routed.accepts_azure() {
             // Engines know no such header; where it is a key, it is one for this router.
             headers.remove(API_KEY);
         }
@@ -308,6 +311,6 @@ async fn send_to_pool(
 
 /// Returns the pool that has the model now; `None` if it is `pool` still, or none.
 fn find_moved_model(request: &ProxyRequest<'_>, pool: &Pool) -> Option<Arc<Pool>> {
-    let found = request.route.virtual_host.find_pool(request.parsed.model.as_deref()).ok()?;
+    let found = request.route.routed.find_pool(request.parsed.model.as_deref()).ok()?;
     (found.name() != pool.name()).then(|| found.clone())
 }

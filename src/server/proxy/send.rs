@@ -38,7 +38,7 @@ pub(super) struct ProxyRequest<'a> {
 }
 
 impl<'a> ProxyRequest<'a> {
-    pub(super) const fn key_inputs(&self) -> KeyInputs<'a> {
+    pub(super) fn key_inputs(&self) -> KeyInputs<'a> {
         KeyInputs { head: self.head, parsed: self.parsed, client: self.context.client_info.client }
     }
 
@@ -139,7 +139,7 @@ impl<'a> ProxyRequest<'a> {
     ) -> Result<UpstreamResponse, SendError> {
         let mut unused = Timing::default();
         let timing = log.attempt_timing().unwrap_or(&mut unused);
-        let sent = self.worker.upstream.send(upstream_request, lease, &self.context.settings.timeouts, timing).await;
+        let sent = self.worker.upstream.send(upstream_request, lease, &self.context.scope().timeouts, timing).await;
         match &sent {
             Ok(response) => log.set_upstream_response(response.head.status, &response.head.headers),
             Err(error) => log.set_attempt_failed(error),
@@ -185,7 +185,7 @@ impl<'a> ProxyRequest<'a> {
                 tenant: self.context.tenant_name().cloned(),
             },
         });
-        let (head, relay) = RelayBody::new(response, lease, dialect, &self.context.settings.timeouts, app.clock);
+        let (head, relay) = RelayBody::new(response, lease, dialect, &self.context.scope().timeouts, app.clock);
         let mut headers = head.headers;
         strip_hop_by_hop(&mut headers);
         if relay.rewrites_body() {

@@ -24,8 +24,8 @@ impl PendingTunnel {
         let Some(client) = client else { return };
         // The client left before it had the 101. The lease ends as `client_gone`.
         let Ok(client) = client.await else { return };
-        let settings = log.context().settings.clone();
-        let result = run_tunnel(replica, TokioIo::new(client), lease, &settings.timeouts, log.clock()).await;
+        let context = log.shared_context();
+        let result = run_tunnel(replica, TokioIo::new(client), lease, &context.scope().timeouts, log.clock()).await;
         log.set_tunnel_result(result);
     }
 }

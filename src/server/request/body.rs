@@ -13,7 +13,6 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::body_buffer::BodyBuffer;
-use crate::config::Limits;
 use crate::http::{ContentCodings, DecodeError, content_length};
 use crate::server::RequestError;
 
@@ -81,10 +80,9 @@ pub(in crate::server) async fn read_body(
     mut body: Incoming,
     headers: &HeaderMap,
     budget: &Arc<BodyMemoryBudget>,
-    limits: &Limits,
+    limit_bytes: usize,
     read_timeout: Duration,
 ) -> Result<BufferedBody, RequestError> {
-    let limit_bytes = limits.body_bytes;
     let mut share = budget.new_share();
     if body.is_end_stream() {
         return Ok(BufferedBody { bytes: Bytes::new(), share });
@@ -115,7 +113,7 @@ pub(in crate::server) async fn read_body(
 pub(in crate::server) async fn decode_body(
     body: BufferedBody,
     headers: &mut HeaderMap,
-    limits: &Limits,
+    limit_bytes: usize,
     slots: &Semaphore,
 ) -> Result<BufferedBody, RequestError> {
     if !headers.contains_key(header::CONTENT_ENCODING) {
@@ -127,7 +125,6 @@ pub(in crate::server) async fn decode_body(
         return Ok(body);
     }
     let BufferedBody { bytes, mut share } = body;
-    let limit_bytes = limits.body_bytes;
     if bytes.len() <= MAX_INLINE_DECODE_BYTES {
         match decode_bytes(&codings, bytes.clone(), &mut share, limit_bytes.min(MAX_INLINE_DECODE_BYTES)) {
             Err(DecodeError::TooLarge) => {}

@@ -6,9 +6,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::balance::SeededRng;
-use crate::config::ClientAddressSettings;
 use crate::http::{forwarded_addrs, parse_forwarded_addr};
 use crate::log_format::ConnectionInfo;
+use crate::routes::ClientAddressSettings;
 use crate::server::connection::peer_addr::PeerAddr;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

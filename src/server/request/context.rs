@@ -1,13 +1,14 @@
 //! The facts about one request that do not change once it is routed.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use super::client::ClientInfo;
+use super::routed_head::RequestOrigin;
 use crate::config::Settings;
 use crate::log_format::RequestLine;
+use crate::routes::{Answer, RouteAction, RouteScope};
 use crate::server::connection::state::{ActiveRequest, ConnectionState};
 use crate::server::connection::worker_load::RequestGuard;
-use crate::tenants::Tenant;
 use crate::units::Moment;
 
 /// The facts about one request that do not change once it is routed.
@@ -15,9 +16,8 @@ pub(in crate::server) struct RequestContext {
     pub(in crate::server) id: Arc<str>,
     /// The configuration at the start of the request.
     pub(in crate::server) settings: Arc<Settings>,
-    pub(in crate::server) client_info: ClientInfo,
-    /// The tenant whose key the request shows; `None` if no keys are configured or none was accepted.
-    pub(in crate::server) tenant: Option<Arc<Tenant>>,
+    /// Who asks, for which host, by which route.
+    pub(in crate::server) origin: RequestOrigin,
     pub(in crate::server) request_line: RequestLine,
     /// The arrival of the head.
     pub(in crate::server) received_at: Moment,
@@ -27,7 +27,28 @@ pub(in crate::server) struct RequestContext {
     pub(in crate::server) _request_guard: RequestGuard,
 }
 
+impl Deref for RequestContext {
+    type Target = RequestOrigin;
+
+    fn deref(&self) -> &RequestOrigin {
+        &self.origin
+    }
+}
+
 impl RequestContext {
+    /// Returns what the route answers itself; `None` for one that leads to pools.
+    pub(in crate::server) fn answer(&self) -> Option<&Answer> {
+        match &self.routed.as_ref()?.route().action {
+            RouteAction::Answer(answer) => Some(answer),
+            RouteAction::Pools(_) | RouteAction::NotFound => None,
+        }
+    }
+
+    /// Returns the settings of the route, or those at the top.
+    pub(in crate::server) fn scope(&self) -> &RouteScope {
+        self.routed.as_ref().map_or(&self.settings.scope, |routed| &routed.route().scope)
+    }
+
     /// Returns the client's connection.
     pub(in crate::server) fn connection(&self) -> &ConnectionState {
         self.active_request.connection()

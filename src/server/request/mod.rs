@@ -11,5 +11,6 @@ pub(super) mod cors;
 pub(super) mod forward_headers;
 pub(super) mod parse;
 pub(super) mod route;
+pub(super) mod routed_head;
 pub(super) mod validate;
 pub(super) mod websocket;

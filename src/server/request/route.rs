@@ -1,18 +1,17 @@
 //! The target of a request: a local path or a replica's path, and the pool that serves it.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::Method;
 use http::request::Parts;
 
 use super::azure::{self, AzurePath};
-use super::client;
 use super::parse::ParsedRequest;
 use crate::dialect::Dialect;
-use crate::fleet::{Fleet, NoReplica, PathPolicy, Pool, PoolLookupError, VirtualHost};
-use crate::http::{has_media_type, is_json, normalize_path};
+use crate::fleet::{Fleet, FoundRoute, NoReplica, PathPolicy, Pool, PoolLookupError, RoutedPools};
+use crate::http::{has_media_type, is_json};
 use crate::prompt::endpoint::{self, BodyKind, EndpointError, EndpointMatch};
+use crate::routes::{ArrivalAddr, PathMatch, RouteAction, replace_path};
 use crate::server::proxy::response_table::ResponseOwner;
 use crate::server::{AppState, RequestError};
 use crate::tenants::Tenant;
@@ -20,6 +19,13 @@ use crate::units::{Moment, ReplicaId};
 
 /// The longest path or model name in an error text, in characters.
 const MAX_NAME_CHARS: usize = 256;
+
+/// A request with its route and its target.
+pub(in crate::server) struct RoutedRequest {
+    /// `None` if no route takes the request.
+    pub(in crate::server) routed: Option<Arc<RoutedPools>>,
+    pub(in crate::server) target: Result<RouteTarget, RequestError>,
+}
 
 /// The target of a request by its host, method and path.
 pub(in crate::server) enum RouteTarget {
@@ -32,41 +38,48 @@ pub(in crate::server) enum RouteTarget {
     },
     /// A path that the router serves itself.
     Local {
-        /// Path and query, without the virtual host's prefix.
+        /// Path and query, without the route's prefix.
         path: String,
-        /// `None` if no pool has the host and path.
-        virtual_host: Option<Arc<VirtualHost>>,
     },
+    /// A host that is closed, or a path that it has no route for.
+    NotFound,
+    /// The answer of the route itself.
+    Answer,
+    /// A redirect to the path with a slash at its end.
+    AddSlash,
     /// A path that replicas serve.
     Proxied(ProxyRoute),
 }
 
-/// A request that has no target.
-pub(in crate::server) struct RouteError {
-    pub(in crate::server) error: RequestError,
-    /// `None` if no pool has the host and path.
-    pub(in crate::server) virtual_host: Option<Arc<VirtualHost>>,
-}
-
 impl RouteTarget {
-    /// Returns whether no key is needed: the paths for supervisors and load balancers.
+    /// Returns whether no key is needed: the paths for supervisors and load balancers, and what the route answers itself.
     pub(in crate::server) fn is_public(&self) -> bool {
         let is_public = |path: &str| matches!(path.split('?').next(), Some("/livez" | "/readyz" | "/health"));
-        matches!(self, Self::Local { path, .. } if is_public(path))
+        match self {
+            Self::Local { path } => is_public(path),
+            Self::NotFound | Self::Answer | Self::AddSlash => true,
+            Self::Preflight => true,
+            Self::Options { .. } | Self::Proxied(_) => false,
+        }
     }
 
     /// Returns the dialect of the path; `None` if it has none of its own.
     pub(in crate::server) const fn dialect(&self) -> Option<Dialect> {
         match self {
             Self::Proxied(route) => Some(route.dialect),
-            Self::Preflight | Self::Options { .. } | Self::Local { .. } => None,
+            Self::Preflight
+            | Self::Options { .. }
+            | Self::Local { .. }
+            | Self::NotFound
+            | Self::Answer
+            | Self::AddSlash => None,
         }
     }
 }
 
 /// A path that replicas serve.
 pub(in crate::server) struct ProxyRoute {
-    pub(in crate::server) virtual_host: Arc<VirtualHost>,
+    pub(in crate::server) routed: Arc<RoutedPools>,
     /// Path and query as the replica gets them.
     pub(in crate::server) path: String,
     pub(in crate::server) dialect: Dialect,
@@ -87,7 +100,7 @@ pub(in crate::server) enum PoolSelection {
     Pool(Arc<Pool>),
     /// The replica of this pool that holds the response the request is about.
     Owner(Arc<Pool>, ReplicaId),
-    /// Every replica of the virtual host in turn: the response that the path names has no known owner.
+    /// Every replica of the route in turn: the response that the path names has no known owner.
     Search,
 }
 
@@ -107,76 +120,82 @@ fn is_local_path(path: &str) -> bool {
         || path.strip_prefix("/v1/models/").is_some_and(|name| !name.is_empty())
 }
 
-/// Returns a request's target.
-///
-/// *Errors*: no pool has the host and path, or the path may not reach a replica.
-pub(in crate::server) fn match_route(fleet: &Fleet, head: &Parts) -> Result<RouteTarget, RouteError> {
+/// Returns a request's route and target; `is_preflight`: it is a browser's preflight request that may be answered.
+pub(in crate::server) fn match_route(
+    fleet: &Fleet,
+    arrival: &ArrivalAddr,
+    host: &str,
+    head: &Parts,
+    is_preflight: bool,
+) -> RoutedRequest {
     let path = head.uri.path();
-    let host = client::request_host(head);
-    let Some(virtual_host) = fleet.virtual_host(&host, path) else {
-        return if is_local_path(path) {
-            Ok(RouteTarget::Local { path: with_query(path, head), virtual_host: None })
-        } else {
-            Err(RouteError { error: unknown_path_error(path), virtual_host: None })
-        };
+    let (routed, target) = match fleet.find_route(arrival, host, path) {
+        FoundRoute::Route(routed) => {
+            let target = match &routed.route().action {
+                RouteAction::Answer(_) => Ok(RouteTarget::Answer),
+                RouteAction::NotFound => Ok(RouteTarget::NotFound),
+                RouteAction::Pools(_) if is_preflight => Ok(RouteTarget::Preflight),
+                RouteAction::Pools(_) => {
+                    let find_route = |path: &str| fleet.find_route(arrival, host, path);
+                    match_in_route(&find_route, routed.clone(), head)
+                }
+            };
+            (Some(routed), target)
+        }
+        FoundRoute::AddSlash(routed) => (Some(routed), Ok(RouteTarget::AddSlash)),
+        FoundRoute::Closed => (None, Ok(RouteTarget::NotFound)),
+        FoundRoute::Unknown if is_preflight => (None, Ok(RouteTarget::Preflight)),
+        FoundRoute::Unknown if is_local_path(path) => (None, Ok(RouteTarget::Local { path: with_query(path, head) })),
+        FoundRoute::Unknown => (None, Err(unknown_path_error(path))),
     };
-    let target = match blocked_status(fleet, &virtual_host, &host, path) {
-        Some(status) => Err(RequestError::BlockedPath(status)),
-        None => match_in_host(virtual_host.clone(), head),
-    };
-    target.map_err(|error| RouteError { error, virtual_host: Some(virtual_host) })
+    RoutedRequest { routed, target }
 }
 
-fn unknown_path_error(path: &str) -> RequestError {
+/// Returns the error of a path that has no target.
+pub(in crate::server) fn unknown_path_error(path: &str) -> RequestError {
     RequestError::UnknownPath(path.chars().take(MAX_NAME_CHARS).collect())
 }
 
-/// Returns the status with which a path is refused, in any spelling; `None` if it is not blocked.
-fn blocked_status(fleet: &Fleet, virtual_host: &VirtualHost, host: &str, path: &str) -> Option<u16> {
-    let blocked = |virtual_host: &VirtualHost, path: &[u8]| {
-        virtual_host.pools().iter().find_map(|pool| pool.blocked_status(path))
-    };
-    let normal = match normalize_path(path) {
-        Cow::Borrowed(path) => return blocked(virtual_host, path),
-        Cow::Owned(normal) => normal,
-    };
-    blocked(virtual_host, path.as_bytes()).or_else(|| blocked(virtual_host, &normal)).or_else(|| {
-        // `/open/../closed` matches one pool as it is written and another once it is normalized.
-        let normal_host = fleet.virtual_host(host, &String::from_utf8_lossy(&normal))?;
-        blocked(&normal_host, &normal)
-    })
-}
-
-/// Returns the target among the paths of a virtual host.
+/// Returns the target among the paths of a route that leads to pools.
 ///
 /// *Errors*: the path is unknown or malformed.
-fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTarget, RequestError> {
-    let path = head.uri.path();
-    // A pool's prefix is removed where an API path follows it; `/v1/embeddings` as a prefix stays whole.
-    let stripped = path.strip_prefix(virtual_host.path_prefix()).unwrap_or(path);
-    let has_any_path = virtual_host.pools().iter().any(|pool| *pool.path_policy() == PathPolicy::Any);
-    let only_any_path = virtual_host.pools().iter().all(|pool| *pool.path_policy() == PathPolicy::Any);
+fn match_in_route(
+    find_route: &dyn Fn(&str) -> FoundRoute,
+    routed: Arc<RoutedPools>,
+    head: &Parts,
+) -> Result<RouteTarget, RequestError> {
+    let route = routed.route();
+    let replaced = route.replace_path.as_ref().map(|text| replace_path(&route.path, text, head.uri.path()));
+    let path = replaced.as_deref().unwrap_or_else(|| head.uri.path());
+    // The prefix of a pool's path is removed where an API path follows it; `/v1/embeddings` as a prefix stays whole.
+    let stripped = match &route.path {
+        PathMatch::Segments(prefix) => path.strip_prefix(prefix.as_str()).unwrap_or(path),
+        _ => path,
+    };
+    let has_any_path = routed.pools().iter().any(|pool| *pool.path_policy() == PathPolicy::Any);
+    let only_any_path = routed.pools().iter().all(|pool| *pool.path_policy() == PathPolicy::Any);
     if !only_any_path && (is_local_path(stripped) || is_local_path(path)) {
         let local = if is_local_path(stripped) { stripped } else { path };
-        return Ok(RouteTarget::Local { path: with_query(local, head), virtual_host: Some(virtual_host) });
+        return Ok(RouteTarget::Local { path: with_query(local, head) });
     }
     let mut allowed_methods = None;
-    if virtual_host.accepts_azure()
+    if routed.accepts_azure()
         && !only_any_path
         && let Some(azure) = AzurePath::parse(stripped)
     {
-        match match_azure(&virtual_host, &azure, head) {
+        match match_azure(find_route, &routed, &azure, head) {
             Err(RequestError::MethodNotAllowed { allow, .. }) => allowed_methods = Some(allow),
             Err(RequestError::UnknownPath(_)) => {}
             result => return result,
         }
     }
-    for path in [stripped, path] {
+    let full_path = path;
+    for path in [stripped, full_path] {
         match endpoint::match_endpoint(&head.method, path) {
             Ok(found) => {
-                let mut route = endpoint_route(virtual_host, with_query(path, head), &found, head);
+                let mut route = endpoint_route(routed, with_query(path, head), &found, head);
                 if only_any_path {
-                    route.path = with_query(head.uri.path(), head);
+                    route.path = with_query(full_path, head);
                     (route.body_kind, route.token_count, route.response_id) = (BodyKind::None, None, None);
                 }
                 return Ok(RouteTarget::Proxied(route));
@@ -184,18 +203,18 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
             Err(EndpointError::MethodNotAllowed { allow }) => allowed_methods = Some(allow),
             Err(EndpointError::UnknownPath) => {}
         }
-        let is_listed = virtual_host
+        let is_listed = routed
             .pools()
             .iter()
             .any(|p| matches!(p.path_policy(), PathPolicy::Listed(extra) if extra.iter().any(|e| e == path)));
         if is_listed {
             let path = with_query(path, head);
-            return Ok(RouteTarget::Proxied(unlisted_route(virtual_host, path, body_kind(head))));
+            return Ok(RouteTarget::Proxied(unlisted_route(routed, path, body_kind(head))));
         }
     }
     if has_any_path && head.method != Method::CONNECT {
         let path = with_query(path, head);
-        return Ok(RouteTarget::Proxied(unlisted_route(virtual_host, path, BodyKind::None)));
+        return Ok(RouteTarget::Proxied(unlisted_route(routed, path, BodyKind::None)));
     }
     Err(match allowed_methods {
         Some(allow) if head.method == Method::OPTIONS => return Ok(RouteTarget::Options { allow }),
@@ -206,27 +225,31 @@ fn match_in_host(virtual_host: Arc<VirtualHost>, head: &Parts) -> Result<RouteTa
 
 /// Returns the target of a path of Azure OpenAI.
 ///
-/// *Errors*: the path that it stands for is blocked or unknown, or has not the method.
+/// *Errors*: the path that it stands for is answered otherwise or unknown, or has not the method.
 fn match_azure(
-    virtual_host: &Arc<VirtualHost>,
+    find_route: &dyn Fn(&str) -> FoundRoute,
+    routed: &Arc<RoutedPools>,
     azure: &AzurePath<'_>,
     head: &Parts,
 ) -> Result<RouteTarget, RequestError> {
     let AzurePath { path, deployment } = azure;
-    let full_path = format!("{}{path}", virtual_host.path_prefix());
+    let full_path = format!("{}{path}", routed.route().path.prefix().trim_end_matches('/'));
     for path in [path, &full_path] {
-        if let Some(status) = virtual_host.pools().iter().find_map(|pool| pool.blocked_status(path.as_bytes())) {
-            return Err(RequestError::BlockedPath(status));
+        // What another route answers or refuses is not reached by another name.
+        if let FoundRoute::Route(other) = find_route(path)
+            && let RouteAction::Answer(answer) = &other.route().action
+        {
+            return Err(RequestError::BlockedPath(answer.status()));
         }
     }
     let query = head.uri.query().and_then(azure::strip_api_version);
     let target = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
     if deployment.is_none() && is_local_path(path) {
-        return Ok(RouteTarget::Local { path: target, virtual_host: Some(virtual_host.clone()) });
+        return Ok(RouteTarget::Local { path: target });
     }
     match endpoint::match_endpoint(&head.method, path) {
         Ok(found) => {
-            let route = endpoint_route(virtual_host.clone(), target, &found, head);
+            let route = endpoint_route(routed.clone(), target, &found, head);
             Ok(RouteTarget::Proxied(ProxyRoute { path_model: deployment.map(Arc::from), ..route }))
         }
         Err(EndpointError::MethodNotAllowed { allow }) => {
@@ -237,14 +260,9 @@ fn match_azure(
 }
 
 /// Returns the route of a known endpoint; `target` is the path and query that the replica gets.
-fn endpoint_route(
-    virtual_host: Arc<VirtualHost>,
-    target: String,
-    found: &EndpointMatch<'_>,
-    head: &Parts,
-) -> ProxyRoute {
+fn endpoint_route(routed: Arc<RoutedPools>, target: String, found: &EndpointMatch<'_>, head: &Parts) -> ProxyRoute {
     ProxyRoute {
-        virtual_host,
+        routed,
         path: target,
         dialect: found.endpoint.dialect,
         body_kind: match found.endpoint.body {
@@ -258,9 +276,9 @@ fn endpoint_route(
     }
 }
 
-const fn unlisted_route(virtual_host: Arc<VirtualHost>, path: String, body_kind: BodyKind) -> ProxyRoute {
+const fn unlisted_route(routed: Arc<RoutedPools>, path: String, body_kind: BodyKind) -> ProxyRoute {
     ProxyRoute {
-        virtual_host,
+        routed,
         path,
         dialect: Dialect::Other,
         body_kind,
@@ -316,7 +334,7 @@ pub(in crate::server) fn select_pool(
         }
         None if route.response_id.is_some() => PoolSelection::Search,
         None => {
-            let pool = route.virtual_host.find_pool(model).map_err(|e| RequestError::from_lookup(e, model))?;
+            let pool = route.routed.find_pool(model).map_err(|e| RequestError::from_lookup(e, model))?;
             PoolSelection::Pool(pool.clone())
         }
     };

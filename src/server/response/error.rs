@@ -65,6 +65,10 @@ pub(in crate::server) enum RequestError {
     WebSocketDisabled,
     #[error("this path is blocked")]
     BlockedPath(u16),
+    #[error("clients at this address may not use this path (`access` in the router's configuration)")]
+    AddressDenied,
+    #[error("clients may not use {0} on this path (`methods` in the router's configuration)")]
+    MethodDenied(Method),
     #[error("{method} is not allowed on this path; allowed: {}", join_methods(allow))]
     MethodNotAllowed { method: String, allow: Vec<Method> },
     #[error("`limit` must be a whole number from 1 to {max}")]
@@ -147,7 +151,7 @@ impl RequestError {
             Self::WebSocketDisabled | Self::InvalidPath => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
-            Self::CrossOriginAdmin => StatusCode::FORBIDDEN,
+            Self::CrossOriginAdmin | Self::AddressDenied | Self::MethodDenied(_) => StatusCode::FORBIDDEN,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,

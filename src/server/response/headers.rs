@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
-use crate::config::{HeaderRule, HeaderTemplate};
 use crate::log_format::RequestRecord;
+use crate::routes::{HeaderRule, HeaderTemplate};
 use crate::server::request_log::RequestLog;
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
@@ -11,7 +11,8 @@ const X_DECISION: HeaderName = HeaderName::from_static("x-decision");
 
 /// Sets the configured headers on a request to the last attempt's replica.
 pub(in crate::server) fn apply_request_headers(log: &RequestLog, headers: &mut HeaderMap) {
-    let rules = &log.context().settings.headers.for_pool(log.pool_name()).request;
+    let context = log.context();
+    let rules = context.settings.headers.for_request(log.pool_name(), &context.scope().headers);
     if !rules.is_empty() {
         log.with_record(None, |record| set_request_headers(rules, headers, record));
     }
@@ -19,8 +20,9 @@ pub(in crate::server) fn apply_request_headers(log: &RequestLog, headers: &mut H
 
 /// Sets the configured headers on a response, a replica's or the router's own.
 pub(in crate::server) fn apply_response_headers<B>(log: &mut RequestLog, response: &mut Response<B>) {
-    let settings = log.context().settings.clone();
-    let rules = &settings.headers.for_pool(log.pool_name()).response;
+    let context = log.shared_context();
+    let settings = &context.settings;
+    let rules = settings.headers.for_response(log.pool_name(), &context.scope().headers);
     if settings.x_upstream
         && !rules.iter().any(|rule| rule.name == X_UPSTREAM)
         && let Some(name) = log.last_replica_name().and_then(|name| HeaderValue::try_from(name).ok())

@@ -2,7 +2,8 @@
 
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TestRouter, router_env, send_request, wait_until};
-use tokenweir::config::{self, ListenAddr};
+use tokenweir::config;
+use tokenweir::routes::ListenAddr;
 use tokenweir::server::Server;
 
 const KEY: &str = "sk-0123456789abcdef";

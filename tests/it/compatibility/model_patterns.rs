@@ -120,7 +120,7 @@ fn key_may_open_names_by_a_pattern() {
         crate::harness::router_env(&text).into_iter().chain([("AGENTS".to_owned(), "sk-0123456789abcdef".to_owned())]);
     let loaded = tokenweir::config::load(&text, "router.toml", env).unwrap();
     let server = tokenweir::server::Server::start(loaded.settings).unwrap();
-    let Some(tokenweir::config::ListenAddr::Tcp(addr)) = server.listen_addresses().first().cloned() else { panic!() };
+    let Some(tokenweir::routes::ListenAddr::Tcp(addr)) = server.listen_addresses().first().cloned() else { panic!() };
     let post = |model: &str| {
         send_request(addr, "POST", CHAT, "authorization: Bearer sk-0123456789abcdef\r\n", chat_body(model, 1, false))
             .status

@@ -7,7 +7,7 @@ use std::path::Path;
 const ERROR_FILES: [&str; 5] = [
     "src/balance/error.rs",
     "src/fleet/pool/eligibility.rs",
-    "src/fleet/virtual_host.rs",
+    "src/fleet/routed_pools.rs",
     "src/server/response/error.rs",
     "src/server/start_error.rs",
 ];

@@ -10,10 +10,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use tokenweir::clock::Clock;
-use tokenweir::config::{self, ListenAddr};
+use tokenweir::config;
 use tokenweir::emulate::{EmulatedReplica, EmulatorSettings};
 use tokenweir::engine::EngineModel;
 use tokenweir::fleet::ReplicaModels;
+use tokenweir::routes::ListenAddr;
 use tokenweir::server::Server;
 use tokenweir::units::Moment;
 

@@ -20,7 +20,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
-use tokenweir::config::{self, ListenAddr};
+use tokenweir::config;
+use tokenweir::routes::ListenAddr;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 const LOCKSTEP_HEADER: &str = "x-emulate-lockstep: 1\r\n";

@@ -104,7 +104,7 @@ fn write_config(text: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) {
 }
 
 fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketAddr, h2: SocketAddr) -> String {
-    let (limits, timeouts, dir) = (&settings.limits, &settings.timeouts, folder.display());
+    let (limits, timeouts, dir) = (&settings.limits, &settings.scope.timeouts, folder.display());
     let [pool] = &settings.pools[..] else { panic_beyond_nginx("several pools") };
     let mut conf = format!(
         "daemon off;\nworker_processes 2;\npid {dir}/pid;\nerror_log {dir}/error.log warn;\n\
@@ -131,7 +131,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
         conf,
         "client_max_body_size {};\nlarge_client_header_buffers 8 {};\nclient_header_timeout {};\n\
          client_body_timeout {};\nsend_timeout {};\nkeepalive_timeout {};\nlimit_conn all {};\nlimit_conn_status 503;",
-        limits.body_bytes,
+        settings.scope.body_bytes,
         limits.header_bytes,
         render_millis(timeouts.client_header),
         render_millis(timeouts.client_body),
@@ -139,7 +139,7 @@ fn render_config(settings: &Settings, policy: &str, folder: &Path, addr: SocketA
         render_millis(timeouts.keepalive),
         max.min(60_000)
     );
-    for line in debug_texts(&settings.client_address.trusted_proxies) {
+    for line in debug_texts(&settings.scope.client_address.trusted_proxies) {
         let _ = writeln!(conf, "set_real_ip_from {line};\nreal_ip_header X-Forwarded-For;\nreal_ip_recursive on;");
     }
     if settings.x_upstream {
@@ -185,7 +185,7 @@ fn render_server(member: &MemberSpec) -> String {
 
 /// Renders the settings of the connections to replicas.
 fn render_proxy_settings(settings: &Settings, pool: &PoolSpec) -> String {
-    let timeouts = &settings.timeouts;
+    let timeouts = &settings.scope.timeouts;
     let tls = pool.members.iter().any(|member| member.origin.tls().is_some());
     let mut lines = format!("proxy_pass {}://pool;\n", if tls { "https" } else { "http" });
     lines += "proxy_http_version 1.1;\nproxy_set_header Connection \"\";\nproxy_buffering off;\n\

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::harness::scripted::{ScriptedReplica, build_response, respond_ok};
 use crate::harness::{TestRouter, wait_until};
-use tokenweir::config::{self, ListenAddr, LogSink};
+use tokenweir::config::{self, LogSink};
+use tokenweir::routes::ListenAddr;
 use tokenweir::server::Server;
 
 fn start_four_replicas() -> Vec<ScriptedReplica> {

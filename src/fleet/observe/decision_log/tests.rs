@@ -1,3 +1,4 @@
+use crate::routes::PoolRoute;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -5,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::balance::{Candidate, PolicyRequest, PolicySpec, SlowdownFactors, TokenLoad};
 use crate::fleet::{
-    AgentOptions, FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, Route, TokenAccounting, UpstreamTls,
+    AgentOptions, FailurePolicy, MemberSpec, Outcome, PathPolicy, PoolSpec, TokenAccounting, UpstreamTls,
 };
 use crate::units::{ModelNames, Slot, Tokens, Weight};
 
@@ -17,7 +18,8 @@ fn pool_spec(replicas: u16) -> Arc<PoolSpec> {
         policy: PolicySpec::default(),
         shadow: None,
         members: (0..replicas).map(|index| member(8_000 + index)).collect(),
-        route: Route::default(),
+        route: PoolRoute::default(),
+        accepts_azure: false,
         path_policy: PathPolicy::Any,
         websocket: false,
         fallback: None,

@@ -1,3 +1,4 @@
+use crate::routes::PoolRoute;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -5,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::fleet::{
     AgentOptions, ChoiceObservers, ChoiceReason, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport,
-    MemberSpec, PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, Route, TokenAccounting, UpstreamTls,
+    MemberSpec, PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, TokenAccounting, UpstreamTls,
 };
 
 #[derive(Default)]
@@ -25,7 +26,8 @@ fn pool_spec(ports: &[u16], policy: &str, shadow: &str) -> PoolSpec {
         policy: PolicySpec::parse(policy).unwrap(),
         shadow: Some(PolicySpec::parse(shadow).unwrap()),
         members: ports.iter().map(member).collect(),
-        route: Route::default(),
+        route: PoolRoute::default(),
+        accepts_azure: false,
         path_policy: PathPolicy::Any,
         websocket: false,
         fallback: None,

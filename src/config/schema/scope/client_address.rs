@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::settings::{ClientAddressSettings, IpNetwork};
+use crate::routes::IpNetwork;
 
 pub(super) const EXPECTED_PROXIES: &str = "addresses and networks such as \"10.0.0.0/8\", \"fd00::1\" or \"unix:\"";
 pub(super) const EXPECTED_HEADER: &str = "the name of a header such as \"X-Real-IP\"";
@@ -11,12 +11,18 @@ pub(super) const EXPECTED_HEADER: &str = "the name of a header such as \"X-Real-
 /// The word for peers at Unix sockets.
 const UNIX_SOCKETS: &str = "unix:";
 
-/// Reads the trusted proxies into `settings`.
-pub(super) fn read_trusted_proxies(settings: &mut ClientAddressSettings, value: &TomlValue<'_>) -> ReadResult<()> {
+/// Proxies that are trusted.
+pub(super) struct TrustedProxies {
+    pub(super) networks: Vec<IpNetwork>,
+    /// Whether peers at Unix sockets are among them.
+    pub(super) has_unix_sockets: bool,
+}
+
+/// Reads the trusted proxies.
+pub(super) fn parse_trusted_proxies(value: &TomlValue<'_>) -> ReadResult<TrustedProxies> {
     let proxies = value.map_list(parse_proxy)?;
-    settings.trusts_unix_sockets = proxies.contains(&None);
-    settings.trusted_proxies = proxies.into_iter().flatten().collect();
-    Ok(())
+    let has_unix_sockets = proxies.contains(&None);
+    Ok(TrustedProxies { networks: proxies.into_iter().flatten().collect(), has_unix_sockets })
 }
 
 /// Returns a network; `None` for peers at Unix sockets.

@@ -1,10 +1,11 @@
-//! Pool selection by a request's host, path and model.
+//! The pools of a route, and the choice of one by a request's model.
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{ModelListFault, PathPolicy, Pool, Route};
+use super::{ModelListFault, PathPolicy, Pool};
+use crate::routes::Route;
 
 /// Why a request has no pool.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -23,17 +24,36 @@ pub enum PoolLookupError {
     ModelMissing,
 }
 
-/// The pools that share a host and a path.
+/// The result of a lookup.
+#[derive(Clone, Debug)]
+pub enum FoundRoute {
+    /// This route; it may be one that answers itself.
+    Route(Arc<RoutedPools>),
+    /// The route is for the path with a slash at its end: the client is redirected there.
+    AddSlash(Arc<RoutedPools>),
+    /// No host takes the request, and there are hosts that are closed.
+    Closed,
+    /// No host takes the request, or a host that is not closed has no route for the path.
+    Unknown,
+}
+
+/// The pools of a route; none for a route that answers itself.
 #[derive(Debug)]
-pub struct VirtualHost {
-    route: Route,
+pub struct RoutedPools {
+    route: Arc<Route>,
     pools: Vec<Arc<Pool>>,
 }
 
-impl VirtualHost {
-    /// Returns the path prefix; empty for every path.
-    pub fn path_prefix(&self) -> &str {
-        self.route.path.as_deref().unwrap_or_default()
+impl RoutedPools {
+    /// Returns the pools that `route` names, of `pools`.
+    pub(super) fn new(route: &Arc<Route>, pools: &[Arc<Pool>]) -> Self {
+        let named = |name| pools.iter().find(|pool| pool.name() == name).cloned();
+        Self { route: route.clone(), pools: route.pools().iter().filter_map(named).collect() }
+    }
+
+    /// Returns the route.
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     /// Returns the pools, in configuration order.
@@ -43,7 +63,7 @@ impl VirtualHost {
 
     /// Returns whether clients may use the paths and the key header of Azure OpenAI.
     pub fn accepts_azure(&self) -> bool {
-        self.pools.iter().any(|pool| pool.spec().route.accepts_azure)
+        self.pools.iter().any(|pool| pool.spec().accepts_azure)
     }
 
     /// Returns whether some pool takes its models from the lists of its replicas.
@@ -92,35 +112,4 @@ impl VirtualHost {
         }
         best.map(|(_, pool)| pool)
     }
-
-    /// Returns whether `path` begins with the path prefix, in whole segments.
-    fn matches_path(&self, path: &str) -> bool {
-        path.strip_prefix(self.path_prefix()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-}
-
-/// Returns the pools grouped by route; longer paths first, so that the first match is the right one.
-pub(super) fn build_virtual_hosts(pools: &[Arc<Pool>]) -> Vec<Arc<VirtualHost>> {
-    let mut virtual_hosts: Vec<VirtualHost> = Vec::new();
-    for pool in pools {
-        let route = &pool.spec().route;
-        match virtual_hosts.iter_mut().find(|v| v.route.is_same_route(route)) {
-            Some(virtual_host) => virtual_host.pools.push(pool.clone()),
-            None => virtual_hosts.push(VirtualHost { route: route.clone(), pools: vec![pool.clone()] }),
-        }
-    }
-    virtual_hosts.sort_by_key(|v| std::cmp::Reverse(v.path_prefix().len()));
-    virtual_hosts.into_iter().map(Arc::new).collect()
-}
-
-/// Returns the virtual host for a host (lower case, no port) and a path: those that name the host come before those
-/// that do not.
-pub(super) fn find_virtual_host<'a>(
-    virtual_hosts: &'a [Arc<VirtualHost>],
-    host: &str,
-    path: &str,
-) -> Option<&'a Arc<VirtualHost>> {
-    let is_named = virtual_hosts.iter().any(|v| v.route.host.as_deref() == Some(host));
-    let wanted = is_named.then_some(host);
-    virtual_hosts.iter().find(|v| v.route.host.as_deref() == wanted && v.matches_path(path))
 }

@@ -1,0 +1,13 @@
+//! The configuration of hosts and routes: `[[host]]` and `[[host.route]]`.
+
+mod addresses;
+mod build;
+mod checks;
+mod draft;
+mod reader;
+mod schema;
+
+pub(super) use build::{build_routes, named_pools};
+pub(super) use draft::HostDraft;
+pub(super) use reader::read_host;
+pub(super) use schema::{HOST_TABLES, ROUTE_TABLES};

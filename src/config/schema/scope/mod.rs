@@ -1,0 +1,5 @@
+//! The settings of hosts and routes, which may also stand at the top of the file.
+
+mod client_address;
+pub(in crate::config) mod draft;
+pub(in crate::config) mod rows;

@@ -1,0 +1,37 @@
+//! Layer 1: routes: which requests go where, and with which settings. Plain data and the rules that nginx has for it.
+//!
+//! A host (nginx's `server`) is found by the address of the connection and by its name, a route (nginx's `location`) by
+//! the path. A route leads to pools or answers itself, and carries the settings that hold for its requests.
+
+mod answer;
+mod host;
+mod host_name;
+mod host_spec;
+mod ip_network;
+mod listen;
+mod path_match;
+mod pool_hosts;
+mod pool_route;
+mod replace_path;
+mod route;
+mod scope;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use answer::{Answer, AnswerError};
+pub use host_name::{HostName, HostNameError};
+pub use host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
+pub use ip_network::IpNetwork;
+pub use listen::{ListenAddr, ListenError};
+pub use path_match::{PathMatch, PathMatchError, PathRegex};
+pub use pool_hosts::add_pool_routes;
+pub use pool_route::{BlockedPath, PoolRoute};
+pub use replace_path::replace_path;
+pub use route::{Route, RouteAction};
+pub use scope::{
+    AddressRule, AddressRuleError, AddressSet, ClientAddressSettings, HeaderRule, HeaderRuleSet, HeaderRules,
+    HeaderTemplate, KeyAccess, RouteScope, Timeouts,
+};
+pub use table::RouteTable;
+pub(crate) use table::covers as wildcard_covers;

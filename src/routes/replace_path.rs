@@ -1,0 +1,49 @@
+//! Paths for replicas whose beginning a route replaces, as nginx's `proxy_pass` with a URI.
+
+use super::PathMatch;
+use crate::http::normalize_path;
+
+/// Returns the path for a replica: the path in normal form, with `replacement` in place of the part that `matched`
+/// names, escaped again where the client has escaped it.
+pub fn replace_path(matched: &PathMatch, replacement: &str, path: &str) -> String {
+    let normal = normalize_path(path);
+    let rest = normal.strip_prefix(matched.prefix().as_bytes()).unwrap_or(&normal);
+    let mut replaced = replacement.to_owned();
+    for byte in rest {
+        match byte {
+            // What is not ASCII came as an escape or cannot be in a path.
+            b'!'..=b'~' if !path.contains('%') || !must_escape(*byte) => replaced.push(char::from(*byte)),
+            byte => replaced.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    replaced
+}
+
+/// Returns whether nginx escapes a visible character in a path that it changes (since 1.21.1).
+const fn must_escape(byte: u8) -> bool {
+    matches!(byte, b'#' | b'%' | b'?' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_is_replaced_as_by_proxy_pass() {
+        for (location, uri, path, wanted) in [
+            ("/api/", "/", "/api/v1/models", "/v1/models"),
+            ("/api/", "/v1/", "/api/models", "/v1/models"),
+            ("/api", "/v1", "/api/models", "/v1/models"),
+            ("/api", "/", "/api/models", "//models"),
+            ("/api/", "/v1", "/api/models", "/v1models"),
+            ("= /health", "/ping", "/health", "/ping"),
+            ("/", "/base/", "/a/../b", "/base/b"),
+            ("/api/", "/", "//api//a", "/a"),
+            ("/api/", "/", "/api/a%20b%3Fc%2Fd", "/a%20b%3Fc/d"),
+            ("/api/", "/", "/api/%C3%A4", "/%C3%A4"),
+            ("/api/", "/", "/%61pi/%61", "/a"),
+        ] {
+            assert_eq!(replace_path(&location.parse().unwrap(), uri, path), wanted, "{location} {uri} {path}");
+        }
+    }
+}

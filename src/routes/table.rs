@@ -1,0 +1,175 @@
+//! The table of routes: from a connection's address, a host and a path to a route, with nginx's rules.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::host::Host;
+use super::host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
+use super::{ListenAddr, PoolRoute, Route, RouteScope};
+use crate::http::normalize_path;
+use crate::log_format::RequiredFields;
+use crate::routes::RouteAction;
+
+/// All routes. Never changed, only replaced.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    /// All routes, each at the place that is its `index`.
+    routes: Vec<Arc<Route>>,
+    hosts: Vec<Host>,
+    /// The hosts of each address; empty if every host takes part at every address.
+    addresses: Vec<AddressHosts>,
+    /// The host of every request if there is only one, without names and addresses.
+    single_host: bool,
+    needs_local_addr: bool,
+    has_closed_hosts: bool,
+}
+
+/// The hosts of one address.
+#[derive(Debug)]
+struct AddressHosts {
+    address: ListenAddr,
+    /// Indices of hosts.
+    hosts: Vec<usize>,
+    /// The index of the host that takes what no other one does.
+    default: Option<usize>,
+}
+
+impl RouteTable {
+    /// Builds the table; `top_addresses` are those of hosts without an address of their own.
+    pub fn new(specs: Vec<HostSpec>, top_addresses: &[ListenAddr]) -> Self {
+        let mut table = Self { has_closed_hosts: specs.iter().any(|spec| spec.is_closed), ..Self::default() };
+        table.addresses = collect_addresses(&specs, top_addresses);
+        table.needs_local_addr = table.has_covered_address();
+        for spec in specs {
+            let host = Host::new(spec, &mut table.routes);
+            table.hosts.push(host);
+        }
+        table.single_host =
+            table.addresses.is_empty() && table.hosts.len() == 1 && table.hosts.iter().all(Host::is_nameless);
+        table
+    }
+
+    /// Builds the table of pools that have no hosts above them, at every address.
+    pub fn from_pools<'a>(pools: impl IntoIterator<Item = (&'a Arc<str>, &'a PoolRoute)>) -> Self {
+        let scope = Arc::new(RouteScope::default());
+        let mut hosts = Vec::new();
+        super::pool_hosts::add_pool_routes(&mut hosts, pools, &scope);
+        Self::new(hosts, &[])
+    }
+
+    /// Returns all routes; each is at the place that is its `index`.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// Returns the fields of a request that the answers' variables need.
+    pub fn required_fields(&self) -> RequiredFields {
+        let mut fields = RequiredFields::default();
+        for route in &self.routes {
+            if let RouteAction::Answer(answer) = &route.action {
+                answer.format().into_iter().for_each(|format| fields.merge(format.required_fields()));
+            }
+            fields.socket_addrs |= route.may_redirect();
+        }
+        fields
+    }
+
+    /// Returns whether connections must know their local address: one of a host is covered by a wildcard address.
+    pub const fn needs_local_addr(&self) -> bool {
+        self.needs_local_addr
+    }
+
+    /// Returns whether some host is closed, so that the router's own paths are served only where pools are.
+    pub const fn has_closed_hosts(&self) -> bool {
+        self.has_closed_hosts
+    }
+
+    /// Returns the route of a request: by the address of its connection, by `host` (lower case, without port) and by
+    /// the path as received.
+    pub fn find(&self, arrival: &ArrivalAddr, host: &str, path: &str) -> RouteLookup<'_> {
+        let host = if self.single_host { self.hosts.first() } else { self.find_host(arrival, host) };
+        host.map_or(RouteLookup::Unknown, |host| host.find(&normalize_path(path)))
+    }
+
+    fn find_host(&self, arrival: &ArrivalAddr, name: &str) -> Option<&Host> {
+        if self.addresses.is_empty() {
+            let best = best_host(self.hosts.iter(), name);
+            return best.or_else(|| self.hosts.iter().find(|host| host.is_nameless()));
+        }
+        let local =
+            arrival.local.and_then(|local| self.addresses.iter().find(|a| a.address.socket_addr() == Some(local)));
+        let configured = || self.addresses.iter().find(|a| a.address.has_same_address(&arrival.listen));
+        let at_address = local.or_else(configured)?;
+        let best = best_host(at_address.hosts.iter().filter_map(|index| self.hosts.get(*index)), name);
+        best.or_else(|| self.hosts.get(at_address.default?))
+    }
+
+    fn has_covered_address(&self) -> bool {
+        let addresses = || self.addresses.iter().filter_map(|hosts| hosts.address.socket_addr());
+        addresses().any(|address| addresses().any(|other| covers(other, address)))
+    }
+}
+
+impl PartialEq for RouteTable {
+    fn eq(&self, other: &Self) -> bool {
+        self.routes == other.routes && self.hosts == other.hosts && self.addresses == other.addresses
+    }
+}
+
+impl Eq for RouteTable {}
+
+impl PartialEq for AddressHosts {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.address, &self.hosts, self.default) == (&other.address, &other.hosts, other.default)
+    }
+}
+
+/// Returns whether a listener at `wildcard` accepts the connections to `address`, another address.
+pub(crate) fn covers(wildcard: SocketAddr, address: SocketAddr) -> bool {
+    wildcard.ip().is_unspecified()
+        && wildcard.is_ipv4() == address.is_ipv4()
+        && wildcard.port() == address.port()
+        && wildcard != address
+}
+
+/// Returns the host whose names fit best; the first of equals.
+fn best_host<'a>(hosts: impl Iterator<Item = &'a Host>, name: &str) -> Option<&'a Host> {
+    let mut best = None;
+    for host in hosts {
+        let Some(fit) = host.fit(name) else { continue };
+        if best.is_none_or(|(known, _)| fit > known) {
+            best = Some((fit, host));
+        }
+    }
+    best.map(|(_, host)| host)
+}
+
+/// Returns the hosts of each address; empty if no host has addresses of its own.
+fn collect_addresses(specs: &[HostSpec], top_addresses: &[ListenAddr]) -> Vec<AddressHosts> {
+    let mut addresses: Vec<AddressHosts> = Vec::new();
+    if specs.iter().all(|spec| spec.listens.is_empty()) {
+        return addresses;
+    }
+    let top = |address: &ListenAddr| HostListen { address: address.clone(), is_default: false };
+    for (index, spec) in specs.iter().enumerate() {
+        let own = spec.listens.iter().cloned();
+        let inherited = top_addresses.iter().filter(|_| spec.listens.is_empty()).map(top);
+        for HostListen { address, is_default } in own.chain(inherited) {
+            let place = addresses.iter().position(|known| known.address.has_same_address(&address));
+            let place = place.unwrap_or_else(|| {
+                addresses.push(AddressHosts { address, hosts: Vec::new(), default: None });
+                addresses.len() - 1
+            });
+            let Some(known) = addresses.get_mut(place) else { continue };
+            known.hosts.push(index);
+            if is_default {
+                known.default = Some(index);
+            }
+        }
+    }
+    for address in &mut addresses {
+        let nameless = |index: &&usize| specs.get(**index).is_some_and(|spec| spec.names.is_empty());
+        address.default = address.default.or_else(|| address.hosts.iter().find(nameless).copied());
+    }
+    addresses
+}
