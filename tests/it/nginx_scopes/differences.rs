@@ -22,7 +22,7 @@ const ALWAYS_SENT: [&str; 5] =
     ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
 
 /// All differences that are meant.
-pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 5] = [
+pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 11] = [
     ListedDifference {
         name: "sent-addresses",
         reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not configured to",
@@ -75,6 +75,68 @@ pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 5] = [
             let failed = compared.nginx.status() == 502 && compared.nginx.asked.is_empty();
             failed && matches!(part, DifferingPart::Status | DifferingPart::Replicas)
         },
+    },
+    ListedDifference {
+        name: "accepted-handshake",
+        reason: "ssl_reject_handshake cannot be carried: the client gets the first certificate, and no replica",
+        is_general: false,
+        remark: "ssl_reject_handshake",
+        explains: |compared, part, _, _| {
+            let is_rejected = compared.nginx.result.certificate.is_none() && compared.nginx.status() == 0;
+            is_rejected
+                && compared.ours.asked.is_empty()
+                && matches!(part, DifferingPart::Status | DifferingPart::Certificate)
+        },
+    },
+    ListedDifference {
+        name: "unasked-101",
+        reason: "101 without a request to upgrade is a fault of the replica: 502, as in later versions of nginx",
+        is_general: true,
+        remark: "",
+        explains: |_, part, nginx, ours| *part == DifferingPart::Status && (nginx, ours) == ("101", "502"),
+    },
+    ListedDifference {
+        name: "vary",
+        reason: "an answer that may be compressed names Accept-Encoding in Vary; nginx does with gzip_vary",
+        is_general: true,
+        remark: "",
+        explains: |_, part, nginx, ours| {
+            *part == DifferingPart::ResponseHeader("vary".to_owned())
+                && (nginx, ours) == ("None", "Some([\"accept-encoding\"])")
+        },
+    },
+    ListedDifference {
+        name: "stream-headers",
+        reason: "a stream has Cache-Control: no-cache and X-Accel-Buffering: no, so that no proxy holds it",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, nginx, _| match part {
+            DifferingPart::ResponseHeader(name) => {
+                let is_stream = compared.request.line.contains("text/event-stream");
+                is_stream && nginx == "None" && ["cache-control", "x-accel-buffering"].contains(&name.as_str())
+            }
+            _ => false,
+        },
+    },
+    ListedDifference {
+        name: "malformed-requests",
+        reason: "the 400 to a malformed request has no headers of add_header: no host is known yet",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, _, ours| {
+            let is_refused = compared.nginx.status() == 400 && compared.ours.status() == 400;
+            is_refused
+                && compared.ours.asked.is_empty()
+                && matches!(part, DifferingPart::ResponseHeader(_))
+                && ours == "None"
+        },
+    },
+    ListedDifference {
+        name: "answered-408",
+        reason: "a client whose body stalls gets 408, where nginx closes the connection",
+        is_general: false,
+        remark: "",
+        explains: |_, part, nginx, ours| *part == DifferingPart::Status && (nginx, ours) == ("0", "408"),
     },
 ];
 

@@ -110,7 +110,7 @@ impl ComparedRequest<'_> {
 
     fn compare_responses(&self, compare: &mut impl FnMut(DifferingPart, String, String)) {
         let (nginx, ours) = (self.nginx.header_values(), self.ours.header_values());
-        let is_own_error = self.ours.asked.is_empty() && self.ours.status() >= 400;
+        let is_own_error = self.ours.status() >= 400 && (self.ours.asked.is_empty() || self.has_error_page());
         let is_free = |name: &str| {
             let added = is_own_error && !nginx.contains_key(name) && ERROR_HEADERS.contains(&name);
             // nginx's error pages are HTML.
