@@ -69,6 +69,9 @@ pub(super) struct CheckArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: PathBuf,
+    /// Print every route: address, host, path, where it leads, who may ask, limits
+    #[arg(long)]
+    pub(super) routes: bool,
 }
 
 #[derive(Args, Debug)]

@@ -40,6 +40,14 @@ impl FromStr for IpNetwork {
     }
 }
 
+impl fmt::Display for IpNetwork {
+    /// An address alone for a network of one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_one = self.prefix_len == if self.address.is_ipv4() { 32 } else { 128 };
+        if is_one { self.address.fmt(f) } else { fmt::Debug::fmt(self, f) }
+    }
+}
+
 impl fmt::Debug for IpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_len)

@@ -4,28 +4,21 @@
 //! the path. A route leads to pools or answers itself, and carries the settings that hold for its requests.
 
 mod answer;
-mod host;
 mod host_name;
-mod host_spec;
 mod ip_network;
 mod listen;
 mod path_match;
-mod pool_hosts;
 mod pool_route;
 mod replace_path;
 mod route;
 mod scope;
 mod table;
-#[cfg(test)]
-mod tests;
 
 pub use answer::{Answer, AnswerError};
 pub use host_name::{HostName, HostNameError};
-pub use host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
 pub use ip_network::IpNetwork;
 pub use listen::{ListenAddr, ListenError};
 pub use path_match::{PathMatch, PathMatchError, PathRegex};
-pub use pool_hosts::add_pool_routes;
 pub use pool_route::{BlockedPath, PoolRoute};
 pub use replace_path::replace_path;
 pub use route::{Route, RouteAction};
@@ -33,5 +26,5 @@ pub use scope::{
     AddressRule, AddressRuleError, AddressSet, ClientAddressSettings, HeaderRule, HeaderRuleSet, HeaderRules,
     HeaderTemplate, KeyAccess, RouteScope, Timeouts,
 };
-pub use table::RouteTable;
-pub(crate) use table::covers as wildcard_covers;
+pub(crate) use table::wildcard_covers;
+pub use table::{ArrivalAddr, HostListen, HostSpec, RouteLine, RouteLookup, RouteTable, add_pool_routes};

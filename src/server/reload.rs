@@ -1,5 +1,6 @@
 //! Replaces the configuration while requests are under way.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::AppState;
@@ -11,17 +12,38 @@ use crate::fleet::{FleetSpec, ReloadDiff};
 use crate::telemetry::LogLevel;
 use crate::tls::TlsStore;
 
+/// The most changed routes that a report names.
+const MAX_ROUTE_CHANGES: usize = 20;
+
 /// The effects of a reload.
 pub(super) struct ReloadReport {
     pub(super) changes: ReloadDiff,
+    /// Lines of routes that are new, each after `+`, or gone, after `-`.
+    pub(super) route_changes: Vec<String>,
     /// Keys that need a restart, and the warnings of the configuration.
     pub(super) notes: Vec<String>,
+}
+
+impl ReloadReport {
+    /// Returns the changes in one line; `nothing` if nothing has changed.
+    pub(super) fn changes_text(&self) -> String {
+        let mut parts = Vec::new();
+        if !self.changes.is_empty() || self.route_changes.is_empty() {
+            parts.push(self.changes.to_string());
+        }
+        parts.extend(self.route_changes.iter().take(MAX_ROUTE_CHANGES).cloned());
+        let more = self.route_changes.len().saturating_sub(MAX_ROUTE_CHANGES);
+        if more > 0 {
+            parts.push(format!("and {more} more routes (`tokenweir check --routes` lists them)"));
+        }
+        parts.join("; ")
+    }
 }
 
 impl fmt::Display for ReloadReport {
     /// Writes one line, unless a warning quotes the configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.changes.fmt(f)?;
+        f.write_str(&self.changes_text())?;
         self.notes.iter().try_for_each(|note| write!(f, "; {note}"))
     }
 }
@@ -49,6 +71,7 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     let LoadedConfig { settings: new, warnings, .. } = loaded;
     let old = app.settings();
     let restart_notes = restart_only_changes(&old, &new);
+    let route_changes = changed_routes(&old, &new);
     let listeners = ListenerUpdate::prepare(&old.listen, &new.listen).map_err(|error| error.to_string())?;
     let logs = PreparedLogs::prepare(&old, &new).map_err(|error| error.to_string())?;
     // New replicas report their models before they join, and removed ones leave at the same time, in one step.
@@ -74,7 +97,16 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     app.control.replicas_changed.notify_one();
     app.control.config_reloaded.notify_one();
     let warnings = warnings.iter().map(ToString::to_string);
-    Ok(ReloadReport { changes, notes: restart_notes.chain(warnings).collect() })
+    Ok(ReloadReport { changes, route_changes, notes: restart_notes.chain(warnings).collect() })
+}
+
+/// Returns the lines of routes that are gone and of those that are new.
+fn changed_routes(old: &Settings, new: &Settings) -> Vec<String> {
+    let lines =
+        |settings: &Settings| -> BTreeSet<String> { settings.route_lines().iter().map(ToString::to_string).collect() };
+    let (before, after) = (lines(old), lines(new));
+    let gone = before.difference(&after).map(|line| format!("- {line}"));
+    gone.chain(after.difference(&before).map(|line| format!("+ {line}"))).collect()
 }
 
 /// Returns a note for each changed key that is read at the start only.

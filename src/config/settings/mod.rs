@@ -13,8 +13,8 @@ pub use limits::Limits;
 pub use log::{LogSettings, LogSink, RecordSettings};
 pub use network::DnsSettings;
 
-use crate::fleet::PoolSpec;
-use crate::routes::{HeaderRules, ListenAddr, RouteScope, RouteTable};
+use crate::fleet::{PathPolicy, PoolSpec};
+use crate::routes::{HeaderRules, ListenAddr, RouteLine, RouteScope, RouteTable};
 use crate::tenants::{KeyDigest, TenantTable};
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
@@ -86,6 +86,22 @@ pub struct ServerCertificates {
 pub struct CorsSettings {
     /// The allowed `Origin`s, `scheme://host[:port]` each, or `*` for all; never empty.
     pub origins: Vec<String>,
+}
+
+impl Settings {
+    /// Returns a line for each route at each address: what is open, for whom, and with which limits.
+    pub fn route_lines(&self) -> Vec<RouteLine> {
+        let describe_pool = |name: &str| {
+            let policy = self.pools.iter().find(|pool| &*pool.name == name).map(|pool| &pool.path_policy);
+            match policy {
+                Some(PathPolicy::Any) => format!("{name}, every path"),
+                Some(PathPolicy::Listed(more)) if more.is_empty() => format!("{name}, API paths"),
+                Some(PathPolicy::Listed(more)) => format!("{name}, API paths and {}", more.join(" ")),
+                None => name.to_owned(),
+            }
+        };
+        self.routes.list(&self.listen, &describe_pool, !self.tenants.is_empty())
+    }
 }
 
 impl Default for Settings {

@@ -31,6 +31,8 @@ struct ReloadView {
     replicas_removed: Vec<String>,
     /// For each pool with a hash key, the share of keys that have moved to another replica, from 0 to 1.
     keys_moved: BTreeMap<String, f64>,
+    /// Lines of routes as `check --routes` has them, each after `+` if it is new, after `-` if it is gone.
+    routes_changed: Vec<String>,
     /// Warnings, and changes that take effect after a restart.
     notes: Vec<String>,
 }
@@ -80,16 +82,19 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
 }
 
 async fn post_reload(State(app): State<Arc<AppState>>) -> Result<Json<ReloadView>, AdminError> {
-    let ReloadReport { changes, notes } = reload(&app).await.map_err(AdminError::Invalid)?;
+    let report = reload(&app).await.map_err(AdminError::Invalid)?;
+    let changed = report.changes_text();
+    let ReloadReport { changes, route_changes, notes } = report;
     let to_text = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();
     Ok(Json(ReloadView {
-        changed: changes.to_string(),
+        changed,
         pools_added: to_text(&changes.pools_added),
         pools_changed: to_text(&changes.pools_changed),
         pools_removed: to_text(&changes.pools_removed),
         replicas_added: to_text(&changes.replicas_added),
         replicas_removed: to_text(&changes.replicas_removed),
         keys_moved: changes.keys_moved.iter().map(|(pool, share)| (pool.to_string(), *share)).collect(),
+        routes_changed: route_changes,
         notes,
     }))
 }

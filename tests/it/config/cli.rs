@@ -95,6 +95,30 @@ fn serve_until_ready(url: &str, env: &[(&str, &str)]) -> CliProcess {
 }
 
 #[test]
+fn check_lists_the_routes() {
+    let file = create_test_dir("routes").join("router.toml");
+    let text = "[[pool]]\nname = 'chat'\nreplicas = ['http://127.0.0.1:8000']\n\
+                [[host]]\nname = 'h.example'\nlisten = ['127.0.0.1:8081', '8082 default_server']\nbody_bytes = '1m'\n\
+                [[host.route]]\npath = '/v1/'\npools = 'chat'\naccess = ['deny 10.0.0.9']\n\
+                [[host.route]]\npath = '= /old'\nanswer = '301 /v1/'\n";
+    fs::write(&file, text).unwrap();
+    let (code, out, err) = run_tokenweir(&["check", "--routes", "-c", file.to_str().unwrap()]);
+    assert_eq!(code, 0, "{err}");
+    let rows: Vec<Vec<&str>> =
+        out.lines().take(7).map(|line| line.split("  ").filter(|c| !c.is_empty()).collect()).collect();
+    let limits = "body 1MiB, first byte 300s, plain answer 600s, idle 120s";
+    let expected = [("127.0.0.1:8081", "h.example"), ("0.0.0.0:8082", "h.example,*")].map(|(listen, host)| {
+        [
+            vec![listen, host, "= /old", "301 /v1/"],
+            vec![listen, host, "/v1/", "chat, API paths", "no key, deny 10.0.0.9", limits],
+            vec![listen, host, "/", "404"],
+        ]
+    });
+    let trimmed = |row: &Vec<&str>| row.iter().map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    assert_eq!(rows[1..].iter().map(trimmed).collect::<Vec<_>>(), expected.concat(), "{out}");
+}
+
+#[test]
 fn check_and_serve_t_accept_good_files_and_reject_bad_ones() {
     for args in [&["check", "-c", "config/router.toml"][..], &["serve", "-t", "-c", "config/router.toml"]] {
         let (code, out, err) = run_tokenweir(args);

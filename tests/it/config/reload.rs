@@ -55,6 +55,22 @@ fn reload_reports_changes_and_bad_file_changes_nothing() {
 }
 
 #[test]
+fn reload_reports_routes_and_closes_a_host() {
+    let replica = start_replica(&["m"]);
+    let open = format!("replicas = [{:?}]", replica.url());
+    let (router, file) = start_reloadable_router(&open);
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 2, false)).status, 200);
+    *file.lock().unwrap() = format!("{open}\n[[host]]\naccess = ['deny all']\n");
+    let report = send_request(router.admin_addr, "POST", "/reload", "", "").json();
+    let changed = report["changed"].as_str().unwrap();
+    assert!(changed.contains("- 127.0.0.1:0 * / -> default") && changed.contains("deny all"), "{changed}");
+    assert_eq!(report["routes_changed"].as_array().map(Vec::len), Some(2), "{report}");
+    let refused = router.post(CHAT_PATH, chat_body("m", 2, false));
+    assert!(refused.status == 403 && refused.text().contains("`access`"), "{}", refused.text());
+    assert_eq!(router.get("/livez").status, 403, "{report}");
+}
+
+#[test]
 fn reload_opens_and_closes_ports_without_cutting_connections() {
     let replica = start_replica(&["m"]);
     let [first, second] = [unused_addr(), unused_addr()];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::host_spec::{HostSpec, RouteLookup};
-use super::{HostName, PathMatch, Route, RouteAction};
+use crate::routes::{HostName, PathMatch, Route, RouteAction};
 
 /// A host of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl Host {
         // Of equal texts a pool's own path comes first, then the first in the file.
         let is_pool_path = |route: &Route| matches!(route.path, PathMatch::Segments(_));
         host.prefixes.sort_by_key(|route| (std::cmp::Reverse(route.path.prefix().len()), !is_pool_path(route)));
-        if spec.is_closed {
+        let takes_all = host.prefixes.last().is_some_and(|route| matches!(route.path.prefix(), "" | "/"));
+        if spec.is_closed && !takes_all {
             host.not_found =
                 Some(add(Route::new(PathMatch::Prefix("/".to_owned()), RouteAction::NotFound, spec.scope)));
         }
@@ -49,6 +50,15 @@ impl Host {
 
     pub(super) const fn is_nameless(&self) -> bool {
         self.names.is_empty()
+    }
+
+    pub(super) fn names(&self) -> &[HostName] {
+        &self.names
+    }
+
+    /// Returns its routes in the order in which they are tried, that of paths without a route last.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.exact.iter().chain(&self.regexes).chain(&self.prefixes).chain(&self.not_found)
     }
 
     /// Returns how well its names fit `host`; `None` if none does.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::host_spec::HostSpec;
-use super::{Answer, HostName, PathMatch, PoolRoute, Route, RouteAction, RouteScope};
+use crate::routes::{Answer, HostName, PathMatch, PoolRoute, Route, RouteAction, RouteScope};
 
 /// Adds the routes of pools to `hosts`: to the host of that name, else to a new one with `scope`.
 ///

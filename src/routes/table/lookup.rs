@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::host::Host;
 use super::host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
-use super::{ListenAddr, PoolRoute, Route, RouteScope};
 use crate::http::normalize_path;
 use crate::log_format::RequiredFields;
 use crate::routes::RouteAction;
+use crate::routes::{ListenAddr, PoolRoute, Route, RouteScope};
 
 /// All routes. Never changed, only replaced.
 #[derive(Debug, Default)]
@@ -89,6 +89,23 @@ impl RouteTable {
     pub fn find(&self, arrival: &ArrivalAddr, host: &str, path: &str) -> RouteLookup<'_> {
         let host = if self.single_host { self.hosts.first() } else { self.find_host(arrival, host) };
         host.map_or(RouteLookup::Unknown, |host| host.find(&normalize_path(path)))
+    }
+
+    /// Returns the addresses of hosts; `listens` if every host takes part at each of them.
+    pub(super) fn addresses<'a>(&'a self, listens: &'a [ListenAddr]) -> Vec<&'a ListenAddr> {
+        match self.addresses.as_slice() {
+            [] => listens.iter().collect(),
+            addresses => addresses.iter().map(|hosts| &hosts.address).collect(),
+        }
+    }
+
+    /// Returns the hosts of an address, each with whether it takes what no other host does.
+    pub(super) fn hosts_at<'a>(&'a self, address: &ListenAddr) -> Vec<(&'a Host, bool)> {
+        let Some(at_address) = self.addresses.iter().find(|hosts| hosts.address == *address) else {
+            return self.hosts.iter().map(|host| (host, host.is_nameless())).collect();
+        };
+        let hosts = at_address.hosts.iter().filter_map(|index| Some((*index, self.hosts.get(*index)?)));
+        hosts.map(|(index, host)| (host, at_address.default == Some(index))).collect()
     }
 
     fn find_host(&self, arrival: &ArrivalAddr, name: &str) -> Option<&Host> {

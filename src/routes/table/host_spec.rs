@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{HostName, ListenAddr, Route, RouteScope};
+use crate::routes::{HostName, ListenAddr, Route, RouteScope};
 
 /// A host as configured: nginx's `server`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Lookups in the table, compared with nginx's rules.
 
-use super::*;
+use crate::routes::*;
 use std::sync::Arc;
 
 fn route(path: &str, words: &str) -> Route {
