@@ -17,7 +17,7 @@ pub use content_length::content_length;
 pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
 pub use cookie::{find_cookie, find_set_cookie};
 pub use forwarded_addr::{forwarded_addrs, parse_forwarded_addr};
-pub use host::request_host;
+pub use host::{MalformedHost, request_host};
 pub use path::{is_resolvable_path, normalize_path};
 pub use query::{query_value, with_query_value};
 pub use status::StatusMeaning;

@@ -21,6 +21,8 @@ pub struct RequestRecord<'a> {
     pub peer_addr: Option<IpAddr>,
     /// Method, target and version.
     pub request_line: &'a RequestLine,
+    /// The first name of the host that takes the request; `None` for one without names, and before routing.
+    pub server_name: Option<&'a str>,
     /// The response to the client.
     pub response: ResponseInfo,
     /// The attempts at replicas, in order.
@@ -152,8 +154,6 @@ pub struct PoolInfo {
     pub name: Arc<str>,
     /// The name of its policy.
     pub policy: &'static str,
-    /// The first name of the host that leads to it; `None` for a host without names, or if no format needs it.
-    pub host: Option<Arc<str>>,
 }
 
 impl AttemptRecords {

@@ -64,8 +64,7 @@ impl FormatCase {
         second.timing.connected_at = Some(moment_at(11));
         second.timing.head_received_at = Some(moment_at(35));
         second.timing.ended_at = Some(moment_at(310));
-        let host = Some("llm.example".into());
-        self.captured.pool = Some(PoolInfo { name: "p".into(), policy: "token_cost", host });
+        self.captured.pool = Some(PoolInfo { name: "p".into(), policy: "token_cost" });
         self
     }
 
@@ -76,6 +75,7 @@ impl FormatCase {
             client_port: Some(5544),
             peer_addr: Some(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 1))),
             request_line: &self.request_line,
+            server_name: Some("llm.server"),
             response: ResponseInfo { status: 200, body_bytes: 50 },
             attempts: &self.attempts,
             tokens: TokenInfo {
@@ -155,7 +155,7 @@ fn every_variable_has_its_value() {
         ("$upstream_connect_time|$upstream_header_time", "-, 0.001|-, 0.025"),
         ("$upstream_cache_status|$gzip_ratio|$ssl_protocol|$ssl_cipher|$https", "-|-|-|-|"),
         ("$scheme://$host|$http_host", "http://llm.example|LLM.Example:8080"),
-        ("$server_name|$server_addr|$server_port|$server_protocol", "llm.example|10.9.9.9|80|HTTP/1.1"),
+        ("$server_name|$server_addr|$server_port|$server_protocol", "llm.server|10.9.9.9|80|HTTP/1.1"),
         ("$connection|$connection_requests|$pipe", "7|2|."),
         ("$proxy_add_x_forwarded_for", "1.1.1.1, 10.1.2.3"),
         ("$model|$replica|$policy|$tenant", "m|10.0.0.2:8000|token_cost|team-a"),
@@ -172,10 +172,10 @@ fn every_variable_has_its_value() {
 fn missing_values_are_hyphens() {
     let mut case = FormatCase::new("/", &[]);
     case.request_line.connection.socket_addrs = None;
-    let missing = "$realip_remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time $host \
-                   $server_name $server_port $replica $policy $arg_a $cookie_a $http_referer";
-    assert_eq!(case.render_text(missing), ["-"; 14].join(" "));
-    assert_eq!(case.render_text("$proxy_add_x_forwarded_for $attempts"), "10.1.2.3 0");
+    let missing = "$realip_remote_port $remote_user $args $upstream_addr $upstream_status $upstream_response_time \
+                   $server_port $replica $policy $arg_a $cookie_a $http_referer";
+    assert_eq!(case.render_text(missing), ["-"; 12].join(" "));
+    assert_eq!(case.render_text("$proxy_add_x_forwarded_for $attempts $host"), "10.1.2.3 0 llm.server");
     assert_eq!(case.render_line(&LogFormat::new("[$args]", LogEscape::Json).unwrap()), b"[]");
     assert_eq!(case.render_line(&LogFormat::new("[$args]", LogEscape::None).unwrap()), b"[]");
 }

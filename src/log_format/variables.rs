@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderName, Version, header};
 
-use super::record::{AttemptRecord, RequestRecord};
+use super::record::{AttemptRecord, RequestLine, RequestRecord};
 use super::value::{OptionalValue, ValueAvailability, VariableValue, bytes, header_value, join_header, number, text};
 use super::{request_target, time};
 use crate::http::{normalize_path, request_host};
@@ -128,7 +128,11 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     }),
     new_variable("host", RequiredField::RequestHeader("host"), |record| {
         let host_header = record.captured.and_then(|captured| captured.request_headers.get(header::HOST));
-        bytes(request_host(&record.request_line.uri, host_header)?)
+        let RequestLine { uri, version, .. } = record.request_line;
+        match request_host(uri, *version, host_header) {
+            Ok(Some(host)) => bytes(host),
+            _ => text(record.server_name?),
+        }
     }),
     new_variable("uri", RequiredField::None, |record| bytes(normalize_path(record.request_line.uri.path()))),
     new_variable("document_uri", RequiredField::None, |record| bytes(normalize_path(record.request_line.uri.path()))),
@@ -147,7 +151,7 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     new_variable("content_length", RequiredField::RequestHeader("content-length"), |record| {
         header_value(&record.captured?.request_headers, &header::CONTENT_LENGTH)
     }),
-    new_variable("server_name", RequiredField::Pool, |record| text(record.captured?.pool.as_ref()?.host.as_deref()?)),
+    new_variable("server_name", RequiredField::None, |record| text(record.server_name?)),
     new_variable("server_port", RequiredField::SocketAddrs, |record| {
         number(record.request_line.connection.socket_addrs?.1.port())
     }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
 use super::AppState;
 use super::request::auth::{API_KEY, X_API_KEY};
@@ -58,6 +58,13 @@ impl RequestLog {
         let set = Some(&settings.headers).filter(|headers| headers.has_templates()).map(HeaderRules::required_fields);
         let captured = (logged.is_some() || set.is_some()).then(|| {
             let mut request_headers = select_headers(logged, set, |needs| &needs.request_headers, &head.headers);
+            // Over HTTP/2, `:authority` stands for `Host`.
+            if head.version == Version::HTTP_2
+                && !head.headers.contains_key(header::HOST)
+                && let Some(host) = head.uri.authority().and_then(|host| HeaderValue::try_from(host.as_str()).ok())
+            {
+                request_headers.insert(header::HOST, host);
+            }
             if !settings.tenants.is_empty() {
                 // Keys of the router's reach no log and no replica.
                 request_headers.remove(header::AUTHORIZATION);
@@ -119,13 +126,10 @@ impl RequestLog {
 
     /// Records the pool.
     pub(super) fn set_pool(&mut self, pool: &Arc<Pool>) {
-        let needs_host = self.needs_field(|required| required.pool);
         if let Some(captured) = &mut self.captured
             && captured.pool.as_ref().is_none_or(|known| !Arc::ptr_eq(&known.name, pool.name()))
         {
-            let server_name = self.context.routed.as_ref().and_then(|routed| routed.route().server_name.clone());
-            let host = server_name.filter(|_| needs_host);
-            captured.pool = Some(PoolInfo { name: pool.name().clone(), policy: pool.policy_name(), host });
+            captured.pool = Some(PoolInfo { name: pool.name().clone(), policy: pool.policy_name() });
         }
     }
 
@@ -267,6 +271,7 @@ impl RequestLog {
             client_port: context.client_info.client_port(context.request_line.connection),
             peer_addr: context.client_info.peer.ip(),
             request_line: &context.request_line,
+            server_name: context.routed.as_ref().and_then(|routed| routed.route().server_name.as_deref()),
             response: ResponseInfo { status: status.unwrap_or(self.response.status), ..self.response },
             attempts: &self.attempts,
             tokens: TokenInfo {

@@ -176,6 +176,7 @@ fn request_record<'a>(
         client_port: None,
         peer_addr: None,
         request_line,
+        server_name: None,
         response: ResponseInfo { status: 200, body_bytes: 5 },
         attempts,
         tokens: TokenInfo::default(),

@@ -69,7 +69,10 @@ pub(in crate::server) fn forward_headers(
     if accept_encoding == AcceptEncoding::Remove {
         headers.remove(header::ACCEPT_ENCODING);
     }
-    let host = headers.remove(header::HOST).or_else(|| head.uri.authority()?.as_str().try_into().ok());
+    // The host of an absolute target wins over `Host`.
+    let target_host = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    let host_line = headers.remove(header::HOST);
+    let host = target_host.or(host_line);
     // The first trusted proxy knows best which host and scheme the client used.
     let is_trusted = |name: &HeaderName| client_info.client != client_info.peer && headers.contains_key(name);
     let (keep_host, keep_proto) = (is_trusted(&X_FORWARDED_HOST), is_trusted(&X_FORWARDED_PROTO));

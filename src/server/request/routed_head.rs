@@ -25,7 +25,7 @@ pub(in crate::server) struct RoutedHead {
 
 /// Who asks, for which host, by which route.
 pub(in crate::server) struct RequestOrigin {
-    /// In lower case and without port; empty if the request names none.
+    /// In lower case, without port and final dot; empty if the request names none.
     pub(in crate::server) host: String,
     /// `None` if no route takes the request.
     pub(in crate::server) routed: Option<Arc<RoutedPools>>,
@@ -45,7 +45,7 @@ impl RoutedHead {
     ) -> Self {
         let host = request_host(head);
         let is_preflight = settings.cors.is_some() && cors::is_preflight(head);
-        let validated = if is_preflight { Ok(()) } else { validate::validate_head(head, &settings.limits) };
+        let validated = validate::validate_head(head, &settings.limits);
         let is_valid = validated.is_ok();
         let RoutedRequest { routed, target } = match validated {
             Ok(()) => match_route(fleet, &connection.arrival, &host, head, is_preflight),

@@ -4,7 +4,7 @@ use http::request::Parts;
 use http::{Method, Version, header};
 
 use crate::config::Limits;
-use crate::http::is_resolvable_path;
+use crate::http::{MalformedHost, is_resolvable_path, request_host};
 use crate::server::RequestError;
 
 /// Checks the size of a head, its path, its `Host`, its transfer coding and its method.
@@ -13,7 +13,7 @@ use crate::server::RequestError;
 ///
 /// *Errors*: the head is too large or ambiguous, or its method is one that no replica supports.
 pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<(), RequestError> {
-    let Parts { method, uri, version, headers, .. } = head;
+    let Parts { method, uri, headers, .. } = head;
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > limits.uri_bytes) {
         return Err(RequestError::UriTooLong { limit_bytes: limits.uri_bytes });
     }
@@ -24,10 +24,7 @@ pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<
     if headers.len() > limits.headers || bytes > limits.header_bytes {
         return Err(RequestError::head_too_large(limits));
     }
-    let hosts = headers.get_all(header::HOST).iter().count();
-    if hosts > 1 || hosts == 0 && *version == Version::HTTP_11 {
-        return Err(RequestError::InvalidHostHeader(hosts));
-    }
+    validate_host(head)?;
     // A body with a coding other than `chunked` would reach the replica without that coding named.
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(first) = codings.next()
@@ -39,5 +36,30 @@ pub(in crate::server) fn validate_head(head: &Parts, limits: &Limits) -> Result<
         let allow = vec![Method::GET, Method::POST, Method::DELETE];
         return Err(RequestError::MethodNotAllowed { method: method.to_string(), allow });
     }
+    // `OPTIONS *` is for the router itself, which has nothing to answer.
+    if !uri.path().starts_with('/') {
+        return Err(RequestError::Malformed);
+    }
     Ok(())
+}
+
+/// Checks that a request names one host; over HTTP/1.0 it may name none.
+///
+/// *Errors*: the host is missing, given twice or malformed.
+fn validate_host(head: &Parts) -> Result<(), RequestError> {
+    let Parts { uri, version, headers, .. } = head;
+    let lines = headers.get_all(header::HOST).iter().count();
+    let is_missing = match *version {
+        Version::HTTP_09 | Version::HTTP_10 => false,
+        Version::HTTP_11 => lines == 0,
+        _ => lines == 0 && uri.authority().is_none(),
+    };
+    if lines > 1 || is_missing {
+        return Err(RequestError::InvalidHostHeader(lines));
+    }
+    match request_host(uri, *version, headers.get(header::HOST)) {
+        // The target of CONNECT is an authority alone. The method is refused for its own reason.
+        Err(MalformedHost) if head.method != Method::CONNECT => Err(RequestError::MalformedHost),
+        _ => Ok(()),
+    }
 }

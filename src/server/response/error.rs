@@ -47,6 +47,8 @@ pub(in crate::server) enum RequestError {
     InvalidPath,
     #[error("the request has {0} `Host` headers; it needs exactly one")]
     InvalidHostHeader(usize),
+    #[error("the request names no valid host: `Host`, or the target, must be `name` or `name:port`")]
+    MalformedHost,
     #[error("an API key is required: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
     ApiKeyMissing,
     #[error("the admin token is required: send it as `Authorization: Bearer TOKEN`")]
@@ -145,9 +147,8 @@ impl RequestError {
             Self::InvalidBody(_) | Self::BodyIncomplete | Self::ModelMissing | Self::ModelRequiredByKey => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Malformed | Self::InvalidHostHeader(_) | Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Malformed | Self::InvalidHostHeader(_) | Self::MalformedHost => StatusCode::BAD_REQUEST,
+            Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => StatusCode::BAD_REQUEST,
             Self::WebSocketDisabled | Self::InvalidPath => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
@@ -226,7 +227,7 @@ impl RequestError {
         if matches!(self, Self::UpstreamTimeout) {
             headers.insert(X_SHOULD_RETRY, SHOULD_NOT_RETRY);
         }
-        if matches!(self, Self::Malformed | Self::InvalidHostHeader(_)) {
+        if matches!(self, Self::Malformed | Self::InvalidHostHeader(_) | Self::MalformedHost) {
             // The end of the body is unknown.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

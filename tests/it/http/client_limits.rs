@@ -137,13 +137,28 @@ fn refused_client_that_keeps_sending_reads_the_error() {
 #[test]
 fn request_without_one_host_is_refused() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let router = TestRouter::start(&format!("replicas = [{:?}]\n[cors]\norigins = [\"*\"]", replica.url()));
     for (head, status) in [
         ("GET /v1/models HTTP/1.1\r\n\r\n", 400),
         ("GET /v1/models HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
         ("GET /v1/models HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n", 400),
         ("GET /v1/models HTTP/1.0\r\n\r\n", 200),
-        ("GET /v1/models HTTP/1.1\r\nhost:\r\n\r\n", 200),
+        ("GET /v1/models HTTP/1.1\r\nhost:\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\nhost: a/b\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\nhost: a..b\r\n\r\n", 400),
+        ("GET /v1/models HTTP/1.1\r\nhost: a.:80\r\n\r\n", 200),
+        ("GET http://a./v1/models HTTP/1.1\r\nhost: b\r\n\r\n", 200),
+        ("GET http://a/v1/models HTTP/1.1\r\n\r\n", 400),
+        ("GET http://a/v1/models HTTP/1.1\r\nhost: b/c\r\n\r\n", 400),
+        ("GET http://a:1.2/v1/models HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        ("GET http://user@a/v1/models HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        ("GET a HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        ("OPTIONS * HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (
+            "OPTIONS /v1/models HTTP/1.1\r\nhost: a/b\r\norigin: http://a\r\naccess-control-request-method: GET\r\n\r\n",
+            400,
+        ),
     ] {
         let mut client = router.connect();
         client.send(head);
@@ -190,6 +205,11 @@ fn absolute_target_connect_and_upgrade_are_not_proxied() {
         assert!(got == 404 || got == 400, "{path}: {got}");
     }
     assert_eq!(replica.received_requests().len(), before, "{:?}", replica.received_requests());
+    for (target, host) in
+        [("/admin", "host: Open.Test.:80\r\n"), ("http://OPEN.test.:80/admin", "host: elsewhere.test\r\n")]
+    {
+        assert_eq!(status("GET", target, host), 403, "{target} {host}");
+    }
     for path in
         ["/admin", "/x/../admin", "/x/%2e%2e/admin", "//admin", "/%61dmin/x", "/./admin", "http://open.test/admin"]
     {

@@ -269,3 +269,37 @@ fn http2_reset_ends_its_own_request_only() {
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"client_gone\""]), 2.0);
     assert_eq!(router.sum_metric("tokenweir_attempts_total", &["outcome=\"failed\""]), 0.0);
 }
+
+#[test]
+fn authority_of_http2_is_the_host() {
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start(&format!(
+        "replicas = [{:?}]\nrequest_headers = {{ X-Seen = \"$host $http_host\" }}",
+        replica.url()
+    ));
+    wait_until("the models are known", || router.post(CHAT_PATH, chat_body("m", 1, false)).status == 200);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut sender = connect_h2(&router).await;
+        for (authority, host_line, seen) in [
+            ("LLM.Example.:81", None, Some("llm.example LLM.Example.:81")),
+            ("llm.example", Some("LLM.Example:81"), Some("llm.example LLM.Example:81")),
+            ("llm.example", Some("other.example"), None),
+            ("llm..example", None, None),
+        ] {
+            let body = Full::from(chat_body("m", 1, false));
+            let mut request = http::Request::post(format!("http://{authority}{CHAT_PATH}"))
+                .header("content-type", "application/json")
+                .body(body)
+                .unwrap();
+            if let Some(line) = host_line {
+                request.headers_mut().insert("host", line.parse().unwrap());
+            }
+            let status = sender.send_request(request).await.unwrap().status();
+            assert_eq!(status, if seen.is_some() { 200 } else { 400 }, "{authority} {host_line:?}");
+            if seen.is_some() {
+                assert_eq!(replica.last_request().header("x-seen"), seen);
+            }
+        }
+    });
+}
