@@ -8,7 +8,7 @@ use thiserror::Error;
 /// A name that requests ask for, or a pattern of such names. In lower case, without port and final dot.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HostName {
-    /// This name only.
+    /// This name only; the empty one is that of requests without `Host`.
     Exact(String),
     /// `*.example.com`: every name below, which ends in the text with its dot.
     Below(String),
@@ -46,10 +46,13 @@ impl HostName {
 impl FromStr for HostName {
     type Err = HostNameError;
 
-    /// Parses a name, `*.name`, `.name` or `name.*`.
+    /// Parses a name, `*.name`, `.name` or `name.*`; an empty text stands for requests without `Host`.
     ///
     /// *Errors*: characters that no host has, or a `*` elsewhere.
     fn from_str(text: &str) -> Result<Self, HostNameError> {
+        if text.is_empty() {
+            return Ok(Self::Exact(String::new()));
+        }
         let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let (name, make): (_, fn(String) -> Self) = if let Some(name) = text.strip_prefix("*.") {
             (name, Self::Below)
@@ -99,6 +102,9 @@ mod tests {
             ("mail.*", "mail", false),
             ("mail.*", "mail.", false),
             ("[::1]", "[::1]", true),
+            ("", "", true),
+            ("", "a", false),
+            ("*.example", "", false),
         ] {
             assert_eq!(fit(name, host).is_some(), fits, "{name} {host}");
         }
@@ -108,10 +114,10 @@ mod tests {
 
     #[test]
     fn bad_name_is_refused_and_a_good_one_is_written_as_read() {
-        for text in ["", "a:80", "http://a", "a*.b", "*", "*.*", "a b", "[::1", ".", "..", "~^a$"] {
+        for text in ["a:80", "http://a", "a*.b", "*", "*.*", "a b", "[::1", ".", "..", "~^a$"] {
             assert!(text.parse::<HostName>().is_err(), "{text}");
         }
-        for text in ["a.b", "*.b", ".b", "a.*", "[::1]"] {
+        for text in ["", "a.b", "*.b", ".b", "a.*", "[::1]"] {
             assert_eq!(text.parse::<HostName>().unwrap().to_string(), text);
         }
     }

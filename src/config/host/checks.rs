@@ -9,12 +9,12 @@ use crate::routes::{HostListen, ListenAddr, PathMatch};
 
 /// Checks that each request leads to one host and one route, and that pools and keys exist.
 pub(super) fn check_hosts(hosts: &[HostDraft], settings: &Settings, context: &mut BuildContext) {
-    let mut known: Vec<(&HostDraft, String)> = Vec::new();
+    let mut known: Vec<(&HostDraft, Option<String>)> = Vec::new();
     for host in hosts {
         check_names(host, &known, settings, context);
-        known.extend(host.names.iter().map(|name| (host, name.value.to_string())));
+        known.extend(host.names.iter().map(|name| (host, Some(name.value.to_string()))));
         if host.names.is_empty() {
-            known.push((host, String::new()));
+            known.push((host, None));
         }
         check_keys(&host.scope.key_names, settings, context);
         for (index, route) in host.routes.iter().enumerate() {
@@ -28,18 +28,27 @@ pub(super) fn check_hosts(hosts: &[HostDraft], settings: &Settings, context: &mu
 }
 
 /// Checks that no other host has a name and an address of this one.
-fn check_names(host: &HostDraft, known: &[(&HostDraft, String)], settings: &Settings, context: &mut BuildContext) {
-    let names = host.names.iter().map(|name| (name.value.to_string(), &name.span));
-    let nameless = host.names.is_empty().then(|| (String::new(), &host.span));
+fn check_names(
+    host: &HostDraft,
+    known: &[(&HostDraft, Option<String>)],
+    settings: &Settings,
+    context: &mut BuildContext,
+) {
+    let names = host.names.iter().map(|name| (Some(name.value.to_string()), &name.span));
+    let nameless = host.names.is_empty().then_some((None, &host.span));
     for (name, span) in names.chain(nameless) {
-        let same = |(other, other_name): &&(&HostDraft, String)| {
+        let same = |(other, other_name): &&(&HostDraft, Option<String>)| {
             *other_name == name && !std::ptr::eq(*other, host) && share_address(host, other, settings)
         };
         let Some((other, _)) = known.iter().find(same) else { continue };
         let place = other.span.relative_to(span);
-        let (message, help) = match name.as_str() {
-            "" => (format!("another host without `name` has the same address ({place})"), "give one of them a `name`"),
-            name => (format!("another host is called `{name}` at the same address ({place})"), "keep one of them"),
+        let (message, help) = match name {
+            None => {
+                (format!("another host without `name` has the same address ({place})"), "give one of them a `name`")
+            }
+            Some(name) => {
+                (format!("another host is called `{name}` at the same address ({place})"), "keep one of them")
+            }
         };
         context.errors.push(span.diagnostic(message).with_help(help));
     }

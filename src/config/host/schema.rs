@@ -19,8 +19,8 @@ static HOST_SCHEMA: &[KeySpec<HostDraft>] = &[
         name: "name",
         expected: "host names without scheme and port, such as \"llm.example.com\", \"*.example.com\" or \"llm.*\"",
         default: "[]",
-        doc: "The names in requests' `Host` that lead here, as nginx's `server_name`; without any, the requests that no \
-              other host of the address takes.",
+        doc: "The names in requests' `Host` that lead here, as nginx's `server_name`, and `\"\"` for requests without `Host`; \
+              without any name, the requests that no other host of the address takes.",
         set: |d, v| v.map_list(|item| Ok(item.spanned(parse_host_name(item)?))).map(|names| d.names = names),
     },
     KeySpec {
