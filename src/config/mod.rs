@@ -25,7 +25,6 @@ pub use loader::ENV_PREFIX;
 pub(crate) use parse::suggest::closest_match;
 pub(crate) use pool::replica::parse_replica_words;
 pub(crate) use pool::replica_options::is_replica_option;
-pub(crate) use schema::cors::is_cors_origin;
 pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
 pub(crate) use schema::key_spec::{is_file_path, is_name};
 pub use settings::{

@@ -1,5 +1,9 @@
 //! nginx's blocks as collected from their directives.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::scoped_keys::{RankedValue, ScopedKeys};
+use crate::config::Span;
 use crate::fleet::MemberSpec;
 use crate::import::syntax::directive::{Directive, SourceLine};
 use crate::routes::ListenAddr;
@@ -43,28 +47,73 @@ pub(super) struct NginxUpstreamServer {
 }
 
 /// A `server` block.
-#[derive(Default)]
 pub(super) struct NginxServer {
-    /// Empty: nginx's default, `*:80`.
+    /// The directive without its block.
+    pub(super) directive: Directive,
     pub(super) listens: Vec<NginxListen>,
-    /// Lower case, without patterns.
-    pub(super) names: Vec<String>,
+    /// Whether it has a `listen`, even one that is left out. nginx's default is `*:80`.
+    pub(super) has_listen: bool,
+    /// In lower case, with wildcards. Empty: `""`, as in nginx.
+    pub(super) names: Vec<NginxServerName>,
     pub(super) locations: Vec<NginxLocation>,
-    /// Whether a `return` of its own answers every request.
-    pub(super) has_return: bool,
-    /// Directives in locations with a pattern that refuse requests.
-    pub(super) blocked_patterns: Vec<Directive>,
+    /// Whether a `break` ends its rewrite directives.
+    pub(super) has_break: bool,
+    pub(super) return_directive: Option<Directive>,
+    /// The `return` that answers every request.
+    pub(super) answer: Option<NginxAnswer>,
+    pub(super) certificates: ServedCertificates,
+    /// The keys in force in the server.
+    pub(super) keys: ScopedKeys,
+    /// The values in force of the keys that the router has once.
+    pub(super) router_keys: BTreeMap<&'static str, RankedValue>,
+    /// The variables that an `if` sets.
+    pub(super) conditional_variables: BTreeSet<String>,
     /// The named locations that lead to replicas.
     pub(super) named_proxies: Vec<String>,
-    /// `rewrite`, in the server and its locations.
+    /// Each `rewrite` that cannot be carried over, in the server and its locations.
     pub(super) rewrites: Vec<Directive>,
-    pub(super) certificates: ServedCertificates,
+}
+
+impl NginxServer {
+    pub(super) fn new(directive: &Directive) -> Self {
+        Self {
+            directive: directive.without_block(),
+            listens: Vec::new(),
+            has_listen: false,
+            names: Vec::new(),
+            locations: Vec::new(),
+            has_break: false,
+            return_directive: None,
+            answer: None,
+            certificates: ServedCertificates::default(),
+            keys: ScopedKeys::default(),
+            router_keys: BTreeMap::new(),
+            conditional_variables: BTreeSet::new(),
+            named_proxies: Vec::new(),
+            rewrites: Vec::new(),
+        }
+    }
+
+    /// Returns whether any request to it reaches a replica.
+    pub(super) fn leads_to_replicas(&self) -> bool {
+        self.answer.is_none() && self.locations.iter().any(NginxLocation::leads_to_replicas)
+    }
+}
+
+/// A name in `server_name`.
+#[derive(Clone)]
+pub(super) struct NginxServerName {
+    /// A name such as `a.example`, `*.example`, `a.*` or `.example`; empty for requests without `Host`.
+    pub(super) text: String,
+    /// Whether it was a regular expression, which nginx tries after all names.
+    pub(super) is_pattern: bool,
+    pub(super) span: Span,
+    pub(super) source_line: SourceLine,
 }
 
 /// A `listen`.
 pub(super) struct NginxListen {
-    pub(super) directive_text: String,
-    pub(super) source_line: SourceLine,
+    pub(super) directive: Directive,
     pub(super) address: ListenAddr,
     /// Whether it has `default_server`.
     pub(super) is_default: bool,
@@ -73,40 +122,106 @@ pub(super) struct NginxListen {
     pub(super) is_supported: bool,
 }
 
-/// A `location` block: its own and inherited directives that a pool needs.
+/// The modifier of a `location`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LocationKind {
+    /// A prefix.
+    Prefix,
+    /// `^~`: a prefix that regular expressions do not override.
+    FirmPrefix,
+    /// `=`.
+    Exact,
+    /// `~`.
+    Pattern,
+    /// `~*`.
+    PatternAnyCase,
+}
+
+impl LocationKind {
+    /// Returns whether it is a prefix.
+    pub(super) const fn is_prefix(self) -> bool {
+        matches!(self, Self::Prefix | Self::FirmPrefix)
+    }
+
+    /// Returns whether it is a regular expression.
+    pub(super) const fn is_pattern(self) -> bool {
+        matches!(self, Self::Pattern | Self::PatternAnyCase)
+    }
+}
+
+/// A `location` block: its own and inherited directives that a route needs.
 pub(super) struct NginxLocation {
     /// The directive without its block.
     pub(super) directive: Directive,
+    pub(super) kind: LocationKind,
+    /// The path, or the regular expression.
     pub(super) path: String,
-    /// `location = /path`.
-    pub(super) is_exact: bool,
     pub(super) proxy_pass: Option<Directive>,
     /// Another directive that answers its requests.
     pub(super) content_handler: Option<Directive>,
-    /// The status of the refusal, if the location refuses its requests.
-    pub(super) blocked_status: Option<u16>,
+    /// Whether a `break` ends its rewrite directives.
+    pub(super) has_break: bool,
+    pub(super) return_directive: Option<Directive>,
+    /// The `return` that answers its requests.
+    pub(super) answer: Option<NginxAnswer>,
+    /// Whether clients get a 404, whatever it has besides.
+    pub(super) is_internal: bool,
+    /// `rewrite ... break`.
+    pub(super) rewrite: Option<Directive>,
     /// The key in the `Authorization` header for replicas.
     pub(super) api_key: Option<String>,
-    pub(super) request_headers: Vec<TomlHeader>,
-    pub(super) response_headers: Vec<TomlHeader>,
     pub(super) verification: UpstreamVerification,
+    /// The keys in force in the location.
+    pub(super) keys: ScopedKeys,
+    /// The values of `set` in force.
+    pub(super) variables: BTreeMap<String, Option<String>>,
+    /// The locations in its block.
+    pub(super) nested: Vec<Self>,
 }
 
 impl NginxLocation {
-    pub(super) fn new(directive: Directive, path: String, is_exact: bool) -> Self {
+    pub(super) fn new(directive: &Directive, kind: LocationKind, path: &str) -> Self {
         Self {
-            directive,
-            path,
-            is_exact,
+            directive: directive.without_block(),
+            kind,
+            path: path.to_owned(),
             proxy_pass: None,
             content_handler: None,
-            blocked_status: None,
+            has_break: false,
+            return_directive: None,
+            answer: None,
+            is_internal: false,
+            rewrite: None,
             api_key: None,
-            request_headers: Vec::new(),
-            response_headers: Vec::new(),
             verification: UpstreamVerification::default(),
+            keys: ScopedKeys::default(),
+            variables: BTreeMap::new(),
+            nested: Vec::new(),
         }
     }
+
+    /// Returns whether any request reaches a replica by it or a location in it.
+    pub(super) fn leads_to_replicas(&self) -> bool {
+        self.passes_requests() || self.nested.iter().any(Self::leads_to_replicas)
+    }
+
+    /// Returns whether its own requests reach replicas.
+    pub(super) const fn passes_requests(&self) -> bool {
+        self.proxy_pass.is_some() && self.answer.is_none() && !self.is_internal
+    }
+
+    /// Returns the place of its path.
+    pub(super) fn path_span(&self) -> &Span {
+        self.directive.args.last().map_or(&self.directive.name.span, |word| &word.span)
+    }
+}
+
+/// What a `return` answers.
+#[derive(Clone)]
+pub(super) struct NginxAnswer {
+    /// `answer` as TOML.
+    pub(super) toml: String,
+    pub(super) directive: Directive,
 }
 
 /// A header's name and its values, for router.toml.
@@ -125,12 +240,22 @@ pub(super) struct HeaderDirective {
 #[derive(Default)]
 pub(super) struct BlockLevel {
     pub(super) scope: BlockScope,
+    /// Keys with one value.
+    pub(super) values: BTreeMap<&'static str, RankedValue>,
     /// `proxy_set_header`.
     pub(super) request_headers: Vec<HeaderDirective>,
     /// `add_header`.
     pub(super) response_headers: Vec<HeaderDirective>,
     /// `proxy_hide_header`.
     pub(super) hidden_headers: Vec<String>,
+    /// `set_real_ip_from`.
+    pub(super) trusted_proxies: Vec<String>,
+    /// `access_log`; `None` for `off` and logs that cannot be carried.
+    pub(super) access_logs: Vec<Option<AccessLogTarget>>,
+    /// `gzip_types`.
+    pub(super) gzip_types: Vec<String>,
+    /// `set`, by name without `$`; `None` if the value depends on the request.
+    pub(super) variables: BTreeMap<String, Option<String>>,
     /// `allow` and `deny`.
     pub(super) access_rules: Vec<Directive>,
     /// At most one of each rule.
@@ -160,6 +285,15 @@ impl BlockGuard {
     pub(super) fn is_neutral(&self) -> bool {
         self.rule.neutral.contains(&self.directive.arg(0))
     }
+}
+
+/// An access log as written in a directive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AccessLogTarget {
+    /// The path, `stdout`, `stderr` or `off`.
+    pub(super) target: String,
+    /// The name of the format in router.toml.
+    pub(super) format: String,
 }
 
 /// The TLS directives of one block.
@@ -210,11 +344,6 @@ impl OpenBlocks {
         self.levels.last_mut()
     }
 
-    /// Returns the inherited directives of the open server.
-    pub(super) fn server_level(&self) -> Option<&BlockLevel> {
-        self.levels.iter().rev().find(|level| level.scope == BlockScope::Server)
-    }
-
     /// Returns the innermost location.
     pub(super) fn location(&mut self) -> Option<&mut NginxLocation> {
         self.locations.last_mut()
@@ -236,5 +365,16 @@ impl OpenBlocks {
             found.filter(|level| !level.has_unreadable_file).map(pick).cloned().unwrap_or_default()
         };
         ServedCertificates { chains: nearest(|l| &l.chains), keys: nearest(|l| &l.keys) }
+    }
+
+    /// Returns the inherited directives of the open server.
+    pub(super) fn server_level(&self) -> Option<&BlockLevel> {
+        self.levels.iter().rev().find(|level| level.scope == BlockScope::Server)
+    }
+
+    /// Returns the values of `set` in force in the innermost location: its own and the server's, as in nginx.
+    pub(super) fn variables(&self) -> BTreeMap<String, Option<String>> {
+        let levels = [self.server_level(), self.levels.last()];
+        levels.into_iter().flatten().flat_map(|level| level.variables.clone()).collect()
     }
 }

@@ -5,15 +5,19 @@ use std::path::PathBuf;
 
 use super::blocks::{BlockScope, NginxServer, NginxUpstream, OpenBlocks};
 use super::report::{ImportReport, RemarkKind};
+use super::scoped_keys::{ROUTER_KEYS, RankedValue, SCOPED_KEYS, ScopedKeys};
 use super::syntax::directive::{Directive, SourceLine};
 
 /// The state of an import.
 pub(super) struct ImportContext {
     pub(super) report: ImportReport,
-    /// The keys of router.toml outside pools.
-    pub(super) settings: BTreeMap<&'static str, ImportedKey>,
+    /// The keys that router.toml has once.
+    pub(super) settings: BTreeMap<&'static str, RankedValue>,
+    /// The keys in force outside servers.
+    pub(super) outer_keys: ScopedKeys,
     pub(super) upstreams: Vec<NginxUpstream>,
     pub(super) servers: Vec<NginxServer>,
+    pub(super) log_formats: Vec<ImportedLogFormat>,
     /// The blocks that are being read.
     pub(super) open: OpenBlocks,
     pub(super) deferred: DeferredDirectives,
@@ -24,9 +28,6 @@ pub(super) struct ImportContext {
 /// Directives that are converted once the whole configuration is read.
 #[derive(Default)]
 pub(super) struct DeferredDirectives {
-    pub(super) log_formats: Vec<Directive>,
-    /// The names of formats in `access_log`s.
-    pub(super) used_log_formats: Vec<String>,
     pub(super) gzip: Vec<Directive>,
     /// TLS directives, carried if a pool or an address uses them.
     pub(super) tls: Vec<Directive>,
@@ -34,20 +35,15 @@ pub(super) struct DeferredDirectives {
     pub(super) used_tls_lines: BTreeSet<SourceLine>,
 }
 
-/// A key's value.
-pub(super) struct ImportedKey {
-    /// As TOML.
-    pub(super) value: String,
-    /// The greatest rank wins.
-    rank: u128,
-    source: (String, SourceLine),
-}
-
-impl ImportedKey {
-    /// Returns whether it is not the log target `off`.
-    pub(super) fn is_on(&self) -> bool {
-        self.value != "\"off\""
-    }
+/// A `log_format`.
+pub(super) struct ImportedLogFormat {
+    pub(super) directive: Directive,
+    /// Its name in router.toml.
+    pub(super) name: String,
+    /// The format as TOML, or why the router cannot write it.
+    pub(super) entry: Result<String, String>,
+    /// Whether an `access_log` uses it.
+    pub(super) is_used: bool,
 }
 
 impl ImportContext {
@@ -55,45 +51,71 @@ impl ImportContext {
         Self {
             report,
             settings: BTreeMap::new(),
+            outer_keys: ScopedKeys::default(),
             upstreams: Vec::new(),
             servers: Vec::new(),
+            log_formats: Vec::new(),
             open: OpenBlocks::new(),
             deferred: DeferredDirectives::default(),
             folder,
         }
     }
 
-    /// Sets a key that the router has once: the greatest rank wins, the first of equals. The others are remarked on.
+    /// Sets a key: in the block that is being read, or once for the router, where the greatest rank wins, the first of
+    /// equals. The others are remarked on.
     pub(super) fn set_key(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
-        let source = (directive.to_one_line(), directive.source_line());
-        let reason = |winner: &ImportedKey| {
-            let (text, SourceLine { file, line }) = &winner.source;
-            format!("the router has one value: that of {file}:{line}, {text}")
+        if SCOPED_KEYS.contains(&key) || ROUTER_KEYS.iter().any(|(name, _)| *name == key) {
+            return self.set_block_value(key, value, rank, directive);
+        }
+        let new = RankedValue::new(value, rank, directive);
+        let reason = |winner: &RankedValue| {
+            let SourceLine { file, line } = &winner.source_line;
+            format!("the router has one value: that of {file}:{line}, {}", winner.directive_text)
         };
         match self.settings.get_mut(key) {
-            Some(known) if known.value == value => self.report.carried_count += 1,
+            Some(known) if known.toml == new.toml => self.report.carried_count += 1,
             Some(known) if known.rank < rank => {
-                let (text, line) = std::mem::replace(known, ImportedKey { value, rank, source }).source;
-                let reason = reason(known);
-                self.report.add_remark_at(RemarkKind::Impossible, text, line, reason);
+                let reason = reason(&new);
+                let RankedValue { directive_text, source_line, .. } = std::mem::replace(known, new);
+                self.report.add_remark_at(RemarkKind::Impossible, directive_text, source_line, reason);
             }
             Some(known) => {
                 let reason = reason(known);
                 self.report.add_impossible(directive, reason);
             }
             None => {
-                self.settings.insert(key, ImportedKey { value, rank, source });
+                self.settings.insert(key, new);
                 self.report.carried_count += 1;
             }
         }
+    }
+
+    /// Sets a value of the block that is being read.
+    pub(super) fn set_block_value(&mut self, key: &'static str, toml: String, rank: u128, directive: &Directive) {
+        if self.set_part(key, toml, rank, directive) {
+            self.report.carried_count += 1;
+        }
+    }
+
+    /// Sets a value of the block that is being read; the directive is counted elsewhere. Returns whether it is the
+    /// block's only one.
+    pub(super) fn set_part(&mut self, key: &'static str, toml: String, rank: u128, directive: &Directive) -> bool {
+        let value = RankedValue::new(toml, rank, directive);
+        let Some(level) = self.open.level() else { return false };
+        if let Some(known) = level.values.insert(key, value) {
+            let issue = directive.name.span.diagnostic(format!("`{}` is set twice in this block", directive.name.text));
+            let help = format!("the first is in line {}; nginx refuses the second", known.source_line.line);
+            self.report.add_diagnostic(issue.with_help(help));
+            return false;
+        }
+        true
     }
 
     /// Raises a secondary key of a directive to the value with the greatest rank. The directive is counted by its main
     /// key.
     pub(super) fn set_max(&mut self, key: &'static str, value: String, rank: u128, directive: &Directive) {
         if self.settings.get(key).is_none_or(|known| known.rank < rank) {
-            let source = (directive.to_one_line(), directive.source_line());
-            self.settings.insert(key, ImportedKey { value, rank, source });
+            self.settings.insert(key, RankedValue::new(value, rank, directive));
         }
     }
 

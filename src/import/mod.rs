@@ -4,15 +4,19 @@
 //! table in `directives/table` has the rule for each directive; an unknown one stops the import.
 //!
 //! `syntax` parses the files, `driver` applies the table to each directive, the handlers collect blocks and keys in the
-//! `context`, `pools` builds the pools from them, and `toml_writer` writes the result.
+//! `context`, `inheritance` says which keys are in force in a block, `hosts` and `pools` build what router.toml has of
+//! servers and upstreams, and `toml_writer` writes the result.
 
 mod blocks;
 mod context;
 mod directives;
 mod driver;
 mod file_access;
+mod hosts;
+mod inheritance;
 mod pools;
 mod report;
+mod scoped_keys;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -71,15 +75,15 @@ pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig,
     if !is_broken {
         driver::read_configuration(&mut context, &directives);
     }
-    let (pools, listens) = pools::build_pools(&mut context);
-    if context.report.diagnostics.is_empty() && pools.is_empty() {
+    let routing = hosts::build_routing(&mut context);
+    if context.report.diagnostics.is_empty() && routing.pools.is_empty() {
         let issue = whole.diagnostic("no request reaches a replica").without_excerpt();
         context.report.add_diagnostic(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
     }
     if !context.report.diagnostics.is_empty() {
         return Err(Diagnostics::new(&name, context.report.diagnostics));
     }
-    let toml = toml_writer::write_toml(&context, &name, &pools, &listens);
+    let toml = toml_writer::write_toml(&context, &name, &routing);
     // An invalid result fails here, not when the router starts with it.
     config::load(&toml, "router.toml", [])?;
     let ImportReport { remarks, carried_count, .. } = context.report;

@@ -20,3 +20,9 @@ pub(super) fn quote_duration(text: &str) -> String {
     let unit = if text.ends_with(|c: char| c.is_ascii_digit()) { "s" } else { "" };
     quote_toml(&format!("{text}{unit}"))
 }
+
+/// Returns texts as a list of quoted strings.
+pub(super) fn quote_list(texts: &[String]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| quote_toml(text)).collect();
+    format!("[{}]", quoted.join(", "))
+}

@@ -2,26 +2,34 @@
 
 use std::fmt::Write as _;
 
-use super::blocks::TomlHeader;
 use super::context::ImportContext;
+use super::hosts::ImportedRouting;
+use super::hosts::imported_host::{ImportedHost, RouteTarget};
 use super::pools::imported_pool::ImportedPool;
 use super::report::{ImportRemark, RemarkKind};
-use super::toml_text::quote_toml;
-use crate::routes::ListenAddr;
+use super::scoped_keys::{ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, SCOPED_KEYS, ScopedKeys};
+use super::toml_text::{quote_list, quote_toml};
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
-const KEY_DEFAULTS: [(&str, &str); 25] = [
+const KEY_DEFAULTS: [(&str, &str); 32] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("preserve_header_case", "true"),
     ("trusted_proxies", ""),
+    ("client_address_header", ""),
+    ("client_address_recursive", ""),
+    ("access", ""),
+    ("methods", ""),
+    ("keys", ""),
     ("gzip", ""),
+    (REQUEST_HEADERS, ""),
+    (RESPONSE_HEADERS, ""),
+    (ACCESS_LOG, ""),
     ("resolver", ""),
     ("resolver_timeout", ""),
     ("tls.certificate", ""),
     ("tls.key", ""),
     ("limits.body_bytes", "\"1m\""),
-    ("limits.in_flight_bytes", ""),
     ("limits.header_bytes", ""),
     ("limits.uri_bytes", ""),
     ("limits.streams_per_connection", ""),
@@ -37,41 +45,49 @@ const KEY_DEFAULTS: [(&str, &str); 25] = [
     ("timeouts.upstream_keepalive", ""),
     ("timeouts.drain", ""),
 ];
-const LOG_AND_CORS_KEYS: [&str; 6] =
-    ["log.access", "log.format", "log.formats", "log.error", "log.level", "cors.origins"];
+const LOG_KEYS: [&str; 5] = ["log.access", "log.format", "log.formats", "log.error", "log.level"];
+/// `proxy_read_timeout` sets four keys.
+const READ_TIMEOUT: &str = "timeouts.first_byte";
+const READ_TIMEOUTS: [&str; 4] = ["first_byte", "plain_answer", "plain_answer_max", "idle"];
 
 /// Returns router.toml; `main` is the name of the main file.
-pub(super) fn write_toml(
-    context: &ImportContext,
-    main: &str,
-    pools: &[ImportedPool],
-    listens: &[ListenAddr],
-) -> String {
+pub(super) fn write_toml(context: &ImportContext, main: &str, routing: &ImportedRouting) -> String {
     let mut out = format!("# Imported from {}. Defaults of nginx are marked.\n", sanitize_comment(main));
-    write_settings(&mut out, context, listens);
-    for pool in pools {
-        write_pool(&mut out, pool);
+    let plain = routing.plain_keys();
+    let keys = plain.as_ref().unwrap_or(&routing.keys);
+    write_settings(&mut out, context, routing, keys, plain.is_some());
+    match &plain {
+        Some(keys) => {
+            let comment =
+                routing.hosts.iter().flat_map(|host| &host.routes).map(|route| route.source_comment.as_str()).next();
+            routing.pools.iter().for_each(|pool| write_pool(&mut out, pool, comment, Some(keys)));
+        }
+        None => {
+            routing.hosts.iter().for_each(|host| write_host(&mut out, host));
+            routing.pools.iter().for_each(|pool| write_pool(&mut out, pool, None, None));
+        }
     }
     write_remarks(&mut out, main, &context.report.remarks);
     out
 }
 
-fn write_settings(out: &mut String, context: &ImportContext, listens: &[ListenAddr]) {
-    let listens: Vec<String> = listens.iter().map(|listen| quote_toml(&listen.to_string())).collect();
-    match listens.as_slice() {
-        [] => write_line(out, "listen = \"127.0.0.1:8080\" # no usable `listen`: see the remarks"),
-        [one] => write_line(out, &format!("listen = {one}")),
-        all => write_line(out, &format!("listen = [{}]", all.join(", "))),
+/// Writes the keys outside hosts and pools. `is_plain`: there is no host, and the pool has the headers.
+fn write_settings(
+    out: &mut String,
+    context: &ImportContext,
+    routing: &ImportedRouting,
+    keys: &ScopedKeys,
+    is_plain: bool,
+) {
+    match routing.listens.as_slice() {
+        [] => {}
+        [one] => write_line(out, &format!("listen = {}", quote_toml(one))),
+        all => write_line(out, &format!("listen = {}", quote_list(all))),
     }
     let mut table = "";
-    for (path, default) in KEY_DEFAULTS.into_iter().chain(LOG_AND_CORS_KEYS.map(|path| (path, ""))) {
-        // `proxy_read_timeout` sets four keys.
-        let source = match path {
-            "timeouts.plain_answer" | "timeouts.plain_answer_max" | "timeouts.idle" => "timeouts.first_byte",
-            path => path,
-        };
-        let text = match context.settings.get(source) {
-            Some(setting) => setting.value.clone(),
+    for (path, default) in KEY_DEFAULTS.into_iter().chain(LOG_KEYS.map(|path| (path, ""))) {
+        let text = match find_top_value(context, routing, keys, is_plain, path) {
+            Some(value) => value,
             None if default.is_empty() => continue,
             None => format!("{default} # nginx's default"),
         };
@@ -84,66 +100,122 @@ fn write_settings(out: &mut String, context: &ImportContext, listens: &[ListenAd
     }
 }
 
-fn write_pool(out: &mut String, pool: &ImportedPool) {
-    write_line(out, &format!("\n# {}", sanitize_comment(&pool.source_comment)));
+/// Returns the value of a key outside hosts and pools.
+fn find_top_value(
+    context: &ImportContext,
+    routing: &ImportedRouting,
+    keys: &ScopedKeys,
+    is_plain: bool,
+    path: &str,
+) -> Option<String> {
+    if let Some(setting) = context.settings.get(path) {
+        return Some(setting.toml.clone());
+    }
+    let scoped = |key: &str| keys.get(key).map(str::to_owned);
+    let one_log = || scoped(ACCESS_LOG).filter(|log| !log.starts_with('['));
+    match path {
+        "tls.certificate" => quote_files(&routing.certificates.chains),
+        "tls.key" => quote_files(&routing.certificates.keys),
+        "limits.body_bytes" => scoped("body_bytes"),
+        ACCESS_LOG => scoped(ACCESS_LOG).filter(|log| log.starts_with('[')),
+        "log.access" => one_log().map(|log| match log.split_once(' ') {
+            Some((target, _)) => format!("{target}\""),
+            None => log,
+        }),
+        "log.format" => one_log().and_then(|log| Some(format!("\"{}", log.split_once(' ')?.1))),
+        REQUEST_HEADERS | RESPONSE_HEADERS if is_plain => None,
+        path => match path.strip_prefix("timeouts.").filter(|name| READ_TIMEOUTS.contains(name)) {
+            Some(_) => scoped(READ_TIMEOUT),
+            None => scoped(path),
+        },
+    }
+}
+
+fn quote_files(files: &[String]) -> Option<String> {
+    match files {
+        [] => None,
+        [one] => Some(quote_toml(one)),
+        all => Some(quote_list(all)),
+    }
+}
+
+fn write_host(out: &mut String, host: &ImportedHost) {
+    write_line(out, &format!("\n# {}", sanitize_comment(&host.source_comment)));
+    write_line(out, "[[host]]");
+    for (key, values) in [
+        ("name", &host.names),
+        ("listen", &host.listens),
+        ("certificate", &host.certificates.chains),
+        ("key", &host.certificates.keys),
+    ] {
+        if let Some(values) = quote_files(values) {
+            write_line(out, &format!("{key} = {values}"));
+        }
+    }
+    write_scoped_keys(out, &host.keys);
+    for route in &host.routes {
+        write_line(out, &format!("\n# {}", sanitize_comment(&route.source_comment)));
+        write_line(out, "[[host.route]]");
+        write_line(out, &format!("path = {}", quote_toml(&route.path)));
+        match &route.target {
+            RouteTarget::Pool(pool) => write_line(out, &format!("pools = {}", quote_toml(pool))),
+            RouteTarget::Answer(answer) => write_line(out, &format!("answer = {answer}")),
+        }
+        if let Some(path) = &route.replace_path {
+            write_line(out, &format!("replace_path = {}", quote_toml(path)));
+        }
+        write_scoped_keys(out, &route.keys);
+    }
+}
+
+/// Writes the keys of a host or route.
+fn write_scoped_keys(out: &mut String, keys: &ScopedKeys) {
+    let mut timeouts: Vec<String> = Vec::new();
+    for key in SCOPED_KEYS {
+        let Some(value) = keys.written(key) else { continue };
+        match key.strip_prefix("timeouts.") {
+            Some(_) if key == READ_TIMEOUT => {
+                timeouts.extend(READ_TIMEOUTS.iter().map(|name| format!("{name} = {value}")));
+            }
+            Some(name) => timeouts.push(format!("{name} = {value}")),
+            None => write_line(out, &format!("{key} = {value}")),
+        }
+    }
+    if !timeouts.is_empty() {
+        write_line(out, &format!("timeouts = {{ {} }}", timeouts.join(", ")));
+    }
+}
+
+/// Writes a pool; with `comment` and `keys`, those of the only route.
+fn write_pool(out: &mut String, pool: &ImportedPool, comment: Option<&str>, keys: Option<&ScopedKeys>) {
+    write_line(out, &format!("\n# {}", sanitize_comment(comment.unwrap_or(&pool.source_comment))));
     write_line(out, "[[pool]]");
     write_line(out, &format!("name = {}", quote_toml(&pool.name)));
-    for (key, value) in [
-        ("host", &pool.host),
-        ("path", &pool.path),
-        ("api_key", &pool.api_key),
-        ("tls_ca", &pool.upstream.tls.ca),
-        ("tls_name", &pool.upstream.tls.name),
-    ] {
+    for (key, value) in [("api_key", &pool.api_key), ("tls_ca", &pool.tls.ca), ("tls_name", &pool.tls.name)] {
         if let Some(value) = value {
             write_line(out, &format!("{key} = {}", quote_toml(value)));
         }
     }
-    if pool.upstream.tls.is_insecure {
+    if pool.tls.is_insecure {
         write_line(out, "tls_verify = false");
     }
-    if pool.upstream.any_path {
-        write_line(out, "paths = \"any\"");
+    write_line(out, "paths = \"any\"");
+    for key in [REQUEST_HEADERS, RESPONSE_HEADERS] {
+        if let Some(headers) = keys.and_then(|keys| keys.get(key)) {
+            write_line(out, &format!("{key} = {headers}"));
+        }
     }
-    let refused: Vec<String> =
-        pool.blocked_paths.iter().map(|(path, status)| format!("{} = {status}", quote_toml(path))).collect();
-    write_inline_table(out, "block_paths", &refused);
-    write_inline_table(out, "request_headers", &format_headers(&pool.request_headers));
-    write_inline_table(out, "response_headers", &format_headers(&pool.response_headers));
-    write_line(out, &format!("policy = {}", quote_toml(&pool.upstream.policy)));
-    if let Some(sticky) = &pool.upstream.sticky {
+    write_line(out, &format!("policy = {}", quote_toml(&pool.policy)));
+    if let Some(sticky) = &pool.sticky {
         write_line(out, &format!("sticky = {sticky}"));
     }
     write_line(out, "eject_backoff = false # nginx has no backoff");
     write_line(out, "retry_budget_percent = 100 # nginx has no retry budget");
     write_line(out, "replicas = [");
-    for replica in &pool.upstream.replicas {
+    for replica in &pool.replicas {
         write_line(out, &format!("  {},", quote_toml(replica)));
     }
     write_line(out, "]");
-}
-
-/// Writes an inline table, unless it is empty.
-fn write_inline_table(out: &mut String, name: &str, entries: &[String]) {
-    if !entries.is_empty() {
-        write_line(out, &format!("{name} = {{ {} }}", entries.join(", ")));
-    }
-}
-
-fn format_headers(headers: &[TomlHeader]) -> Vec<String> {
-    let entry = |(name, values): &TomlHeader| match values.as_slice() {
-        [one] => format!("{} = {}", format_key(name), quote_toml(one)),
-        many => {
-            format!("{} = [{}]", format_key(name), many.iter().map(|v| quote_toml(v)).collect::<Vec<_>>().join(", "))
-        }
-    };
-    headers.iter().map(entry).collect()
-}
-
-/// Returns a name as a TOML key.
-fn format_key(name: &str) -> String {
-    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if bare { name.to_owned() } else { quote_toml(name) }
 }
 
 fn write_remarks(out: &mut String, main: &str, remarks: &[ImportRemark]) {

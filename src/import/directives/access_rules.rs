@@ -1,55 +1,16 @@
-//! Guards: `return`, `deny` and other directives that keep requests from replicas.
+//! Guards: `deny` and other directives that keep requests from replicas.
 //!
 //! Requests that nginx refuses must stay refused. A guard is carried over, or the import fails at its line.
 
-use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxLocation};
+use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxAnswer, NginxLocation};
 use crate::import::context::ImportContext;
-use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
 
 /// The help of a guard that cannot be carried over.
 const REMOVE_HELP: &str = "requests that nginx refuses would reach replicas: remove it to import the rest, and protect the router by other means";
+/// Why a `rewrite` cannot be carried over.
+pub(in crate::import) const REWRITE_REASON: &str = "redirects of every path are, and the replacement of a location's path: `rewrite ^/team/(.*)$ /$1 break;` in `/team/`";
 const CONDITION_REASON: &str = "the router does not evaluate this condition";
-
-/// `return STATUS | URL ...`.
-pub(super) fn handle_return(context: &mut ImportContext, directive: &Directive) {
-    let status = directive.arg(0).parse::<u16>().ok();
-    match (context.open.scope, status) {
-        (BlockScope::Server, _) => {
-            let reason = "it answers every request of this server, so none reaches a replica";
-            context.report.add_remark(RemarkKind::Impossible, directive, reason.to_owned());
-            if let Some(server) = &mut context.open.server {
-                server.has_return = true;
-            }
-        }
-        (_, Some(status @ 400..=599)) => {
-            if status == 444 {
-                context.report.add_note(directive, "the router responds with 444; nginx closes the connection");
-            }
-            context.report.carried_count += 1;
-            block_location(context, status);
-        }
-        _ => {
-            context
-                .report
-                .add_impossible(directive, "the router returns no content of its own: the path is refused with 404");
-            block_location(context, 404);
-        }
-    }
-}
-
-/// `rewrite REGEX REPLACEMENT [FLAG]`.
-pub(super) fn handle_rewrite(context: &mut ImportContext, directive: &Directive) {
-    context.report.add_impossible(directive, "paths are not rewritten");
-    if let Some(server) = &mut context.open.server {
-        server.rewrites.push(directive.clone());
-    }
-}
-
-/// `set $NAME VALUE` and `break`.
-pub(super) fn handle_set(context: &mut ImportContext, directive: &Directive) {
-    context.report.add_impossible(directive, "variables are not kept: nothing that is carried over depends on it");
-}
 
 /// `error_page STATUS ... [=[STATUS]] TARGET`.
 pub(super) fn handle_error_page(context: &mut ImportContext, directive: &Directive) {
@@ -60,12 +21,6 @@ pub(super) fn handle_error_page(context: &mut ImportContext, directive: &Directi
     }
 }
 
-/// `internal`: clients get a 404.
-pub(super) fn handle_internal(context: &mut ImportContext, _: &Directive) {
-    context.report.carried_count += 1;
-    block_location(context, 404);
-}
-
 /// `allow` and `deny`.
 pub(super) fn handle_access_rule(context: &mut ImportContext, directive: &Directive) {
     let scope = context.open.scope;
@@ -74,7 +29,10 @@ pub(super) fn handle_access_rule(context: &mut ImportContext, directive: &Direct
     level.access_rules.push(directive.clone());
     if (scope, directive.name.text.as_str(), directive.arg(0)) == (BlockScope::Location, "deny", "all") && first {
         context.report.carried_count += 1;
-        return block_location(context, 403);
+        if let Some(location) = context.open.location() {
+            location.answer = Some(NginxAnswer { toml: "\"403\"".to_owned(), directive: directive.clone() });
+        }
+        return;
     }
     // Where it does, `check_location` fails the import.
     context.report.add_not_needed(directive, "it refuses no request to a replica");
@@ -113,18 +71,6 @@ pub(in crate::import) fn add_content_handler(context: &mut ImportContext, direct
     }
 }
 
-/// `location ~ PATTERN { ... }`: one that refuses requests fails the import later.
-pub(super) fn handle_regex_location(context: &mut ImportContext, directive: &Directive) {
-    let refuses = directive.block.iter().flatten().find(|inner| {
-        let status = inner.arg(0).parse::<u16>();
-        matches!((inner.name.text.as_str(), status), ("deny" | "internal", _) | ("return", Ok(400..=599)))
-    });
-    match (refuses, &mut context.open.server) {
-        (Some(refuses), Some(server)) => server.blocked_patterns.push(refuses.clone()),
-        _ => context.report.add_impossible(directive, "paths are matched by prefix, not with regular expressions"),
-    }
-}
-
 /// Returns the named locations of a server that lead to replicas.
 pub(super) fn find_named_proxies(server: &Directive) -> Vec<String> {
     let is_proxy = |directive: &&Directive| {
@@ -135,16 +81,10 @@ pub(super) fn find_named_proxies(server: &Directive) -> Vec<String> {
     blocks.map(|location| location.arg(0).to_owned()).filter(|name| name.starts_with('@')).collect()
 }
 
-fn block_location(context: &mut ImportContext, status: u16) {
-    if let Some(location) = context.open.location() {
-        location.blocked_status = Some(status);
-    }
-}
-
 /// Reports what keeps requests from the replicas of a location, or leads them elsewhere.
 pub(super) fn check_location(context: &mut ImportContext, location: &NginxLocation) {
     check_error_pages(context);
-    if location.proxy_pass.is_none() {
+    if !location.passes_requests() {
         return;
     }
     check_guards(context);
@@ -198,14 +138,13 @@ fn check_error_pages(context: &mut ImportContext) {
 pub(super) fn check_server(context: &mut ImportContext) {
     check_error_pages(context);
     let Some(server) = &context.open.server else { return };
-    let reaches_replicas = !server.has_return && server.locations.iter().any(|location| location.proxy_pass.is_some());
-    for rewrite in if reaches_replicas { server.rewrites.clone() } else { Vec::new() } {
-        report_guard(context, &rewrite, "paths are not rewritten");
+    for rewrite in if server.leads_to_replicas() { server.rewrites.clone() } else { Vec::new() } {
+        report_guard(context, &rewrite, REWRITE_REASON);
     }
 }
 
 /// Reports a directive that cannot be carried over, once.
-fn report_guard(context: &mut ImportContext, directive: &Directive, reason: &str) {
+pub(in crate::import) fn report_guard(context: &mut ImportContext, directive: &Directive, reason: &str) {
     let name = &directive.name.text;
     let issue = directive.name.span.diagnostic(format!("`{name}` cannot be carried over: {reason}"));
     let issue = issue.with_help(REMOVE_HELP);

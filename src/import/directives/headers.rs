@@ -1,10 +1,9 @@
 //! Directives that set or hide headers.
 
-use crate::config::{Diagnostic, forbidden_reason, has_control_chars, is_cors_origin};
-use crate::import::blocks::{HeaderDirective, NginxLocation, OpenBlocks, TomlHeader};
+use crate::config::{Diagnostic, forbidden_reason, has_control_chars};
+use crate::import::blocks::HeaderDirective;
 use crate::import::context::ImportContext;
 use crate::import::syntax::directive::{Directive, DirectiveWord};
-use crate::import::toml_text::quote_toml;
 use crate::log_format::{LogFormat, LogFormatError, ValueAvailability};
 
 /// A rule for the value of a request header that the router sets itself.
@@ -114,12 +113,6 @@ fn convert_value(
     Some(String::new())
 }
 
-/// Returns the key of `Authorization: Bearer KEY`, if a header is that.
-fn bearer_token<'a>(name: &str, value: &'a str) -> Option<&'a str> {
-    let key = value.strip_prefix("Bearer ").filter(|_| name.eq_ignore_ascii_case("authorization"))?;
-    (!key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && b != b'$')).then_some(key)
-}
-
 /// `add_header NAME VALUE [always]`.
 pub(super) fn handle_add_header(context: &mut ImportContext, directive: &Directive) {
     let is_always = directive.arg(2) == "always";
@@ -130,14 +123,6 @@ pub(super) fn handle_add_header(context: &mut ImportContext, directive: &Directi
     match (name.to_ascii_lowercase().as_str(), value.as_str()) {
         ("x-request-id", "$request_id") => context.report.add_not_needed(directive, "every response has it"),
         ("x-accel-buffering", "no") => context.report.add_not_needed(directive, "streams have it already"),
-        ("access-control-allow-origin", origin) if is_cors_origin(origin) && !origin.contains('$') => {
-            context.set_key("cors.origins", format!("[{}]", quote_toml(origin)), 0, directive);
-        }
-        (name, _) if name.starts_with("access-control-") => {
-            context
-                .report
-                .add_not_needed(directive, "preflight requests are answered for the origins in `cors.origins`");
-        }
         (_, "") => context.report.add_not_needed(directive, "empty headers are not added"),
         (name, _) => match forbidden_reason(name) {
             Some(reason) => context.report.add_impossible(directive, reason),
@@ -169,31 +154,6 @@ pub(super) fn handle_proxy_hide_header(context: &mut ImportContext, directive: &
     context.report.carried_count += 1;
     if let Some(level) = context.open.level() {
         level.hidden_headers.push(name);
-    }
-}
-
-/// Sets the headers in force at the end of a location.
-pub(super) fn collect_headers(open: &OpenBlocks, location: &mut NginxLocation) {
-    let levels = || open.levels.iter().rev();
-    if let Some(level) = levels().find(|level| !level.request_headers.is_empty()) {
-        let key = |line: &HeaderDirective| bearer_token(&line.name, &line.value).map(str::to_owned);
-        location.api_key = level.request_headers.iter().rev().find_map(key);
-        let lines = level.request_headers.iter().filter(|line| line.must_set && key(line).is_none());
-        lines.for_each(|line| add_header_value(&mut location.request_headers, &line.name, &line.value));
-    }
-    if let Some(level) = levels().find(|level| !level.hidden_headers.is_empty()) {
-        level.hidden_headers.iter().for_each(|name| add_header_value(&mut location.response_headers, name, ""));
-    }
-    if let Some(level) = levels().find(|level| !level.response_headers.is_empty()) {
-        let lines = level.response_headers.iter().filter(|line| line.must_set);
-        lines.for_each(|line| add_header_value(&mut location.response_headers, &line.name, &line.value));
-    }
-}
-
-fn add_header_value(headers: &mut Vec<TomlHeader>, name: &str, value: &str) {
-    match headers.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
-        Some((_, values)) => values.push(value.to_owned()),
-        None => headers.push((name.to_owned(), vec![value.to_owned()])),
     }
 }
 

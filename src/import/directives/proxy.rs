@@ -52,17 +52,3 @@ pub(super) fn handle_unless_off(context: &mut ImportContext, directive: &Directi
         _ => context.report.add_impossible(directive, "requests and responses are forwarded unchanged"),
     }
 }
-
-/// `real_ip_header NAME`.
-pub(super) fn handle_real_ip_header(context: &mut ImportContext, directive: &Directive) {
-    if directive.arg(0).eq_ignore_ascii_case("x-forwarded-for") {
-        context.report.add_not_needed(directive, "X-Forwarded-For is the header that is read");
-    } else {
-        context.report.add_impossible(directive, "the client's address is read from X-Forwarded-For only");
-    }
-}
-
-/// `real_ip_recursive on | off`.
-pub(super) fn handle_real_ip_recursive(context: &mut ImportContext, directive: &Directive) {
-    context.report.add_not_needed(directive, "the last address that is no trusted proxy is the client's");
-}

@@ -1,9 +1,13 @@
 //! `server` and `location` blocks.
 
-use super::{access_rules, headers, upstream};
-use crate::import::blocks::{BlockScope, NginxListen, NginxLocation, NginxServer};
+use std::collections::BTreeSet;
+
+use super::{access_rules, answers, real_ip, upstream};
+use crate::import::blocks::{BlockScope, LocationKind, NginxListen, NginxLocation, NginxServer};
 use crate::import::context::ImportContext;
+use crate::import::inheritance::{api_key_in_force, keys_in_force, nearest_value};
 use crate::import::report::RemarkKind;
+use crate::import::scoped_keys::ROUTER_KEYS;
 use crate::import::syntax::directive::Directive;
 use crate::routes::ListenAddr;
 
@@ -30,20 +34,43 @@ pub(super) fn open_server(context: &mut ImportContext, directive: &Directive) ->
         context.report.add_diagnostic(issue.with_help("in `http` write a block: server { ... }"));
         return None;
     }
-    let named_proxies = access_rules::find_named_proxies(directive);
-    context.open.server = Some(NginxServer { named_proxies, ..NginxServer::default() });
+    let mut server = NginxServer::new(directive);
+    server.named_proxies = access_rules::find_named_proxies(directive);
+    collect_conditional_variables(directive, false, &mut server.conditional_variables);
+    context.open.server = Some(server);
     Some(BlockScope::Server)
 }
 
-pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
-    access_rules::check_server(context);
-    if let Some(mut server) = context.open.server.take() {
-        server.certificates = context.open.served_certificates();
-        context.servers.push(server);
+/// Adds the variables that an `if` in a block sets.
+fn collect_conditional_variables(block: &Directive, is_conditional: bool, variables: &mut BTreeSet<String>) {
+    for inner in block.block.iter().flatten() {
+        if is_conditional && inner.name.text == "set" {
+            variables.insert(inner.arg(0).trim_start_matches('$').to_owned());
+        }
+        collect_conditional_variables(inner, is_conditional || inner.name.text == "if", variables);
     }
 }
 
-/// `location [= | ^~ | ~ | ~*] PATH { ... }`.
+/// Collects the directives in force in the server.
+pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
+    if let Some(server) = &context.open.server
+        && let (None, Some(directive)) = (&server.answer, server.return_directive.clone())
+    {
+        let answer = answers::convert_return(context, &directive);
+        context.open.server.iter_mut().for_each(|server| server.answer.clone_from(&answer));
+    }
+    access_rules::check_server(context);
+    let Some(mut server) = context.open.server.take() else { return };
+    server.certificates = context.open.served_certificates();
+    let levels = &context.open.levels;
+    server.keys = keys_in_force(levels);
+    let router_values = ROUTER_KEYS.iter().filter_map(|(key, _)| Some((*key, nearest_value(levels, key)?.clone())));
+    server.router_keys = router_values.collect();
+    context.outer_keys = keys_in_force(levels.split_last().map_or(&[], |(_, outer)| outer));
+    context.servers.push(server);
+}
+
+/// `location [= | ^~ | ~ | ~* | @] PATH { ... }`.
 pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) -> Option<BlockScope> {
     if !context.check_scope(directive, &[BlockScope::Server, BlockScope::Location], "`server`") {
         return None;
@@ -67,14 +94,17 @@ pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) 
         context.report.add_diagnostic(issue.with_help("write it between `{` and `}`"));
         return None;
     }
-    if matches!(modifier, "~" | "~*") {
-        access_rules::handle_regex_location(context, directive);
-        return None;
-    }
-    if path.starts_with('@') {
-        context.report.add_impossible(directive, "named locations are not reachable");
-        return None;
-    }
+    let kind = match modifier {
+        "=" => LocationKind::Exact,
+        "^~" => LocationKind::FirmPrefix,
+        "~" => LocationKind::Pattern,
+        "~*" => LocationKind::PatternAnyCase,
+        _ if path.starts_with('@') => {
+            context.report.add_impossible(directive, "clients cannot reach named locations");
+            return None;
+        }
+        _ => LocationKind::Prefix,
+    };
     // It may be a guard, and no key of router.toml takes such a path.
     if path.contains(char::is_control) {
         let span = directive.args.last().map_or(&directive.name.span, |word| &word.span);
@@ -82,26 +112,28 @@ pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) 
         context.report.add_diagnostic(issue.with_help("remove the location to import the rest"));
         return None;
     }
-    let mut head = directive.clone();
-    head.block = Some(Vec::new());
-    context.open.locations.push(NginxLocation::new(head, path.to_owned(), modifier == "="));
+    context.open.locations.push(NginxLocation::new(directive, kind, path));
     Some(BlockScope::Location)
 }
 
-/// Collects the directives in force in the location, and adds it to its server.
+/// Collects the directives in force in the location, and adds it to its server or to the location around it.
 pub(super) fn close_location(context: &mut ImportContext, directive: &Directive) {
+    real_ip::check_nested_rules(context, directive);
+    let variables = context.open.variables();
     let Some(mut location) = context.open.locations.pop() else { return };
-    location.proxy_pass = location.proxy_pass.filter(|_| location.blocked_status.is_none());
+    location.variables = variables;
     location.verification = context.open.upstream_verification();
-    access_rules::check_location(context, &location);
-    headers::collect_headers(&context.open, &mut location);
-    let Some(server) = &mut context.open.server else { return };
-    let has_nested = directive.block.iter().flatten().any(|inner| inner.name.text == "location");
-    if location.proxy_pass.is_none() && location.blocked_status.is_none() && !has_nested {
-        let reason = "it has no proxy_pass: the path is refused with 404";
-        context.report.add_impossible(&location.directive, reason);
+    location.api_key = api_key_in_force(&context.open);
+    location.keys = keys_in_force(&context.open.levels);
+    if let (None, Some(directive)) = (&location.answer, location.return_directive.take()) {
+        location.answer = answers::convert_return(context, &directive);
     }
-    server.locations.push(location);
+    access_rules::check_location(context, &location);
+    match (context.open.locations.last_mut(), &mut context.open.server) {
+        (Some(outer), _) => outer.nested.push(location),
+        (None, Some(server)) => server.locations.push(location),
+        (None, None) => {}
+    }
 }
 
 /// `proxy_pass URL`; resolved when all upstreams are known.
@@ -122,6 +154,9 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
     if !context.check_scope(directive, &[BlockScope::Server], "`server`") {
         return;
     }
+    if let Some(server) = &mut context.open.server {
+        server.has_listen = true;
+    }
     let Some((address, words)) = directive.args.split_first() else {
         return context.reject_argument(directive, ADDRESS_SYNTAX);
     };
@@ -130,17 +165,21 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
     let address = match parsed {
         Ok(address) => address,
         Err(_) if address.text.contains(|c: char| c.is_ascii_alphabetic()) && !address.text.starts_with('[') => {
-            return context.report.add_impossible(directive, "`listen` takes addresses, no names");
+            return context.report.add_impossible(directive, "`listen` takes addresses, no names: it is left out");
         }
         Err(_) => return context.reject_argument(directive, ADDRESS_SYNTAX),
     };
+    if words.iter().any(|word| word.text == "quic") {
+        // It is a UDP address, and says nothing of the TCP address.
+        return context.report.add_unsupported(directive, "QUIC is not supported, so the address is left out");
+    }
     let (mut is_default, mut is_supported, mut has_ipv4, mut is_tls) = (false, true, false, false);
     for word in words {
         match word.text.as_str() {
             "default_server" | "default" => is_default = true,
             "ipv6only=off" => has_ipv4 = true,
             "ssl" if matches!(address, ListenAddr::Tcp(_)) => is_tls = true,
-            "ssl" | "quic" | "proxy_protocol" => is_supported = false,
+            "ssl" | "proxy_protocol" => is_supported = false,
             text => report_unneeded_parameter(context, directive, text),
         }
     }
@@ -149,19 +188,17 @@ pub(super) fn handle_listen(context: &mut ImportContext, directive: &Directive) 
     } else {
         context.report.add_unsupported(
             directive,
-            "QUIC, PROXY protocol and TLS on a Unix socket are not supported, so the address is left out",
+            "PROXY protocol and TLS on a Unix socket are not supported, so the address is left out",
         );
     }
-    let Some(server) = &mut context.open.server else { return };
     let mut add = |address: ListenAddr| {
-        server.listens.push(NginxListen {
-            directive_text: directive.to_one_line(),
-            source_line: directive.source_line(),
-            address,
-            is_default,
-            is_tls,
-            is_supported,
-        });
+        let Some(server) = &mut context.open.server else { return };
+        if server.listens.iter().any(|listen| listen.address == address) {
+            let issue = directive.name.span.diagnostic(format!("a duplicate `listen` on {address}"));
+            return context.report.add_diagnostic(issue.with_help("remove it"));
+        }
+        let directive = directive.clone();
+        server.listens.push(NginxListen { directive, address, is_default, is_tls, is_supported });
     };
     match address {
         ListenAddr::Tcp(tcp) if has_ipv4 && tcp.ip().is_unspecified() && tcp.is_ipv6() => {
@@ -184,45 +221,3 @@ fn report_unneeded_parameter(context: &mut ImportContext, directive: &Directive,
 }
 
 const ADDRESS_SYNTAX: &str = "an address such as 80, 127.0.0.1:8080, [::]:80 or unix:/path";
-
-/// `server_name NAME ...`.
-pub(super) fn handle_server_name(context: &mut ImportContext, directive: &Directive) {
-    if !context.check_scope(directive, &[BlockScope::Server], "`server`") {
-        return;
-    }
-    if directive.args.is_empty() {
-        return context.reject_argument(directive, "names, such as llm.example.com");
-    }
-    context.report.carried_count += 1;
-    for name in directive.arg_texts() {
-        let refused = match name {
-            "" | "_" => continue,
-            name if name.starts_with('~') => "server names are compared exactly, not with regular expressions",
-            name if name.contains(['*', '$']) => "server names are compared exactly, without wildcards",
-            name if name.starts_with('.') => "only the name itself is matched, no subdomains",
-            _ => "",
-        };
-        if !refused.is_empty() {
-            context.report.add_remark_at(
-                RemarkKind::Impossible,
-                format!("server_name {name};"),
-                directive.source_line(),
-                refused.to_owned(),
-            );
-        }
-        let host = name.strip_prefix('.').unwrap_or(name).trim_end_matches('.').to_ascii_lowercase();
-        let is_host = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-        let Some(server) = &mut context.open.server else { return };
-        if is_host && !server.names.contains(&host) {
-            server.names.push(host);
-        } else if !is_host && refused.is_empty() {
-            let reason = "not a valid host name".to_owned();
-            context.report.add_remark_at(
-                RemarkKind::Impossible,
-                format!("server_name {name};"),
-                directive.source_line(),
-                reason,
-            );
-        }
-    }
-}

@@ -77,9 +77,6 @@ pub(super) fn handle_upstream_server(context: &mut ImportContext, directive: &Di
     let Some((address, words)) = directive.args.split_first() else {
         return context.reject_argument(directive, "an address, such as 10.0.0.1:8000");
     };
-    if address.text.starts_with("unix:") {
-        return context.report.add_unsupported(directive, "write the replica as `unix:/path` by hand");
-    }
     let mut options = Vec::new();
     for word in words {
         let name = word.text.split('=').next().unwrap_or_default();
@@ -130,7 +127,11 @@ pub(in crate::import) fn parse_server(
     let has_port = text.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let is_service = options.iter().any(|word| word.value.starts_with("service="));
     let needs_no_port = has_port || is_service;
-    let url = if needs_no_port { format!("{scheme}://{text}") } else { format!("{scheme}://{text}:{default_port}") };
+    let url = match scheme {
+        "http" if text.starts_with("unix:") => text.to_owned(),
+        _ if needs_no_port => format!("{scheme}://{text}"),
+        _ => format!("{scheme}://{text}:{default_port}"),
+    };
     let option_texts = options.iter().map(|word| word.value.clone()).collect();
     let words = std::iter::once(SpannedValue::new(url.clone(), span.clone())).chain(options).collect();
     match parse_replica_words(span, words) {

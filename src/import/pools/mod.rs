@@ -1,11 +1,10 @@
-//! The pools and addresses of router.toml, from nginx's servers, locations and upstreams.
+//! The pools of router.toml, from nginx's upstreams and the addresses in `proxy_pass`.
 //!
-//! A pool is made for each host and path that a `proxy_pass` serves.
+//! An upstream is one pool, whatever number of locations lead to it: nginx has one rotation for all.
 
-mod addresses;
-mod blocked_paths;
 pub(super) mod imported_pool;
-mod target;
+mod pass_url;
+mod servers;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -13,147 +12,103 @@ use std::collections::BTreeSet;
 use super::blocks::{NginxLocation, NginxServer};
 use super::context::ImportContext;
 use super::report::RemarkKind;
-use super::syntax::directive::{Directive, SourceLine};
-use crate::routes::ListenAddr;
-use imported_pool::ImportedPool;
-use target::ProxyPassTarget;
+use super::syntax::directive::Directive;
+use imported_pool::{ImportedPool, PoolTlsKeys, UpstreamId};
 
-/// Returns the pools, and the addresses to listen at.
-pub(super) fn build_pools(context: &mut ImportContext) -> (Vec<ImportedPool>, Vec<ListenAddr>) {
-    let servers = std::mem::take(&mut context.servers);
-    let proxied: Vec<usize> =
-        (0..servers.len()).filter(|index| servers.get(*index).is_some_and(has_replicas)).collect();
-    // If nginx's default server leads to no replica, unknown hosts lead to none here either.
-    let default = proxied.iter().copied().find(|index| addresses::is_default_server(&servers, *index));
-    let mut pools = Vec::new();
-    let mut used_upstreams = BTreeSet::new();
-    for (index, server) in servers.iter().enumerate().filter(|(index, _)| proxied.contains(index)) {
-        report_blocked_patterns(context, server);
-        let hosts: Vec<Option<&str>> = match default == Some(index) {
-            true => vec![None],
-            false => server.names.iter().map(|name| Some(name.as_str())).collect(),
+/// The pools so far.
+#[derive(Default)]
+pub(super) struct PoolTable {
+    pub(super) pools: Vec<ImportedPool>,
+    used_upstreams: BTreeSet<String>,
+}
+
+/// What a `proxy_pass` leads to.
+pub(super) struct PassTarget {
+    /// The name of the pool.
+    pub(super) pool: String,
+    /// The path in the URL; empty if there is none.
+    pub(super) uri: String,
+}
+
+impl PoolTable {
+    /// Returns the pool and the path that the `proxy_pass` of a location leads to; `None` and a diagnostic if it leads
+    /// nowhere.
+    pub(super) fn add_target(
+        &mut self,
+        context: &mut ImportContext,
+        server: &NginxServer,
+        location: &NginxLocation,
+        pass: &Directive,
+    ) -> Option<PassTarget> {
+        let url = pass_url::resolve_url(context, server, location, pass)?;
+        let upstream = UpstreamId { scheme: url.scheme, authority: url.authority.clone() };
+        let is_upstream = context.upstreams.iter().any(|known| known.name == url.authority);
+        if is_upstream {
+            self.used_upstreams.insert(url.authority.clone());
+        }
+        let tls = match url.scheme {
+            "https" => {
+                let host = is_upstream.then_some(url.authority.as_str());
+                tls::build_pool_tls(context, &location.verification, pass, host)
+            }
+            _ => PoolTlsKeys::default(),
         };
-        build_server_pools(context, server, &hosts, &mut pools, &mut used_upstreams);
-    }
-    report_unused_upstreams(context, &used_upstreams);
-    report_shared_upstreams(context, &pools);
-    let serving: Vec<&NginxServer> = proxied.iter().filter_map(|index| servers.get(*index)).collect();
-    addresses::report_exclusive_addresses(context, &serving);
-    let listens = addresses::collect_addresses(&serving);
-    let default = default.and_then(|index| servers.get(index));
-    let listens = tls::secure_addresses(context, listens, &serving, default);
-    tls::finish_tls(context);
-    (pools, listens)
-}
-
-/// Returns whether any request to a server reaches a replica.
-fn has_replicas(server: &NginxServer) -> bool {
-    !server.has_return && server.locations.iter().any(|location| location.proxy_pass.is_some())
-}
-
-/// Reports the guards in locations with a pattern, which cannot be carried.
-fn report_blocked_patterns(context: &mut ImportContext, server: &NginxServer) {
-    for pattern in &server.blocked_patterns {
-        let name = &pattern.name.text;
-        let issue =
-            pattern.name.span.diagnostic(format!("`{name}` refuses paths by a pattern, which the router cannot do"));
-        let help = "write the location with a path prefix, or remove it";
-        context.report.add_diagnostic(issue.with_help(help));
-    }
-}
-
-/// Adds the pools of a server: one for each location with a `proxy_pass` and each of `hosts`.
-fn build_server_pools(
-    context: &mut ImportContext,
-    server: &NginxServer,
-    hosts: &[Option<&str>],
-    pools: &mut Vec<ImportedPool>,
-    used_upstreams: &mut BTreeSet<String>,
-) {
-    let mut targets: Vec<Option<ProxyPassTarget>> = Vec::new();
-    for location in &server.locations {
-        let pass = location.proxy_pass.as_ref().filter(|_| !hosts.is_empty());
-        targets.push(pass.and_then(|pass| target::resolve_target(context, location, pass, used_upstreams)));
-    }
-    let is_proxied: Vec<bool> = targets.iter().map(Option::is_some).collect();
-    for (location, target) in server.locations.iter().zip(&targets) {
-        let Some(pass) = &location.proxy_pass else { continue };
-        if hosts.is_empty() {
-            let reason = "its server has no name of its own, and the address does not select a server";
-            context.report.add_impossible(pass, reason);
-        }
-        let Some(target) = target else { continue };
         context.report.carried_count += 1;
-        let blocked = blocked_paths::collect_blocked_paths(server, &is_proxied, &location.path, location.is_exact);
-        let below = format!("{}/", location.path);
-        if location.is_exact && !blocked.iter().any(|(path, _)| *path == below) {
-            context.report.add_note(&location.directive, "paths below it match too");
+        let is_same =
+            |pool: &&ImportedPool| (&pool.upstream, &pool.tls, &pool.api_key) == (&upstream, &tls, &location.api_key);
+        if let Some(pool) = self.pools.iter().find(is_same) {
+            return Some(PassTarget { pool: pool.name.clone(), uri: url.uri });
         }
-        for host in hosts {
-            let pool = ImportedPool {
-                name: target.upstream.name.clone(),
-                host: host.map(str::to_owned),
-                path: target.path.clone(),
-                upstream: target.upstream.clone(),
-                api_key: location.api_key.clone(),
-                blocked_paths: blocked.clone(),
-                request_headers: location.request_headers.clone(),
-                response_headers: location.response_headers.clone(),
-                source_comment: describe_source(location, server, host.is_none()),
+        let Some(servers) = servers::resolve_servers(context, &url, pass) else {
+            context.report.carried_count = context.report.carried_count.saturating_sub(1);
+            return None;
+        };
+        let pool = ImportedPool {
+            name: self.choose_name(&upstream),
+            upstream,
+            replicas: servers.replicas,
+            policy: servers.policy,
+            sticky: servers.sticky,
+            api_key: location.api_key.clone(),
+            tls,
+            source_comment: servers.source_comment,
+        };
+        let name = pool.name.clone();
+        self.pools.push(pool);
+        Some(PassTarget { pool: name, uri: url.uri })
+    }
+
+    fn choose_name(&self, upstream: &UpstreamId) -> String {
+        let is_free = |name: &str| !self.pools.iter().any(|pool| pool.name == name);
+        let UpstreamId { scheme, authority } = upstream;
+        let names = [authority.clone(), format!("{scheme}://{authority}")].into_iter();
+        let mut numbered = (2..).map(|number| format!("{authority}#{number}"));
+        names
+            .filter(|name| is_free(name))
+            .take(1)
+            .next()
+            .or_else(|| numbered.find(|name| is_free(name)))
+            .unwrap_or_default()
+    }
+
+    /// Remarks on the upstreams that no `proxy_pass` names, and on those that become several pools.
+    pub(super) fn report_upstreams(&self, context: &mut ImportContext) {
+        for upstream in &context.upstreams {
+            let count = self.pools.iter().filter(|pool| pool.upstream.authority == upstream.name).count();
+            let (kind, reason) = match count {
+                0 if !self.used_upstreams.contains(&upstream.name) => {
+                    (RemarkKind::NotNeeded, "no proxy_pass leads to it".to_owned())
+                }
+                0 | 1 => continue,
+                _ => (
+                    RemarkKind::Note,
+                    format!(
+                        "its locations differ in scheme, Authorization or TLS, so it becomes {count} pools, each with \
+                         its own rotation and failure counts"
+                    ),
+                ),
             };
-            add_pool(context, pools, pool, pass);
-        }
-    }
-}
-
-/// Adds a pool under a unique name, unless another one has its host and path.
-fn add_pool(context: &mut ImportContext, pools: &mut Vec<ImportedPool>, mut pool: ImportedPool, pass: &Directive) {
-    if let Some(other) = pools.iter().find(|other| (&other.host, &other.path) == (&pool.host, &pool.path)) {
-        context.report.carried_count = context.report.carried_count.saturating_sub(1);
-        return context.report.add_impossible(pass, format!("pool `{}` has the same host and path", other.name));
-    }
-    let is_taken = |name: &str| pools.iter().any(|pool| pool.name == name);
-    if is_taken(&pool.name) {
-        let host = pool.host.as_ref().map(|host| format!("@{host}")).unwrap_or_default();
-        pool.name = format!("{}{host}{}", pool.name, pool.path.as_deref().unwrap_or_default());
-    }
-    let base = pool.name.clone();
-    let mut number = 2;
-    while is_taken(&pool.name) {
-        pool.name = format!("{base}#{number}");
-        number += 1;
-    }
-    pools.push(pool);
-}
-
-/// Returns the comment on a pool's origin. The pools of nginx's default server have no host, so it lists the names.
-fn describe_source(location: &NginxLocation, server: &NginxServer, is_default: bool) -> String {
-    let SourceLine { file, line } = location.directive.source_line();
-    let directive = location.directive.to_one_line();
-    let hosts = match server.names.as_slice() {
-        [] => String::new(),
-        names if is_default => format!(" for {} and every other host", names.join(", ")),
-        names => format!(" for {}", names.join(", ")),
-    };
-    format!("{}{hosts} ({file}:{line})", directive.trim_end_matches(" {}"))
-}
-
-/// Remarks on the `upstream` blocks that no `proxy_pass` names.
-fn report_unused_upstreams(context: &mut ImportContext, used_upstreams: &BTreeSet<String>) {
-    for upstream in context.upstreams.iter().filter(|upstream| !used_upstreams.contains(&upstream.name)) {
-        let (text, line) = (upstream.directive_text.clone(), upstream.source_line.clone());
-        context.report.add_remark_at(RemarkKind::NotNeeded, text, line, "no proxy_pass leads to it".to_owned());
-    }
-}
-
-/// Notes the upstreams that become several pools.
-fn report_shared_upstreams(context: &mut ImportContext, pools: &[ImportedPool]) {
-    for upstream in &context.upstreams {
-        let count = pools.iter().filter(|pool| pool.upstream.name == upstream.name).count();
-        if count > 1 {
-            let (text, line) = (upstream.directive_text.clone(), upstream.source_line.clone());
-            let reason = format!("it becomes {count} pools: each has its own rotation and failure counts");
-            context.report.add_remark_at(RemarkKind::Note, text, line, reason);
+            context.report.add_remark_at(kind, upstream.directive_text.clone(), upstream.source_line.clone(), reason);
         }
     }
 }

@@ -52,6 +52,18 @@ impl Directive {
         text + if self.block.is_some() { " {}" } else { ";" }
     }
 
+    /// Returns the directive and its place, for a comment.
+    pub(in crate::import) fn to_comment(&self) -> String {
+        let SourceLine { file, line } = self.source_line();
+        format!("{} ({file}:{line})", self.to_one_line().trim_end_matches(" {}").trim_end_matches(';'))
+    }
+
+    /// Returns the directive with an empty block, if it has one.
+    pub(in crate::import) fn without_block(&self) -> Self {
+        let block = self.block.as_ref().map(|_| Vec::new());
+        Self { name: self.name.clone(), args: self.args.clone(), block, file: self.file.clone() }
+    }
+
     /// Returns the file and line of its name.
     pub(in crate::import) fn source_line(&self) -> SourceLine {
         SourceLine { file: self.file.clone(), line: self.name.line }

@@ -67,21 +67,12 @@ const EXPLAINS_NO_COURSE: fn(&ComparedRequest<'_>) -> bool = |_| false;
 const EXPLAINS_NO_HEADER: fn(&ComparedRequest<'_>, &str, &[String], &[String]) -> bool = |_, _, _, _| false;
 
 /// All intended differences; any other difference fails the test.
-const INTENDED_DIFFERENCES: [IntendedDifference; 11] = [
+const INTENDED_DIFFERENCES: [IntendedDifference; 10] = [
     IntendedDifference {
         name: "re-sent on a fresh connection",
         reason: "a kept connection that closes without a byte is replaced, at the same replica; nginx goes to the next",
         explains_course: |case| {
             case.nginx.status == case.router.status && case.nginx.picked_ports() == case.router.picked_ports()
-        },
-        explains_header: EXPLAINS_NO_HEADER,
-    },
-    IntendedDifference {
-        name: "a rotation per pool",
-        reason: "locations and names that share an upstream become separate pools, each with its own rotation (import reports it)",
-        explains_course: |case| {
-            let shared = ["inheritance", "locations"].contains(&case.conf_name);
-            shared && case.nginx.status == case.router.status && case.nginx.received.len() == case.router.received.len()
         },
         explains_header: EXPLAINS_NO_HEADER,
     },

@@ -74,7 +74,7 @@ pub(super) static HARMLESS_DIRECTIVES: &[DirectiveRow] = &[
         cannot(NO_FILES_REASON),
     ),
     ("root", LEVELS_AND_IF, cannot(NO_FILES_REASON)),
-    ("default_type types charset_types", LEVELS, not_needed(TYPES_REASON)),
+    ("types charset_types", LEVELS, not_needed(TYPES_REASON)),
     ("source_charset charset override_charset", LEVELS_AND_IF, not_needed(TYPES_REASON)),
     ("charset_map", HTTP, not_needed(TYPES_REASON)),
     // Variables. Where one decides about a request, the import stops there.

@@ -8,7 +8,10 @@ mod contexts;
 mod harmless;
 mod rule;
 
-use super::{access_rules, global, gzip, headers, logs, proxy, server, sticky, tls, upstream};
+use super::{
+    access_rules, answers, global, gzip, headers, logs, proxy, real_ip, rewrites, server, server_name, sticky, tls,
+    upstream,
+};
 use crate::config::closest_match;
 pub(in crate::import) use contexts::DirectiveContexts;
 use contexts::{
@@ -36,12 +39,14 @@ static CONVERTED_DIRECTIVES: &[DirectiveRow] = &[
     ("resolver_timeout", LEVELS.or(UPSTREAM), Duration("resolver_timeout")),
     // Servers.
     ("listen", SERVER, Handler(server::handle_listen)),
-    ("server_name", SERVER, Handler(server::handle_server_name)),
+    ("server_name", SERVER, Handler(server_name::handle_server_name)),
     ("proxy_pass", LOCATION.or(LOCATION_IF).or(LIMIT_EXCEPT), Handler(server::handle_proxy_pass)),
-    ("internal", LOCATION, Handler(access_rules::handle_internal)),
-    ("return", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(access_rules::handle_return)),
-    ("rewrite", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(access_rules::handle_rewrite)),
-    ("set break", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(access_rules::handle_set)),
+    ("default_type", LEVELS, Handler(answers::handle_default_type)),
+    ("internal", LOCATION, Handler(answers::handle_internal)),
+    ("return", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(answers::handle_return)),
+    ("rewrite", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(rewrites::handle_rewrite)),
+    ("set", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(rewrites::handle_set)),
+    ("break", SERVER_LOCATION.or(SERVER_IF).or(LOCATION_IF), Handler(rewrites::handle_break)),
     ("allow deny", LEVELS.or(LIMIT_EXCEPT), Handler(access_rules::handle_access_rule)),
     ("error_page", LEVELS_AND_IF, Handler(access_rules::handle_error_page)),
     // Times and sizes.
@@ -83,9 +88,9 @@ static CONVERTED_DIRECTIVES: &[DirectiveRow] = &[
     ("ssl_certificate ssl_certificate_key", HTTP_SERVER, Handler(tls::handle_certificate_file)),
     ("ssl_protocols", HTTP_SERVER, Handler(tls::handle_ssl_protocols)),
     ("ssl", HTTP_SERVER, Handler(tls::handle_ssl)),
-    ("set_real_ip_from", LEVELS, Handler(global::handle_set_real_ip_from)),
-    ("real_ip_header", LEVELS, Handler(proxy::handle_real_ip_header)),
-    ("real_ip_recursive", LEVELS, Handler(proxy::handle_real_ip_recursive)),
+    ("set_real_ip_from", LEVELS, Handler(real_ip::handle_set_real_ip_from)),
+    ("real_ip_header", LEVELS, Handler(real_ip::handle_real_ip_header)),
+    ("real_ip_recursive", LEVELS, Handler(real_ip::handle_real_ip_recursive)),
 ];
 
 /// All rows; the first that matches wins.

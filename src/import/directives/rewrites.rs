@@ -1,0 +1,222 @@
+//! `rewrite` and `set`.
+//!
+//! A `rewrite` is carried over where it replaces the location's own path, or redirects every request. Any other one
+//! leads requests elsewhere, so it stops the import.
+
+use super::access_rules::{REWRITE_REASON, report_guard};
+use crate::import::blocks::{BlockScope, NginxAnswer};
+use crate::import::context::ImportContext;
+use crate::import::syntax::directive::Directive;
+use crate::import::toml_text::quote_toml;
+use crate::log_format::{LogFormat, ValueAvailability};
+
+/// Patterns that every path matches, with what `$1` stands for in them.
+const MATCH_ALL: [(&str, &str); 7] =
+    [("^", ""), (".*", ""), ("^.*$", ""), ("^/", ""), ("(.*)", "$uri"), ("^(.*)$", "$uri"), ("^/(.*)$", "/$uri")];
+
+/// `rewrite PATTERN REPLACEMENT [last | break | redirect | permanent]`.
+pub(super) fn handle_rewrite(context: &mut ImportContext, directive: &Directive) {
+    if has_break(context) {
+        return context.report.add_not_needed(directive, "a `break` before it keeps nginx from it");
+    }
+    let [pattern, replacement, flags @ ..] = directive.args.as_slice() else {
+        return context.reject_argument(directive, "a pattern and a replacement");
+    };
+    let flag = flags.first().map_or("", |word| word.text.as_str());
+    let is_url = ["http://", "https://", "$scheme"].iter().any(|start| replacement.text.starts_with(start));
+    let status = match flag {
+        "permanent" => Some(301),
+        "redirect" => Some(302),
+        _ if is_url => Some(302),
+        _ => None,
+    };
+    if let Some(status) = status {
+        return match redirect_target(&pattern.text, &replacement.text) {
+            Some(url) => add_redirect(context, directive, status, &url),
+            None => reject_rewrite(context, directive),
+        };
+    }
+    match (flag, context.open.scope, context.open.location()) {
+        ("break", BlockScope::Location, Some(location)) if location.rewrite.is_none() && flags.len() == 1 => {
+            location.rewrite = Some(directive.clone());
+            location.has_break = true;
+        }
+        _ => reject_rewrite(context, directive),
+    }
+}
+
+/// `break`: ends the rewrite directives of its block.
+pub(super) fn handle_break(context: &mut ImportContext, directive: &Directive) {
+    context.report.add_not_needed(directive, "`return` and `rewrite` after it are left out");
+    match (context.open.scope, context.open.locations.last_mut(), &mut context.open.server) {
+        (BlockScope::Location, Some(location), _) => location.has_break = true,
+        (_, _, Some(server)) => server.has_break = true,
+        _ => {}
+    }
+}
+
+/// Returns whether a `break` ends the rewrite directives of the block that is being read.
+fn has_break(context: &ImportContext) -> bool {
+    match (context.open.scope, context.open.locations.last(), &context.open.server) {
+        (BlockScope::Location, Some(location), _) => location.has_break,
+        (_, _, server) => server.as_ref().is_some_and(|server| server.has_break),
+    }
+}
+
+/// Remarks on a `rewrite` that cannot be carried over; the import stops at its line if the server leads to replicas.
+fn reject_rewrite(context: &mut ImportContext, directive: &Directive) {
+    context.report.add_impossible(directive, format!("not carried over: {REWRITE_REASON}"));
+    if let Some(server) = &mut context.open.server {
+        server.rewrites.push(directive.clone());
+    }
+}
+
+/// Returns the URL that a redirect of every path leads to; `None` if it cannot be said without the pattern.
+fn redirect_target(pattern: &str, replacement: &str) -> Option<String> {
+    let (_, capture) = MATCH_ALL.iter().find(|(text, _)| *text == pattern)?;
+    let (url, has_args) = match replacement.strip_suffix('?') {
+        Some(url) => (url, true),
+        None => (replacement, replacement.contains('?')),
+    };
+    let url = match *capture {
+        "" => url.to_owned(),
+        "$uri" => url.replace("$1", "$uri"),
+        _ => url.replace("/$1", "$uri"),
+    };
+    let has_capture = url.split('$').skip(1).any(|name| name.starts_with(|c: char| c.is_ascii_digit()));
+    if has_capture || url.contains('?') {
+        return None;
+    }
+    Some(match url.strip_suffix("$uri") {
+        // Both name the path as the client wrote it; `$uri` would be decoded.
+        Some(start) if !has_args => format!("{start}$request_uri"),
+        _ if has_args => url,
+        _ => format!("{url}$is_args$args"),
+    })
+}
+
+fn add_redirect(context: &mut ImportContext, directive: &Directive, status: u16, url: &str) {
+    if let Err(bad) = LogFormat::for_header(url, ValueAvailability::AtRequest) {
+        return report_guard(context, directive, &bad.to_string());
+    }
+    let answer = NginxAnswer { toml: quote_toml(&format!("{status} {url}")), directive: directive.clone() };
+    context.report.carried_count += 1;
+    match (context.open.locations.last_mut(), &mut context.open.server) {
+        (Some(location), _) if context.open.scope == BlockScope::Location => {
+            location.answer.get_or_insert(answer);
+        }
+        (_, Some(server)) => {
+            server.answer.get_or_insert(answer);
+        }
+        _ => {}
+    }
+}
+
+/// `set $NAME VALUE`: a constant can be used in `proxy_pass`.
+pub(super) fn handle_set(context: &mut ImportContext, directive: &Directive) {
+    let ([name, value], Some(name_text)) = (directive.args.as_slice(), directive.arg(0).strip_prefix('$')) else {
+        return context.reject_argument(directive, "a variable and a value");
+    };
+    let constant = (!value.text.contains('$')).then(|| value.text.clone());
+    let Some(level) = context.open.level() else { return };
+    let known = level.variables.insert(name_text.to_owned(), constant.clone());
+    if known.is_some() {
+        // Which of the values is in force depends on the place of the directives between.
+        level.variables.insert(name_text.to_owned(), None);
+    }
+    match constant {
+        Some(_) if known.is_none() => {
+            context
+                .report
+                .add_not_needed(directive, format!("`{}` is written out where proxy_pass uses it", name.text));
+        }
+        _ => context
+            .report
+            .add_impossible(directive, "variables are not kept: nothing that is carried over depends on it"),
+    }
+}
+
+/// Returns the path that takes the place of `path` after a `rewrite ... break` in its location; `None` if the rewrite
+/// is not the same for all requests of the location.
+pub(in crate::import) fn replaced_path(rewrite: &Directive, path: &str, is_exact: bool) -> Option<String> {
+    let (pattern, replacement) = (rewrite.arg(0), rewrite.arg(1));
+    let replaced = match (is_exact, MATCH_ALL.iter().any(|(text, capture)| *text == pattern && capture.is_empty())) {
+        (true, true) => replacement.to_owned(),
+        (true, false) => {
+            let literal = unescape_literal(pattern.strip_prefix('^')?.strip_suffix('$')?)?;
+            (literal == path).then(|| replacement.to_owned())?
+        }
+        (false, true) => return None,
+        (false, false) => {
+            let (literal, start) = split_prefix_rewrite(pattern, replacement)?;
+            format!("{start}{}", path.strip_prefix(literal.as_str())?)
+        }
+    };
+    (replaced.starts_with('/') && !replaced.contains(['$', '?'])).then_some(replaced)
+}
+
+/// Returns the literal prefix of a pattern `^PREFIX(.*)$`, and what takes its place.
+fn split_prefix_rewrite(pattern: &str, replacement: &str) -> Option<(String, String)> {
+    let inner = pattern.strip_prefix('^')?;
+    let inner = inner.strip_suffix('$').unwrap_or(inner);
+    let start = replacement.strip_suffix("$1")?;
+    if let Some(literal) = inner.strip_suffix("(/.*)") {
+        return Some((format!("{}/", unescape_literal(literal)?), format!("{start}/")));
+    }
+    let literal = inner.strip_suffix("(.*)")?;
+    match literal.strip_suffix("/?") {
+        Some(literal) => Some((format!("{}/", unescape_literal(literal)?), start.to_owned())),
+        None => Some((unescape_literal(literal)?, start.to_owned())),
+    }
+}
+
+/// Returns the text that a regular expression without operators matches.
+pub(in crate::import) fn unescape_literal(pattern: &str) -> Option<String> {
+    let mut literal = String::new();
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => literal.push(chars.next().filter(char::is_ascii_punctuation)?),
+            '.' | '^' | '$' | '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '|' => return None,
+            c => literal.push(c),
+        }
+    }
+    Some(literal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirect_of_every_path_names_its_url() {
+        for (pattern, replacement, expected) in [
+            ("^", "https://$host$request_uri?", Some("https://$host$request_uri")),
+            ("^(.*)$", "https://$host$1", Some("https://$host$request_uri")),
+            ("^/(.*)$", "https://a.example/$1", Some("https://a.example$request_uri")),
+            ("^", "/new", Some("/new$is_args$args")),
+            ("^/(.*)$", "https://a.example/x-$1", None),
+            ("^/old$", "/new", None),
+            ("^(.*)$", "/x?path=$1", None),
+        ] {
+            assert_eq!(redirect_target(pattern, replacement).as_deref(), expected, "{pattern} {replacement}");
+        }
+    }
+
+    #[test]
+    fn prefix_rewrite_is_a_literal_and_its_replacement() {
+        for (pattern, replacement, expected) in [
+            ("^/x/(.*)$", "/$1", Some(("/x/", "/"))),
+            ("^/x/(.*)", "/v1/$1", Some(("/x/", "/v1/"))),
+            ("^/x(/.*)$", "$1", Some(("/x/", "/"))),
+            ("^/x/?(.*)$", "/$1", Some(("/x/", "/"))),
+            ("^/a\\.b/(.*)$", "/$1", Some(("/a.b/", "/"))),
+            ("^/x/(.+)$", "/$1", None),
+            ("^/(a|b)/(.*)$", "/$2", None),
+            ("/x/(.*)$", "/$1", None),
+        ] {
+            let found = split_prefix_rewrite(pattern, replacement);
+            assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())), "{pattern} {replacement}");
+        }
+    }
+}
