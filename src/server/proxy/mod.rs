@@ -4,6 +4,7 @@ mod bounded_map;
 mod find_response;
 mod hash_key;
 mod pool_request;
+mod redirects;
 pub(super) mod response_table;
 mod retry;
 mod send;

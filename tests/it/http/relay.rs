@@ -36,6 +36,26 @@ fn answer_ended_by_close_is_complete() {
 }
 
 #[test]
+fn redirect_of_a_replica_to_itself_leads_through_the_router() {
+    let replica = ScriptedReplica::start(&["m"], |request, to| {
+        let host = request.header("host").unwrap_or_default();
+        let head = format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{host}{}/\r\n", request.target());
+        to.write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes()).is_ok()
+    });
+    let text = format!(
+        "[[pool]]\nname = 'a'\npaths = 'any'\nreplicas = [{:?}]\n[[host]]\n\
+         [[host.route]]\npath = '/'\npools = 'a'\n[[host.route]]\npath = '/api/'\npools = 'a'\nreplace_path = '/v1/'\n",
+        replica.url()
+    );
+    let router = TestRouter::start(&text);
+    for (path, location) in [("/docs", "/docs/"), ("/api/docs", "/api/docs/")] {
+        let reply = router.get(path);
+        assert_eq!((reply.status, reply.header("location")), (307, Some(location)), "{path}");
+    }
+    assert_eq!(replica.last_request().target(), "/v1/docs");
+}
+
+#[test]
 fn bodyless_answers_keep_connections_usable() {
     for bytes in [
         &b"HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n"[..],
