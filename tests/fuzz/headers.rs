@@ -2,6 +2,7 @@
 
 #![no_main]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderName, HeaderValue};
@@ -15,8 +16,11 @@ use tokenweir::log_format::{
     RequestTimes, ResponseInfo, TokenInfo, ValueAvailability,
 };
 use tokenweir::prompt::{endpoint, multipart, splice};
+use tokenweir::routes::{
+    Answer, ArrivalAddr, HostSpec, ListenAddr, Route, RouteAction, RouteLookup, RouteTable, replace_path,
+};
 // The included modules of `server` name these by `crate::`.
-use tokenweir::{balance, config, http};
+use tokenweir::{balance, http, log_format, routes};
 
 /// The router's private modules that read request heads, at their own paths, and the checks that call them.
 #[path = "../../src/server"]
@@ -61,8 +65,7 @@ mod server {
         for (peer, trusted) in [("10.0.0.9", "10.0.0.0/8"), ("10.0.0.9", "10.0.0.0/30"), ("::ffff:10.0.0.9", "::/0")] {
             let peer: IpAddr = peer.parse().expect("an address");
             let trusted: IpNetwork = trusted.parse().expect("a network");
-            let settings =
-                ClientAddressSettings { trusted_proxies: vec![trusted], ..ClientAddressSettings::default() };
+            let settings = ClientAddressSettings { trusted_proxies: vec![trusted], ..ClientAddressSettings::default() };
             let info = resolve_client(PeerAddr::Tcp(peer), &head.headers, &settings);
             assert!(info.client == info.peer || trusted.contains(peer));
             check_forwarded(head, &end_to_end, info, &id);
@@ -102,6 +105,7 @@ fuzz_target!(|data: &[u8]| {
     }
     server::check_forwarding(&head);
     check_path(head.uri.path());
+    check_routes(head.uri.path());
     check_log_lines(&head);
     let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     check_form(content_type.unwrap_or_default(), body);
@@ -124,6 +128,37 @@ fn check_path(path: &str) {
         assert!(normal.starts_with(b"/") && split(&normal, b"//").is_none() && split(&normal, b"/./").is_none());
         assert!(split(&normal, b"/../").is_none() && !normal.ends_with(b"/.") && !normal.ends_with(b"/.."));
     }
+}
+
+/// Checks that no spelling of a path leads past a route that refuses it, and that a replaced path fits a request line.
+fn check_routes(path: &str) {
+    let route = |path: &str, action| Route::new(path.parse().expect("a path"), action, Arc::default());
+    let refusal = RouteAction::Answer(Answer::parse("403").expect("an answer"));
+    let pool = RouteAction::Pools(vec!["a".into()]);
+    let host = HostSpec {
+        names: Vec::new(),
+        listens: Vec::new(),
+        scope: Arc::default(),
+        routes: vec![route("/", pool.clone()), route("/v1", refusal.clone()), route("~ ^/x.*y$", refusal)],
+        is_closed: true,
+    };
+    let arrival = ArrivalAddr { listen: ListenAddr::Unix("/s".into()), local: None };
+    let table = RouteTable::new(vec![host], &[]);
+    let is_open = matches!(table.find(&arrival, "", path), RouteLookup::Found(found) if found.action == pool);
+    assert_eq!(
+        is_open,
+        path.starts_with('/') && !http::normalize_path(path).starts_with(b"/v1") && !is_refused_by_regex(path)
+    );
+    let replaced = replace_path(&"/v1".parse().expect("a path"), "/api", path);
+    assert!(replaced.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#'), "{replaced:?}");
+}
+
+fn is_refused_by_regex(path: &str) -> bool {
+    let normal = http::normalize_path(path);
+    let line = normal.strip_suffix(b"\n").unwrap_or(&normal);
+    [&*normal, line]
+        .iter()
+        .any(|path| path.starts_with(b"/x") && path.len() > 2 && path.ends_with(b"y") && !path.contains(&b'\n'))
 }
 
 /// Checks that a client cannot forge a line or a field of a log.
