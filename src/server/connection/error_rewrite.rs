@@ -1,7 +1,8 @@
 //! Replaces hyper's own error responses, for heads that it cannot parse or that exceed its limits, with ours.
 //!
 //! hyper writes a bare status and closes. A write to an HTTP/1 connection without a request under way and without an
-//! unwritten response is such a response: our service writes nothing then.
+//! unwritten response is such a response: our service writes nothing then. What is read passes a scanner for requests
+//! with two lengths, of which hyper shows one.
 
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::state::ConnectionState;
 use crate::dialect::Dialect;
+use crate::http::FramingScanner;
 use crate::server::{AppState, RequestError};
 use crate::telemetry::LogLevel;
 
@@ -26,13 +28,14 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LINGERING_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BUFFER_BYTES: usize = 4096;
 
-/// A client connection that rewrites hyper's own error responses.
+/// A client connection that rewrites hyper's own error responses, and finds requests with two lengths.
 pub(super) struct ErrorRewriteStream<S> {
     stream: S,
     app: Arc<AppState>,
     connection: Rc<ConnectionState>,
     /// Bytes of the HTTP/2 preface received so far; `None` once the connection is HTTP/1.
     preface_bytes: Option<usize>,
+    framing: FramingScanner,
     /// The unwritten rest of the response that replaces hyper's; `None` if there is none.
     replacement: Option<Bytes>,
     /// The end of the lingering close; `None` before the shutdown.
@@ -40,8 +43,9 @@ pub(super) struct ErrorRewriteStream<S> {
 }
 
 impl<S> ErrorRewriteStream<S> {
-    pub(super) const fn new(stream: S, app: Arc<AppState>, connection: Rc<ConnectionState>) -> Self {
-        Self { stream, app, connection, preface_bytes: Some(0), replacement: None, linger_timer: None }
+    pub(super) fn new(stream: S, app: Arc<AppState>, connection: Rc<ConnectionState>) -> Self {
+        let framing = FramingScanner::default();
+        Self { stream, app, connection, preface_bytes: Some(0), framing, replacement: None, linger_timer: None }
     }
 
     /// Compares received bytes with the HTTP/2 preface.
@@ -50,6 +54,17 @@ impl<S> ErrorRewriteStream<S> {
             let expected = HTTP2_PREFACE.get(matched..).unwrap_or_default();
             let same = expected.iter().zip(received).all(|(a, b)| a == b);
             self.preface_bytes = same.then(|| (matched + received.len()).min(HTTP2_PREFACE.len()));
+        }
+    }
+
+    /// Looks for requests whose lengths hyper does not show.
+    fn scan_framing(&mut self, received: &[u8]) {
+        if self.preface_bytes == Some(HTTP2_PREFACE.len()) || self.connection.is_tunnel() {
+            self.framing.stop();
+        }
+        self.framing.scan(received);
+        if let Some(number) = self.framing.ambiguous_request() {
+            self.connection.set_ambiguous_request(number);
         }
     }
 
@@ -105,9 +120,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for ErrorRewriteStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let received = buf.filled().get(before..).unwrap_or_default();
         if self.preface_bytes.is_some_and(|matched| matched < HTTP2_PREFACE.len()) {
-            self.detect_preface(buf.filled().get(before..).unwrap_or_default());
+            self.detect_preface(received);
         }
+        self.scan_framing(received);
         Poll::Ready(Ok(()))
     }
 }

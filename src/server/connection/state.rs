@@ -28,6 +28,8 @@ pub(in crate::server) struct ConnectionState {
     response_unflushed: Cell<bool>,
     /// Whether the body of the last request has not been read to its end.
     body_unread: Cell<bool>,
+    /// The number of the request that gives its length twice; 0 for none.
+    ambiguous_request: Cell<u64>,
     /// Bytes of responses that hyper has and has not written yet.
     pending_write_bytes: Cell<usize>,
     /// What the connection carries after its upgrade; `None` for others, and once it has been taken.
@@ -67,6 +69,7 @@ impl ConnectionState {
             is_http2: Cell::new(false),
             response_unflushed: Cell::new(false),
             body_unread: Cell::new(false),
+            ambiguous_request: Cell::new(0),
             pending_write_bytes: Cell::new(0),
             tunnel: RefCell::new(None),
             is_tunnel: Cell::new(false),
@@ -90,7 +93,22 @@ impl ConnectionState {
 
     /// Returns whether the one request under way has been read to its end and its response has not ended: HTTP/1 only.
     pub(super) const fn has_unanswered_request(&self) -> bool {
-        self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get() && !self.is_tunnel.get()
+        self.is_http1() && self.active_requests.get() > 0 && !self.body_unread.get() && !self.is_tunnel()
+    }
+
+    /// Records that the request with this number, from 1, gives its length twice.
+    pub(super) fn set_ambiguous_request(&self, number: u64) {
+        self.ambiguous_request.set(number);
+    }
+
+    /// Returns whether the present request gives its length twice.
+    pub(in crate::server) const fn has_two_lengths(&self) -> bool {
+        self.ambiguous_request.get() == self.request_count.get()
+    }
+
+    /// Returns whether the connection has been upgraded.
+    pub(super) const fn is_tunnel(&self) -> bool {
+        self.is_tunnel.get()
     }
 
     /// Sets what the connection carries after its upgrade.

@@ -45,7 +45,7 @@ impl RoutedHead {
     ) -> Self {
         let host = request_host(head);
         let is_preflight = settings.cors.is_some() && cors::is_preflight(head);
-        let validated = validate::validate_head(head, &settings.limits);
+        let validated = validate::validate_head(head, &settings.limits, connection.has_two_lengths());
         let is_valid = validated.is_ok();
         let RoutedRequest { routed, target } = match validated {
             Ok(()) => match_route(fleet, &connection.arrival, &host, head, is_preflight),

@@ -47,6 +47,8 @@ pub(in crate::server) enum RequestError {
     InvalidPath,
     #[error("the request has {0} `Host` headers; it needs exactly one")]
     InvalidHostHeader(usize),
+    #[error("the request has several `{0}` headers; it may have one")]
+    RepeatedHeader(&'static HeaderName),
     #[error("the request names no valid host: `Host`, or the target, must be `name` or `name:port`")]
     MalformedHost,
     #[error("an API key is required: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
@@ -147,7 +149,9 @@ impl RequestError {
             Self::InvalidBody(_) | Self::BodyIncomplete | Self::ModelMissing | Self::ModelRequiredByKey => {
                 StatusCode::BAD_REQUEST
             }
-            Self::Malformed | Self::InvalidHostHeader(_) | Self::MalformedHost => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::InvalidHostHeader(_) | Self::MalformedHost | Self::RepeatedHeader(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::InvalidPageLimit { .. } | Self::CorruptCoding(_) => StatusCode::BAD_REQUEST,
             Self::WebSocketDisabled | Self::InvalidPath => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

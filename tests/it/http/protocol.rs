@@ -161,7 +161,7 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn ambiguous_requests_are_refused_or_closed() {
     let replica = ScriptedReplica::start(&["m"], respond_ok);
-    let router = TestRouter::start_with_replicas([&*replica.url()]);
+    let router = TestRouter::start(&format!("model = \"m\"\nreplicas = [{:?}]", replica.url()));
     let smuggled = "POST /sleep HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
     for headers in [
         "content-length: 5\r\ncontent-length: 6\r\n",
@@ -174,6 +174,10 @@ fn ambiguous_requests_are_refused_or_closed() {
         "transfer-encoding: xchunked\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n",
         "x: a\r\n b\r\ncontent-length: 5\r\n",
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: chunked\r\ncontent-length: 5\r\n",
+        "transfer-encoding: chunked\ncontent-length: 5\r\n",
+        "content-length: 5\r\ncontent-length: 5\r\n",
         "x\u{0}: a\r\n",
     ] {
         let mut client = router.connect();
@@ -183,19 +187,27 @@ fn ambiguous_requests_are_refused_or_closed() {
         client.read_remaining_body();
         assert!(client.wait_for_close(), "{headers:?}");
     }
-    // Framed by transfer-encoding alone, and then closed: RFC 9112, section 6.1.
-    let both =
-        format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n");
+    assert!(replica.received_requests().is_empty(), "{:?}", replica.received_requests());
+    // The same behind requests that are served.
+    let body = chat_body("m", 1, false);
+    let (length, chunk) = (body.len(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
+    let head = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
     let mut client = router.connect();
-    client.send(format!("{both}d\r\n{{\"model\":\"m\"}}\r\n0\r\n\r\n{smuggled}"));
-    client.try_read_head();
-    client.read_remaining_body();
-    assert!(client.wait_for_close(), "the bytes after it are not read");
-    let received: Vec<_> = replica.received_requests().iter().map(|h| h.target().to_owned()).collect();
-    assert!(received.iter().all(|target| target == CHAT_PATH) && received.len() <= 1, "{received:?}");
+    client.send(format!(
+        "{head}content-length: {length}\r\n\r\n{body}{head}transfer-encoding: chunked\r\n\r\n{chunk}\
+         {head}content-length: {length}\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{smuggled}"
+    ));
+    assert_eq!([200, 200, 400].map(|_| client.read_response().status), [200, 200, 400]);
+    assert!(client.wait_for_close());
+    assert_eq!(replica.received_requests().len(), 2);
     let mut client = router.connect();
     client.send("POST /v1/chat/completions HTTP/1.1\r\n\r\n");
     assert_eq!(client.read_response().status, 400, "HTTP/1.1 without a host");
+    for name in ["authorization", "expect", "if-match", "if-none-match", "if-range"] {
+        let lines = format!("{name}: a\r\n{name}: a\r\n");
+        assert_eq!(router.send_request("POST", CHAT_PATH, &lines, &body).status, 400, "{name}");
+    }
+    assert_eq!(router.send_request("POST", CHAT_PATH, "x-a: a\r\nx-a: b\r\n", &body).status, 200);
 }
 
 /// Connects by HTTP/2 with prior knowledge.
