@@ -62,6 +62,8 @@ pub(super) struct NginxServer {
     /// The `return` that answers every request.
     pub(super) answer: Option<NginxAnswer>,
     pub(super) certificates: ServedCertificates,
+    /// `ssl_reject_handshake on`: it refuses TLS handshakes, and needs no certificate.
+    pub(super) rejecting: Option<Directive>,
     /// The keys in force in the server.
     pub(super) keys: ScopedKeys,
     /// The values in force of the keys that the router has once.
@@ -86,6 +88,7 @@ impl NginxServer {
             return_directive: None,
             answer: None,
             certificates: ServedCertificates::default(),
+            rejecting: None,
             keys: ScopedKeys::default(),
             router_keys: BTreeMap::new(),
             conditional_variables: BTreeSet::new(),
@@ -304,8 +307,6 @@ pub(super) struct BlockTls {
     pub(super) ca: Option<Directive>,
     pub(super) name: Option<Directive>,
     pub(super) verify: Option<Directive>,
-    /// Whether a certificate or key cannot be carried, so that the block's others form no pairs.
-    pub(super) has_unreadable_file: bool,
 }
 
 /// The certificates and keys in force in a server.
@@ -357,12 +358,18 @@ impl OpenBlocks {
         UpstreamVerification { ca: nearest(|l| &l.ca), name: nearest(|l| &l.name), verify: nearest(|l| &l.verify) }
     }
 
+    /// Returns the `ssl_reject_handshake` that is on here.
+    pub(super) fn rejecting_directive(&self) -> Option<Directive> {
+        let guards = self.levels.iter().rev().flat_map(|level| &level.guards);
+        let mut found = guards.filter(|guard| guard.directive.name.text == "ssl_reject_handshake");
+        found.next().filter(|guard| !guard.is_neutral()).map(|guard| guard.directive.clone())
+    }
+
     /// Returns the certificates in force here.
     pub(super) fn served_certificates(&self) -> ServedCertificates {
         let nearest = |pick: fn(&BlockTls) -> &Vec<Directive>| {
-            let mut levels = self.levels.iter().rev().map(|level| &level.tls);
-            let found = levels.find(|level| level.has_unreadable_file || !pick(level).is_empty());
-            found.filter(|level| !level.has_unreadable_file).map(pick).cloned().unwrap_or_default()
+            let mut levels = self.levels.iter().rev().map(|level| pick(&level.tls));
+            levels.find(|files| !files.is_empty()).cloned().unwrap_or_default()
         };
         ServedCertificates { chains: nearest(|l| &l.chains), keys: nearest(|l| &l.keys) }
     }

@@ -75,6 +75,10 @@ impl ScopedKeys {
         self.0.get(key).map(String::as_str)
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
+    }
+
     /// Returns the keys in force in a block that sets `inner` inside one with these.
     pub(super) fn overlaid_by(&self, inner: &Self) -> Self {
         let mut keys = self.clone();

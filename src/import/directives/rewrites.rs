@@ -136,23 +136,37 @@ pub(super) fn handle_set(context: &mut ImportContext, directive: &Directive) {
     }
 }
 
-/// Returns the path that takes the place of `path` after a `rewrite ... break` in its location; `None` if the rewrite
-/// is not the same for all requests of the location.
-pub(in crate::import) fn replaced_path(rewrite: &Directive, path: &str, is_exact: bool) -> Option<String> {
-    let (pattern, replacement) = (rewrite.arg(0), rewrite.arg(1));
-    let replaced = match (is_exact, MATCH_ALL.iter().any(|(text, capture)| *text == pattern && capture.is_empty())) {
-        (true, true) => replacement.to_owned(),
-        (true, false) => {
-            let literal = unescape_literal(pattern.strip_prefix('^')?.strip_suffix('$')?)?;
-            (literal == path).then(|| replacement.to_owned())?
-        }
-        (false, true) => return None,
-        (false, false) => {
-            let (literal, start) = split_prefix_rewrite(pattern, replacement)?;
-            format!("{start}{}", path.strip_prefix(literal.as_str())?)
+/// What a `rewrite ... break` does with the paths of its location.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::import) enum PathRewrite {
+    /// The text takes the place of the location's path.
+    Whole(String),
+    /// The text takes the place of a longer prefix; other paths stay as they are.
+    Below { prefix: String, replacement: String },
+}
+
+/// Returns what a `rewrite ... break` does in the location `path`; `None` if that depends on more than a prefix.
+pub(in crate::import) fn read_path_rewrite(rewrite: &Directive, path: &str, is_exact: bool) -> Option<PathRewrite> {
+    convert_path_rewrite((rewrite.arg(0), rewrite.arg(1)), path, is_exact)
+}
+
+fn convert_path_rewrite((pattern, replacement): (&str, &str), path: &str, is_exact: bool) -> Option<PathRewrite> {
+    let is_path = |text: &str| text.starts_with('/') && !text.contains(['$', '?']);
+    let matches_all = MATCH_ALL.iter().any(|(text, capture)| *text == pattern && capture.is_empty());
+    if is_exact {
+        let literal = || unescape_literal(pattern.strip_prefix('^')?.strip_suffix('$')?);
+        let matches = matches_all || literal().is_some_and(|literal| literal == path);
+        return (matches && is_path(replacement)).then(|| PathRewrite::Whole(replacement.to_owned()));
+    }
+    let (prefix, start) = split_prefix_rewrite(pattern, replacement)?;
+    let rewrite = match path.strip_prefix(prefix.as_str()) {
+        Some(rest) => PathRewrite::Whole(format!("{start}{rest}")),
+        None => {
+            PathRewrite::Below { replacement: start, prefix: Some(prefix).filter(|prefix| prefix.starts_with(path))? }
         }
     };
-    (replaced.starts_with('/') && !replaced.contains(['$', '?'])).then_some(replaced)
+    let (PathRewrite::Whole(text) | PathRewrite::Below { replacement: text, .. }) = &rewrite;
+    is_path(text).then_some(rewrite)
 }
 
 /// Returns the literal prefix of a pattern `^PREFIX(.*)$`, and what takes its place.
@@ -200,6 +214,30 @@ mod tests {
             ("^(.*)$", "/x?path=$1", None),
         ] {
             assert_eq!(redirect_target(pattern, replacement).as_deref(), expected, "{pattern} {replacement}");
+        }
+    }
+
+    #[test]
+    fn rewrite_replaces_the_location_or_a_longer_prefix() {
+        let whole = |text: &str| Some(PathRewrite::Whole(text.to_owned()));
+        let below = |prefix: &str, text: &str| {
+            Some(PathRewrite::Below { prefix: prefix.to_owned(), replacement: text.to_owned() })
+        };
+        for (path, is_exact, pattern, replacement, expected) in [
+            ("/x/", false, "^/x/(.*)$", "/$1", whole("/")),
+            ("/x/", false, "^/x(/.*)$", "$1", whole("/")),
+            ("/x/y/", false, "^/x/(.*)$", "/v1/$1", whole("/v1/y/")),
+            ("/x", false, "^/x(/.*)$", "$1", below("/x/", "/")),
+            ("/x/", false, "^/x/v1/(.*)$", "/v1/$1", below("/x/v1/", "/v1/")),
+            ("/x/", false, "^/y/(.*)$", "/$1", None),
+            ("/x/", false, "^", "/y", None),
+            ("/x", true, "^", "/y", whole("/y")),
+            ("/x", true, "^/x$", "/y", whole("/y")),
+            ("/x", true, "^/y$", "/z", None),
+            ("/x/", false, "^/x/(.*)$", "/y?path=$1", None),
+            ("/x/", false, "^/x/(.*)$", "y$1", None),
+        ] {
+            assert_eq!(convert_path_rewrite((pattern, replacement), path, is_exact), expected, "{path} {pattern}");
         }
     }
 

@@ -62,6 +62,7 @@ pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
     access_rules::check_server(context);
     let Some(mut server) = context.open.server.take() else { return };
     server.certificates = context.open.served_certificates();
+    server.rejecting = context.open.rejecting_directive();
     let levels = &context.open.levels;
     server.keys = keys_in_force(levels);
     let router_values = ROUTER_KEYS.iter().filter_map(|(key, _)| Some((*key, nearest_value(levels, key)?.clone())));

@@ -11,9 +11,10 @@ use crate::import::syntax::directive::Directive;
 pub(super) fn handle_certificate_file(context: &mut ImportContext, directive: &Directive) {
     let text = directive.arg(0);
     let is_unreadable = text.contains('$') || ["data:", "engine:", "store:"].iter().any(|kind| text.starts_with(kind));
-    if let (true, Some(level)) = (is_unreadable, context.open.level()) {
-        level.tls.has_unreadable_file |= directive.name.text.starts_with("ssl_");
-        return context.report.add_impossible(directive, "certificates and keys must be files without variables");
+    if is_unreadable {
+        let span = directive.args.first().map_or(&directive.name.span, |word| &word.span);
+        let issue = span.diagnostic(format!("`{}` must be a file without variables", directive.name.text));
+        return context.report.add_diagnostic(issue.with_help("write a `server` for each certificate"));
     }
     match text {
         _ if !is_file_path(text) => context.reject_argument(directive, "a file"),

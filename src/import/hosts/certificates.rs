@@ -4,6 +4,7 @@ use super::addresses::ServedAddress;
 use super::imported_host::CertificateFiles;
 use crate::import::blocks::NginxServer;
 use crate::import::context::ImportContext;
+use crate::import::directives::access_rules::report_guard;
 use crate::import::syntax::directive::Directive;
 use crate::routes::ListenAddr;
 
@@ -16,6 +17,7 @@ pub(super) fn remove_unusable_addresses(
     let mut unusable: Vec<ListenAddr> = Vec::new();
     for (server, addresses) in servers.iter().zip(served.iter()) {
         let has_none = server.certificates.chains.is_empty() || server.certificates.keys.is_empty();
+        let has_none = has_none && server.rejecting.is_none();
         let defaults = addresses.iter().filter(|at| at.is_default && has_none).map(|at| &at.address);
         unusable.extend(defaults.filter(|address| matches!(address, ListenAddr::Tls(_))).cloned());
     }
@@ -25,6 +27,25 @@ pub(super) fn remove_unusable_addresses(
         for listen in server.listens.iter().filter(|listen| is_unusable(&listen.address)) {
             let reason = "its default server has no ssl_certificate with its key, so the address is left out";
             context.report.add_impossible(&listen.directive, reason);
+        }
+    }
+}
+
+/// Reports `ssl_reject_handshake` at addresses that lead to replicas: with the name of another server in `Host`, a client
+/// whose handshake nginx refuses would reach them.
+pub(super) fn report_rejected_handshakes(
+    context: &mut ImportContext,
+    servers: &[NginxServer],
+    served: &[Vec<ServedAddress>],
+) {
+    for (server, addresses) in servers.iter().zip(served) {
+        let Some(directive) = &server.rejecting else { continue };
+        let tls = |at: &&ServedAddress| matches!(at.address, ListenAddr::Tls(_));
+        let shares = |others: &[ServedAddress]| {
+            addresses.iter().filter(tls).any(|at| others.iter().any(|other| other.address == at.address))
+        };
+        if servers.iter().zip(served).any(|(other, others)| other.leads_to_replicas() && shares(others)) {
+            report_guard(context, directive, "the router accepts every TLS handshake");
         }
     }
 }

@@ -24,6 +24,7 @@ pub(in crate::import) struct CertificateFiles {
 }
 
 /// A `[[host.route]]`.
+#[derive(Clone)]
 pub(in crate::import) struct ImportedRoute {
     /// As nginx writes it: `/v1/`, `= /ping`, `^~ /x`, `~ ^/v[12]/`.
     pub(in crate::import) path: String,
@@ -37,6 +38,7 @@ pub(in crate::import) struct ImportedRoute {
 }
 
 /// What a route does with its requests.
+#[derive(Clone)]
 pub(in crate::import) enum RouteTarget {
     /// The name of a pool.
     Pool(String),

@@ -5,6 +5,7 @@ mod certificates;
 mod flat_locations;
 pub(super) mod imported_host;
 mod names;
+mod path_replacement;
 mod pattern;
 mod router_keys;
 mod routes;
@@ -34,6 +35,7 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
     let mut servers = std::mem::take(&mut context.servers);
     let mut served = addresses::served_addresses(context, &servers);
     certificates::remove_unusable_addresses(context, &servers, &mut served);
+    certificates::report_rejected_handshakes(context, &servers, &served);
     let places = names::place_servers(context, &servers, &served);
     for (server, _) in servers.iter().zip(&places).filter(|(_, place)| place.is_none()) {
         context
@@ -76,7 +78,8 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
         hosts,
         pools: pools.pools,
     };
-    routing.raise_common_values(&reached);
+    let uses_server_name = names_server(context, &routing);
+    routing.raise_common_values(&reached, uses_server_name);
     routing
 }
 
@@ -86,9 +89,23 @@ fn listen_words(at: &ServedAddress, names: &[String]) -> String {
     format!("{}{mark}", at.address)
 }
 
+/// Returns whether a value has the variable `$server_name`, which is the first name of the host.
+fn names_server(context: &ImportContext, routing: &ImportedRouting) -> bool {
+    let has_variable = |text: &str| text.contains("$server_name") || text.contains("${server_name}");
+    let formats = context.settings.get("log.formats").map(|formats| formats.toml.as_str());
+    let routes = || routing.hosts.iter().flat_map(|host| &host.routes);
+    let answers = routes().filter_map(|route| match &route.target {
+        RouteTarget::Answer(answer) => Some(answer.as_str()),
+        RouteTarget::Pool(_) => None,
+    });
+    let keys = [&routing.keys].into_iter().chain(routing.hosts.iter().map(|host| &host.keys));
+    let keys = keys.chain(routes().map(|route| &route.keys));
+    formats.into_iter().chain(answers).chain(keys.flat_map(ScopedKeys::values)).any(has_variable)
+}
+
 impl ImportedRouting {
     /// Moves what all hosts share to the top.
-    fn raise_common_values(&mut self, reached: &[(&NginxServer, &ServerPlace<'_>)]) {
+    fn raise_common_values(&mut self, reached: &[(&NginxServer, &ServerPlace<'_>)], uses_server_name: bool) {
         let plain = |place: &ServerPlace<'_>| -> Vec<String> {
             place.addresses.iter().map(|at| at.address.to_string()).collect()
         };
@@ -102,7 +119,7 @@ impl ImportedRouting {
                 host.listens.clear();
             }
         }
-        if let [host] = self.hosts.as_mut_slice() {
+        if let ([host], false) = (self.hosts.as_mut_slice(), uses_server_name) {
             // It takes all requests, whatever its names are.
             host.names.clear();
             host.listens.clear();
@@ -124,7 +141,7 @@ impl ImportedRouting {
         let ([host], [_]) = (self.hosts.as_slice(), self.pools.as_slice()) else { return None };
         let [route] = host.routes.as_slice() else { return None };
         let leads_to_pool = matches!(route.target, RouteTarget::Pool(_));
-        let is_plain = leads_to_pool && route.path == "/" && route.replace_path.is_none();
+        let is_plain = leads_to_pool && route.path == "/" && route.replace_path.is_none() && host.names.is_empty();
         is_plain.then(|| self.keys.overlaid_by(&host.keys).overlaid_by(&route.keys))
     }
 }

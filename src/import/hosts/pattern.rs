@@ -70,9 +70,96 @@ fn is_same_escape(escaped: char, in_class: bool) -> bool {
     }
 }
 
+/// Returns a regular expression that matches the paths which begin with `prefix` and match `pattern`; `None` if it is not
+/// plain to see.
+pub(super) fn anchor_below(prefix: &str, pattern: &str, ignores_case: bool) -> Option<String> {
+    let is_simple = !has_alternatives(pattern) && difference(pattern).is_none();
+    let escaped = escape(prefix)?;
+    let flag = if ignores_case { "(?i)" } else { "" };
+    if let Some(anchored) = pattern.strip_prefix('^').filter(|_| is_simple) {
+        let rest = literal_rest(anchored, prefix, ignores_case)?;
+        return Some(format!("^{escaped}{flag}{rest}"));
+    }
+    // No match may begin within the prefix.
+    let first = pattern.strip_prefix('\\').unwrap_or(pattern).chars().next()?;
+    let is_literal = pattern.starts_with('\\') && first.is_ascii_punctuation() || is_plain(first);
+    let is_repeated = pattern
+        .chars()
+        .nth(pattern.len() - pattern.trim_start_matches('\\').len() + 1)
+        .is_some_and(|c| "*?{".contains(c));
+    let in_prefix = prefix.chars().any(|c| c.eq_ignore_ascii_case(&first));
+    (is_simple && is_literal && !is_repeated && !in_prefix).then(|| format!("^{escaped}(?s:.*){flag}{pattern}"))
+}
+
+/// Returns the rest of a pattern that begins with the literal text `prefix`.
+fn literal_rest<'a>(pattern: &'a str, prefix: &str, ignores_case: bool) -> Option<&'a str> {
+    let mut rest = pattern;
+    for wanted in prefix.chars() {
+        let escaped = rest.strip_prefix('\\').filter(|after| after.starts_with(|c: char| c.is_ascii_punctuation()));
+        let literal = escaped.unwrap_or(rest);
+        let found = literal.chars().next().filter(|c| escaped.is_some() || is_plain(*c))?;
+        let is_same = if ignores_case { found.eq_ignore_ascii_case(&wanted) } else { found == wanted };
+        rest = is_same.then(|| literal.get(found.len_utf8()..))??;
+    }
+    // A repetition would hold for the last character.
+    (!rest.starts_with(['*', '?', '+', '{'])).then_some(rest)
+}
+
+/// Returns whether a character stands for itself in a regular expression.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/-_~%,;=&@!' \"".contains(c)
+}
+
+fn escape(text: &str) -> Option<String> {
+    let escape_char = |c: char| match c {
+        c if is_plain(c) => Some(c.to_string()),
+        c => c.is_ascii_punctuation().then(|| format!("\\{c}")),
+    };
+    text.chars().map(escape_char).collect()
+}
+
+/// Returns whether a pattern has alternatives outside groups.
+fn has_alternatives(pattern: &str) -> bool {
+    let (mut depth, mut in_class) = (0_usize, false);
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '[' => in_class = true,
+            ']' => in_class = false,
+            '(' if !in_class => depth += 1,
+            ')' if !in_class => depth = depth.saturating_sub(1),
+            '|' if !in_class && depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
-    use super::difference;
+    use super::{anchor_below, difference};
+
+    #[test]
+    fn nested_pattern_gets_the_prefix_around_it() {
+        for (prefix, pattern, ignores_case, expected) in [
+            ("/api/", "\\.txt$", false, Some("^/api/(?s:.*)\\.txt$")),
+            ("/api/", "\\.(js|css)$", true, Some("^/api/(?s:.*)(?i)\\.(js|css)$")),
+            ("/a.b/", "^/a\\.b/x$", false, Some("^/a\\.b/x$")),
+            ("/api/", "^/API/v[12]", true, Some("^/api/(?i)v[12]")),
+            ("/api/", "^/API/v[12]", false, None),
+            ("/api/", "^/api/?x", false, None),
+            ("/api/", "^/other/", false, None),
+            ("/api/", "^/a.i/", false, None),
+            ("/api/", "pi/x", false, None),
+            ("/api/", "x*y", false, None),
+            ("/api/", "\\.a$|\\.b$", false, None),
+            ("/api/", "^/api/a|b", false, None),
+            ("/api/", ".", false, None),
+        ] {
+            assert_eq!(anchor_below(prefix, pattern, ignores_case).as_deref(), expected, "{prefix} {pattern}");
+        }
+    }
 
     #[test]
     fn pattern_with_the_same_meaning_is_carried() {

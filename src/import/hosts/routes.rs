@@ -2,11 +2,10 @@
 
 use super::flat_locations::{FlatLocation, flatten_locations};
 use super::imported_host::{ImportedRoute, RouteTarget};
+use super::path_replacement::{PathReplacement, read_replacement};
 use super::pattern;
 use crate::import::blocks::{LocationKind, NginxAnswer, NginxServer};
 use crate::import::context::ImportContext;
-use crate::import::directives::access_rules::{REWRITE_REASON, report_guard};
-use crate::import::directives::rewrites::replaced_path;
 use crate::import::pools::PoolTable;
 use crate::import::scoped_keys::{ACCESS_LOG, ScopedKeys};
 use crate::import::syntax::directive::Directive;
@@ -30,14 +29,7 @@ pub(super) fn build_routes(
         }];
     }
     let flat = flatten_locations(context, &server.locations);
-    let mut routes = Vec::new();
-    for location in &flat {
-        if let Some(route) = build_route(context, server, location, pools) {
-            routes.extend(build_slashless_route(location, &flat, &route));
-            routes.push(route);
-        }
-    }
-    routes
+    flat.iter().flat_map(|location| build_location_routes(context, server, location, &flat, pools)).collect()
 }
 
 /// Remarks on the locations that a `return` of their server keeps all requests from.
@@ -51,7 +43,7 @@ fn report_unreached(context: &mut ImportContext, server: &NginxServer, answer: &
 
 /// Returns a location's `path`; `None` and a diagnostic if the router has no such path.
 fn write_path(context: &mut ImportContext, flat: &FlatLocation<'_>) -> Option<String> {
-    let FlatLocation { location, kind } = flat;
+    let FlatLocation { location, kind, .. } = flat;
     let modifier = match kind {
         LocationKind::Exact => "= ",
         LocationKind::FirmPrefix => "^~ ",
@@ -59,7 +51,7 @@ fn write_path(context: &mut ImportContext, flat: &FlatLocation<'_>) -> Option<St
         LocationKind::PatternAnyCase => "~* ",
         LocationKind::Prefix => "",
     };
-    let text = format!("{modifier}{}", location.path);
+    let text = format!("{modifier}{}", flat.path);
     let difference = pattern::difference(&location.path).filter(|_| kind.is_pattern());
     let reason = match (difference, text.parse::<PathMatch>()) {
         (Some(difference), _) => difference.to_owned(),
@@ -72,23 +64,28 @@ fn write_path(context: &mut ImportContext, flat: &FlatLocation<'_>) -> Option<St
     None
 }
 
-/// Returns the route of a location; `None` and a diagnostic if it cannot be carried.
-fn build_route(
+/// Returns the routes of a location: its own, and those of paths that nginx treats otherwise within it. None, and a
+/// diagnostic, if it cannot be carried.
+fn build_location_routes(
     context: &mut ImportContext,
     server: &NginxServer,
     flat: &FlatLocation<'_>,
+    all: &[FlatLocation<'_>],
     pools: &mut PoolTable,
-) -> Option<ImportedRoute> {
+) -> Vec<ImportedRoute> {
     let location = flat.location;
-    let path = write_path(context, flat)?;
-    let mut replace_path = None;
+    let Some(path) = write_path(context, flat) else { return Vec::new() };
+    let mut replacement = PathReplacement::default();
     let target = match (&location.answer, &location.proxy_pass) {
         _ if location.is_internal => RouteTarget::Answer(quote_toml("404")),
         (Some(answer), _) => RouteTarget::Answer(answer.toml.clone()),
         (None, Some(pass)) => {
-            let target = pools.add_target(context, server, location, pass)?;
-            replace_path = replacement(context, flat, pass, &target.uri)?;
-            RouteTarget::Pool(target.pool)
+            let target = pools.add_target(context, server, location, pass);
+            let read =
+                target.and_then(|target| Some((read_replacement(context, flat, pass, &target.uri)?, target.pool)));
+            let Some((read, pool)) = read else { return Vec::new() };
+            replacement = read;
+            RouteTarget::Pool(pool)
         }
         (None, None) => {
             if location.nested.is_empty() {
@@ -101,53 +98,50 @@ fn build_route(
     if location.keys.get(ACCESS_LOG) != server.keys.get(ACCESS_LOG) {
         context.report.add_impossible(&location.directive, "its access_log is not carried over: the router has one");
     }
-    Some(ImportedRoute {
+    let route = ImportedRoute {
         path,
         target,
-        replace_path,
+        replace_path: replacement.path,
         keys: location.keys.differing_from(&server.keys),
         source_comment: location.directive.to_comment(),
-    })
+    };
+    let mut routes: Vec<ImportedRoute> = build_slashless_route(flat, all, &route).into_iter().collect();
+    if let Some(below) = replacement.below {
+        routes.extend(build_routes_below(flat, all, &route, below));
+    }
+    routes.push(route);
+    routes
 }
 
-/// Returns the path that takes the place of the location's; outer `None` and a diagnostic if there is no such path.
-fn replacement(
-    context: &mut ImportContext,
+/// Returns the routes of a longer prefix that a `rewrite` in the location replaces.
+fn build_routes_below(
     flat: &FlatLocation<'_>,
-    pass: &Directive,
-    uri: &str,
-) -> Option<Option<String>> {
-    let FlatLocation { location, kind } = flat;
-    let span = pass.args.first().map_or(&pass.name.span, |word| &word.span);
-    if let Some(rewrite) = &location.rewrite {
-        let replaced = match kind {
-            LocationKind::Prefix | LocationKind::FirmPrefix | LocationKind::Exact => {
-                replaced_path(rewrite, &location.path, *kind == LocationKind::Exact)
-            }
-            _ => None,
-        };
-        match &replaced {
-            None => report_guard(context, rewrite, REWRITE_REASON),
-            // As in nginx, the path in the URL has no effect then.
-            Some(_) => context.report.carried_count += 1,
-        }
-        return replaced.map(Some);
+    all: &[FlatLocation<'_>],
+    route: &ImportedRoute,
+    (prefix, replacement): (String, String),
+) -> Vec<ImportedRoute> {
+    let is_longer = |other: &&FlatLocation<'_>| other.path.len() > flat.path.len();
+    let mut prefixes = all.iter().filter(|other| other.kind.is_prefix()).filter(is_longer);
+    if prefixes.any(|other| prefix.starts_with(&other.path)) {
+        return Vec::new();
     }
-    if uri.is_empty() {
-        return Some(None);
+    let modifier = if flat.kind == LocationKind::FirmPrefix { "^~ " } else { "" };
+    let with_path = |path: String, replace_path: Option<String>| ImportedRoute { path, replace_path, ..route.clone() };
+    let mut routes = Vec::new();
+    // The router redirects the path without the slash to it; in nginx it is one of the location's paths.
+    let slashless = prefix.strip_suffix('/').filter(|path| path.len() > flat.path.len());
+    if let Some(path) = slashless.filter(|path| !has_path(all, path)) {
+        let rest = path.get(flat.path.len()..).unwrap_or_default();
+        let replaced = route.replace_path.as_ref().map(|start| format!("{start}{rest}"));
+        routes.push(with_path(format!("{modifier}{path}"), replaced));
     }
-    if kind.is_pattern() {
-        let issue = span.diagnostic("the URL has a path, and its location is a regular expression");
-        context.report.add_diagnostic(issue.with_help("nginx refuses it too: remove the path"));
-        return None;
-    }
-    if !uri.bytes().all(|b| b.is_ascii_graphic() && !b"?#".contains(&b)) || !uri.starts_with('/') {
-        let issue = span.diagnostic("the path of this URL cannot be carried");
-        let help = "it begins with `/` and has visible ASCII characters only, and no `?` or `#`";
-        context.report.add_diagnostic(issue.with_help(help));
-        return None;
-    }
-    Some(Some(uri.to_owned()))
+    routes.push(with_path(format!("{modifier}{prefix}"), Some(replacement)));
+    routes
+}
+
+/// Returns whether a location has exactly this path or prefix.
+fn has_path(all: &[FlatLocation<'_>], path: &str) -> bool {
+    all.iter().any(|other| !other.kind.is_pattern() && other.path == path)
 }
 
 /// Returns the route of a location's path without its final slash, where nginx answers for a location with a
@@ -157,14 +151,13 @@ fn build_slashless_route(
     all: &[FlatLocation<'_>],
     route: &ImportedRoute,
 ) -> Option<ImportedRoute> {
-    let FlatLocation { location, kind } = flat;
+    let FlatLocation { location, kind, .. } = flat;
     if matches!(route.target, RouteTarget::Pool(_)) && *kind != LocationKind::Exact {
         return None;
     }
     let path = location.path.strip_suffix('/').filter(|path| !path.is_empty() && !kind.is_pattern())?;
     location.proxy_pass.as_ref()?;
-    let is_taken = |other: &FlatLocation<'_>| !other.kind.is_pattern() && other.location.path == path;
-    if all.iter().any(is_taken) {
+    if has_path(all, path) {
         return None;
     }
     let answer = if location.is_internal { "404".to_owned() } else { format!("301 {path}/$is_args$args") };

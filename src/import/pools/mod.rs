@@ -63,6 +63,10 @@ impl PoolTable {
             context.report.carried_count = context.report.carried_count.saturating_sub(1);
             return None;
         };
+        if !is_upstream && self.pools.iter().any(|pool| pool.upstream == upstream) {
+            let reason = "another location sends another Authorization there, or verifies it otherwise: a second pool";
+            context.report.add_note(pass, reason);
+        }
         let pool = ImportedPool {
             name: self.choose_name(&upstream),
             upstream,
@@ -81,14 +85,12 @@ impl PoolTable {
     fn choose_name(&self, upstream: &UpstreamId) -> String {
         let is_free = |name: &str| !self.pools.iter().any(|pool| pool.name == name);
         let UpstreamId { scheme, authority } = upstream;
-        let names = [authority.clone(), format!("{scheme}://{authority}")].into_iter();
-        let mut numbered = (2..).map(|number| format!("{authority}#{number}"));
-        names
-            .filter(|name| is_free(name))
-            .take(1)
-            .next()
-            .or_else(|| numbered.find(|name| is_free(name)))
-            .unwrap_or_default()
+        let has_other_scheme =
+            |pool: &ImportedPool| pool.upstream.authority == *authority && pool.upstream.scheme != *scheme;
+        let with_scheme = self.pools.iter().any(has_other_scheme).then(|| format!("{scheme}://{authority}"));
+        let numbered = (2..).map(|number| format!("{authority}#{number}"));
+        let mut names = std::iter::once(authority.clone()).chain(with_scheme).chain(numbered);
+        names.find(|name| is_free(name)).unwrap_or_default()
     }
 
     /// Remarks on the upstreams that no `proxy_pass` names, and on those that become several pools.

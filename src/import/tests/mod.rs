@@ -1,6 +1,7 @@
 //! Laws of every import. The results for particular configurations are in `tests/import`.
 
 mod guards;
+mod scopes;
 
 use std::collections::BTreeMap;
 use std::io;
