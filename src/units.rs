@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::{Add, AddAssign, Sub};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,6 +230,19 @@ pub enum LogLevel {
     Warn,
     /// A failure that loses a request.
     Error,
+}
+
+/// The destination of one log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogSink {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// Appended to a file.
+    File(PathBuf),
 }
 
 #[cfg(test)]

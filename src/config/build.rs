@@ -12,7 +12,7 @@ use super::pool::build::build_pools;
 use super::pool::draft::PoolDraft;
 use super::pool::warnings::skewed_key_warnings;
 use super::schema::client_key::{build_tenants, unusable_key_warning};
-use super::schema::log::find_format;
+use super::schema::log_words::find_format;
 use super::schema::secret::SecretDraft;
 use super::schema::settings_draft::SettingsDraft;
 use super::settings::Settings;
@@ -32,7 +32,7 @@ pub(super) fn build(
     file: &str,
     env: &BTreeMap<String, String>,
 ) -> Result<LoadedConfig, Diagnostics> {
-    let ConfigLoader { settings, top_level_pool, pools, hosts, client_keys, spans, errors } = loader;
+    let ConfigLoader { settings, top_level_pool, pools, mut hosts, client_keys, spans, errors } = loader;
     let SettingsDraft { mut settings, admin_token, format_name, referenced_files, scope } = settings;
     let mut context = BuildContext { errors, warnings: Vec::new(), referenced_files };
     settings.scope = Arc::new(scope.apply(&settings.scope));
@@ -46,6 +46,7 @@ pub(super) fn build(
             Err(error) => context.errors.push(error),
         }
     }
+    hosts.iter_mut().for_each(|host| host.resolve_access_logs(&settings.log, &mut context.errors));
     let default_policy = top_level_pool.policy.clone();
     let mut pools = select_pools(top_level_pool, pools, &mut context);
     context.warnings.extend(skewed_key_warnings(&pools, default_policy.as_ref(), &settings));

@@ -17,6 +17,7 @@ mod schema;
 mod settings;
 mod unknown_key;
 
+pub use crate::units::LogSink;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub(crate) use diagnostics::{Span, SpannedValue};
 pub use key_reference::key_reference;
@@ -28,7 +29,7 @@ pub(crate) use pool::replica_options::is_replica_option;
 pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
 pub(crate) use schema::key_spec::{is_file_path, is_name};
 pub use settings::{
-    AdminAccess, CorsSettings, DnsSettings, Limits, LogSettings, LogSink, RecordSettings, ServerCertificates, Settings,
+    AdminAccess, CorsSettings, DnsSettings, Limits, LogSettings, RecordSettings, ServerCertificates, Settings,
 };
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 /// The escaping of values in a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogEscape {
     /// nginx's default: `"`, `\`, and bytes below 0x20 and above 0x7E become `\xHH`; a missing value is `-`.
     #[default]

@@ -1,5 +1,6 @@
 //! A compiled format.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -144,11 +145,23 @@ impl Default for LogFormat {
 
 impl PartialEq for LogFormat {
     fn eq(&self, other: &Self) -> bool {
-        self.source == other.source && self.escape == other.escape
+        self.cmp(other) == Ordering::Equal
     }
 }
 
 impl Eq for LogFormat {}
+
+impl PartialOrd for LogFormat {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for LogFormat {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.source, self.escape).cmp(&(&other.source, other.escape))
+    }
+}
 
 impl fmt::Debug for LogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

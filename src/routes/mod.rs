@@ -23,8 +23,8 @@ pub use pool_route::{BlockedPath, PoolRoute};
 pub use replace_path::replace_path;
 pub use route::{Route, RouteAction};
 pub use scope::{
-    AddressRule, AddressRuleError, AddressSet, ClientAddressSettings, HeaderRule, HeaderRuleSet, HeaderRules,
-    HeaderTemplate, KeyAccess, RouteScope, Timeouts,
+    AccessLogSpec, AddressRule, AddressRuleError, AddressSet, ClientAddressSettings, HeaderRule, HeaderRuleSet,
+    HeaderRules, HeaderTemplate, KeyAccess, RouteScope, Timeouts,
 };
 pub(crate) use table::wildcard_covers;
 pub use table::{ArrivalAddr, HostListen, HostSpec, RouteLine, RouteLookup, RouteTable, add_pool_routes};

@@ -5,7 +5,6 @@ use std::fmt;
 
 use super::AppState;
 use super::listener::handle::ListenerUpdate;
-use super::logs::PreparedLogs;
 use crate::config::{LoadedConfig, Settings};
 use crate::discover;
 use crate::fleet::{FleetSpec, ReloadDiff};
@@ -73,7 +72,7 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     let restart_notes = restart_only_changes(&old, &new);
     let route_changes = changed_routes(&old, &new);
     let listeners = ListenerUpdate::prepare(&old.listen, &new.listen).map_err(|error| error.to_string())?;
-    let logs = PreparedLogs::prepare(&old, &new).map_err(|error| error.to_string())?;
+    let logs = app.logs.prepare(&old, &new).map_err(|error| error.to_string())?;
     // New replicas report their models before they join, and removed ones leave at the same time, in one step.
     app.dns_names.resolve_new(&new.pools, &new.dns).await;
     let pools = app.dns_names.expand_members(&new.pools);
@@ -82,13 +81,13 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     let old_tls = app.tls_store.load_full();
     app.tls_store.store(new_tls.inherit_from(&old_tls).into());
     let fleet = FleetSpec { pools, routes: new.routes.clone() };
+    let old_access_logs = app.logs.add_access_logs(&logs);
     let changes = app.fleet.reload(fleet).map_err(|error| {
         app.tls_store.store(old_tls);
+        app.logs.access.store(old_access_logs);
         error.to_string()
     })?;
-    if let Some(logs) = logs {
-        app.logs.replace(logs);
-    }
+    app.logs.replace(logs);
     app.logs.decisions.resize(new.explain);
     app.settings.store(new.into());
     if let Some(handle) = app.control.listeners.get() {

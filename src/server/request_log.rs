@@ -1,4 +1,4 @@
-//! The record of one request: its attempts, status, sizes and times, for the access log and the metrics.
+//! The record of one request: its attempts, status, sizes and times, for the access logs and the metrics.
 
 use std::fmt;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::log_format::{
     AttemptRecords, CapturedFields, PoolInfo, RequestRecord, RequestTimes, RequiredFields, ResponseInfo, TokenInfo,
 };
 use crate::routes::HeaderRules;
-use crate::telemetry::{AccessLog, LogLevel, utc_offset_seconds};
+use crate::telemetry::{AccessLogSet, AccessLogTable, LogLevel, utc_offset_seconds};
 use crate::units::{Moment, Timing};
 use crate::upstream::{RelayResult, SendError, TunnelResult};
 
@@ -28,12 +28,12 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// nginx's status for a connection that it closes without a response.
 const CONNECTION_CLOSED: u16 = 444;
 
-/// The access-log record of one request. On drop it writes the log line and updates the metrics.
+/// The access-log record of one request. On drop it writes the log lines and updates the metrics.
 pub(super) struct RequestLog {
     app: Arc<AppState>,
     context: Rc<RequestContext>,
-    /// The access log at the start of the request; `None` if it is off.
-    access_log: Option<Arc<AccessLog>>,
+    /// The access logs of the route at the start of the request; `None` if they are off.
+    access_logs: Option<Arc<AccessLogSet>>,
     /// The requested model; `None` if the body names none.
     model: Option<Arc<str>>,
     response: ResponseInfo,
@@ -46,15 +46,21 @@ pub(super) struct RequestLog {
     overhead: Option<Duration>,
     /// The end of the relayed response; `None` before it, and for local responses.
     relay_result: Option<RelayResult>,
-    /// `None` unless the log format or a configured header needs some of it.
+    /// `None` unless a log format or a configured header needs some of it.
     captured: Option<Box<CapturedFields>>,
 }
 
 impl RequestLog {
-    pub(super) fn new(app: Arc<AppState>, context: Rc<RequestContext>, head: &Parts) -> Self {
-        let access_log = app.logs.access.load_full();
+    /// Returns the record of a request; `loaded_logs` are the access logs in use before it was routed.
+    pub(super) fn new(
+        app: Arc<AppState>,
+        context: Rc<RequestContext>,
+        head: &Parts,
+        loaded_logs: &AccessLogTable,
+    ) -> Self {
+        let access_logs = app.logs.find_access_logs(loaded_logs, context.scope().access_logs.as_ref());
         let settings = &context.settings;
-        let logged = access_log.as_ref().map(|log| log.required_fields()).filter(|needs| needs.needs_capture());
+        let logged = access_logs.as_ref().map(|logs| logs.required_fields()).filter(|needs| needs.needs_capture());
         let set = Some(&settings.headers).filter(|headers| headers.has_templates()).map(HeaderRules::required_fields);
         let captured = (logged.is_some() || set.is_some()).then(|| {
             let mut request_headers = select_headers(logged, set, |needs| &needs.request_headers, &head.headers);
@@ -80,7 +86,7 @@ impl RequestLog {
             })
         });
         Self {
-            access_log,
+            access_logs,
             model: None,
             response: ResponseInfo::default(),
             attempts: AttemptRecords::default(),
@@ -151,9 +157,9 @@ impl RequestLog {
         self.set_pool(lease.pool());
     }
 
-    /// Returns whether the access log or the configured headers need a field.
+    /// Returns whether an access log or the configured headers need a field.
     fn needs_field(&self, is_needed: impl Fn(&RequiredFields) -> bool) -> bool {
-        self.access_log.as_ref().is_some_and(|log| is_needed(log.required_fields()))
+        self.access_logs.as_ref().is_some_and(|logs| is_needed(logs.required_fields()))
             || is_needed(self.context.settings.headers.required_fields())
     }
 
@@ -189,7 +195,7 @@ impl RequestLog {
             attempt.status = Some(status.as_u16());
         }
         if let Some(captured) = &mut self.captured {
-            let logged = self.access_log.as_ref().map(|log| log.required_fields());
+            let logged = self.access_logs.as_ref().map(|logs| logs.required_fields());
             let set = Some(self.context.settings.headers.required_fields());
             captured.upstream_headers = select_headers(logged, set, |needs| &needs.upstream_headers, headers);
         }
@@ -226,8 +232,8 @@ impl RequestLog {
     /// Records the head that the client gets.
     pub(super) fn set_response<B>(&mut self, response: &Response<B>, framing: BodyFraming, length: Option<u64>) {
         self.response.status = response.status().as_u16();
-        let Some((captured, log)) = self.captured.as_mut().zip(self.access_log.as_ref()) else { return };
-        let needs = log.required_fields();
+        let Some((captured, logs)) = self.captured.as_mut().zip(self.access_logs.as_ref()) else { return };
+        let needs = logs.required_fields();
         let is_needed = needs.sizes || !needs.response_headers.is_empty();
         let added = if is_needed { framing.header(&self.context.request_line, response, length) } else { None };
         captured.response_headers = RequiredFields::select_headers(&needs.response_headers, response.headers());
@@ -311,15 +317,15 @@ impl Drop for RequestLog {
             let usage = self.relay_result.as_ref().and_then(|result| result.usage);
             self.app.metrics.record_tenant_response(name, status, usage);
         }
-        let Some(log) = self.access_log.take() else { return };
+        let Some(logs) = self.access_logs.take() else { return };
         let attempt_end = self.relay_result.as_ref().and_then(|result| result.ended).unwrap_or_else(|| self.now());
         self.end_attempt(attempt_end);
         let status = if status == 0 { CLIENT_CLOSED_REQUEST } else { status };
-        self.with_record(Some(status), |record| log.write(record));
+        self.with_record(Some(status), |record| logs.write(record));
     }
 }
 
-/// Returns the headers that the access log or the configured headers need.
+/// Returns the headers that an access log or the configured headers need.
 fn select_headers(
     logged: Option<&RequiredFields>,
     set: Option<&RequiredFields>,

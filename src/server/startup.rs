@@ -90,7 +90,7 @@ impl Server {
         &self.app.fleet
     }
 
-    /// Opens the files of both logs again, after log rotation has moved them. A file that cannot be opened again stays
+    /// Opens the files of all logs again, after log rotation has moved them. A file that cannot be opened again stays
     /// in use, and the error log reports it.
     pub fn reopen_logs(&self) {
         self.app.logs.reopen();

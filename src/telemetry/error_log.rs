@@ -43,11 +43,9 @@ impl ErrorLog {
         }
     }
 
-    /// Replaces writer and level. Returns the number of lines that the old writer dropped.
-    pub fn replace_output(&self, writer: Option<LogWriter>, min_level: LogLevel) -> u64 {
-        let dropped_lines = self.dropped_lines();
+    /// Replaces writer and level.
+    pub fn replace_output(&self, writer: Option<LogWriter>, min_level: LogLevel) {
         self.output.store(LogOutput { writer, min_level }.into());
-        dropped_lines
     }
 
     /// Opens the file again, after it was moved away by log rotation.
@@ -87,11 +85,6 @@ impl ErrorLog {
         writer.write(line.as_bytes());
     }
 
-    /// Returns the number of lines dropped so far because the log could not be written fast enough.
-    pub fn dropped_lines(&self) -> u64 {
-        self.output.load().writer.as_ref().map_or(0, LogWriter::dropped_lines)
-    }
-
     /// Counts a line; returns whether it may be written.
     fn check_rate(&self, now: Duration) -> bool {
         let second = now.as_secs();
@@ -105,6 +98,7 @@ impl ErrorLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::DroppedLines;
 
     #[test]
     fn burst_is_limited_per_second() {
@@ -117,7 +111,8 @@ mod tests {
     #[test]
     fn unlimited_line_is_written_after_a_burst() {
         let path = std::env::temp_dir().join(format!("tokenweir-errors-{}", std::process::id()));
-        let log = ErrorLog::new(Some(LogWriter::open_file(&path).unwrap()), LogLevel::Info, Clock::start());
+        let writer = LogWriter::open_file(&path, &DroppedLines::default()).unwrap();
+        let log = ErrorLog::new(Some(writer), LogLevel::Info, Clock::start());
         for number in 0..10 * MAX_LINES_PER_SECOND {
             log.write(LogLevel::Error, format_args!("request {number} failed"));
         }

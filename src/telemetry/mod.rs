@@ -1,6 +1,7 @@
-//! Layer 3: metrics, access log, error log and traffic record.
+//! Layer 3: metrics, access logs, error log and traffic record.
 
 mod access_log;
+mod access_log_table;
 mod error_log;
 mod metrics;
 mod time_zone;
@@ -8,9 +9,10 @@ mod trace_recorder;
 mod writer;
 
 pub use crate::units::LogLevel;
-pub use access_log::AccessLog;
+pub use access_log::AccessLogSet;
+pub use access_log_table::AccessLogTable;
 pub use error_log::ErrorLog;
 pub use metrics::{Metrics, metrics_markdown};
 pub use time_zone::utc_offset_seconds;
 pub use trace_recorder::{TraceFile, TrafficRecorder};
-pub use writer::LogWriter;
+pub use writer::{DroppedLines, LogWriter};

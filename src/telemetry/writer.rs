@@ -18,13 +18,16 @@ struct WriteQueue {
     closed: bool,
 }
 
-#[derive(Default)]
 struct WriterShared {
     /// Guards the lines that are not written yet.
     queue: Mutex<WriteQueue>,
     filled: Condvar,
-    dropped_lines: AtomicU64,
+    dropped_lines: DroppedLines,
 }
+
+/// The number of lines that the writers which share it have dropped.
+#[derive(Clone, Debug, Default)]
+pub struct DroppedLines(Arc<AtomicU64>);
 
 /// Writes lines to a file or a standard stream on a thread of its own. On drop it writes the queued lines.
 pub struct LogWriter {
@@ -33,22 +36,33 @@ pub struct LogWriter {
     thread: Option<JoinHandle<()>>,
 }
 
+impl DroppedLines {
+    /// Returns the number so far.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl LogWriter {
-    /// Returns a writer to standard output.
-    pub fn stdout() -> Self {
-        Self::spawn(io::stdout(), None)
+    /// Returns a writer to standard output, which counts in `dropped_lines`.
+    pub fn stdout(dropped_lines: &DroppedLines) -> Self {
+        Self::spawn(io::stdout(), None, dropped_lines)
     }
 
-    /// Returns a writer to standard error.
-    pub fn stderr() -> Self {
-        Self::spawn(io::stderr(), None)
+    /// Returns a writer to standard error, which counts in `dropped_lines`.
+    pub fn stderr(dropped_lines: &DroppedLines) -> Self {
+        Self::spawn(io::stderr(), None, dropped_lines)
     }
 
-    /// Returns a writer that appends to the file at `path`.
+    /// Returns a writer that appends to the file at `path` and counts in `dropped_lines`.
     ///
     /// *Errors*: the file cannot be opened.
-    pub fn open_file(path: &Path) -> io::Result<Self> {
-        Ok(Self::spawn(open_append(path)?, Some(path.to_owned())))
+    pub fn open_file(path: &Path, dropped_lines: &DroppedLines) -> io::Result<Self> {
+        Ok(Self::spawn(open_append(path)?, Some(path.to_owned()), dropped_lines))
     }
 
     /// Opens the file again. Queued lines still go to the old one. Standard streams are not changed.
@@ -64,8 +78,9 @@ impl LogWriter {
         Ok(())
     }
 
-    fn spawn(output: impl Write + Send + 'static, path: Option<PathBuf>) -> Self {
-        let shared = Arc::new(WriterShared::default());
+    fn spawn(output: impl Write + Send + 'static, path: Option<PathBuf>, dropped_lines: &DroppedLines) -> Self {
+        let (queue, filled) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(WriterShared { queue, filled, dropped_lines: dropped_lines.clone() });
         let thread_shared = shared.clone();
         let thread = std::thread::Builder::new()
             .name("log".to_owned())
@@ -78,8 +93,7 @@ impl LogWriter {
     pub fn write(&self, line: &[u8]) {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if self.thread.is_none() || queue.lines.len() + line.len() > MAX_QUEUED_BYTES {
-            self.shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
-            return;
+            return self.shared.dropped_lines.increment();
         }
         let was_empty = queue.lines.is_empty();
         queue.lines.extend_from_slice(line);
@@ -87,11 +101,6 @@ impl LogWriter {
         if was_empty {
             self.shared.filled.notify_one();
         }
-    }
-
-    /// Returns the number of lines dropped so far.
-    pub fn dropped_lines(&self) -> u64 {
-        self.shared.dropped_lines.load(Ordering::Relaxed)
     }
 }
 
@@ -136,7 +145,7 @@ fn write_until_closed(shared: &WriterShared, mut output: Box<dyn Write>) {
 /// Writes lines. A full disk or a closed pipe must not end the router: a failure is counted.
 fn write_lines(shared: &WriterShared, output: &mut dyn Write, lines: &[u8]) {
     if !lines.is_empty() && output.write_all(lines).and_then(|()| output.flush()).is_err() {
-        shared.dropped_lines.fetch_add(1, Ordering::Relaxed);
+        shared.dropped_lines.increment();
     }
 }
 
@@ -147,15 +156,16 @@ mod tests {
     #[test]
     fn lines_of_several_threads_are_written_whole() {
         let path = std::env::temp_dir().join(format!("tokenweir-writer-{}", std::process::id()));
-        let writer = LogWriter::open_file(&path).unwrap();
+        let dropped_lines = DroppedLines::default();
+        let writer = LogWriter::open_file(&path, &dropped_lines).unwrap();
         std::thread::scope(|scope| {
             for name in ["a", "b", "c"] {
                 let writer = &writer;
                 scope.spawn(move || (0..1_000).for_each(|_| writer.write(format!("{name}\n").as_bytes())));
             }
         });
-        assert_eq!(writer.dropped_lines(), 0);
         drop(writer);
+        assert_eq!(dropped_lines.count(), 0);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(text.lines().filter(|l| ["a", "b", "c"].contains(l)).count(), 3_000);

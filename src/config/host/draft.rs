@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::config::diagnostics::{Span, SpannedValue};
+use crate::config::diagnostics::{Diagnostic, Span, SpannedValue};
 use crate::config::schema::scope::draft::{ScopeDraft, ScopedDraft};
+use crate::config::settings::LogSettings;
 use crate::routes::{Answer, HostListen, HostName, PathMatch};
 
 /// A `[[host]]` as far as it is read.
@@ -27,6 +28,15 @@ pub(in crate::config) struct HostRouteDraft {
     pub(in crate::config) scope: ScopeDraft,
     /// Whether a key could not be read, so that a missing one may not be missing in the file.
     pub(super) has_errors: bool,
+}
+
+impl HostDraft {
+    /// Looks up the formats of the access logs of the host and its routes.
+    pub(in crate::config) fn resolve_access_logs(&mut self, log: &LogSettings, errors: &mut Vec<Diagnostic>) {
+        for scope in std::iter::once(&mut self.scope).chain(self.routes.iter_mut().map(|route| &mut route.scope)) {
+            scope.resolve_access_logs(log, errors);
+        }
+    }
 }
 
 impl ScopedDraft for HostDraft {

@@ -5,24 +5,22 @@ use std::collections::BTreeMap;
 use toml::de::DeValue;
 
 use super::key_spec::{KeySpec, read_table, unknown_key};
+use super::log_words::{EXPECTED_SINK, parse_log_sink};
 use super::settings_draft::SettingsDraft;
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
-use crate::config::parse::suggest::{closest_match, suggestion};
+use crate::config::parse::suggest::closest_match;
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::settings::LogSink;
 use crate::log_format::{
     BUILT_IN_FORMATS, LogEscape, LogFormat, LogFormatError, ValueAvailability, available_variable_names,
 };
 use crate::units::LogLevel;
-
-const EXPECTED_SINK: &str = "\"stdout\", \"stderr\", \"off\" or a path with a `/`";
 
 pub(super) static LOG_SCHEMA: &[KeySpec<SettingsDraft>] = &[
     KeySpec {
         name: "access",
         expected: EXPECTED_SINK,
         default: "\"stdout\"",
-        doc: "The access log: one line per request.",
+        doc: "The access log: one line per request. Hosts and routes may have others, see their `access_log`.",
         set: |d, v| parse_log_sink(v).map(|sink| d.settings.log.access = sink),
     },
     KeySpec {
@@ -94,23 +92,6 @@ static FORMAT_SCHEMA: &[KeySpec<FormatDraft>] = &[
     },
 ];
 
-/// Reads a log's destination. A path must have a slash, so that `stdot` is not a file.
-fn parse_log_sink(value: &TomlValue<'_>) -> ReadResult<LogSink> {
-    let text = value.string()?;
-    match &*text {
-        "off" => Ok(LogSink::Off),
-        "stdout" => Ok(LogSink::Stdout),
-        "stderr" => Ok(LogSink::Stderr),
-        path if path.contains('/') && !path.ends_with('/') => Ok(LogSink::File(path.into())),
-        word => {
-            let Some(near) = closest_match(word, ["stdout", "stderr", "off"]) else { return Err(value.invalid()) };
-            let diagnostic = value.diagnostic(format!("`{}` cannot be `{word}`", value.key));
-            let help = format!("did you mean `{near}`? `{}` takes {}", value.key, value.expected);
-            Err(diagnostic.with_help(help).into())
-        }
-    }
-}
-
 /// Sets the format, or its name, which is looked up once all formats are known.
 fn set_format(draft: &mut SettingsDraft, value: &TomlValue<'_>) -> ReadResult<()> {
     let text = value.string()?;
@@ -121,20 +102,6 @@ fn set_format(draft: &mut SettingsDraft, value: &TomlValue<'_>) -> ReadResult<()
         draft.format_name = Some(value.spanned(text.into_owned()));
     }
     Ok(())
-}
-
-/// Returns the format called `name`.
-///
-/// *Errors*: there is none.
-pub(in crate::config) fn find_format(
-    name: &SpannedValue<String>,
-    named: &BTreeMap<String, LogFormat>,
-) -> Result<LogFormat, Diagnostic> {
-    let SpannedValue { value: name, span } = name;
-    named.get(name).cloned().or_else(|| LogFormat::built_in(name)).ok_or_else(|| {
-        let known: Vec<&str> = BUILT_IN_FORMATS.into_iter().chain(named.keys().map(String::as_str)).collect();
-        span.diagnostic(format!("unknown format `{name}`")).with_help(suggestion(name, "formats", &known))
-    })
 }
 
 /// Reads `formats`. The name of a wrong format is kept, so that `format` can still refer to it without a second error.

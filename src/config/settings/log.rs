@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::log_format::LogFormat;
-use crate::units::LogLevel;
+use crate::units::{LogLevel, LogSink};
 
 /// The access log and the error log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The access log: one line per request.
+    /// The access log of routes that have none of their own: one line per request.
     pub access: LogSink,
-    /// The format of a line of the access log.
+    /// The format of a line of that log, and of logs that name none.
     pub format: LogFormat,
     /// Named formats.
     pub formats: BTreeMap<String, LogFormat>,
@@ -19,19 +19,6 @@ pub struct LogSettings {
     pub error: LogSink,
     /// The lowest level written to the error log.
     pub level: LogLevel,
-}
-
-/// The destination of one log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogSink {
-    /// Nowhere.
-    Off,
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-    /// Appended to a file.
-    File(PathBuf),
 }
 
 /// The traffic recorder, which writes a trace without any text of prompts.

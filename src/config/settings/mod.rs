@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use limits::Limits;
-pub use log::{LogSettings, LogSink, RecordSettings};
+pub use log::{LogSettings, RecordSettings};
 pub use network::DnsSettings;
 
 use crate::fleet::{PathPolicy, PoolSpec};

@@ -1,13 +1,17 @@
 //! The settings that hold for a route: those of nginx's `http`, `server` and `location`.
 
 mod access;
+mod access_log;
 mod client_address;
 mod headers;
 mod timeouts;
 
+use std::sync::Arc;
+
 use http::Method;
 
 pub use access::{AddressRule, AddressRuleError, AddressSet, KeyAccess};
+pub use access_log::AccessLogSpec;
 pub use client_address::ClientAddressSettings;
 pub use headers::{HeaderRule, HeaderRuleSet, HeaderRules, HeaderTemplate};
 pub use timeouts::Timeouts;
@@ -32,6 +36,8 @@ pub struct RouteScope {
     pub methods: Option<Vec<Method>>,
     /// The API keys that may ask.
     pub keys: KeyAccess,
+    /// The access logs, empty for none; `None` for that of `[log]`.
+    pub access_logs: Option<Arc<[AccessLogSpec]>>,
 }
 
 impl RouteScope {
@@ -53,6 +59,7 @@ impl Default for RouteScope {
             access: Vec::new(),
             methods: None,
             keys: KeyAccess::Any,
+            access_logs: None,
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::server::response::body::{BodySource, ResponseBody};
 use crate::server::response::framing::BodyFraming;
 use crate::server::response::gzip::{self, GzipEncoder};
 use crate::server::response::headers::apply_response_headers;
-use crate::server::{AppState, WorkerContext};
+use crate::server::{AppState, RequestError, WorkerContext};
 use crate::upstream::UpstreamClient;
 
 /// The body of a response, or none before a tunnel.
@@ -74,12 +74,8 @@ impl RequestHandler {
         active_request: ActiveRequest,
     ) -> Result<Response<ServedBody>, CloseConnection> {
         let (head, body) = request.into_parts();
-        let app = &self.worker.app;
-        let settings = app.settings();
-        let RoutedHead { target, origin } = RoutedHead::new(&head, &settings, &app.fleet, active_request.connection());
-        let context = Rc::new(self.new_context(&head, settings, origin, active_request));
+        let (target, context, mut log) = self.route(&head, active_request);
         let (settings, scope) = (&context.settings, context.scope());
-        let mut log = RequestLog::new(app.clone(), context.clone(), &head);
         let can_gzip = scope.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
         let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, &head.headers));
         if !matches!(target, Ok(RouteTarget::Preflight)) {
@@ -110,6 +106,20 @@ impl RequestHandler {
             return Ok(start_tunnel(response, log));
         }
         Ok(ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new()))).map(Either::Left))
+    }
+
+    /// Routes a request and starts its record.
+    fn route(
+        &self,
+        head: &Parts,
+        active_request: ActiveRequest,
+    ) -> (Result<RouteTarget, RequestError>, Rc<RequestContext>, RequestLog) {
+        let app = &self.worker.app;
+        let (settings, access_logs) = (app.settings(), app.logs.access.load());
+        let RoutedHead { target, origin } = RoutedHead::new(head, &settings, &app.fleet, active_request.connection());
+        let context = Rc::new(self.new_context(head, settings, origin, active_request));
+        let log = RequestLog::new(app.clone(), context.clone(), head, &access_logs);
+        (target, context, log)
     }
 
     fn new_context(

@@ -97,9 +97,9 @@ fn new_arrival(app: &AppState, listen: ListenAddr, stream: &TcpStream) -> Arriva
     ArrivalAddr { listen, local }
 }
 
-/// Returns the addresses of both ends, if the access log or a configured header needs them.
+/// Returns the addresses of both ends, if an access log or a configured header needs them.
 fn socket_addrs(app: &AppState, stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-    let log_needs = app.logs.access.load().as_ref().is_some_and(|log| log.required_fields().socket_addrs);
+    let log_needs = app.logs.access.load().needs_socket_addrs();
     let is_needed = log_needs || app.settings().headers.required_fields().socket_addrs;
     is_needed.then_some(())?;
     Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))

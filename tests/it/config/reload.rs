@@ -2,30 +2,18 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::harness::client::{TestClient, build_request};
-use crate::harness::{TestRouter, chat_body, router_env, send_request, start_replica, unused_addr, wait_until};
+use crate::harness::{
+    TestRouter, chat_body, send_request, start_reloadable_router, start_replica, unused_addr, wait_until,
+};
 use tokenweir::clock::Clock;
-use tokenweir::config;
 use tokenweir::units::Moment;
 
 const CHAT_PATH: &str = "/v1/chat/completions";
 const JSON_HEADER: &str = "content-type: application/json\r\n";
-
-/// Starts a router that reloads its configuration from the text in the mutex.
-fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
-    let file = Arc::new(Mutex::new(text.to_owned()));
-    let router = TestRouter::start(text).wait_until_ready();
-    let source = file.clone();
-    router.server.set_config_source(Box::new(move || {
-        let text = source.lock().expect("no panic").clone();
-        config::load(&text, "router.toml", router_env(&text)).map_err(|report| report.to_string())
-    }));
-    (router, file)
-}
 
 fn list_pools(router: &TestRouter) -> serde_json::Value {
     send_request(router.admin_addr, "GET", "/pools", "", "").json()

@@ -62,6 +62,11 @@ impl TestClient<TcpStream> {
         Self::from_stream(stream)
     }
 
+    /// Returns the port of this end.
+    pub fn local_port(&self) -> u16 {
+        self.reader.get_ref().local_addr().unwrap().port()
+    }
+
     /// Closes the connection by RST, as a killed process does.
     pub fn reset_connection(self) {
         let stream = self.reader.into_inner();

@@ -7,6 +7,7 @@ pub mod scripted;
 pub mod tls;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokenweir::clock::Clock;
@@ -117,6 +118,18 @@ impl TestRouter {
     pub fn in_flight(&self) -> u32 {
         self.server.fleet().replicas().iter().map(|replica| replica.in_flight()).sum()
     }
+}
+
+/// Starts a router that reloads its configuration from the text in the mutex.
+pub fn start_reloadable_router(text: &str) -> (TestRouter, Arc<Mutex<String>>) {
+    let file = Arc::new(Mutex::new(text.to_owned()));
+    let router = TestRouter::start(text).wait_until_ready();
+    let source = file.clone();
+    router.server.set_config_source(Box::new(move || {
+        let text = source.lock().expect("no panic").clone();
+        config::load(&text, "router.toml", router_env(&text)).map_err(|report| report.to_string())
+    }));
+    (router, file)
 }
 
 /// Sends one request on its own connection and returns the response.

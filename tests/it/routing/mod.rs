@@ -1,5 +1,6 @@
 //! The choice of a replica for a request.
 
+mod access_logs;
 mod dns;
 mod explain;
 mod hash_keys;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use super::access_log::{AccessLogDraft, resolve_access_logs};
 use super::client_address::TrustedProxies;
-use crate::config::diagnostics::SpannedValue;
-use crate::routes::{AddressRule, HeaderRule, KeyAccess, RouteScope, Timeouts};
+use crate::config::diagnostics::{Diagnostic, SpannedValue};
+use crate::config::settings::LogSettings;
+use crate::routes::{AccessLogSpec, AddressRule, HeaderRule, KeyAccess, RouteScope, Timeouts};
 
 /// The settings that a scope names; those that it does not name are those of the scope around it.
 #[derive(Default)]
@@ -23,6 +25,9 @@ pub(in crate::config) struct ScopeDraft {
     pub(super) access: Option<Vec<AddressRule>>,
     pub(super) methods: Option<Option<Vec<Method>>>,
     pub(super) keys: Option<KeyAccess>,
+    /// The access logs until their formats are looked up.
+    pub(super) access_log_drafts: Option<Vec<AccessLogDraft>>,
+    pub(super) access_logs: Option<Arc<[AccessLogSpec]>>,
     /// The names in `keys`, with their places.
     pub(in crate::config) key_names: Vec<SpannedValue<Arc<str>>>,
 }
@@ -59,6 +64,12 @@ pub(super) static SCOPED_TIMEOUTS: &[TimeoutField] = &[
 ];
 
 impl ScopeDraft {
+    /// Looks up the formats of the access logs.
+    pub(in crate::config) fn resolve_access_logs(&mut self, log: &LogSettings, errors: &mut Vec<Diagnostic>) {
+        let drafts = self.access_log_drafts.take();
+        self.access_logs = drafts.map(|drafts| resolve_access_logs(&drafts, log, errors));
+    }
+
     /// Returns the scope within `outer`.
     pub(in crate::config) fn apply(&self, outer: &RouteScope) -> RouteScope {
         let mut scope = outer.clone();
@@ -86,6 +97,9 @@ impl ScopeDraft {
         }
         if let Some(keys) = &self.keys {
             scope.keys.clone_from(keys);
+        }
+        if let Some(logs) = &self.access_logs {
+            scope.access_logs = Some(logs.clone());
         }
         let mut values = self.timeouts.values.clone();
         for (_, field) in SCOPED_TIMEOUTS.iter().filter(|(name, _)| self.timeouts.given.iter().any(|g| g == name)) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::access_log::parse_access_logs;
 use super::client_address::{EXPECTED_HEADER, EXPECTED_PROXIES, parse_client_address_header, parse_trusted_proxies};
 use super::draft::{SCOPED_TIMEOUTS, ScopeDraft, ScopedDraft, TimeoutsDraft};
 use crate::config::parse::value::{ReadResult, TomlValue};
@@ -21,7 +22,7 @@ pub(in crate::config) const CLIENT_ROW_COUNT: usize = 6;
 /// The number of rows of [`message_rows`].
 pub(in crate::config) const MESSAGE_ROW_COUNT: usize = 3;
 /// The number of rows of [`inner_scope_rows`].
-pub(in crate::config) const INNER_ROW_COUNT: usize = 2;
+pub(in crate::config) const INNER_ROW_COUNT: usize = 3;
 
 /// Returns the keys for who a client is and who may ask.
 pub(in crate::config) const fn client_rows<T: ScopedDraft>() -> [KeySpec<T>; CLIENT_ROW_COUNT] {
@@ -124,6 +125,15 @@ pub(in crate::config) const fn inner_scope_rows<T: ScopedDraft>() -> [KeySpec<T>
             default: "",
             doc: "Timeouts in place of those in `[timeouts]`, each on its own; not those of connections without a request.",
             set: |d, v| parse_timeouts(v, &mut d.scope_draft().timeouts),
+        },
+        KeySpec {
+            name: "access_log",
+            expected: "\"off\", or \"stdout\", \"stderr\" or a path with a `/`, with the name of a format behind it or not; \
+                       or a list of these",
+            default: "",
+            doc: "The access logs in place of that of `[log]` and of those of the host; without the name of a format, in \
+                  that of `[log]`. A request is written to all of its route.",
+            set: |d, v| parse_access_logs(v).map(|logs| d.scope_draft().access_log_drafts = Some(logs)),
         },
     ]
 }
