@@ -3,7 +3,7 @@
 /// A row per directive of nginx: its name, and the key that replaces it.
 pub(in crate::config) const NGINX_HINTS: [(&str, &str); 34] = [
     ("access_log", "`access` in `[log]`"),
-    ("add_header", "an entry of `response_headers`"),
+    ("add_header", "an entry of `response_headers`, or of `success_headers`"),
     ("auth_basic", "a `[[key]]`"),
     ("auth_basic_user_file", "a `[[key]]`"),
     ("client_body_timeout", "`client_body` in `[timeouts]`"),

@@ -7,6 +7,9 @@ use http::{HeaderName, HeaderValue};
 
 use crate::log_format::{LogFormat, RequiredFields};
 
+/// The statuses of responses that are no errors, as nginx's `add_header` has them.
+const SUCCESS_STATUSES: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
+
 /// The header rules of the pools that have their own, and what the rules of all pools and routes need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderRules {
@@ -23,6 +26,8 @@ pub struct HeaderRuleSet {
     pub request: Vec<HeaderRule>,
     /// Headers of responses, in place of the replica's or the router's.
     pub response: Vec<HeaderRule>,
+    /// Headers of responses that are no errors, added after those.
+    pub success: Vec<HeaderRule>,
 }
 
 /// The header rules of a pool; `None` for those of the route.
@@ -65,6 +70,11 @@ impl HeaderRules {
         own.unwrap_or(&route.response)
     }
 
+    /// Returns the rules for responses with this status that are no errors; none for another one.
+    pub fn for_success(route: &HeaderRuleSet, status: u16) -> &[HeaderRule] {
+        if SUCCESS_STATUSES.contains(&status) { &route.success } else { &[] }
+    }
+
     /// Returns the fields of a request that the variables of all rules and answers need.
     pub const fn required_fields(&self) -> &RequiredFields {
         &self.required_fields
@@ -104,7 +114,8 @@ impl HeaderRules {
         answers: &RequiredFields,
     ) {
         let pools = std::mem::take(&mut self.pools);
-        let routes = routes.map(|rules| (Some(&rules.request), Some(&rules.response)));
+        let routes =
+            routes.flat_map(|rules| [(Some(&rules.request), Some(&rules.response)), (None, Some(&rules.success))]);
         for (request, response) in pools.values().map(|p| (p.request.as_ref(), p.response.as_ref())).chain(routes) {
             self.has_request_rules |= request.is_some_and(|rules| !rules.is_empty());
             self.has_response_rules |= response.is_some_and(|rules| !rules.is_empty());

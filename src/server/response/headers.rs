@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::log_format::RequestRecord;
-use crate::routes::{HeaderRule, HeaderTemplate};
+use crate::routes::{HeaderRule, HeaderRules, HeaderTemplate};
 use crate::server::request_log::RequestLog;
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
@@ -32,10 +32,14 @@ pub(in crate::server) fn apply_response_headers<B>(log: &mut RequestLog, respons
     if let Some(decision) = log.decision_line().and_then(|line| HeaderValue::try_from(line).ok()) {
         response.headers_mut().insert(X_DECISION, decision);
     }
-    if !rules.is_empty() {
+    let status = response.status().as_u16();
+    let on_success = HeaderRules::for_success(&context.scope().headers, status);
+    if !rules.is_empty() || !on_success.is_empty() {
         log.capture_response_headers(response.headers());
-        let status = response.status().as_u16();
-        log.with_record(Some(status), |record| add_response_headers(rules, response.headers_mut(), record));
+        log.with_record(Some(status), |record| {
+            add_response_headers(rules, response.headers_mut(), record);
+            add_response_headers(on_success, response.headers_mut(), record);
+        });
     }
 }
 

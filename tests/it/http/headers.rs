@@ -125,6 +125,26 @@ fn response_headers_are_added_to_errors_and_streams() {
 }
 
 #[test]
+fn success_headers_are_not_added_to_errors() {
+    let replica = ScriptedReplica::start(&["m"], |received, to| {
+        let status = received.target().trim_start_matches('/').parse().unwrap_or(200);
+        to.write_all(&build_response(status, "application/json", "{}")).is_ok()
+    });
+    let router = TestRouter::start(&format!(
+        "paths = 'any'\nreplicas = ['{}']\nresponse_headers = {{ X-A = 'all' }}\nsuccess_headers = {{ X-A = 'good', X-S = '$status' }}",
+        replica.url()
+    ));
+    for (status, values) in
+        [(200, vec!["all", "good"]), (201, vec!["all", "good"]), (202, vec!["all"]), (404, vec!["all"])]
+    {
+        let reply = router.get(&format!("/{status}"));
+        assert_eq!((reply.status, header_values(&reply, "x-a")), (status, values));
+        let wanted = if status < 202 { vec![status.to_string()] } else { Vec::new() };
+        assert_eq!(header_values(&reply, "x-s"), wanted);
+    }
+}
+
+#[test]
 fn x_upstream_names_a_replica_that_failed() {
     let closing = ScriptedReplica::start(&["m"], |_, _| false);
     let router = TestRouter::start_with_replicas([&*closing.url()]);

@@ -22,6 +22,7 @@ pub(in crate::config) struct ScopeDraft {
     pub(super) gzip: Option<Option<usize>>,
     pub(super) request_headers: Option<Vec<HeaderRule>>,
     pub(super) response_headers: Option<Vec<HeaderRule>>,
+    pub(super) success_headers: Option<Vec<HeaderRule>>,
     pub(super) access: Option<Vec<AddressRule>>,
     pub(super) methods: Option<Option<Vec<Method>>>,
     pub(super) keys: Option<KeyAccess>,
@@ -88,6 +89,9 @@ impl ScopeDraft {
         }
         if let Some(rules) = &self.response_headers {
             scope.headers.response.clone_from(rules);
+        }
+        if let Some(rules) = &self.success_headers {
+            scope.headers.success.clone_from(rules);
         }
         if let Some(rules) = &self.access {
             scope.access.clone_from(rules);

@@ -20,7 +20,7 @@ use crate::routes::{AddressRule, AddressRuleError, KeyAccess};
 /// The number of rows of [`client_rows`].
 pub(in crate::config) const CLIENT_ROW_COUNT: usize = 6;
 /// The number of rows of [`message_rows`].
-pub(in crate::config) const MESSAGE_ROW_COUNT: usize = 3;
+pub(in crate::config) const MESSAGE_ROW_COUNT: usize = 4;
 /// The number of rows of [`inner_scope_rows`].
 pub(in crate::config) const INNER_ROW_COUNT: usize = 3;
 
@@ -104,6 +104,17 @@ pub(in crate::config) const fn message_rows<T: ScopedDraft>() -> [KeySpec<T>; ME
             set: |d, v| {
                 parse_header_rules(v, ValueAvailability::AtResponse)
                     .map(|rules| d.scope_draft().response_headers = Some(rules))
+            },
+        },
+        KeySpec {
+            name: "success_headers",
+            expected: EXPECTED_HEADERS,
+            default: "{}",
+            doc: "Headers added to responses with the status 200, 201, 204, 206, 301 to 304, 307 or 308, after \
+                  `response_headers`: nginx's `add_header` without `always`.",
+            set: |d, v| {
+                parse_header_rules(v, ValueAvailability::AtResponse)
+                    .map(|rules| d.scope_draft().success_headers = Some(rules))
             },
         },
     ]
