@@ -237,6 +237,8 @@ pub(super) struct HeaderDirective {
     pub(super) value: String,
     /// Whether router.toml must set it; the router sends the others without configuration.
     pub(super) must_set: bool,
+    /// Whether errors have it too: `add_header ... always`.
+    pub(super) is_always: bool,
 }
 
 /// The inherited directives of one block. A list that is empty inherits that of the enclosing block.

@@ -4,7 +4,8 @@
 
 use super::blocks::{AccessLogTarget, BlockLevel, HeaderDirective, OpenBlocks, TomlHeader};
 use super::scoped_keys::{
-    ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, RankedValue, SCOPED_KEYS, ScopedKeys, TRUSTED_PROXIES,
+    ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, RankedValue, SCOPED_KEYS, SUCCESS_HEADERS, ScopedKeys,
+    TRUSTED_PROXIES,
 };
 use super::toml_text::{quote_list, quote_toml};
 
@@ -42,6 +43,7 @@ pub(super) fn keys_in_force(levels: &[BlockLevel]) -> ScopedKeys {
     keys.set("gzip", gzip_in_force(levels).unwrap_or_else(|| quote_toml("off")));
     keys.set(REQUEST_HEADERS, format_headers(&request_headers(levels)));
     keys.set(RESPONSE_HEADERS, format_headers(&response_headers(levels)));
+    keys.set(SUCCESS_HEADERS, format_headers(&added_headers(levels, false)));
     keys
 }
 
@@ -89,8 +91,17 @@ fn response_headers(levels: &[BlockLevel]) -> Vec<TomlHeader> {
     if let Some(level) = nearest(levels, |level| !level.hidden_headers.is_empty()) {
         level.hidden_headers.iter().for_each(|name| add_header_value(&mut headers, name, ""));
     }
+    for (name, values) in added_headers(levels, true) {
+        values.iter().for_each(|value| add_header_value(&mut headers, &name, value));
+    }
+    headers
+}
+
+/// Returns the headers of `add_header` with or without `always`.
+fn added_headers(levels: &[BlockLevel], is_always: bool) -> Vec<TomlHeader> {
+    let mut headers = Vec::new();
     if let Some(level) = nearest(levels, |level| !level.response_headers.is_empty()) {
-        let lines = level.response_headers.iter().filter(|line| line.must_set);
+        let lines = level.response_headers.iter().filter(|line| line.must_set && line.is_always == is_always);
         lines.for_each(|line| add_header_value(&mut headers, &line.name, &line.value));
     }
     headers

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::syntax::directive::{Directive, SourceLine};
 
 /// The keys that hosts and routes can have, in the order in which they are written.
-pub(super) const SCOPED_KEYS: [&str; 15] = [
+pub(super) const SCOPED_KEYS: [&str; 16] = [
     "body_bytes",
     TRUSTED_PROXIES,
     "client_address_header",
@@ -16,6 +16,7 @@ pub(super) const SCOPED_KEYS: [&str; 15] = [
     "gzip",
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
+    SUCCESS_HEADERS,
     "timeouts.connect",
     "timeouts.first_byte",
     "timeouts.client_body",
@@ -25,6 +26,7 @@ pub(super) const SCOPED_KEYS: [&str; 15] = [
 pub(super) const ACCESS_LOG: &str = "access_log";
 pub(super) const REQUEST_HEADERS: &str = "request_headers";
 pub(super) const RESPONSE_HEADERS: &str = "response_headers";
+pub(super) const SUCCESS_HEADERS: &str = "success_headers";
 pub(super) const TRUSTED_PROXIES: &str = "trusted_proxies";
 
 /// The keys that nginx has for each server and the router once. The most permissive value in use is carried over.
@@ -36,8 +38,14 @@ pub(super) const ROUTER_KEYS: [(&str, u128); 4] = [
 ];
 
 /// The values that a key has without configuration, where a block may have to set it back.
-const EMPTY_VALUES: [(&str, &str); 5] =
-    [(TRUSTED_PROXIES, "[]"), ("access", "[]"), ("gzip", "\"off\""), (REQUEST_HEADERS, "{}"), (RESPONSE_HEADERS, "{}")];
+const EMPTY_VALUES: [(&str, &str); 6] = [
+    (TRUSTED_PROXIES, "[]"),
+    ("access", "[]"),
+    ("gzip", "\"off\""),
+    (REQUEST_HEADERS, "{}"),
+    (RESPONSE_HEADERS, "{}"),
+    (SUCCESS_HEADERS, "{}"),
+];
 
 /// A value of a directive that nginx has once in a block.
 #[derive(Clone, Debug)]

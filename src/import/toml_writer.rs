@@ -7,11 +7,11 @@ use super::hosts::ImportedRouting;
 use super::hosts::imported_host::{ImportedHost, RouteTarget};
 use super::pools::imported_pool::ImportedPool;
 use super::report::{ImportRemark, RemarkKind};
-use super::scoped_keys::{ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, SCOPED_KEYS, ScopedKeys};
+use super::scoped_keys::{ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, SCOPED_KEYS, SUCCESS_HEADERS, ScopedKeys};
 use super::toml_text::{quote_list, quote_toml};
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
-const KEY_DEFAULTS: [(&str, &str); 32] = [
+const KEY_DEFAULTS: [(&str, &str); 33] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("preserve_header_case", "true"),
@@ -24,6 +24,7 @@ const KEY_DEFAULTS: [(&str, &str); 32] = [
     ("gzip", ""),
     (REQUEST_HEADERS, ""),
     (RESPONSE_HEADERS, ""),
+    (SUCCESS_HEADERS, ""),
     (ACCESS_LOG, ""),
     ("resolver", ""),
     ("resolver_timeout", ""),

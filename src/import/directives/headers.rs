@@ -53,7 +53,7 @@ pub(super) fn handle_proxy_set_header(context: &mut ImportContext, directive: &D
     let value =
         if must_set { convert_value(context, directive, value, ValueAvailability::AtRequest) } else { Some(value) };
     if let (Some(level), Some(value)) = (context.open.level(), value) {
-        level.request_headers.push(HeaderDirective { name, value, must_set });
+        level.request_headers.push(HeaderDirective { name, value, must_set, is_always: true });
     }
 }
 
@@ -132,13 +132,9 @@ pub(super) fn handle_add_header(context: &mut ImportContext, directive: &Directi
     let value =
         if must_set { convert_value(context, directive, value, ValueAvailability::AtResponse) } else { Some(value) };
     let Some(value) = value else { return };
-    if must_set && is_always {
-        context.report.carried_count += 1;
-    } else if must_set {
-        context.report.add_note(directive, "the router adds it to every response, errors included, as with `always`");
-    }
+    context.report.carried_count += usize::from(must_set);
     if let Some(level) = context.open.level() {
-        level.response_headers.push(HeaderDirective { name, value, must_set });
+        level.response_headers.push(HeaderDirective { name, value, must_set, is_always });
     }
 }
 

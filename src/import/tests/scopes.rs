@@ -158,7 +158,7 @@ fn keys_are_written_where_they_differ() {
     for part in [
         "first_byte = \"5s\"\nplain_answer = \"5s\"\nplain_answer_max = \"5s\"\nidle = \"5s\"\nclient_header = \"9s\"",
         "timeouts = { first_byte = \"6s\", plain_answer = \"6s\", plain_answer_max = \"6s\", idle = \"6s\" }",
-        "response_headers = { A = \"b\" }\ntimeouts = { connect = \"1s\" }",
+        "success_headers = { A = \"b\" }\ntimeouts = { connect = \"1s\" }",
         "# cannot: client_header_timeout 5s; (nginx.conf:1) - the router has one value for all servers",
     ] {
         assert!(toml.contains(part), "{part}: {toml}");
