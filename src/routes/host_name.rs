@@ -32,8 +32,8 @@ impl HostName {
             Self::Exact(name) => (name == host).then_some((2, 0)),
             Self::WithBelow(name) if host.strip_suffix(name).is_some_and(str::is_empty) => Some((2, 0)),
             Self::Below(name) | Self::WithBelow(name) => {
-                let below = host.strip_suffix(name.as_str())?.strip_suffix('.')?;
-                (!below.is_empty()).then_some((1, name.len()))
+                // nginx takes a word of no letters as one: `.example.com` is below `example.com`.
+                host.strip_suffix(name.as_str())?.strip_suffix('.').map(|_| (1, name.len()))
             }
             Self::Beginning(name) => {
                 let rest = host.strip_prefix(name.as_str())?.strip_prefix('.')?;
@@ -94,7 +94,7 @@ mod tests {
             ("*.example", "a.example", true),
             ("*.example", "b.a.example", true),
             ("*.example", "example", false),
-            ("*.example", ".example", false),
+            ("*.example", ".example", true),
             (".example", "example", true),
             (".example", "a.example", true),
             (".example", "aexample", false),

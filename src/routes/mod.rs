@@ -20,7 +20,7 @@ pub use ip_network::IpNetwork;
 pub use listen::{ListenAddr, ListenError};
 pub use path_match::{PathMatch, PathMatchError, PathRegex};
 pub use pool_route::{BlockedPath, PoolRoute};
-pub use replace_path::replace_path;
+pub use replace_path::{escape_path, replace_path};
 pub use route::{Route, RouteAction};
 pub use scope::{
     AccessLogSpec, AddressRule, AddressRuleError, AddressSet, ClientAddressSettings, HeaderRule, HeaderRuleSet,

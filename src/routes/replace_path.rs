@@ -9,14 +9,26 @@ pub fn replace_path(matched: &PathMatch, replacement: &str, path: &str) -> Strin
     let normal = normalize_path(path);
     let rest = normal.strip_prefix(matched.prefix().as_bytes()).unwrap_or(&normal);
     let mut replaced = replacement.to_owned();
-    for byte in rest {
+    push_escaped(&mut replaced, rest, path.contains('%'));
+    replaced
+}
+
+/// Returns a path in normal form, escaped again, as nginx writes it into a redirect.
+pub fn escape_path(path: &str) -> String {
+    let mut escaped = String::new();
+    push_escaped(&mut escaped, &normalize_path(path), true);
+    escaped
+}
+
+/// Adds a path in normal form; visible characters are escaped only if the client has escaped any.
+fn push_escaped(text: &mut String, normal: &[u8], has_escapes: bool) {
+    for byte in normal {
         match byte {
             // What is not ASCII came as an escape or cannot be in a path.
-            b'!'..=b'~' if !path.contains('%') || !must_escape(*byte) => replaced.push(char::from(*byte)),
-            byte => replaced.push_str(&format!("%{byte:02X}")),
+            b'!'..=b'~' if !has_escapes || !must_escape(*byte) => text.push(char::from(*byte)),
+            byte => text.push_str(&format!("%{byte:02X}")),
         }
     }
-    replaced
 }
 
 /// Returns whether nginx escapes a visible character in a path that it changes (since 1.21.1).

@@ -300,6 +300,8 @@ fn body_kind(head: &Parts) -> BodyKind {
 
 fn with_query(path: &str, head: &Parts) -> String {
     match head.uri.query() {
+        // nginx drops the mark of a query without a byte from paths that it changes.
+        Some("") if path != head.uri.path() => path.to_owned(),
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }

@@ -1,12 +1,14 @@
 //! The answers that routes give themselves: nginx's `return`, and the redirect to a path with a slash at its end.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 
 use super::body::BodySource;
 use super::error::RequestError;
 use crate::log_format::{LogFormat, RequestRecord};
-use crate::routes::Answer;
+use crate::routes::{Answer, escape_path};
 use crate::server::request_log::RequestLog;
 
 /// Returns the response of an answer. That of a closed connection is never sent.
@@ -16,7 +18,14 @@ pub(in crate::server) fn answer_response(answer: &Answer, log: &RequestLog) -> R
         Answer::Status(code) if *code >= 400 => {
             BodySource::from_error(&RequestError::BlockedPath(*code), log.context().dialect)
         }
-        Answer::Status(code) => empty_response(status(*code)),
+        Answer::Status(code) => {
+            let mut response = empty_response(status(*code));
+            if *code < 300 && *code != 204 {
+                // nginx's default type, also for no text.
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+            response
+        }
         Answer::Close => empty_response(StatusCode::FORBIDDEN),
         Answer::Text { status: code, text, content_type } => {
             let mut response = Response::new(BodySource::Local(render(text, log).into()));
@@ -31,7 +40,7 @@ pub(in crate::server) fn answer_response(answer: &Answer, log: &RequestLog) -> R
 /// Returns the redirect to the request's path with a slash at its end.
 pub(in crate::server) fn slash_redirect(uri: &Uri, log: &RequestLog) -> Response<BodySource> {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    redirect(StatusCode::MOVED_PERMANENTLY, format!("{}/{query}", uri.path()).into_bytes(), log)
+    redirect(StatusCode::MOVED_PERMANENTLY, format!("{}/{query}", escape_path(uri.path())).into_bytes(), log)
 }
 
 fn empty_response(status: StatusCode) -> Response<BodySource> {
@@ -63,12 +72,18 @@ fn redirect(status: StatusCode, location: Vec<u8>, log: &RequestLog) -> Response
     response
 }
 
-/// Returns scheme, host and port as nginx writes them; nothing if the request names no host.
+/// Returns scheme, host and port as nginx writes them. If the request names no host, the address of the connection
+/// stands for it; a Unix socket has none.
 fn origin(record: &RequestRecord<'_>, host: &str) -> String {
     let connection = &record.request_line.connection;
     let (scheme, default_port) = if connection.tls.is_some() { ("https", 443) } else { ("http", 80) };
     let port = connection.socket_addrs.map(|(_, local)| local.port()).filter(|port| *port != default_port);
-    match (host, port) {
+    let address = match connection.socket_addrs.map(|(_, local)| local.ip()) {
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]"),
+        None => String::new(),
+    };
+    match (if host.is_empty() { address.as_str() } else { host }, port) {
         ("", _) => String::new(),
         (host, Some(port)) => format!("{scheme}://{host}:{port}"),
         (host, None) => format!("{scheme}://{host}"),
