@@ -22,7 +22,7 @@ const ALWAYS_SENT: [&str; 5] =
     ["x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
 
 /// All differences that are meant.
-pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 11] = [
+pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 18] = [
     ListedDifference {
         name: "sent-addresses",
         reason: "X-Real-IP, X-Forwarded-* and X-Request-Id are sent where nginx is not configured to",
@@ -137,6 +137,69 @@ pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 11] = [
         is_general: false,
         remark: "",
         explains: |_, part, nginx, ours| *part == DifferingPart::Status && (nginx, ours) == ("0", "408"),
+    },
+    ListedDifference {
+        name: "no-content",
+        reason: "a path that leads nowhere gets 404 for every method, where nginx has 405 for some",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, nginx, ours| {
+            let is_refused = compared.nginx.asked.is_empty() && compared.ours.asked.is_empty();
+            *part == DifferingPart::Status && (nginx, ours) == ("405", "404") && is_refused
+        },
+    },
+    ListedDifference {
+        name: "body-of-an-answer",
+        reason: "an answer without a replica does not depend on the length of the body, which nginx checks first",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, nginx, _| {
+            *part == DifferingPart::Status && nginx == "413" && compared.ours.asked.is_empty()
+        },
+    },
+    ListedDifference {
+        name: "plain-on-tls",
+        reason: "a request without TLS at a TLS address is closed, where nginx answers 400",
+        is_general: true,
+        remark: "",
+        explains: |compared, part, nginx, ours| {
+            *part == DifferingPart::Status && compared.request.is_plain && (nginx, ours) == ("400", "0")
+        },
+    },
+    ListedDifference {
+        name: "accel-headers",
+        reason: "X-Accel-* and X-Pad of a replica are passed on, where nginx acts on them",
+        is_general: true,
+        remark: "",
+        explains: |_, part, nginx, _| match part {
+            DifferingPart::ResponseHeader(name) => {
+                nginx == "None" && (name == "x-pad" || name.starts_with("x-accel-") && name != "x-accel-buffering")
+            }
+            _ => false,
+        },
+    },
+    ListedDifference {
+        name: "files",
+        reason: "files are not served: a location that would is 404",
+        is_general: false,
+        remark: "files are not served",
+        explains: |compared, _, _, ours| {
+            compared.nginx.asked.is_empty() && compared.ours.asked.is_empty() && (ours == "404" || ours == "None")
+        },
+    },
+    ListedDifference {
+        name: "redirects-of-replicas",
+        reason: "a redirect of a replica to itself leads through the router, with `proxy_redirect off` too",
+        is_general: false,
+        remark: "",
+        explains: |_, part, _, _| *part == DifferingPart::ResponseHeader("location".to_owned()),
+    },
+    ListedDifference {
+        name: "redirect-words",
+        reason: "redirects to a path with a slash name the host and port that the client has asked for",
+        is_general: false,
+        remark: "addresses in redirects are those of the configuration",
+        explains: |_, part, _, _| *part == DifferingPart::ResponseHeader("location".to_owned()),
     },
 ];
 

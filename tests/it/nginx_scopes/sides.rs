@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tokenweir::config::{self, Diagnostics};
 use tokenweir::import::{self, ImportedConfig};
@@ -47,7 +48,7 @@ pub(crate) struct ComparisonSetup {
 
 impl ComparisonSetup {
     pub(crate) fn start(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("tokenweir-{name}-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
         for part in ["replicas", "sockets", "logs"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
@@ -106,25 +107,30 @@ impl ComparisonSetup {
             case.listeners.iter().all(accepts_connections)
         });
         let outcome = self.send_requests(case, requests);
+        // A line is written after the client has the response.
+        std::thread::sleep(Duration::from_millis(20));
         drop(nginx);
         self.finish(case, outcome)
     }
 
-    /// Sends the requests to the router with an imported configuration.
+    /// Sends the requests to the router with an imported configuration. Errors: it does not load, or does not start.
     pub(crate) fn run_router(
         &self,
         case: &PreparedCase,
         imported: &ImportedConfig,
         requests: &[CaseRequest],
-    ) -> CaseOutcome {
+    ) -> Result<CaseOutcome, String> {
         let env = [("ADMIN", "127.0.0.1:0"), ("LOG__ERROR", "off")];
         let env = env.map(|(key, value)| (format!("TOKENWEIR__{key}"), value.to_owned()));
-        let loaded = config::load(&imported.toml, "router.toml", env).unwrap_or_else(|report| panic!("{report}"));
-        let server = Server::start(loaded.settings)
-            .unwrap_or_else(|error| panic!("{}: the router does not start: {error:?}\n{}", case.name, imported.toml));
+        let loaded = config::load(&imported.toml, "router.toml", env).map_err(|report| report.to_string())?;
+        let server = Server::start(loaded.settings).map_err(|error| format!("the router does not start: {error:?}"))?;
+        // nginx resolves names when it is asked for them.
+        wait_until("every pool has a replica", || {
+            server.fleet().pools().iter().all(|pool| pool.replicas().count() > 0)
+        });
         let outcome = self.send_requests(case, requests);
         drop(server);
-        self.finish(case, outcome)
+        Ok(self.finish(case, outcome))
     }
 
     fn nginx_command(&self, text: &str) -> Command {

@@ -93,7 +93,10 @@ fn compare_case(
 ) -> CaseReport {
     let requests = build_requests(prepared);
     let nginx = setup.run_nginx(prepared, &requests);
-    let ours = setup.run_router(prepared, imported, &requests);
+    let ours = match setup.run_router(prepared, imported, &requests) {
+        Ok(ours) => ours,
+        Err(error) => return fault(format!("{error}\n{}", imported.toml)),
+    };
     let mut report = CaseReport { requests: requests.len(), ..CaseReport::default() };
     let allowed = case.comment_words("differs");
     let unknown = allowed.iter().find(|name| LISTED_DIFFERENCES.iter().all(|listed| listed.name != **name));
