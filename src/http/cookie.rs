@@ -11,6 +11,35 @@ pub fn find_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     find_named(|| headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(is_semicolon)), name)
 }
 
+/// Returns the value of nginx's variable `$cookie_NAME`: the first cookie of that name in any case, without blanks in
+/// front. `None` if there is none.
+///
+/// A `,` ends a cookie of another name, and not the value. Source: nginx 1.22, `ngx_http_parse_multi_header_lines`.
+pub fn find_cookie_variable<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    headers.get_all(COOKIE).iter().find_map(|line| {
+        let mut rest = trim_start(line.as_bytes());
+        loop {
+            if let Some(value) = strip_name(rest, name.as_bytes()) {
+                return value.split(is_semicolon).next();
+            }
+            let separator = rest.iter().position(|byte| matches!(byte, b';' | b','))?;
+            rest = trim_start(rest.get(separator + 1..)?);
+        }
+    })
+}
+
+/// Returns what follows `name=`.
+fn strip_name<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (found, rest) = text.split_at_checked(name.len())?;
+    let value = trim_start(rest).strip_prefix(b"=")?;
+    found.eq_ignore_ascii_case(name).then(|| trim_start(value))
+}
+
+fn trim_start(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| **byte == b' ').count();
+    text.get(blanks..).unwrap_or_default()
+}
+
 /// Returns the value of the cookie `name` that a response sets; names are compared as in [`find_cookie`].
 pub fn find_set_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     find_named(|| headers.get_all(SET_COOKIE).iter().filter_map(|l| l.as_bytes().split(is_semicolon).next()), name)
@@ -63,6 +92,25 @@ mod tests {
         );
         assert_eq!(find_cookie(&headers, "Sid"), Some(&b"other"[..]));
         assert_eq!(find_cookie(&headers, "session"), Some(&b"x"[..]));
+    }
+
+    /// The values are those of nginx 1.22.
+    #[test]
+    fn cookie_variable_is_that_of_nginx() {
+        for (line, value) in [
+            ("SID=other; sid=exact", Some("other")),
+            ("a=1,sid=2", Some("2")),
+            ("sid=1,a=2", Some("1,a=2")),
+            ("sid = x y ;a=b", Some("x y ")),
+            ("sidx=1; xsid=2", None),
+            ("a; sid=", Some("")),
+            ("sid; a=1", None),
+            ("a=sid=1", None),
+        ] {
+            let headers = request(&[line]);
+            assert_eq!(find_cookie_variable(&headers, "sid"), value.map(str::as_bytes), "{line}");
+        }
+        assert_eq!(find_cookie_variable(&request(&["a=1", "sid=2"]), "sid"), Some(&b"2"[..]));
     }
 
     #[test]

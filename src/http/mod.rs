@@ -16,7 +16,7 @@ mod status;
 pub use content_coding::{ContentCodings, DecodeError};
 pub use content_length::content_length;
 pub use content_type::{has_media_type, is_event_stream, is_json, is_media_type};
-pub use cookie::{find_cookie, find_set_cookie};
+pub use cookie::{find_cookie, find_cookie_variable, find_set_cookie};
 pub use forwarded_addr::{forwarded_addrs, parse_forwarded_addr};
 pub use framing_scanner::FramingScanner;
 pub use host::{MalformedHost, request_host};

@@ -43,6 +43,7 @@ pub enum LogFormatError {
 
 const fn availability_text(availability: ValueAvailability) -> &'static str {
     match availability {
+        ValueAvailability::AtChoice => "when a replica is chosen",
         ValueAvailability::AtRequest => "when a request is sent to a replica",
         ValueAvailability::AtResponse => "when a response begins",
         ValueAvailability::AtEnd => "when a request ends",

@@ -25,7 +25,7 @@ const JSON_FORMAT: &str = "{\"time\":$time_utc,\"id\":$request_id,\"client\":$re
 /// Names of the predefined formats.
 pub const BUILT_IN_FORMATS: [&str; 3] = ["text", "json", "combined"];
 
-/// A compiled format of the access log or of a header's value.
+/// A compiled format of the access log, of a header's value or of a hash key.
 #[derive(Clone)]
 pub struct LogFormat {
     source: Arc<str>,
@@ -47,6 +47,13 @@ impl LogFormat {
     /// *Errors*: as [`LogFormat::new`], or a variable has no value by then.
     pub fn for_header(text: &str, availability: ValueAvailability) -> Result<Self, LogFormatError> {
         Self::compile(text, LogEscape::None, availability)
+    }
+
+    /// Compiles a hash key, which is rendered before a replica is chosen.
+    ///
+    /// *Errors*: as [`LogFormat::for_header`].
+    pub fn for_hash_key(text: &str) -> Result<Self, LogFormatError> {
+        Self::compile(text, LogEscape::None, ValueAvailability::AtChoice)
     }
 
     fn compile(text: &str, escape: LogEscape, availability: ValueAvailability) -> Result<Self, LogFormatError> {

@@ -41,9 +41,7 @@ impl FormatPart {
     /// Returns the time from which the part has its value.
     pub(super) fn availability(&self) -> ValueAvailability {
         match self {
-            Self::Text(_) | Self::RequestHeader(_) | Self::Argument(_) | Self::Cookie(_) => {
-                ValueAvailability::AtRequest
-            }
+            Self::Text(_) | Self::RequestHeader(_) | Self::Argument(_) | Self::Cookie(_) => ValueAvailability::AtChoice,
             Self::ResponseHeader(_) | Self::UpstreamHeader(_) => ValueAvailability::AtResponse,
             Self::Variable(row) => row.availability,
         }

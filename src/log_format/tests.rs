@@ -131,6 +131,7 @@ fn every_variable_has_its_value() {
     let now = case.record().times.time_of_day;
     for (format, expected) in [
         ("$remote_addr|$remote_port|$remote_user", "10.1.2.3|5544|alice"),
+        ("$binary_remote_addr", r"\x0A\x01\x02\x03"),
         ("$realip_remote_addr|$realip_remote_port", "10.9.9.1|5555"),
         ("$time_local", &*time::format_common_log(now, UTC_OFFSET_SECONDS)),
         (

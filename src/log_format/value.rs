@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 
 use super::record::CapturedFields;
-use crate::http::find_cookie;
+use crate::http::find_cookie_variable;
 
 /// The value of a variable.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(super) type OptionalValue<'a> = Option<VariableValue<'a>>;
 /// The time from which a variable has its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ValueAvailability {
+    /// Once the request is routed, before a replica is chosen.
+    AtChoice,
     /// Once a replica has been chosen.
     AtRequest,
     /// Once the response head is known.
@@ -48,9 +50,9 @@ pub(super) fn header_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Opt
     join_header(headers, name).map(VariableValue::Text)
 }
 
-/// Returns the value of a cookie that the client sent.
+/// Returns the value of a cookie that the client sent, found as by nginx.
 pub(super) fn cookie_value<'a>(captured: &'a CapturedFields, name: &str) -> OptionalValue<'a> {
-    find_cookie(&captured.request_headers, name).map(|value| VariableValue::Text(value.into()))
+    find_cookie_variable(&captured.request_headers, name).map(|value| VariableValue::Text(value.into()))
 }
 
 pub(super) fn join_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {

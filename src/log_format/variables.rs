@@ -1,6 +1,7 @@
 //! The table of variables: nginx's first, then those for tokens and replicas.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use http::{HeaderName, Version, header};
 
@@ -36,10 +37,15 @@ const fn new_variable(
     requires: RequiredField,
     read: for<'a> fn(&RequestRecord<'a>) -> OptionalValue<'a>,
 ) -> LogVariable {
-    LogVariable { name, requires, availability: ValueAvailability::AtRequest, read }
+    LogVariable { name, requires, availability: ValueAvailability::AtChoice, read }
 }
 
 impl LogVariable {
+    const fn at_request(mut self) -> Self {
+        self.availability = ValueAvailability::AtRequest;
+        self
+    }
+
     const fn at_response(mut self) -> Self {
         self.availability = ValueAvailability::AtResponse;
         self
@@ -53,6 +59,14 @@ impl LogVariable {
 
 pub(super) static VARIABLES: &[LogVariable] = &[
     new_variable("remote_addr", RequiredField::None, |record| text(record.client_addr)),
+    new_variable("binary_remote_addr", RequiredField::None, |record| {
+        bytes(match record.client_addr.parse() {
+            Ok(IpAddr::V4(address)) => address.octets().to_vec(),
+            Ok(IpAddr::V6(address)) => address.octets().to_vec(),
+            // That of a Unix socket.
+            Err(_) => record.client_addr.as_bytes().to_vec(),
+        })
+    }),
     new_variable("remote_port", RequiredField::SocketAddrs, |record| number(record.client_port?)),
     new_variable("realip_remote_addr", RequiredField::None, |record| {
         bytes(record.peer_addr.map_or_else(|| "unix:".to_owned(), |address| address.to_string()))
@@ -65,12 +79,16 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     }),
     new_variable("time_local", RequiredField::None, |record| {
         bytes(time::format_common_log(record.times.time_of_day, (record.utc_offset)(record.times.time_of_day)))
-    }),
+    })
+    .at_request(),
     new_variable("time_iso8601", RequiredField::None, |record| {
         bytes(time::format_iso8601(record.times.time_of_day, (record.utc_offset)(record.times.time_of_day)))
-    }),
-    new_variable("time_utc", RequiredField::None, |record| bytes(time::format_rfc3339(record.times.time_of_day))),
-    new_variable("msec", RequiredField::None, |record| Some(VariableValue::Time(record.times.time_of_day))),
+    })
+    .at_request(),
+    new_variable("time_utc", RequiredField::None, |record| bytes(time::format_rfc3339(record.times.time_of_day)))
+        .at_request(),
+    new_variable("msec", RequiredField::None, |record| Some(VariableValue::Time(record.times.time_of_day)))
+        .at_request(),
     new_variable("request", RequiredField::None, |record| {
         bytes(format!(
             "{} {} {}",
@@ -85,9 +103,10 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     new_variable("request_method", RequiredField::None, |record| text(record.request_line.method.as_str())),
     new_variable("request_time", RequiredField::None, |record| {
         Some(VariableValue::Time(record.times.ended.since(record.times.arrived)))
-    }),
+    })
+    .at_request(),
     new_variable("request_id", RequiredField::None, |record| text(record.id)),
-    new_variable("request_length", RequiredField::Sizes, |record| number(record.captured?.request_bytes)),
+    new_variable("request_length", RequiredField::Sizes, |record| number(record.captured?.request_bytes)).at_request(),
     new_variable("request_completion", RequiredField::None, |record| {
         text(if record.outcome == "completed" { "OK" } else { "" })
     })
@@ -100,7 +119,8 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     .at_end(),
     new_variable("upstream_addr", RequiredField::UpstreamAddr, |record| {
         join_attempts(record, |out, attempt| out.push_str(attempt.upstream_addr.as_deref().unwrap_or("-")))
-    }),
+    })
+    .at_request(),
     new_variable("upstream_status", RequiredField::None, |record| {
         join_attempts(record, |out, attempt| match attempt.status {
             Some(status) => write!(out, "{status}").unwrap_or_default(),
@@ -174,11 +194,11 @@ pub(super) static VARIABLES: &[LogVariable] = &[
     new_variable("ssl_protocol", RequiredField::None, |record| text(record.request_line.connection.tls?.protocol)),
     new_variable("ssl_cipher", RequiredField::None, |record| text(record.request_line.connection.tls?.cipher)),
     new_variable("gzip_ratio", RequiredField::None, |_| None).at_end(),
-    new_variable("upstream_cache_status", RequiredField::None, |_| None),
+    new_variable("upstream_cache_status", RequiredField::None, |_| None).at_request(),
     new_variable("path", RequiredField::None, |record| text(record.request_line.uri.path())),
-    new_variable("replica", RequiredField::None, |record| text(&record.attempts.last()?.replica)),
+    new_variable("replica", RequiredField::None, |record| text(&record.attempts.last()?.replica)).at_request(),
     new_variable("tenant", RequiredField::None, |record| text(record.tenant?)),
-    new_variable("model", RequiredField::None, |record| text(record.tokens.model?)),
+    new_variable("model", RequiredField::None, |record| text(record.tokens.model?)).at_request(),
     new_variable("prompt_tokens", RequiredField::None, |record| number(record.tokens.usage?.prompt.0)).at_end(),
     new_variable("cached_tokens", RequiredField::None, |record| number(record.tokens.usage?.cached?.0)).at_end(),
     new_variable("completion_tokens", RequiredField::None, |record| number(record.tokens.usage?.completion.0)).at_end(),
@@ -193,12 +213,13 @@ pub(super) static VARIABLES: &[LogVariable] = &[
         bytes(format!("{}.{:06}", tpot.as_secs(), tpot.subsec_micros()))
     })
     .at_end(),
-    new_variable("policy", RequiredField::Pool, |record| text(record.captured?.pool.as_ref()?.policy)),
-    new_variable("attempts", RequiredField::None, |record| number(record.attempts.iter().count() as u64)),
+    new_variable("policy", RequiredField::Pool, |record| text(record.captured?.pool.as_ref()?.policy)).at_request(),
+    new_variable("attempts", RequiredField::None, |record| number(record.attempts.iter().count() as u64)).at_request(),
     new_variable("outcome", RequiredField::None, |record| text(record.outcome)).at_end(),
     new_variable("overhead_us", RequiredField::None, |record| {
         number(u64::try_from(record.times.overhead?.as_micros()).unwrap_or(u64::MAX))
-    }),
+    })
+    .at_request(),
 ];
 
 fn protocol_name(version: Version) -> &'static str {

@@ -138,7 +138,7 @@ fn build_hash_key(pool: &Pool, request: &TraceRequest, prefix: Option<&PromptFin
                 bytes.extend_from_slice(format!("{hash:016x}").as_bytes());
             }
             KeyPart::RequestUri => bytes.extend_from_slice(b"/v1/chat/completions"),
-            KeyPart::Header(_) | KeyPart::Model => {}
+            KeyPart::Header(_) | KeyPart::Model | KeyPart::Variable(_) => {}
         }
     }
     bytes

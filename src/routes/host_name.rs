@@ -24,6 +24,14 @@ pub enum HostName {
 pub struct HostNameError;
 
 impl HostName {
+    /// Returns the name as nginx's `$server_name` has it.
+    pub(super) fn server_name(&self) -> String {
+        match self {
+            Self::WithBelow(name) => name.clone(),
+            Self::Exact(_) | Self::Below(_) | Self::Beginning(_) => self.to_string(),
+        }
+    }
+
     /// Returns how well the name fits `host`: the higher, the better, in nginx's order; `None` if it does not.
     ///
     /// An exact name comes first, then the longest pattern with its `*` in front, then the longest with it behind.
@@ -110,6 +118,15 @@ mod tests {
         }
         assert!(fit("a.b", "a.b") > fit("*.b", "a.b") && fit("*.a.b", "c.a.b") > fit("*.b", "c.a.b"));
         assert!(fit("*.b", "a.b") > fit("a.*", "a.b") && fit(".a.b", "a.b") == fit("a.b", "a.b"));
+    }
+
+    #[test]
+    fn server_name_is_that_of_nginx() {
+        for (name, server_name) in
+            [("A.example", "a.example"), (".example", "example"), ("*.example", "*.example"), ("mail.*", "mail.*")]
+        {
+            assert_eq!(name.parse::<HostName>().unwrap().server_name(), server_name);
+        }
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 
 use super::AppState;
 use super::request::auth::{API_KEY, X_API_KEY};
+use super::request::client::authority_line;
 use super::request::context::RequestContext;
 use super::response::framing::{self, BodyFraming};
 use crate::clock::Clock;
@@ -64,11 +65,7 @@ impl RequestLog {
         let set = Some(&settings.headers).filter(|headers| headers.has_templates()).map(HeaderRules::required_fields);
         let captured = (logged.is_some() || set.is_some()).then(|| {
             let mut request_headers = select_headers(logged, set, |needs| &needs.request_headers, &head.headers);
-            // Over HTTP/2, `:authority` stands for `Host`.
-            if head.version == Version::HTTP_2
-                && !head.headers.contains_key(header::HOST)
-                && let Some(host) = head.uri.authority().and_then(|host| HeaderValue::try_from(host.as_str()).ok())
-            {
+            if let Some(host) = authority_line(head) {
                 request_headers.insert(header::HOST, host);
             }
             if !settings.tenants.is_empty() {
@@ -277,7 +274,7 @@ impl RequestLog {
             client_port: context.client_info.client_port(context.request_line.connection),
             peer_addr: context.client_info.peer.ip(),
             request_line: &context.request_line,
-            server_name: context.routed.as_ref().and_then(|routed| routed.route().server_name.as_deref()),
+            server_name: context.server_name(),
             response: ResponseInfo { status: status.unwrap_or(self.response.status), ..self.response },
             attempts: &self.attempts,
             tokens: TokenInfo {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::addresses::collect_addresses;
 use super::checks::check_hosts;
 use super::draft::{HostDraft, HostRouteDraft};
+use crate::balance::PolicySpec;
 use crate::config::build_context::BuildContext;
 use crate::config::settings::Settings;
 use crate::routes::{HostSpec, Route, RouteAction, RouteScope, RouteTable, add_pool_routes};
@@ -29,6 +30,10 @@ pub(in crate::config) fn build_routes(
     settings.listen = collect_addresses(&settings.listen, needs_top, hosts, context);
     let scopes = routes.routes().iter().map(|route| &route.scope).chain([&settings.scope]);
     settings.headers.collect_requirements(scopes.map(|scope| &scope.headers), &routes.required_fields());
+    let mut keys = settings.pools.iter().flat_map(|pool| [Some(&pool.policy), pool.shadow.as_ref()]);
+    if keys.any(|policy| policy.and_then(PolicySpec::key).is_some_and(|key| key.required_fields().socket_addrs)) {
+        settings.headers.require_socket_addrs();
+    }
     settings.routes = Arc::new(routes);
 }
 

@@ -31,7 +31,10 @@ fn help(policy: &str, error: &PolicyError) -> String {
             let example = row.map(|row| format!(", for example `{} {}`", row.name, row.samples[0]));
             usage + &example.unwrap_or_default()
         }
-        PolicyError::UnknownVariable(name) => suggestion(name, "variables", &HashKey::variables()),
+        PolicyError::UnknownVariable(name) => {
+            let variables = HashKey::variables();
+            suggestion(name, "variables", &variables.iter().map(String::as_str).collect::<Vec<_>>())
+        }
     }
 }
 

@@ -6,6 +6,20 @@ use crate::config::diagnostics::{Diagnostic, SpannedValue};
 use crate::config::settings::Settings;
 use crate::fleet::PathPolicy;
 
+/// Variables with one value for nearly all requests of a pool.
+const CONSTANT_VARIABLES: [&str; 8] = [
+    "${host}",
+    "${https}",
+    "${request_method}",
+    "${scheme}",
+    "${server_addr}",
+    "${server_name}",
+    "${server_port}",
+    "${server_protocol}",
+];
+/// Nearly all requests of an API have the same path.
+const PATH_VARIABLES: [&str; 4] = ["${document_uri}", "${path}", "${request}", "${uri}"];
+
 const SESSION_HINT: &str = "`hash $session consistent` keeps each conversation on its replica";
 
 /// Returns the warnings of these pools' policies; `default` is for pools that name none.
@@ -31,10 +45,17 @@ fn skewed_key_warning(policy: &SpannedValue<PolicySpec>, draft: &PoolDraft, sett
         // Nearly all requests of an API have the same path.
         KeyPart::RequestUri => !any_path,
         KeyPart::Model => !any_path && one_model,
+        KeyPart::Variable(variable) => {
+            CONSTANT_VARIABLES.contains(&variable.source()) || !any_path && PATH_VARIABLES.contains(&variable.source())
+        }
         KeyPart::RemoteAddr | KeyPart::Header(_) => false,
         KeyPart::User | KeyPart::Session | KeyPart::Prefix | KeyPart::CacheKey => false,
     };
-    let is_per_client = |part: &KeyPart| is_constant(part) || *part == KeyPart::RemoteAddr;
+    let is_per_client = |part: &KeyPart| match part {
+        KeyPart::RemoteAddr => true,
+        KeyPart::Variable(variable) if variable.source() == "${binary_remote_addr}" => true,
+        part => is_constant(part),
+    };
     if !parts.is_empty() && parts.iter().all(is_constant) {
         return warning("gives nearly all requests of this pool the same key", "one replica would get them all");
     }

@@ -23,10 +23,9 @@ pub(super) fn handle_sticky(context: &mut ImportContext, directive: &Directive) 
         "cookie" => convert_cookie(context, directive, words),
         "learn" => convert_learn(context, directive, words),
         "route" => {
-            return context.report.add_unsupported(
-                directive,
-                "not supported; `sticky cookie` has the same effect without help from the replicas",
-            );
+            let issue = kind.span.diagnostic("`sticky route` cannot be carried over: replicas have no names of routes");
+            let help = "without it requests would leave their replica: `sticky cookie` needs no help from the replicas";
+            return context.report.add_diagnostic(issue.with_help(help));
         }
         _ => return context.reject_argument(directive, "`cookie`, `learn` or `route`"),
     };
@@ -82,7 +81,9 @@ fn convert_learn(context: &mut ImportContext, directive: &Directive, words: &[Di
         }
     }
     if create.is_empty() || lookup.is_empty() {
-        context.report.add_impossible(directive, "sessions can be found by cookies and headers only");
+        let issue = "`sticky learn` cannot be carried over: sessions are found by cookies and headers only";
+        let issue = directive.name.span.diagnostic(issue);
+        context.report.add_diagnostic(issue.with_help("without it requests would leave their replica"));
         return None;
     }
     let mut table = vec![format!("learn = [{}]", create.join(", ")), format!("lookup = [{}]", lookup.join(", "))];

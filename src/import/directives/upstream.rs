@@ -5,11 +5,13 @@ use crate::config::{Span, SpannedValue, is_name, is_replica_option, parse_replic
 use crate::import::blocks::{BlockScope, NginxUpstream, NginxUpstreamServer};
 use crate::import::context::ImportContext;
 use crate::import::report::RemarkKind;
-use crate::import::syntax::directive::Directive;
+use crate::import::syntax::directive::{Directive, DirectiveWord};
 
 /// nginx's options that the router lacks; one that router.toml gets is carried over.
 const UNSUPPORTED_OPTIONS: [&str; 1] = ["route"];
 
+/// Variables of the router's keys that nginx does not have: a configuration that names one has defined it.
+const ROUTER_VARIABLES: [&str; 7] = ["cache_key", "model", "path", "prefix", "session", "tenant", "user"];
 /// The recommended replacement of a key that spreads no load.
 const HASH_SESSION_HELP: &str = "`hash $session consistent` keeps each conversation on its replica; remove `paths = \"any\"`, so that bodies are read";
 /// Variables with one value for all requests to an endpoint; as a key they send all to one replica.
@@ -157,20 +159,39 @@ pub(super) fn handle_policy(context: &mut ImportContext, directive: &Directive) 
         return context.reject_argument(directive, "a key, such as $arg_user");
     }
     let text = std::iter::once(name).chain(directive.arg_texts()).collect::<Vec<_>>().join(" ");
-    let is_plain = |word: &&str| !word.is_empty() && !word.contains(char::is_whitespace);
-    let is_known = directive.arg_texts().iter().all(is_plain) && balance::PolicySpec::parse(&text).is_ok();
+    if let Err((span, reason)) = check_policy(directive, &text) {
+        let issue = span.diagnostic(format!("`{name}` cannot be carried over: {reason}"));
+        let help =
+            "another policy would send requests to other replicas than nginx: name a supported one, or remove it";
+        return context.report.add_diagnostic(issue.with_help(help));
+    }
     let Some(upstream) = &mut context.open.upstream else { return };
     if let Some((text, line)) = upstream.policy_directive.replace((directive.to_one_line(), directive.source_line())) {
         let reason = format!("a pool has one policy: that of line {}", directive.name.line);
         context.report.add_remark_at(RemarkKind::Impossible, text, line, reason);
     }
-    upstream.policy = is_known.then_some(text);
-    if is_known {
-        context.report.carried_count += 1;
-    } else {
-        context.report.add_unsupported(directive, "not supported: the pool uses round_robin");
-    }
+    upstream.policy = Some(text);
+    context.report.carried_count += 1;
     note_unbalanced_key(context, directive);
+}
+
+/// Checks that the router has a policy, which is `text`, and that its variables are nginx's own.
+///
+/// *Errors*: the place and the reason.
+fn check_policy<'a>(directive: &'a Directive, text: &str) -> Result<(), (&'a Span, String)> {
+    for word in &directive.args {
+        if word.text.is_empty() || word.text.contains(char::is_whitespace) {
+            return Err((&word.span, "the router's keys have no blanks".to_owned()));
+        }
+        if let Some(name) = variable_names(&word.text).find(|name| ROUTER_VARIABLES.contains(name)) {
+            return Err((&word.span, format!("`${name}` of this file is none of nginx's own variables")));
+        }
+    }
+    balance::PolicySpec::parse(text).map(drop).map_err(|error| {
+        let is_at_fault = |word: &&DirectiveWord| error.bad_text().is_some_and(|bad| word.text.contains(bad));
+        let span = directive.args.iter().find(is_at_fault).map_or(&directive.name.span, |word| &word.span);
+        (span, error.to_string())
+    })
 }
 
 /// Notes a policy whose key is the same for most requests.

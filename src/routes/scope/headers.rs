@@ -128,4 +128,8 @@ impl HeaderRules {
         self.pools = pools;
         self.required_fields.merge(answers);
     }
+    /// Makes connections keep the addresses of both ends, which hash keys need.
+    pub(crate) const fn require_socket_addrs(&mut self) {
+        self.required_fields.socket_addrs = true;
+    }
 }

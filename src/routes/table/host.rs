@@ -23,7 +23,7 @@ impl Host {
     pub(super) fn new(spec: HostSpec, routes: &mut Vec<Arc<Route>>) -> Self {
         let mut host =
             Self { exact: Vec::new(), prefixes: Vec::new(), regexes: Vec::new(), not_found: None, names: spec.names };
-        let server_name = host.names.first().map(|name| Arc::from(name.to_string()));
+        let server_name = host.names.first().map(|name| Arc::from(name.server_name()));
         let mut add = |route: Route| {
             let route = Arc::new(Route { index: routes.len(), server_name: server_name.clone(), ..route });
             routes.push(route.clone());

@@ -40,7 +40,7 @@ pub(super) struct ProxyRequest<'a> {
 
 impl<'a> ProxyRequest<'a> {
     pub(super) fn key_inputs(&self) -> KeyInputs<'a> {
-        KeyInputs { head: self.head, parsed: self.parsed, client: self.context.client_info.client }
+        KeyInputs { head: self.head, parsed: self.parsed, context: self.context }
     }
 
     /// Sends the request to the leased replica, and requests its usage where that is possible.

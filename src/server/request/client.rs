@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
@@ -88,6 +89,14 @@ pub(in crate::server) fn request_host(head: &Parts) -> String {
     let host = crate::http::request_host(&head.uri, head.version, head.headers.get(header::HOST));
     // `validate_head` has refused a malformed one.
     String::from_utf8_lossy(&host.ok().flatten().unwrap_or_default()).into_owned()
+}
+
+/// Returns the `Host` line for which `:authority` stands over HTTP/2; `None` if the request has a line, or neither.
+pub(in crate::server) fn authority_line(head: &Parts) -> Option<HeaderValue> {
+    if head.version != Version::HTTP_2 || head.headers.contains_key(header::HOST) {
+        return None;
+    }
+    HeaderValue::try_from(head.uri.authority()?.as_str()).ok()
 }
 
 /// Returns the client's own request id if it is short and plain, else a new one.

@@ -49,6 +49,11 @@ impl RequestContext {
         self.routed.as_ref().map_or(&self.settings.scope, |routed| &routed.route().scope)
     }
 
+    /// Returns the first name of the host that takes the request; `None` for a host without names.
+    pub(in crate::server) fn server_name(&self) -> Option<&str> {
+        self.routed.as_ref()?.route().server_name.as_deref()
+    }
+
     /// Returns the client's connection.
     pub(in crate::server) fn connection(&self) -> &ConnectionState {
         self.active_request.connection()

@@ -225,6 +225,87 @@ fn keys_are_nginx_keys() {
     }
 }
 
+/// A method, a target and header lines.
+type RandomHead = (&'static str, String, String);
+
+fn one_of(dice: &mut SeededRng, texts: &[&'static str]) -> &'static str {
+    texts[dice.next_below(texts.len() as u64) as usize]
+}
+
+/// Returns heads that differ in everything that keys may name, with spellings that are rare.
+fn random_head(dice: &mut SeededRng) -> RandomHead {
+    let method = one_of(dice, &["GET", "POST", "PUT", "DELETE", "OPTIONS"]);
+    let user = dice.next_below(200);
+    let args = match dice.next_below(6) {
+        0 => String::new(),
+        1 => "?".to_owned(),
+        2 => format!("?user={user}"),
+        3 => format!("?a=b&USER=u{user}&user=2"),
+        4 => format!("?user&xuser={user}&user=%2{user}"),
+        _ => format!("?xuser={user}"),
+    };
+    let uri = one_of(dice, &["/v1/a%2Fb/../", "//v1//./", "/v1/x%20", "/V1/"]);
+    let client: IpAddr = match dice.next_below(2) {
+        0 => Ipv4Addr::from(dice.next_u64() as u32).into(),
+        _ => Ipv6Addr::from(u128::from(dice.next_u64()) << 64 | u128::from(user)).into(),
+    };
+    let cookie = match dice.next_below(5) {
+        0 => format!("cookie: sid={user}\r\n"),
+        1 => format!("cookie: SID=a{user} ; sid=b\r\n"),
+        2 => format!("cookie: xsid=1,sid={user},a;b=c\r\n"),
+        3 => format!("cookie: a=b\r\ncookie: sid = {user}\r\n"),
+        _ => String::new(),
+    };
+    let host = one_of(dice, &["a.example", "B.Example.:80", "[::1]:8080", "c_d"]);
+    let team = one_of(dice, &["", "x-team: \r\n", "x-team: a b\r\n", "authorization: Basic YWxpY2U6c2VjcmV0\r\n"]);
+    let headers = format!(
+        "host: {host}{}\r\nx-forwarded-for: {client}\r\ncontent-type: a/{user}\r\n{cookie}{team}",
+        if host == "c_d" { user.to_string() } else { String::new() }
+    );
+    (method, format!("{uri}{user}{args}"), headers)
+}
+
+#[test]
+#[ignore = "needs nginx: .ci/nginx"]
+fn keys_of_every_variable_are_nginx_keys() {
+    let mut dice = SeededRng::from_seed(SEED + 9);
+    let heads: Vec<RandomHead> = (0..2_000).map(|_| random_head(&mut dice)).collect();
+    for policy in [
+        "hash $arg_user",
+        "hash $arg_user consistent",
+        "hash $cookie_sid",
+        "hash $cookie_sid consistent",
+        "hash $http_cookie",
+        "hash $uri",
+        "hash $document_uri consistent",
+        "hash $host",
+        "hash $host consistent",
+        "hash $http_host",
+        "hash $args",
+        "hash $query_string$is_args consistent",
+        "hash $request_method",
+        "hash $request_method$request",
+        "hash $binary_remote_addr",
+        "hash $binary_remote_addr consistent",
+        "hash $remote_addr$remote_port",
+        "hash $proxy_add_x_forwarded_for",
+        "hash $scheme$https$host$request_uri",
+        "hash $remote_user$http_x_team",
+        "hash $Content_Type-$content_length$server_protocol",
+        "hash a${arg_user}b$realip_remote_addr",
+    ] {
+        let pair = PairSetup::new(policy, &[3, 2, 4, 1]).start();
+        let mut sides = [ProxySide::connect(pair.nginx.addr), ProxySide::connect(pair.router.addr)];
+        let mut picks = PicksPerSide::default();
+        for (method, path, headers) in &heads {
+            for (side, picks) in sides.iter_mut().zip(picks.iter_mut()) {
+                picks.push(side.pick_port_by(method, path, headers));
+            }
+        }
+        assert_same_picks(policy, &picks[0], &picks[1]);
+    }
+}
+
 #[test]
 #[ignore = "needs nginx: .ci/nginx"]
 fn least_conn_picks_are_nginx_picks() {

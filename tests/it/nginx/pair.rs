@@ -64,7 +64,8 @@ impl PairSetup {
     pub(crate) fn router_config(&self, origins: &[PortOrigin]) -> String {
         let replica = |(words, origin): (&String, &PortOrigin)| format!("\"http://127.0.0.1:{} {words}\"", origin.port);
         let replicas: Vec<String> = self.server_options.iter().zip(origins).map(replica).collect();
-        format!("paths = \"any\"\npolicy = \"{}\"\nreplicas = [{}]\n", self.policy, replicas.join(", "))
+        let trusted = "trusted_proxies = [\"127.0.0.1\"]";
+        format!("{trusted}\npaths = \"any\"\npolicy = \"{}\"\nreplicas = [{}]\n", self.policy, replicas.join(", "))
     }
 
     fn nginx_config(&self, addr: SocketAddr, dir: &str, origins: &[PortOrigin]) -> String {
@@ -133,7 +134,12 @@ impl ProxySide {
     /// Sends a request; returns the port of the replica that answered, or 0 if none did. The status is ignored: nginx
     /// says 502 where the router says 503.
     pub(crate) fn pick_port(&mut self, path: &str, headers: &str) -> u32 {
-        self.0.send(build_request("GET", path, headers, ""));
+        self.pick_port_by("GET", path, headers)
+    }
+
+    /// As `pick_port`, with another method.
+    pub(crate) fn pick_port_by(&mut self, method: &str, path: &str, headers: &str) -> u32 {
+        self.0.send(build_request(method, path, headers, ""));
         let reply = self.0.read_response();
         if reply.status == 200 {
             return reply.text().parse().unwrap();

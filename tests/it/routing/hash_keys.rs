@@ -86,6 +86,35 @@ fn hash_key_variable_has_its_documented_value() {
     assert_eq!(picks.len(), 4);
 }
 
+/// A key that a header names is the reference: each variable must lead to the replica of its value.
+#[test]
+fn variables_of_the_access_log_are_keys() {
+    let replicas = start_four_replicas();
+    let reference = start_router("hash $http_x_key consistent", &replicas);
+    let pick = |router: &TestRouter, target: &str, headers: &str| {
+        let body = format!(r#"{{"model":"m","messages":{HELLO_MESSAGES}}}"#);
+        let reply = router.send_request("POST", target, headers, body);
+        reply.header("x-upstream").expect("a replica answered").to_owned()
+    };
+    for (policy, target, headers, value) in [
+        ("hash $arg_user consistent", "/v1/chat/completions?a=1&User=N", "", "N"),
+        ("hash $args consistent", "/v1/chat/completions?a=N", "", "a=N"),
+        ("hash $cookie_sid consistent", "/v1/chat/completions", "cookie: a=b; SID=N\r\n", "N"),
+        ("hash $http_cookie consistent", "/v1/chat/completions", "cookie: a\r\ncookie: N\r\n", "a; N"),
+        ("hash $host-$http_host consistent", "/v1/chat/completions", "host: AN.:80\r\n", "aN-AN.:80"),
+        ("hash $uri$is_args consistent", "/v1/chat/completions?N", "", "/v1/chat/completions?"),
+        ("hash $request_method/$scheme consistent", "/v1/chat/completions", "", "POST/http"),
+        ("hash $content_type$arg_n consistent", "/v1/chat/completions?n=N", "", "application/jsonN"),
+    ] {
+        let router = start_router(policy, &replicas);
+        for number in 0..8 {
+            let [target, headers, value] = [target, headers, value].map(|text| text.replace('N', &number.to_string()));
+            let expected = pick(&reference, "/v1/chat/completions", &format!("x-key: {value}\r\n"));
+            assert_eq!(pick(&router, &target, &headers), expected, "{policy} {value}");
+        }
+    }
+}
+
 #[test]
 fn fallback_pool_uses_its_own_key() {
     let (replicas, gone) = (start_four_replicas(), crate::harness::unused_addr());
