@@ -60,7 +60,11 @@ impl RoutedHead {
         let dialect = dialect.unwrap_or_else(|| ModelShape::requested_by(&head.headers).error_dialect());
         let needs_key = is_valid && !matches!(&target, Ok(target) if target.is_public());
         let admitted = match &target {
-            Ok(RouteTarget::NotFound | RouteTarget::Answer | RouteTarget::AddSlash) => Ok(None),
+            Ok(RouteTarget::NotFound | RouteTarget::AddSlash) => Ok(None),
+            Ok(RouteTarget::Answer) => {
+                let names_keys = matches!(scope.keys, KeyAccess::Named(_));
+                check_method_and_key(head, settings, routed.as_deref(), names_keys)
+            }
             _ if is_valid => admit(head, settings, routed.as_deref(), client_info.client, needs_key),
             _ => Ok(None),
         };
@@ -75,8 +79,6 @@ impl RoutedHead {
 }
 
 /// Checks the client's address, the method, and the key if one is needed. Returns the tenant of the key.
-///
-/// As in nginx, what a route answers itself is open to all, and not checked here.
 ///
 /// *Errors*: one of them is refused.
 fn admit(
@@ -94,6 +96,21 @@ fn admit(
     if !AddressRule::admits(&scope.access, address) {
         return Err(RequestError::AddressDenied);
     }
+    check_method_and_key(head, settings, routed, needs_key)
+}
+
+/// Checks the method, and the key if one is needed. Returns the tenant of the key.
+///
+/// As in nginx, what a route answers itself is open to all addresses. It needs a key only where the route names keys.
+///
+/// *Errors*: one of them is refused.
+fn check_method_and_key(
+    head: &Parts,
+    settings: &Settings,
+    routed: Option<&RoutedPools>,
+    needs_key: bool,
+) -> Result<Option<Arc<Tenant>>, RequestError> {
+    let scope = routed.map_or(&settings.scope, |routed| &routed.route().scope);
     if !scope.allows_method(&head.method) {
         return Err(RequestError::MethodDenied(head.method.clone()));
     }

@@ -35,6 +35,32 @@ fn start_guarded_router(top: &str, url: &str) -> TestRouter {
 }
 
 #[test]
+fn answer_of_a_route_needs_the_keys_and_methods_that_its_scope_names() {
+    let replica = ScriptedReplica::start(&["m"], respond_ok);
+    let router = TestRouter::start(&format!(
+        "{}[[pool]]\nname = 'a'\npaths = 'any'\nreplicas = [{:?}]\n[[host]]\nkeys = ['wide']\n\
+         [[host.route]]\npath = '/'\npools = 'a'\n[[host.route]]\npath = '= /asks'\nanswer = '200 ok'\n\
+         [[host.route]]\npath = '= /open'\nanswer = '200 ok'\nkeys = 'none'\naccess = ['deny all']\n\
+         [[host.route]]\npath = '= /any'\nanswer = '200 ok'\nkeys = 'any'\nmethods = ['GET']\n",
+        keys_config(),
+        replica.url()
+    ));
+    for (method, path, key, status) in [
+        ("GET", "/asks", "", 401),
+        ("GET", "/asks", NARROW_KEY, 401),
+        ("GET", "/asks", WIDE_KEY, 200),
+        ("GET", "/open", "", 200),
+        ("GET", "/any", "", 200),
+        ("POST", "/any", "", 403),
+        ("GET", "/", "", 401),
+    ] {
+        let headers = if key.is_empty() { String::new() } else { bearer_header(key) };
+        let reply = send_request(router.addr, method, path, &headers, "");
+        assert_eq!(reply.status, status, "{method} {path} {key}");
+    }
+}
+
+#[test]
 fn request_without_key_reaches_no_replica() {
     let replica = ScriptedReplica::start(&["m", "n"], respond_ok);
     let router = start_guarded_router("paths = ['/extra']", &replica.url());

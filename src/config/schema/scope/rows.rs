@@ -69,7 +69,8 @@ pub(in crate::config) const fn client_rows<T: ScopedDraft>() -> [KeySpec<T>; CLI
             name: "keys",
             expected: "\"any\", \"none\", or names of `[[key]]`s",
             default: "\"any\"",
-            doc: "The API keys that may ask: `any` of the file's, `none` where no key is needed, or those of these names.",
+            doc: "The API keys that may ask: `any` of the file's, `none` where no key is needed, or those of these names. \
+                  An `answer` needs a key only where names are given.",
             set: |d, v| parse_key_access(v, d.scope_draft()),
         },
     ]
