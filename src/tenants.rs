@@ -14,7 +14,7 @@ use crate::units::ModelNames;
 const DIGEST_PREFIX: &str = "sha256:";
 const DIGEST_BYTES: usize = 32;
 
-/// The SHA-256 hash of a secret. The secret is not kept, and the hash is never printed.
+/// The SHA-256 hash of a secret. The secret is not kept, and the hash is printed in a configuration only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest([u8; DIGEST_BYTES]);
 
@@ -45,6 +45,12 @@ impl KeyDigest {
             *to = *from;
         }
         Self(bytes)
+    }
+
+    /// Returns the hash as a configuration has it: `sha256:` and 64 hexadecimal digits.
+    pub fn to_config_text(&self) -> String {
+        let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
+        std::iter::once(DIGEST_PREFIX.to_owned()).chain(digits).collect()
     }
 
     /// Returns whether it is the hash of `secret`, in constant time.
@@ -142,6 +148,13 @@ mod tests {
 
     fn new_tenant(name: &str, key: &str) -> Tenant {
         Tenant::new(name, KeyDigest::from_secret(key.as_bytes()), None)
+    }
+
+    #[test]
+    fn hash_is_read_from_its_text() {
+        let digest = KeyDigest::from_secret(b"abc");
+        assert_eq!(digest.to_config_text(), ABC_DIGEST.to_ascii_lowercase());
+        assert_eq!(digest.to_config_text().parse(), Ok(digest));
     }
 
     #[test]

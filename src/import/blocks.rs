@@ -1,7 +1,9 @@
 //! nginx's blocks as collected from their directives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::conditions::program::ProgramFault;
+use super::conditions::verdict::ConditionVerdict;
 use super::scoped_keys::{RankedValue, ScopedKeys};
 use crate::config::Span;
 use crate::fleet::MemberSpec;
@@ -9,9 +11,8 @@ use crate::import::syntax::directive::{Directive, SourceLine};
 use crate::routes::ListenAddr;
 
 /// The kind of block that a directive is in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum BlockScope {
-    #[default]
     Main,
     Events,
     Http,
@@ -68,8 +69,8 @@ pub(super) struct NginxServer {
     pub(super) keys: ScopedKeys,
     /// The values in force of the keys that the router has once.
     pub(super) router_keys: BTreeMap<&'static str, RankedValue>,
-    /// The variables that an `if` sets.
-    pub(super) conditional_variables: BTreeSet<String>,
+    /// What its conditions mean for its requests.
+    pub(super) conditions: Option<Result<ConditionVerdict, ProgramFault>>,
     /// The named locations that lead to replicas.
     pub(super) named_proxies: Vec<String>,
     /// Each `rewrite` that cannot be carried over, in the server and its locations.
@@ -91,7 +92,7 @@ impl NginxServer {
             rejecting: None,
             keys: ScopedKeys::default(),
             router_keys: BTreeMap::new(),
-            conditional_variables: BTreeSet::new(),
+            conditions: None,
             named_proxies: Vec::new(),
             rewrites: Vec::new(),
         }
@@ -160,6 +161,12 @@ pub(super) struct NginxLocation {
     /// The path, or the regular expression.
     pub(super) path: String,
     pub(super) proxy_pass: Option<Directive>,
+    /// What the conditions of its server and its own mean for its requests.
+    pub(super) conditions: Option<Result<ConditionVerdict, ProgramFault>>,
+    /// The methods of a `limit_except` that can be carried over.
+    pub(super) methods: Option<Vec<String>>,
+    /// Another `limit_except`.
+    pub(super) limit_except: Option<Directive>,
     /// Another directive that answers its requests.
     pub(super) content_handler: Option<Directive>,
     /// Whether a `break` ends its rewrite directives.
@@ -176,7 +183,7 @@ pub(super) struct NginxLocation {
     pub(super) verification: UpstreamVerification,
     /// The keys in force in the location.
     pub(super) keys: ScopedKeys,
-    /// The values of `set` in force.
+    /// The values of `set` in force, by name without `$`; `None`: not the same for all requests.
     pub(super) variables: BTreeMap<String, Option<String>>,
     /// The locations in its block.
     pub(super) nested: Vec<Self>,
@@ -189,6 +196,9 @@ impl NginxLocation {
             kind,
             path: path.to_owned(),
             proxy_pass: None,
+            conditions: None,
+            methods: None,
+            limit_except: None,
             content_handler: None,
             has_break: false,
             return_directive: None,
@@ -227,6 +237,13 @@ pub(super) struct NginxAnswer {
     pub(super) directive: Directive,
 }
 
+impl NginxAnswer {
+    /// Returns whether it is an error.
+    pub(super) fn refuses(&self) -> bool {
+        self.directive.arg(0).parse::<u16>().is_ok_and(|status| status >= 400)
+    }
+}
+
 /// A header's name and its values, for router.toml.
 pub(super) type TomlHeader = (String, Vec<String>);
 
@@ -244,7 +261,6 @@ pub(super) struct HeaderDirective {
 /// The inherited directives of one block. A list that is empty inherits that of the enclosing block.
 #[derive(Default)]
 pub(super) struct BlockLevel {
-    pub(super) scope: BlockScope,
     /// Keys with one value.
     pub(super) values: BTreeMap<&'static str, RankedValue>,
     /// `proxy_set_header`.
@@ -259,14 +275,10 @@ pub(super) struct BlockLevel {
     pub(super) access_logs: Vec<Option<AccessLogTarget>>,
     /// `gzip_types`.
     pub(super) gzip_types: Vec<String>,
-    /// `set`, by name without `$`; `None` if the value depends on the request.
-    pub(super) variables: BTreeMap<String, Option<String>>,
-    /// `allow` and `deny`.
-    pub(super) access_rules: Vec<Directive>,
+    /// `allow` and `deny`, as in `access`.
+    pub(super) access_rules: Vec<String>,
     /// At most one of each rule.
     pub(super) guards: Vec<BlockGuard>,
-    /// `if` and `limit_except` on which requests depend; they are not inherited.
-    pub(super) conditions: Vec<Directive>,
     pub(super) error_pages: Vec<Directive>,
     pub(super) tls: BlockTls,
 }
@@ -333,13 +345,22 @@ pub(super) struct OpenBlocks {
     pub(super) levels: Vec<BlockLevel>,
     pub(super) upstream: Option<NginxUpstream>,
     pub(super) server: Option<NginxServer>,
+    /// The directives of the open server that requests run through before a location is chosen.
+    pub(super) server_program: Vec<Directive>,
     /// Outermost first; locations may be nested.
     pub(super) locations: Vec<NginxLocation>,
 }
 
 impl OpenBlocks {
     pub(super) const fn new() -> Self {
-        Self { scope: BlockScope::Main, levels: Vec::new(), upstream: None, server: None, locations: Vec::new() }
+        Self {
+            scope: BlockScope::Main,
+            levels: Vec::new(),
+            upstream: None,
+            server: None,
+            server_program: Vec::new(),
+            locations: Vec::new(),
+        }
     }
 
     /// Returns the inherited directives of the innermost block.
@@ -374,16 +395,5 @@ impl OpenBlocks {
             levels.find(|files| !files.is_empty()).cloned().unwrap_or_default()
         };
         ServedCertificates { chains: nearest(|l| &l.chains), keys: nearest(|l| &l.keys) }
-    }
-
-    /// Returns the inherited directives of the open server.
-    pub(super) fn server_level(&self) -> Option<&BlockLevel> {
-        self.levels.iter().rev().find(|level| level.scope == BlockScope::Server)
-    }
-
-    /// Returns the values of `set` in force in the innermost location: its own and the server's, as in nginx.
-    pub(super) fn variables(&self) -> BTreeMap<String, Option<String>> {
-        let levels = [self.server_level(), self.levels.last()];
-        levels.into_iter().flatten().flat_map(|level| level.variables.clone()).collect()
     }
 }

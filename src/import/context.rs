@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::blocks::{BlockScope, NginxServer, NginxUpstream, OpenBlocks};
+use super::conditions::client_keys::ImportedClientKeys;
+use super::conditions::variables::VariableTable;
 use super::report::{ImportReport, RemarkKind};
 use super::scoped_keys::{ROUTER_KEYS, RankedValue, SCOPED_KEYS, ScopedKeys};
 use super::syntax::directive::{Directive, SourceLine};
@@ -21,6 +23,8 @@ pub(super) struct ImportContext {
     /// The blocks that are being read.
     pub(super) open: OpenBlocks,
     pub(super) deferred: DeferredDirectives,
+    pub(super) variables: VariableTable,
+    pub(super) client_keys: ImportedClientKeys,
     /// The main file's folder; relative paths start here.
     pub(super) folder: PathBuf,
 }
@@ -29,6 +33,8 @@ pub(super) struct ImportContext {
 #[derive(Default)]
 pub(super) struct DeferredDirectives {
     pub(super) gzip: Vec<Directive>,
+    /// Every `if`.
+    pub(super) conditions: Vec<Directive>,
     /// TLS directives, carried if a pool or an address uses them.
     pub(super) tls: Vec<Directive>,
     /// The lines of used TLS directives.
@@ -57,6 +63,8 @@ impl ImportContext {
             log_formats: Vec::new(),
             open: OpenBlocks::new(),
             deferred: DeferredDirectives::default(),
+            variables: VariableTable::default(),
+            client_keys: ImportedClientKeys::default(),
             folder,
         }
     }

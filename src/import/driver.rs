@@ -1,6 +1,9 @@
 //! Applies the table of directives to each directive.
 
 use super::blocks::{BlockLevel, BlockScope};
+use super::conditions;
+use super::conditions::program::RewriteProgram;
+use super::conditions::variables::VariableTable;
 use super::context::ImportContext;
 use super::directives::table::DirectiveRule;
 use super::directives::{access_rules, gzip, logs, table};
@@ -10,7 +13,9 @@ use crate::config::parse::units;
 
 /// Reads all directives of a configuration into `context`.
 pub(super) fn read_configuration(context: &mut ImportContext, directives: &[Directive]) {
+    context.variables = VariableTable::collect(directives);
     read_block(context, directives, BlockScope::Main, |_| {});
+    conditions::remarks::finish_conditions(context);
     logs::finish_log_formats(context);
     gzip::finish_gzip(context);
 }
@@ -23,7 +28,7 @@ fn read_block(
     close: impl FnOnce(&mut ImportContext),
 ) {
     let outer_scope = std::mem::replace(&mut context.open.scope, scope);
-    context.open.levels.push(BlockLevel { scope, ..BlockLevel::default() });
+    context.open.levels.push(BlockLevel::default());
     // A block inherits directives that follow it, so blocks come last.
     let (blocks, lines): (Vec<_>, Vec<_>) = directives.iter().partition(|directive| directive.block.is_some());
     for directive in lines.into_iter().chain(blocks) {
@@ -48,31 +53,80 @@ fn read_directive(context: &mut ImportContext, directive: &Directive) {
         DirectiveRule::Block { open, close } => {
             if let Some(scope) = open(context, directive) {
                 let inner = directive.block.as_deref().unwrap_or_default();
+                judge_conditions(context, inner, scope);
                 read_block(context, inner, scope, |context| close(context, directive));
+            } else if name == "location" {
+                report_unknown_inside(context, directive);
             }
         }
         DirectiveRule::Duration(key) => set_duration_key(context, key, directive),
         DirectiveRule::Harmless(kind, reason) => context.report.add_remark(*kind, directive, (*reason).to_owned()),
         DirectiveRule::Guard(rule) => access_rules::add_guard(context, directive, rule),
         DirectiveRule::ContentHandler(reason) => access_rules::add_content_handler(context, directive, reason),
-        DirectiveRule::Condition => {
-            let is_harmless = has_harmless_block(directive, context.open.scope);
-            access_rules::add_condition(context, directive, is_harmless);
-        }
+        DirectiveRule::Condition => read_condition(context, directive),
     }
 }
 
-/// Returns whether no request depends on the block of an `if` or a `limit_except`.
-fn has_harmless_block(condition: &Directive, scope: BlockScope) -> bool {
-    /// Converted directives that act on answers and the log only. `set` matters where its variable does.
-    const HARMLESS_IN_CONDITIONS: [&str; 5] = ["access_log", "add_header", "expires", "gzip", "set"];
-    condition.block.iter().flatten().all(|inner| {
-        let name = inner.name.text.as_str();
-        table::find_rule(name).is_some_and(|(contexts, rule)| {
-            let is_listed = HARMLESS_IN_CONDITIONS.contains(&name) || matches!(rule, DirectiveRule::Harmless(..));
-            is_listed && contexts.allows_in_condition(&condition.name.text, scope)
-        })
-    })
+/// Reads an `if` or a `limit_except`. What an `if` does is judged with its block.
+fn read_condition(context: &mut ImportContext, condition: &Directive) {
+    let name = condition.name.text.as_str();
+    for inner in condition.block.iter().flatten() {
+        match table::find_rule(&inner.name.text) {
+            None => report_unknown(context, inner),
+            Some((contexts, _)) if !contexts.allows_in_condition(name, context.open.scope) => {
+                let issue = inner.name.span.diagnostic(format!("`{}` is not allowed here", inner.name.text));
+                let help = format!("allowed in {}", contexts.describe());
+                context.report.add_diagnostic(issue.with_help(help));
+            }
+            Some(_) => {}
+        }
+    }
+    match name {
+        "if" => context.deferred.conditions.push(condition.clone()),
+        _ => access_rules::add_limit_except(context, condition, condition.block.iter().flatten().all(is_harmless)),
+    }
+}
+
+/// Judges the conditions of a block that requests run through.
+fn judge_conditions(context: &mut ImportContext, block: &[Directive], scope: BlockScope) {
+    let variables = &context.variables;
+    let judge = |parts: [&[Directive]; 2]| RewriteProgram { variables, parts, is_harmless: &is_harmless }.judge();
+    match scope {
+        BlockScope::Server => {
+            let program = conditions::program_directives(block);
+            if let Some(server) = &mut context.open.server {
+                server.conditions = Some(judge([&program, &[]]));
+            }
+            context.open.server_program = program;
+        }
+        BlockScope::Location => {
+            let verdict = judge([&context.open.server_program, block]);
+            if let Some(location) = context.open.location() {
+                location.conditions = Some(verdict);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns whether a directive in an `if` or a `limit_except` has no effect on where requests go.
+fn is_harmless(directive: &Directive) -> bool {
+    /// Converted directives that act on answers and the log only.
+    const HARMLESS_IN_CONDITIONS: [&str; 4] = ["access_log", "add_header", "expires", "gzip"];
+    let name = directive.name.text.as_str();
+    let rule = table::find_rule(name).map(|(_, rule)| rule);
+    HARMLESS_IN_CONDITIONS.contains(&name) || matches!(rule, Some(DirectiveRule::Harmless(..)))
+}
+
+/// Reports the unknown directives of a block that is not read.
+fn report_unknown_inside(context: &mut ImportContext, block: &Directive) {
+    for inner in block.block.iter().flatten() {
+        match table::find_rule(&inner.name.text) {
+            None => report_unknown(context, inner),
+            Some(_) if inner.name.text == "if" => report_unknown_inside(context, inner),
+            Some(_) => {}
+        }
+    }
 }
 
 fn report_unknown(context: &mut ImportContext, directive: &Directive) {

@@ -37,6 +37,9 @@ pub(super) fn keys_in_force(levels: &[BlockLevel]) -> ScopedKeys {
         keys.set("client_address_header", value(REAL_IP_NAME, &quote_toml(REAL_IP_HEADER)));
         keys.set("client_address_recursive", value(REAL_IP_RECURSIVE, "false"));
     }
+    if let Some(level) = nearest(levels, |level| !level.access_rules.is_empty()) {
+        keys.set("access", quote_list(&level.access_rules));
+    }
     if let Some(level) = nearest(levels, |level| !level.access_logs.is_empty()) {
         keys.set(ACCESS_LOG, format_access_logs(&level.access_logs));
     }

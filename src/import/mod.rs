@@ -8,6 +8,7 @@
 //! servers and upstreams, and `toml_writer` writes the result.
 
 mod blocks;
+mod conditions;
 mod context;
 mod directives;
 mod driver;

@@ -38,9 +38,12 @@ pub(super) const ROUTER_KEYS: [(&str, u128); 4] = [
 ];
 
 /// The values that a key has without configuration, where a block may have to set it back.
-const EMPTY_VALUES: [(&str, &str); 6] = [
+const EMPTY_VALUES: [(&str, &str); 8] = [
     (TRUSTED_PROXIES, "[]"),
     ("access", "[]"),
+    ("methods", "\"any\""),
+    // At the top of a file with keys, none is needed.
+    ("keys", "\"none\""),
     ("gzip", "\"off\""),
     (REQUEST_HEADERS, "{}"),
     (RESPONSE_HEADERS, "{}"),
@@ -72,6 +75,10 @@ pub(super) struct ScopedKeys(BTreeMap<&'static str, String>);
 impl ScopedKeys {
     pub(super) fn set(&mut self, key: &'static str, toml: String) {
         self.0.insert(key, toml);
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        self.0.remove(key);
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&str> {

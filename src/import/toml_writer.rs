@@ -9,6 +9,7 @@ use super::pools::imported_pool::ImportedPool;
 use super::report::{ImportRemark, RemarkKind};
 use super::scoped_keys::{ACCESS_LOG, REQUEST_HEADERS, RESPONSE_HEADERS, SCOPED_KEYS, SUCCESS_HEADERS, ScopedKeys};
 use super::toml_text::{quote_list, quote_toml};
+use crate::tenants::KeyDigest;
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
 const KEY_DEFAULTS: [(&str, &str); 33] = [
@@ -57,6 +58,7 @@ pub(super) fn write_toml(context: &ImportContext, main: &str, routing: &Imported
     let plain = routing.plain_keys();
     let keys = plain.as_ref().unwrap_or(&routing.keys);
     write_settings(&mut out, context, routing, keys, plain.is_some());
+    write_client_keys(&mut out, context);
     match &plain {
         Some(keys) => {
             let comment =
@@ -117,6 +119,8 @@ fn find_top_value(
     match path {
         "tls.certificate" => quote_files(&routing.certificates.chains),
         "tls.key" => quote_files(&routing.certificates.keys),
+        // Where a block asks for keys, the others need none.
+        "keys" => scoped("keys").or_else(|| Some(quote_toml("none")).filter(|_| !context.client_keys.is_empty())),
         "limits.body_bytes" => scoped("body_bytes"),
         ACCESS_LOG => scoped(ACCESS_LOG).filter(|log| log.starts_with('[')),
         "log.access" => one_log().map(|log| match log.split_once(' ') {
@@ -137,6 +141,16 @@ fn quote_files(files: &[String]) -> Option<String> {
         [] => None,
         [one] => Some(quote_toml(one)),
         all => Some(quote_list(all)),
+    }
+}
+
+/// Writes the API keys of conditions.
+fn write_client_keys(out: &mut String, context: &ImportContext) {
+    for (name, secret) in context.client_keys.named_secrets() {
+        write_line(out, "\n[[key]]");
+        write_line(out, &format!("name = {}", quote_toml(&name)));
+        let hash = KeyDigest::from_secret(secret.as_bytes()).to_config_text();
+        write_line(out, &format!("hash = {} # of the key in nginx's configuration", quote_toml(&hash)));
     }
 }
 

@@ -2,15 +2,19 @@
 //!
 //! Requests that nginx refuses must stay refused. A guard is carried over, or the import fails at its line.
 
-use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxAnswer, NginxLocation};
+use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxLocation, NginxServer};
+use crate::import::conditions;
+use crate::import::conditions::verdict::ConditionVerdict;
 use crate::import::context::ImportContext;
+use crate::import::scoped_keys::ScopedKeys;
 use crate::import::syntax::directive::Directive;
+use crate::import::toml_text::quote_list;
+use crate::routes::AddressRule;
 
 /// The help of a guard that cannot be carried over.
 const REMOVE_HELP: &str = "requests that nginx refuses would reach replicas: remove it to import the rest, and protect the router by other means";
 /// Why a `rewrite` cannot be carried over.
 pub(in crate::import) const REWRITE_REASON: &str = "redirects of every path are, and the replacement of a location's path: `rewrite ^/team/(.*)$ /$1 break;` in `/team/`";
-const CONDITION_REASON: &str = "the router does not evaluate this condition";
 
 /// `error_page STATUS ... [=[STATUS]] TARGET`.
 pub(super) fn handle_error_page(context: &mut ImportContext, directive: &Directive) {
@@ -23,19 +27,14 @@ pub(super) fn handle_error_page(context: &mut ImportContext, directive: &Directi
 
 /// `allow` and `deny`.
 pub(super) fn handle_access_rule(context: &mut ImportContext, directive: &Directive) {
-    let scope = context.open.scope;
-    let Some(level) = context.open.level() else { return };
-    let first = !level.access_rules.iter().any(|rule| rule.name.text == "allow");
-    level.access_rules.push(directive.clone());
-    if (scope, directive.name.text.as_str(), directive.arg(0)) == (BlockScope::Location, "deny", "all") && first {
-        context.report.carried_count += 1;
-        if let Some(location) = context.open.location() {
-            location.answer = Some(NginxAnswer { toml: "\"403\"".to_owned(), directive: directive.clone() });
-        }
-        return;
+    let rule = format!("{} {}", directive.name.text, directive.arg(0));
+    if rule.parse::<AddressRule>().is_err() || directive.args.len() != 1 {
+        return context.reject_argument(directive, "an address, a network, `unix:` or `all`");
     }
-    // Where it does, `check_location` fails the import.
-    context.report.add_not_needed(directive, "it refuses no request to a replica");
+    context.report.carried_count += 1;
+    if let Some(level) = context.open.level() {
+        level.access_rules.push(rule);
+    }
 }
 
 /// A directive that stops the import where it is in force for requests to replicas.
@@ -54,11 +53,23 @@ pub(in crate::import) fn add_guard(context: &mut ImportContext, directive: &Dire
     }
 }
 
-/// An `if` or a `limit_except`; `is_harmless`: no request depends on it.
-pub(in crate::import) fn add_condition(context: &mut ImportContext, directive: &Directive, is_harmless: bool) {
-    context.report.add_impossible(directive, "conditions are not evaluated; the block is left out");
-    if let Some(level) = context.open.level().filter(|_| !is_harmless) {
-        level.conditions.push(directive.clone());
+/// `limit_except METHOD ... { ... }`: carried over if its block is `deny all;`. `is_harmless`: no request depends on its
+/// block.
+pub(in crate::import) fn add_limit_except(context: &mut ImportContext, directive: &Directive, is_harmless: bool) {
+    let denies_all = matches!(directive.block.as_deref(), Some([inner])
+        if inner.name.text == "deny" && inner.arg_texts() == ["all"]);
+    if is_harmless {
+        return context.report.add_impossible(directive, "no request depends on it: the block is left out");
+    }
+    if let (true, Some(location)) = (denies_all, context.open.location()) {
+        let methods: Vec<String> = directive.arg_texts().into_iter().map(str::to_owned).collect();
+        location.methods = Some(methods);
+        context.report.carried_count += 1;
+        return;
+    }
+    context.report.add_not_needed(directive, "it refuses no request to a replica");
+    if let Some(location) = context.open.location() {
+        location.limit_except = Some(directive.clone());
     }
 }
 
@@ -89,32 +100,55 @@ pub(super) fn check_location(context: &mut ImportContext, location: &NginxLocati
     }
     check_guards(context);
     if let Some(handler) = &location.content_handler {
-        report_guard(context, handler, "it answers requests of a location with `proxy_pass`");
+        report_guard(context, handler, "it answers requests in place of `proxy_pass`");
     }
-    // nginx runs the conditions of the server and of the location itself, not of enclosing locations.
-    let (inner, server) = (context.open.levels.last(), context.open.server_level());
-    let conditions = server.into_iter().chain(inner).flat_map(|level| level.conditions.clone());
-    for condition in conditions.collect::<Vec<_>>() {
-        report_guard(context, &condition, CONDITION_REASON);
+    if let Some(limit) = &location.limit_except {
+        report_guard(context, limit, "the router has methods for all clients, so its block must be `deny all;`");
+    }
+}
+
+/// Carries over what the conditions of a location and its server mean for its requests.
+pub(super) fn apply_conditions(context: &mut ImportContext, location: &mut NginxLocation) {
+    if let Some(methods) = location.methods.as_ref().filter(|_| !location.is_internal) {
+        location.keys.set("methods", quote_list(methods));
+    }
+    let is_open = location.passes_requests() || location.answer.as_ref().is_some_and(|answer| !answer.refuses());
+    match location.conditions.take() {
+        Some(Ok(verdict)) => {
+            apply_verdict(context, &mut location.keys, &verdict);
+            location.variables = verdict.variables;
+        }
+        Some(Err(fault)) if is_open => report_guard(context, &fault.directive, &fault.reason),
+        Some(Err(_)) | None => {}
+    }
+}
+
+/// Carries over what the conditions of a server mean for requests that no location takes.
+pub(super) fn apply_server_conditions(context: &mut ImportContext, server: &mut NginxServer) {
+    let is_open = server.answer.as_ref().is_some_and(|answer| !answer.refuses());
+    match server.conditions.take() {
+        Some(Ok(verdict)) => apply_verdict(context, &mut server.keys, &verdict),
+        Some(Err(fault)) if is_open => report_guard(context, &fault.directive, &fault.reason),
+        Some(Err(_)) | None => {}
+    }
+}
+
+/// Makes API keys of the keys that conditions ask for.
+fn apply_verdict(context: &mut ImportContext, keys: &mut ScopedKeys, verdict: &ConditionVerdict) {
+    if let Some(secrets) = &verdict.secrets {
+        let names: Vec<String> = secrets.iter().map(|secret| context.client_keys.name_of(secret)).collect();
+        verdict.refusals.iter().for_each(|refusal| context.client_keys.add_use(refusal, &names));
+        keys.set("keys", quote_list(&names));
     }
 }
 
 /// Reports the guards in force in the innermost location that cannot be carried over.
 fn check_guards(context: &mut ImportContext) {
-    let mut levels = context.open.levels.iter().rev();
-    let rules = levels.clone().find(|level| !level.access_rules.is_empty());
-    let rules = rules.map_or(&[][..], |level| &level.access_rules);
-    // The first rule that matches decides: after `allow all` no other applies.
-    let first_of_all = rules.iter().find(|rule| rule.name.text == "deny" || rule.arg(0) == "all");
-    let deny = first_of_all.filter(|rule| rule.name.text == "deny").cloned();
     let mut nearest: Vec<BlockGuard> = Vec::new();
-    for guard in levels.by_ref().flat_map(|level| &level.guards) {
+    for guard in context.open.levels.iter().rev().flat_map(|level| &level.guards) {
         if !nearest.iter().any(|inner| std::ptr::eq(inner.rule, guard.rule)) {
             nearest.push(guard.clone());
         }
-    }
-    if let Some(deny) = deny {
-        report_guard(context, &deny, "the router does not filter addresses");
     }
     for guard in nearest.iter().filter(|guard| !guard.is_neutral()) {
         report_guard(context, &guard.directive, guard.rule.reason);
@@ -148,6 +182,7 @@ pub(in crate::import) fn report_guard(context: &mut ImportContext, directive: &D
     let name = &directive.name.text;
     let issue = directive.name.span.diagnostic(format!("`{name}` cannot be carried over: {reason}"));
     let issue = issue.with_help(REMOVE_HELP);
+    let issue = if conditions::may_show_key(directive) { issue.without_excerpt() } else { issue };
     if !context.report.diagnostics.contains(&issue) {
         context.report.add_diagnostic(issue);
     }

@@ -6,6 +6,7 @@
 use super::access_rules::{REWRITE_REASON, report_guard};
 use crate::import::blocks::{BlockScope, NginxAnswer};
 use crate::import::context::ImportContext;
+use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::quote_toml;
 use crate::log_format::{LogFormat, ValueAvailability};
@@ -112,28 +113,14 @@ fn add_redirect(context: &mut ImportContext, directive: &Directive, status: u16,
     }
 }
 
-/// `set $NAME VALUE`: a constant can be used in `proxy_pass`.
+/// `set $NAME VALUE`. The value may be a key, so no remark repeats it.
 pub(super) fn handle_set(context: &mut ImportContext, directive: &Directive) {
-    let ([name, value], Some(name_text)) = (directive.args.as_slice(), directive.arg(0).strip_prefix('$')) else {
+    if directive.args.len() != 2 || !directive.arg(0).starts_with('$') {
         return context.reject_argument(directive, "a variable and a value");
-    };
-    let constant = (!value.text.contains('$')).then(|| value.text.clone());
-    let Some(level) = context.open.level() else { return };
-    let known = level.variables.insert(name_text.to_owned(), constant.clone());
-    if known.is_some() {
-        // Which of the values is in force depends on the place of the directives between.
-        level.variables.insert(name_text.to_owned(), None);
     }
-    match constant {
-        Some(_) if known.is_none() => {
-            context
-                .report
-                .add_not_needed(directive, format!("`{}` is written out where proxy_pass uses it", name.text));
-        }
-        _ => context
-            .report
-            .add_impossible(directive, "variables are not kept: nothing that is carried over depends on it"),
-    }
+    let subject = format!("set {} ...;", directive.arg(0));
+    let reason = "its value is written out where `proxy_pass` and conditions use it".to_owned();
+    context.report.add_remark_at(RemarkKind::NotNeeded, subject, directive.source_line(), reason);
 }
 
 /// What a `rewrite ... break` does with the paths of its location.

@@ -1,7 +1,5 @@
 //! `server` and `location` blocks.
 
-use std::collections::BTreeSet;
-
 use super::{access_rules, answers, real_ip, upstream};
 use crate::import::blocks::{BlockScope, LocationKind, NginxListen, NginxLocation, NginxServer};
 use crate::import::context::ImportContext;
@@ -36,19 +34,8 @@ pub(super) fn open_server(context: &mut ImportContext, directive: &Directive) ->
     }
     let mut server = NginxServer::new(directive);
     server.named_proxies = access_rules::find_named_proxies(directive);
-    collect_conditional_variables(directive, false, &mut server.conditional_variables);
     context.open.server = Some(server);
     Some(BlockScope::Server)
-}
-
-/// Adds the variables that an `if` in a block sets.
-fn collect_conditional_variables(block: &Directive, is_conditional: bool, variables: &mut BTreeSet<String>) {
-    for inner in block.block.iter().flatten() {
-        if is_conditional && inner.name.text == "set" {
-            variables.insert(inner.arg(0).trim_start_matches('$').to_owned());
-        }
-        collect_conditional_variables(inner, is_conditional || inner.name.text == "if", variables);
-    }
 }
 
 /// Collects the directives in force in the server.
@@ -68,6 +55,7 @@ pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
     let router_values = ROUTER_KEYS.iter().filter_map(|(key, _)| Some((*key, nearest_value(levels, key)?.clone())));
     server.router_keys = router_values.collect();
     context.outer_keys = keys_in_force(levels.split_last().map_or(&[], |(_, outer)| outer));
+    access_rules::apply_server_conditions(context, &mut server);
     context.servers.push(server);
 }
 
@@ -120,9 +108,7 @@ pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) 
 /// Collects the directives in force in the location, and adds it to its server or to the location around it.
 pub(super) fn close_location(context: &mut ImportContext, directive: &Directive) {
     real_ip::check_nested_rules(context, directive);
-    let variables = context.open.variables();
     let Some(mut location) = context.open.locations.pop() else { return };
-    location.variables = variables;
     location.verification = context.open.upstream_verification();
     location.api_key = api_key_in_force(&context.open);
     location.keys = keys_in_force(&context.open.levels);
@@ -130,6 +116,7 @@ pub(super) fn close_location(context: &mut ImportContext, directive: &Directive)
         location.answer = answers::convert_return(context, &directive);
     }
     access_rules::check_location(context, &location);
+    access_rules::apply_conditions(context, &mut location);
     match (context.open.locations.last_mut(), &mut context.open.server) {
         (Some(outer), _) => outer.nested.push(location),
         (None, Some(server)) => server.locations.push(location),

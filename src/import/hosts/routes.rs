@@ -80,7 +80,7 @@ fn build_location_routes(
         _ if location.is_internal => RouteTarget::Answer(quote_toml("404")),
         (Some(answer), _) => RouteTarget::Answer(answer.toml.clone()),
         (None, Some(pass)) => {
-            let target = pools.add_target(context, server, location, pass);
+            let target = pools.add_target(context, location, pass);
             let read =
                 target.and_then(|target| Some((read_replacement(context, flat, pass, &target.uri)?, target.pool)));
             let Some((read, pool)) = read else { return Vec::new() };
@@ -92,9 +92,16 @@ fn build_location_routes(
                 let reason = "it has no proxy_pass: its requests are answered 404";
                 context.report.add_impossible(&location.directive, reason);
             }
-            RouteTarget::Answer(quote_toml("404"))
+            // nginx looks for a file, but for addresses first.
+            let is_denied = location.keys.get("access").is_some_and(|rules| rules.starts_with("[\"deny all\""));
+            RouteTarget::Answer(quote_toml(if is_denied { "403" } else { "404" }))
         }
     };
+    let mut keys = location.keys.differing_from(&server.keys);
+    if matches!(target, RouteTarget::Answer(_)) {
+        // The router does not look at addresses before it answers, and nginx does not before a `return`.
+        keys.remove("access");
+    }
     if location.keys.get(ACCESS_LOG) != server.keys.get(ACCESS_LOG) {
         context.report.add_impossible(&location.directive, "its access_log is not carried over: the router has one");
     }
@@ -102,7 +109,7 @@ fn build_location_routes(
         path,
         target,
         replace_path: replacement.path,
-        keys: location.keys.differing_from(&server.keys),
+        keys,
         source_comment: location.directive.to_comment(),
     };
     let mut routes: Vec<ImportedRoute> = build_slashless_route(flat, all, &route).into_iter().collect();

@@ -9,7 +9,7 @@ mod tls;
 
 use std::collections::BTreeSet;
 
-use super::blocks::{NginxLocation, NginxServer};
+use super::blocks::NginxLocation;
 use super::context::ImportContext;
 use super::report::RemarkKind;
 use super::syntax::directive::Directive;
@@ -36,11 +36,10 @@ impl PoolTable {
     pub(super) fn add_target(
         &mut self,
         context: &mut ImportContext,
-        server: &NginxServer,
         location: &NginxLocation,
         pass: &Directive,
     ) -> Option<PassTarget> {
-        let url = pass_url::resolve_url(context, server, location, pass)?;
+        let url = pass_url::resolve_url(context, location, pass)?;
         let upstream = UpstreamId { scheme: url.scheme, authority: url.authority.clone() };
         let is_upstream = context.upstreams.iter().any(|known| known.name == url.authority);
         if is_upstream {

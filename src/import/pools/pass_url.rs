@@ -1,6 +1,6 @@
 //! The URL of a `proxy_pass`.
 
-use crate::import::blocks::{NginxLocation, NginxServer};
+use crate::import::blocks::NginxLocation;
 use crate::import::context::ImportContext;
 use crate::import::syntax::directive::Directive;
 
@@ -16,19 +16,14 @@ pub(super) struct PassUrl {
 }
 
 /// Returns the URL's parts; `None` and a diagnostic if it is no URL of replicas.
-pub(super) fn resolve_url(
-    context: &mut ImportContext,
-    server: &NginxServer,
-    location: &NginxLocation,
-    pass: &Directive,
-) -> Option<PassUrl> {
+pub(super) fn resolve_url(context: &mut ImportContext, location: &NginxLocation, pass: &Directive) -> Option<PassUrl> {
     let word = pass.args.first()?;
     let written = word.text.as_str();
     let reject = |context: &mut ImportContext, message: &str, help: String| {
         context.report.add_diagnostic(word.span.diagnostic(message).with_help(help));
         None
     };
-    let text = substitute_variables(written, server, location);
+    let text = substitute_variables(written, location);
     let is_dynamic = written.contains('$');
     // The request's own path and query are what replicas get without a path.
     let text = if is_dynamic { text.strip_suffix("$request_uri").unwrap_or(&text) } else { &text };
@@ -65,7 +60,7 @@ pub(super) fn resolve_url(
 }
 
 /// Writes out the variables that are constants in the location.
-fn substitute_variables(text: &str, server: &NginxServer, location: &NginxLocation) -> String {
+fn substitute_variables(text: &str, location: &NginxLocation) -> String {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -75,8 +70,7 @@ fn substitute_variables(text: &str, server: &NginxServer, location: &NginxLocati
         let end = start.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(start.len());
         let (name, after_name) = start.split_at(end);
         let after_name = if braced.is_some() { after_name.strip_prefix('}').unwrap_or(after_name) } else { after_name };
-        let constant = location.variables.get(name).cloned().flatten();
-        match constant.filter(|_| !server.conditional_variables.contains(name)) {
+        match location.variables.get(name).cloned().flatten() {
             Some(value) => result.push_str(&value),
             None => {
                 result.push('$');

@@ -64,6 +64,11 @@ impl Directive {
         Self { name: self.name.clone(), args: self.args.clone(), block, file: self.file.clone() }
     }
 
+    /// Returns whether another one has the same place and words.
+    pub(in crate::import) fn is_same_as(&self, other: &Self) -> bool {
+        self.source_line() == other.source_line() && self.to_one_line() == other.to_one_line()
+    }
+
     /// Returns the file and line of its name.
     pub(in crate::import) fn source_line(&self) -> SourceLine {
         SourceLine { file: self.file.clone(), line: self.name.line }

@@ -1,5 +1,6 @@
 //! Laws of every import. The results for particular configurations are in `tests/import`.
 
+mod client_keys;
 mod guards;
 mod scopes;
 

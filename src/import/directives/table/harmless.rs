@@ -327,7 +327,8 @@ pub(super) static OTHER_PROTOCOLS: &[DirectiveRow] =
 
 const NO_FILES_REASON: &str = "files are not served";
 const TYPES_REASON: &str = "replicas set the content type";
-const VARIABLES_REASON: &str = "variables are not kept: nothing that is carried over depends on it";
+const VARIABLES_REASON: &str =
+    "variables are not kept: where a request depends on one, its value is worked out, or the import stops";
 const PARAMETER_REASON: &str = "without effect: where the directive that it belongs to is in force, the import stops";
 const CLIENT_CERTS_REASON: &str = "client certificates are not requested";
 const RATES_REASON: &str =
