@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::syntax::directive::{Directive, SourceLine};
 
 /// The keys that hosts and routes can have, in the order in which they are written.
-pub(super) const SCOPED_KEYS: [&str; 16] = [
+pub(super) const SCOPED_KEYS: [&str; 17] = [
     "body_bytes",
     TRUSTED_PROXIES,
     "client_address_header",
@@ -17,6 +17,7 @@ pub(super) const SCOPED_KEYS: [&str; 16] = [
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     SUCCESS_HEADERS,
+    ACCESS_LOG,
     "timeouts.connect",
     "timeouts.first_byte",
     "timeouts.client_body",

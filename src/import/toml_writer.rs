@@ -12,7 +12,7 @@ use super::toml_text::{quote_list, quote_toml};
 use crate::tenants::KeyDigest;
 
 /// Keys in the order in which they are written, with nginx's default where it differs from the router's.
-const KEY_DEFAULTS: [(&str, &str); 33] = [
+const KEY_DEFAULTS: [(&str, &str); 32] = [
     ("workers", ""),
     ("x_upstream", "false"),
     ("preserve_header_case", "true"),
@@ -26,7 +26,6 @@ const KEY_DEFAULTS: [(&str, &str); 33] = [
     (REQUEST_HEADERS, ""),
     (RESPONSE_HEADERS, ""),
     (SUCCESS_HEADERS, ""),
-    (ACCESS_LOG, ""),
     ("resolver", ""),
     ("resolver_timeout", ""),
     ("tls.certificate", ""),
@@ -115,19 +114,17 @@ fn find_top_value(
         return Some(setting.toml.clone());
     }
     let scoped = |key: &str| keys.get(key).map(str::to_owned);
-    let one_log = || scoped(ACCESS_LOG).filter(|log| !log.starts_with('['));
     match path {
         "tls.certificate" => quote_files(&routing.certificates.chains),
         "tls.key" => quote_files(&routing.certificates.keys),
         // Where a block asks for keys, the others need none.
         "keys" => scoped("keys").or_else(|| Some(quote_toml("none")).filter(|_| !context.client_keys.is_empty())),
         "limits.body_bytes" => scoped("body_bytes"),
-        ACCESS_LOG => scoped(ACCESS_LOG).filter(|log| log.starts_with('[')),
-        "log.access" => one_log().map(|log| match log.split_once(' ') {
+        "log.access" => scoped(ACCESS_LOG).map(|log| match log.split_once(' ') {
             Some((target, _)) => format!("{target}\""),
             None => log,
         }),
-        "log.format" => one_log().and_then(|log| Some(format!("\"{}", log.split_once(' ')?.1))),
+        "log.format" => scoped(ACCESS_LOG).and_then(|log| Some(format!("\"{}", log.split_once(' ')?.1))),
         REQUEST_HEADERS | RESPONSE_HEADERS if is_plain => None,
         path => match path.strip_prefix("timeouts.").filter(|name| READ_TIMEOUTS.contains(name)) {
             Some(_) => scoped(READ_TIMEOUT),

@@ -56,10 +56,6 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
         let has_tls = place.addresses.iter().any(|at| matches!(at.address, crate::routes::ListenAddr::Tls(_)));
         let certificates =
             if has_tls { certificates::server_certificates(context, server) } else { CertificateFiles::default() };
-        if server.keys.get(ACCESS_LOG) != keys.get(ACCESS_LOG) {
-            let reason = "its access_log is not carried over: the router has one";
-            context.report.add_impossible(&server.directive, reason);
-        }
         hosts.push(ImportedHost {
             names: place.names.clone(),
             listens: place.addresses.iter().map(|at| listen_words(at, &place.names)).collect(),
@@ -80,6 +76,7 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
     };
     let uses_server_name = names_server(context, &routing);
     routing.raise_common_values(&reached, uses_server_name);
+    routing.lower_access_logs();
     routing
 }
 
@@ -104,6 +101,21 @@ fn names_server(context: &ImportContext, routing: &ImportedRouting) -> bool {
 }
 
 impl ImportedRouting {
+    /// Moves several access logs at the top to the hosts, as `[log]` has one.
+    fn lower_access_logs(&mut self) {
+        let Some(logs) = self.keys.get(ACCESS_LOG).filter(|logs| logs.starts_with('[')).map(str::to_owned) else {
+            return;
+        };
+        for host in &mut self.hosts {
+            if host.keys.written(ACCESS_LOG).is_none() {
+                host.keys.set(ACCESS_LOG, logs.clone());
+            }
+        }
+        // Requests of no host are in the first.
+        let first = logs.trim_start_matches('[').split("\", ").next().unwrap_or_default();
+        self.keys.set(ACCESS_LOG, format!("{}\"", first.trim_end_matches(['"', ']'])));
+    }
+
     /// Moves what all hosts share to the top.
     fn raise_common_values(&mut self, reached: &[(&NginxServer, &ServerPlace<'_>)], uses_server_name: bool) {
         let plain = |place: &ServerPlace<'_>| -> Vec<String> {
@@ -142,6 +154,7 @@ impl ImportedRouting {
         let [route] = host.routes.as_slice() else { return None };
         let leads_to_pool = matches!(route.target, RouteTarget::Pool(_));
         let is_plain = leads_to_pool && route.path == "/" && route.replace_path.is_none() && host.names.is_empty();
-        is_plain.then(|| self.keys.overlaid_by(&host.keys).overlaid_by(&route.keys))
+        let has_one_log = !host.keys.overlaid_by(&route.keys).get(ACCESS_LOG).is_some_and(|logs| logs.starts_with('['));
+        (is_plain && has_one_log).then(|| self.keys.overlaid_by(&host.keys).overlaid_by(&route.keys))
     }
 }

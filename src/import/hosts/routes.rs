@@ -7,7 +7,7 @@ use super::pattern;
 use crate::import::blocks::{LocationKind, NginxAnswer, NginxServer};
 use crate::import::context::ImportContext;
 use crate::import::pools::PoolTable;
-use crate::import::scoped_keys::{ACCESS_LOG, ScopedKeys};
+use crate::import::scoped_keys::ScopedKeys;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::quote_toml;
 use crate::routes::PathMatch;
@@ -101,9 +101,6 @@ fn build_location_routes(
     if matches!(target, RouteTarget::Answer(_)) {
         // The router does not look at addresses before it answers, and nginx does not before a `return`.
         keys.remove("access");
-    }
-    if location.keys.get(ACCESS_LOG) != server.keys.get(ACCESS_LOG) {
-        context.report.add_impossible(&location.directive, "its access_log is not carried over: the router has one");
     }
     let route = ImportedRoute {
         path,
