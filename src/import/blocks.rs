@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::conditions::host_split::HostSplit;
 use super::conditions::program::ProgramFault;
 use super::conditions::verdict::ConditionVerdict;
 use super::scoped_keys::{RankedValue, ScopedKeys};
@@ -69,6 +70,12 @@ pub(super) struct NginxServer {
     pub(super) keys: ScopedKeys,
     /// The values in force of the keys that the router has once.
     pub(super) router_keys: BTreeMap<&'static str, RankedValue>,
+    /// What its conditions answer by the name in `Host`.
+    pub(super) split: Option<HostSplit>,
+    /// Its names with an answer of their own.
+    pub(super) name_answers: Vec<(String, NginxAnswer)>,
+    /// The answer for names that are not its own.
+    pub(super) other_answer: Option<NginxAnswer>,
     /// What its conditions mean for its requests.
     pub(super) conditions: Option<Result<ConditionVerdict, ProgramFault>>,
     /// The named locations that lead to replicas.
@@ -92,6 +99,9 @@ impl NginxServer {
             rejecting: None,
             keys: ScopedKeys::default(),
             router_keys: BTreeMap::new(),
+            split: None,
+            name_answers: Vec::new(),
+            other_answer: None,
             conditions: None,
             named_proxies: Vec::new(),
             rewrites: Vec::new(),

@@ -53,8 +53,17 @@ fn read_directive(context: &mut ImportContext, directive: &Directive) {
         DirectiveRule::Block { open, close } => {
             if let Some(scope) = open(context, directive) {
                 let inner = directive.block.as_deref().unwrap_or_default();
-                judge_conditions(context, inner, scope);
-                read_block(context, inner, scope, |context| close(context, directive));
+                match scope {
+                    BlockScope::Server => context.open.server_program = conditions::program_directives(inner),
+                    BlockScope::Location => judge_location(context, inner),
+                    _ => {}
+                }
+                read_block(context, inner, scope, |context| {
+                    if scope == BlockScope::Server {
+                        split_server(context);
+                    }
+                    close(context, directive);
+                });
             } else if name == "location" {
                 report_unknown_inside(context, directive);
             }
@@ -87,26 +96,33 @@ fn read_condition(context: &mut ImportContext, condition: &Directive) {
     }
 }
 
-/// Judges the conditions of a block that requests run through.
-fn judge_conditions(context: &mut ImportContext, block: &[Directive], scope: BlockScope) {
-    let variables = &context.variables;
-    let judge = |parts: [&[Directive]; 2]| RewriteProgram { variables, parts, is_harmless: &is_harmless }.judge();
-    match scope {
-        BlockScope::Server => {
-            let program = conditions::program_directives(block);
-            if let Some(server) = &mut context.open.server {
-                server.conditions = Some(judge([&program, &[]]));
-            }
-            context.open.server_program = program;
-        }
-        BlockScope::Location => {
-            let verdict = judge([&context.open.server_program, block]);
-            if let Some(location) = context.open.location() {
-                location.conditions = Some(verdict);
-            }
-        }
-        _ => {}
+/// Judges the conditions of a location that is opened. Those of a server are split by its names before.
+fn judge_location(context: &mut ImportContext, block: &[Directive]) {
+    split_server(context);
+    let host = context.open.server.as_ref().and_then(|server| server.split.as_ref()?.passing_name.clone());
+    let program = RewriteProgram {
+        variables: &context.variables,
+        parts: [&context.open.server_program, block],
+        host: host.as_deref(),
+        is_harmless: &is_harmless,
+    };
+    let verdict = program.judge();
+    if let Some(location) = context.open.location() {
+        location.conditions = Some(verdict);
     }
+}
+
+/// Judges the conditions of the open server once its names are read.
+fn split_server(context: &mut ImportContext) {
+    let Some(server) = context.open.server.as_mut().filter(|server| server.conditions.is_none()) else { return };
+    let names = server.names.iter().filter(|name| !name.is_pattern).map(|name| name.text.as_str());
+    let names: Vec<&str> = names.filter(|name| !name.contains('*') && !name.starts_with('.')).collect();
+    let parts: [&[Directive]; 2] = [&context.open.server_program, &[]];
+    let program = RewriteProgram { variables: &context.variables, parts, host: None, is_harmless: &is_harmless };
+    let split = program.split_by_host(&names);
+    let host = split.as_ref().and_then(|split| split.passing_name.as_deref());
+    server.conditions = Some(RewriteProgram { host, ..program }.judge());
+    server.split = split;
 }
 
 /// Returns whether a directive in an `if` or a `limit_except` has no effect on where requests go.

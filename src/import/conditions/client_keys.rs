@@ -10,6 +10,8 @@ pub(in crate::import) struct ImportedClientKeys {
     /// In the order of their names.
     secrets: Vec<String>,
     uses: Vec<KeyCondition>,
+    /// Conditions that are carried over as something else than keys.
+    carried: Vec<Directive>,
 }
 
 /// An `if` that asks for keys.
@@ -41,6 +43,16 @@ impl ImportedClientKeys {
                 names: names.iter().cloned().collect(),
             }),
         }
+    }
+
+    /// Notes conditions that are carried over as something else than keys.
+    pub(in crate::import) fn add_carried(&mut self, conditions: Vec<Directive>) {
+        self.carried.extend(conditions);
+    }
+
+    /// Returns whether a condition is carried over as something else than keys.
+    pub(super) fn is_carried(&self, condition: &Directive) -> bool {
+        self.carried.iter().any(|known| known.is_same_as(condition))
     }
 
     pub(in crate::import) const fn is_empty(&self) -> bool {

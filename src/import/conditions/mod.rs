@@ -5,6 +5,7 @@
 
 pub(super) mod client_keys;
 mod condition;
+pub(super) mod host_split;
 mod literal_pattern;
 pub(super) mod program;
 pub(super) mod remarks;

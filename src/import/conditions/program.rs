@@ -47,9 +47,12 @@ enum Value {
 }
 
 /// A program: the directives of a server, then those of a location.
+#[derive(Clone, Copy)]
 pub(in crate::import) struct RewriteProgram<'a> {
     pub(in crate::import) variables: &'a VariableTable,
     pub(in crate::import) parts: [&'a [Directive]; 2],
+    /// The value of `$host` in conditions, if it is known.
+    pub(in crate::import) host: Option<&'a str>,
     /// Returns whether a directive in an `if` has no effect on where requests go.
     pub(in crate::import) is_harmless: &'a dyn Fn(&Directive) -> bool,
 }
@@ -178,7 +181,10 @@ impl<'a> ProgramRun<'_, 'a> {
                 Value::Unknown(name) => return Err(unknown(&name)),
             },
         };
-        let value = self.lookup(&variable, 0);
+        let value = match self.program.host.filter(|_| variable == "host") {
+            Some(host) => Value::Known(host.to_owned()),
+            None => self.lookup(&variable, 0),
+        };
         let text = match &value {
             Value::Known(text) => text.clone(),
             Value::Header(index) => {

@@ -9,6 +9,10 @@ use crate::import::syntax::directive::Directive;
 /// Remarks on every `if` once all locations are read.
 pub(in crate::import) fn finish_conditions(context: &mut ImportContext) {
     for condition in std::mem::take(&mut context.deferred.conditions) {
+        if context.client_keys.is_carried(&condition) {
+            context.report.carried_count += 1;
+            continue;
+        }
         let subject = match may_show_key(&condition) {
             true => format!("if {} ... {{}}", condition.arg(0)),
             false => condition.to_one_line(),

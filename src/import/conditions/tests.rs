@@ -22,7 +22,7 @@ fn judge(http: &str, server: &str, location: &str) -> Result<ConditionVerdict, P
     let all: Vec<Directive> = [http, server.clone(), location.clone()].concat();
     let variables = VariableTable::collect(&all);
     let is_harmless = |directive: &Directive| directive.name.text == "access_log";
-    RewriteProgram { variables: &variables, parts: [&server, &location], is_harmless: &is_harmless }.judge()
+    RewriteProgram { variables: &variables, parts: [&server, &location], host: None, is_harmless: &is_harmless }.judge()
 }
 
 /// Returns the keys of which one is needed; `None` if none is.
@@ -197,4 +197,41 @@ fn programs_that_compare_with_many_texts_are_refused() {
     assert!(judge("", "", &format!("{many} if ($ok != 1) {{ return 401; }}")).is_err());
     let some: String = (0..200).map(|n| format!("if ($http_authorization = 'Bearer k{n}') {{ set $ok 1; }}")).collect();
     assert_eq!(keys_of("", "", &format!("{some} if ($ok != 1) {{ return 401; }}")).unwrap().len(), 200);
+}
+
+#[test]
+fn names_with_answers_of_their_own_are_split_from_a_server() {
+    let split = |server: &str, names: &[&str]| {
+        let server = parse(server);
+        let variables = VariableTable::collect(&server);
+        let program =
+            RewriteProgram { variables: &variables, parts: [&server, &[]], host: None, is_harmless: &|_| false };
+        program.split_by_host(names).map(|split| {
+            let answers: Vec<String> =
+                split.answers.iter().map(|(name, answer)| format!("{name} {}", answer.arg(0))).collect();
+            (answers.join(", "), split.other_answer.map(|answer| answer.arg(0).to_owned()), split.passing_name)
+        })
+    };
+    let own = |name: &str| Some(name.to_owned());
+    let certbot = "if ($host = a.example) { return 301 https://$host$request_uri; } return 404;";
+    let other = Some("\u{1}".to_owned());
+    assert_eq!(split(certbot, &["a.example"]), Some(("a.example 301".to_owned(), None, other.clone())));
+    let two = "if ($host = b) { return 308 /b; } if ($host = a) { return 301 /a; } return 404;";
+    assert_eq!(split(two, &["a", "b"]), Some(("a 301, b 308".to_owned(), None, other)));
+    let to_apex = "if ($host ~ ^(www\\.a|w\\.a)$) { return 301 https://a$request_uri; }";
+    assert_eq!(split(to_apex, &["a", "www.a", "w.a"]), Some(("www.a 301, w.a 301".to_owned(), None, own("a"))));
+    let only = "if ($host != a) { return 444; } if ($http_authorization != 'Bearer k') { return 401; }";
+    assert_eq!(split(only, &["a"]), Some((String::new(), own("444"), own("a"))));
+    for (server, names) in [
+        (certbot, vec!["b.example"]),
+        (certbot, vec![]),
+        ("if ($host) { return 301 /; }", vec!["a"]),
+        ("if ($host = $server_name) { return 301 /; }", vec!["a"]),
+        ("if ($host = a) { set $up 1; } if ($http_x) { return 403; }", vec!["a"]),
+        ("if ($host = a) { set $up 1; }", vec!["a", "b"]),
+        ("if ($http_x) { return 403; }", vec!["a"]),
+        ("return 404;", vec!["a"]),
+    ] {
+        assert_eq!(split(server, &names), None, "{server}");
+    }
 }

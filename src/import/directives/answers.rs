@@ -1,7 +1,8 @@
 //! Answers of nginx's own: `return`, `internal` and `default_type`.
 
 use crate::config::has_control_chars;
-use crate::import::blocks::{BlockScope, NginxAnswer};
+use crate::import::blocks::{BlockScope, NginxAnswer, NginxServer};
+use crate::import::conditions::host_split::HostSplit;
 use crate::import::context::ImportContext;
 use crate::import::inheritance::{DEFAULT_TYPE, nearest_value};
 use crate::import::syntax::directive::{Directive, DirectiveWord};
@@ -45,6 +46,23 @@ pub(super) fn handle_default_type(context: &mut ImportContext, directive: &Direc
     }
     context.set_part(DEFAULT_TYPE, text.to_owned(), 0, directive);
     context.report.add_not_needed(directive, "replicas set the content type of their answers");
+}
+
+/// Converts the `return`s of conditions on `$host`.
+pub(super) fn convert_answers_by_name(context: &mut ImportContext, server: &mut NginxServer, split: HostSplit) {
+    let mut known: Vec<NginxAnswer> = Vec::new();
+    let mut convert = |context: &mut ImportContext, directive: &Directive| {
+        if let Some(answer) = known.iter().find(|answer| answer.directive.is_same_as(directive)) {
+            return Some(answer.clone());
+        }
+        known.extend(convert_return(context, directive));
+        known.last().filter(|answer| answer.directive.is_same_as(directive)).cloned()
+    };
+    for (name, directive) in &split.answers {
+        server.name_answers.extend(convert(context, directive).map(|answer| (name.clone(), answer)));
+    }
+    server.other_answer = split.other_answer.and_then(|directive| convert(context, &directive));
+    context.client_keys.add_carried(split.conditions);
 }
 
 /// Returns the answer of a `return` at the end of its block; `None` and a diagnostic if it cannot be carried.

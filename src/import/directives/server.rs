@@ -56,6 +56,9 @@ pub(super) fn close_server(context: &mut ImportContext, _: &Directive) {
     server.router_keys = router_values.collect();
     context.outer_keys = keys_in_force(levels.split_last().map_or(&[], |(_, outer)| outer));
     access_rules::apply_server_conditions(context, &mut server);
+    if let Some(split) = server.split.take() {
+        answers::convert_answers_by_name(context, &mut server, split);
+    }
     context.servers.push(server);
 }
 

@@ -3,6 +3,7 @@
 use crate::import::scoped_keys::ScopedKeys;
 
 /// A `[[host]]`.
+#[derive(Clone)]
 pub(in crate::import) struct ImportedHost {
     /// As strings of `name`; empty: the requests that no other host takes.
     pub(in crate::import) names: Vec<String>,

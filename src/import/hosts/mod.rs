@@ -4,6 +4,7 @@ mod addresses;
 mod certificates;
 mod flat_locations;
 pub(super) mod imported_host;
+mod name_answers;
 mod names;
 mod path_replacement;
 mod pattern;
@@ -15,7 +16,6 @@ use super::context::ImportContext;
 use super::pools::PoolTable;
 use super::pools::imported_pool::ImportedPool;
 use super::scoped_keys::{ACCESS_LOG, ScopedKeys};
-use addresses::ServedAddress;
 use imported_host::{CertificateFiles, ImportedHost, RouteTarget};
 use names::ServerPlace;
 
@@ -56,14 +56,16 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
         let has_tls = place.addresses.iter().any(|at| matches!(at.address, crate::routes::ListenAddr::Tls(_)));
         let certificates =
             if has_tls { certificates::server_certificates(context, server) } else { CertificateFiles::default() };
-        hosts.push(ImportedHost {
-            names: place.names.clone(),
-            listens: place.addresses.iter().map(|at| listen_words(at, &place.names)).collect(),
+        let routes = routes::build_routes(context, server, &mut pools);
+        let host = ImportedHost {
+            names: Vec::new(),
+            listens: Vec::new(),
             certificates,
             keys: server.keys.differing_from(&keys),
-            routes: routes::build_routes(context, server, &mut pools),
+            routes,
             source_comment: server.directive.to_comment(),
-        });
+        };
+        hosts.extend(name_answers::split_host(server, place, host));
     }
     pools.report_upstreams(context);
     certificates::finish_tls(context);
@@ -78,12 +80,6 @@ pub(super) fn build_routing(context: &mut ImportContext) -> ImportedRouting {
     routing.raise_common_values(&reached, uses_server_name);
     routing.lower_access_logs();
     routing
-}
-
-/// Returns an address as the host of these names writes it.
-fn listen_words(at: &ServedAddress, names: &[String]) -> String {
-    let mark = if at.is_default && !names.is_empty() { " default_server" } else { "" };
-    format!("{}{mark}", at.address)
 }
 
 /// Returns whether a value has the variable `$server_name`, which is the first name of the host.

@@ -187,3 +187,52 @@ fn variable_in_a_url_has_its_value_or_stops_the_import() {
         }
     }
 }
+
+#[test]
+fn names_with_an_answer_of_their_own_become_hosts() {
+    let certbot = "server { if ($host = www.a.example) { return 301 https://$host$request_uri; }
+        if ($host = a.example) { return 301 https://$host$request_uri; }
+        listen 80; server_name a.example www.a.example; return 404; }";
+    let toml = import_text(&format!("{certbot} server {{ listen 81; location / {{ {PASS} }} }}")).unwrap().toml;
+    let hosts: Vec<&str> = toml.split("\n[[host]]\n").skip(1).collect();
+    assert_eq!(hosts.len(), 4, "{toml}");
+    for (host, name, listen, answer) in [
+        (hosts[0], "name = \"a.example\"\n", "listen = \"0.0.0.0:80\"\n", "301 https://$host$request_uri"),
+        (hosts[1], "name = \"www.a.example\"\n", "listen = \"0.0.0.0:80\"\n", "301 https://$host$request_uri"),
+        (hosts[2], "", "listen = \"0.0.0.0:80\"\n", "404"),
+    ] {
+        assert!(host.starts_with(&format!("{name}{listen}")), "{toml}");
+        assert!(host.contains(&format!("\nanswer = \"{answer}\"\n")), "{toml}");
+    }
+    assert!(!toml.contains("# cannot: if"), "{toml}");
+    let toml = import_server(
+        "",
+        &format!(
+            "server_name a.example www.a.example; if ($host = www.a.example) {{ return 301 https://a.example$request_uri; }}
+             if ($http_authorization != 'Bearer k1') {{ return 401; }} location / {{ {PASS} }}"
+        ),
+    );
+    let hosts: Vec<&str> = toml.split("\n[[host]]\n").skip(1).collect();
+    assert!(hosts[0].starts_with("name = \"www.a.example\"\n") && hosts[0].contains("\nkeys = \"none\"\n"), "{toml}");
+    assert!(hosts[1].starts_with("name = \"a.example\"\nlisten = \"0.0.0.0:80 default_server\"\n"), "{toml}");
+    assert!(hosts[1].contains("\npools = \"h:1\"\n"), "{toml}");
+}
+
+#[test]
+fn other_names_may_be_refused() {
+    let toml = import_server(
+        "",
+        &format!(
+            "server_name a.example *.b.example; if ($host != a.example) {{ return 444; }} location / {{ {PASS} }}"
+        ),
+    );
+    let hosts: Vec<&str> = toml.split("\n[[host]]\n").skip(1).collect();
+    assert!(hosts[0].starts_with("name = \"a.example\"\n") && !hosts[0].contains("default_server"), "{toml}");
+    assert!(hosts[1].starts_with("name = \"*.b.example\"\nlisten = \"0.0.0.0:80 default_server\"\n"), "{toml}");
+    assert!(hosts[1].contains("\nanswer = \"444\"\n"), "{toml}");
+    for condition in ["if ($host != b.example) { return 444; }", "if ($host ~* a) { return 444; }"] {
+        let server = format!("server {{ server_name a.example;\n{condition} location / {{ {PASS} }} }}");
+        let report = import_text(&server).unwrap_err().to_string();
+        assert!(report.starts_with("nginx.conf:2:1: `if` cannot be carried over: "), "{report}");
+    }
+}
