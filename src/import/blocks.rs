@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::conditions::host_split::HostSplit;
 use super::conditions::program::ProgramFault;
 use super::conditions::verdict::ConditionVerdict;
+use super::guard::BlockGuard;
 use super::scoped_keys::{RankedValue, ScopedKeys};
 use crate::config::Span;
 use crate::fleet::MemberSpec;
@@ -291,27 +292,6 @@ pub(super) struct BlockLevel {
     pub(super) guards: Vec<BlockGuard>,
     pub(super) error_pages: Vec<Directive>,
     pub(super) tls: BlockTls,
-}
-
-/// Why a directive stops the import where it is in force for requests that reach replicas.
-pub(super) struct GuardRule {
-    /// First arguments with which it refuses nothing.
-    pub(super) neutral: &'static [&'static str],
-    pub(super) reason: &'static str,
-}
-
-/// A directive that keeps requests from replicas, in its block.
-#[derive(Clone)]
-pub(super) struct BlockGuard {
-    pub(super) directive: Directive,
-    pub(super) rule: &'static GuardRule,
-}
-
-impl BlockGuard {
-    /// Returns whether it refuses nothing.
-    pub(super) fn is_neutral(&self) -> bool {
-        self.rule.neutral.contains(&self.directive.arg(0))
-    }
 }
 
 /// An access log as written in a directive.

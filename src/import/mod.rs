@@ -13,6 +13,7 @@ mod context;
 mod directives;
 mod driver;
 mod file_access;
+mod guard;
 mod hosts;
 mod inheritance;
 mod pools;

@@ -2,10 +2,11 @@
 //!
 //! Requests that nginx refuses must stay refused. A guard is carried over, or the import fails at its line.
 
-use crate::import::blocks::{BlockGuard, BlockScope, GuardRule, NginxLocation, NginxServer};
+use crate::import::blocks::{BlockScope, NginxLocation, NginxServer};
 use crate::import::conditions;
 use crate::import::conditions::verdict::ConditionVerdict;
 use crate::import::context::ImportContext;
+use crate::import::guard::{BlockGuard, GuardRule};
 use crate::import::scoped_keys::ScopedKeys;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::quote_list;

@@ -5,7 +5,7 @@ use super::contexts::{
 };
 use super::rule::DirectiveRow;
 use super::rule::DirectiveRule::{self, ContentHandler, Guard};
-use crate::import::blocks::GuardRule;
+use crate::import::guard::GuardRule;
 
 /// A directive that closes with any arguments.
 const fn closes(reason: &'static str) -> DirectiveRule {

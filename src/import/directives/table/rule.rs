@@ -1,8 +1,9 @@
 //! A row of the table.
 
 use super::contexts::DirectiveContexts;
-use crate::import::blocks::{BlockScope, GuardRule};
+use crate::import::blocks::BlockScope;
 use crate::import::context::ImportContext;
+use crate::import::guard::GuardRule;
 use crate::import::report::RemarkKind;
 use crate::import::syntax::directive::Directive;
 
