@@ -144,6 +144,12 @@ impl Fleet {
         }
     }
 
+    /// Returns the route whose settings hold for requests that are refused before their host is known.
+    pub fn find_default_route(&self, arrival: &ArrivalAddr) -> Option<Arc<RoutedPools>> {
+        let snapshot = self.snapshot.load();
+        snapshot.routed_pools.get(snapshot.routes.find_default(arrival)?.index).cloned()
+    }
+
     /// Returns the pool called `name`.
     pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
         self.snapshot.load().pool(name).cloned()

@@ -14,7 +14,7 @@ pub(super) struct Host {
     prefixes: Vec<Arc<Route>>,
     /// In the order of the file.
     regexes: Vec<Arc<Route>>,
-    /// The route of paths that have none; `None` for a host that is not closed.
+    /// The route of paths that have none, and of requests that are refused early; `None` for a host that is not closed.
     not_found: Option<Arc<Route>>,
 }
 
@@ -40,8 +40,7 @@ impl Host {
         // Of equal texts a pool's own path comes first, then the first in the file.
         let is_pool_path = |route: &Route| matches!(route.path, PathMatch::Segments(_));
         host.prefixes.sort_by_key(|route| (std::cmp::Reverse(route.path.prefix().len()), !is_pool_path(route)));
-        let takes_all = host.prefixes.last().is_some_and(|route| matches!(route.path.prefix(), "" | "/"));
-        if spec.is_closed && !takes_all {
+        if spec.is_closed {
             host.not_found =
                 Some(add(Route::new(PathMatch::Prefix("/".to_owned()), RouteAction::NotFound, spec.scope)));
         }
@@ -56,9 +55,16 @@ impl Host {
         &self.names
     }
 
-    /// Returns its routes in the order in which they are tried, that of paths without a route last.
+    /// Returns its routes in the order in which they are tried, that of paths without a route last, if there are any.
     pub(super) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.exact.iter().chain(&self.regexes).chain(&self.prefixes).chain(&self.not_found)
+        let takes_all = self.prefixes.last().is_some_and(|route| matches!(route.path.prefix(), "" | "/"));
+        let not_found = self.not_found.iter().filter(move |_| !takes_all);
+        self.exact.iter().chain(&self.regexes).chain(&self.prefixes).chain(not_found)
+    }
+
+    /// Returns the route of paths that have none; `None` for a host that is not closed.
+    pub(super) const fn not_found(&self) -> Option<&Arc<Route>> {
+        self.not_found.as_ref()
     }
 
     /// Returns how well its names fit `host`; `None` if none does.

@@ -87,7 +87,7 @@ impl RouteTable {
     /// Returns the route of a request: by the address of its connection, by `host` (lower case, without port) and by
     /// the path as received.
     pub fn find(&self, arrival: &ArrivalAddr, host: &str, path: &str) -> RouteLookup<'_> {
-        let host = if self.single_host { self.hosts.first() } else { self.find_host(arrival, host) };
+        let host = if self.single_host { self.hosts.first() } else { self.find_host(arrival, Some(host)) };
         host.map_or(RouteLookup::Unknown, |host| host.find(&normalize_path(path)))
     }
 
@@ -108,16 +108,23 @@ impl RouteTable {
         hosts.map(|(index, host)| (host, at_address.default == Some(index))).collect()
     }
 
-    fn find_host(&self, arrival: &ArrivalAddr, name: &str) -> Option<&Host> {
+    /// Returns the route with the settings of requests that name no host: that of paths without a route, in the host that
+    /// takes what no other host of the address does. `None` if there is no such host.
+    pub fn find_default(&self, arrival: &ArrivalAddr) -> Option<&Arc<Route>> {
+        self.find_host(arrival, None)?.not_found()
+    }
+
+    fn find_host(&self, arrival: &ArrivalAddr, name: Option<&str>) -> Option<&Host> {
         if self.addresses.is_empty() {
-            let best = best_host(self.hosts.iter(), name);
+            let best = name.and_then(|name| best_host(self.hosts.iter(), name));
             return best.or_else(|| self.hosts.iter().find(|host| host.is_nameless()));
         }
         let local =
             arrival.local.and_then(|local| self.addresses.iter().find(|a| a.address.socket_addr() == Some(local)));
         let configured = || self.addresses.iter().find(|a| a.address.has_same_address(&arrival.listen));
         let at_address = local.or_else(configured)?;
-        let best = best_host(at_address.hosts.iter().filter_map(|index| self.hosts.get(*index)), name);
+        let hosts = at_address.hosts.iter().filter_map(|index| self.hosts.get(*index));
+        let best = name.and_then(|name| best_host(hosts, name));
         best.or_else(|| self.hosts.get(at_address.default?))
     }
 

@@ -107,6 +107,23 @@ fn host_is_found_by_address_and_name() {
 }
 
 #[test]
+fn default_host_has_the_settings_of_requests_without_a_host() {
+    let hosts = vec![
+        host(&["", "a"], &[("80", false)], &[]),
+        host(&["b"], &[("80", true)], &[]),
+        host(&[], &[("81", false)], &[("/", "403")]),
+        host(&["c"], &[("82", false)], &[]),
+    ];
+    let table = RouteTable::new(hosts, &[]);
+    for (listen, wanted) in [("80", Some(Some("b"))), ("81", Some(None)), ("82", None), ("83", None)] {
+        let found = table.find_default(&ArrivalAddr { listen: listen.parse().unwrap(), local: None });
+        assert_eq!(found.map(|route| route.server_name.as_deref()), wanted, "{listen}");
+        assert!(found.is_none_or(|route| route.action == RouteAction::NotFound));
+    }
+    assert_eq!(find(&table, ("80", None), "", "/"), "404");
+}
+
+#[test]
 fn pools_keep_their_own_hosts_and_paths() {
     let blocked = |path: &str, exact, status| BlockedPath { path: path.to_owned(), exact, status };
     let pools: Vec<(Arc<str>, PoolRoute)> = [

@@ -49,7 +49,8 @@ impl RoutedHead {
         let is_valid = validated.is_ok();
         let RoutedRequest { routed, target } = match validated {
             Ok(()) => match_route(fleet, &connection.arrival, &host, head, is_preflight),
-            Err(error) => RoutedRequest { routed: None, target: Err(error) },
+            // As in nginx, it has the settings of the default host.
+            Err(error) => RoutedRequest { routed: fleet.find_default_route(&connection.arrival), target: Err(error) },
         };
         let scope = routed.as_ref().map_or(&settings.scope, |routed| &routed.route().scope);
         let mut client_info = ClientInfo {
