@@ -29,7 +29,16 @@ pub(super) fn build_routes(
         }];
     }
     let flat = flatten_locations(context, &server.locations);
-    flat.iter().flat_map(|location| build_location_routes(context, server, location, &flat, pools)).collect()
+    let mut routes: Vec<ImportedRoute> = Vec::new();
+    for location in &flat {
+        for route in build_location_routes(context, server, location, &flat, pools) {
+            // `/a/` and `= /a/` may both redirect `/a`.
+            if !routes.iter().any(|known| known.path == route.path) {
+                routes.push(route);
+            }
+        }
+    }
+    routes
 }
 
 /// Remarks on the locations that a `return` of their server keeps all requests from.

@@ -168,7 +168,9 @@ fn arbitrary_word() -> impl Strategy<Value = String> {
         include nginx.conf least_conn hash random ip_hash if map access_log error_log log_format client_max_body_size \
         large_client_header_buffers http:// http://a http://a/ http://h:1 http://h:1/v1/ / /v1/ /a = ^~ ~ 80 [::]:80 unix: \
         unix:/s 127.0.0.1 h:1 [::1]:2 weight=2 backup down a b.c *.d _ ~x $host \"\" \"a b\" 'x Host$host { } { } ; ; ; ; \
-        default_server ssl 0 1 60s 8m 4 off Authorization X-Upstream \"Bearer\u{20}k\" # \n \\ \" é";
+        default_server ssl 0 1 60s 8m 4 off Authorization X-Upstream \"Bearer\u{20}k\" # \n \\ \" é rewrite ^ ^/a/(.*)$ /$1 \
+        break permanent set $e http://$e default_type internal set_real_ip_from real_ip_header 10.0.0.0/8 gzip gzip_types on \
+        *.b .c a. ~^(a|b)$ \\.x$ ^/a/ 81 ssl_certificate ssl_certificate_key /c.pem 200 301 444 $host$request_uri all allow deny";
     let known: Vec<String> = known.split(' ').map(str::to_owned).collect();
     proptest::sample::select(known)
 }

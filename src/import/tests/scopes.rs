@@ -1,6 +1,92 @@
 //! Servers and locations become hosts and routes with nginx's results.
 
+use proptest::prelude::*;
+
 use super::import_text;
+
+const ADDRESSES: [&str; 6] =
+    ["listen 80;", "listen 80 default_server;", "listen 81;", "listen 127.0.0.1:80;", "listen 443 ssl;", ""];
+const SERVER_LINES: [&str; 24] = [
+    "server_name a b;",
+    "server_name *.a .b;",
+    "server_name \"\";",
+    "server_name _;",
+    "server_name ~^(www\\.)?a$;",
+    "server_name ~^.+\\.b$;",
+    "ssl_certificate /c.pem; ssl_certificate_key /k.pem;",
+    "return 403;",
+    "return 200 \"$server_name\";",
+    "rewrite ^ https://$host$request_uri? permanent;",
+    "client_max_body_size 0;",
+    "client_max_body_size 2k;",
+    "proxy_read_timeout 5s;",
+    "keepalive_timeout 0;",
+    "client_header_timeout 5s;",
+    "large_client_header_buffers 2 16k;",
+    "access_log off;",
+    "access_log /l; access_log /m;",
+    "set_real_ip_from 10.0.0.0/8;",
+    "real_ip_header X-A;",
+    "add_header A b; add_header A c always;",
+    "proxy_set_header Authorization \"Bearer k\";",
+    "gzip on; gzip_types application/json;",
+    "deny all;",
+];
+const LOCATION_HEADS: [&str; 11] =
+    ["/", "/a", "/a/", "/a/b/", "^~ /a/", "= /a", "= /a/", "~ \\.x$", "~* ^/a/", "@name", "/a%b c"];
+const LOCATION_LINES: [&str; 12] = [
+    "proxy_pass http://u;",
+    "proxy_pass http://u/;",
+    "proxy_pass https://h:2/v1;",
+    "set $x http://h:3; proxy_pass $x;",
+    "return 204;",
+    "internal;",
+    "deny all;",
+    "rewrite ^/a/(.*)$ /$1 break;",
+    "default_type a/b;",
+    "proxy_set_header Authorization \"Bearer k\";",
+    "proxy_hide_header A;",
+    "client_max_body_size 3k;",
+];
+
+/// A `location` with lines of its own and locations in it.
+fn arbitrary_location() -> impl Strategy<Value = String> {
+    let head = proptest::sample::select(&LOCATION_HEADS[..]);
+    let lines = proptest::collection::vec(proptest::sample::select(&LOCATION_LINES[..]), 0..3);
+    let block = |(head, lines): (&str, Vec<&str>), nested: String| {
+        let quoted =
+            if head.contains(' ') && !head.contains(['~', '=']) { format!("\"{head}\"") } else { head.to_owned() };
+        format!("location {quoted} {{ {} {nested} }}", lines.join(" "))
+    };
+    let leaf = (head, lines).prop_map(move |parts| block(parts, String::new())).boxed();
+    let head = proptest::sample::select(&LOCATION_HEADS[..]);
+    let nested = (head, proptest::collection::vec(leaf.clone(), 0..3));
+    let outer =
+        nested.prop_map(|(head, inner)| format!("location {head} {{ proxy_pass http://u; {} }}", inner.join(" ")));
+    prop_oneof![3 => leaf, 1 => outer.prop_map(|text| text.replace("location /a%b c", "location /c"))]
+}
+
+fn arbitrary_server() -> impl Strategy<Value = String> {
+    let addresses = proptest::sample::subsequence(&ADDRESSES[..], 0..3);
+    let lines = proptest::sample::subsequence(&SERVER_LINES[..], 0..4);
+    let locations = proptest::collection::vec(arbitrary_location(), 0..4);
+    (addresses, lines, locations).prop_map(|(addresses, lines, locations)| {
+        format!("server {{ {} {} {} }}", addresses.join(" "), lines.join(" "), locations.join(" "))
+    })
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_servers_give_errors_or_a_configuration_that_loads(
+        servers in proptest::collection::vec(arbitrary_server(), 1..5)
+    ) {
+        let text = format!("http {{ upstream u {{ server h:1; }} {} }}", servers.join("\n"));
+        if let Err(report) = import_text(&text) {
+            // Errors are in the input, never in the generated text.
+            prop_assert!(report.diagnostics().iter().all(|issue| issue.file == "nginx.conf"), "{text}\n{report}");
+        }
+    }
+}
 
 /// Imports servers inside `http`, and returns router.toml.
 fn import_servers(servers: &str) -> String {
