@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::config::{self, LoadedConfig};
+use crate::config::{self, LoadedConfig, Settings};
 use crate::tls::TlsStore;
 
 /// Loads a configuration file, overridden by the environment.
@@ -26,7 +26,8 @@ pub(super) fn load_urls(urls: &[String]) -> Result<LoadedConfig, String> {
 ///
 /// *Errors*: the first that cannot be used, with the place that names it.
 pub(super) fn check_files(loaded: &LoadedConfig) -> Result<(), String> {
-    let Err(error) = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools) else { return Ok(()) };
+    let Settings { tls, routes, pools, .. } = &loaded.settings;
+    let Err(error) = TlsStore::read(tls, routes, pools) else { return Ok(()) };
     Err(loaded.file_error(&error.path, error.to_string(), &error.help).to_string())
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::build_context::BuildContext;
-use super::diagnostics::{Diagnostics, Span, SpannedValue};
-use super::host::{build_routes, named_pools};
+use super::build_context::{BuildContext, SettingSpans};
+use super::diagnostics::{Diagnostics, SpannedValue};
+use super::host::{build_routes, check_certificates, named_pools};
 use super::loaded::LoadedConfig;
 use super::loader::ConfigLoader;
 use super::pool::build::build_pools;
@@ -16,13 +16,9 @@ use super::schema::log_words::find_format;
 use super::schema::secret::SecretDraft;
 use super::schema::settings_draft::SettingsDraft;
 use super::settings::Settings;
-use crate::routes::ListenAddr;
 
 /// The key at the top that is a default for every `[[pool]]`.
 const POOL_DEFAULT_KEY: &str = "policy";
-
-/// The places of settings by table and key.
-type SettingSpans = BTreeMap<(&'static str, &'static str), Span>;
 
 /// Builds the configuration; `file` is the name of the file in messages.
 ///
@@ -58,7 +54,7 @@ pub(super) fn build(
     let named: BTreeSet<&str> = named_pools(&hosts).collect();
     settings.pools = build_pools(pools, &named, default_policy.as_ref(), env, &mut context);
     build_routes(&mut settings, &hosts, spans.contains_key(&("", "listen")), &mut context);
-    check_certificates(&settings, &spans, &mut context);
+    check_certificates(&settings, &hosts, &spans, &mut context);
     context.warnings.extend(unusable_key_warning(&client_keys, &settings.pools));
     if !context.errors.is_empty() {
         return Err(Diagnostics::new(file, context.errors));
@@ -77,32 +73,6 @@ fn select_pools(top: PoolDraft, pools: Vec<PoolDraft>, context: &mut BuildContex
         context.errors.push(span.diagnostic(message).with_help(help));
     }
     pools
-}
-
-/// Checks that TLS addresses and certificates are given together, and a key for each certificate.
-fn check_certificates(settings: &Settings, spans: &SettingSpans, context: &mut BuildContext) {
-    let Settings { listen, tls, .. } = settings;
-    let has_tls = listen.iter().any(|listen| matches!(listen, ListenAddr::Tls(_)));
-    let (certificate, key) = (spans.get(&("tls", "certificate")), spans.get(&("tls", "key")));
-    if let (true, Some(span), None) = (has_tls, spans.get(&("", "listen")), certificate) {
-        let help = "write [tls], certificate = \"/path/cert.pem\" and key = \"/path/key.pem\" below it";
-        context.errors.push(span.diagnostic("a TLS listener needs a certificate").with_help(help));
-    } else if let (false, Some(span)) = (has_tls, certificate)
-        && !tls.chains.is_empty()
-        && context.errors.is_empty()
-    {
-        let warning = span.diagnostic("warning: the certificate is unused, no `listen` address has `ssl`");
-        context.warnings.push(warning.with_help("write `ssl` after an address: listen = \"443 ssl\""));
-    }
-    if let Some(span) = certificate.or(key)
-        && tls.chains.len() != tls.keys.len()
-    {
-        let message = format!("{} certificate(s) and {} key(s)", tls.chains.len(), tls.keys.len());
-        let help = "`key` names a file for each of `certificate`, in the same order";
-        context.errors.push(span.diagnostic(message).with_help(help));
-    } else if let Some(span) = certificate.filter(|_| has_tls && tls.chains.is_empty()) {
-        context.errors.push(span.diagnostic("a TLS listener needs a certificate").with_help("name a PEM file"));
-    }
 }
 
 fn resolve_admin_token(

@@ -28,9 +28,7 @@ pub(crate) use pool::replica::parse_replica_words;
 pub(crate) use pool::replica_options::is_replica_option;
 pub(crate) use schema::headers::{forbidden_reason, has_control_chars};
 pub(crate) use schema::key_spec::{is_file_path, is_name};
-pub use settings::{
-    AdminAccess, CorsSettings, DnsSettings, Limits, LogSettings, RecordSettings, ServerCertificates, Settings,
-};
+pub use settings::{AdminAccess, CorsSettings, DnsSettings, Limits, LogSettings, RecordSettings, Settings};
 
 use std::collections::BTreeMap;
 

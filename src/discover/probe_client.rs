@@ -173,6 +173,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::fleet::{LeaseObserver, LeaseReport, PoolSpec};
+    use crate::routes::ServerCertificates;
 
     struct IgnoringObserver;
 
@@ -189,7 +190,8 @@ mod tests {
     fn clients_are_kept_while_other_replicas_come_and_go() {
         let observer: Arc<dyn LeaseObserver> = Arc::new(IgnoringObserver);
         let log = ErrorLog::new(None, LogLevel::Info, Clock::start());
-        let read_tls = |pools: &[PoolSpec]| TlsStore::read(&config::ServerCertificates::default(), pools).unwrap();
+        let read_tls =
+            |pools: &[PoolSpec]| TlsStore::read(&ServerCertificates::default(), &Arc::default(), pools).unwrap();
         let first = pools(&["http://a", "https://b", "unix:/c"]);
         let (fleet, tls_store) = (Fleet::new(first.clone(), &observer, 1).unwrap(), read_tls(&first));
         let mut clients = ProbeClients::default();

@@ -27,4 +27,7 @@ pub use scope::{
     HeaderRules, HeaderTemplate, KeyAccess, RouteScope, Timeouts,
 };
 pub(crate) use table::wildcard_covers;
-pub use table::{ArrivalAddr, HostListen, HostSpec, RouteLine, RouteLookup, RouteTable, add_pool_routes};
+pub use table::{
+    AddressIndex, ArrivalAddr, HostListen, HostSpec, RouteLine, RouteLookup, RouteTable, ServerCertificates,
+    add_pool_routes,
+};

@@ -65,7 +65,7 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     let source = app.control.config_source.get();
     let source = source.ok_or("no configuration file to read again: the replicas were given as arguments")?;
     let loaded = source()?;
-    let new_tls = TlsStore::read(&loaded.settings.tls, &loaded.settings.pools)
+    let new_tls = TlsStore::read(&loaded.settings.tls, &loaded.settings.routes, &loaded.settings.pools)
         .map_err(|error| loaded.file_error(&error.path, error.to_string(), &error.help).to_string())?;
     let LoadedConfig { settings: new, warnings, .. } = loaded;
     let old = app.settings();

@@ -109,7 +109,7 @@ impl AppState {
             Some(recorder) => recorder.clone(),
             None => metrics.clone(),
         };
-        let tls_store = TlsStore::read(&settings.tls, &settings.pools)?;
+        let tls_store = TlsStore::read(&settings.tls, &settings.routes, &settings.pools)?;
         let dns_names = DnsNames::default();
         let pools = dns_names.expand_members(&settings.pools);
         let fleet = FleetSpec { pools, routes: settings.routes.clone() };

@@ -12,6 +12,7 @@ use super::explain::explain_handshake_error;
 use super::store::TlsStore;
 use crate::fleet::{Origin, UpstreamTls};
 use crate::log_format::TlsSession;
+use crate::routes::ArrivalAddr;
 
 /// Most encrypted bytes that wait for a client to read them: one record.
 const MAX_UNSENT_BYTES: usize = 16 << 10;
@@ -25,8 +26,12 @@ pub type ReplicaStream = tokio_rustls::client::TlsStream<TcpStream>;
 /// Performs the handshake with a client, without a timeout.
 ///
 /// *Errors*: the client does not use TLS, or supports no common version or cipher suite.
-pub async fn accept(tls_store: &TlsStore, stream: TcpStream) -> io::Result<(ClientStream, TlsSession)> {
-    let config = tls_store.server_config().cloned().ok_or_else(not_loaded_error)?;
+pub async fn accept(
+    tls_store: &TlsStore,
+    arrival: &ArrivalAddr,
+    stream: TcpStream,
+) -> io::Result<(ClientStream, TlsSession)> {
+    let config = tls_store.server_config(arrival).cloned().ok_or_else(not_loaded_error)?;
     let mut stream = TlsAcceptor::from(config).accept(stream).await?;
     stream.get_mut().1.set_buffer_limit(Some(MAX_UNSENT_BYTES));
     let session = tls_session(stream.get_ref().1);

@@ -2,6 +2,7 @@
 //!
 //! All files are read into a [`TlsStore`], which is replaced whole; connections keep the configuration they began with.
 
+mod certificates;
 mod client_config;
 mod crypto;
 mod explain;

@@ -1,92 +1,107 @@
-//! The TLS configuration of client connections.
+//! The TLS configurations of client connections, one for each address.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls::InconsistentKeys;
-use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
-use rustls::pki_types::ServerName;
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, ServerConfig};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 
+use super::certificates::CertifiedKeys;
 use super::crypto::{PROTOCOLS_SUPPORTED, crypto_provider};
-use super::file_error::{FileRole, TlsFileError};
-use super::pem;
-use crate::config::ServerCertificates;
+use super::file_error::TlsFileError;
+use crate::routes::{AddressIndex, ArrivalAddr, RouteTable, ServerCertificates};
 
-/// Chooses the certificate by the server name that the client sends (SNI).
-#[derive(Debug)]
-struct SniResolver {
-    /// In configuration order, at least one.
-    certified_keys: Vec<Arc<CertifiedKey>>,
-}
-
-impl ResolvesServerCert for SniResolver {
-    /// Returns the first certificate that is valid for the name, else the first.
-    ///
-    /// Verifies the name against each certificate, microseconds each, so that wildcards mean what they mean to clients.
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // A client may support only one of two certificates for a name, one of RSA and one of ECDSA.
-        let is_supported = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let requested = hello.server_name().filter(|_| self.certified_keys.len() > 1);
-        let name = requested.and_then(|name| ServerName::try_from(name).ok());
-        let found =
-            name.and_then(|name| self.certified_keys.iter().filter(is_supported).find(|key| is_valid_for(key, &name)));
-        found.or_else(|| self.certified_keys.iter().find(is_supported)).cloned()
-    }
-}
-
-fn is_valid_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
-    let parsed = key.end_entity_cert().and_then(ParsedCertificate::try_from);
-    parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
-}
-
-/// Builds the configuration of client connections; `None` without certificates.
+/// The configurations of the addresses that have a certificate.
 ///
-/// *Errors*: a file cannot be read or has other contents, or a key does not match its certificate.
-pub(super) fn build_server_config(
-    certificates: &ServerCertificates,
-) -> Result<Option<Arc<ServerConfig>>, TlsFileError> {
-    if certificates.chains.is_empty() {
-        return Ok(None);
-    }
-    let provider = crypto_provider();
-    let mut certified_keys = Vec::new();
-    for (chain, key) in certificates.chains.iter().zip(&certificates.keys) {
-        let certificate = pem::read_certificates(chain, FileRole::Certificate)?;
-        if let Some(Err(error)) = certificate.first().map(ParsedCertificate::try_from) {
-            return Err(TlsFileError::new(
-                chain,
-                FileRole::Certificate,
-                &error.to_string(),
-                "only X.509 version 3 is supported",
-            ));
+/// Each has its own keys for session tickets, and rustls resumes no session for another server name: a ticket never
+/// stands for the certificate of another host.
+#[derive(Clone, Default)]
+pub(super) struct ServerConfigs {
+    routes: Arc<RouteTable>,
+    /// `None` for addresses that no host has.
+    by_address: BTreeMap<Option<AddressIndex>, Arc<ServerConfig>>,
+}
+
+/// The certificates of all hosts, read once.
+#[derive(Debug)]
+struct HostCertificates {
+    /// By the host's index; `None` for a host without its own.
+    hosts: Vec<Option<CertifiedKeys>>,
+    /// Those at the top; `None` without any.
+    top: Option<CertifiedKeys>,
+}
+
+/// Chooses the certificate of the host that the client's server name (SNI) leads to at one address.
+#[derive(Debug)]
+struct HostResolver {
+    routes: Arc<RouteTable>,
+    address: Option<AddressIndex>,
+    certificates: Arc<HostCertificates>,
+    /// Those of a client whose host has none.
+    fallback: CertifiedKeys,
+}
+
+impl ServerConfigs {
+    /// Reads the certificates of the hosts and those at the top, `certificates`.
+    ///
+    /// *Errors*: a file cannot be read or has other contents, or a key does not match its certificate.
+    pub(super) fn read(certificates: &ServerCertificates, routes: &Arc<RouteTable>) -> Result<Self, TlsFileError> {
+        let provider = crypto_provider();
+        let read =
+            |certificates| Ok(Some(CertifiedKeys::read(certificates, &provider)?).filter(|keys| !keys.is_empty()));
+        let top = read(certificates)?;
+        let hosts = routes.certificates().map(read).collect::<Result<Vec<_>, _>>()?;
+        let certificates = Arc::new(HostCertificates { hosts, top });
+        let hosts_at = routes.tls_addresses().into_iter().map(|(address, hosts)| (Some(address), hosts));
+        let mut by_address = BTreeMap::new();
+        for (address, hosts) in hosts_at.chain([(None, Vec::new())]) {
+            let Some(fallback) = certificates.fallback(routes, address, &hosts).cloned() else { continue };
+            let (routes, certificates) = (routes.clone(), certificates.clone());
+            let resolver = Arc::new(HostResolver { routes, address, certificates, fallback });
+            by_address.insert(address, Arc::new(build_server_config(&provider, resolver)));
         }
-        let private = pem::read_private_key(key)?;
-        certified_keys.push(Arc::new(CertifiedKey::from_der(certificate, private, &provider).map_err(|error| {
-            match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    let reason = format!("it is not the key of {}", chain.display());
-                    let help = "openssl x509 -pubkey -noout -in CERTIFICATE and openssl pkey -pubout -in KEY print the \
-                            same for a pair; the server's own certificate must be the first in its file";
-                    TlsFileError::new(key, FileRole::Key, &reason, help)
-                }
-                error => TlsFileError::new(
-                    key,
-                    FileRole::Key,
-                    &error.to_string(),
-                    "supported keys: RSA of 2048 bits or more, ECDSA P-256 and P-384, Ed25519",
-                ),
-            }
-        })?));
+        Ok(Self { routes: routes.clone(), by_address })
     }
-    let config =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect(PROTOCOLS_SUPPORTED);
-    let mut config = config.with_no_client_auth().with_cert_resolver(Arc::new(SniResolver { certified_keys }));
+
+    /// Returns the configuration of a connection; `None` if its address has no certificate.
+    pub(super) fn find(&self, arrival: &ArrivalAddr) -> Option<&Arc<ServerConfig>> {
+        self.by_address.get(&self.routes.find_address(arrival))
+    }
+}
+
+impl HostCertificates {
+    fn host(&self, index: Option<usize>) -> Option<&CertifiedKeys> {
+        self.hosts.get(index?)?.as_ref()
+    }
+
+    /// Returns the certificates for clients whose host at `address` has none: those at the top, else those of the default
+    /// host, else those of the first of `hosts` that has any.
+    fn fallback(&self, routes: &RouteTable, address: Option<AddressIndex>, hosts: &[usize]) -> Option<&CertifiedKeys> {
+        let default = || self.host(routes.find_host_index(address?, None));
+        let first = || hosts.iter().find_map(|index| self.host(Some(*index)));
+        self.top.as_ref().or_else(default).or_else(first)
+    }
+}
+
+impl ResolvesServerCert for HostResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls has written the name in lower case.
+        let name = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+        let host = self.address.and_then(|address| self.routes.find_host_index(address, name));
+        self.certificates.host(host).unwrap_or(&self.fallback).choose(&hello)
+    }
+}
+
+fn build_server_config(provider: &Arc<CryptoProvider>, resolver: Arc<HostResolver>) -> ServerConfig {
+    let config = ServerConfig::builder_with_provider(provider.clone());
+    let config = config.with_safe_default_protocol_versions().expect(PROTOCOLS_SUPPORTED);
+    let mut config = config.with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets let every worker resume a session without shared state. Without randomness sessions are not resumed.
     if let Ok(ticketer) = Ticketer::new() {
         config.ticketer = ticketer;
     }
-    Ok(Some(Arc::new(config)))
+    config
 }

@@ -7,9 +7,9 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::client_config::build_client_config;
 use super::file_error::TlsFileError;
-use super::server_config::build_server_config;
-use crate::config::ServerCertificates;
+use super::server_config::ServerConfigs;
 use crate::fleet::{PoolSpec, TrustRoots};
+use crate::routes::{ArrivalAddr, RouteTable, ServerCertificates};
 
 /// The configuration of connections to replicas that trust the same issuers.
 pub type ReplicaTlsConfig = Arc<ClientConfig>;
@@ -17,19 +17,24 @@ pub type ReplicaTlsConfig = Arc<ClientConfig>;
 /// The TLS configurations of listeners and of replicas.
 #[derive(Clone, Default)]
 pub struct TlsStore {
-    /// `None` without certificates.
-    server_config: Option<Arc<ServerConfig>>,
+    server_configs: ServerConfigs,
+    /// Those of the previous store, for addresses that have just lost TLS.
+    previous_server_configs: ServerConfigs,
     client_configs: BTreeMap<TrustRoots, ReplicaTlsConfig>,
     /// Those of the previous store, for replicas that have just left the configuration.
     previous_client_configs: BTreeMap<TrustRoots, ReplicaTlsConfig>,
 }
 
 impl TlsStore {
-    /// Reads the files of `certificates` and of the `pools`' trusted issuers.
+    /// Reads the files of `certificates`, of the hosts' own certificates and of the `pools`' trusted issuers.
     ///
     /// *Errors*: a file cannot be read or has other contents, or a key does not match its certificate.
-    pub fn read(certificates: &ServerCertificates, pools: &[PoolSpec]) -> Result<Self, TlsFileError> {
-        let mut store = Self { server_config: build_server_config(certificates)?, ..Self::default() };
+    pub fn read(
+        certificates: &ServerCertificates,
+        routes: &Arc<RouteTable>,
+        pools: &[PoolSpec],
+    ) -> Result<Self, TlsFileError> {
+        let mut store = Self { server_configs: ServerConfigs::read(certificates, routes)?, ..Self::default() };
         for tls in pools.iter().flat_map(|pool| &pool.members).filter_map(|member| member.origin.tls()) {
             store.add_trust(&tls.trust_roots)?;
         }
@@ -51,14 +56,14 @@ impl TlsStore {
     /// Addresses stay bound over a reload, and a request to a replica that leaves may have to connect once more.
     #[must_use]
     pub fn inherit_from(mut self, previous: &Self) -> Self {
-        self.server_config = self.server_config.or_else(|| previous.server_config.clone());
+        self.previous_server_configs = previous.server_configs.clone();
         self.previous_client_configs = previous.client_configs.clone();
         self
     }
 
-    /// Returns the configuration of clients; `None` without certificates.
-    pub(super) const fn server_config(&self) -> Option<&Arc<ServerConfig>> {
-        self.server_config.as_ref()
+    /// Returns the configuration of a client's connection; `None` if its address has no certificate.
+    pub(super) fn server_config(&self, arrival: &ArrivalAddr) -> Option<&Arc<ServerConfig>> {
+        self.server_configs.find(arrival).or_else(|| self.previous_server_configs.find(arrival))
     }
 
     /// Returns the configuration for replicas whose issuers are `trust`; `None` if they were not read.

@@ -1,11 +1,12 @@
 use std::path::Path;
+use std::sync::Arc;
 use std::{fs, io};
 
 use rcgen::{CertificateParams, KeyPair};
 
 use super::{TlsFileError, TlsStore, explain_handshake_error};
-use crate::config::ServerCertificates;
 use crate::fleet::TrustRoots;
+use crate::routes::ServerCertificates;
 
 /// Writes the two files to a folder of the test and reads them as a certificate and its key.
 fn load_from_files(test: &str, chain: &str, key: &str) -> Result<TlsStore, TlsFileError> {
@@ -14,7 +15,7 @@ fn load_from_files(test: &str, chain: &str, key: &str) -> Result<TlsStore, TlsFi
     let (chains, keys) = (vec![folder.join("chain")], vec![folder.join("key")]);
     fs::write(&chains[0], chain).unwrap();
     fs::write(&keys[0], key).unwrap();
-    let store = TlsStore::read(&ServerCertificates { chains, keys }, &[]);
+    let store = TlsStore::read(&ServerCertificates { chains, keys }, &Arc::default(), &[]);
     fs::remove_dir_all(&folder).unwrap();
     store
 }

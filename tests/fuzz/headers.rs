@@ -17,7 +17,8 @@ use tokenweir::log_format::{
 };
 use tokenweir::prompt::{endpoint, multipart, splice};
 use tokenweir::routes::{
-    Answer, ArrivalAddr, HostSpec, ListenAddr, Route, RouteAction, RouteLookup, RouteTable, replace_path,
+    Answer, ArrivalAddr, HostSpec, ListenAddr, Route, RouteAction, RouteLookup, RouteTable, ServerCertificates,
+    replace_path,
 };
 // The included modules of `server` name these by `crate::`.
 use tokenweir::{balance, http, log_format, routes};
@@ -141,6 +142,7 @@ fn check_routes(path: &str) {
         scope: Arc::default(),
         routes: vec![route("/", pool.clone()), route("/v1", refusal.clone()), route("~ ^/x.*y$", refusal)],
         is_closed: true,
+        certificates: ServerCertificates::default(),
     };
     let arrival = ArrivalAddr { listen: ListenAddr::Unix("/s".into()), local: None };
     let table = RouteTable::new(vec![host], &[]);

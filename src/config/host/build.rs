@@ -9,7 +9,7 @@ use super::draft::{HostDraft, HostRouteDraft};
 use crate::balance::PolicySpec;
 use crate::config::build_context::BuildContext;
 use crate::config::settings::Settings;
-use crate::routes::{HostSpec, Route, RouteAction, RouteScope, RouteTable, add_pool_routes};
+use crate::routes::{HostSpec, Route, RouteAction, RouteScope, RouteTable, ServerCertificates, add_pool_routes};
 
 /// Builds the routes of the hosts and of the pools that no route names, and sums up what their settings need.
 ///
@@ -51,6 +51,10 @@ fn build_host(draft: &HostDraft, top: &RouteScope) -> HostSpec {
         routes: draft.routes.iter().filter_map(|route| build_route(route, &scope)).collect(),
         scope,
         is_closed: true,
+        certificates: ServerCertificates {
+            chains: draft.certificates.chains.iter().map(|file| file.value.clone()).collect(),
+            keys: draft.certificates.keys.iter().map(|file| file.value.clone()).collect(),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Hosts and routes as far as they are read.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::diagnostics::{Diagnostic, Span, SpannedValue};
@@ -13,6 +14,7 @@ pub(in crate::config) struct HostDraft {
     pub(in crate::config) span: Span,
     pub(super) names: Vec<SpannedValue<HostName>>,
     pub(super) listens: Vec<SpannedValue<HostListen>>,
+    pub(in crate::config) certificates: CertificatesDraft,
     pub(in crate::config) scope: ScopeDraft,
     pub(in crate::config) routes: Vec<HostRouteDraft>,
 }
@@ -28,6 +30,15 @@ pub(in crate::config) struct HostRouteDraft {
     pub(in crate::config) scope: ScopeDraft,
     /// Whether a key could not be read, so that a missing one may not be missing in the file.
     pub(super) has_errors: bool,
+}
+
+/// The certificates of a host as far as they are read.
+#[derive(Default)]
+pub(in crate::config) struct CertificatesDraft {
+    pub(super) chains: Vec<SpannedValue<PathBuf>>,
+    pub(super) keys: Vec<SpannedValue<PathBuf>>,
+    /// The place of the first of both keys; `None` without either.
+    pub(super) span: Option<Span>,
 }
 
 impl HostDraft {

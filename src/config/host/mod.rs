@@ -2,12 +2,14 @@
 
 mod addresses;
 mod build;
+mod certificates;
 mod checks;
 mod draft;
 mod reader;
 mod schema;
 
 pub(super) use build::{build_routes, named_pools};
+pub(super) use certificates::check_certificates;
 pub(super) use draft::HostDraft;
 pub(super) use reader::read_host;
 pub(super) use schema::{HOST_TABLES, ROUTE_TABLES};

@@ -1,11 +1,14 @@
 //! The keys of `[[host]]` and `[[host.route]]`.
 
+use std::path::PathBuf;
+
 use http::HeaderValue;
 use toml::de::DeValue;
 
 use super::draft::{HostDraft, HostRouteDraft};
+use crate::config::diagnostics::SpannedValue;
 use crate::config::parse::value::{ReadResult, TomlValue};
-use crate::config::schema::key_spec::{KeySpec, parse_name, read_table, unknown_key};
+use crate::config::schema::key_spec::{KeySpec, parse_file_path, parse_name, read_table, unknown_key};
 use crate::config::schema::scope::rows::{
     CLIENT_ROW_COUNT, INNER_ROW_COUNT, MESSAGE_ROW_COUNT, client_rows, inner_scope_rows, message_rows,
 };
@@ -30,6 +33,27 @@ static HOST_SCHEMA: &[KeySpec<HostDraft>] = &[
         doc: "The addresses of this host; without it, those at the top. With `default_server` it takes all requests at \
               the address that no other host takes.",
         set: |d, v| v.map_list(|item| Ok(item.spanned(parse_host_listen(item)?))).map(|listens| d.listens = listens),
+    },
+    KeySpec {
+        name: "certificate",
+        expected: "a PEM file, or a list of them",
+        default: "[]",
+        doc: "PEM files as in `[tls]`, for clients by TLS whose server name (SNI) leads to this host; without it, those of \
+              `[tls]`, else those of the address's default host.",
+        set: |d, v| {
+            d.certificates.span.get_or_insert_with(|| v.span.clone());
+            parse_pem_files(v).map(|files| d.certificates.chains = files)
+        },
+    },
+    KeySpec {
+        name: "key",
+        expected: "a PEM file, or a list of them, one for each `certificate`",
+        default: "[]",
+        doc: "PEM files of the private keys, in the order of `certificate`.",
+        set: |d, v| {
+            d.certificates.span.get_or_insert_with(|| v.span.clone());
+            parse_pem_files(v).map(|files| d.certificates.keys = files)
+        },
     },
 ];
 
@@ -80,6 +104,10 @@ pub(in crate::config) static ROUTE_TABLES: &[&[KeySpec<HostRouteDraft>]] =
 static ROUTE_CLIENT_ROWS: [KeySpec<HostRouteDraft>; CLIENT_ROW_COUNT] = client_rows();
 static ROUTE_MESSAGE_ROWS: [KeySpec<HostRouteDraft>; MESSAGE_ROW_COUNT] = message_rows();
 static ROUTE_INNER_ROWS: [KeySpec<HostRouteDraft>; INNER_ROW_COUNT] = inner_scope_rows();
+
+fn parse_pem_files(value: &TomlValue<'_>) -> ReadResult<Vec<SpannedValue<PathBuf>>> {
+    value.map_list(|item| Ok(item.spanned(parse_file_path(item)?)))
+}
 
 fn parse_host_name(value: &TomlValue<'_>) -> ReadResult<HostName> {
     let text = value.string()?;

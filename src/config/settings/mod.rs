@@ -6,7 +6,6 @@ mod network;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use limits::Limits;
@@ -14,7 +13,7 @@ pub use log::{LogSettings, RecordSettings};
 pub use network::DnsSettings;
 
 use crate::fleet::{PathPolicy, PoolSpec};
-use crate::routes::{HeaderRules, ListenAddr, RouteLine, RouteScope, RouteTable};
+use crate::routes::{HeaderRules, ListenAddr, RouteLine, RouteScope, RouteTable, ServerCertificates};
 use crate::tenants::{KeyDigest, TenantTable};
 
 /// Everything that can be configured. `Settings::default()` has every default and no pool.
@@ -48,7 +47,7 @@ pub struct Settings {
     pub record: RecordSettings,
     /// DNS for replicas with `resolve`.
     pub dns: DnsSettings,
-    /// Certificates for clients that connect by TLS.
+    /// Certificates for clients that connect by TLS to hosts without their own.
     pub tls: ServerCertificates,
     /// Web pages that may call; `None` for none.
     pub cors: Option<CorsSettings>,
@@ -69,16 +68,6 @@ pub struct AdminAccess {
     pub token: Option<KeyDigest>,
     /// Whether `/metrics` needs the token too.
     pub metrics_need_token: bool,
-}
-
-/// The certificates shown to clients, each with its key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServerCertificates {
-    /// PEM files, each a certificate followed by its issuers. The first is for clients whose name no other matches; not
-    /// empty once loaded if an address has TLS.
-    pub chains: Vec<PathBuf>,
-    /// PEM files of the private keys, as many and in the same order.
-    pub keys: Vec<PathBuf>,
 }
 
 /// Web pages that may call.

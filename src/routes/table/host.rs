@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::host_spec::{HostSpec, RouteLookup};
+use super::host_spec::{HostSpec, RouteLookup, ServerCertificates};
 use crate::routes::{HostName, PathMatch, Route, RouteAction};
 
 /// A host of the table.
@@ -16,13 +16,20 @@ pub(super) struct Host {
     regexes: Vec<Arc<Route>>,
     /// The route of paths that have none, and of requests that are refused early; `None` for a host that is not closed.
     not_found: Option<Arc<Route>>,
+    certificates: ServerCertificates,
 }
 
 impl Host {
     /// Builds the host, and adds its routes to `routes`.
     pub(super) fn new(spec: HostSpec, routes: &mut Vec<Arc<Route>>) -> Self {
-        let mut host =
-            Self { exact: Vec::new(), prefixes: Vec::new(), regexes: Vec::new(), not_found: None, names: spec.names };
+        let mut host = Self {
+            names: spec.names,
+            exact: Vec::new(),
+            prefixes: Vec::new(),
+            regexes: Vec::new(),
+            not_found: None,
+            certificates: spec.certificates,
+        };
         let server_name = host.names.first().map(|name| Arc::from(name.server_name()));
         let mut add = |route: Route| {
             let route = Arc::new(Route { index: routes.len(), server_name: server_name.clone(), ..route });
@@ -53,6 +60,10 @@ impl Host {
 
     pub(super) fn names(&self) -> &[HostName] {
         &self.names
+    }
+
+    pub(super) const fn certificates(&self) -> &ServerCertificates {
+        &self.certificates
     }
 
     /// Returns its routes in the order in which they are tried, that of paths without a route last, if there are any.

@@ -1,6 +1,7 @@
 //! Hosts as configured, and what a lookup takes and returns.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::routes::{HostName, ListenAddr, Route, RouteScope};
@@ -18,6 +19,17 @@ pub struct HostSpec {
     pub routes: Vec<Route>,
     /// Whether a path without a route is not found. Otherwise the router's own paths are served there.
     pub is_closed: bool,
+    /// Its certificates; without any, those at the top.
+    pub certificates: ServerCertificates,
+}
+
+/// The certificates shown to clients, each with its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerCertificates {
+    /// PEM files, each a certificate followed by its issuers. The first is for clients whose name no other matches.
+    pub chains: Vec<PathBuf>,
+    /// PEM files of the private keys, as many and in the same order.
+    pub keys: Vec<PathBuf>,
 }
 
 /// An address of a host.
@@ -36,6 +48,15 @@ pub struct ArrivalAddr {
     pub listen: ListenAddr,
     /// The local address; `None` for a Unix socket, or if no route needs it.
     pub local: Option<SocketAddr>,
+}
+
+/// The place of an address in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressIndex {
+    /// Any address: every host takes part at each.
+    Any,
+    /// The address of this index.
+    Of(usize),
 }
 
 /// The result of a lookup.

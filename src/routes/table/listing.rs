@@ -136,7 +136,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::routes::{HostListen, HostSpec, PathMatch};
+    use crate::routes::{HostListen, HostSpec, PathMatch, ServerCertificates};
 
     #[test]
     fn every_route_is_listed_at_each_of_its_addresses() {
@@ -156,6 +156,7 @@ mod tests {
                 route("= /x", RouteAction::Answer(Answer::parse("403").unwrap())),
             ],
             is_closed: true,
+            certificates: ServerCertificates::default(),
         };
         let table = RouteTable::new(vec![host], &[]);
         let lines = table.list(&[], &|pool| format!("pool {pool}"), true);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::host::Host;
-use super::host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
+use super::host_spec::{AddressIndex, ArrivalAddr, HostListen, HostSpec, RouteLookup, ServerCertificates};
 use crate::http::normalize_path;
 use crate::log_format::RequiredFields;
 use crate::routes::RouteAction;
@@ -91,6 +91,21 @@ impl RouteTable {
         host.map_or(RouteLookup::Unknown, |host| host.find(&normalize_path(path)))
     }
 
+    /// Returns the certificates of each host, by its index.
+    pub fn certificates(&self) -> impl Iterator<Item = &ServerCertificates> {
+        self.hosts.iter().map(Host::certificates)
+    }
+
+    /// Returns the addresses of clients by TLS, each with the indices of its hosts.
+    pub fn tls_addresses(&self) -> Vec<(AddressIndex, Vec<usize>)> {
+        if self.addresses.is_empty() {
+            return vec![(AddressIndex::Any, (0..self.hosts.len()).collect())];
+        }
+        let all = self.addresses.iter().enumerate();
+        let tls = all.filter(|(_, hosts)| matches!(hosts.address, ListenAddr::Tls(_)));
+        tls.map(|(index, hosts)| (AddressIndex::Of(index), hosts.hosts.clone())).collect()
+    }
+
     /// Returns the addresses of hosts; `listens` if every host takes part at each of them.
     pub(super) fn addresses<'a>(&'a self, listens: &'a [ListenAddr]) -> Vec<&'a ListenAddr> {
         match self.addresses.as_slice() {
@@ -115,17 +130,37 @@ impl RouteTable {
     }
 
     fn find_host(&self, arrival: &ArrivalAddr, name: Option<&str>) -> Option<&Host> {
+        let address = self.find_address(arrival)?;
+        self.hosts.get(self.find_host_index(address, name)?)
+    }
+
+    /// Returns the place of the address that a connection has arrived at; `None` if the table has no such address.
+    pub fn find_address(&self, arrival: &ArrivalAddr) -> Option<AddressIndex> {
         if self.addresses.is_empty() {
-            let best = name.and_then(|name| best_host(self.hosts.iter(), name));
-            return best.or_else(|| self.hosts.iter().find(|host| host.is_nameless()));
+            return Some(AddressIndex::Any);
         }
-        let local =
-            arrival.local.and_then(|local| self.addresses.iter().find(|a| a.address.socket_addr() == Some(local)));
-        let configured = || self.addresses.iter().find(|a| a.address.has_same_address(&arrival.listen));
-        let at_address = local.or_else(configured)?;
-        let hosts = at_address.hosts.iter().filter_map(|index| self.hosts.get(*index));
-        let best = name.and_then(|name| best_host(hosts, name));
-        best.or_else(|| self.hosts.get(at_address.default?))
+        let position =
+            |is_wanted: &dyn Fn(&ListenAddr) -> bool| self.addresses.iter().position(|a| is_wanted(&a.address));
+        let local = arrival.local.and_then(|local| position(&|address| address.socket_addr() == Some(local)));
+        let found = local.or_else(|| position(&|address| address.has_same_address(&arrival.listen)));
+        found.map(AddressIndex::Of)
+    }
+
+    /// Returns the index of the host that a name leads to at an address, or of the one that takes what no other host does;
+    /// `None` if there is none.
+    pub fn find_host_index(&self, address: AddressIndex, name: Option<&str>) -> Option<usize> {
+        let all = self.hosts.iter().enumerate();
+        match address {
+            AddressIndex::Any => {
+                let named = name.and_then(|name| best_host(all.clone(), name));
+                named.or_else(|| self.hosts.iter().position(Host::is_nameless))
+            }
+            AddressIndex::Of(index) => {
+                let AddressHosts { hosts, default, .. } = self.addresses.get(index)?;
+                let hosts = hosts.iter().filter_map(|index| Some((*index, self.hosts.get(*index)?)));
+                name.and_then(|name| best_host(hosts, name)).or(*default)
+            }
+        }
     }
 
     fn has_covered_address(&self) -> bool {
@@ -156,16 +191,16 @@ pub(crate) fn covers(wildcard: SocketAddr, address: SocketAddr) -> bool {
         && wildcard != address
 }
 
-/// Returns the host whose names fit best; the first of equals.
-fn best_host<'a>(hosts: impl Iterator<Item = &'a Host>, name: &str) -> Option<&'a Host> {
+/// Returns the index of the host whose names fit best; the first of equals.
+fn best_host<'a>(hosts: impl Iterator<Item = (usize, &'a Host)>, name: &str) -> Option<usize> {
     let mut best = None;
-    for host in hosts {
+    for (index, host) in hosts {
         let Some(fit) = host.fit(name) else { continue };
         if best.is_none_or(|(known, _)| fit > known) {
-            best = Some((fit, host));
+            best = Some((fit, index));
         }
     }
-    best.map(|(_, host)| host)
+    best.map(|(_, index)| index)
 }
 
 /// Returns the hosts of each address; empty if no host has addresses of its own.

@@ -8,7 +8,7 @@ mod pool_hosts;
 #[cfg(test)]
 mod tests;
 
-pub use host_spec::{ArrivalAddr, HostListen, HostSpec, RouteLookup};
+pub use host_spec::{AddressIndex, ArrivalAddr, HostListen, HostSpec, RouteLookup, ServerCertificates};
 pub use listing::RouteLine;
 pub use lookup::RouteTable;
 pub(crate) use lookup::covers as wildcard_covers;

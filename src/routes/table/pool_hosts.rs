@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::host_spec::HostSpec;
+use super::host_spec::{HostSpec, ServerCertificates};
 use crate::routes::{Answer, HostName, PathMatch, PoolRoute, Route, RouteAction, RouteScope};
 
 /// Adds the routes of pools to `hosts`: to the host of that name, else to a new one with `scope`.
@@ -55,6 +55,7 @@ fn find_or_add_host<'a>(hosts: &'a mut Vec<HostSpec>, name: Option<&str>, scope:
             scope: scope.clone(),
             routes: Vec::new(),
             is_closed: false,
+            certificates: ServerCertificates::default(),
         });
         hosts.len() - 1
     });

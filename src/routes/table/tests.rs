@@ -21,6 +21,7 @@ fn host(names: &[&str], listens: &[(&str, bool)], routes: &[(&str, &str)]) -> Ho
         scope: Arc::default(),
         routes: routes.iter().map(|(path, words)| route(path, words)).collect(),
         is_closed: true,
+        certificates: ServerCertificates::default(),
     }
 }
 

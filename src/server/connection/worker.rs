@@ -71,7 +71,7 @@ async fn handle_connection(
         ClientSocket::Tls(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream)
                 && let (addrs, arrival) = (socket_addrs(app, &stream), new_arrival(app, listen, &stream))
-                && let Some((stream, session)) = tls_handshake::handshake(app, stream, peer).await
+                && let Some((stream, session)) = tls_handshake::handshake(app, stream, peer, &arrival).await
             {
                 let info = new_connection_info(app, addrs, Some(session));
                 let connection = ConnectionState::new(PeerAddr::of_connection(peer), arrival, info);

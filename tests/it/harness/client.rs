@@ -84,6 +84,11 @@ impl<S: Read + Write> TestClient<S> {
         Self { reader: BufReader::with_capacity(64 * 1024, stream), framing: ReplyFraming::Done }
     }
 
+    /// Returns the stream; bytes that were received and not read are lost.
+    pub fn into_stream(self) -> S {
+        self.reader.into_inner()
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
     }

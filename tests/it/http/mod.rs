@@ -6,6 +6,7 @@ mod client_limits;
 mod endpoints;
 mod gzip;
 mod headers;
+mod host_certificates;
 mod http10;
 mod protocol;
 mod relay;
