@@ -104,7 +104,9 @@ pub(super) fn open_location(context: &mut ImportContext, directive: &Directive) 
         context.report.add_diagnostic(issue.with_help("remove the location to import the rest"));
         return None;
     }
-    context.open.locations.push(NginxLocation::new(directive, kind, path));
+    // `internal` holds for the locations within, too.
+    let is_internal = context.open.location().is_some_and(|outer| outer.is_internal);
+    context.open.locations.push(NginxLocation { is_internal, ..NginxLocation::new(directive, kind, path) });
     Some(BlockScope::Location)
 }
 

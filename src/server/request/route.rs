@@ -166,6 +166,9 @@ fn match_in_route(
 ) -> Result<RouteTarget, RequestError> {
     let route = routed.route();
     let replaced = route.replace_path.as_ref().map(|text| replace_path(&route.path, text, head.uri.path()));
+    // nginx drops the mark of a query without a byte from a path that it replaces.
+    let drops_query = replaced.is_some() && head.uri.query() == Some("");
+    let with_query = |path: &str, head: &Parts| if drops_query { path.to_owned() } else { with_query(path, head) };
     let path = replaced.as_deref().unwrap_or_else(|| head.uri.path());
     // The prefix of a pool's path is removed where an API path follows it; `/v1/embeddings` as a prefix stays whole.
     let stripped = match &route.path {
@@ -300,8 +303,6 @@ fn body_kind(head: &Parts) -> BodyKind {
 
 fn with_query(path: &str, head: &Parts) -> String {
     match head.uri.query() {
-        // nginx drops the mark of a query without a byte from paths that it changes.
-        Some("") if path != head.uri.path() => path.to_owned(),
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
