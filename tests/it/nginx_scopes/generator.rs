@@ -11,18 +11,23 @@ const LISTENS: [&str; 4] = ["127.0.0.1:8080", "127.0.0.1:8081", "8080", "unix:/t
 const PATHS: [&str; 10] =
     ["/", "/v1/", "/v1", "/v1/chat/", "/v1/models", "/api/", "/api", "/admin/", "/a/b/", "/metrics"];
 const PATTERNS: [&str; 6] = ["^/v[12]/", "/models$", "\\.key$", "^/(admin|metrics)", "/chat/", "^/a/[a-z]+/x"];
+/// Those of inner locations, which name the outer path.
+const INNER_PATTERNS: [&str; 4] = ["^/v1/[a-z]+$", "^/api/(x|y)", "^/v1/chat/[a-z]*", "^/admin/"];
 
 /// Writes one configuration.
 pub(crate) struct ConfGenerator {
     dice: SeededRng,
     text: String,
     depth: usize,
+    /// The heads of the server's locations: inner ones of an outer one's path are never reached.
+    used_heads: BTreeSet<String>,
 }
 
 impl ConfGenerator {
     /// Returns the configuration of a seed, with the ports of cases.
     pub(crate) fn generate(seed: u64) -> String {
-        let mut generator = Self { dice: SeededRng::from_seed(seed), text: String::new(), depth: 0 };
+        let mut generator =
+            Self { dice: SeededRng::from_seed(seed), text: String::new(), depth: 0, used_heads: BTreeSet::new() };
         generator.write_http();
         generator.text
     }
@@ -120,11 +125,13 @@ impl ConfGenerator {
 
     /// Writes locations within the prefix of an outer one.
     fn write_locations(&mut self, outer: &str, level: usize) {
-        let mut used = BTreeSet::new();
+        if level == 0 {
+            self.used_heads.clear();
+        }
         for _ in 0..self.below(if level == 0 { 5 } else { 3 }) + usize::from(level == 0) {
             let is_pattern = self.one_in(5);
             let (head, path) = if is_pattern {
-                let pattern = self.pick(&PATTERNS);
+                let pattern = if level == 0 { self.pick(&PATTERNS) } else { self.pick(&INNER_PATTERNS) };
                 (format!("{} {pattern}", self.pick(&["~", "~*"])), pattern)
             } else {
                 let path = self.pick(&PATHS);
@@ -133,7 +140,10 @@ impl ConfGenerator {
             };
             // nginx takes a prefix once, with `^~` or without; only a block within the outer prefix may be nested.
             let key = head.replace("^~ ", "");
-            if (!is_pattern && !path.starts_with(outer)) || !used.insert(key) {
+            // `/api/` within `/api` redirects `/api` in nginx, which the import does not carry.
+            let is_inside = path.starts_with(outer) && (level == 0 || path.len() > outer.len() + 1);
+            let is_pattern_inside = is_pattern && (level == 0 || path.trim_start_matches('^').starts_with(outer));
+            if !(is_inside || is_pattern_inside) || !self.used_heads.insert(key) {
                 continue;
             }
             self.open(&format!("location {head}"));
