@@ -128,6 +128,8 @@ pub struct AttemptRecord {
 pub struct AttemptRecords {
     earlier: Vec<AttemptRecord>,
     last: Option<AttemptRecord>,
+    /// The pool that had no replica to choose; `None` if there was one.
+    exhausted_pool: Option<Arc<str>>,
 }
 
 /// Fields that are captured only for formats that need them.
@@ -162,6 +164,16 @@ impl AttemptRecords {
         let timing = Timing { started_at, ..Timing::default() };
         let next = AttemptRecord { replica: replica.clone(), upstream_addr, status: None, timing };
         self.earlier.extend(self.last.replace(next));
+    }
+
+    /// Records that `pool` had no replica to choose; the first of several pools counts.
+    pub fn set_exhausted(&mut self, pool: &Arc<str>) {
+        self.exhausted_pool.get_or_insert_with(|| pool.clone());
+    }
+
+    /// Returns the pool that had no replica to choose; `None` if there was an attempt.
+    pub fn exhausted_pool(&self) -> Option<&str> {
+        self.exhausted_pool.as_deref().filter(|_| self.last.is_none())
     }
 
     /// Returns the last attempt, which may be in progress.

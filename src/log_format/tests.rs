@@ -169,6 +169,18 @@ fn every_variable_has_its_value() {
     assert!(tested.iter().all(|name| include_str!("tests.rs").contains(name.as_str())), "every row has a test");
 }
 
+/// The values are those of nginx 1.22.
+#[test]
+fn pool_without_a_replica_is_logged_as_a_failed_attempt() {
+    let mut case = FormatCase::new("/", &[]);
+    case.attempts.set_exhausted(&"chat".into());
+    let format = "$upstream_addr|$upstream_status|$upstream_connect_time|$upstream_header_time|$upstream_response_time";
+    assert_eq!(case.render_text(&format!("[{format}]")), "[chat|502|-|-|0.000]");
+    assert_eq!(case.render_text("$attempts $replica"), "0 -");
+    let case = case.with_attempts();
+    assert_eq!(case.render_text("$upstream_addr $upstream_status"), "10.0.0.1:8000, 10.0.0.2:8000 502, 200");
+}
+
 #[test]
 fn missing_values_are_hyphens() {
     let mut case = FormatCase::new("/", &[]);

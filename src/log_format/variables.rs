@@ -117,15 +117,17 @@ pub(super) static VARIABLES: &[LogVariable] = &[
         number(record.response.body_bytes + record.captured?.response_head_bytes)
     })
     .at_end(),
-    new_variable("upstream_addr", RequiredField::UpstreamAddr, |record| {
-        join_attempts(record, |out, attempt| out.push_str(attempt.upstream_addr.as_deref().unwrap_or("-")))
+    new_variable("upstream_addr", RequiredField::UpstreamAddr, |record| match record.attempts.exhausted_pool() {
+        Some(pool) => text(pool),
+        None => join_attempts(record, |out, attempt| out.push_str(attempt.upstream_addr.as_deref().unwrap_or("-"))),
     })
     .at_request(),
-    new_variable("upstream_status", RequiredField::None, |record| {
-        join_attempts(record, |out, attempt| match attempt.status {
+    new_variable("upstream_status", RequiredField::None, |record| match record.attempts.exhausted_pool() {
+        Some(_) => text("502"),
+        None => join_attempts(record, |out, attempt| match attempt.status {
             Some(status) => write!(out, "{status}").unwrap_or_default(),
             None => out.push('-'),
-        })
+        }),
     })
     .at_response(),
     new_variable("upstream_connect_time", RequiredField::None, |record| {
@@ -136,8 +138,9 @@ pub(super) static VARIABLES: &[LogVariable] = &[
         join_attempts(record, |out, attempt| write_duration(out, attempt, attempt.timing.head_received_at))
     })
     .at_response(),
-    new_variable("upstream_response_time", RequiredField::None, |record| {
-        join_attempts(record, |out, attempt| write_duration(out, attempt, attempt.timing.ended_at))
+    new_variable("upstream_response_time", RequiredField::None, |record| match record.attempts.exhausted_pool() {
+        Some(_) => text("0.000"),
+        None => join_attempts(record, |out, attempt| write_duration(out, attempt, attempt.timing.ended_at)),
     })
     .at_response(),
     new_variable("scheme", RequiredField::None, |record| {
@@ -242,7 +245,11 @@ fn join_attempts<'a>(
         }
         write(&mut out, attempt);
     }
-    if out.is_empty() { None } else { bytes(out) }
+    match record.attempts.exhausted_pool() {
+        Some(_) => text("-"),
+        None if out.is_empty() => None,
+        None => bytes(out),
+    }
 }
 
 fn write_duration(out: &mut String, attempt: &AttemptRecord, end: Option<Moment>) {

@@ -176,6 +176,11 @@ impl RequestLog {
         self.attempts.iter().count()
     }
 
+    /// Records that `pool` had no replica to choose.
+    pub(super) fn set_exhausted(&mut self, pool: &Pool) {
+        self.attempts.set_exhausted(pool.name());
+    }
+
     /// Returns the name of the last attempt's replica; `None` before the first attempt.
     pub(super) fn last_replica_name(&self) -> Option<&str> {
         self.attempts.last().map(|attempt| &*attempt.replica)

@@ -240,7 +240,10 @@ async fn send_to_pools(
         let mut pool_request = PoolRequest::new(request, &pool, &keys, PoolOptions { model, pin, tried });
         match send_to_pool(request, &mut upstream_request, &mut pool_request, &mut attempts, log).await? {
             PoolResult::Relay(response) => return Ok(response),
-            PoolResult::Exhausted(reason) => no_replica = reason,
+            PoolResult::Exhausted(reason) => {
+                log.set_exhausted(&pool);
+                no_replica = reason;
+            }
             PoolResult::Moved(other) => {
                 tried = pool_request.into_tried();
                 pool = other;

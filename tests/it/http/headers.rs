@@ -125,6 +125,20 @@ fn response_headers_are_added_to_errors_and_streams() {
 }
 
 #[test]
+fn pool_without_a_replica_is_the_upstream_of_the_answer() {
+    let text =
+        "response_headers = { X-Up = '<$upstream_addr|$upstream_status>' }\n[[pool]]\nname = 'chat'\npaths = 'any'\n";
+    let (down, refusing) = (unused_addr(), unused_addr());
+    let router = TestRouter::start(&format!("{text}replicas = ['http://{down} down', 'http://{refusing} down']"));
+    let reply = router.get("/x");
+    assert_eq!((reply.status, header_values(&reply, "x-up")), (503, vec!["<chat|502>"]));
+    let router = TestRouter::start(&format!("{text}replicas = ['http://{down} down', 'http://{refusing}']"));
+    let reply = router.get("/x");
+    let attempt = format!("<{refusing}|502>");
+    assert_eq!((reply.status, header_values(&reply, "x-up")), (503, vec![&*attempt]));
+}
+
+#[test]
 fn success_headers_are_not_added_to_errors() {
     let replica = ScriptedReplica::start(&["m"], |received, to| {
         let status = received.target().trim_start_matches('/').parse().unwrap_or(200);
