@@ -26,7 +26,8 @@ pub(super) fn lookup_pin(app: &AppState, pool: &Pool, inputs: &KeyInputs<'_>) ->
     replica.map(ReplicaPin::Preferred)
 }
 
-/// Pins the client to the replica that has responded. Returns the cookie to set; `None` if the client has it already.
+/// Pins the client to the replica that has responded. Returns the cookie to set; `None` if the client has one already
+/// that ends with its browser.
 ///
 /// A failed or busy replica is not pinned.
 pub(super) fn store_pin(
@@ -42,7 +43,12 @@ pub(super) fn store_pin(
     match pool.sticky()? {
         Sticky::Cookie(cookie) => {
             let known = find_cookie(&inputs.head.headers, &cookie.name) == Some(replica.cookie_token().as_bytes());
-            if known { None } else { HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok() }
+            // The age of a cookie with `expires` counts from the last response.
+            if known && cookie.expires.is_none() {
+                None
+            } else {
+                HeaderValue::try_from(format_cookie(cookie, replica.cookie_token())).ok()
+            }
         }
         Sticky::Learn { create, lookup, timeout } => {
             let now = app.clock.now();

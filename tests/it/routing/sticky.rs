@@ -51,7 +51,7 @@ fn sticky_cookie_binds_until_the_replica_is_ineligible() {
     assert!(!pair.contains("127.0.0") && !pair.contains(port), "the cookie shows no address: {pair}");
     let mine = format!("cookie: other=1; {pair}\r\n");
     assert_eq!(chosen_replicas(&router, &mine), BTreeSet::from([home.to_owned()]));
-    assert_eq!(post_chat(&router, &mine).header("set-cookie"), None, "no cookie for a client that has one");
+    assert_eq!(post_chat(&router, &mine).header("set-cookie"), Some(cookie), "its age is counted from the last answer");
     assert_eq!(chosen_replicas(&router, "").len(), 3, "clients without a cookie are spread");
     assert_eq!(chosen_replicas(&router, "cookie: route=nonsense\r\n").len(), 3);
 
@@ -60,6 +60,7 @@ fn sticky_cookie_binds_until_the_replica_is_ineligible() {
     let again =
         TestRouter::start(&format!("sticky = {{ cookie = \"route\" }}\nreplicas = {urls:?}")).wait_until_ready();
     assert_eq!(chosen_replicas(&again, &mine), BTreeSet::from([home.to_owned()]));
+    assert_eq!(post_chat(&again, &mine).header("set-cookie"), None, "without `expires` it stays with the browser");
 
     // When its replica is unavailable, the client moves and then stays on the new replica.
     set_drained(&router, home, "POST");
