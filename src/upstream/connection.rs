@@ -52,6 +52,9 @@ impl UpstreamConnection {
         let received = stream.received_flag();
         let mut builder = Builder::new();
         builder.max_buf_size(32 * 1024);
+        // A control character in a header's value is no reason to lose the answer. No header can hold it here, so that
+        // its line is left out. A space behind a name must not make that of `Transfer-Encoding` one of these lines.
+        builder.ignore_invalid_headers_in_responses(true).allow_spaces_after_header_name_in_responses(true);
         builder.preserve_header_case(preserve_header_case).title_case_headers(preserve_header_case);
         let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self {

@@ -13,8 +13,9 @@ use crate::harness::{TEST_TIMEOUT, TestRouter, chat_body};
 const CHAT_PATH: &str = "/v1/chat/completions";
 
 /// Starts a router over a replica that sends these bytes for every request; it closes unless `keep`.
-fn start_answering(bytes: &'static [u8], keep: bool) -> (TestRouter, ScriptedReplica) {
-    let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(bytes).is_ok() && keep);
+fn start_answering(bytes: impl Into<Vec<u8>>, keep: bool) -> (TestRouter, ScriptedReplica) {
+    let bytes = bytes.into();
+    let replica = ScriptedReplica::start(&["m"], move |_, to| to.write_all(&bytes).is_ok() && keep);
     (TestRouter::start_with_replicas([&*replica.url()]), replica)
 }
 
