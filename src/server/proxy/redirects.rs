@@ -6,15 +6,24 @@ use crate::fleet::Origin;
 use crate::routes::{PathMatch, Route};
 use crate::server::request::route::ProxyRoute;
 
-/// Replaces a `Location` at the replica's own address, which clients may not reach, by the path that leads there
-/// through the router. Other locations stay.
-pub(super) fn rewrite_location(headers: &mut HeaderMap, origin: &Origin, route: &ProxyRoute, request_path: &str) {
-    let Some(location) = headers.get(header::LOCATION).and_then(|location| location.to_str().ok()) else { return };
-    let Some(path) = own_path(location, origin) else { return };
-    let path = client_path(path, route.routed.route(), &route.path, request_path);
-    if let Ok(path) = HeaderValue::try_from(path) {
-        headers.insert(header::LOCATION, path);
+/// Replaces a location at the replica's own address, which clients may not reach, by the path that leads there through
+/// the router: in `Location`, and behind `url=` in `Refresh`. Other locations stay.
+pub(super) fn rewrite_redirects(headers: &mut HeaderMap, origin: &Origin, route: &ProxyRoute, request_path: &str) {
+    for name in [header::LOCATION, header::REFRESH] {
+        let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { continue };
+        let start = if name == header::REFRESH { url_start(value) } else { Some(0) };
+        let Some((before, location)) = start.and_then(|start| value.split_at_checked(start)) else { continue };
+        let Some(path) = own_path(location, origin) else { continue };
+        let path = client_path(path, route.routed.route(), &route.path, request_path);
+        if let Ok(value) = HeaderValue::try_from(format!("{before}{path}")) {
+            headers.insert(name, value);
+        }
     }
+}
+
+/// Returns where the URL of a `Refresh` begins; `None` if it has none.
+fn url_start(refresh: &str) -> Option<usize> {
+    refresh.to_ascii_lowercase().find("url=").map(|at| at + "url=".len())
 }
 
 /// Returns the part of a location behind the replica's address and the path of its URL; `None` for another address.
@@ -46,6 +55,13 @@ mod tests {
 
     use super::*;
     use crate::routes::{RouteAction, RouteScope};
+
+    #[test]
+    fn url_of_refresh_is_found() {
+        for (refresh, url) in [("0;url=http://a/", Some("http://a/")), ("5; URL=/x", Some("/x")), ("5", None)] {
+            assert_eq!(url_start(refresh).map(|start| &refresh[start..]), url);
+        }
+    }
 
     #[test]
     fn location_at_the_replica_leads_through_the_router() {

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 
 use super::hash_key::KeyInputs;
-use super::redirects::rewrite_location;
+use super::redirects::rewrite_redirects;
 use super::response_table::{OwnerRegistration, ResponseOwner};
 use super::tunnel::PendingTunnel;
 use crate::fleet::Lease;
@@ -186,10 +186,8 @@ impl<'a> ProxyRequest<'a> {
                 tenant: self.context.tenant_name().cloned(),
             },
         });
-        if response.head.headers.contains_key(header::LOCATION) {
-            let request_path = self.head.uri.path();
-            rewrite_location(&mut response.head.headers, lease.replica().origin(), self.route, request_path);
-        }
+        let request_path = self.head.uri.path();
+        rewrite_redirects(&mut response.head.headers, lease.replica().origin(), self.route, request_path);
         let (head, relay) = RelayBody::new(response, lease, dialect, &self.context.scope().timeouts, app.clock);
         let mut headers = head.headers;
         strip_hop_by_hop(&mut headers);

@@ -41,7 +41,8 @@ fn redirect_of_a_replica_to_itself_leads_through_the_router() {
     let replica = ScriptedReplica::start(&["m"], |request, to| {
         let host = request.header("host").unwrap_or_default();
         let head = format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{host}{}/\r\n", request.target());
-        to.write_all(format!("{head}content-length: 0\r\n\r\n").as_bytes()).is_ok()
+        let refresh = format!("refresh: 5; url=http://{host}{}/\r\n", request.target());
+        to.write_all(format!("{head}{refresh}content-length: 0\r\n\r\n").as_bytes()).is_ok()
     });
     let text = format!(
         "[[pool]]\nname = 'a'\npaths = 'any'\nreplicas = [{:?}]\n[[host]]\n\
@@ -52,8 +53,26 @@ fn redirect_of_a_replica_to_itself_leads_through_the_router() {
     for (path, location) in [("/docs", "/docs/"), ("/api/docs", "/api/docs/")] {
         let reply = router.get(path);
         assert_eq!((reply.status, reply.header("location")), (307, Some(location)), "{path}");
+        assert_eq!(reply.header("refresh"), Some(&*format!("5; url={location}")), "{path}");
     }
     assert_eq!(replica.last_request().target(), "/v1/docs");
+}
+
+#[test]
+fn control_character_in_a_header_loses_its_line_only() {
+    for line in ["x-c: a\x02b", "x-c: a\x7fb", "x\x02c: a", "x-c"] {
+        let head = format!("HTTP/1.1 200 OK\r\nx-a: 1\r\n{line}\r\nx-b: 2\r\ncontent-type: application/json\r\n");
+        let (router, replica) = start_answering(format!("{head}content-length: 2\r\n\r\n{{}}"), true);
+        for _ in 0..2 {
+            let reply = router.post(CHAT_PATH, chat_body("m", 1, false));
+            assert_eq!((reply.status, &*reply.text()), (200, "{}"), "{line:?}");
+            assert_eq!((reply.header("x-a"), reply.header("x-b"), reply.header("x-c")), (Some("1"), Some("2"), None));
+        }
+        assert_eq!(replica.received_requests().len(), 2);
+    }
+    let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding : chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
+    let (router, _replica) = start_answering(&chunked[..], true);
+    assert_eq!(router.post(CHAT_PATH, chat_body("m", 1, false)).text(), "{}");
 }
 
 #[test]
