@@ -1,19 +1,20 @@
 //! The errors of keys and variables that do not exist, with the help that fits best.
 
 use super::diagnostics::{Diagnostic, Span, SpannedValue};
+use super::host::schema::{HOST_TABLES, ROUTE_TABLES};
 use super::parse::nginx_hints::NGINX_HINTS;
 use super::parse::renamed_keys::renamed_key;
 use super::parse::suggest::{closest_match, key_suggestion, likely_key};
 use super::pool::schema::{POOL_SCHEMA, pool_keys};
 use super::schema::TABLES;
-use super::schema::key_spec::key_names;
+use super::schema::key_spec::{KeySpec, key_names};
 
 /// Returns the error of a key that `table` does not have; `table` is empty for the top of the file.
 pub(super) fn unknown_key(table: &str, key: &SpannedValue<&str>) -> Diagnostic {
     let SpannedValue { value: name, span } = key;
     let place = match table {
         "" => String::new(),
-        "pool" => " in `[[pool]]`".to_owned(),
+        "pool" | "host" | "host.route" => format!(" in `[[{table}]]`"),
         table => format!(" in `[{table}]`"),
     };
     let diagnostic = span.diagnostic(format!("unknown key `{name}`{place}"));
@@ -43,8 +44,14 @@ fn known_keys(table: &str) -> Vec<&'static str> {
             settings_keys("").chain(key_names(POOL_SCHEMA)).chain(tables).chain(["pool", "host", "key"]).collect()
         }
         "pool" => pool_keys().map(|row| row.name).collect(),
+        "host" => table_keys(HOST_TABLES).chain(["route"]).collect(),
+        "host.route" => table_keys(ROUTE_TABLES).collect(),
         table => settings_keys(table).collect(),
     }
+}
+
+fn table_keys<T>(tables: &'static [&'static [KeySpec<T>]]) -> impl Iterator<Item = &'static str> {
+    tables.iter().flat_map(|rows| key_names(rows))
 }
 
 fn settings_keys(table: &str) -> impl Iterator<Item = &'static str> {
@@ -58,6 +65,12 @@ fn places_of(name: &str) -> Vec<String> {
     let mut places: Vec<String> = tables.map(|table| format!("in `[{table}]`")).collect();
     if pool_keys().any(|row| row.name == name) {
         places.push("in a `[[pool]]`".to_owned());
+    }
+    if table_keys(HOST_TABLES).any(|key| key == name) {
+        places.push("in a `[[host]]`".to_owned());
+    }
+    if table_keys(ROUTE_TABLES).any(|key| key == name) {
+        places.push("in a `[[host.route]]`".to_owned());
     }
     if has_key("") {
         places.push("at the top, above the first table".to_owned());

@@ -6,7 +6,7 @@ mod certificates;
 mod checks;
 mod draft;
 mod reader;
-mod schema;
+pub(super) mod schema;
 
 pub(super) use build::{build_routes, named_pools};
 pub(super) use certificates::check_certificates;

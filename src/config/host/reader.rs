@@ -5,9 +5,9 @@ use toml::de::DeValue;
 use super::draft::{HostDraft, HostRouteDraft};
 use super::schema::{HOST_TABLES, ROUTE_TABLES};
 use crate::config::diagnostics::{Diagnostic, SpannedValue};
-use crate::config::parse::suggest::key_suggestion;
 use crate::config::parse::value::{TomlEntry, type_name};
-use crate::config::schema::key_spec::{KeySpec, find_key, key_names};
+use crate::config::schema::key_spec::{KeySpec, find_key};
+use crate::config::unknown_key::unknown_key;
 
 /// Reads one `[[host]]` with its routes.
 pub(in crate::config) fn read_host(given: &SpannedValue<&DeValue<'_>>, errors: &mut Vec<Diagnostic>) -> HostDraft {
@@ -23,7 +23,7 @@ pub(in crate::config) fn read_host(given: &SpannedValue<&DeValue<'_>>, errors: &
                 let issue = entry.value.span.diagnostic("routes are a list");
                 errors.push(issue.with_help("write `[[host.route]]`, one for each route"));
             }
-            _ => read_entry(HOST_TABLES, "`[[host]]`", &entry, &mut draft, errors),
+            _ => read_entry(HOST_TABLES, "host", &entry, &mut draft, errors),
         }
     }
     draft
@@ -33,7 +33,7 @@ fn read_route(given: &SpannedValue<&DeValue<'_>>, errors: &mut Vec<Diagnostic>) 
     let mut draft = HostRouteDraft { span: given.span.clone(), ..HostRouteDraft::default() };
     let before = errors.len();
     for entry in table_entries(given, "[[host.route]]", errors) {
-        read_entry(ROUTE_TABLES, "`[[host.route]]`", &entry, &mut draft, errors);
+        read_entry(ROUTE_TABLES, "host.route", &entry, &mut draft, errors);
     }
     draft.has_errors = errors.len() > before;
     draft
@@ -56,18 +56,13 @@ fn table_entries<'a>(
 
 fn read_entry<T>(
     tables: &[&'static [KeySpec<T>]],
-    place: &str,
+    table: &str,
     entry: &TomlEntry<'_>,
     draft: &mut T,
     errors: &mut Vec<Diagnostic>,
 ) {
     match tables.iter().find_map(|rows| find_key(rows, entry.key.value)) {
         Some(row) => errors.extend(row.read(draft, entry)),
-        None => {
-            let SpannedValue { value: name, span } = &entry.key;
-            let known: Vec<&str> = tables.iter().flat_map(|rows| key_names(rows)).collect();
-            let issue = span.diagnostic(format!("unknown key `{name}` in {place}"));
-            errors.push(issue.with_help(key_suggestion(name, &known)));
-        }
+        None => errors.push(unknown_key(table, &entry.key)),
     }
 }

@@ -41,9 +41,10 @@ pub(in crate::config) fn likely_key<'a>(typed: &str, known: &[&'a str]) -> Optio
     })
 }
 
-/// Returns whether `words`, joined by `_`, are whole words of `key`.
+/// Returns whether `words`, joined by `_`, are whole words of `key`, or one word in the singular.
 fn has_words(key: &str, words: &str) -> bool {
-    !words.is_empty() && format!("_{key}_").contains(&format!("_{words}_"))
+    let key = format!("_{key}_");
+    !words.is_empty() && (key.contains(&format!("_{words}_")) || key.contains(&format!("_{words}s_")))
 }
 
 /// Returns the help for a key that is not in `known`: the likely one, the nearest three, and where all are documented.
