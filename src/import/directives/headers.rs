@@ -108,6 +108,12 @@ fn convert_value(
         context.report.add_impossible(directive, format!("{reason}: the header is left out"));
         return None;
     }
+    if directive.arg(0).eq_ignore_ascii_case("host") {
+        // Servers choose by this header what they answer with.
+        let issue = directive.name.span.diagnostic(format!("this Host cannot be carried over: {reason}"));
+        context.report.add_diagnostic(issue.with_help("write the name, or a variable such as $host"));
+        return None;
+    }
     context.report.carried_count = context.report.carried_count.saturating_sub(1);
     context.report.add_impossible(directive, format!("{reason}: replicas do not get the header"));
     Some(String::new())

@@ -1,5 +1,6 @@
 //! File name patterns in `include`: `*`, `?` and `[a-z]`, in any part of the path.
 
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::import::file_access::FileAccess;
@@ -10,24 +11,32 @@ pub(super) fn is_pattern(path: &str) -> bool {
 }
 
 /// Returns the files that match a pattern, sorted; empty if none.
-pub(super) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) -> Vec<PathBuf> {
+///
+/// *Errors*: a folder cannot be listed.
+pub(super) fn expand_pattern(pattern: &Path, files: &FileAccess<'_>) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     for part in pattern.components() {
         let text = part.as_os_str().to_string_lossy();
-        found = match part {
-            Component::Normal(_) if is_pattern(&text) => found
-                .iter()
-                .flat_map(|folder| {
-                    let mut names = (files.list)(folder).unwrap_or_default();
-                    names.retain(|name| matches_pattern(name, &text));
-                    names.sort();
-                    names.into_iter().map(|name| folder.join(name))
-                })
-                .collect(),
-            part => found.into_iter().map(|folder| folder.join(part)).collect(),
-        };
+        let is_pattern = matches!(part, Component::Normal(_)) && is_pattern(&text);
+        let mut next = Vec::new();
+        for folder in found {
+            if !is_pattern {
+                next.push(folder.join(part));
+                continue;
+            }
+            let mut names = match (files.list)(&folder) {
+                Ok(names) => names,
+                // A file next to the folders that match.
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+                Err(error) => return Err(error),
+            };
+            names.retain(|name| matches_pattern(name, &text));
+            names.sort();
+            next.extend(names.into_iter().map(|name| folder.join(name)));
+        }
+        found = next;
     }
-    found
+    Ok(found)
 }
 
 /// Returns whether a name matches a pattern; `*` and `?` match no leading dot, as in a shell. O(name × pattern).
@@ -120,8 +129,9 @@ mod tests {
         };
         let read = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
         let files = FileAccess { read: &read, list: &list };
-        let found = expand_pattern(Path::new("/e/*.d/*.conf"), &files);
+        let found = expand_pattern(Path::new("/e/*.d/*.conf"), &files).unwrap();
         assert_eq!(found, [PathBuf::from("/e/a.d/x.conf"), PathBuf::from("/e/b.d/x.conf")]);
-        assert!(expand_pattern(Path::new("/none/*"), &files).is_empty());
+        assert!(expand_pattern(Path::new("/e/none*"), &files).unwrap().is_empty());
+        assert!(expand_pattern(Path::new("/none/*"), &files).is_err());
     }
 }

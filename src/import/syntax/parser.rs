@@ -1,5 +1,6 @@
 //! The parser of nginx's configuration files. Included files are parsed in place of their `include`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directive::{Directive, DirectiveWord};
@@ -15,6 +16,23 @@ const MAX_DEPTH: usize = 32;
 const MAX_FILES: usize = 1_000;
 /// The maximum size of all files of a configuration together.
 const MAX_TOTAL_BYTES: usize = 32 << 20;
+
+/// Files that nginx and certbot install, by the last parts of their path. They refuse nothing, and may be missing where
+/// the configuration is imported.
+const HARMLESS_FILES: [(&str, &str); 7] = [
+    ("mime.types", "replicas set the content type"),
+    ("modules-enabled/*.conf", "modules are not loaded"),
+    ("options-ssl-nginx.conf", "the TLS defaults are secure and fixed"),
+    ("fastcgi_params", "replicas are HTTP/1.1 servers"),
+    ("fastcgi.conf", "replicas are HTTP/1.1 servers"),
+    ("uwsgi_params", "replicas are HTTP/1.1 servers"),
+    ("scgi_params", "replicas are HTTP/1.1 servers"),
+];
+
+/// Returns whether a path ends with the parts of `name`.
+fn is_harmless_file(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+}
 
 /// Parses a file and the files that it includes.
 pub(in crate::import) struct NginxParser<'a> {
@@ -160,17 +178,16 @@ impl<'a> NginxParser<'a> {
             );
             return;
         };
-        // MIME types are for serving files, and the file may be missing on this machine.
-        if word.text == "mime.types" || word.text.ends_with("/mime.types") {
-            self.report.add_not_needed(&directive, "replicas set the content type");
-            return;
-        }
         let path = self.folder.join(&word.text);
-        let paths = if glob::is_pattern(&word.text) { glob::expand_pattern(&path, self.files) } else { vec![path] };
-        if paths.is_empty() {
-            self.report.add_not_needed(&directive, "no file matches");
-            return;
-        }
+        let paths = match glob::is_pattern(&word.text) {
+            true => glob::expand_pattern(&path, self.files),
+            false => Ok(vec![path]),
+        };
+        let paths = match paths {
+            Ok(paths) if paths.is_empty() => return self.report.add_not_needed(&directive, "no file matches"),
+            Ok(paths) => paths,
+            Err(error) => return self.report_unreadable(&directive, word, &word.text, &error),
+        };
         let mut read = false;
         for path in paths {
             self.opened_files += 1;
@@ -184,12 +201,20 @@ impl<'a> NginxParser<'a> {
                     read = true;
                     done.extend(self.parse_file(&path, &text, depth + 1));
                 }
-                Err(error) => {
-                    self.report.add_impossible(&directive, format!("{} cannot be read: {error}", path.display()));
-                }
+                Err(error) => self.report_unreadable(&directive, word, &path.display().to_string(), &error),
             }
         }
         self.report.carried_count += usize::from(read);
+    }
+
+    /// Reports an included file, or the folder of a pattern, that cannot be read.
+    fn report_unreadable(&mut self, directive: &Directive, word: &DirectiveWord, path: &str, error: &io::Error) {
+        if let Some((_, reason)) = HARMLESS_FILES.iter().find(|(name, _)| is_harmless_file(&word.text, name)) {
+            return self.report.add_not_needed(directive, *reason);
+        }
+        let issue = word.span.diagnostic(format!("{path} cannot be read: {error}"));
+        let help = "its directives may refuse requests: import where nginx runs, copy it to here, or remove this line";
+        self.report.add_diagnostic(issue.with_help(help));
     }
 
     /// Reports a missing `;` at the end of a line, if the next line begins with a directive's name.

@@ -134,3 +134,30 @@ fn directive_in_a_wrong_block_stops_the_import() {
         assert!(report.contains(&format!("nginx.conf:2:1: `{name}` is not allowed here")), "{report}");
     }
 }
+
+#[test]
+fn file_that_cannot_be_read_stops_the_import() {
+    let import_with =
+        |line: &str| import_text(&format!("server {{ location / {{\n{line} proxy_pass http://h:1; }} }}"));
+    for line in ["include snippets/auth.conf;", "include proxy_params;"] {
+        let report = import_with(line).unwrap_err().to_string();
+        assert!(report.starts_with("nginx.conf:2:9: ") && report.contains(" cannot be read: "), "{report}");
+    }
+    for line in ["include mime.types;", "include /etc/letsencrypt/options-ssl-nginx.conf;", "include a/fastcgi_params;"]
+    {
+        assert!(import_with(line).is_ok(), "{line}");
+    }
+    assert!(import_with("include my-fastcgi_params;").is_err());
+}
+
+#[test]
+fn host_of_an_unknown_variable_stops_the_import() {
+    let import_with = |value: &str| {
+        import_text(&format!("server {{ location / {{\nproxy_set_header Host {value}; proxy_pass http://h:1; }} }}"))
+    };
+    let report = import_with("$tenant_host").unwrap_err().to_string();
+    assert!(report.starts_with("nginx.conf:2:1: this Host cannot be carried over: "), "{report}");
+    for value in ["$host", "$http_host", "$proxy_host", "a.example", "$host:$server_port"] {
+        assert!(import_with(value).is_ok(), "{value}");
+    }
+}

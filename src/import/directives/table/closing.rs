@@ -51,6 +51,8 @@ pub(super) static GUARDS: &[DirectiveRow] = &[
     ),
     ("ntlm", UPSTREAM, closes("connections to replicas are shared by clients, so one client would act as another")),
     ("internal_redirect post_action", LEVELS_AND_IF, closes("the router leads no request to a second location")),
+    ("proxy_bind", LEVELS, closes_unless_off("replicas see the router's address, not this one")),
+    ("proxy_ssl_crl", LEVELS, closes("revocation lists are not read, so revoked replicas would be asked")),
     ("mirror", LEVELS, closes_unless_off("the router sends no copies of requests")),
     (
         "proxy_pass_request_body proxy_pass_request_headers",

@@ -209,7 +209,6 @@ pub(super) static HARMLESS_DIRECTIVES: &[DirectiveRow] = &[
         LEVELS,
         not_yet("the router presents no client certificate to replicas"),
     ),
-    ("proxy_ssl_crl", LEVELS, cannot("revocation lists are not read")),
     (
         "proxy_ssl_ciphers proxy_ssl_conf_command proxy_ssl_protocols proxy_ssl_session_reuse \
          proxy_ssl_verify_depth proxy_ssl_key_log",

@@ -68,7 +68,7 @@ static CONVERTED_DIRECTIVES: &[DirectiveRow] = &[
     ("proxy_next_upstream", LEVELS, Handler(proxy::handle_proxy_next_upstream)),
     (
         "proxy_redirect proxy_cookie_domain proxy_cookie_flags proxy_cookie_path proxy_cache proxy_store \
-         proxy_intercept_errors proxy_bind proxy_ignore_client_abort proxy_force_ranges",
+         proxy_intercept_errors proxy_ignore_client_abort proxy_force_ranges",
         LEVELS,
         Handler(proxy::handle_unless_off),
     ),
