@@ -3,9 +3,9 @@
 //! Every directive is carried over, or listed in a comment with its line and the reason; none is dropped silently. The
 //! table in `directives/table` has the rule for each directive; an unknown one stops the import.
 //!
-//! `syntax` parses the files, `driver` applies the table to each directive, the handlers collect blocks and keys in the
-//! `context`, `inheritance` says which keys are in force in a block, `hosts` and `pools` build what router.toml has of
-//! servers and upstreams, and `toml_writer` writes the result.
+//! `syntax` parses the files, `driver` applies the table to each directive, `conditions` works out what `if` and `set`
+//! mean for requests, the handlers collect blocks and keys in the `context`, `inheritance` says which keys are in force in a
+//! block, `hosts` and `pools` build what router.toml has of servers and upstreams, and `toml_writer` writes the result.
 
 mod blocks;
 mod conditions;
@@ -24,6 +24,7 @@ mod syntax;
 mod tests;
 mod toml_text;
 mod toml_writer;
+mod unreached;
 
 use std::fmt;
 use std::path::Path;
@@ -57,11 +58,10 @@ impl fmt::Display for ImportedConfig {
 
 /// Imports nginx's configuration from its main file, or from a file with `upstream` and `server` blocks only.
 ///
-/// Included paths are relative to the main file's folder; a missing one is a remark. At most 1,000 files and 32 MiB are
-/// read.
+/// Included paths are relative to the main file's folder. At most 1,000 files and 32 MiB are read.
 ///
-/// *Errors*: nginx would reject the configuration too (unknown directives, open blocks; at most 50 are reported), a
-/// guard cannot be carried over, or no request reaches a replica.
+/// *Errors*: nginx would reject the configuration too (unknown directives, open blocks, missing files; at most 50 are
+/// reported), a guard cannot be carried over, or no request reaches a replica.
 pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig, Diagnostics> {
     let name = path.display().to_string();
     let whole = Span::from_text(name.clone(), "");
@@ -79,8 +79,12 @@ pub fn from_nginx(path: &Path, files: &FileAccess<'_>) -> Result<ImportedConfig,
     }
     let routing = hosts::build_routing(&mut context);
     if context.report.diagnostics.is_empty() && routing.pools.is_empty() {
-        let issue = whole.diagnostic("no request reaches a replica").without_excerpt();
-        context.report.add_diagnostic(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
+        let mut issues = unreached::explain_unreached(&directives);
+        if issues.is_empty() {
+            let issue = whole.diagnostic("no request reaches a replica").without_excerpt();
+            issues.push(issue.with_help("a `location` with `proxy_pass http://...;` is needed"));
+        }
+        issues.into_iter().for_each(|issue| context.report.add_diagnostic(issue));
     }
     if !context.report.diagnostics.is_empty() {
         return Err(Diagnostics::new(&name, context.report.diagnostics));
