@@ -132,15 +132,12 @@ impl ImportedRouting {
             host.names.clear();
             host.listens.clear();
         }
-        for host in &mut self.hosts {
-            // The router chooses by the names in the certificates.
-            let CertificateFiles { chains, keys } = std::mem::take(&mut host.certificates);
-            for (chain, key) in chains.into_iter().zip(keys) {
-                if !self.certificates.chains.contains(&chain) {
-                    self.certificates.chains.push(chain);
-                    self.certificates.keys.push(key);
-                }
-            }
+        let mut with_tls = self.hosts.iter().map(|host| &host.certificates).filter(|files| !files.chains.is_empty());
+        if let Some(first) = with_tls.next().cloned()
+            && with_tls.all(|files| *files == first)
+        {
+            self.hosts.iter_mut().for_each(|host| host.certificates = CertificateFiles::default());
+            self.certificates = first;
         }
     }
 
