@@ -46,7 +46,7 @@ pub struct HostListen {
 pub struct ArrivalAddr {
     /// The listener's address, as configured.
     pub listen: ListenAddr,
-    /// The local address; `None` for a Unix socket, or if no route needs it.
+    /// The local address; `None` for a Unix socket, and for a listener that has only one.
     pub local: Option<SocketAddr>,
 }
 

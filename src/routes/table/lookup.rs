@@ -20,7 +20,6 @@ pub struct RouteTable {
     addresses: Vec<AddressHosts>,
     /// The host of every request if there is only one, without names and addresses.
     single_host: bool,
-    needs_local_addr: bool,
     has_closed_hosts: bool,
 }
 
@@ -39,7 +38,6 @@ impl RouteTable {
     pub fn new(specs: Vec<HostSpec>, top_addresses: &[ListenAddr]) -> Self {
         let mut table = Self { has_closed_hosts: specs.iter().any(|spec| spec.is_closed), ..Self::default() };
         table.addresses = collect_addresses(&specs, top_addresses);
-        table.needs_local_addr = table.has_covered_address();
         for spec in specs {
             let host = Host::new(spec, &mut table.routes);
             table.hosts.push(host);
@@ -72,11 +70,6 @@ impl RouteTable {
             fields.socket_addrs |= route.may_redirect();
         }
         fields
-    }
-
-    /// Returns whether connections must know their local address: one of a host is covered by a wildcard address.
-    pub const fn needs_local_addr(&self) -> bool {
-        self.needs_local_addr
     }
 
     /// Returns whether some host is closed, so that the router's own paths are served only where pools are.
@@ -161,11 +154,6 @@ impl RouteTable {
                 name.and_then(|name| best_host(hosts, name)).or(*default)
             }
         }
-    }
-
-    fn has_covered_address(&self) -> bool {
-        let addresses = || self.addresses.iter().filter_map(|hosts| hosts.address.socket_addr());
-        addresses().any(|address| addresses().any(|other| covers(other, address)))
     }
 }
 

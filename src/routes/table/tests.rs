@@ -86,7 +86,6 @@ fn host_is_found_by_address_and_name() {
         host(&["top"], &[], &[("/", "pool top")]),
     ];
     let table = RouteTable::new(hosts, &["90".parse().unwrap()]);
-    assert!(table.needs_local_addr());
     for (listen, local, name, wanted) in [
         ("80", None, "a", "a"),
         ("80", None, "x.a", "a"),

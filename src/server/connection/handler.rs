@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body as _;
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -32,7 +32,7 @@ use crate::server::request::websocket::is_websocket_request;
 use crate::server::request_log::RequestLog;
 use crate::server::response::answer::{answer_response, slash_redirect};
 use crate::server::response::body::{BodySource, ResponseBody};
-use crate::server::response::framing::BodyFraming;
+use crate::server::response::framing::{self, BodyFraming};
 use crate::server::response::gzip::{self, GzipEncoder};
 use crate::server::response::headers::apply_response_headers;
 use crate::server::{AppState, RequestError, WorkerContext};
@@ -78,6 +78,10 @@ impl RequestHandler {
         let (settings, scope) = (&context.settings, context.scope());
         let can_gzip = scope.gzip.is_some() && head.method != Method::HEAD && gzip::accepts_gzip(&head.headers);
         let origin = settings.cors.as_ref().and_then(|cors| cors::allowed_origin(cors, &head.headers));
+        // hyper writes the header itself where the client asks for it.
+        let must_close = scope.timeouts.keepalive.is_zero()
+            && context.connection().is_http1()
+            && framing::connection_close_bytes(&head) == 0;
         if !matches!(target, Ok(RouteTarget::Preflight)) {
             context.connection().set_body_unread(!body.is_end_stream());
         }
@@ -105,6 +109,9 @@ impl RequestHandler {
         if matches!(response.body(), BodySource::Tunnel(_)) {
             return Ok(start_tunnel(response, log));
         }
+        if must_close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok(ResponseBody::wrap(response, log, is_gzip.then(|| Box::new(GzipEncoder::new()))).map(Either::Left))
     }
 
@@ -118,6 +125,7 @@ impl RequestHandler {
         let (settings, access_logs) = (app.settings(), app.logs.access.load());
         let RoutedHead { target, origin } = RoutedHead::new(head, &settings, &app.fleet, active_request.connection());
         let context = Rc::new(self.new_context(head, settings, origin, active_request));
+        context.connection().set_timeouts(&context.scope().timeouts);
         let log = RequestLog::new(app.clone(), context.clone(), head, &access_logs);
         (target, context, log)
     }

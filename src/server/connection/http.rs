@@ -17,7 +17,7 @@ use super::error_rewrite::ErrorRewriteStream;
 use super::handler::RequestHandler;
 use super::state::ConnectionState;
 use super::thread_bound::ThreadBound;
-use super::timeouts::TimeoutStream;
+use super::timeouts::{HeaderReadTimer, TimeoutStream};
 use crate::config::Settings;
 use crate::server::Lifecycle;
 use crate::telemetry::LogLevel;
@@ -49,7 +49,8 @@ pub(super) async fn serve_connection(
     let app = &handler.worker.app;
     let settings = app.settings();
     let header_timeout = settings.scope.timeouts.client_header;
-    let (stream, timer) = TimeoutStream::new(stream, &settings.scope.timeouts);
+    let stream = TimeoutStream::new(stream, state.timeouts());
+    let timer = HeaderReadTimer::new(state.timeouts());
     let stream = ErrorRewriteStream::new(stream, app.clone(), state.clone());
     let stream = DisconnectDetector::new(stream, state.clone(), settings.half_close);
     let (detection_timeout, is_detected) = timer.protocol_detection_timeout();
@@ -104,7 +105,6 @@ fn http_builder(settings: &Settings) -> auto::Builder<LocalExecutor> {
         .http1()
         .max_buf_size(settings.limits.header_bytes)
         .max_headers(settings.limits.headers)
-        .keep_alive(!settings.scope.timeouts.keepalive.is_zero())
         .half_close(settings.half_close)
         .preserve_header_case(settings.preserve_header_case)
         // The names of headers that are the router's own.

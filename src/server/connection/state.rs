@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::Version;
 
 use super::peer_addr::PeerAddr;
+use super::timeouts::ConnectionTimeouts;
 use crate::log_format::ConnectionInfo;
-use crate::routes::ArrivalAddr;
+use crate::routes::{ArrivalAddr, Timeouts};
 
 /// Bytes of an HTTP/1 response that may wait to be written before the response body is polled again. With the frame
 /// that came last they fit into 64 KiB.
@@ -19,6 +21,7 @@ pub(in crate::server) struct ConnectionState {
     pub(in crate::server) peer: PeerAddr,
     pub(in crate::server) arrival: ArrivalAddr,
     pub(in crate::server) info: ConnectionInfo,
+    timeouts: Arc<ConnectionTimeouts>,
     /// Requests since the connection was opened.
     pub(in crate::server) request_count: Cell<u64>,
     /// Requests under way.
@@ -59,11 +62,17 @@ impl Drop for ActiveRequest {
 
 impl ConnectionState {
     /// Returns the state of a new connection.
-    pub(super) fn new(peer: PeerAddr, arrival: ArrivalAddr, info: ConnectionInfo) -> Rc<Self> {
+    pub(super) fn new(
+        peer: PeerAddr,
+        arrival: ArrivalAddr,
+        info: ConnectionInfo,
+        timeouts: Arc<ConnectionTimeouts>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             peer,
             arrival,
             info,
+            timeouts,
             request_count: Cell::new(0),
             active_requests: Cell::new(0),
             is_http2: Cell::new(false),
@@ -84,6 +93,21 @@ impl ConnectionState {
         self.response_unflushed.set(true);
         self.body_unread.set(false);
         ActiveRequest(self.clone())
+    }
+
+    /// Returns the timeouts that the connection has from its last request.
+    pub(super) fn timeouts(&self) -> Arc<ConnectionTimeouts> {
+        self.timeouts.clone()
+    }
+
+    /// Sets the timeouts of the connection to those of the route of the request that has arrived last. Requests that share
+    /// the connection wait for the longest write timeout of all so far.
+    pub(super) fn set_timeouts(&self, timeouts: &Timeouts) {
+        if self.is_http1() || self.request_count.get() == 1 {
+            self.timeouts.set_route(timeouts);
+        } else {
+            self.timeouts.raise_to_route(timeouts);
+        }
     }
 
     /// Returns whether the connection carries one request at a time.

@@ -15,6 +15,7 @@ use super::handler::RequestHandler;
 use super::http::{serve_connection, wait_for_phase};
 use super::peer_addr::PeerAddr;
 use super::state::ConnectionState;
+use super::timeouts::ConnectionTimeouts;
 use super::tls_handshake;
 use super::worker_load::WorkerLoad;
 use crate::log_format::{ConnectionInfo, TlsSession};
@@ -62,38 +63,35 @@ async fn handle_connection(
     match socket {
         ClientSocket::Tcp(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                let info = new_connection_info(app, socket_addrs(app, &stream), None);
-                let arrival = new_arrival(app, listen, &stream);
-                let connection = ConnectionState::new(PeerAddr::of_connection(peer), arrival, info);
+                let (addrs, arrival) = (socket_addrs(app, &stream), new_arrival(listen, &stream));
+                let connection = new_connection(app, PeerAddr::of_connection(peer), arrival, addrs, None);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
         ClientSocket::Tls(stream, peer) => {
             if let Ok(stream) = TcpStream::from_std(stream)
-                && let (addrs, arrival) = (socket_addrs(app, &stream), new_arrival(app, listen, &stream))
+                && let (addrs, arrival) = (socket_addrs(app, &stream), new_arrival(listen, &stream))
                 && let Some((stream, session)) = tls_handshake::handshake(app, stream, peer, &arrival).await
             {
-                let info = new_connection_info(app, addrs, Some(session));
-                let connection = ConnectionState::new(PeerAddr::of_connection(peer), arrival, info);
+                let connection = new_connection(app, PeerAddr::of_connection(peer), arrival, addrs, Some(session));
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
         ClientSocket::Unix(stream) => {
             if let Ok(stream) = UnixStream::from_std(stream) {
-                let connection = ConnectionState::new(
-                    PeerAddr::Unix,
-                    ArrivalAddr { listen, local: None },
-                    new_connection_info(app, None, None),
-                );
+                let arrival = ArrivalAddr { listen, local: None };
+                let connection = new_connection(app, PeerAddr::Unix, arrival, None, None);
                 serve_connection(&handler, stream, connection, lifecycle).await;
             }
         }
     }
 }
 
-/// Returns the address that a connection has arrived at.
-fn new_arrival(app: &AppState, listen: ListenAddr, stream: &TcpStream) -> ArrivalAddr {
-    let local = app.settings().routes.needs_local_addr().then(|| stream.local_addr().ok()).flatten();
+/// Returns the address that a connection has arrived at. A host may have one of those that a wildcard address covers, now
+/// or after a reload.
+fn new_arrival(listen: ListenAddr, stream: &TcpStream) -> ArrivalAddr {
+    let is_wildcard = listen.socket_addr().is_some_and(|address| address.ip().is_unspecified());
+    let local = is_wildcard.then(|| stream.local_addr().ok()).flatten();
     ArrivalAddr { listen, local }
 }
 
@@ -105,12 +103,15 @@ fn socket_addrs(app: &AppState, stream: &TcpStream) -> Option<(SocketAddr, Socke
     Some((stream.peer_addr().ok()?, stream.local_addr().ok()?))
 }
 
-/// Counts a connection and describes it for the access log.
-fn new_connection_info(
+/// Counts a connection and returns its state.
+fn new_connection(
     app: &AppState,
+    peer: PeerAddr,
+    arrival: ArrivalAddr,
     socket_addrs: Option<(SocketAddr, SocketAddr)>,
     tls: Option<TlsSession>,
-) -> ConnectionInfo {
+) -> Rc<ConnectionState> {
     let number = app.connections_accepted.fetch_add(1, Ordering::Relaxed) + 1;
-    ConnectionInfo { number, socket_addrs, tls }
+    let timeouts = ConnectionTimeouts::new(&app.settings().scope.timeouts);
+    ConnectionState::new(peer, arrival, ConnectionInfo { number, socket_addrs, tls }, timeouts)
 }

@@ -10,6 +10,7 @@ mod host_certificates;
 mod http10;
 mod protocol;
 mod relay;
+mod route_timeouts;
 mod stream_errors;
 mod streaming;
 mod timeouts;

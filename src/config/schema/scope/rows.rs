@@ -135,8 +135,8 @@ pub(in crate::config) const fn inner_scope_rows<T: ScopedDraft>() -> [KeySpec<T>
             name: "timeouts",
             expected: "a table with keys of `[timeouts]`, such as { first_byte = \"60s\" }",
             default: "",
-            doc: "Timeouts in place of those in `[timeouts]`, each on its own; not those of connections without a request; \
-                  `client_send` and `keepalive` have no effect here yet.",
+            doc: "Timeouts in place of those in `[timeouts]`, each on its own. A connection without a request has those at the \
+                  top; `client_send` and `keepalive` are then those of its last request.",
             set: |d, v| parse_timeouts(v, &mut d.scope_draft().timeouts),
         },
         KeySpec {
