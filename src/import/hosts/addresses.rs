@@ -1,5 +1,6 @@
 //! The addresses of servers, and the server that nginx chooses at each.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::import::blocks::{NginxListen, NginxServer};
@@ -13,46 +14,66 @@ pub(super) struct ServedAddress {
     pub(super) is_default: bool,
 }
 
+/// What holds for all servers at an address.
+#[derive(Default)]
+struct AddressFacts<'a> {
+    is_tls: bool,
+    /// Whether some server asks for what the router cannot do.
+    is_unsupported: bool,
+    first_server: Option<usize>,
+    /// The server that is marked as the default.
+    marked: Option<(usize, &'a NginxListen)>,
+}
+
+impl AddressFacts<'_> {
+    fn is_default(&self, server: usize) -> bool {
+        self.marked.map_or(self.first_server == Some(server), |(marked, _)| marked == server)
+    }
+}
+
 /// Returns the addresses of each server.
 pub(super) fn served_addresses(context: &mut ImportContext, servers: &[NginxServer]) -> Vec<Vec<ServedAddress>> {
-    let listens: Vec<&NginxListen> = servers.iter().flat_map(|server| &server.listens).collect();
-    // What the router cannot do at an address holds for all servers there.
-    let is_supported =
-        |address: &ListenAddr| listens.iter().all(|listen| listen.address != *address || listen.is_supported);
-    let is_tls = |address: &ListenAddr| listens.iter().any(|listen| listen.address == *address && listen.is_tls);
-    let addresses = |server: &NginxServer| -> Vec<ListenAddr> {
+    let mut facts: BTreeMap<String, AddressFacts<'_>> = BTreeMap::new();
+    for (index, server) in servers.iter().enumerate() {
         if !server.has_listen {
-            return vec![ListenAddr::Tcp(SocketAddr::from(([0, 0, 0, 0], 80)))];
+            facts.entry(default_address().to_string()).or_default().first_server.get_or_insert(index);
         }
-        server.listens.iter().map(|listen| listen.address.clone()).filter(|address| is_supported(address)).collect()
-    };
-    report_duplicate_defaults(context, &listens);
-    let default_at = |address: &ListenAddr| {
-        let is_marked = |server: &NginxServer| server.listens.iter().any(|l| l.is_default && l.address == *address);
-        let marked = servers.iter().position(is_marked);
-        marked.or_else(|| servers.iter().position(|server| addresses(server).contains(address)))
-    };
+        for listen in &server.listens {
+            let fact = facts.entry(listen.address.to_string()).or_default();
+            fact.first_server.get_or_insert(index);
+            fact.is_tls |= listen.is_tls;
+            fact.is_unsupported |= !listen.is_supported;
+            if listen.is_default {
+                match fact.marked {
+                    None => fact.marked = Some((index, listen)),
+                    Some((_, first)) => report_second_default(context, listen, first),
+                }
+            }
+        }
+    }
     let serve = |(index, server): (usize, &NginxServer)| {
+        let own = server.listens.iter().map(|listen| listen.address.clone());
+        let addresses = own.chain((!server.has_listen).then(default_address));
         let serve_at = |address: ListenAddr| {
-            let is_default = default_at(&address) == Some(index);
+            let fact = facts.get(&address.to_string()).filter(|fact| !fact.is_unsupported)?;
             let address = match address {
-                ListenAddr::Tcp(plain) if is_tls(&address) => ListenAddr::Tls(plain),
+                ListenAddr::Tcp(plain) if fact.is_tls => ListenAddr::Tls(plain),
                 address => address,
             };
-            ServedAddress { address, is_default }
+            Some(ServedAddress { address, is_default: fact.is_default(index) })
         };
-        addresses(server).into_iter().map(serve_at).collect()
+        addresses.filter_map(serve_at).collect()
     };
     servers.iter().enumerate().map(serve).collect()
 }
 
-fn report_duplicate_defaults(context: &mut ImportContext, listens: &[&NginxListen]) {
-    for (index, listen) in listens.iter().enumerate().filter(|(_, listen)| listen.is_default) {
-        let earlier = listens.iter().take(index).find(|other| other.is_default && other.address == listen.address);
-        if let Some(earlier) = earlier {
-            let line = earlier.directive.name.line;
-            let issue = listen.directive.name.span.diagnostic(format!("a second default server at {}", listen.address));
-            context.report.add_diagnostic(issue.with_help(format!("line {line} has `default_server` too")));
-        }
-    }
+/// Returns the address of a server without `listen`.
+fn default_address() -> ListenAddr {
+    ListenAddr::Tcp(SocketAddr::from(([0, 0, 0, 0], 80)))
+}
+
+fn report_second_default(context: &mut ImportContext, listen: &NginxListen, first: &NginxListen) {
+    let issue = listen.directive.name.span.diagnostic(format!("a second default server at {}", listen.address));
+    let line = first.directive.name.line;
+    context.report.add_diagnostic(issue.with_help(format!("line {line} has `default_server` too")));
 }
