@@ -29,6 +29,11 @@ use tokenweir::{balance, http, log_format, routes};
 mod server {
     pub(crate) mod connection {
         pub(in crate::server) mod peer_addr;
+
+        /// Returns the peer as the worker does that accepts a connection.
+        pub(super) const fn accept_peer(address: std::net::IpAddr) -> peer_addr::PeerAddr {
+            peer_addr::PeerAddr::of_connection(address)
+        }
     }
 
     pub(crate) mod request {
@@ -44,7 +49,7 @@ mod server {
 
     use std::net::IpAddr;
 
-    use connection::peer_addr::PeerAddr;
+    use connection::accept_peer;
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use http::request::Parts;
     use request::client::{ClientInfo, request_host, request_id, resolve_client};
@@ -67,7 +72,7 @@ mod server {
             let peer: IpAddr = peer.parse().expect("an address");
             let trusted: IpNetwork = trusted.parse().expect("a network");
             let settings = ClientAddressSettings { trusted_proxies: vec![trusted], ..ClientAddressSettings::default() };
-            let info = resolve_client(PeerAddr::Tcp(peer), &head.headers, &settings);
+            let info = resolve_client(accept_peer(peer), &head.headers, &settings);
             assert!(info.client == info.peer || trusted.contains(peer));
             check_forwarded(head, &end_to_end, info, &id);
         }
