@@ -27,7 +27,7 @@ fn import_in(block: &str, directive: &str) -> Result<ImportedConfig, Diagnostics
 fn turned_on(name: &str) -> String {
     match name {
         name if name.ends_with("_block") => format!("{name} {{ return 1 }}"),
-        "proxy_pass_request_body" | "proxy_pass_request_headers" => format!("{name} off;"),
+        "proxy_pass_request_body" | "proxy_pass_request_headers" | "merge_slashes" => format!("{name} off;"),
         _ => format!("{name} on;"),
     }
 }

@@ -181,7 +181,7 @@ pub(crate) const LISTED_DIFFERENCES: [ListedDifference; 23] = [
         name: "redirect-words",
         reason: "redirects to a path with a slash name the host and port that the client has asked for",
         is_general: false,
-        remark: "addresses in redirects are those of the configuration",
+        remark: "redirects to a path with a slash name the host and port",
         explains: |_, part, _, _| *part == DifferingPart::ResponseHeader("location".to_owned()),
     },
     ListedDifference {

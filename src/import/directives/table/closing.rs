@@ -60,6 +60,11 @@ pub(super) static GUARDS: &[DirectiveRow] = &[
         Guard(GuardRule { neutral: &["on"], reason: "requests are forwarded whole, with what clients may not send" }),
     ),
     (
+        "merge_slashes",
+        HTTP_SERVER,
+        Guard(GuardRule { neutral: &["on"], reason: "paths are compared with slashes merged" }),
+    ),
+    (
         "more_set_input_headers more_clear_input_headers",
         LEVELS_AND_IF,
         closes("requests are forwarded unchanged, with what clients may not send"),

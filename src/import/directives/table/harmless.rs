@@ -51,10 +51,11 @@ pub(super) static HARMLESS_DIRECTIVES: &[DirectiveRow] = &[
     ),
     ("subrequest_output_buffer_size send_lowat", LEVELS, not_needed(TUNING_REASON)),
     (
-        "server_name_in_redirect port_in_redirect absolute_redirect msie_refresh",
+        "server_name_in_redirect port_in_redirect absolute_redirect",
         LEVELS,
-        not_needed("addresses in redirects are those of the configuration"),
+        not_yet("redirects to a path with a slash name the host and port that the client has asked for"),
     ),
+    ("msie_refresh", LEVELS, not_needed("redirects are not written for old browsers")),
     // Files.
     (
         "sendfile_max_chunk aio aio_write directio directio_alignment open_file_cache read_ahead \
@@ -145,7 +146,6 @@ pub(super) static HARMLESS_DIRECTIVES: &[DirectiveRow] = &[
     ("chunked_transfer_encoding msie_padding", LEVELS, not_needed(FRAMING_REASON)),
     ("server_tokens", LEVELS, not_needed("this is up to the replicas")),
     ("ignore_invalid_headers", HTTP_SERVER, not_needed("this is up to the replicas")),
-    ("merge_slashes", HTTP_SERVER, not_needed("paths are compared with slashes merged")),
     ("underscores_in_headers", HTTP_SERVER, not_needed("headers with `_` are forwarded")),
     (
         "client_header_buffer_size max_headers http2 http2_max_field_size http2_max_header_size \
