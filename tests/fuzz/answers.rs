@@ -8,11 +8,12 @@ use tokenweir::dialect::Dialect;
 use tokenweir::sse::{BodyFormat, BodyObserver};
 
 /// Names whose values are compared; inputs that repeat one are skipped.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "choices",
     "error",
     "id",
     "object",
+    "system_fingerprint",
     "usage",
     "prompt_tokens",
     "completion_tokens",
