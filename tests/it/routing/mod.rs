@@ -6,4 +6,5 @@ mod explain;
 mod hash_keys;
 mod hash_ring;
 mod models_and_paths;
+mod scopes;
 mod sticky;
