@@ -69,10 +69,8 @@ fn nearest_body_limit_holds() {
 fn host_without_a_route_is_closed_and_unknown_names_have_the_default() {
     let replica = start_replica(&["m"]);
     let pools = format!("[[pool]]\nname = \"chat\"\nreplicas = [{:?}]\n", replica.url());
-    let hosts = format!(
-        "[[host]]\nname = \"closed.test\"\n\
-         [[host]]\nname = \"open.test\"\n[[host.route]]\npath = \"/\"\npools = \"chat\"\n"
-    );
+    let hosts = "[[host]]\nname = \"closed.test\"\n\
+                 [[host]]\nname = \"open.test\"\n[[host.route]]\npath = \"/\"\npools = \"chat\"\n";
     let router = start_router(&format!("{hosts}{pools}"));
     for path in ["/", "/health", "/livez", "/v1/models", CHAT_PATH] {
         assert_eq!(ask_host(&router, "closed.test", path).status, 404, "{path}");
