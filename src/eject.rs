@@ -123,6 +123,11 @@ impl Ejector {
         if now > ends_at { EjectState::Probing } else { EjectState::Ejected { ends_at, cause: self.cause } }
     }
 
+    /// Returns the failures that count at `now`.
+    pub fn failures(&self, now: Moment) -> u32 {
+        if now.since(self.failed_at) > self.limits.fail_timeout && !self.is_over_limit() { 0 } else { self.fails }
+    }
+
     /// Returns whether there are enough failures for an ejection; also true while probing.
     pub const fn is_over_limit(&self) -> bool {
         self.limits.max_fails > 0 && self.fails >= self.limits.max_fails

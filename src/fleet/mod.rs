@@ -26,13 +26,15 @@ pub use load::engine_stats::{EngineReport, EngineStats, ExternalLoad};
 pub use load::length_estimate::{LengthEstimate, LengthEstimator};
 pub use load::token_intervals::{INTERVAL_BOUNDS_SECONDS, TokenIntervals};
 pub use observe::decision_log::{
-    CandidateTerms, ChoiceReason, ChosenReplica, DecisionLog, DecisionRecord, DecisionResult,
+    CandidateTerms, ChoiceReason, ChosenReplica, DecisionLog, DecisionRecord, DecisionResult, LoggedRequest,
+    RecentDecision,
 };
 pub use observe::shadow::ShadowResult;
 pub use outcome::{Outcome, Phase, ResponseProgress};
 pub use pool::acquire_request::{AcquireRequest, ChoiceObservers, ReplicaPin};
 pub use pool::eligibility::{MemberState, NoReplica};
 pub use pool::lease::Lease;
+pub use pool::member_status::MemberStatus;
 pub use pool::{HealthTransition, Pool};
 pub use reload_diff::ReloadDiff;
 pub use replica::{MAX_MODELS_PER_REPLICA, ModelListFault, Replica, ReplicaModels};

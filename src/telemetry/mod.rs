@@ -12,7 +12,7 @@ pub use crate::units::LogLevel;
 pub use access_log::AccessLogSet;
 pub use access_log_table::AccessLogTable;
 pub use error_log::ErrorLog;
-pub use metrics::{Metrics, metrics_markdown};
+pub use metrics::{Metrics, ReplicaTotals, ShadowTotals, metrics_markdown, ttft_bounds};
 pub use time_zone::utc_offset_seconds;
 pub use trace_recorder::{TraceFile, TrafficRecorder};
 pub use writer::{DroppedLines, LogWriter};

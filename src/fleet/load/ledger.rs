@@ -33,6 +33,10 @@ struct LedgerCounters {
     decoding: AtomicU32,
     prefill: AtomicU64,
     resident: AtomicU64,
+    /// Prompt tokens whose first generated token has come, since the start.
+    prefilled_total: AtomicU64,
+    /// Generated tokens since the start.
+    generated_total: AtomicU64,
 }
 
 /// One request's load on its replica. [`LoadReservation::release`] takes back exactly what was added.
@@ -51,6 +55,8 @@ pub(in crate::fleet) struct LoadReservation {
     events_since_report: u64,
     /// Content events of the whole stream.
     total_events: u64,
+    /// Generated tokens as counted in the ledger's total.
+    counted_output: u64,
     flushed_at: Moment,
 }
 
@@ -87,6 +93,12 @@ impl LoadLedger {
         }
     }
 
+    /// Returns the prompt tokens prefilled and the tokens generated since the start. Streams under way count as they grow.
+    pub(in crate::fleet) fn token_totals(&self) -> (Tokens, Tokens) {
+        let LedgerCounters { prefilled_total, generated_total, .. } = &*self.counters;
+        (Tokens(prefilled_total.load(Ordering::Relaxed)), Tokens(generated_total.load(Ordering::Relaxed)))
+    }
+
     /// Updates the tokens per event from a stream that has reported its usage.
     fn learn_tokens_per_event(&self, generated: u64, events: u64) {
         if events == 0 || generated == 0 {
@@ -117,6 +129,7 @@ impl LoadReservation {
             self.decoding = true;
             ledger.counters.decoding.fetch_add(1, Ordering::Relaxed);
             self.release_prefill(ledger);
+            ledger.counters.prefilled_total.fetch_add(self.prompt, Ordering::Relaxed);
         }
     }
 
@@ -141,11 +154,16 @@ impl LoadReservation {
     }
 
     /// Removes the request from the ledger. `completed`: the stream ended whole, so its counts can be learned from.
-    pub(in crate::fleet) fn release(self, ledger: &LoadLedger, completed: bool) {
+    pub(in crate::fleet) fn release(mut self, ledger: &LoadLedger, completed: bool) {
+        self.count_output(ledger);
+        if !self.decoding && self.counted_output > 0 {
+            // A plain answer has no first token.
+            ledger.counters.prefilled_total.fetch_add(self.prompt, Ordering::Relaxed);
+        }
         if completed && self.events_since_report == 0 {
             ledger.learn_tokens_per_event(self.reported_output, self.total_events);
         }
-        let LedgerCounters { in_flight, decoding, prefill, resident } = &*ledger.counters;
+        let LedgerCounters { in_flight, decoding, prefill, resident, .. } = &*ledger.counters;
         subtract(prefill, self.prefill);
         subtract(resident, self.resident);
         if self.decoding {
@@ -178,6 +196,16 @@ impl LoadReservation {
         }
         self.resident = held;
         self.flushed_at = now;
+        self.count_output(ledger);
+    }
+
+    /// Adds the tokens generated since the last call to the total. A report below the estimate takes none back.
+    fn count_output(&mut self, ledger: &LoadLedger) {
+        let output = self.output_tokens(ledger);
+        if output > self.counted_output {
+            ledger.counters.generated_total.fetch_add(output - self.counted_output, Ordering::Relaxed);
+            self.counted_output = output;
+        }
     }
 }
 

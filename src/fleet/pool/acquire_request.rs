@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::balance::PolicyRequest;
-use crate::fleet::{DecisionLog, LengthEstimate};
+use crate::fleet::{DecisionLog, LengthEstimate, LoggedRequest};
 use crate::prompt::PromptFingerprint;
 use crate::units::ReplicaId;
 
@@ -29,8 +29,8 @@ pub struct AcquireRequest<'a> {
 /// Observers of a decision; they do not influence it.
 #[derive(Clone, Debug, Default)]
 pub struct ChoiceObservers<'a> {
-    /// The log that records the decision, and the request's id in it.
-    pub decision_log: Option<(Arc<DecisionLog>, Arc<str>)>,
+    /// The log that records the decision, and what it keeps of the request.
+    pub decision_log: Option<(Arc<DecisionLog>, LoggedRequest)>,
     /// The request's key for the pool's shadow policy; empty if that has no key.
     pub shadow_key: &'a [u8],
 }

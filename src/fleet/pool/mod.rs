@@ -6,6 +6,7 @@ pub(super) mod eligibility;
 mod health;
 pub(super) mod lease;
 pub(super) mod member;
+pub(super) mod member_status;
 mod models;
 mod observe;
 mod state;

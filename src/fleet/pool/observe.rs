@@ -114,9 +114,9 @@ impl Pool {
             let (members, candidates) = (&*self.members, &*snapshot.candidates);
             shadow.evaluate(request, &ActualChoice { members, candidates, chosen, pinned, now })
         });
-        let logged_decision = request.observers.decision_log.as_ref().map(|(log, request_id)| {
+        let logged_decision = request.observers.decision_log.as_ref().map(|(log, logged)| {
             let policy_request = request.estimated_policy_request();
-            let entry = DecisionEntry::new(request_id, &self.shared_spec, &policy_request, snapshot, chosen);
+            let entry = DecisionEntry::new(logged, &self.shared_spec, &policy_request, snapshot, chosen);
             (log.clone(), log.push(entry))
         });
         Some(Box::new(RequestObservers { logged_decision, shadow_reservation }))

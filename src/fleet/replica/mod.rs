@@ -175,6 +175,12 @@ impl Replica {
         self.ledger.load()
     }
 
+    /// Returns the prompt tokens that it has prefilled for this router and the tokens that it has generated, since the
+    /// start. Streams under way count as they grow.
+    pub fn token_totals(&self) -> (Tokens, Tokens) {
+        self.ledger.token_totals()
+    }
+
     /// Returns the tokens on it, external load included.
     pub(super) fn total_load(&self, now: Moment) -> TokenLoad {
         self.ledger.load() + self.external_load(now)

@@ -29,6 +29,10 @@ struct AttemptView {
     time: String,
     pool: String,
     policy: String,
+    /// The requested model; `None` if the request names none.
+    model: Option<String>,
+    /// The name of its API key; `None` without one.
+    key: Option<String>,
     prompt_tokens: u64,
     candidates: Vec<CandidateView>,
     skipped: Vec<SkippedView>,
@@ -127,6 +131,8 @@ impl AttemptView {
             time: format_time(app, record.chosen_at),
             pool: record.pool.to_string(),
             policy: record.policy.clone(),
+            model: record.request.model.as_deref().map(str::to_owned),
+            key: record.request.key.as_deref().map(str::to_owned),
             prompt_tokens: record.prompt.0,
             candidates: record.candidates.iter().map(candidate).collect(),
             skipped: record.skipped.iter().map(skipped).collect(),

@@ -6,7 +6,7 @@ use super::hash_key::KeyInputs;
 use super::send::ProxyRequest;
 use super::sticky;
 use crate::balance::PolicyRequest;
-use crate::fleet::{AcquireRequest, ChoiceObservers, Lease, NoReplica, Pool, ReplicaPin};
+use crate::fleet::{AcquireRequest, ChoiceObservers, Lease, LoggedRequest, NoReplica, Pool, ReplicaPin};
 use crate::server::AppState;
 use crate::telemetry::LogLevel;
 use crate::units::{ReplicaId, Tokens};
@@ -82,7 +82,7 @@ impl<'a> PoolRequest<'a> {
             },
             tried: options.tried,
             observers: ChoiceObservers {
-                decision_log: (decisions.capacity() > 0).then(|| (decisions.clone(), request.context.id.clone())),
+                decision_log: (decisions.capacity() > 0).then(|| (decisions.clone(), logged_request(request))),
                 shadow_key: &keys.shadow,
             },
         };
@@ -137,5 +137,14 @@ impl<'a> PoolRequest<'a> {
                  `hash $session consistent` spreads conversations, `least_conn` spreads requests"
             ),
         );
+    }
+}
+
+/// Returns what the decision log keeps of a request.
+fn logged_request(request: &ProxyRequest<'_>) -> LoggedRequest {
+    LoggedRequest {
+        id: request.context.id.clone(),
+        model: request.parsed.model.clone(),
+        key: request.context.tenant_name().cloned(),
     }
 }

@@ -12,6 +12,7 @@ mod shadow;
 mod spec;
 mod status_counters;
 mod tenant;
+mod totals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use status_counters::StatusCounters;
 use tenant::TenantMetrics;
 
 pub use markdown::metrics_markdown;
+pub use totals::{ReplicaTotals, ShadowTotals, ttft_bounds};
 
 /// The process's metrics. Label values come from the configuration and from replicas' model lists, never from a client.
 pub struct Metrics {
@@ -80,6 +82,16 @@ impl Metrics {
     /// Removes the series of replicas that were removed a while ago. [`Metrics::render`] does so too.
     pub fn sync_replicas(&self, fleet: &Fleet, now: Moment) {
         self.replica_metrics.sync_replicas(fleet, now);
+    }
+
+    /// Returns the totals of every replica in every pool.
+    pub fn replica_totals(&self) -> Vec<ReplicaTotals> {
+        self.replica_metrics.totals()
+    }
+
+    /// Returns the totals of every shadow policy.
+    pub fn shadow_totals(&self) -> Vec<ShadowTotals> {
+        self.shadow_metrics.totals()
     }
 
     /// Returns all metrics in the Prometheus text format.

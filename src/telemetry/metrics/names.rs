@@ -103,6 +103,12 @@ pub(super) static CACHED_PROMPT_TOKENS: MetricSpec = MetricSpec::counter(
     "tokens",
     "Prompt tokens that the replica found in its prefix cache, as reported.",
 );
+pub(super) static ESTIMATED_CACHED_PROMPT_TOKENS: MetricSpec = MetricSpec::counter(
+    "tokenweir_estimated_cached_prompt_tokens_total",
+    MODEL,
+    "tokens",
+    "Prompt tokens that the router expected in the replica's prefix cache when it chose.",
+);
 pub(super) static COMPLETION_TOKENS: MetricSpec = MetricSpec::counter(
     "tokenweir_completion_tokens_total",
     MODEL,
@@ -243,6 +249,7 @@ pub(super) static SECTIONS: [MetricSection; 7] = [
         metrics: &[
             &PROMPT_TOKENS,
             &CACHED_PROMPT_TOKENS,
+            &ESTIMATED_CACHED_PROMPT_TOKENS,
             &COMPLETION_TOKENS,
             &TTFT,
             &ITL,

@@ -9,6 +9,7 @@ use super::histogram::Histogram;
 use super::labelled_series::LabelledSeries;
 use super::names;
 use super::spec::MetricSpec;
+use super::totals::ReplicaTotals;
 use crate::fleet::{Fleet, LeaseReport, Outcome, Replica};
 use crate::units::{ModelName, Moment, Usage};
 
@@ -39,6 +40,7 @@ struct ReplicaSeries {
 struct ModelSeries {
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
+    estimated_cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     ttft: Histogram,
     itl: Histogram,
@@ -50,9 +52,10 @@ struct ModelSeries {
 type ModelCounter = (&'static MetricSpec, fn(&ModelSeries) -> &AtomicU64);
 type ModelHistogram = (&'static MetricSpec, fn(&ModelSeries) -> &Histogram);
 
-static MODEL_COUNTERS: [ModelCounter; 3] = [
+static MODEL_COUNTERS: [ModelCounter; 4] = [
     (&names::PROMPT_TOKENS, |series| &series.prompt_tokens),
     (&names::CACHED_PROMPT_TOKENS, |series| &series.cached_tokens),
+    (&names::ESTIMATED_CACHED_PROMPT_TOKENS, |series| &series.estimated_cached_tokens),
     (&names::COMPLETION_TOKENS, |series| &series.completion_tokens),
 ];
 static MODEL_HISTOGRAMS: [ModelHistogram; 5] = [
@@ -122,6 +125,11 @@ impl ReplicaMetrics {
         }
     }
 
+    /// Returns the totals of every replica in every pool.
+    pub(super) fn totals(&self) -> Vec<ReplicaTotals> {
+        self.0.load().iter().map(|(labels, series)| series.totals(labels)).collect()
+    }
+
     fn get_or_create(&self, pool: &Arc<str>, replica: &Replica) -> Arc<ReplicaSeries> {
         let replica = replica.name();
         self.0.get_or_create(
@@ -132,6 +140,30 @@ impl ReplicaMetrics {
 }
 
 impl ReplicaSeries {
+    fn totals(&self, labels: &ReplicaLabels) -> ReplicaTotals {
+        let mut totals = ReplicaTotals {
+            pool: labels.pool.clone(),
+            replica: labels.replica.clone(),
+            outcomes: [0; Outcome::ALL.len()],
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            estimated_cached_tokens: 0,
+            ttft: vec![0; names::TTFT.bounds().len() + 1],
+        };
+        for (total, count) in totals.outcomes.iter_mut().zip(&self.outcome_counts) {
+            *total = count.load(Ordering::Relaxed);
+        }
+        for (_, model) in self.model_series.load().iter() {
+            totals.prompt_tokens += model.prompt_tokens.load(Ordering::Relaxed);
+            totals.cached_tokens += model.cached_tokens.load(Ordering::Relaxed);
+            totals.estimated_cached_tokens += model.estimated_cached_tokens.load(Ordering::Relaxed);
+            for (total, count) in totals.ttft.iter_mut().zip(model.ttft.snapshot().0) {
+                *total += count;
+            }
+        }
+        totals
+    }
+
     fn model_series(&self, model: Option<&ModelName>) -> Arc<ModelSeries> {
         self.model_series.get_or_create(|known| known.as_ref() == model, || (model.cloned(), ModelSeries::default()))
     }
@@ -165,6 +197,7 @@ impl ModelSeries {
         for (count, tokens) in [
             (&self.prompt_tokens, usage.prompt),
             (&self.cached_tokens, usage.cached.unwrap_or_default()),
+            (&self.estimated_cached_tokens, report.estimated_usage.cached.unwrap_or_default()),
             (&self.completion_tokens, usage.completion),
         ] {
             count.fetch_add(tokens.0, Ordering::Relaxed);
@@ -190,6 +223,7 @@ impl Default for ModelSeries {
         Self {
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
+            estimated_cached_tokens: AtomicU64::new(0),
             completion_tokens: AtomicU64::new(0),
             ttft: Histogram::new(&names::TTFT),
             itl: Histogram::new(&names::ITL),

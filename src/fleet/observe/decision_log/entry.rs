@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::record::{CandidateTerms, ChoiceReason, ChosenReplica, DecisionRecord, DecisionResult};
+use super::record::{CandidateTerms, ChoiceReason, ChosenReplica, DecisionRecord, DecisionResult, LoggedRequest};
 use crate::balance::{Candidate, PolicyRequest};
 use crate::fleet::pool::eligibility::Ineligible;
 use crate::fleet::spec::member::policy_members;
@@ -20,10 +20,10 @@ const WEIGHT_SCALE: f64 = 1_000.0;
 /// A choice as it was made.
 #[derive(Debug)]
 pub(in crate::fleet) struct DecisionEntry {
-    pub(super) request_id: Arc<str>,
+    pub(super) request: LoggedRequest,
     /// The pool's description at that time.
-    pool: Arc<PoolSpec>,
-    prompt: Tokens,
+    pub(super) pool: Arc<PoolSpec>,
+    pub(super) prompt: Tokens,
     output: Tokens,
     key: Box<[u8]>,
     pub(super) snapshot: CandidateSnapshot,
@@ -72,7 +72,7 @@ impl CandidateSnapshot {
 impl DecisionEntry {
     /// Creates the entry of a decision whose request still runs.
     pub(in crate::fleet) fn new(
-        request_id: &Arc<str>,
+        logged: &LoggedRequest,
         pool: &Arc<PoolSpec>,
         request: &PolicyRequest<'_>,
         mut snapshot: CandidateSnapshot,
@@ -81,7 +81,7 @@ impl DecisionEntry {
         snapshot.truncate(chosen.ok());
         let key = if request.key.len() <= MAX_KEY_BYTES { request.key } else { b"" };
         Self {
-            request_id: request_id.clone(),
+            request: logged.clone(),
             pool: pool.clone(),
             prompt: request.prompt,
             output: request.output,
@@ -94,7 +94,7 @@ impl DecisionEntry {
 
     pub(super) fn copy(&self) -> Self {
         Self {
-            request_id: self.request_id.clone(),
+            request: self.request.clone(),
             pool: self.pool.clone(),
             key: self.key.clone(),
             snapshot: self.snapshot.clone(),
@@ -107,7 +107,7 @@ impl DecisionEntry {
     }
 
     /// Returns the chosen replica. *Errors*: why none was chosen.
-    fn chosen_replica(&self) -> Result<ChosenReplica, NoReplica> {
+    pub(super) fn chosen_replica(&self) -> Result<ChosenReplica, NoReplica> {
         let reason = match self.snapshot.reason {
             ChoiceReason::Policy if self.has_one_candidate() => ChoiceReason::OnlyCandidate,
             reason => reason,
@@ -120,7 +120,7 @@ impl DecisionEntry {
     }
 
     /// Returns the prompt tokens estimated to be cached on the chosen replica.
-    fn cached(&self) -> Option<Tokens> {
+    pub(super) fn cached(&self) -> Option<Tokens> {
         let slot = self.chosen.ok().filter(|_| self.pool.policy.needs_prefix())?;
         self.snapshot.candidates.iter().find(|c| c.slot == slot).map(|c| c.cached)
     }
@@ -157,6 +157,7 @@ impl DecisionEntry {
         };
         let skipped = |(slot, reason): &(Slot, Ineligible)| (self.member_name(*slot), reason.as_str());
         DecisionRecord {
+            request: self.request.clone(),
             pool: self.pool.name.clone(),
             policy: self.pool.policy.to_string(),
             chosen_at: self.snapshot.taken_at,

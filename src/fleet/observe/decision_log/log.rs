@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::entry::DecisionEntry;
+use super::recent::RecentDecision;
 use super::record::{DecisionRecord, DecisionResult};
 use crate::fleet::lock::lock;
 
@@ -51,8 +52,14 @@ impl DecisionLog {
     /// Returns the decisions for a request, in order; empty if there are none, or none any more.
     pub fn find_by_request_id(&self, id: &str) -> Vec<DecisionRecord> {
         let entries: Vec<DecisionEntry> =
-            lock(&self.ring).entries.iter().filter(|entry| &*entry.request_id == id).map(DecisionEntry::copy).collect();
+            lock(&self.ring).entries.iter().filter(|entry| &*entry.request.id == id).map(DecisionEntry::copy).collect();
         entries.iter().map(DecisionEntry::to_record).collect()
+    }
+
+    /// Returns the latest decisions, at most `max`, oldest first.
+    pub fn recent(&self, max: usize) -> Vec<RecentDecision> {
+        let ring = lock(&self.ring);
+        ring.entries.iter().skip(ring.entries.len().saturating_sub(max)).map(RecentDecision::new).collect()
     }
 
     /// Returns the decision of this number as a line, if it is still logged: `pool=chat policy=token_cost ...`.

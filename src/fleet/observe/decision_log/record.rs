@@ -45,9 +45,22 @@ impl ChoiceReason {
     }
 }
 
+/// What the log keeps of a request.
+#[derive(Clone, Debug, Default)]
+pub struct LoggedRequest {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The requested model; `None` if it names none.
+    pub model: Option<Arc<str>>,
+    /// The name of its API key; `None` without one.
+    pub key: Option<Arc<str>>,
+}
+
 /// A decision as it is shown.
 #[derive(Clone, Debug)]
 pub struct DecisionRecord {
+    /// The request.
+    pub request: LoggedRequest,
     /// The pool's name.
     pub pool: Arc<str>,
     /// Its policy, as configured.

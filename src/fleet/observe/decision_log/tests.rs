@@ -51,7 +51,8 @@ fn decision_entry(id: &str, replicas: u16, chosen: u32) -> DecisionEntry {
         PolicyRequest { prompt: Tokens(100), output: Tokens(0), key: b"", client_addr: client, tried_slots: &[] };
     let candidates = (0..u32::from(replicas)).map(candidate).collect();
     let snapshot = CandidateSnapshot { candidates, ..CandidateSnapshot::default() };
-    DecisionEntry::new(&id.into(), &pool_spec(replicas), &request, snapshot, Ok(Slot(chosen)))
+    let logged = LoggedRequest { id: id.into(), ..LoggedRequest::default() };
+    DecisionEntry::new(&logged, &pool_spec(replicas), &request, snapshot, Ok(Slot(chosen)))
 }
 
 #[test]

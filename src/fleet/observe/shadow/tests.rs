@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::fleet::{
     AgentOptions, ChoiceObservers, ChoiceReason, DecisionLog, FailurePolicy, Fleet, LeaseObserver, LeaseReport,
-    MemberSpec, PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, TokenAccounting, UpstreamTls,
+    LoggedRequest, MemberSpec, PathPolicy, PoolSpec, ReplicaModels, ReplicaPin, TokenAccounting, UpstreamTls,
 };
 
 #[derive(Default)]
@@ -122,7 +122,10 @@ fn busy_members_are_chosen_without_the_policy_and_logged_as_first_free() {
         lease.settle(Outcome::Busy { retry_after: None }, at_millis(n));
     }
     let decisions = Arc::new(DecisionLog::new(1));
-    let observers = ChoiceObservers { decision_log: Some((decisions.clone(), "a".into())), shadow_key: b"" };
+    let observers = ChoiceObservers {
+        decision_log: Some((decisions.clone(), LoggedRequest { id: "a".into(), ..LoggedRequest::default() })),
+        shadow_key: b"",
+    };
     drop(pool.acquire(&AcquireRequest { observers, ..acquire_request(1) }, at_millis(2)).unwrap());
     let result = decisions.find_by_request_id("a").remove(0);
     let reason = result.chosen.as_ref().map(|chosen| chosen.reason);
