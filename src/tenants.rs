@@ -53,6 +53,11 @@ impl KeyDigest {
         std::iter::once(DIGEST_PREFIX.to_owned()).chain(digits).collect()
     }
 
+    /// Returns the bytes of the hash.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns whether it is the hash of `secret`, in constant time.
     pub fn matches_secret(&self, secret: &[u8]) -> bool {
         self.constant_time_eq(&Self::from_secret(secret))

@@ -20,6 +20,6 @@ pub use cookie::{find_cookie, find_cookie_variable, find_set_cookie};
 pub use forwarded_addr::{forwarded_addrs, parse_forwarded_addr};
 pub use framing_scanner::FramingScanner;
 pub use host::{MalformedHost, request_host};
-pub use path::{is_resolvable_path, normalize_path};
+pub use path::{is_resolvable_path, normalize_path, percent_decode};
 pub use query::{query_value, with_query_value};
 pub use status::StatusMeaning;

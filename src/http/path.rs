@@ -54,8 +54,8 @@ pub fn is_resolvable_path(path: &str) -> bool {
     true
 }
 
-/// A `%` without two hexadecimal digits stays as it is.
-pub(super) fn percent_decode(path: &[u8]) -> Vec<u8> {
+/// Returns a path or a form's value with its escapes decoded. A `%` without two hexadecimal digits stays as it is.
+pub fn percent_decode(path: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).map(|digit| digit as u8);
     let mut decoded = Vec::with_capacity(path.len());
     let mut index = 0;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::AppState;
 use super::api::{self, admin_listener};
+use super::live::sampler::run_sampler;
 use super::runtime_thread::spawn_runtime_thread;
 use crate::discover::{self, PollIntervals, ProbeClients, ProbeContext};
 use crate::dns::DnsContext;
@@ -36,6 +37,7 @@ impl ControlThread {
                     refresh_dns(&app),
                     discover::watch_stalls(&app.fleet, &app.logs.error, app.clock),
                     sweep_metrics(&app),
+                    run_sampler(&app),
                     serve_admin(&app, admin),
                 )
             };

@@ -5,10 +5,12 @@
 //! `api` answers what needs no replica. `startup` starts the threads, `control` works in the background, `reload`
 //! replaces the configuration, and `state` is shared by all.
 
+mod admin_sessions;
 mod api;
 mod connection;
 mod control;
 mod listener;
+mod live;
 mod logs;
 mod open_files;
 mod proxy;

@@ -59,8 +59,9 @@ impl Server {
         };
         let workers = (0..workers).map(|_| server.spawn_worker()).collect::<Result<Vec<_>, _>>()?;
         let (acceptor, handle) = Acceptor::new(server.app.clone(), listeners, workers)?;
-        // The cell is empty: this is the only place that sets it.
+        // The cells are empty: this is the only place that sets them.
         let _ = server.app.control.listeners.set(handle);
+        let _ = server.app.control.bound_addresses.set(server.listen_addresses.clone());
         server.acceptor_thread = Some(Builder::new().name("acceptor".to_owned()).spawn(move || acceptor.run())?);
         Ok(server)
     }

@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 
 use super::StartError;
+use super::admin_sessions::AdminSessions;
 use super::listener::handle::ListenerHandle;
+use super::live::feed::LiveFeed;
 use super::logs::Logs;
 use super::proxy::response_table::ResponseTable;
 use super::proxy::session_table::SessionTable;
@@ -19,6 +21,7 @@ use crate::config::{LoadedConfig, Settings};
 use crate::discover::ModelRefresh;
 use crate::dns::DnsNames;
 use crate::fleet::{Fleet, FleetSpec, LeaseObserver};
+use crate::routes::ListenAddr;
 use crate::telemetry::Metrics;
 use crate::tls::TlsStore;
 use crate::upstream::UpstreamClient;
@@ -53,6 +56,8 @@ pub(super) struct AppState {
     pub(super) limits: RequestLimits,
     pub(super) tables: AffinityTables,
     pub(super) control: ControlState,
+    pub(super) live: LiveFeed,
+    pub(super) admin_sessions: AdminSessions,
     /// Client connections since the start.
     pub(super) connections_accepted: AtomicU64,
 }
@@ -82,6 +87,8 @@ pub(super) struct ControlState {
     pub(super) draining: AtomicBool,
     /// Empty until the acceptor runs.
     pub(super) listeners: OnceLock<ListenerHandle>,
+    /// The addresses of the listeners as they were bound at the start.
+    pub(super) bound_addresses: OnceLock<Vec<ListenAddr>>,
     /// Empty if the replicas were given as arguments.
     pub(super) config_source: OnceLock<ConfigSource>,
     /// Notified when there may be replicas whose models are unknown.
@@ -129,6 +136,8 @@ impl AppState {
             },
             tables: AffinityTables::default(),
             control: ControlState::default(),
+            live: LiveFeed::default(),
+            admin_sessions: AdminSessions::default(),
             connections_accepted: AtomicU64::new(0),
             settings: ArcSwap::from_pointee(settings),
         })

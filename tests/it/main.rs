@@ -10,6 +10,7 @@ mod config;
 mod failures;
 mod harness;
 mod http;
+mod live;
 mod nginx;
 mod nginx_scopes;
 mod promises;

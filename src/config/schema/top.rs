@@ -60,6 +60,13 @@ pub(super) static TOP_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         set: |d, v| v.boolean().map(|needed| d.settings.admin_access.metrics_need_token = needed),
     },
     KeySpec {
+        name: "admin_hosts",
+        expected: "host names such as \"router.example.com\"",
+        default: "[]",
+        doc: "Names under which browsers and tools reach the admin listener; addresses and `localhost` always work.",
+        set: |d, v| v.map_list(parse_host).map(|hosts| d.settings.admin_access.hosts = hosts),
+    },
+    KeySpec {
         name: "workers",
         expected: "a whole number up to 1024, or 0 for one per core",
         default: "0",
@@ -173,4 +180,10 @@ fn parse_dns_server(value: &TomlValue<'_>) -> ReadResult<SocketAddr> {
     let without_port = text.trim_start_matches('[').trim_end_matches(']').parse();
     let with_default_port = without_port.map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT));
     text.parse().or(with_default_port).map_err(|_| value.invalid())
+}
+
+fn parse_host(value: &TomlValue<'_>) -> ReadResult<String> {
+    let text = value.string()?;
+    let is_host = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if is_host { Ok(text.to_ascii_lowercase()) } else { Err(value.invalid()) }
 }

@@ -68,6 +68,8 @@ pub struct AdminAccess {
     pub token: Option<KeyDigest>,
     /// Whether `/metrics` needs the token too.
     pub metrics_need_token: bool,
+    /// Names by which browsers reach the listener, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// Web pages that may call.
@@ -122,6 +124,6 @@ impl Default for Settings {
 
 impl Default for AdminAccess {
     fn default() -> Self {
-        Self { token: None, metrics_need_token: true }
+        Self { token: None, metrics_need_token: true, hosts: Vec::new() }
     }
 }

@@ -1,12 +1,13 @@
 //! The admin listener: its connections, and who may use it.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::IntoResponse as _;
-use http::{Method, Request, header};
+use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,22 +38,37 @@ pub(in crate::server) async fn run(app: Arc<AppState>, listener: TcpListener, ro
     }
 }
 
-/// Checks whether a request may be served. A web page may read but not change anything, or it could act for its
-/// visitor.
+/// Checks whether a request may be served.
 ///
-/// *Errors*: the request shows no token or a wrong one, or a web page sent it.
-fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), RequestError> {
+/// A name in `Host` that a foreign page has made lead here (DNS rebinding) would let that page read and change
+/// everything, so only addresses and listed names are served. A page of another origin may change nothing.
+///
+/// *Errors*: the host is unknown, another site's page sent a change, or the request shows no token or a wrong one.
+fn authorize(app: &AppState, request: &Request<Incoming>) -> Result<(), RequestError> {
+    let settings = app.settings();
+    let AdminAccess { token, metrics_need_token, hosts } = &settings.admin_access;
+    let (path, headers) = (request.uri().path(), request.headers());
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_read && request.headers().contains_key(header::ORIGIN) {
+    let is_health = matches!(path, "/livez" | "/readyz" | "/health");
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if !is_health && path != "/metrics" && host.is_some_and(|host| !is_known_host(host, hosts)) {
+        return Err(RequestError::UnknownAdminHost);
+    }
+    if !is_read && headers.get_all(header::ORIGIN).iter().any(|origin| !is_same_origin(origin, host)) {
         return Err(RequestError::CrossOriginAdmin);
     }
-    let is_open = match request.uri().path() {
-        "/livez" | "/readyz" | "/health" => true,
-        "/metrics" => !access.metrics_need_token,
-        _ => false,
+    let is_open = match path {
+        "/metrics" => is_read && !metrics_need_token,
+        // They show the form for the token, and take it.
+        "/" => is_read,
+        "/login" | "/logout" => true,
+        _ => is_read && is_health,
     };
-    let Some(token) = access.token.as_ref().filter(|_| !is_open || !is_read) else { return Ok(()) };
-    let mut tokens = request.headers().get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer_token(v.as_bytes()));
+    let Some(token) = token.as_ref().filter(|_| !is_open) else { return Ok(()) };
+    if app.admin_sessions.has_session(headers, app.clock.now()) {
+        return Ok(());
+    }
+    let mut tokens = headers.get_all(header::AUTHORIZATION).iter().filter_map(|v| bearer_token(v.as_bytes()));
     match tokens.next() {
         Some(secret) if token.matches_secret(secret) => Ok(()),
         Some(_) => Err(RequestError::ApiKeyInvalid),
@@ -60,11 +76,29 @@ fn authorize(access: &AdminAccess, request: &Request<Incoming>) -> Result<(), Re
     }
 }
 
+/// Returns whether `host` is an address, this machine's own name, or listed.
+fn is_known_host(host: &str, listed: &[String]) -> bool {
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
+    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    literal.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || listed.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Returns whether `Origin` names the host that the request is for.
+fn is_same_origin(origin: &HeaderValue, host: Option<&str>) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    origin.zip(host).is_some_and(|((_, origin), host)| origin.eq_ignore_ascii_case(host))
+}
+
 async fn serve_connection(stream: tokio::net::TcpStream, app: Arc<AppState>, router: Router) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, mut router) = (app.clone(), router.clone());
         async move {
-            if let Err(error) = authorize(&app.settings().admin_access, &request) {
+            if let Err(error) = authorize(&app, &request) {
                 return Ok(error.into_response());
             }
             Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {}))
@@ -76,4 +110,29 @@ async fn serve_connection(stream: tokio::net::TcpStream, app: Arc<AppState>, rou
         .header_read_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_listed_names_are_known_hosts() {
+        let listed = ["router.example".to_owned()];
+        for host in ["127.0.0.1:9464", "10.0.0.1", "[::1]:9464", "[::1]", "localhost:9464", "Router.Example:9464"] {
+            assert!(is_known_host(host, &listed), "{host}");
+        }
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "localhost.evil:9464", "", ":9464", "router.example.evil"]
+        {
+            assert!(!is_known_host(host, &listed), "{host}");
+        }
+    }
+
+    #[test]
+    fn origin_of_another_port_is_another() {
+        let is_same = |origin: &'static str| is_same_origin(&HeaderValue::from_static(origin), Some("127.0.0.1:9464"));
+        assert!(is_same("http://127.0.0.1:9464") && is_same("https://127.0.0.1:9464"));
+        assert!(!is_same("http://127.0.0.1:80") && !is_same("null") && !is_same("http://evil.example"));
+    }
 }

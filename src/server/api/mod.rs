@@ -3,10 +3,13 @@
 pub(super) mod admin_listener;
 mod explain;
 mod health;
+mod live;
+mod login;
 mod metrics_endpoint;
 mod model_shapes;
 mod models;
 mod options;
+mod page;
 mod pool_view;
 mod pools;
 mod request_scope;
@@ -36,6 +39,9 @@ pub(super) fn admin_router(app: Arc<AppState>) -> Router {
         .merge(metrics_endpoint::routes())
         .merge(pools::routes())
         .merge(explain::routes())
+        .merge(live::routes())
+        .merge(login::routes())
+        .merge(page::routes())
         .merge(health::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown_path)

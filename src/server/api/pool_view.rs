@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::balance::TokenLoad;
-use crate::fleet::{EngineReport, MemberSpec, MemberState, Pool, Replica, ReplicaModels};
+use crate::fleet::{EngineReport, MemberSpec, MemberStatus, Pool, Replica, ReplicaModels};
+use crate::server::live::message::state_reason;
 use crate::units::{Moment, Tokens};
 
 /// The state of a pool.
@@ -27,6 +28,10 @@ struct ReplicaView {
     /// other states.
     reason: Option<String>,
     weight: u32,
+    /// The weight, reduced while `slow_start` runs.
+    effective_weight: f64,
+    /// Failures within `fail_timeout`.
+    failures: u32,
     in_flight: u32,
     /// Times that it was chosen, by any pool.
     times_chosen: u64,
@@ -98,27 +103,27 @@ impl EngineView {
 
 impl PoolView {
     pub(super) fn new(pool: &Pool, now: Moment) -> Self {
-        let members = pool.replicas().zip(&pool.spec().members).zip(pool.member_states(now));
+        let members = pool.replicas().zip(&pool.spec().members).zip(pool.member_statuses(now));
         Self {
             pool: pool.name().to_string(),
             policy: pool.spec().policy.to_string(),
             models: pool.models().iter().map(ToString::to_string).collect(),
-            replicas: members.map(|((replica, spec), state)| ReplicaView::new(replica, spec, state, now)).collect(),
+            replicas: members.map(|((replica, spec), status)| ReplicaView::new(replica, spec, status, now)).collect(),
         }
     }
 }
 
 impl ReplicaView {
-    fn new(replica: &Arc<Replica>, spec: &MemberSpec, state: MemberState, now: Moment) -> Self {
+    fn new(replica: &Arc<Replica>, spec: &MemberSpec, status: MemberStatus, now: Moment) -> Self {
+        let state = status.state;
         Self {
             name: replica.name().to_string(),
             url: replica.origin().to_string(),
             state: state.as_str(),
-            reason: match state {
-                MemberState::NotReady => replica.model_list_fault().map(|fault| fault.to_string()),
-                state => state.ejection_cause().map(|cause| cause.as_str().to_owned()),
-            },
+            reason: state_reason(state, replica),
             weight: spec.weight.get(),
+            effective_weight: status.weight,
+            failures: status.failures,
             in_flight: replica.in_flight(),
             times_chosen: replica.times_chosen(),
             models: match &*replica.models() {

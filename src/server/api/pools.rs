@@ -11,9 +11,9 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::pool_view::PoolView;
-use crate::balance::PolicyError;
+use crate::balance::{PolicyError, PolicySpec};
 use crate::config;
-use crate::fleet::MemberSpec;
+use crate::fleet::{MemberSpec, PoolSpec};
 use crate::server::AppState;
 use crate::server::reload::{ReloadReport, reload};
 use crate::tls::TlsStore;
@@ -43,10 +43,19 @@ struct AddReplica {
     replica: String,
 }
 
-/// The weight to set.
+/// The changes of a member.
 #[derive(Deserialize)]
-struct SetWeight {
-    weight: u32,
+#[serde(deny_unknown_fields)]
+struct EditMember {
+    weight: Option<u32>,
+    down: Option<bool>,
+}
+
+/// The policy to use until the next reload.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetPolicy {
+    policy: String,
 }
 
 /// The reasons for which an admin request fails.
@@ -76,8 +85,9 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
         .route("/reload", post(post_reload))
         .route("/pools", get(list_pools))
         .route("/pools/{pool}", get(get_pool))
+        .route("/pools/{pool}/policy", put(set_policy))
         .route("/pools/{pool}/replicas", post(add_replica))
-        .route("/pools/{pool}/replicas/{name}", put(set_weight).delete(remove_replica))
+        .route("/pools/{pool}/replicas/{name}", put(edit_member).delete(remove_replica))
         .route("/replicas/{name}/drain", post(drain_replica).delete(undrain_replica))
 }
 
@@ -132,7 +142,8 @@ async fn add_replica(
             .map_err(|error| AdminError::Invalid(format!("{error}; {}", error.help)))?;
         app.tls_store.store(tls_store.into());
     }
-    edit_pool(&app, &pool, |members| {
+    edit_pool(&app, &pool, |spec| {
+        let members = &mut spec.members;
         if members.iter().any(|m| m.name == member.name || m.origin == member.origin) {
             return Err(AdminError::Invalid("the pool already has this replica".to_owned()));
         }
@@ -145,7 +156,8 @@ async fn remove_replica(
     State(app): State<Arc<AppState>>,
     Path((pool, name)): Path<(String, String)>,
 ) -> Result<Json<PoolView>, AdminError> {
-    edit_pool(&app, &pool, |members| {
+    edit_pool(&app, &pool, |spec| {
+        let members = &mut spec.members;
         let index = members.iter().position(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
         if members.len() == 1 {
             return Err(AdminError::Invalid(
@@ -157,16 +169,40 @@ async fn remove_replica(
     })
 }
 
-async fn set_weight(
+/// Sets a member's weight, or takes it out of service or back.
+///
+/// *Errors*: the pool or the replica is unknown, or the weight is out of range.
+async fn edit_member(
     State(app): State<Arc<AppState>>,
     Path((pool, name)): Path<(String, String)>,
-    Json(setting): Json<SetWeight>,
+    Json(edit): Json<EditMember>,
 ) -> Result<Json<PoolView>, AdminError> {
-    let weight = Weight::new(setting.weight).filter(|weight| weight.get() <= 65_535);
-    let weight = weight.ok_or_else(|| AdminError::Invalid("a weight must be from 1 to 65535".to_owned()))?;
-    edit_pool(&app, &pool, |members| {
-        let member = members.iter_mut().find(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
-        member.weight = weight;
+    let weight = match edit.weight {
+        Some(weight) => {
+            let weight = Weight::new(weight).filter(|weight| weight.get() <= 65_535);
+            Some(weight.ok_or_else(|| AdminError::Invalid("a weight must be from 1 to 65535".to_owned()))?)
+        }
+        None => None,
+    };
+    edit_pool(&app, &pool, |spec| {
+        let member = spec.members.iter_mut().find(|m| *m.name == *name).ok_or(AdminError::NotFound("replica"))?;
+        member.weight = weight.unwrap_or(member.weight);
+        member.down = edit.down.unwrap_or(member.down);
+        Ok(())
+    })
+}
+
+/// Sets a pool's policy until the next reload.
+///
+/// *Errors*: the pool or the policy is unknown.
+async fn set_policy(
+    State(app): State<Arc<AppState>>,
+    Path(pool): Path<String>,
+    Json(setting): Json<SetPolicy>,
+) -> Result<Json<PoolView>, AdminError> {
+    let policy = PolicySpec::parse(&setting.policy)?;
+    edit_pool(&app, &pool, |spec| {
+        spec.policy = policy;
         Ok(())
     })
 }
@@ -197,15 +233,15 @@ fn set_drained(app: &AppState, name: &str, drained: bool) -> Result<Json<Vec<Poo
     Ok(Json(members_of.map(|pool| PoolView::new(pool, now)).collect()))
 }
 
-/// Changes the members of a pool and returns its new state.
+/// Changes a pool and returns its new state.
 ///
 /// *Errors*: there is no such pool, or `change` fails.
 fn edit_pool(
     app: &AppState,
     pool: &str,
-    change: impl FnOnce(&mut Vec<MemberSpec>) -> Result<(), AdminError>,
+    change: impl FnOnce(&mut PoolSpec) -> Result<(), AdminError>,
 ) -> Result<Json<PoolView>, AdminError> {
-    app.fleet.edit_pool(pool, |spec| change(&mut spec.members)).ok_or(AdminError::NotFound("pool"))??;
+    app.fleet.edit_pool(pool, change).ok_or(AdminError::NotFound("pool"))??;
     app.control.replicas_changed.notify_one();
     let pool = app.fleet.pool(pool).ok_or(AdminError::NotFound("pool"))?;
     Ok(Json(PoolView::new(&pool, app.clock.now())))

@@ -55,8 +55,10 @@ pub(in crate::server) enum RequestError {
     ApiKeyMissing,
     #[error("the admin token is required: send it as `Authorization: Bearer TOKEN`")]
     AdminTokenMissing,
-    #[error("web pages may not change anything on the admin listener")]
+    #[error("web pages of other sites may not change anything on the admin listener")]
     CrossOriginAdmin,
+    #[error("`Host` must be an IP address, `localhost` or one of `admin_hosts`")]
+    UnknownAdminHost,
     #[error("Incorrect API key provided.")]
     ApiKeyInvalid,
     #[error("this key is limited to some models: name one of them as `model`")]
@@ -156,7 +158,9 @@ impl RequestError {
             Self::WebSocketDisabled | Self::InvalidPath => StatusCode::BAD_REQUEST,
             Self::UnsupportedCoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ApiKeyMissing | Self::ApiKeyInvalid | Self::AdminTokenMissing => StatusCode::UNAUTHORIZED,
-            Self::CrossOriginAdmin | Self::AddressDenied | Self::MethodDenied(_) => StatusCode::FORBIDDEN,
+            Self::CrossOriginAdmin | Self::UnknownAdminHost | Self::AddressDenied | Self::MethodDenied(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,

@@ -406,8 +406,10 @@ fn sighup_reloads_and_keeps_the_configuration_on_errors() {
     write("1");
     process.send_signal("HUP");
     wait_until("the configuration error is logged", || logged("nothing changed") && logged("router.toml:1:13"));
-    let known =
-        || send_request(process.nth_addr(1), "GET", "/pools", "", "").json()[0]["replicas"][1]["state"] == "admitted";
+    let known = || {
+        send_request(process.nth_addr(1), "GET", "/pools", "host: localhost\r\n", "").json()[0]["replicas"][1]["state"]
+            == "admitted"
+    };
     wait_until("both serve", known);
     let json = "content-type: application/json\r\n";
     assert_eq!(send_request(process.nth_addr(0), "POST", CHAT_PATH, json, chat_body("m", 2, false)).status, 200);

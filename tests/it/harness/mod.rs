@@ -50,6 +50,7 @@ pub fn router_env(text: &str) -> Vec<(String, String)> {
         ("access =", "LOG__ACCESS", "off"),
         ("error =", "LOG__ERROR", "off"),
         ("admin =", "ADMIN", "127.0.0.1:0"),
+        ("admin_hosts =", "ADMIN_HOSTS", "router.test"),
         ("workers =", "WORKERS", "2"),
     ];
     let unsaid = env.into_iter().filter(|(key, ..)| !text.contains(key));

@@ -32,6 +32,7 @@ const LAYERS: [&[&str]; 6] = [
 /// The modules that may use each fenced crate outside tests, and whether they must use it.
 const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["server", "emulate"]),
+    ("base64", &["server"]),
     ("clap", &["cli"]),
     ("crc32fast", &["balance"]),
     ("dashmap", &["server"]),
