@@ -8,6 +8,7 @@ use super::args::DemoArgs;
 use super::config_source::load_urls;
 use super::output::print_line;
 use super::signals::{self, Signals};
+use crate::balance::PolicySpec;
 use crate::clock::{self, Clock};
 use crate::config::{LoadedConfig, LogSink, Settings};
 use crate::emulate::load::{self, LoadCounters, LoadSettings};
@@ -66,6 +67,8 @@ fn build_settings(replicas: &[EmulatedReplica]) -> Result<Settings, String> {
     let LoadedConfig { mut settings, .. } = load_urls(&urls)?;
     settings.log.access = LogSink::Off;
     settings.log.error = LogSink::Off;
+    // What it would do is shown on the page.
+    settings.pools.iter_mut().for_each(|pool| pool.shadow = PolicySpec::parse("least_conn").ok());
     Ok(settings)
 }
 
@@ -84,6 +87,9 @@ fn build_load_settings(base_url: String) -> LoadSettings {
 fn print_intro(base: &str, server: &Server, replicas: &[EmulatedReplica], args: &DemoArgs) {
     let engines = replicas.iter().zip(REPLICA_SPEEDS).map(|(r, (name, _))| format!("{name} {}", r.addr()));
     let load = if args.no_load { "none".to_owned() } else { format!("about {REQUESTS_PER_SECOND} requests a second") };
+    if let Some(admin) = server.admin_address() {
+        print_line(format_args!("Look: http://{admin}/ shows where every token is"));
+    }
     print_line(format_args!("tokenweir demo: {base}/v1 in front of {}", engines.collect::<Vec<_>>().join(", ")));
     print_line(format_args!("built-in load: {load}. Ctrl-C ends it. Try:"));
     let body = format!(
