@@ -28,6 +28,12 @@ pub(super) struct DemoArgs {
     /// Do not send any load to the demo
     #[arg(long)]
     pub(super) no_load: bool,
+    /// Keep the replicas as they are: none slows down or stops
+    #[arg(long)]
+    pub(super) calm: bool,
+    /// The policy, as in a configuration
+    #[arg(long, value_name = "NAME")]
+    pub(super) policy: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -72,6 +72,11 @@ impl EmulatedReplica {
         self.state.runner.stats()
     }
 
+    /// Sets the speed of its engine, as [`EngineModel::speed`](crate::engine::EngineModel::speed).
+    pub fn set_speed(&self, speed: f64) {
+        self.state.runner.set_speed(speed);
+    }
+
     /// Stops as if killed: closes the listener and all connections at once, which cuts open responses.
     pub fn stop(&mut self) {
         if let Some(stop_sender) = self.stop_sender.take() {

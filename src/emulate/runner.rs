@@ -89,6 +89,10 @@ impl EngineRunner {
         Ok(submitted)
     }
 
+    pub(super) fn set_speed(&self, speed: f64) {
+        self.lock().engine.set_speed(speed);
+    }
+
     pub(super) fn stats(&self) -> SchedulerStats {
         self.lock().engine.stats()
     }

@@ -46,6 +46,10 @@ impl Scheduler {
         &self.model
     }
 
+    pub(super) fn set_speed(&mut self, speed: f64) {
+        self.model = EngineModel { speed, ..self.model }.with_lower_bounds();
+    }
+
     /// Puts a request at the end of the queue.
     ///
     /// *Errors*: the request needs more memory than there is, or its id is in use.

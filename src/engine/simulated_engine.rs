@@ -28,6 +28,11 @@ impl SimulatedEngine {
         self.scheduler.model()
     }
 
+    /// Sets [`EngineModel::speed`] from the next step on.
+    pub fn set_speed(&mut self, speed: f64) {
+        self.scheduler.set_speed(speed);
+    }
+
     /// Puts a request at the end of the queue; an idle replica begins a step with it at once.
     ///
     /// `now` must not be before that of an earlier call. *Errors*: the request needs more memory than there is, or its

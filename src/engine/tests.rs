@@ -339,3 +339,15 @@ fn one_sequence_at_a_time_waits_as_an_m_d_1_queue() {
         assert!((mean / expected - 1.0).abs() < 0.05, "load {load}: mean wait {mean} instead of {expected}");
     }
 }
+
+#[test]
+fn speed_changes_from_the_next_step_on() {
+    let mut engine = SimulatedEngine::new(EngineModel::default());
+    engine.submit(new_request(1, &[], 1000, 3), at_millis(0)).unwrap();
+    engine.set_speed(0.5);
+    let events = collect_events(&mut engine, END_OF_TIME);
+    let first = at_millis(0) + Duration::from_micros(6_000 + 32 * 1000);
+    let second = first + 2 * Duration::from_nanos(6_000_000 + 25_000 + 49 * 1001);
+    let times: Vec<Moment> = events.iter().map(|event| event.moment).collect();
+    assert!(times.contains(&first) && times.contains(&second), "{times:?}");
+}

@@ -63,7 +63,13 @@ for port in 8080 9464; do
 done
 
 try demo
+grep -q '^Look: http://127.0.0.1:9464/ ' "$scratch/demo.out" || fail "demo: names the live page first"
+for _ in $(seq 40); do grep -q 'replica normal slows down' "$scratch/demo.out" && break; sleep 1; done
+grep -q 'replica normal slows down' "$scratch/demo.out" || fail "demo: a replica slows down within 40 s"
+echo "ok demo: a replica slows down"
 stop_demo demo
+demo demo-policy --calm --policy round_robin
+stop_demo demo-policy
 try demo-no-load --no-load
 
 home=$(sdk_home)

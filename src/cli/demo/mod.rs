@@ -1,32 +1,34 @@
-//! No sub-command: a demo, with a router in front of three emulated replicas, a little load, and commands to try.
+//! No sub-command: a demo, with a router in front of three emulated replicas, a little load, commands to try, and
+//! events to watch on the live page.
 
-use std::net::{Ipv4Addr, TcpListener};
+mod replicas;
+mod story;
+
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::DemoArgs;
-use super::config_source::load_urls;
-use super::output::print_line;
-use super::signals::{self, Signals};
+use self::replicas::{MODEL_NAME, REPLICA_SPEEDS, bind_free_port, start_replica};
 use crate::balance::PolicySpec;
-use crate::clock::{self, Clock};
+use crate::cli::args::DemoArgs;
+use crate::cli::config_source::load_urls;
+use crate::cli::output::print_line;
+use crate::cli::signals::{self, Signals};
+use crate::clock;
 use crate::config::{LoadedConfig, LogSink, Settings};
+use crate::emulate::EmulatedReplica;
 use crate::emulate::load::{self, LoadCounters, LoadSettings};
-use crate::emulate::{self, EmulatedReplica};
-use crate::engine::EngineModel;
 use crate::server::Server;
 
-/// The replicas by speed: a newer GPU, the one that the engine's model is of, and an older one.
-const REPLICA_SPEEDS: [(&str, f64); 3] = [("fast", 2.0), ("normal", 1.0), ("slow", 0.5)];
-const MODEL_NAME: &str = "emulated-8b";
 const REQUESTS_PER_SECOND: f64 = 2.0;
 
 /// Runs the demo until a signal ends the process.
 ///
 /// *Errors*: a replica or the server cannot start.
 pub(super) fn run(args: &DemoArgs) -> Result<(), String> {
-    let replicas = REPLICA_SPEEDS.into_iter().map(|(_, speed)| start_replica(speed)).collect::<Result<Vec<_>, _>>()?;
-    let server = Server::start(build_settings(&replicas)?).map_err(|error| error.to_string())?;
+    let replicas = REPLICA_SPEEDS.into_iter().map(|(_, speed)| start_replica(bind_free_port()?, speed));
+    let replicas = replicas.collect::<Result<Vec<_>, _>>()?;
+    let server = Server::start(build_settings(&replicas, args)?).map_err(|error| error.to_string())?;
     let base = server.listen_addresses().first().map(|listen| format!("http://{listen}")).unwrap_or_default();
     signals::block_on(async {
         let signals = Signals::new()?;
@@ -43,30 +45,28 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), String> {
                 .await;
             }
         });
+        let story = tokio::spawn(story::play(replicas, args.calm));
         let stopped = signals::run_until_stopped(server, signals, Duration::ZERO).await;
         load.abort();
+        story.abort();
         stopped
     })
 }
 
-fn start_replica(speed: f64) -> Result<EmulatedReplica, String> {
-    let failure = |error| format!("cannot start an emulated replica: {error}");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failure)?;
-    let engine_model = EngineModel { speed, ..EngineModel::default() };
-    let settings = emulate::EmulatorSettings {
-        models: vec![MODEL_NAME.to_owned()],
-        engine_model,
-        ..emulate::EmulatorSettings::default()
-    };
-    EmulatedReplica::start(listener, settings, Clock::start()).map_err(failure)
-}
-
-fn build_settings(replicas: &[EmulatedReplica]) -> Result<Settings, String> {
+fn build_settings(replicas: &[EmulatedReplica], args: &DemoArgs) -> Result<Settings, String> {
     let url = |(replica, (name, _)): (&EmulatedReplica, (&str, f64))| format!("{} name={name}", replica.url());
     let urls: Vec<String> = replicas.iter().zip(REPLICA_SPEEDS).map(url).collect();
     let LoadedConfig { mut settings, .. } = load_urls(&urls)?;
     settings.log.access = LogSink::Off;
     settings.log.error = LogSink::Off;
+    // Another router may run on this machine: then any port serves.
+    if let Some(admin) = settings.admin.as_mut().filter(|admin| TcpListener::bind(**admin).is_err()) {
+        admin.set_port(0);
+    }
+    if let Some(policy) = &args.policy {
+        let policy = PolicySpec::parse(policy).map_err(|error| error.to_string())?;
+        settings.pools.iter_mut().for_each(|pool| pool.policy = policy.clone());
+    }
     // What it would do is shown on the page.
     settings.pools.iter_mut().for_each(|pool| pool.shadow = PolicySpec::parse("least_conn").ok());
     Ok(settings)
