@@ -20,7 +20,7 @@ pub struct ShadowResult {
     pub policy: &'static str,
     /// Whether it chose the same replica.
     pub same_choice: bool,
-    /// Prompt tokens that would have been cached on its choice; `None` if it does not use prefix caches.
+    /// Prompt tokens that would have been cached on its choice; `None` if the pool computes no fingerprints.
     pub cached: Option<Tokens>,
 }
 
@@ -46,8 +46,8 @@ struct ShadowState {
 struct ShadowReplica {
     replica_id: ReplicaId,
     ledger: LoadLedger,
-    /// `None` if the policy does not use prefix caches.
-    cache_slot: Option<CacheSlot>,
+    /// Empty if the pool computes no fingerprints. Policies that do not use it fill it, too: what they find is compared.
+    cache_slot: CacheSlot,
 }
 
 /// A request's load on the replica that the shadow policy chose.
@@ -113,7 +113,7 @@ impl ShadowPolicy {
     }
 
     fn build_replica(&mut self, replica_id: ReplicaId) -> Arc<ShadowReplica> {
-        let cache_slot = self.spec.needs_prefix().then(|| self.cache_slots.allocate());
+        let cache_slot = self.cache_slots.allocate();
         Arc::new(ShadowReplica { replica_id, ledger: LoadLedger::default(), cache_slot })
     }
 
@@ -125,7 +125,7 @@ impl ShadowPolicy {
         request: &AcquireRequest<'_>,
         actual: &ActualChoice<'_>,
     ) -> Option<ShadowReservation> {
-        let prefix = request.prefix.as_ref().filter(|_| self.spec.needs_prefix());
+        let prefix = request.prefix.as_ref();
         let tried: Vec<Slot> = (0u32..)
             .zip(actual.members)
             .filter(|(_, member)| request.tried.contains(&member.replica.id()))
@@ -137,11 +137,10 @@ impl ShadowPolicy {
             ..request.estimated_policy_request()
         };
         let prompt = policy_request.prompt;
-        let cache_slots = self.replicas.iter().filter_map(|replica| replica.cache_slot.as_ref());
+        let cache_slots = self.replicas.iter().map(|replica| &replica.cache_slot);
         let lookup = prefix.map(|prefix| PrefixLookup::new(prefix, prompt, cache_slots));
-        let cached_on = |replica: &ShadowReplica| match (&lookup, &replica.cache_slot) {
-            (Some(lookup), Some(slot)) => lookup.cached_tokens(slot),
-            _ => Tokens(0),
+        let cached_on = |replica: &ShadowReplica| {
+            lookup.as_ref().map_or(Tokens(0), |lookup| lookup.cached_tokens(&replica.cache_slot))
         };
         let mut state = lock(&self.state);
         let ShadowState { policy, rng, candidates } = &mut *state;
@@ -160,13 +159,11 @@ impl ShadowPolicy {
         let uncached = (prompt - cached).max(Tokens(1));
         let reservation = replica.ledger.reserve(prompt.max(Tokens(1)), uncached, actual.now);
         drop(state);
-        if let (Some(cache_slot), Some(prefix), Some(member)) =
-            (&replica.cache_slot, prefix, actual.members.get(slot.index()))
-        {
+        if let (Some(prefix), Some(member)) = (prefix, actual.members.get(slot.index())) {
             if let Some(capacity) = member.replica.kv_capacity(actual.now) {
-                cache_slot.resize(capacity);
+                replica.cache_slot.resize(capacity);
             }
-            cache_slot.record(prefix, prompt);
+            replica.cache_slot.record(prefix, prompt);
         }
         Some(ShadowReservation {
             shadow: self.clone(),
@@ -200,26 +197,24 @@ impl ShadowReservation {
 
     /// Returns the policy's choice; `None` if it was not asked.
     pub(super) fn result(&self) -> Option<ShadowResult> {
-        let cached = self.shadow.spec.needs_prefix().then_some(self.cached);
+        let cached = self.prefix.as_ref().map(|_| self.cached);
         Some(ShadowResult { policy: self.shadow.spec.name(), same_choice: self.same_choice?, cached })
     }
 
     /// Records the end of the request on its real replica, in `slot`; `had_first_token` if generated content had come.
     pub(super) fn finish(mut self, outcome: Outcome, slot: Slot, had_first_token: bool) {
         self.release(outcome == Outcome::Completed);
-        if let (Some(cache_slot), Some(prefix)) = (&self.replica.cache_slot, &self.prefix)
+        if let Some(prefix) = &self.prefix
             && !had_first_token
             && outcome != Outcome::Completed
         {
-            cache_slot.trim(prefix, self.prompt, self.cached);
+            self.replica.cache_slot.trim(prefix, self.prompt, self.cached);
         }
         if let Outcome::Failed { phase } = outcome {
             lock(&self.shadow.state).policy.on_failure(slot);
             // A replica that is down returns with an empty cache, under any policy.
-            let failed = self.shadow.replicas.get(slot.index());
-            let cache_slot = failed.and_then(|replica| replica.cache_slot.as_ref());
-            if let Some(cache_slot) = cache_slot.filter(|_| phase == Phase::Connect) {
-                cache_slot.clear();
+            if let Some(failed) = self.shadow.replicas.get(slot.index()).filter(|_| phase == Phase::Connect) {
+                failed.cache_slot.clear();
             }
         }
     }
