@@ -104,3 +104,17 @@ agents_home() {
   fi
   echo "$home"
 }
+
+# page_home: installs the driver of Chromium and axe-core once and prints their directory.
+page_home() {
+  local home=${TOKENWEIR_E2E_HOME:-$HOME/.cache/tokenweir-e2e}/page have
+  local packages=(playwright-core@1.65.1 axe-core@4.14.1)
+  have=$home/.have-$(echo "${packages[@]}" | sha256sum | cut -c 1-16)
+  if [ ! -e "$have" ]; then
+    rm -rf "$home"
+    mkdir -p "$home"
+    (cd "$home" && npm init -y > /dev/null 2>&1 && npm install --loglevel=error --no-audit --no-fund --save-exact "${packages[@]}") >&2
+    touch "$have"
+  fi
+  echo "$home"
+}

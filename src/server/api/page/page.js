@@ -255,8 +255,13 @@
       const transform = `scaleX(${share.toFixed(3)})`;
       if (this.bar.style.transform !== transform) this.bar.style.transform = transform;
       setText(this.barText, f.kv_tokens ? `${count(f.resident_tokens)} of ${count(f.kv_tokens)}` : count(f.resident_tokens));
-      setText(this.drain, f.state === "drained" ? "undrain" : "drain");
-      setText(this.down, f.state === "down" ? "up" : "down");
+      this.name(this.drain, f.state === "drained" ? "undrain" : "drain");
+      this.name(this.down, f.state === "down" ? "up" : "down");
+    }
+    name(button, text) {
+      if (button.textContent === text) return;
+      button.textContent = text;
+      button.setAttribute("aria-label", `${text} ${this.replica.name}`);
     }
     get path() { return `/pools/${encodeURIComponent(this.view.pool.name)}/replicas/${encodeURIComponent(this.replica.name)}`; }
     toggleDrain() {
