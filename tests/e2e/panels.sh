@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the shipped dashboard and prometheus.yml with two emulated replicas, a router, a Prometheus and 40 s of load.
+# Checks the shipped dashboard, prometheus.yml, rules and alerts with two emulated replicas, a router, a Prometheus and 40 s of load.
 # Every panel must have values under its legend's labels. The sum of Prometheus's tokens/s must match the replicas'
 # counts.
 # Takes about 70 s. Installs prometheus by apt if missing.
@@ -30,6 +30,9 @@ wait_for 20 "http://127.0.0.1:$port/readyz" || { cat "$scratch"/*.log >&2; exit 
 sed -e "s/127\.0\.0\.1:9464/127.0.0.1:$admin/" -e 's/scrape_interval: .*/scrape_interval: 1s/' \
   "$root/config/prometheus/prometheus.yml" > "$scratch/prometheus.yml"
 grep -q "127.0.0.1:$admin" "$scratch/prometheus.yml"
+cp "$root/config/prometheus/rules.yml" "$scratch"
+promtool check config "$scratch/prometheus.yml"
+promtool test rules "$root/config/prometheus/rules.test.yml"
 start prometheus.log prometheus --config.file="$scratch/prometheus.yml" --storage.tsdb.path="$scratch/data" \
   --web.listen-address="127.0.0.1:$scraper" --log.level=warn
 wait_for 20 "http://127.0.0.1:$scraper/-/ready" || { cat "$scratch/prometheus.log" >&2; exit 1; }

@@ -98,7 +98,7 @@ pub(super) static TIMEOUTS_SCHEMA: &[KeySpec<SettingsDraft>] = &[
         name: "keepalive",
         expected: EXPECTED_DURATION,
         default: "\"75s\"",
-        doc: "How long a client's idle connection is kept; 0 for not at all.",
+        doc: "How long a client's idle HTTP/1 connection is kept; 0 for not at all.",
         set: |d, v| v.duration().map(|time| d.scope().timeouts.keepalive = time),
     },
     KeySpec {

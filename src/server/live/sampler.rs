@@ -13,6 +13,7 @@ use super::recent_requests::SentRows;
 use super::window::{CounterReading, CounterWindow, Counts, SeriesKey, share};
 use crate::fleet::{MemberState, MemberStatus, Pool};
 use crate::server::AppState;
+use crate::telemetry::ShadowTotals;
 use crate::units::Moment;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,8 +30,8 @@ struct Sampler {
     states: BTreeMap<SeriesKey, (MemberState, u64)>,
     sent_rows: SentRows,
     meta: Arc<str>,
-    /// Of shadow policies by pool, a minute ago or at the first look: same choices, other choices, cached tokens.
-    shadows: BTreeMap<Arc<str>, VecDeque<[u64; 3]>>,
+    /// Of each shadow policy the readings of the last minute: same choices, other choices, cached tokens.
+    shadows: BTreeMap<(Arc<str>, &'static str), VecDeque<[u64; 3]>>,
 }
 
 /// Samples the router once a second.
@@ -83,7 +84,8 @@ impl Sampler {
         app.live.history.lock().unwrap_or_else(PoisonError::into_inner).push(&sample);
         let shadows = self.sample_shadows(app, &counts.minute);
         let pools = app.fleet.pools();
-        let statuses: Vec<_> = pools.iter().map(|pool| self.sample_states(pool, time, now)).collect();
+        let known_states = std::mem::take(&mut self.states);
+        let statuses: Vec<_> = pools.iter().map(|pool| self.sample_states(&known_states, pool, time, now)).collect();
         if app.live.viewers() > 0 {
             let pools = pools.iter().zip(statuses);
             let pools = pools.map(|(pool, statuses)| {
@@ -136,16 +138,21 @@ impl Sampler {
     }
 
     /// Returns the status of each member, and the Unix time since which it has its state.
-    fn sample_states(&mut self, pool: &Pool, time: u64, now: Moment) -> Vec<(MemberStatus, u64)> {
+    fn sample_states(
+        &mut self,
+        known_states: &BTreeMap<SeriesKey, (MemberState, u64)>,
+        pool: &Pool,
+        time: u64,
+        now: Moment,
+    ) -> Vec<(MemberStatus, u64)> {
         let statuses = pool.replicas().zip(pool.member_statuses(now));
         statuses
             .map(|(replica, status)| {
-                let known =
-                    self.states.entry((pool.name().clone(), replica.name().clone())).or_insert((status.state, time));
-                if known.0 != status.state {
-                    *known = (status.state, time);
-                }
-                (status, known.1)
+                let key = (pool.name().clone(), replica.name().clone());
+                let known = known_states.get(&key).filter(|(state, _)| *state == status.state);
+                let since = known.map_or(time, |(_, since)| *since);
+                self.states.insert(key, (status.state, since));
+                (status, since)
             })
             .collect()
     }
@@ -157,9 +164,13 @@ impl Sampler {
         minute: &BTreeMap<SeriesKey, Counts>,
     ) -> BTreeMap<Arc<str>, ShadowFigures> {
         let mut figures = BTreeMap::new();
-        for totals in app.metrics.shadow_totals() {
+        let is_used = |totals: &ShadowTotals| {
+            let pool = app.fleet.pool(&totals.pool);
+            pool.and_then(|pool| Some(pool.spec().shadow.as_ref()?.name() == totals.policy)).unwrap_or(false)
+        };
+        for totals in app.metrics.shadow_totals().into_iter().filter(is_used) {
             let now = [totals.same_choices, totals.other_choices, totals.cached_tokens];
-            let past = self.shadows.entry(totals.pool.clone()).or_default();
+            let past = self.shadows.entry((totals.pool.clone(), totals.policy)).or_default();
             if past.len() > MINUTE.as_secs() as usize {
                 past.pop_front();
             }

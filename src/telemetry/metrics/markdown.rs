@@ -24,10 +24,13 @@ const DASHBOARD: &str = "
 1. Scrape the routers: [config/prometheus/prometheus.yml](../config/prometheus/prometheus.yml) has one; add yours to its
    targets.
 2. Import [config/grafana/tokenweir.json](../config/grafana/tokenweir.json) into Grafana 10 or later (*Dashboards*, *New*,
-   *Import*). It shows tokens/s and tokens in flight, latency and speed of streams, requests by outcome, the cached share of
-   prompts, and the error of estimates, by pool, model and replica.
+   *Import*). Its rows read from top to bottom: now, latency, balance, engines, trouble; by pool, model and replica.
 
-`.ci/prometheus` runs Prometheus with both files against two replicas under load and evaluates every panel.
+3. Alerts are in [config/prometheus/rules.yml](../config/prometheus/rules.yml), with what to do in each: a router down, a pool
+   without a replica, a replica ejected, imbalance, slow first tokens (95 % within 2 s, by burn rate), retries, log lines lost.
+   `promtool test rules rules.test.yml` runs their tests.
+
+`.ci/prometheus` runs Prometheus with these files against two replicas under load and evaluates every panel.
 ";
 
 /// Returns the text of `docs/metrics.md`.

@@ -93,8 +93,8 @@
   const confirmChange = async (title, body, okText, run) => {
     if (!await ask(title, body, okText)) return;
     try {
-      const told = await run();
-      await show(title, told);
+      const report = await run();
+      await show(title, report);
     } catch (error) {
       await show(title + ": failed", error.message);
     }
