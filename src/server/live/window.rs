@@ -10,6 +10,9 @@ use crate::units::Moment;
 
 /// The longest window.
 const MAX_WINDOW: Duration = Duration::from_secs(60);
+/// Readings come about a second apart. One that is younger than its window by less than this begins the window;
+/// otherwise a reading that comes a little early would count the second before it again.
+const TOLERANCE: Duration = Duration::from_millis(500);
 
 /// The pool and the replica of a series.
 pub(super) type SeriesKey = (Arc<str>, Arc<str>);
@@ -150,10 +153,10 @@ impl CounterWindow {
         self.0.push_back(reading);
     }
 
-    /// Returns the latest reading that is at least `window` old, or the oldest.
+    /// Returns the latest reading that is `window` old, give or take [`TOLERANCE`], or older; else the oldest.
     fn reading_before(&self, window: Duration) -> Option<&CounterReading> {
         let latest = self.0.back()?;
-        let is_old = |reading: &&CounterReading| latest.taken_at.since(reading.taken_at) >= window;
+        let is_old = |reading: &&CounterReading| latest.taken_at.since(reading.taken_at) + TOLERANCE >= window;
         self.0.iter().rev().find(is_old).or_else(|| self.0.front())
     }
 
@@ -202,19 +205,32 @@ mod tests {
         assert_eq!(quantile(0.9), 0.05);
     }
 
+    fn reading(millis: u64, completed: u64, generated: u64) -> CounterReading {
+        let mut counts = Counts::default();
+        counts.outcomes[0] = completed;
+        CounterReading {
+            taken_at: Moment::ZERO + Duration::from_millis(millis),
+            series: [(("p".into(), "r".into()), counts)].into(),
+            tokens: [("r".into(), TokenCounts { prefilled: 0, generated })].into(),
+        }
+    }
+
+    #[test]
+    fn early_and_late_readings_count_each_request_once() {
+        let mut window = CounterWindow::default();
+        let mut counted = 0;
+        for second in 0..=100 {
+            let jitter = second * 7 % 13;
+            window.push(reading(1_000 * second + jitter, second, 0));
+            counted += window.counts(Duration::from_secs(1)).values().map(Counts::requests).sum::<u64>();
+        }
+        assert_eq!(counted, 100);
+    }
+
     #[test]
     fn window_subtracts_the_reading_that_is_old_enough() {
-        let reading = |second: u64, completed: u64, generated: u64| {
-            let mut counts = Counts::default();
-            counts.outcomes[0] = completed;
-            CounterReading {
-                taken_at: Moment::ZERO + Duration::from_secs(second),
-                series: [(("p".into(), "r".into()), counts)].into(),
-                tokens: [("r".into(), TokenCounts { prefilled: 0, generated })].into(),
-            }
-        };
         let mut window = CounterWindow::default();
-        (0..=200).for_each(|second| window.push(reading(second, second, 10 * second)));
+        (0..=200).for_each(|second| window.push(reading(1_000 * second, second, 10 * second)));
         let in_window = |seconds| window.counts(Duration::from_secs(seconds)).values().next().unwrap().requests();
         assert_eq!((in_window(1), in_window(10), in_window(60)), (1, 10, 60));
         assert_eq!(window.token_rates("r", Duration::from_secs(10)), (0.0, 10.0));
