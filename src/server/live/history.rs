@@ -74,11 +74,13 @@ impl Series {
 }
 
 impl History {
-    /// Adds a second. Seconds that the sampler has missed, because the process stood still, have no values.
+    /// Adds a second. Seconds that the sampler has missed, because the process stood still, have no values. The past is
+    /// dropped if all of it is too old, or if the machine's clock was set back.
     pub(super) fn push(&mut self, sample: &HistorySample) {
-        let gap = sample.time.saturating_sub(self.last_time);
-        if self.last_time > 0 && (2..=SECONDS as u64).contains(&gap) {
-            (1..gap).for_each(|_| self.push_values(None));
+        if sample.time <= self.last_time || sample.time - self.last_time > SECONDS as u64 {
+            *self = Self::default();
+        } else {
+            (self.last_time + 1..sample.time).for_each(|_| self.push_values(None));
         }
         self.last_time = sample.time;
         self.push_values(Some(sample));
@@ -169,6 +171,21 @@ mod tests {
         assert_eq!(last(&json["outcomes"]["completed"]), [json!(1000), Value::Null, Value::Null, json!(1003)]);
         assert_eq!(last(&json["replicas"][0]["tokens_per_second"])[3], json!(12.3));
         assert_eq!(last(&json["replicas"][1]["resident_tokens"]), [Value::Null, Value::Null, Value::Null, json!(2003)]);
+    }
+
+    #[test]
+    fn values_keep_their_time_when_the_clock_is_set() {
+        let mut history = History::default();
+        let times = |history: &History| -> (u64, Vec<Value>) {
+            let json: Value = serde_json::from_str(&history.to_json(&[])).unwrap();
+            (json["from"].as_u64().unwrap(), json["outcomes"]["completed"].as_array().unwrap().clone())
+        };
+        (5_000..=5_002).for_each(|time| history.push(&sample(time, &["a"])));
+        assert_eq!(times(&history), (5_000, vec![json!(5000), json!(5001), json!(5002)]));
+        history.push(&sample(5_001, &["a"]));
+        assert_eq!(times(&history), (5_001, vec![json!(5001)]), "set back");
+        history.push(&sample(9_000, &["a"]));
+        assert_eq!(times(&history), (9_000, vec![json!(9000)]), "set forward by more than is kept");
     }
 
     #[test]

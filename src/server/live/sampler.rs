@@ -34,15 +34,18 @@ struct Sampler {
     shadows: BTreeMap<(Arc<str>, &'static str), VecDeque<[u64; 3]>>,
 }
 
-/// Samples the router once a second.
+/// Samples the router at the start and then once in each second of the Unix time.
 pub(in crate::server) async fn run_sampler(app: &AppState) {
     let mut sampler = Sampler::default();
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
-        ticks.tick().await;
         sampler.sample(app, app.clock.now());
+        tokio::time::sleep(time_to_next_sample(app.clock.unix_time())).await;
     }
+}
+
+/// Returns the time to the middle of the next second, so that a timer's delay moves no sample into another second.
+fn time_to_next_sample(unix_time: Duration) -> Duration {
+    (INTERVAL * 3 / 2).saturating_sub(Duration::from_nanos(unix_time.subsec_nanos().into()))
 }
 
 /// What was counted in each window, by series.
@@ -198,4 +201,17 @@ fn sum<'a>(counts: impl Iterator<Item = &'a Counts>) -> Counts {
     let mut sum = Counts::default();
     counts.for_each(|counts| sum.add(counts));
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_fall_in_the_middle_of_successive_seconds() {
+        for millis in [0, 1, 499, 500, 501, 999] {
+            let now = Duration::from_secs(1_764_556_061) + Duration::from_millis(millis);
+            assert_eq!(now + time_to_next_sample(now), Duration::from_millis(1_764_556_062_500), "{millis}");
+        }
+    }
 }
