@@ -60,6 +60,11 @@ impl AdminSessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).sessions.retain(|(known, _)| known != id);
     }
 
+    /// Ends all sessions: the token that they have shown is no longer valid.
+    pub(super) fn end_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).sessions.clear();
+    }
+
     /// Returns whether a login may be tried now.
     pub(super) fn may_log_in(&self, now: Moment) -> bool {
         now >= self.0.lock().unwrap_or_else(PoisonError::into_inner).next_login_at
@@ -93,5 +98,7 @@ mod tests {
         assert!(sessions.has_session(&headers, now));
         sessions.end(&headers);
         assert!(!sessions.has_session(&headers, now) && sessions.contains(&ids[2], now));
+        sessions.end_all();
+        assert!(!ids.iter().any(|id| sessions.contains(id, now)));
     }
 }

@@ -89,7 +89,11 @@ async fn apply_config(app: &AppState) -> Result<ReloadReport, String> {
     })?;
     app.logs.replace(logs);
     app.logs.decisions.resize(new.explain);
+    let token_changed = old.admin_access.token != new.admin_access.token;
     app.settings.store(new.into());
+    if token_changed {
+        app.admin_sessions.end_all();
+    }
     if let Some(handle) = app.control.listeners.get() {
         handle.apply(listeners);
     }
