@@ -30,7 +30,7 @@ impl Default for LiveFeed {
 
 impl LiveFeed {
     /// Returns the number of viewers.
-    pub(super) fn viewers(&self) -> usize {
+    pub(in crate::server) fn viewers(&self) -> usize {
         self.frames.receiver_count()
     }
 }

@@ -149,6 +149,36 @@ fn tokens_are_counted_while_a_stream_runs() {
 }
 
 #[test]
+fn viewers_leave_connections_to_health_checks() {
+    let replica = start_replica(&["m"]);
+    let router = TestRouter::start(&format!("replicas = [{:?}]", replica.url())).wait_until_ready();
+    let viewers: Vec<Viewer> = (0..32)
+        .map(|_| {
+            let mut viewer = Viewer::connect(&router);
+            assert_eq!(viewer.next_event().0, "meta");
+            viewer
+        })
+        .collect();
+    let ask = |path| send_request(router.admin_addr, "GET", path, "", "");
+    let refused = ask("/live");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(ask("/livez").status, 200);
+    drop(viewers);
+    let mut viewer = Viewer::connect(&router);
+    let has_place = (0..50).any(|_| {
+        let mut line = String::new();
+        viewer.0.read_line(&mut line).unwrap();
+        let is_served = line.starts_with("HTTP/1.1 200");
+        if !is_served {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            viewer = Viewer::connect(&router);
+        }
+        is_served
+    });
+    assert!(has_place, "viewers that left make room");
+}
+
+#[test]
 fn second_of_256_replicas_is_smaller_than_64_kib() {
     let replicas: Vec<String> =
         (1..=256).map(|port| format!("\"http://127.0.0.1:{port} name=replica-{port}\"")).collect();
