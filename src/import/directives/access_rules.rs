@@ -7,6 +7,7 @@ use crate::import::conditions;
 use crate::import::conditions::verdict::ConditionVerdict;
 use crate::import::context::ImportContext;
 use crate::import::guard::{BlockGuard, GuardRule};
+use crate::import::report::RemarkKind;
 use crate::import::scoped_keys::ScopedKeys;
 use crate::import::syntax::directive::Directive;
 use crate::import::toml_text::quote_list;
@@ -175,6 +176,16 @@ pub(super) fn check_server(context: &mut ImportContext) {
     let Some(server) = &context.open.server else { return };
     for rewrite in if server.leads_to_replicas() { server.rewrites.clone() } else { Vec::new() } {
         report_guard(context, &rewrite, REWRITE_REASON);
+    }
+}
+
+/// `merge_slashes`: that of the default server holds for all servers at its address, so `off` stops the import wherever it
+/// is: the router compares paths with slashes merged, and a location that closes `//x` would never match.
+pub(super) fn handle_merge_slashes(context: &mut ImportContext, directive: &Directive) {
+    const REASON: &str = "paths are compared with slashes merged";
+    match directive.arg(0) {
+        "on" => context.report.add_remark(RemarkKind::NotNeeded, directive, REASON.to_owned()),
+        _ => report_guard(context, directive, REASON),
     }
 }
 

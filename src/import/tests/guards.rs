@@ -27,7 +27,7 @@ fn import_in(block: &str, directive: &str) -> Result<ImportedConfig, Diagnostics
 fn turned_on(name: &str) -> String {
     match name {
         name if name.ends_with("_block") => format!("{name} {{ return 1 }}"),
-        "proxy_pass_request_body" | "proxy_pass_request_headers" | "merge_slashes" => format!("{name} off;"),
+        "proxy_pass_request_body" | "proxy_pass_request_headers" => format!("{name} off;"),
         _ => format!("{name} on;"),
     }
 }
@@ -160,4 +160,17 @@ fn host_of_an_unknown_variable_stops_the_import() {
     for value in ["$host", "$http_host", "$proxy_host", "a.example", "$host:$server_port"] {
         assert!(import_with(value).is_ok(), "{value}");
     }
+}
+
+#[test]
+fn unmerged_slashes_of_a_closed_default_server_stop_the_import() {
+    let servers = |value: &str| {
+        format!(
+            "server {{ listen 80;\nmerge_slashes {value};\nreturn 444; }} server {{ listen 80; server_name a; \
+             location / {{ deny all; }} location /v1/ {{ proxy_pass http://h:1; }} }}"
+        )
+    };
+    let report = import_text(&servers("off")).unwrap_err().to_string();
+    assert!(report.starts_with("nginx.conf:2:1: `merge_slashes` cannot be carried over: "), "{report}");
+    assert!(import_text(&servers("on")).is_ok());
 }

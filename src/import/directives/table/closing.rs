@@ -4,7 +4,8 @@ use super::contexts::{
     HTTP_SERVER, LEVELS, LEVELS_AND_IF, LIMIT_EXCEPT, LOCATION, LOCATION_IF, SERVER_IF, SERVER_LOCATION, UPSTREAM,
 };
 use super::rule::DirectiveRow;
-use super::rule::DirectiveRule::{self, ContentHandler, Guard};
+use super::rule::DirectiveRule::{self, ContentHandler, Guard, Handler};
+use crate::import::directives::access_rules;
 use crate::import::guard::GuardRule;
 
 /// A directive that closes with any arguments.
@@ -59,11 +60,7 @@ pub(super) static GUARDS: &[DirectiveRow] = &[
         LEVELS,
         Guard(GuardRule { neutral: &["on"], reason: "requests are forwarded whole, with what clients may not send" }),
     ),
-    (
-        "merge_slashes",
-        HTTP_SERVER,
-        Guard(GuardRule { neutral: &["on"], reason: "paths are compared with slashes merged" }),
-    ),
+    ("merge_slashes", HTTP_SERVER, Handler(access_rules::handle_merge_slashes)),
     (
         "more_set_input_headers more_clear_input_headers",
         LEVELS_AND_IF,
